@@ -1,0 +1,1 @@
+"""Bytes -> decode -> view -> batch."""

@@ -1,0 +1,32 @@
+"""Where randomness comes from: a generator for every (seed, epoch, sample index, view), and an epoch's order.
+
+Philox is counter-based: key and counter are the coordinates themselves, so nothing is hashed or shared, and
+a sample's draws do not depend on which worker, process or restart makes them.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PURPOSES = {"sample": 0, "order": 1, "step": 2, "split": 3}
+
+
+def generator(
+    seed: int,
+    purpose: Literal["sample", "order", "step", "split"],
+    epoch: int = 0,
+    index: int = 0,
+    view: int = 0,
+) -> np.random.Generator:
+    """A fresh generator for these coordinates, each 0 or more and below 2**64."""
+    return np.random.Generator(
+        np.random.Philox(
+            key=[seed, _PURPOSES[purpose]], counter=[0, view, index, epoch]
+        )  # word 0 counts draws
+    )
+
+
+def epoch_order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
+    """The order in which an epoch visits its samples: (length,) every index once."""
+    return generator(seed, "order", epoch=epoch).permutation(length)

@@ -1,0 +1,9 @@
+"""What a user can mend: reported as one sentence and exit code 2, never as a traceback."""
+
+
+class UserError(Exception):
+    """Bad input. The message is one sentence that says what is wrong and what to do about it."""
+
+
+class Interrupted(Exception):
+    """The user or the system asked the run to stop; what was learnt is saved."""

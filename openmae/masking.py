@@ -1,0 +1,209 @@
+"""Which patches hide: samplers, mask units and schedules of the ratio.
+
+A sampler is a function `(generator, grid, num_visible) -> (N,) int64`: every patch of the grid once,
+the visible ones first. Patches are numbered row by row (the last axis fastest), and a grid may have any
+number of axes: (height, width) for images, (depth, height, width) for volumes.
+
+All randomness comes from the generator handed in, so a mask is a function of whatever that was keyed by.
+Source: MAE (arXiv 2111.06377) section 3, Table 1f and Figure 6; block masking after BEiT (arXiv 2106.08254).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Order = NDArray[np.int64]
+Sampler = Callable[[np.random.Generator, tuple[int, ...], int], Order]
+
+
+def _visible_first(visible: NDArray[np.bool_]) -> Order:
+    """The patches of a boolean (N,) map, visible ones first, each part in grid order."""
+    return np.argsort(~visible, kind="stable")
+
+
+def random(generator: np.random.Generator, grid: tuple[int, ...], num_visible: int) -> Order:
+    """Uniform without replacement: the paper's choice."""
+    return generator.permutation(math.prod(grid))
+
+
+def block(generator: np.random.Generator, grid: tuple[int, ...], num_visible: int) -> Order:
+    """Rectangular blocks hide until enough is hidden; the last block is cut to the exact number.
+
+    A block covers at least 16/196 of the grid (BEiT's 16 of 14 x 14), its sides vary by a factor of up to
+    sqrt(0.3) and 1/sqrt(0.3) about those of a square one.
+    """
+    num_hidden = math.prod(grid) - num_visible
+    hidden = np.zeros(grid, dtype=bool)
+    smallest = math.prod(grid) * 16 / 196
+    while (missing := num_hidden - int(hidden.sum())) > 0:
+        area = generator.uniform(min(smallest, missing), missing)
+        before = hidden.copy()
+        hidden[_window(generator, grid, area)] = True
+        new = np.flatnonzero(hidden & ~before)
+        if len(new) > missing:
+            hidden.flat[new[missing:]] = False
+    return _visible_first(~hidden.reshape(-1))
+
+
+def crop(generator: np.random.Generator, grid: tuple[int, ...], num_visible: int) -> Order:
+    """The visible patches form one window, as if the image had been cropped; its last row may be short."""
+    area = float(num_visible)
+    while True:  # a window at the border of the possible can round down to too few patches
+        visible = np.zeros(grid, dtype=bool)
+        visible[_window(generator, grid, area)] = True
+        inside = np.flatnonzero(visible)
+        if len(inside) >= num_visible:
+            visible.flat[inside[num_visible:]] = False
+            return _visible_first(visible.reshape(-1))
+        area *= 1.1
+
+
+def grid(generator: np.random.Generator, grid: tuple[int, ...], num_visible: int) -> Order:
+    """A regular lattice: one of every 2 x 2 patches at 75%, other ratios by ordered dithering.
+
+    The lattice is the same for every image (as in the paper's Figure 6), so the generator is not used.
+    """
+    return np.argsort(_interleaved(grid, bit_reversed=True), kind="stable")
+
+
+def uniform(generator: np.random.Generator, grid: tuple[int, ...], num_visible: int) -> Order:
+    """Evenly spread and jittered: neighbouring patches form equal groups, one of each group is visible.
+
+    At 75% on an even grid the groups are the 2 x 2 cells.
+    """
+    along_curve = np.argsort(_interleaved(grid, bit_reversed=False), kind="stable")
+    edges = np.linspace(0, len(along_curve), num_visible + 1).round().astype(np.int64)
+    chosen = along_curve[generator.integers(edges[:-1], edges[1:])]
+    visible = np.zeros(len(along_curve), dtype=bool)
+    visible[chosen] = True
+    return _visible_first(visible)
+
+
+def _window(generator: np.random.Generator, grid: tuple[int, ...], area: float) -> tuple[slice, ...]:
+    """A window of about `area` patches at a random place, its sides randomly stretched."""
+    stretch = generator.uniform(-1, 1, len(grid)) * 0.5 * math.log(1 / 0.3)
+    stretch -= stretch.mean()  # keeps the area
+    side = area ** (1 / len(grid))
+    window = []
+    for length, factor in zip(grid, np.exp(stretch), strict=True):
+        size = min(length, max(1, math.ceil(side * factor)))
+        start = int(generator.integers(0, length - size + 1))
+        window.append(slice(start, start + size))
+    return tuple(window)
+
+
+def _interleaved(grid: tuple[int, ...], bit_reversed: bool) -> NDArray[np.int64]:
+    """(N,) the bits of each patch's coordinates interleaved: the Z-order curve, or, with the bits
+    reversed, the ranks of an ordered-dither (Bayer) matrix."""
+    bits = max(1, (max(grid) - 1).bit_length())
+    if bits * len(grid) > 62:
+        raise ValueError(f"grid {grid} is too large")
+    code = np.zeros(math.prod(grid), dtype=np.int64)
+    for axis, place in enumerate(np.indices(grid).reshape(len(grid), -1)):
+        for bit in range(bits):
+            target = (bits - 1 - bit if bit_reversed else bit) * len(grid) + axis
+            code |= ((place.astype(np.int64) >> bit) & 1) << target
+    return code
+
+
+MASKS: dict[str, Sampler] = {"random": random, "block": block, "grid": grid, "crop": crop, "uniform": uniform}
+SCHEDULES: dict[
+    str, Callable[[float, float], float]
+] = {  # (progress, draw), both in [0, 1) -> share of the way
+    "constant": lambda progress, draw: 0.0,
+    "linear": lambda progress, draw: progress,
+    "cosine": lambda progress, draw: 0.5 - 0.5 * math.cos(math.pi * progress),
+    "random": lambda progress, draw: draw,
+}
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How the patches of an image are hidden.
+
+    mask_ratio: share of patches hidden, above 0 and below 1; V = int(N * (1 - mask_ratio)) stay visible.
+    mask: the sampler, a key of MASKS.
+    mask_unit: patches hide in aligned units of `mask_unit` patches a side (Pixio, CVPR 2026).
+    mask_schedule: how the ratio moves from `mask_ratio` to `mask_ratio_end`, a key of SCHEDULES:
+        constant, linear or cosine over training, or random (uniform between the two, one draw a step).
+    predict_fraction: share of the hidden patches that is predicted, above 0 and up to 1
+        (CrossMAE, arXiv 2401.14391).
+
+    Raises ValueError for values outside these ranges.
+    """
+
+    mask_ratio: float = 0.75
+    mask: Literal["random", "block", "grid", "crop", "uniform"] = "random"
+    mask_unit: int = 1
+    mask_schedule: Literal["constant", "linear", "cosine", "random"] = "constant"
+    mask_ratio_end: float | None = None
+    predict_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, ratio in (("mask_ratio", self.mask_ratio), ("mask_ratio_end", self.mask_ratio_end)):
+            if ratio is not None and not 0 < ratio < 1:
+                raise ValueError(
+                    f"{name} is {ratio:g}, but some patches must hide and some must stay: "
+                    "give a number above 0 and below 1, such as 0.75"
+                )
+        if not 0 < self.predict_fraction <= 1:
+            raise ValueError(
+                f"predict_fraction is {self.predict_fraction:g}; give a number above 0 and up to 1"
+            )
+        if self.mask_unit < 1:
+            raise ValueError(f"mask_unit is {self.mask_unit}; give 1 or more")
+        if (self.mask_schedule == "constant") != (self.mask_ratio_end is None):
+            raise ValueError(
+                "mask_ratio_end goes with a mask_schedule of linear, cosine or random, and these need it: "
+                "give both or neither"
+            )
+
+    def ratio(self, progress: float, draw: float) -> float:
+        """The mask ratio after a share `progress` of training, `draw` being the step's uniform number."""
+        end = self.mask_ratio if self.mask_ratio_end is None else self.mask_ratio_end
+        return self.mask_ratio + (end - self.mask_ratio) * SCHEDULES[self.mask_schedule](progress, draw)
+
+    def counts(self, grid: tuple[int, ...], ratio: float | None = None) -> tuple[int, int]:
+        """(visible, predicted) patches on a grid, at `mask_ratio` or the ratio given.
+
+        Raises ValueError where the grid has no whole mask units, or nothing would stay visible or hidden.
+        """
+        if any(side % self.mask_unit for side in grid):
+            raise ValueError(
+                f"a grid of {' x '.join(map(str, grid))} patches has no whole mask units of {self.mask_unit} "
+                "patches a side: choose a mask_unit that divides it"
+            )
+        units = math.prod(grid) // self.mask_unit ** len(grid)
+        ratio = self.mask_ratio if ratio is None else ratio
+        # 1e-9: 10 * (1 - 0.9) is 0.99999... in floating point, and means 1.
+        visible = int(units * (1 - ratio) + 1e-9)
+        if not 0 < visible < units:
+            raise ValueError(
+                f"a mask_ratio of {ratio:g} on {units} mask units leaves {visible} visible: "
+                "choose a ratio further from 0 and 1, a smaller patch_size or a larger img_size"
+            )
+        size = self.mask_unit ** len(grid)
+        hidden = (units - visible) * size
+        return visible * size, max(1, round(hidden * self.predict_fraction))
+
+    def draw(
+        self, generator: np.random.Generator, grid: tuple[int, ...], ratio: float | None = None
+    ) -> tuple[Order, Order]:
+        """One image's mask: (V,) visible patches and (Q,) hidden patches to predict, both ascending."""
+        visible, predicted = self.counts(grid, ratio)
+        unit = self.mask_unit
+        coarse = tuple(side // unit for side in grid)
+        order = MASKS[self.mask](generator, coarse, visible // unit ** len(grid))
+        if unit > 1:
+            patches = np.arange(math.prod(grid)).reshape([n for side in coarse for n in (side, unit)])
+            axes = range(len(grid))
+            patches = patches.transpose([2 * a for a in axes] + [2 * a + 1 for a in axes])
+            order = patches.reshape(math.prod(coarse), -1)[order].reshape(-1)
+        queries = order[visible:]
+        if predicted < len(queries):
+            queries = generator.choice(queries, predicted, replace=False, shuffle=False)
+        return np.sort(order[:visible]), np.sort(queries)

@@ -1,0 +1,601 @@
+"""The masked autoencoder, whole: patches, positions, blocks, the ViT, two decoders, the autoencoder.
+
+Shapes: B images, C channels, S sides in pixels (H, W for images; any number of axes), N patches,
+V visible, Q queried (hidden patches to predict), T class tokens, D encoder width, E decoder width,
+P values in a patch, K values in a target (P for pixels), L layers read.
+
+Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openmae.masking import Masking
+from openmae.targets import TARGETS, Target
+
+# ---------------------------------------------------------------- patches and positions
+
+
+def patchify(images: Tensor, patch_size: tuple[int, ...]) -> Tensor:
+    """(B, C, *S) -> (B, N, P): patches row by row, values in the order (row in patch, column in patch, channel).
+
+    Raises ValueError where a side is no multiple of the patch's.
+    """
+    batch, channels, *size = images.shape
+    grid = grid_of(tuple(size), patch_size)
+    axes = len(grid)
+    split = images.reshape(batch, channels, *(n for pair in zip(grid, patch_size, strict=True) for n in pair))
+    order = [0, *range(2, 2 + 2 * axes, 2), *range(3, 3 + 2 * axes, 2), 1]
+    return split.permute(order).reshape(batch, math.prod(grid), -1)
+
+
+def unpatchify(patches: Tensor, grid: tuple[int, ...], patch_size: tuple[int, ...]) -> Tensor:
+    """(B, N, P) -> (B, C, *S): the inverse of `patchify`."""
+    axes = len(grid)
+    split = patches.reshape(len(patches), *grid, *patch_size, -1)
+    pairs = [axis for a in range(axes) for axis in (1 + a, 1 + axes + a)]
+    sides = [g * p for g, p in zip(grid, patch_size, strict=True)]
+    return split.permute(0, 1 + 2 * axes, *pairs).reshape(len(patches), -1, *sides)
+
+
+def grid_of(img_size: tuple[int, ...], patch_size: tuple[int, ...]) -> tuple[int, ...]:
+    """Patches along each axis. Raises ValueError where a side is no multiple of the patch's."""
+    if len(img_size) != len(patch_size) or any(
+        s % p or s < p for s, p in zip(img_size, patch_size, strict=False)
+    ):
+        raise ValueError(
+            f"img_size {_by(img_size)} cannot be cut into whole patches of {_by(patch_size)}: "
+            "choose an img_size that is a multiple of the patch_size"
+        )
+    return tuple(s // p for s, p in zip(img_size, patch_size, strict=True))
+
+
+def sincos_positions(grid: tuple[int, ...], dim: int) -> Tensor:
+    """(N, dim) fixed sine-cosine positions, computed in float64, stored in float32.
+
+    Each axis fills an equal part of the width, the last axis (columns) first; a part is [sin | cos] over
+    frequencies 1 / 10000^(k / n), k = 0..n-1. What the axes cannot share equally stays zero.
+    """
+    n = dim // (2 * len(grid))
+    frequencies = 1 / 10000 ** (torch.arange(n, dtype=torch.float64) / n)
+    places = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    positions = torch.zeros(math.prod(grid), dim, dtype=torch.float64)
+    for part, place in enumerate(reversed(places)):
+        angles = place.reshape(-1, 1) * frequencies  # (N, n)
+        positions[:, 2 * n * part : 2 * n * (part + 1)] = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return positions.float()
+
+
+def take(tokens: Tensor, indices: Tensor) -> Tensor:
+    """(B, N, D) tokens at (B, V) indices -> (B, V, D)."""
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+# ---------------------------------------------------------------- blocks
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, heads, N, D / heads)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class CrossAttention(nn.Module):
+    """Queries of width E read a memory of width D."""
+
+    def __init__(self, dim: int, memory_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(memory_dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """(B, Q, E), (B, T + V, D) -> (B, Q, E)."""
+        batch, queries, dim = x.shape
+        q = self.q(x).view(batch, queries, self.num_heads, -1).transpose(1, 2)
+        k, v = (
+            self.kv(memory).view(batch, -1, 2, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
+        )
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, queries, dim))
+
+
+class MLP(nn.Sequential):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, dim: int, ratio: float) -> None:
+        hidden = int(dim * ratio)
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+
+class Block(nn.Module):
+    """Pre-norm: attention, then MLP, each added to what came in."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = layer_norm(dim)
+        self.mlp = MLP(dim, mlp_ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class CrossBlock(nn.Module):
+    """Pre-norm: queries read the memory, then an MLP; the queries do not see each other."""
+
+    def __init__(self, dim: int, memory_dim: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.norm_memory = layer_norm(memory_dim)
+        self.attn = CrossAttention(dim, memory_dim, num_heads)
+        self.norm2 = layer_norm(dim)
+        self.mlp = MLP(dim, mlp_ratio)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """(B, Q, E), (B, T + V, D) -> (B, Q, E)."""
+        x = x + self.attn(self.norm1(x), self.norm_memory(memory))
+        return x + self.mlp(self.norm2(x))
+
+
+def layer_norm(dim: int) -> nn.LayerNorm:
+    """LayerNorm with the paper's epsilon."""
+    return nn.LayerNorm(dim, eps=1e-6)
+
+
+# ---------------------------------------------------------------- the encoder
+
+
+class ViT(nn.Module):
+    """A plain Vision Transformer that reads the patches it is given, all of them or only some."""
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        img_size: tuple[int, ...],
+        patch_size: tuple[int, ...],
+        in_chans: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        class_tokens: int = 1,
+    ) -> None:
+        super().__init__()
+        _check_width("embed_dim", embed_dim, num_heads, len(img_size))
+        self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
+        self.grid = grid_of(img_size, patch_size)
+        self.embed_dim, self.depth, self.class_tokens = embed_dim, depth, class_tokens
+        self.patch_embed = nn.Linear(math.prod(patch_size) * in_chans, embed_dim)
+        self.class_token = nn.Parameter(torch.zeros(class_tokens, embed_dim))  # its position is zero
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.norm = layer_norm(embed_dim)
+        self.register_buffer("positions", sincos_positions(self.grid, embed_dim), persistent=False)
+
+    def embed(self, patches: Tensor, places: Tensor | None = None) -> Tensor:
+        """(B, V, P) patches lying at (B, V) places (default: all N in order) -> (B, V, D)."""
+        return self.patch_embed(patches) + (self.positions if places is None else self.positions[places])
+
+    def states(self, tokens: Tensor) -> Iterator[Tensor]:
+        """(B, V, D) embedded patches -> (B, T + V, D) with class tokens in front: before the first block,
+        then after each block. Without the final norm."""
+        x = torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        yield x
+        for block in self.blocks:
+            x = block(x)
+            yield x
+
+    def forward(self, images: Tensor, layer: int | None = None) -> Tensor:
+        """(B, C, *S) -> (B, T + N, D) after block `layer` (1..depth, default the last) and the final norm."""
+        self.check(images)
+        tokens = self.embed(patchify(images, self.patch_size))
+        for number, state in enumerate(self.states(tokens)):
+            if number == (self.depth if layer is None else layer):
+                return self.norm(state)
+        raise ValueError(f"layer {layer} is not one of this encoder's: give 1 to {self.depth}")
+
+    def check(self, images: Tensor) -> None:
+        """Raises ValueError unless images are (B, C, *S) of this model's channels and size."""
+        expected = (self.in_chans, *self.img_size)
+        if tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"this model takes images of shape (B, {', '.join(map(str, expected))}), not {tuple(images.shape)}"
+            )
+
+
+# ---------------------------------------------------------------- the decoders
+
+
+class SelfDecoder(nn.Module):
+    """The paper's decoder: encoded patches and mask tokens attend to each other (section 3).
+
+    Attention knows no order but the positions, so the mask tokens stand behind the encoded patches, where
+    the released code shuffles them back into place; the outputs are the same.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        grid: tuple[int, ...],
+        memory_dim: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float,
+        values: int,
+        masks_encoded: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_width("decoder_embed_dim", dim, num_heads, len(grid))
+        self.embed = nn.Linear(memory_dim, dim)
+        self.mask_token = None if masks_encoded else nn.Parameter(torch.zeros(dim))
+        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.norm = layer_norm(dim)
+        self.head = nn.Linear(dim, values)
+        self.register_buffer("positions", sincos_positions(grid, dim), persistent=False)
+
+    def forward(self, states: Sequence[Tensor], places: Tensor, queries: Tensor) -> Tensor:
+        """Encoder output (B, T + V, D) of patches at (B, V) places, (B, Q) queries -> predictions (B, Q, K).
+
+        Queries are hidden patches. Where the encoder has seen mask tokens for them (masks_encoded, Table 1c),
+        they are the last of the places already.
+        """
+        x = self.embed(states[-1])  # (B, T + V, E)
+        classes = x.shape[1] - places.shape[1]
+        parts = [x[:, :classes], x[:, classes:] + self.positions[places]]
+        if self.mask_token is not None:
+            parts.append(self.mask_token + self.positions[queries])
+        x = torch.cat([part.to(x.dtype) for part in parts], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x[:, -queries.shape[1] :]))
+
+
+class CrossDecoder(nn.Module):
+    """Hidden queries read encoder tokens and nothing else (CrossMAE, arXiv 2401.14391).
+
+    With several layers read, each block reads its own learned mix of the encoder's states.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        grid: tuple[int, ...],
+        memory_dim: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float,
+        values: int,
+        layers: int = 1,
+    ) -> None:
+        super().__init__()
+        _check_width("decoder_embed_dim", dim, num_heads, len(grid))
+        self.mix = nn.Parameter(torch.full((depth, layers), 1 / layers)) if layers > 1 else None
+        self.mask_token = nn.Parameter(torch.zeros(dim))
+        self.blocks = nn.ModuleList(CrossBlock(dim, memory_dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.norm = layer_norm(dim)
+        self.head = nn.Linear(dim, values)
+        self.register_buffer("positions", sincos_positions(grid, dim), persistent=False)
+
+    def forward(self, states: Sequence[Tensor], places: Tensor, queries: Tensor) -> Tensor:
+        """L encoder states (B, T + V, D), (B, Q) queries -> predictions (B, Q, K)."""
+        x = self.mask_token + self.positions[queries]  # (B, Q, E)
+        stacked = torch.stack(list(states)) if self.mix is not None else None  # (L, B, T + V, D)
+        for number, block in enumerate(self.blocks):
+            memory = states[-1]
+            if self.mix is not None and stacked is not None:
+                memory = torch.einsum("l,lbvd->bvd", self.mix[number].to(stacked.dtype), stacked)
+            x = block(x, memory)
+        return self.head(self.norm(x))
+
+
+# ---------------------------------------------------------------- the autoencoder
+
+
+@dataclass
+class Output:
+    """What a forward pass gives.
+
+    loss: scalar, float32: squared error, averaged over the values of a patch, then over the predicted ones.
+    predicted: (B, Q, K) the predictions; queries: (B, Q) the patches they are for; mask: (B, N) True = hidden.
+    """
+
+    loss: Tensor
+    predicted: Tensor
+    queries: Tensor
+    mask: Tensor
+
+    @property
+    def prediction(self) -> Tensor:
+        """(B, N, K) the predictions in their places; 0 where none was asked for (visible patches)."""
+        full = self.predicted.new_zeros(*self.mask.shape, self.predicted.shape[-1])
+        return full.scatter(1, self.queries[..., None].expand_as(self.predicted), self.predicted)
+
+
+class MaskedAutoencoder(nn.Module):
+    """Encodes the visible patches, predicts hidden ones. Made by `create_model`."""
+
+    def __init__(
+        self, architecture: "Architecture", encoder: ViT, decoder: SelfDecoder | CrossDecoder, target: Target
+    ) -> None:
+        super().__init__()
+        architecture.masking.counts(encoder.grid)  # refuses what this grid cannot hide
+        self.architecture, self.masking = architecture, architecture.masking
+        self.encoder, self.decoder, self.target = encoder, decoder, target
+        hidden_encoded = architecture.encoder_mask_token
+        self.encoder_mask_token = nn.Parameter(torch.zeros(encoder.embed_dim)) if hidden_encoded else None
+        # Evenly spaced states of the encoder, the last always among them (0 is the embedding).
+        self.layers_read = [round(n) for n in np.linspace(encoder.depth, 0, architecture.decoder_layers)][
+            ::-1
+        ]
+        self.initialize()
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator | None = None) -> None:
+        """Xavier-uniform matrices (the patch projection as a (D, P) matrix), zero biases, tokens of std 0.02."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                nn.init.zeros_(module.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("class_token", "mask_token")):
+                nn.init.normal_(parameter, std=0.02, generator=generator)
+
+    def forward(
+        self,
+        images: Tensor,
+        visible: Tensor | None = None,
+        queries: Tensor | None = None,
+        mask_ratio: float | None = None,
+    ) -> Output:
+        """Images (B, C, *S), normalised, -> Output.
+
+        visible: (B, V) patches to show, each once in its row; drawn by this model's masking where None.
+        queries: (B, Q) hidden patches to predict; where None, all hidden ones, or, if `visible` is None too,
+        the share that the masking says.
+        Raises ValueError where images have another shape than this model's.
+        """
+        self.encoder.check(images)
+        if visible is None:
+            visible, drawn = self.draw(len(images), mask_ratio)
+            queries = drawn if queries is None else queries
+        patches = patchify(images, self.encoder.patch_size)  # (B, N, P)
+        if not 0 < visible.shape[1] < patches.shape[1]:
+            raise ValueError(
+                f"{visible.shape[1]} of {patches.shape[1]} patches are visible: some must be, and some must hide"
+            )
+        mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=images.device).scatter(
+            1, visible, False
+        )
+        if queries is None:
+            queries = _true_indices(mask, patches.shape[1] - visible.shape[1])
+
+        states, places = self._encode_visible(patches, visible, queries, mask)
+        predicted = self.decoder(states, places, queries)  # (B, Q, K)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            target = take(self.target(images.float(), patches.float()), queries)
+        loss = (predicted.float() - target).square().mean(dim=-1).mean()
+        return Output(loss, predicted, queries, mask)
+
+    def _encode_visible(
+        self, patches: Tensor, visible: Tensor, queries: Tensor, mask: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """The encoder states that the decoder reads, and the places of the patches in them."""
+        places = visible
+        tokens = self.encoder.embed(take(patches, visible), visible)  # (B, V, D): only these are embedded
+        if self.encoder_mask_token is not None:  # Table 1c: mask tokens in the encoder, queried ones last
+            skipped = _true_indices(
+                mask.scatter(1, queries, False), mask.shape[1] - visible.shape[1] - queries.shape[1]
+            )
+            hidden = torch.cat([skipped, queries], dim=1)
+            masked = self.encoder_mask_token + self.encoder.positions[hidden]
+            tokens, places = (
+                torch.cat([tokens, masked.to(tokens.dtype)], dim=1),
+                torch.cat([visible, hidden], dim=1),
+            )
+        states = [s for number, s in enumerate(self.encoder.states(tokens)) if number in self.layers_read]
+        return [*states[:-1], self.encoder.norm(states[-1])], places
+
+    def encode(self, images: Tensor, layer: int | None = None) -> Tensor:
+        """Images (B, C, *S), normalised, -> features (B, T + N, D), nothing masked, class tokens first.
+
+        layer: the block whose output is taken, 1..depth; default the last.
+        """
+        return self.encoder(images, layer)
+
+    def draw(self, batch: int, mask_ratio: float | None = None) -> tuple[Tensor, Tensor]:
+        """Masks for a batch, (B, V) visible and (B, Q) queries, from torch's global generator."""
+        generator = np.random.default_rng(int(torch.randint(2**62, ())))
+        drawn = [self.masking.draw(generator, self.encoder.grid, mask_ratio) for _ in range(batch)]
+        device = self.encoder.class_token.device
+        visible, queries = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*drawn, strict=True))
+        return visible, queries
+
+
+SIZES: dict[str, tuple[int, int, int]] = {  # embed_dim, depth, num_heads
+    "vit_tiny": (192, 12, 3),
+    "vit_small": (384, 12, 6),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+    "vit_huge": (1280, 32, 16),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that decides a model's weights' shapes and what they mean; see `create_model`."""
+
+    img_size: tuple[int, ...]
+    patch_size: tuple[int, ...]
+    in_chans: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    class_tokens: int
+    decoder: Literal["self", "cross"]
+    decoder_embed_dim: int
+    decoder_depth: int
+    decoder_num_heads: int
+    decoder_layers: int
+    encoder_mask_token: bool
+    target: Literal["pixel", "norm_pix", "pca", "hog"]
+    masking: Masking
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for model.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Architecture":
+        """The inverse of `to_dict`. Raises TypeError or ValueError for what is not an architecture."""
+        tuples = {key: tuple(values[key]) for key in ("img_size", "patch_size")}
+        return cls(**{**values, **tuples, "masking": Masking(**values["masking"])})
+
+    def build(self) -> MaskedAutoencoder:
+        """The model with fresh weights."""
+        for name in ("in_chans", "depth", "decoder_depth", "num_heads", "decoder_num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.encoder_mask_token and self.decoder == "cross":
+            raise ValueError(
+                "a cross-attention decoder reads visible patches only: encoder_mask_token needs decoder 'self'"
+            )
+        if self.decoder_layers > 1 and self.decoder == "self":
+            raise ValueError(
+                "only the cross-attention decoder reads several encoder layers: choose decoder 'cross'"
+            )
+        if not 1 <= self.decoder_layers <= self.depth + 1:
+            raise ValueError(
+                f"decoder_layers is {self.decoder_layers}; give 1 to depth + 1 = {self.depth + 1}"
+            )
+        encoder = ViT(
+            self.img_size,
+            self.patch_size,
+            self.in_chans,
+            self.embed_dim,
+            self.depth,
+            self.num_heads,
+            self.mlp_ratio,
+            self.class_tokens,
+        )
+        target = TARGETS[self.target](self.patch_size, self.in_chans)
+        shape = (
+            encoder.grid,
+            self.embed_dim,
+            self.decoder_embed_dim,
+            self.decoder_depth,
+            self.decoder_num_heads,
+            self.mlp_ratio,
+            target.values,
+        )
+        decoder = (
+            SelfDecoder(*shape, self.encoder_mask_token)
+            if self.decoder == "self"
+            else CrossDecoder(*shape, self.decoder_layers)
+        )
+        return MaskedAutoencoder(self, encoder, decoder, target)
+
+
+def create_model(
+    model: str = "vit_base",
+    *,
+    img_size: int | tuple[int, ...] = 224,
+    patch_size: int | tuple[int, ...] | None = None,
+    in_chans: int = 3,
+    embed_dim: int | None = None,
+    depth: int | None = None,
+    num_heads: int | None = None,
+    mlp_ratio: float = 4.0,
+    class_tokens: int = 1,
+    decoder: Literal["self", "cross"] = "self",
+    decoder_embed_dim: int = 512,
+    decoder_depth: int = 8,
+    decoder_num_heads: int = 16,
+    decoder_layers: int = 1,
+    encoder_mask_token: bool = False,
+    target: Literal["pixel", "pca", "hog"] = "pixel",
+    norm_pix_loss: bool = True,
+    masking: Masking | None = None,
+) -> MaskedAutoencoder:
+    """A MaskedAutoencoder with fresh weights.
+
+    model: vit_tiny, vit_small, vit_base, vit_large or vit_huge; sets embed_dim, depth, num_heads (each may be
+        given instead) and the patch_size (16; 14 for vit_huge).
+    img_size, patch_size: one number for square ones, or one an axis, (height, width) for images.
+    in_chans: channels of an image, 1 or more.
+    class_tokens: 0 or more (Pixio, CVPR 2026, uses several).
+    decoder: self-attention as in the paper, or cross-attention (CrossMAE), which may read a learned mix of
+        `decoder_layers` encoder layers.
+    encoder_mask_token: mask tokens go through the encoder (Table 1c); for comparison, it is slow.
+    target: pixels (each patch normalised where norm_pix_loss), its leading PCA coefficients, or its HOG.
+    masking: what hides, default 75% at random.
+
+    Raises ValueError for combinations that cannot be built.
+    """
+    if model not in SIZES:
+        raise ValueError(f"no model is called '{model}': choose one of {', '.join(SIZES)}")
+    size = SIZES[model]
+    sides = img_size if isinstance(img_size, tuple) else (img_size, img_size)
+    patch = (14 if model == "vit_huge" else 16) if patch_size is None else patch_size
+    return Architecture(
+        img_size=sides,
+        patch_size=patch if isinstance(patch, tuple) else (patch,) * len(sides),
+        in_chans=in_chans,
+        embed_dim=size[0] if embed_dim is None else embed_dim,
+        depth=size[1] if depth is None else depth,
+        num_heads=size[2] if num_heads is None else num_heads,
+        mlp_ratio=mlp_ratio,
+        class_tokens=class_tokens,
+        decoder=decoder,
+        decoder_embed_dim=decoder_embed_dim,
+        decoder_depth=decoder_depth,
+        decoder_num_heads=decoder_num_heads,
+        decoder_layers=decoder_layers,
+        encoder_mask_token=encoder_mask_token,
+        target="norm_pix" if target == "pixel" and norm_pix_loss else target,
+        masking=Masking() if masking is None else masking,
+    ).build()
+
+
+def _true_indices(mask: Tensor, count: int) -> Tensor:
+    """(B, N) with `count` True a row -> their (B, count) indices, ascending; no wait for the device."""
+    return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def _check_width(name: str, dim: int, num_heads: int, axes: int) -> None:
+    if dim % num_heads:
+        raise ValueError(f"{name} {dim} is no multiple of its {num_heads} heads")
+    if dim < 2 * axes or (axes == 2 and dim % 4):
+        raise ValueError(
+            f"{name} {dim} cannot hold sine-cosine positions of {axes} axes: use a multiple of 4"
+        )
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))

@@ -1,0 +1,151 @@
+"""What is predicted for a hidden patch: pixels, normalised pixels, PCA coefficients or HOG.
+
+A target is a module `(images (B, C, *S), patches (B, N, P)) -> (B, N, values)`, in float32. `to_pixels` goes
+back, where there is a way back, given each patch's mean and standard deviation.
+
+Shapes: B images, C channels, S sides in pixels, N patches, P values in a patch = prod(patch_size) * C,
+K coefficients or histogram values.
+"""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each patch, both (..., 1): unbiased variance, plus 1e-6, then the root
+    (method: MAE section 4, "reconstruction target", and the released code's numbers)."""
+    var, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return mean, (var + 1e-6).sqrt()
+
+
+class Pixel(nn.Module):
+    """The patch as it is."""
+
+    needs_statistics = False
+
+    def __init__(self, patch_size: tuple[int, ...], in_chans: int) -> None:
+        super().__init__()
+        self.values = math.prod(patch_size) * in_chans
+
+    def forward(self, images: Tensor, patches: Tensor) -> Tensor:
+        """(B, N, P) -> (B, N, P)."""
+        return patches
+
+    def to_pixels(self, values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """(B, N, P) values back to pixels (B, N, P)."""
+        return values
+
+
+class NormPix(nn.Module):
+    """The patch minus its own mean, over its own standard deviation (Table 1d: better features).
+
+    A patch of one value has no variance, so this target needs two or more.
+    """
+
+    needs_statistics = True
+
+    def __init__(self, patch_size: tuple[int, ...], in_chans: int) -> None:
+        super().__init__()
+        self.values = math.prod(patch_size) * in_chans
+        if self.values < 2:
+            raise ValueError("the norm_pix target needs patches of 2 values or more; use target 'pixel'")
+
+    def forward(self, images: Tensor, patches: Tensor) -> Tensor:
+        """(B, N, P) -> (B, N, P)."""
+        mean, std = patch_statistics(patches)
+        return (patches - mean) / std
+
+    def to_pixels(self, values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """(B, N, P) values and the statistics (B, N, 1) of their patches back to pixels (B, N, P)."""
+        return values * std + mean
+
+
+class PCA(nn.Module):
+    """The leading coefficients of the patch in the data's own principal components (Table 1d: 96 of them).
+
+    `fit` sets the components from sample patches before training; they are saved with the weights. All
+    coefficients are divided by one number, so that the target's mean square is about 1 whatever the data,
+    while the leading coefficients keep their larger share of the loss.
+    """
+
+    needs_statistics = False
+    mean: Tensor
+    components: Tensor
+    scale: Tensor
+
+    def __init__(self, patch_size: tuple[int, ...], in_chans: int, coefficients: int = 96) -> None:
+        super().__init__()
+        size = math.prod(patch_size) * in_chans
+        self.values = min(coefficients, size)
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("components", torch.eye(size)[:, : self.values].clone())  # (P, K)
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def fit(self, patches: Tensor) -> None:
+        """Sets the components from sample patches (n, P), n >= K."""
+        if len(patches) < self.values:
+            raise ValueError(f"PCA of {self.values} coefficients needs as many patches; got {len(patches)}")
+        x = patches.double()
+        mean = x.mean(0)
+        cov = (x - mean).T @ (x - mean) / len(x)
+        variances, vectors = torch.linalg.eigh(cov)  # ascending
+        vectors = vectors.flip(1)[:, : self.values]
+        # A component's sign is arbitrary: fixed here, so that two runs on one data set agree.
+        signs = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+        self.mean.copy_(mean)
+        self.components.copy_(vectors * signs)
+        self.scale.copy_(variances.flip(0)[: self.values].mean().sqrt().clamp_min(1e-6))
+
+    def forward(self, images: Tensor, patches: Tensor) -> Tensor:
+        """(B, N, P) -> (B, N, K)."""
+        return (patches - self.mean) @ self.components / self.scale
+
+    def to_pixels(self, values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """(B, N, K) coefficients to the pixels (B, N, P) that they stand for."""
+        return values * self.scale @ self.components.T + self.mean
+
+
+class HOG(nn.Module):
+    """Histograms of oriented gradients of the patch's cells, each patch's set to unit length.
+
+    9 orientations over 180 degrees, per channel; a patch is 2 cells a side (1 where its side is odd).
+    Definition of Dalal and Triggs (CVPR 2005) as in scikit-image; as a target: MaskFeat (arXiv 2112.09133).
+    Images of two axes only. There is no way back to pixels.
+    """
+
+    needs_statistics = False
+    orientations = 9
+
+    def __init__(self, patch_size: tuple[int, ...], in_chans: int) -> None:
+        super().__init__()
+        if len(patch_size) != 2:
+            raise ValueError(f"the HOG target is for images of 2 axes, not {len(patch_size)}")
+        self.patch_size = patch_size
+        self.cells = tuple(1 if side % 2 else 2 for side in patch_size)
+        self.values = in_chans * math.prod(self.cells) * self.orientations
+
+    def forward(self, images: Tensor, patches: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, N, K), K in the order (cell row, cell column, channel, orientation)."""
+        x = images.float()
+        rows, columns = torch.zeros_like(x), torch.zeros_like(x)
+        rows[..., 1:-1, :] = x[..., 2:, :] - x[..., :-2, :]
+        columns[..., :, 1:-1] = x[..., :, 2:] - x[..., :, :-2]
+        magnitude = torch.hypot(rows, columns)  # (B, C, H, W)
+        turn = torch.rad2deg(torch.atan2(rows, columns)) % 180
+        bins = (turn * (self.orientations / 180)).long().clamp_max(self.orientations - 1)
+        histogram = torch.zeros(*x.shape, self.orientations, device=x.device)
+        histogram.scatter_(-1, bins[..., None], magnitude[..., None])  # (B, C, H, W, 9)
+        (ph, pw), (ch, cw) = self.patch_size, self.cells
+        b, c, h, w = x.shape
+        split = histogram.view(b, c, h // ph, ch, ph // ch, w // pw, cw, pw // cw, self.orientations)
+        cells = split.mean(dim=(4, 7))  # (B, C, grid rows, ch, grid columns, cw, 9)
+        hog = cells.permute(0, 2, 4, 3, 5, 1, 6).reshape(b, (h // ph) * (w // pw), self.values)
+        return cast(Tensor, hog / (hog.square().sum(-1, keepdim=True) + 1e-10).sqrt())
+
+
+Target = Pixel | NormPix | PCA | HOG
+TARGETS: dict[str, type[Target]] = {"pixel": Pixel, "norm_pix": NormPix, "pca": PCA, "hog": HOG}

@@ -1,0 +1,1 @@
+"""One training loop for every job, its optimizer, checkpoints and run folder."""

@@ -1,0 +1,141 @@
+"""Checkpoints: a folder a step, complete or absent, verified on load; the newest good one wins.
+
+A checkpoint is written aside, synced to the disk, and renamed into place, so a folder of its name is whole
+whatever killed the writer. `checksums.json` guards against what happens to it later.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+KEEP = 2  # the newest, and one before it in case the newest is damaged
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is needed to go on: weights, optimizer state, and the loop's own numbers."""
+
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a file that is complete or absent: aside, synced, renamed. Raises OSError, leaving what was there."""
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        _write_synced(aside, data)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def save_checkpoint(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> Path:
+    """Writes `folder/step-XXXXXXXX` and removes all but the newest KEEP. Raises OSError, leaving older ones."""
+    final = folder / f"{_PREFIX}{step:08d}"
+    aside = folder / f".{final.name}.part"
+    files = {
+        "model.safetensors": save(_on_cpu(model.state_dict())),
+        "optimizer.safetensors": save(_on_cpu(optimizer_tensors(model, optimizer))),
+        "state.json": json.dumps({"step": step, **state}).encode(),
+    }
+    files["checksums.json"] = json.dumps(
+        {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    ).encode()
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for name, data in files.items():
+            _write_synced(aside / name, data)
+        _sync_folder(aside)
+        if final.exists():  # a damaged one of the same step
+            shutil.rmtree(final)
+        aside.rename(final)
+        _sync_folder(folder)
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    for old in _steps(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, if there is one, and a sentence for each newer one that is damaged."""
+    complaints = []
+    for path in reversed(_steps(folder)):
+        try:
+            return _read(path), complaints
+        except (OSError, ValueError, KeyError) as error:
+            complaints.append(f"checkpoint {path.name} is damaged ({error}); using the one before it")
+    return None, complaints
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state under the parameters' names, as `name:entry`."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}:{entry}": value
+        for parameter, values in optimizer.state.items()
+        for entry, value in values.items()
+    }
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts weights and optimizer state back. Raises RuntimeError or KeyError where they do not fit."""
+    model.load_state_dict(checkpoint.weights)
+    parameters = dict(model.named_parameters())
+    for key, value in checkpoint.optimizer.items():
+        name, entry = key.rsplit(":", 1)
+        parameter = parameters[name]
+        # AdamW's fused step counts live beside the parameter, in float32.
+        optimizer.state[parameter][entry] = value.to(parameter.device)
+
+
+def _read(path: Path) -> Checkpoint:
+    checksums = json.loads((path / "checksums.json").read_bytes())
+    files = {name: (path / name).read_bytes() for name in checksums}
+    for name, data in files.items():
+        if hashlib.sha256(data).hexdigest() != checksums[name]:
+            raise ValueError(f"{name} has changed since it was written")
+    state = json.loads(files["state.json"])
+    return Checkpoint(
+        state.pop("step"), load(files["model.safetensors"]), load(files["optimizer.safetensors"]), state
+    )
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_PREFIX}*"))
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

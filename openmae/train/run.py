@@ -1,0 +1,199 @@
+"""The run folder: who may write into it, its settings, its log. Other rooms read it, only training writes it."""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import tomllib
+from collections.abc import Collection
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import tomli_w
+import torch
+
+from openmae.errors import UserError
+from openmae.train.checkpoint import write_file
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class RunFolder:
+    """An open run folder, locked against a second process until closed; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Takes the folder, making it where it does not exist.
+
+        Raises UserError where it belongs to something else, another process trains in it, or it cannot be
+        written.
+        """
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self._metrics: IO[str] | None = None
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file: choose another --out")
+        if path.is_dir() and not (path / "config.toml").exists():
+            others = [
+                entry.name
+                for entry in path.iterdir()
+                if not entry.name.startswith(".") and entry.name != "lock"
+            ]
+            if others:
+                raise UserError(f"{path} is not empty and is not a run: choose another --out")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # POSIX record locks end with the process, however it ends, and forked loader workers do not hold them.
+            self._lock = (path / "lock").open("a+")
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if (
+                error.errno in (errno.EACCES, errno.EAGAIN)
+                and (path / "lock").exists()
+                and os.access(path, os.W_OK)
+            ):
+                raise UserError(
+                    f"another process trains in {path}: wait for it, or choose another --out"
+                ) from error
+            raise UserError(f"{path} cannot be written ({error.strerror}): choose another --out") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+        self._lock.close()
+
+    def settle(self, config: dict[str, Any], fingerprint: str, may_differ: Collection[str]) -> None:
+        """Writes config.toml and environment.json, or checks that the folder holds a run of these settings.
+
+        may_differ: settings that do not change the result, such as the number of loader workers.
+        Raises UserError that names what differs.
+        """
+        config = {key: value for key, value in config.items() if value is not None}
+        file = self.path / "config.toml"
+        if file.exists():
+            before = read_config(self.path)
+            keys = [
+                k
+                for k in {**before, **config}
+                if k not in may_differ and before.get(k) != _plain(config.get(k))
+            ]
+            if keys:
+                said = ", ".join(f"{k} = {before.get(k)}, not {_plain(config.get(k))}" for k in keys)
+                raise UserError(
+                    f"{self.path} holds a run with {said}: choose another --out, or --resume it with its own settings"
+                )
+        write_file(file, tomli_w.dumps(config).encode())
+        starts = self._starts()
+        if starts and starts[0]["data_fingerprint"] != fingerprint:
+            raise UserError(
+                f"the images have changed since the run in {self.path} began (files added, removed, renamed or of "
+                "another size): put them back, or choose another --out"
+            )
+        starts.append({**environment(), "data_fingerprint": fingerprint})
+        write_file(self.path / "environment.json", json.dumps({"starts": starts}, indent=1).encode())
+
+    def _starts(self) -> list[dict[str, Any]]:
+        file = self.path / "environment.json"
+        return list(json.loads(file.read_bytes())["starts"]) if file.exists() else []
+
+    def rewind(self, step: int) -> None:
+        """Drops what metrics.jsonl says of steps after `step`, which a resumed run takes anew."""
+        file = self.path / "metrics.jsonl"
+        if file.exists():
+            kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+            write_file(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Appends one line to metrics.jsonl. Raises OSError."""
+        if self._metrics is None:
+            self._metrics = (self.path / "metrics.jsonl").open("a")
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """config.toml as a dict. Raises UserError where the folder is no run or the file is damaged."""
+    try:
+        return tomllib.loads((run / "config.toml").read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{run} is not a run folder: it has no config.toml") from error
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{run / 'config.toml'} cannot be read ({error}): restore it, or choose another run"
+        ) from error
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; one torn by a kill, necessarily the last, is left out."""
+    lines = []
+    file = run / "metrics.jsonl"
+    for text in file.read_text().splitlines() if file.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on: time, command, versions, commit, hardware."""
+    packages = ("openmae", "torch", "numpy", "pillow", "simplejpeg")
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": ["openmae", *sys.argv[1:]],
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "commit": _commit(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that runs, where it is one; `+` marks uncommitted changes."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        tracked = subprocess.run(
+            [*git, "ls-files", __file__], capture_output=True, text=True, check=True, timeout=10
+        )
+        if not tracked.stdout.strip():
+            return None
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        )
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """As TOML gives it back: tuples are lists."""
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
