@@ -11,7 +11,7 @@ Source: MAE (arXiv 2111.06377) section 3, Table 1f and Figure 6; block masking a
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,24 +42,27 @@ def block(generator: np.random.Generator, grid: tuple[int, ...], num_visible: in
     while (missing := num_hidden - int(hidden.sum())) > 0:
         area = generator.uniform(min(smallest, missing), missing)
         before = hidden.copy()
-        hidden[_window(generator, grid, area)] = True
-        new = np.flatnonzero(hidden & ~before)
+        hidden[_place(generator, grid, _sides(generator, grid, area))] = True
+        new = np.flatnonzero(hidden & ~before)[:: 1 if generator.random() < 0.5 else -1]  # cut at either end
         if len(new) > missing:
             hidden.flat[new[missing:]] = False
     return _visible_first(~hidden.reshape(-1))
 
 
 def crop(generator: np.random.Generator, grid: tuple[int, ...], num_visible: int) -> Order:
-    """The visible patches form one window, as if the image had been cropped; its last row may be short."""
+    """The visible patches form one window, as if the image had been cropped; a row at its edge may be short."""
     area = float(num_visible)
-    while True:  # a window at the border of the possible can round down to too few patches
-        visible = np.zeros(grid, dtype=bool)
-        visible[_window(generator, grid, area)] = True
-        inside = np.flatnonzero(visible)
-        if len(inside) >= num_visible:
-            visible.flat[inside[num_visible:]] = False
-            return _visible_first(visible.reshape(-1))
+    while math.prod(sides := _sides(generator, grid, area)) < num_visible:  # the grid cut a long side off
         area *= 1.1
+    # Sides are made as short as the number allows before the window is placed and its short row is at either
+    # end: rows cut off afterwards would leave the last rows of the grid hidden almost always.
+    for axis in range(len(sides)):
+        sides[axis] = math.ceil(num_visible * sides[axis] / math.prod(sides))
+    window = (np.arange(math.prod(sides)) < num_visible).reshape(sides)
+    flipped = tuple(axis for axis in range(len(grid)) if generator.random() < 0.5)
+    visible = np.zeros(grid, dtype=bool)
+    visible[_place(generator, grid, sides)] = np.flip(window, flipped)
+    return _visible_first(visible.reshape(-1))
 
 
 def grid(generator: np.random.Generator, grid: tuple[int, ...], num_visible: int) -> Order:
@@ -83,17 +86,18 @@ def uniform(generator: np.random.Generator, grid: tuple[int, ...], num_visible: 
     return _visible_first(visible)
 
 
-def _window(generator: np.random.Generator, grid: tuple[int, ...], area: float) -> tuple[slice, ...]:
-    """A window of about `area` patches at a random place, its sides randomly stretched."""
+def _sides(generator: np.random.Generator, grid: tuple[int, ...], area: float) -> list[int]:
+    """The sides of a window of about `area` patches, randomly stretched, no longer than the grid's."""
     stretch = generator.uniform(-1, 1, len(grid)) * 0.5 * math.log(1 / 0.3)
     stretch -= stretch.mean()  # keeps the area
     side = area ** (1 / len(grid))
-    window = []
-    for length, factor in zip(grid, np.exp(stretch), strict=True):
-        size = min(length, max(1, math.ceil(side * factor)))
-        start = int(generator.integers(0, length - size + 1))
-        window.append(slice(start, start + size))
-    return tuple(window)
+    return [min(length, max(1, math.ceil(side * factor))) for length, factor in zip(grid, np.exp(stretch), strict=True)]
+
+
+def _place(generator: np.random.Generator, grid: tuple[int, ...], sides: list[int]) -> tuple[slice, ...]:
+    """A window of these sides at a random place."""
+    starts = [int(generator.integers(0, length - size + 1)) for length, size in zip(grid, sides, strict=True)]
+    return tuple(slice(start, start + size) for start, size in zip(starts, sides, strict=True))
 
 
 def _interleaved(grid: tuple[int, ...], bit_reversed: bool) -> NDArray[np.int64]:
@@ -111,9 +115,7 @@ def _interleaved(grid: tuple[int, ...], bit_reversed: bool) -> NDArray[np.int64]
 
 
 MASKS: dict[str, Sampler] = {"random": random, "block": block, "grid": grid, "crop": crop, "uniform": uniform}
-SCHEDULES: dict[
-    str, Callable[[float, float], float]
-] = {  # (progress, draw), both in [0, 1) -> share of the way
+SCHEDULES: dict[str, Callable[[float, float], float]] = {  # (progress, draw), both in [0, 1) -> share of the way
     "constant": lambda progress, draw: 0.0,
     "linear": lambda progress, draw: progress,
     "cosine": lambda progress, draw: 0.5 - 0.5 * math.cos(math.pi * progress),
@@ -150,10 +152,15 @@ class Masking:
                     f"{name} is {ratio:g}, but some patches must hide and some must stay: "
                     "give a number above 0 and below 1, such as 0.75"
                 )
+        choices: tuple[tuple[str, str, dict[str, Any]], ...] = (
+            ("mask", self.mask, MASKS),
+            ("mask_schedule", self.mask_schedule, SCHEDULES),
+        )
+        for name, value, known in choices:
+            if value not in known:
+                raise ValueError(f"{name} is '{value}': choose one of {', '.join(known)}")
         if not 0 < self.predict_fraction <= 1:
-            raise ValueError(
-                f"predict_fraction is {self.predict_fraction:g}; give a number above 0 and up to 1"
-            )
+            raise ValueError(f"predict_fraction is {self.predict_fraction:g}; give a number above 0 and up to 1")
         if self.mask_unit < 1:
             raise ValueError(f"mask_unit is {self.mask_unit}; give 1 or more")
         if (self.mask_schedule == "constant") != (self.mask_ratio_end is None):

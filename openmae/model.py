@@ -10,6 +10,7 @@ Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv 211
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -48,7 +49,7 @@ def unpatchify(patches: Tensor, grid: tuple[int, ...], patch_size: tuple[int, ..
 def grid_of(img_size: tuple[int, ...], patch_size: tuple[int, ...]) -> tuple[int, ...]:
     """Patches along each axis. Raises ValueError where a side is no multiple of the patch's."""
     if len(img_size) != len(patch_size) or any(
-        s % p or s < p for s, p in zip(img_size, patch_size, strict=False)
+        p < 1 or s % p or s < p for s, p in zip(img_size, patch_size, strict=False)
     ):
         raise ValueError(
             f"img_size {_by(img_size)} cannot be cut into whole patches of {_by(patch_size)}: "
@@ -112,9 +113,7 @@ class CrossAttention(nn.Module):
         """(B, Q, E), (B, T + V, D) -> (B, Q, E)."""
         batch, queries, dim = x.shape
         q = self.q(x).view(batch, queries, self.num_heads, -1).transpose(1, 2)
-        k, v = (
-            self.kv(memory).view(batch, -1, 2, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
-        )
+        k, v = self.kv(memory).view(batch, -1, 2, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, queries, dim))
 
 
@@ -210,11 +209,11 @@ class ViT(nn.Module):
     def forward(self, images: Tensor, layer: int | None = None) -> Tensor:
         """(B, C, *S) -> (B, T + N, D) after block `layer` (1..depth, default the last) and the final norm."""
         self.check(images)
+        last = self.depth if layer is None else layer
+        if not 1 <= last <= self.depth:
+            raise ValueError(f"layer {layer} is not one of this encoder's: give 1 to {self.depth}")
         tokens = self.embed(patchify(images, self.patch_size))
-        for number, state in enumerate(self.states(tokens)):
-            if number == (self.depth if layer is None else layer):
-                return self.norm(state)
-        raise ValueError(f"layer {layer} is not one of this encoder's: give 1 to {self.depth}")
+        return self.norm(next(islice(self.states(tokens), last, None)))
 
     def check(self, images: Tensor) -> None:
         """Raises ValueError unless images are (B, C, *S) of this model's channels and size."""
@@ -350,9 +349,7 @@ class MaskedAutoencoder(nn.Module):
         hidden_encoded = architecture.encoder_mask_token
         self.encoder_mask_token = nn.Parameter(torch.zeros(encoder.embed_dim)) if hidden_encoded else None
         # Evenly spaced states of the encoder, the last always among them (0 is the embedding).
-        self.layers_read = [round(n) for n in np.linspace(encoder.depth, 0, architecture.decoder_layers)][
-            ::-1
-        ]
+        self.layers_read = [round(n) for n in np.linspace(encoder.depth, 0, architecture.decoder_layers)][::-1]
         self.initialize()
 
     @torch.no_grad()
@@ -378,20 +375,19 @@ class MaskedAutoencoder(nn.Module):
         visible: (B, V) patches to show, each once in its row; drawn by this model's masking where None.
         queries: (B, Q) hidden patches to predict; where None, all hidden ones, or, if `visible` is None too,
         the share that the masking says.
-        Raises ValueError where images have another shape than this model's.
+        Raises ValueError where images have another shape than this model's, or queries come without visible.
         """
         self.encoder.check(images)
         if visible is None:
-            visible, drawn = self.draw(len(images), mask_ratio)
-            queries = drawn if queries is None else queries
+            if queries is not None:
+                raise ValueError("queries without visible: the mask drawn could show what they ask for; give both")
+            visible, queries = self.draw(len(images), mask_ratio)
         patches = patchify(images, self.encoder.patch_size)  # (B, N, P)
         if not 0 < visible.shape[1] < patches.shape[1]:
             raise ValueError(
                 f"{visible.shape[1]} of {patches.shape[1]} patches are visible: some must be, and some must hide"
             )
-        mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=images.device).scatter(
-            1, visible, False
-        )
+        mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=images.device).scatter(1, visible, False)
         if queries is None:
             queries = _true_indices(mask, patches.shape[1] - visible.shape[1])
 
@@ -482,18 +478,21 @@ class Architecture:
         for name in ("in_chans", "depth", "decoder_depth", "num_heads", "decoder_num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.class_tokens < 0:
+            raise ValueError(f"class_tokens is {self.class_tokens}; give 0 or more")
+        if self.mlp_ratio <= 0:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio:g}; give a number above 0, such as 4")
+        for name, choices in (("decoder", ("self", "cross")), ("target", tuple(TARGETS))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is '{getattr(self, name)}': choose one of {', '.join(choices)}")
         if self.encoder_mask_token and self.decoder == "cross":
             raise ValueError(
                 "a cross-attention decoder reads visible patches only: encoder_mask_token needs decoder 'self'"
             )
         if self.decoder_layers > 1 and self.decoder == "self":
-            raise ValueError(
-                "only the cross-attention decoder reads several encoder layers: choose decoder 'cross'"
-            )
+            raise ValueError("only the cross-attention decoder reads several encoder layers: choose decoder 'cross'")
         if not 1 <= self.decoder_layers <= self.depth + 1:
-            raise ValueError(
-                f"decoder_layers is {self.decoder_layers}; give 1 to depth + 1 = {self.depth + 1}"
-            )
+            raise ValueError(f"decoder_layers is {self.decoder_layers}; give 1 to depth + 1 = {self.depth + 1}")
         encoder = ViT(
             self.img_size,
             self.patch_size,
@@ -592,9 +591,7 @@ def _check_width(name: str, dim: int, num_heads: int, axes: int) -> None:
     if dim % num_heads:
         raise ValueError(f"{name} {dim} is no multiple of its {num_heads} heads")
     if dim < 2 * axes or (axes == 2 and dim % 4):
-        raise ValueError(
-            f"{name} {dim} cannot hold sine-cosine positions of {axes} axes: use a multiple of 4"
-        )
+        raise ValueError(f"{name} {dim} cannot hold sine-cosine positions of {axes} axes: use a multiple of 4")
 
 
 def _by(sizes: Sequence[int]) -> str:

@@ -8,7 +8,6 @@ K coefficients or histogram values.
 """
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +50,7 @@ class NormPix(nn.Module):
         super().__init__()
         self.values = math.prod(patch_size) * in_chans
         if self.values < 2:
-            raise ValueError("the norm_pix target needs patches of 2 values or more; use target 'pixel'")
+            raise ValueError("the norm_pix target needs patches of 2 values or more: turn norm_pix_loss off")
 
     def forward(self, images: Tensor, patches: Tensor) -> Tensor:
         """(B, N, P) -> (B, N, P)."""
@@ -136,7 +135,7 @@ class HOG(nn.Module):
         columns[..., :, 1:-1] = x[..., :, 2:] - x[..., :, :-2]
         magnitude = torch.hypot(rows, columns)  # (B, C, H, W)
         turn = torch.rad2deg(torch.atan2(rows, columns)) % 180
-        bins = (turn * (self.orientations / 180)).long().clamp_max(self.orientations - 1)
+        bins = (turn * (self.orientations / 180)).long().clamp(0, self.orientations - 1)
         histogram = torch.zeros(*x.shape, self.orientations, device=x.device)
         histogram.scatter_(-1, bins[..., None], magnitude[..., None])  # (B, C, H, W, 9)
         (ph, pw), (ch, cw) = self.patch_size, self.cells
@@ -144,7 +143,7 @@ class HOG(nn.Module):
         split = histogram.view(b, c, h // ph, ch, ph // ch, w // pw, cw, pw // cw, self.orientations)
         cells = split.mean(dim=(4, 7))  # (B, C, grid rows, ch, grid columns, cw, 9)
         hog = cells.permute(0, 2, 4, 3, 5, 1, 6).reshape(b, (h // ph) * (w // pw), self.values)
-        return cast(Tensor, hog / (hog.square().sum(-1, keepdim=True) + 1e-10).sqrt())
+        return hog / (hog.square().sum(-1, keepdim=True) + 1e-10).sqrt()
 
 
 Target = Pixel | NormPix | PCA | HOG

@@ -30,7 +30,7 @@ def decode(data: bytes, in_chans: int) -> NDArray[np.uint8]:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if colours in ("YCbCr", "RGB", "Gray"):
                 _check_size(width, height)
-                return simplejpeg.decode_jpeg(data, "GRAY" if in_chans == 1 else "RGB")  # type: ignore[no-any-return]
+                return simplejpeg.decode_jpeg(data, "GRAY" if in_chans == 1 else "RGB")
         return _decode_by_pillow(data, in_chans)
     except BrokenImage:
         raise
@@ -52,9 +52,7 @@ def check_covers_patch(image: NDArray[np.uint8], patch_size: tuple[int, int]) ->
 
 def _decode_by_pillow(data: bytes, in_chans: int) -> NDArray[np.uint8]:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Pillow warns of odd metadata; what matters is whether pixels come out
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters is whether pixels come out
         with Image.open(io.BytesIO(data)) as image:
             _check_size(*image.size)
             _check_depth(image, data)

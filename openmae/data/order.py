@@ -21,9 +21,7 @@ def generator(
 ) -> np.random.Generator:
     """A fresh generator for these coordinates, each 0 or more and below 2**64."""
     return np.random.Generator(
-        np.random.Philox(
-            key=[seed, _PURPOSES[purpose]], counter=[0, view, index, epoch]
-        )  # word 0 counts draws
+        np.random.Philox(key=[seed, _PURPOSES[purpose]], counter=[0, view, index, epoch])  # word 0 counts draws
     )
 
 

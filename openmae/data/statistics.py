@@ -32,9 +32,7 @@ class Statistics:
 
     def _as_tensors(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.shape[1] != len(self.mean):
-            raise ValueError(
-                f"statistics of {len(self.mean)} channels do not fit images of {images.shape[1]}"
-            )
+            raise ValueError(f"statistics of {len(self.mean)} channels do not fit images of {images.shape[1]}")
         mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return mean, std
 
@@ -68,9 +66,7 @@ def survey(source: ImageFolder, in_chans: int, seed: int, most: int = 2048) -> S
         sizes.append(pixels.shape[:2])
         # A histogram gives exact moments of 8-bit pixels without a float copy of the image.
         for channel in range(in_chans):
-            counts = np.bincount(pixels[..., channel].reshape(-1), minlength=256) / (
-                pixels.shape[0] * pixels.shape[1]
-            )
+            counts = np.bincount(pixels[..., channel].reshape(-1), minlength=256) / (pixels.shape[0] * pixels.shape[1])
             first[channel] += counts @ _LEVELS
             second[channel] += counts @ _LEVELS**2
     if not sizes:

@@ -84,9 +84,7 @@ class Stream(Dataset[Batch]):
             draws = generator(self.seed, "sample", epoch=epoch, index=index)
             pixels = self._load(index, draws, broken)
             if pixels is None:
-                failure = (
-                    f"{MOST_REPLACEMENTS} images in a row cannot be used: check that the files are there"
-                )
+                failure = f"{MOST_REPLACEMENTS} images in a row cannot be used: check that the files are there"
                 pixels = np.zeros((*self.img_size, self.in_chans), np.uint8)
             images.append(training_view(pixels, self.img_size, self.augmentation, draws))
             shown, asked = self.masking.draw(draws, grid, ratio)
@@ -102,9 +100,7 @@ class Stream(Dataset[Batch]):
             failure,
         )
 
-    def _load(
-        self, index: int, draws: np.random.Generator, broken: list[tuple[int, str]]
-    ) -> NDArray[np.uint8] | None:
+    def _load(self, index: int, draws: np.random.Generator, broken: list[tuple[int, str]]) -> NDArray[np.uint8] | None:
         """The image, or, where its file is broken, another one drawn with the sample's own generator."""
         for _ in range(MOST_REPLACEMENTS):
             try:
@@ -130,7 +126,7 @@ class Stream(Dataset[Batch]):
             self,
             batch_sampler=plan,  # type: ignore[arg-type]
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
             pin_memory=pin,
             prefetch_factor=4 if workers else None,
         )

@@ -24,9 +24,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(
-                f"crop_scale is {self.crop_scale}; give two ascending numbers above 0 and up to 1"
-            )
+            raise ValueError(f"crop_scale is {self.crop_scale}; give two ascending numbers above 0 and up to 1")
 
 
 def training_view(
@@ -56,9 +54,7 @@ def centred_view(image: NDArray[np.uint8], img_size: tuple[int, int]) -> Tensor:
     if (height, width) == img_size:
         return torch.from_numpy(image.copy()).permute(2, 0, 1).contiguous()
     factor = max(side * 256 / 224 / length for side, length in zip(img_size, (height, width), strict=True))
-    larger = resize(
-        image, (max(img_size[0], round(height * factor)), max(img_size[1], round(width * factor)))
-    )
+    larger = resize(image, (max(img_size[0], round(height * factor)), max(img_size[1], round(width * factor))))
     top, left = (larger.shape[1] - img_size[0]) // 2, (larger.shape[2] - img_size[1]) // 2
     return larger[:, top : top + img_size[0], left : left + img_size[1]].contiguous()
 

@@ -76,7 +76,7 @@ def save_checkpoint(
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint, if there is one, and a sentence for each newer one that is damaged."""
-    complaints = []
+    complaints: list[str] = []
     for path in reversed(_steps(folder)):
         try:
             return _read(path), complaints
@@ -87,7 +87,7 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state under the parameters' names, as `name:entry`."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}:{entry}": value
         for parameter, values in optimizer.state.items()
@@ -113,9 +113,7 @@ def _read(path: Path) -> Checkpoint:
         if hashlib.sha256(data).hexdigest() != checksums[name]:
             raise ValueError(f"{name} has changed since it was written")
     state = json.loads(files["state.json"])
-    return Checkpoint(
-        state.pop("step"), load(files["model.safetensors"]), load(files["optimizer.safetensors"]), state
-    )
+    return Checkpoint(state.pop("step"), load(files["model.safetensors"]), load(files["optimizer.safetensors"]), state)
 
 
 def _steps(folder: Path) -> list[Path]:

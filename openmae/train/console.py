@@ -17,9 +17,7 @@ class Progress:
     def __init__(self, steps: int, console: Console) -> None:
         self.steps, self.console = steps, console
         self._live = (
-            Live(Text(""), console=console, refresh_per_second=4, transient=False)
-            if console.is_terminal
-            else None
+            Live(Text(""), console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
         )
         self._last_plain = -PLAIN_SECONDS
 
@@ -34,9 +32,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def show(
-        self, step: int, loss: float, lr: float, rate: float, waiting: float, seconds_left: float
-    ) -> None:
+    def show(self, step: int, loss: float, lr: float, rate: float, waiting: float, seconds_left: float) -> None:
         """After `step` steps: mean loss, rate in images/s, waiting as a share of 0..1."""
         line = (
             f"step {step}/{self.steps} · loss {loss:.4f} · lr {lr:.2e} · {rate:,.0f} images/s · "

@@ -249,9 +249,7 @@ class _Stop:
         self.asked = True
 
 
-def _not_finite(
-    position: Position, run: Path, suspects: deque[list[int]], name_of: Callable[[int], str]
-) -> str:
+def _not_finite(position: Position, run: Path, suspects: deque[list[int]], name_of: Callable[[int], str]) -> str:
     """The sentence, after the files of the dropped steps were listed in the run folder."""
     names = [name_of(index) for indices in suspects for index in indices]
     (run / "not_finite.txt").write_text("".join(f"{name}\n" for name in names))

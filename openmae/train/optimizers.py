@@ -10,7 +10,8 @@ _TOKENS = ("class_token", "mask_token", "mix")  # learned, but neither matrices 
 
 def adamw(model: nn.Module, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
     """Fused AdamW; biases, norms and tokens are not decayed (paper, Table 8). The loop sets the rate."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_matrix = parameter.ndim >= 2 and not name.endswith(_TOKENS)

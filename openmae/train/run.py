@@ -39,11 +39,7 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: choose another --out")
         if path.is_dir() and not (path / "config.toml").exists():
-            others = [
-                entry.name
-                for entry in path.iterdir()
-                if not entry.name.startswith(".") and entry.name != "lock"
-            ]
+            others = [entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.name != "lock"]
             if others:
                 raise UserError(f"{path} is not empty and is not a run: choose another --out")
         try:
@@ -52,14 +48,8 @@ class RunFolder:
             self._lock = (path / "lock").open("a+")
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if (
-                error.errno in (errno.EACCES, errno.EAGAIN)
-                and (path / "lock").exists()
-                and os.access(path, os.W_OK)
-            ):
-                raise UserError(
-                    f"another process trains in {path}: wait for it, or choose another --out"
-                ) from error
+            if error.errno in (errno.EACCES, errno.EAGAIN) and (path / "lock").exists() and os.access(path, os.W_OK):
+                raise UserError(f"another process trains in {path}: wait for it, or choose another --out") from error
             raise UserError(f"{path} cannot be written ({error.strerror}): choose another --out") from error
 
     def __enter__(self) -> Self:
@@ -82,11 +72,7 @@ class RunFolder:
         file = self.path / "config.toml"
         if file.exists():
             before = read_config(self.path)
-            keys = [
-                k
-                for k in {**before, **config}
-                if k not in may_differ and before.get(k) != _plain(config.get(k))
-            ]
+            keys = [k for k in {**before, **config} if k not in may_differ and before.get(k) != _plain(config.get(k))]
             if keys:
                 said = ", ".join(f"{k} = {before.get(k)}, not {_plain(config.get(k))}" for k in keys)
                 raise UserError(
@@ -128,9 +114,7 @@ def read_config(run: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{run} is not a run folder: it has no config.toml") from error
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{run / 'config.toml'} cannot be read ({error}): restore it, or choose another run"
-        ) from error
+        raise UserError(f"{run / 'config.toml'} cannot be read ({error}): restore it, or choose another run") from error
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -167,16 +151,12 @@ def _commit() -> str | None:
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
     try:
-        tracked = subprocess.run(
-            [*git, "ls-files", __file__], capture_output=True, text=True, check=True, timeout=10
-        )
+        tracked = subprocess.run([*git, "ls-files", __file__], capture_output=True, text=True, check=True, timeout=10)
         if not tracked.stdout.strip():
             return None
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        )
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
         changes = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10
+            [*git, "status", "--porcelain", "-uno"], check=False, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -27,9 +27,7 @@ class Loaded:
     info: dict[str, Any]
 
 
-def model_json(
-    model: MaskedAutoencoder, statistics: Statistics, provenance: dict[str, Any]
-) -> dict[str, Any]:
+def model_json(model: MaskedAutoencoder, statistics: Statistics, provenance: dict[str, Any]) -> dict[str, Any]:
     """What model.json says: architecture, input statistics, where the weights come from, their licence.
 
     The weights belong to whoever trained them, so `licence` is null until they say.
@@ -57,11 +55,7 @@ def load_native(path: Path) -> Loaded:
     """
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.exists():
-        hint = (
-            "is this a run folder, and has its run saved weights yet?"
-            if path.is_dir()
-            else "give a run folder"
-        )
+        hint = "is this a run folder, and has its run saved weights yet?" if path.is_dir() else "give a run folder"
         raise UserError(f"{file} does not exist: {hint}")
     try:
         with safe_open(file, "pt") as opened:
@@ -76,9 +70,7 @@ def load_native(path: Path) -> Loaded:
         statistics = Statistics(**{key: tuple(value) for key, value in info["statistics"].items()})
         model = Architecture.from_dict(info["architecture"]).build()
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{file} describes a model that this version of openmae cannot build ({error})"
-        ) from error
+        raise UserError(f"{file} describes a model that this version of openmae cannot build ({error})") from error
     fill(model, weights, str(file))
     return Loaded(model.eval(), statistics, info)
 

@@ -1,0 +1,134 @@
+"""The table of commands. `openmae --help` imports nothing heavy."""
+
+import dataclasses
+import difflib
+import importlib
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from openmae import __version__
+from openmae.errors import Interrupted, UserError
+
+COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass, what it does)
+    "quickstart": ("quickstart", "Quickstart", "pre-train on real images that come along, and show that it worked"),
+    "pretrain": ("pretrain", "Pretrain", "pre-train on your images: openmae pretrain DATA --out RUN"),
+    "reconstruct": ("reconstruct", "Reconstruct", "masked | reconstruction | original: MODEL IMAGE... --out PNG"),
+    "knn": ("knn", "Knn", "what the features know, by nearest neighbours: MODEL DATA"),
+    "probe": ("probe", "Probe", "what the features know, by a linear classifier: MODEL DATA"),
+    "report": ("report", "Report", "write RUN/report.html anew: RUN"),
+}
+INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns 0, 2 for what the user can mend, 130 when asked to stop."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        print(f"openmae {__version__}")
+        return 0
+    try:
+        _run(argv[0], argv[1:])
+    except UserError as error:
+        print(f"openmae {argv[0]}: {error}.", file=sys.stderr)
+        return 2
+    except Interrupted as stopped:
+        print(f"openmae {argv[0]}: {stopped}.", file=sys.stderr)
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        print(f"openmae {argv[0]}: stopped.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def _run(command: str, argv: list[str]) -> None:
+    if command not in COMMANDS:
+        raise UserError(f"there is no command '{command}'{_suggestion(command, list(COMMANDS))}: see openmae --help")
+    module_name, class_name, _ = COMMANDS[command]
+    import tyro
+
+    recipe = importlib.import_module(f"openmae.recipes.{module_name}")
+    settings_type = getattr(recipe, class_name)
+    argv = _with_config_file(argv, settings_type)
+    _check_flags(argv, settings_type)
+    recipe.run(tyro.cli(settings_type, args=argv, prog=f"openmae {command}"))
+
+
+def _with_config_file(argv: list[str], settings_type: type) -> list[str]:
+    """Puts the settings of `--config FILE` in front of the command line, which therefore wins."""
+    for at, word in enumerate(argv):
+        if word == "--config" or word.startswith("--config="):
+            value, rest = (word.split("=", 1)[1], argv[at + 1 :]) if "=" in word else (None, argv[at + 1 :])
+            if value is None and not rest:
+                raise UserError("--config needs a file: --config settings.toml")
+            file = Path(value if value is not None else rest[0])
+            given = argv[:at] + (rest if value is not None else rest[1:])
+            return _config_words(file, settings_type, given) + given
+    return argv
+
+
+def _config_words(file: Path, settings_type: type, given: list[str]) -> list[str]:
+    try:
+        values = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read ({error}): give a TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{file} is not TOML ({error}): mend that line") from error
+    known = {field.name: field for field in dataclasses.fields(settings_type)}
+    words: list[str] = []
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise UserError(f"{file} has an unknown key '{key}'{_suggestion(name, list(known))}")
+        if name == "data":  # positional: the command line's own, if it has one, takes its place
+            if not given or given[0].startswith("-"):
+                words.insert(0, str(value))
+        else:
+            words += _flag_words(name.replace("_", "-"), value)
+    return words
+
+
+def _flag_words(flag: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    values = value if isinstance(value, list) else [value]
+    return [f"--{flag}", *map(str, values)]
+
+
+def _check_flags(argv: list[str], settings_type: type) -> None:
+    """One sentence with a suggestion for a flag that does not exist."""
+    known = {"help", "config"}
+    for field in dataclasses.fields(settings_type):
+        flag = field.name.replace("_", "-")
+        known |= {flag, f"no-{flag}"} if field.type in (bool, "bool") else {flag}
+    for word in argv:
+        if word.startswith("--") and len(word) > 2:
+            name = word[2:].split("=", 1)[0].replace("_", "-")
+            if name not in known and not name.startswith("tyro-"):
+                raise UserError(f"there is no flag --{name}{_suggestion(name, sorted(known), prefix='--')}: see --help")
+
+
+def _suggestion(word: str, known: list[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {what}" for name, (_, _, what) in COMMANDS.items())
+    return (
+        "openmae: pre-train Vision Transformers on your own unlabelled images by masked autoencoding\n\n"
+        f"usage: openmae COMMAND ...        (openmae COMMAND --help lists its settings)\n\n{rows}\n\n"
+        "Settings may come from --config FILE.toml; the command line wins. openmae --version prints the version."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

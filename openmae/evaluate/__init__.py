@@ -1,0 +1,1 @@
+"""Frozen model in, numbers out."""

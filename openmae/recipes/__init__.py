@@ -1,0 +1,1 @@
+"""One file per job: a frozen dataclass of its settings, and run()."""

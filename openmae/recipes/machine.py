@@ -1,0 +1,64 @@
+"""What the jobs ask of the machine: device, loader workers, room on the disk, a console."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+
+from openmae.errors import UserError
+from openmae.train.run import DISK_FULL
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def choose_device(wanted: Device) -> torch.device:
+    """The device asked for, or the best there is. Raises UserError where it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(name for name, usable in there.items() if usable))
+    if not there[wanted]:
+        usable = ", ".join(name for name, is_there in there.items() if is_there)
+        raise UserError(f"torch finds no {wanted} device on this machine: choose --device {usable}")
+    return torch.device(wanted)
+
+
+def workers_for(wanted: int | None, device: torch.device) -> int:
+    """Loader processes: as asked, or all cores but one beside a GPU; on a CPU half of them, for they share it."""
+    if wanted is not None:
+        if wanted < 0:
+            raise UserError(f"--workers is {wanted}: give 0 or more")
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, max(1, cores - 1)) if device.type != "cpu" else min(4, cores // 2)
+
+
+@contextmanager
+def room_on_disk(out: Path, needed: int = 0) -> Iterator[None]:
+    """Refuses to start with less than `needed` bytes free, and turns a full disk into one sentence."""
+    folder = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{out} needs {needed / 1e6:,.0f} MB for its checkpoints and the disk has {free / 1e6:,.0f} MB free: "
+            "free some, or choose another --out"
+        )
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise UserError(
+                f"the disk that holds {out} is full: free some space and run the same command again; "
+                "what was saved before is untouched"
+            ) from error
+        raise
+
+
+def make_console() -> Console:
+    """Plain text to standard output; no line is broken where the output is not a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=10_000)

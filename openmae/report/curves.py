@@ -1,0 +1,178 @@
+"""Curves of a run as SVG text, drawn from the lines of metrics.jsonl alone.
+
+A line is a dict with "step" and numbers under names such as "loss"; a number may be missing or null. Every
+function gives "" where there is nothing to draw. The same lines give the same text.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+Metrics = Sequence[dict[str, Any]]
+BLUE, GREY, INK = "#1f5fa8", "#c3cbd6", "#333333"
+_PALETTE = (BLUE, "#c4561e", "#2c8a57", "#8a4fa0", "#9a7b12", "#b0305c")
+_FEW = 12  # points or fewer are marked, and not smoothed
+_STYLE: Any = {  # matplotlib types its keys one by one
+    "text.parse_math": False,  # names come from outside
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "openmae",  # ids do not change from one drawing to the next
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#e9ebee",
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+
+
+def curves(metrics: Metrics) -> dict[str, str]:
+    """Every curve that these lines give, by title."""
+    drawn = {
+        "Training loss": loss_curve(metrics),
+        "Evaluations during training": evaluation_curve(metrics),
+        "Learning rate": learning_rate_curve(metrics),
+        "Gradient norm": gradient_norm_curve(metrics),
+        "Speed": speed_curve(metrics),
+    }
+    return {title: svg for title, svg in drawn.items() if svg}
+
+
+def loss_curve(metrics: Metrics) -> str:
+    """Training loss over steps, as logged (thin) and smoothed."""
+    return _one(metrics, "loss", "Training loss")
+
+
+def learning_rate_curve(metrics: Metrics) -> str:
+    """Learning rate over steps."""
+    return _one(metrics, "lr", "Learning rate", smooth=False)
+
+
+def gradient_norm_curve(metrics: Metrics) -> str:
+    """Norm of the whole gradient over steps, before any clipping, as logged (thin) and smoothed."""
+    return _one(metrics, "grad_norm", "Gradient norm")
+
+
+def speed_curve(metrics: Metrics) -> str:
+    """Images a second, and below it the share of time spent waiting for data."""
+    parts = {
+        "Images a second": series(metrics, "images_per_second"),
+        "Time spent waiting for data": series(metrics, "data_wait"),
+    }
+    parts = {title: points for title, points in parts.items() if len(points[0])}
+    if not parts:
+        return ""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(len(parts))
+        for axis, (title, points) in zip(axes, parts.items(), strict=True):
+            _draw(axis, *points)
+            axis.set_title(title)
+            axis.set_ylim(0, max(0.05, 1.15 * points[1].max()))
+        if "Time spent waiting for data" in parts:
+            axes[-1].yaxis.set_major_formatter(_percent)
+        return _svg(figure)
+
+
+def evaluation_curve(metrics: Metrics) -> str:
+    """Everything logged under "eval/", one line a name; shares of 0..1 are shown in percent."""
+    names = sorted({name for line in metrics for name in line if name.startswith("eval/")})
+    found = {name.removeprefix("eval/"): series(metrics, name) for name in names}
+    found = {name: points for name, points in found.items() if len(points[0])}
+    if not found:
+        return ""
+    with matplotlib.rc_context(_STYLE):
+        figure, (axis,) = _figure(1)
+        for number, (name, (steps, values)) in enumerate(found.items()):
+            axis.plot(steps, values, color=_PALETTE[number % len(_PALETTE)], marker="o", markersize=3.5, label=name)
+        axis.set_title("Evaluations during training")
+        if all(0 <= v <= 1 for _, values in found.values() for v in values):
+            axis.yaxis.set_major_formatter(_percent)
+        axis.legend()
+        return _svg(figure)
+
+
+def series(metrics: Metrics, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps and values of the lines in which both are finite numbers."""
+    points = [(line.get("step"), line.get(name)) for line in metrics]
+    kept = [point for point in points if all(is_number(value) for value in point)]
+    steps, values = np.array(kept, dtype=np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centred running mean over 5% of the points; at the ends, over the points there are."""
+    window = max(3, len(values) // 20) | 1
+    weights = np.ones(window)
+    half = window // 2
+    sums = np.convolve(values, weights)[half : half + len(values)]
+    counts = np.convolve(np.ones_like(values), weights)[half : half + len(values)]
+    return np.asarray(sums / counts, dtype=np.float64)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value read from JSON is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _one(metrics: Metrics, name: str, title: str, smooth: bool = True) -> str:
+    steps, values = series(metrics, name)
+    if not len(steps):
+        return ""
+    with matplotlib.rc_context(_STYLE):
+        figure, (axis,) = _figure(1)
+        _draw(axis, steps, values, smooth)
+        axis.set_title(title)
+        return _svg(figure)
+
+
+def _draw(axis: Axes, steps: NDArray[np.float64], values: NDArray[np.float64], smooth: bool = True) -> None:
+    if len(steps) <= _FEW:
+        axis.plot(steps, values, color=BLUE, linewidth=1.6, marker="o", markersize=3.5)
+    elif smooth:
+        axis.plot(steps, values, color=GREY, linewidth=0.9)
+        axis.plot(steps, smoothed(values), color=BLUE, linewidth=1.8)
+    else:
+        axis.plot(steps, values, color=BLUE, linewidth=1.8)
+
+
+def _figure(rows: int) -> tuple[Figure, list[Axes]]:
+    """Plots one above the other with common steps; small, so that the text is readable on a phone."""
+    figure = Figure(figsize=(5.0, 3.0), layout="constrained")
+    axes = [figure.add_subplot(rows, 1, number + 1) for number in range(rows)]
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.yaxis.set_major_formatter("{x:,g}")  # no common factor above the axis, where the title stands
+        axis.yaxis.set_major_locator(MaxNLocator(5 if rows == 1 else 3, steps=[1, 2, 2.5, 5, 10]))
+        axis.tick_params(length=0)
+    for upper in axes[:-1]:
+        upper.tick_params(labelbottom=False)
+    axes[-1].set_xlabel("step")
+    return figure, axes
+
+
+def _percent(share: float, _: float) -> str:
+    return f"{100 * share:g}%"
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=nothing)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]  # the XML prolog names a file on the web

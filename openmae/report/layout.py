@@ -1,0 +1,171 @@
+"""Puts pictures on a white sheet: rows of tiles under column titles, a caption for each row, a footer."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+from PIL.ImageFont import FreeTypeFont
+
+SMALLEST, LARGEST = 128, 224  # px of a tile's longer side
+ROWS_IN_ONE_BLOCK = 4  # more of them stand side by side
+TEXT, FAINT, RULE = "#1a1a1a", "#666666", "#d8d8d8"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tiles from left to right, and the caption below: a name on the left, a note on the right."""
+
+    tiles: Sequence[Image.Image]
+    name: str
+    note: str
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Measures in pixels; all spacing is in multiples of the text size, so it grows with the sheet."""
+
+    tile: tuple[int, int]  # width, height
+    columns: int
+    blocks: int
+    block_rows: int
+    text: int
+    column: int  # width of a column, tile or title, whichever is wider
+
+    @property
+    def margin(self) -> int:
+        return round(1.6 * self.text)
+
+    @property
+    def gap(self) -> int:
+        return round(0.6 * self.text)
+
+    @property
+    def line(self) -> int:
+        return round(1.45 * self.text)
+
+    @property
+    def block_width(self) -> int:
+        return self.columns * self.column + (self.columns - 1) * self.gap
+
+    @property
+    def width(self) -> int:
+        return 2 * self.margin + self.blocks * self.block_width + (self.blocks - 1) * 2 * self.text
+
+    @property
+    def row_height(self) -> int:
+        return self.tile[1] + 2 * self.line
+
+    @property
+    def rows_end(self) -> int:
+        return self.margin + self.line + self.block_rows * self.row_height
+
+    def corner(self, row: int) -> tuple[int, int]:
+        """Left and top of a row's first column."""
+        block, place = divmod(row, self.block_rows)
+        left = self.margin + block * (self.block_width + 2 * self.text)
+        return left, self.margin + self.line + place * self.row_height
+
+
+def sheet(titles: Sequence[str], rows: Sequence[Row], size: tuple[int, int], footer: str) -> Image.Image:
+    """An RGB picture of all rows; `size` is the (height, width) of the images that the tiles show.
+
+    Tiles are resized to `tile_size(size)`. Raises ValueError where there are no rows.
+    """
+    if not rows:
+        raise ValueError("a picture needs one image or more")
+    grid = _measure(titles, len(rows), tile_size(size))
+    font = _font("", grid.text)
+    small = round(0.9 * grid.text)
+    lines = wrap(footer, _font(footer, small), grid.width - 2 * grid.margin)
+    height = grid.rows_end + round(0.8 * grid.text) + len(lines) * grid.line + grid.margin - grid.text // 2
+    canvas = Image.new("RGB", (grid.width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for block in range(grid.blocks):
+        left, top = grid.corner(block * grid.block_rows)
+        for column, title in enumerate(titles):
+            middle = left + column * (grid.column + grid.gap) + grid.column // 2
+            draw.text((middle, top - grid.gap), title, TEXT, font, anchor="ms")
+    for number, row in enumerate(rows):
+        _draw_row(canvas, draw, grid, number, row)
+    draw.line((grid.margin, grid.rows_end, grid.width - grid.margin, grid.rows_end), RULE)
+    for number, line in enumerate(lines):
+        top = grid.rows_end + round(0.8 * grid.text) + number * grid.line
+        draw.text((grid.margin, top), line, FAINT, _font(line, small))
+    return canvas
+
+
+def tile_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an image -> (width, height) of its tile.
+
+    Small images grow by a whole factor until their longer side has SMALLEST pixels, large ones shrink to LARGEST.
+    """
+    height, width = size
+    longest = max(size)
+    if longest <= LARGEST:
+        factor = max(1, math.ceil(SMALLEST / longest))
+        return width * factor, height * factor
+    return max(1, round(width * LARGEST / longest)), max(1, round(height * LARGEST / longest))
+
+
+def wrap(text: str, font: FreeTypeFont, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels, broken between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def elide(text: str, font: FreeTypeFont, width: float) -> str:
+    """The text, its middle left out where it is wider than `width` pixels; what cannot be printed becomes '?'."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    keep, shown = min(len(text), 400), text
+    while keep > 1 and font.getlength(shown) > width:
+        keep -= 1
+        shown = f"{text[: keep // 2]}...{text[len(text) - (keep - keep // 2) :]}"
+    return shown
+
+
+def _measure(titles: Sequence[str], rows: int, tile: tuple[int, int]) -> _Grid:
+    blocks = 1 if rows <= ROWS_IN_ONE_BLOCK else 2
+    # Wide sheets are shown reduced, so their text is larger.
+    text = min(24, max(14, round(blocks * len(titles) * tile[0] / 75)))
+    widest = max(_font(title, text).getlength(title) for title in titles)
+    column = max(tile[0], math.ceil(widest) + text)
+    return _Grid(tile, len(titles), blocks, math.ceil(rows / blocks), text, column)
+
+
+def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, grid: _Grid, number: int, row: Row) -> None:
+    left, top = grid.corner(number)
+    width, height = grid.tile
+    for column, tile in enumerate(row.tiles):
+        x = left + column * (grid.column + grid.gap) + (grid.column - width) // 2
+        canvas.paste(_resize(tile, grid.tile).convert("RGB"), (x, top))
+    font, faint = _font(row.name, grid.text), _font(row.note, grid.text)
+    baseline = top + height + grid.line - grid.gap // 2
+    right = left + grid.block_width
+    draw.text((right, baseline), row.note, FAINT, faint, anchor="rs")
+    name = elide(row.name, font, grid.block_width - faint.getlength(row.note) - 2 * grid.text)
+    draw.text((left, baseline), name, TEXT, font, anchor="ls")
+
+
+def _resize(tile: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if tile.size == size:
+        return tile
+    enlarges = size[0] >= tile.width and size[1] >= tile.height
+    return tile.resize(size, Image.Resampling.NEAREST if enlarges else Image.Resampling.LANCZOS)
+
+
+def _font(text: str, size: int) -> FreeTypeFont:
+    """Pillow's own font; for what lies outside of ASCII, matplotlib's, which knows Latin, Greek and Cyrillic."""
+    if text.isascii():
+        font = ImageFont.load_default(size)
+        assert isinstance(font, FreeTypeFont), "Pillow was built without FreeType"
+        return font
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

@@ -1,0 +1,13 @@
+"""Settings that all tests share."""
+
+import os
+
+from hypothesis import settings
+
+# One thread for models this small: on a busy machine, threads that wait for each other take ten times as long.
+# Set before torch is imported, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No deadline: a slow or busy machine is no failure. Derandomized: a commit passes or fails alike everywhere.
+settings.register_profile("openmae", deadline=None, derandomize=True)
+settings.load_profile("openmae")
