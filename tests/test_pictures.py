@@ -304,8 +304,8 @@ def test_tile_sizes(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert tile_size(size) == expected
 
 
-@pytest.mark.parametrize("size", [(32, 32), (224, 224), (224, 16), (16, 224)])
-@pytest.mark.parametrize("count", [1, ROWS_IN_ONE_BLOCK, ROWS_IN_ONE_BLOCK + 1, 16])
+@pytest.mark.parametrize("size", [(32, 32), (224, 16), (16, 224)])
+@pytest.mark.parametrize("count", [1, ROWS_IN_ONE_BLOCK + 1, 16])
 def test_nothing_touches_the_border_or_lies_upon_another(size: tuple[int, int], count: int) -> None:
     height, width = size
     colours = [(10 * (number + 1), 0, 255 - 10 * number) for number in range(count)]

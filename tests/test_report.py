@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def test_the_page_shows_the_run(full_run: Path) -> None:
 
 def test_the_page_needs_nothing_else(full_run: Path) -> None:
     page = page_of(full_run)
-    html = (full_run / "report.html").read_text()
+    html = re.sub(r"data:image/[a-z+]+;base64,[\w+/=]+", "", (full_run / "report.html").read_text())
     assert len(page.sources()) == 5 + 3  # curves and pictures
     assert all(source.startswith("data:image/") for source in page.sources())
     assert "http" not in html
@@ -150,7 +151,7 @@ def test_the_page_needs_nothing_else(full_run: Path) -> None:
 
 def test_text_from_outside_stays_text(full_run: Path) -> None:
     page = page_of(full_run)
-    assert page.text.count(NASTY) >= 4  # data, command, broken file, evaluation
+    assert page.text.count(NASTY) == 3  # data, broken file, evaluation
     assert "<script" not in (full_run / "report.html").read_text()
 
 

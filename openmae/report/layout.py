@@ -1,6 +1,7 @@
 """Puts pictures on a white sheet: rows of tiles under column titles, a caption for each row, a footer."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,11 +126,14 @@ def wrap(text: str, font: FreeTypeFont, width: int) -> list[str]:
 def elide(text: str, font: FreeTypeFont, width: float) -> str:
     """The text, its middle left out where it is wider than `width` pixels; what cannot be printed becomes '?'."""
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    keep, shown = min(len(text), 400), text
-    while keep > 1 and font.getlength(shown) > width:
-        keep -= 1
-        shown = f"{text[: keep // 2]}...{text[len(text) - (keep - keep // 2) :]}"
-    return shown
+    if font.getlength(text) <= width:
+        return text
+
+    def shortened(keep: int) -> str:
+        return f"{text[: keep // 2]}...{text[len(text) - (keep - keep // 2) :]}"
+
+    fits = bisect_right(range(len(text)), width, key=lambda keep: font.getlength(shortened(keep)))
+    return shortened(max(2, fits - 1))
 
 
 def _measure(titles: Sequence[str], rows: int, tile: tuple[int, int]) -> _Grid:
@@ -168,4 +172,4 @@ def _font(text: str, size: int) -> FreeTypeFont:
         font = ImageFont.load_default(size)
         assert isinstance(font, FreeTypeFont), "Pillow was built without FreeType"
         return font
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

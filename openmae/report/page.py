@@ -302,11 +302,11 @@ def _rows(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Names and texts of nested settings: {"a": {"b": 1}} gives a.b, 1. What is null is left out."""
+    """Names and texts of nested settings: {"a": {"b": 1}} gives a.b, 1. What is null or empty is left out."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
-        elif value is not None:
+        elif value not in (None, []):
             yield f"{prefix}{key}", _said(value)
 
 
