@@ -60,7 +60,7 @@ def _decode_by_pillow(data: bytes, in_chans: int) -> NDArray[np.uint8]:
             upright = ImageOps.exif_transpose(image)
             if upright.mode == "P":
                 upright = upright.convert("RGBA")
-            pixels = np.asarray(upright.convert(MODES[in_chans]))
+            pixels = np.array(upright.convert(MODES[in_chans]))  # a copy that torch may share
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
