@@ -82,6 +82,14 @@ def take(tokens: Tensor, indices: Tensor) -> Tensor:
 # ---------------------------------------------------------------- blocks
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(d)) v over (B, heads, tokens, d)."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # torch's fused kernel is 2 to 9 times slower than plain products here, backward above all (docs/log.md).
+        return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention."""
 
@@ -96,7 +104,7 @@ class Attention(nn.Module):
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, heads, N, D / heads)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim))
+        return self.proj(attend(q, k, v).transpose(1, 2).reshape(batch, tokens, dim))
 
 
 class CrossAttention(nn.Module):
@@ -114,7 +122,7 @@ class CrossAttention(nn.Module):
         batch, queries, dim = x.shape
         q = self.q(x).view(batch, queries, self.num_heads, -1).transpose(1, 2)
         k, v = self.kv(memory).view(batch, -1, 2, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, queries, dim))
+        return self.proj(attend(q, k, v).transpose(1, 2).reshape(batch, queries, dim))
 
 
 class MLP(nn.Sequential):
@@ -394,7 +402,10 @@ class MaskedAutoencoder(nn.Module):
         states, places = self._encode_visible(patches, visible, queries, mask)
         predicted = self.decoder(states, places, queries)  # (B, Q, K)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            target = take(self.target(images.float(), patches.float()), queries)
+            if self.target.per_patch:  # gather before computing: a quarter of the patches is never asked for
+                target = self.target(images, take(patches, queries).float())
+            else:
+                target = take(self.target(images.float(), patches), queries)
         loss = (predicted.float() - target).square().mean(dim=-1).mean()
         return Output(loss, predicted, queries, mask)
 

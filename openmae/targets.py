@@ -1,7 +1,8 @@
 """What is predicted for a hidden patch: pixels, normalised pixels, PCA coefficients or HOG.
 
-A target is a module `(images (B, C, *S), patches (B, N, P)) -> (B, N, values)`, in float32. `to_pixels` goes
-back, where there is a way back, given each patch's mean and standard deviation.
+A target is a module `(images (B, C, *S), patches (B, N, P)) -> (B, N, values)`, in float32. Where it is
+`per_patch`, any selection of the patches may be given instead of all. `to_pixels` goes back, where there is a
+way back, given each patch's mean and standard deviation.
 
 Shapes: B images, C channels, S sides in pixels, N patches, P values in a patch = prod(patch_size) * C,
 K coefficients or histogram values.
@@ -24,6 +25,7 @@ class Pixel(nn.Module):
     """The patch as it is."""
 
     needs_statistics = False
+    per_patch = True
 
     def __init__(self, patch_size: tuple[int, ...], in_chans: int) -> None:
         super().__init__()
@@ -45,6 +47,7 @@ class NormPix(nn.Module):
     """
 
     needs_statistics = True
+    per_patch = True
 
     def __init__(self, patch_size: tuple[int, ...], in_chans: int) -> None:
         super().__init__()
@@ -71,6 +74,7 @@ class PCA(nn.Module):
     """
 
     needs_statistics = False
+    per_patch = True
     mean: Tensor
     components: Tensor
     scale: Tensor
@@ -117,6 +121,7 @@ class HOG(nn.Module):
     """
 
     needs_statistics = False
+    per_patch = False
     orientations = 9
 
     def __init__(self, patch_size: tuple[int, ...], in_chans: int) -> None:

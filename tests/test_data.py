@@ -1,5 +1,6 @@
 """The data path: listing, decoding, views, and the stream that a run is a function of."""
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -148,11 +149,8 @@ def test_damaged_bytes_give_an_image_or_broken_image(at: int, value: int, kind: 
     data = bytearray(encoded(picture(6), kind))
     data[at % len(data)] = value
     for damaged in (bytes(data), bytes(data[: at % len(data)])):
-        try:
+        with contextlib.suppress(BrokenImage):  # nothing else may be raised
             pixels = decode(damaged, 3)
-        except BrokenImage as error:
-            assert str(error)  # a reason, whatever it is
-        else:
             assert pixels.dtype == np.uint8
             assert pixels.shape[2] == 3
 
@@ -160,7 +158,7 @@ def test_damaged_bytes_give_an_image_or_broken_image(at: int, value: int, kind: 
 def test_huge_header_is_refused_before_pixels() -> None:
     data = bytearray(encoded(Image.new("RGB", (16, 16)), "BMP"))
     data[18:26] = (50_000).to_bytes(4, "little") * 2
-    with pytest.raises(BrokenImage, match="pixels are more|exceeds limit"):
+    with pytest.raises(BrokenImage, match=r"pixels are more|exceeds limit"):
         decode(bytes(data), 3)
 
 
@@ -282,7 +280,15 @@ def test_generators_of_different_coordinates_differ() -> None:
 
 def stream_of(source: ImageFolder, batch_size: int = 6, steps: int = 9, **masking: object) -> Stream:
     return Stream(
-        source, 3, (16, 16), (4, 4), Augmentation(), Masking(**masking), batch_size, steps, seed=5  # type: ignore[arg-type]
+        source,
+        3,
+        (16, 16),
+        (4, 4),
+        Augmentation(),
+        Masking(**masking),
+        batch_size,
+        steps,
+        seed=5,  # type: ignore[arg-type]
     )
 
 

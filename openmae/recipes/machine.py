@@ -37,25 +37,28 @@ def workers_for(wanted: int | None, device: torch.device) -> int:
     return min(16, max(1, cores - 1)) if device.type != "cpu" else min(4, cores // 2)
 
 
-@contextmanager
-def room_on_disk(out: Path, needed: int = 0) -> Iterator[None]:
-    """Refuses to start with less than `needed` bytes free, and turns a full disk into one sentence."""
-    folder = next(path for path in (out, *out.absolute().parents) if path.exists())
-    free = shutil.disk_usage(folder).free
+def check_room(out: Path, needed: int) -> None:
+    """Raises UserError where the disk that holds `out` has less than `needed` bytes free."""
+    free = shutil.disk_usage(out).free
     if free < needed:
         raise UserError(
             f"{out} needs {needed / 1e6:,.0f} MB for its checkpoints and the disk has {free / 1e6:,.0f} MB free: "
             "free some, or choose another --out"
         )
+
+
+@contextmanager
+def room_on_disk(out: Path) -> Iterator[None]:
+    """Turns a full disk into one sentence."""
     try:
         yield
     except OSError as error:
-        if error.errno in DISK_FULL:
-            raise UserError(
-                f"the disk that holds {out} is full: free some space and run the same command again; "
-                "what was saved before is untouched"
-            ) from error
-        raise
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(
+            f"the disk that holds {out} is full: free some space and run the same command again; what was saved "
+            "before is untouched"
+        ) from error
 
 
 def make_console() -> Console:

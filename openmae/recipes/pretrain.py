@@ -29,7 +29,7 @@ from openmae.data.views import Augmentation
 from openmae.errors import Interrupted, UserError
 from openmae.masking import Masking
 from openmae.model import MaskedAutoencoder, create_model, patchify
-from openmae.recipes.machine import Device, choose_device, make_console, room_on_disk, workers_for
+from openmae.recipes.machine import Device, check_room, choose_device, make_console, room_on_disk, workers_for
 from openmae.recipes.panel import draw_panel
 from openmae.report.page import write_report
 from openmae.targets import PCA
@@ -115,7 +115,7 @@ class Pretrain:
     warmup_epochs: float | None = None
     """Epochs over which the learning rate rises from 0. Default: 5% of --epochs (the paper's 40 of 800)."""
     batch_size: int | None = None
-    """Images an optimizer step, always the effective batch. Default: 4096 on a GPU, 256 on a CPU, less for few images."""
+    """Images an optimizer step: always the effective batch. Default: at most 4096 on a GPU and 256 on a CPU."""
     micro_batch: int | None = None
     """Images that go through the model at once; changes memory, not the result. Default: 256 on a GPU, 64 on a CPU."""
     blr: float | None = None
@@ -140,34 +140,36 @@ class Pretrain:
 
 
 def run(settings: Pretrain) -> None:
-    """Trains, and leaves a run folder (design of the folder: docs/run-folder.md). Raises UserError, Interrupted."""
+    """Trains, and says what to do with the result. Raises UserError, Interrupted."""
     console = make_console()
-    if settings.out is None:
-        raise UserError("say where the run goes: openmae pretrain DATA --out RUN")
-    if settings.resume:
+    pretrain(settings, console)
+    console.print(
+        f"\nThe encoder is in {settings.out}. Look at:   {settings.out}/report.html\n"
+        f"  what it fills in:          openmae reconstruct {settings.out} IMAGE --out picture.png\n"
+        f"  what its features know:    openmae knn {settings.out} LABELLED_FOLDER\n"
+        f"  in Python:                 openmae.load('{settings.out}').encode(images)"
+    )
+
+
+def pretrain(settings: Pretrain, console: Console) -> None:
+    """Trains, or goes on training, and leaves a whole run folder. Raises UserError, Interrupted."""
+    if settings.resume and settings.out is not None:
         settings = replace(_stored(settings, settings.out), out=settings.out)
     if settings.out is None or settings.data is None:
-        raise UserError("say which images to learn from: openmae pretrain DATA --out RUN")
+        raise UserError("say which images to learn from and where the run goes: openmae pretrain DATA --out RUN")
     device = choose_device(settings.device)
-    with RunFolder(settings.out) as folder:
+    with room_on_disk(settings.out), RunFolder(settings.out) as folder:
         source, held_out = _sources(settings.data, settings.seed)
         console.print(f"{len(source):,} images in {source.root}, {len(held_out)} held out for pictures")
         look = survey(source, settings.in_chans, settings.seed)
         settings = choose(settings, look, len(source), device, console)
         watch = _BrokenFiles(source, folder.path, settings.max_broken, look)
         model = build(settings)
-        size = sum(p.numel() for p in model.parameters()) * 4
-        with room_on_disk(folder.path, needed=3 * 3 * size):
-            statistics = look.statistics
-            config = {**_flat(settings), "steps": _steps(settings, len(source)), **asdict(statistics)}
-            folder.settle(config, source.fingerprint, _HARMLESS)
-            _train(settings, folder, model.to(device), source, held_out, statistics, watch, device, console)
-    console.print(
-        f"\nThe encoder is in {settings.out}. See it:      {settings.out}/report.html\n"
-        f"  what it fills in:          openmae reconstruct {settings.out} IMAGE --out picture.png\n"
-        f"  what its features know:    openmae knn {settings.out} LABELLED_FOLDER\n"
-        f"  in Python:                 openmae.load('{settings.out}').encode(images)"
-    )
+        config = {**_flat(settings), "steps": _steps(settings, len(source)), **asdict(look.statistics)}
+        folder.settle(config, source.fingerprint, _HARMLESS)
+        # Weights and two averages of each, in up to 3 checkpoints, and the exported weights.
+        check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 10)
+        _train(settings, folder, model.to(device), source, held_out, look.statistics, watch, device, console)
 
 
 def _train(

@@ -1,20 +1,33 @@
 """Pre-train on real images that come with the installation, and show that it worked.
 
     openmae quickstart
+
+Under 4 minutes on 2 CPU cores. The images are crops of 19 photographs and micrographs that scikit-image and
+scikit-learn install. A classifier on frozen features has to tell from which picture a crop comes; train and val
+crops come from different squares of each picture, so that no pixel of the one is in the other.
 """
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from tyro.conf import arg
 
 from openmae.data.order import generator
+from openmae.errors import UserError
+from openmae.recipes.machine import make_console
+from openmae.recipes.pretrain import Pretrain, pretrain
+from openmae.recipes.proof import Proof, prove
+from openmae.recipes.reconstruct import Reconstruct, reconstruct
 
-# Photographs and micrographs that scikit-image and scikit-learn install, one class each.
 PICTURES = {
-    "skimage": (
+    "skimage.data": (
         "astronaut.png",
         "brick.png",
         "camera.png",
@@ -33,38 +46,109 @@ PICTURES = {
         "rocket.jpg",
         "text.png",
     ),
-    "sklearn": ("china.jpg", "flower.jpg"),
+    "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
 }
-LONGEST_SIDE = 640  # larger pictures are reduced to it
-BLOCK = 80  # pixels; blocks of the chessboard belong to train and val in turn
+LONGEST_SIDE = 640  # pixels; larger pictures are reduced to it
+SQUARE = 80  # pixels; the squares of a picture's chessboard belong to train and val in turn
 CROP = 64
+CROPS = {"train": 100, "val": 40}  # of each picture
 
 
-def make_crops(picture: NDArray[np.uint8], split: str, count: int, draws: np.random.Generator) -> list[NDArray[np.uint8]]:
-    """`count` crops that lie wholly inside blocks of one colour of the chessboard, so that no pixel of val is in train."""
-    rows, columns = picture.shape[0] // BLOCK, picture.shape[1] // BLOCK
-    blocks = [(r, c) for r in range(rows) for c in range(columns) if (r + c) % 2 == (split == "val")]
-    crops = []
+@dataclass(frozen=True)
+class Quickstart:
+    """Pre-train on real images that come along, and show that it worked; under 4 minutes on 2 cores."""
+
+    out: Annotated[Path, arg(metavar="FOLDER")] = Path("openmae-quickstart")
+    """Folder to write: images/, and run/, an ordinary run folder."""
+    epochs: float = 50.0
+    """Times that every image is seen."""
+
+
+def run(settings: Quickstart) -> None:
+    """Makes the images, pre-trains, draws held-out reconstructions, and prints one table."""
+    console = make_console()
+    images, run_folder, picture = (settings.out / name for name in ("images", "run", "reconstruction.png"))
+    if not images.exists():
+        write_images(images)
+    console.print(
+        f"1. Images: {len(_names())} photographs and micrographs from scikit-image and scikit-learn, cut into crops of "
+        f"{CROP} x {CROP} pixels in {images}\n\n2. Pre-training: no labels are used"
+    )
+    pretrain(
+        Pretrain(
+            data=images,
+            out=run_folder,
+            model="vit_tiny",
+            img_size=CROP,
+            patch_size=8,
+            embed_dim=128,
+            depth=4,
+            num_heads=4,
+            decoder_embed_dim=64,
+            decoder_depth=1,
+            decoder_num_heads=4,
+            crop_scale=(0.3, 1.0),
+            epochs=settings.epochs,
+            batch_size=64,
+            micro_batch=64,
+            blr=8e-3,
+            pictures=4,
+        ),
+        console,
+    )
+    console.print("\n3. What it fills in, on images that it has never seen")
+    reconstruct(Reconstruct(run_folder, tuple(_one_of_each(images / "val", 8)), picture), console)
+    console.print("\n4. What its features know: from which picture is a crop?")
+    prove(Proof(run_folder, images), ["knn", "linear"])
+    console.print(
+        f"\nLook at {run_folder}/report.html and {picture}. Now your own images:\n\n"
+        "  openmae pretrain your/images --out runs/first\n"
+    )
+
+
+def write_images(folder: Path) -> None:
+    """Writes `folder/{train,val}/PICTURE/NNN.png`, all or nothing. Raises UserError where a picture is missing."""
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    for number, (package, name) in enumerate(_names()):
+        picture = _open(package, name)
+        for split, count in CROPS.items():
+            place = aside / split / Path(name).stem
+            place.mkdir(parents=True)
+            draws = generator(0, "split", index=number, view=int(split == "val"))
+            for i, crop in enumerate(crops(picture, split, count, draws)):
+                Image.fromarray(crop).save(place / f"{i:03d}.png")
+    aside.rename(folder)
+
+
+def crops(picture: NDArray[np.uint8], split: str, count: int, draws: np.random.Generator) -> list[NDArray[np.uint8]]:
+    """`count` crops (CROP, CROP, 3) of a picture (H, W, 3), each wholly inside a square of this split."""
+    rows, columns = picture.shape[0] // SQUARE, picture.shape[1] // SQUARE
+    squares = [(r, c) for r in range(rows) for c in range(columns) if (r + c) % 2 == (split == "val")]
+    found = []
     for _ in range(count):
-        row, column = blocks[draws.integers(len(blocks))]
-        top, left = (BLOCK * np.array([row, column]) + draws.integers(0, BLOCK - CROP + 1, 2)).tolist()
-        crops.append(picture[top : top + CROP, left : left + CROP])
-    return crops
-
-
-def pictures() -> dict[str, NDArray[np.uint8]]:
-    """name -> (H, W, 3)."""
-    import skimage
-    import sklearn
-
-    folders = {
-        "skimage": Path(skimage.__file__).parent / "data",
-        "sklearn": Path(sklearn.__file__).parent / "datasets/images",
-    }
-    found = {}
-    for package, names in PICTURES.items():
-        for name in names:
-            image = Image.open(folders[package] / name).convert("RGB")
-            image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-            found[Path(name).stem] = np.asarray(image)
+        row, column = squares[draws.integers(len(squares))]
+        down, right = draws.integers(0, SQUARE - CROP + 1, 2)
+        top, left = row * SQUARE + down, column * SQUARE + right
+        found.append(picture[top : top + CROP, left : left + CROP])
     return found
+
+
+def _names() -> list[tuple[str, str]]:
+    return [(package, name) for package, names in PICTURES.items() for name in names]
+
+
+def _open(package: str, name: str) -> NDArray[np.uint8]:
+    try:
+        with resources.files(package).joinpath(name).open("rb") as file:
+            image = Image.open(file).convert("RGB")
+    except (OSError, ModuleNotFoundError) as error:
+        raise UserError(f"{name} of {package} is missing: install scikit-image and scikit-learn anew") from error
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    return np.array(image)
+
+
+def _one_of_each(folder: Path, count: int) -> Sequence[Path]:
+    """The first image of `count` classes, evenly chosen."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [classes[i] / "000.png" for i in np.linspace(0, len(classes) - 1, count).round().astype(int)]

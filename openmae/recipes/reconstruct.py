@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from rich.console import Console
 from tyro.conf import Positional, arg
 
 from openmae.data.folder import open_folder
@@ -41,8 +42,12 @@ class Reconstruct:
 
 
 def run(settings: Reconstruct) -> None:
+    """Writes the picture. Raises UserError."""
+    reconstruct(settings, make_console())
+
+
+def reconstruct(settings: Reconstruct, console: Console) -> None:
     """Writes the picture. Raises UserError for images that cannot be read, and for a ratio out of range."""
-    console = make_console()
     if settings.out.suffix.lower() != ".png":
         raise UserError(f"--out is {settings.out}: the picture is a PNG, so give a name that ends in .png")
     loaded = load_native(settings.model)
