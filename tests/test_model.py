@@ -414,6 +414,8 @@ def test_hidden_pixels_never_reach_the_encoder(variant: MaskedAutoencoder) -> No
 class Shifted(nn.Module):
     """A target with something added to it at chosen patches."""
 
+    per_patch = False  # asks for all of them
+
     def __init__(self, target: nn.Module, shift: Tensor) -> None:
         super().__init__()
         self.target, self.shift = target, shift

@@ -68,23 +68,22 @@ class RunFolder:
         may_differ: settings that do not change the result, such as the number of loader workers.
         Raises UserError that names what differs.
         """
-        config = {key: value for key, value in config.items() if value is not None}
+        config = {key: _plain(value) for key, value in config.items() if value is not None}
         file = self.path / "config.toml"
-        if file.exists():
-            before = read_config(self.path)
-            keys = [k for k in {**before, **config} if k not in may_differ and before.get(k) != _plain(config.get(k))]
-            if keys:
-                said = ", ".join(f"{k} = {before.get(k)}, not {_plain(config.get(k))}" for k in keys)
-                raise UserError(
-                    f"{self.path} holds a run with {said}: choose another --out, or --resume it with its own settings"
-                )
-        write_file(file, tomli_w.dumps(config).encode())
         starts = self._starts()
-        if starts and starts[0]["data_fingerprint"] != fingerprint:
+        before = read_config(self.path) if file.exists() else config
+        differing = [k for k in {**before, **config} if k not in may_differ and before.get(k) != config.get(k)]
+        if starts and starts[0]["data_fingerprint"] != fingerprint and "data" not in differing:
             raise UserError(
                 f"the images have changed since the run in {self.path} began (files added, removed, renamed or of "
                 "another size): put them back, or choose another --out"
             )
+        if differing:
+            said = ", ".join(f"{k} = {before.get(k)}, not {config.get(k)}" for k in differing)
+            raise UserError(
+                f"{self.path} holds a run with {said}: choose another --out, or --resume it with its own settings"
+            )
+        write_file(file, tomli_w.dumps(config).encode())
         starts.append({**environment(), "data_fingerprint": fingerprint})
         write_file(self.path / "environment.json", json.dumps({"starts": starts}, indent=1).encode())
 

@@ -1,0 +1,503 @@
+"""The commands as a user types them: the main job from end to end, and every kind of bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import openmae
+from openmae.cli import main
+from openmae.data.folder import labelled_splits
+from openmae.evaluate.features import centred_images, pooled
+from openmae.evaluate.proof import evaluate, untrained_twin
+from openmae.train.run import RunFolder, read_metrics
+from openmae.weights import load_native
+from tests.images import TINY, picture, write_images
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process -> exit code, output, errors."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stopped:  # tyro's own way out
+            code = int(stopped.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data"), 40)
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; tests only read it."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    assert main(["pretrain", str(data), "--out", str(out), *TINY, "--epochs", "3", "--workers", "0"]) == 0
+    return out
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """Exit code 2 and one sentence on standard error that has these words in it, and no traceback."""
+    code, _, errors = result
+    assert code == 2, errors
+    assert len(errors.strip().splitlines()) == 1, errors
+    assert "Traceback" not in errors
+    for word in words:
+        assert word in errors
+
+
+# ---------------------------------------------------------------- the main job
+
+
+def test_help_comes_without_torch() -> None:
+    check = (
+        "import sys; from openmae.cli import main; main(['--help']); "
+        "heavy = {'torch', 'numpy', 'PIL', 'matplotlib', 'tyro'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "pretrain" in done.stdout
+
+
+def test_run_folder_holds_what_is_promised(finished: Path, data: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        "config.toml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "model.safetensors",
+        "model.json",
+        "pictures",
+        "report.html",
+    }
+    config = tomllib.loads((finished / "config.toml").read_text())
+    assert (config["model"], config["mask_ratio"], config["batch_size"], config["blr"]) == (
+        "vit_tiny",
+        0.75,
+        8,
+        1.5e-4 * 512**0.5,
+    )
+    metrics = read_metrics(finished)
+    assert [line["step"] for line in metrics] == list(range(1, config["steps"] + 1))
+    start = json.loads((finished / "environment.json").read_text())["starts"][0]
+    assert (
+        start["versions"]["torch"] == torch.__version__.split("+")[0] or start["versions"]["torch"] == torch.__version__
+    )
+    info = json.loads((finished / "model.json").read_text())
+    assert info["statistics"]["mean"] == config["mean"]
+    assert len(list((finished / "pictures").glob("*.png"))) >= 2
+    assert "data:image/png" in (finished / "report.html").read_text()
+
+
+def test_load_gives_the_trained_model(finished: Path) -> None:
+    model = openmae.load(finished)
+    again = openmae.load(finished / "model.safetensors")
+    images = torch.randn(2, 3, 16, 16)
+    features = model.encode(images)
+    assert features.shape == (2, 17, 24)
+    assert torch.equal(features, again.encode(images))
+    assert not torch.equal(features, untrained_twin(model).encode(images))
+    assert not model.training
+
+
+def test_the_same_command_again_finds_the_run_complete(finished: Path, data: Path, run: Run) -> None:
+    before = (finished / "model.safetensors").read_bytes()
+    code, _, errors = run("pretrain", data, "--out", finished, *TINY, "--epochs", "3", "--workers", "0")
+    assert code == 0, errors
+    assert (finished / "model.safetensors").read_bytes() == before
+
+
+def test_resume_takes_data_and_settings_from_the_run(finished: Path, tmp_path: Path, run: Run) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    (copy / "model.safetensors").unlink()
+    newest = max((copy / "checkpoints").iterdir())
+    shutil.rmtree(newest)
+    code, _, errors = run("pretrain", "--resume", "--out", copy)
+    assert code == 0, errors
+    assert (copy / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+    refused(run("pretrain", "--resume", "--out", copy, "--mask-ratio", "0.5"), "mask_ratio = 0.75, not 0.5")
+
+
+def test_config_file_gives_settings_and_the_command_line_wins(data: Path, tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        f'data = "{data}"\nmask-ratio = 0.5\nimg_size = [16, 24]\npatch-size = 8\nhflip = false\nseed = 3\n'
+    )
+    out = tmp_path / "run"
+    words = TINY[TINY.index("--embed-dim") :]  # without img_size and patch_size, which the file gives
+    code, _, errors = run("pretrain", "--config", file, "--out", out, *words, "--seed", "4", "--epochs", "0.5")
+    assert code == 0, errors
+    config = tomllib.loads((out / "config.toml").read_text())
+    expected = {"mask_ratio": 0.5, "img_size": [16, 24], "patch_size": 8, "hflip": False, "seed": 4}
+    assert {key: config[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--decoder cross --decoder_layers 2 --predict-fraction 0.5",
+        "--mask block --mask-unit 2 --class-tokens 3 --in-chans 1",
+        "--mask-schedule cosine --mask-ratio-end 0.5 --encoder-mask-token",
+        "--target pca --mask uniform --clip-grad 1",
+        "--target hog --mask grid --precision bf16 --crop-scale 1 1 --no-hflip",
+        "--no-norm-pix-loss --mask crop --workers 1",
+    ],
+)
+def test_every_option_trains_and_loads(data: Path, tmp_path: Path, run: Run, flags: str) -> None:
+    out = tmp_path / "run"
+    code, _, errors = run("pretrain", data, "--out", out, *TINY, "--epochs", "0.6", "--workers", "0", *flags.split())
+    assert code == 0, errors
+    assert all(line["loss"] > 0 for line in read_metrics(out))
+    openmae.load(out)
+
+
+def test_learning_lowers_the_loss(data: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    assert run("pretrain", data, "--out", out, *TINY, "--epochs", "40", "--blr", "0.1", "--workers", "0")[0] == 0
+    losses = [line["loss"] for line in read_metrics(out)]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+# ---------------------------------------------------------------- seeing that it worked
+
+
+def test_reconstruct(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    for stats in ("true", "visible"):
+        code, output, errors = run(
+            "reconstruct", finished, data, "--out", tmp_path / f"{stats}.png", "--patch-stats", stats
+        )
+        assert code == 0, errors
+        assert str(tmp_path / f"{stats}.png") in output
+        Image.open(tmp_path / f"{stats}.png").verify()
+    assert (tmp_path / "true.png").read_bytes() != (tmp_path / "visible.png").read_bytes()
+    one = data / "class0/000.jpg"
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    code, output, _ = run("reconstruct", finished, one, bad, "--out", tmp_path / "one.png", "--mask-ratio", "0.5")
+    assert code == 0
+    assert "left out" in output
+
+
+def test_knn_and_probe_print_a_table_and_keep_it(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    for command in ("knn", "probe", "knn"):
+        code, output, errors = run(command, copy, data, "--workers", "0")
+        assert code == 0, errors
+        assert all(name in output for name in ("raw pixels", "untrained", "pre-trained"))
+    kept = json.loads((copy / "evaluations.json").read_text())
+    assert [(e["kind"], e["features"]) for e in kept] == [
+        (kind, features) for kind in ("linear", "knn") for features in ("raw pixels", "untrained", "pre-trained")
+    ]
+    assert all(e["val_images"] == 8 for e in kept)
+    assert "pre-trained" in (copy / "report.html").read_text()
+    code, output, _ = run("knn", copy / "model.safetensors", data, "--no-baselines", "--pool", "class", "--layer", "1")
+    assert code == 0
+    assert "untrained" not in output
+
+
+def test_evaluation_reads_its_labels_by_name(finished: Path, tmp_path: Path) -> None:
+    """A val set that lacks the first class must not shift the others' numbers (pain 18)."""
+    for split, classes in (("train", "abc"), ("val", "bc")):
+        for number, name in enumerate("abc"):
+            if name in classes:
+                place = tmp_path / split / name
+                place.mkdir(parents=True)
+                for copy in range(3):
+                    Image.new("RGB", (16, 16), [(250, 0, 0), (0, 250, 0), (0, 0, 250)][number]).save(
+                        place / f"{copy}.png"
+                    )
+    train, val = labelled_splits(tmp_path, 0)
+    found = evaluate(
+        load_native(finished),
+        train,
+        val,
+        "colours",
+        ["knn", "linear"],
+        ["raw pixels"],
+        pool="mean",
+        layer=None,
+        k=3,
+        device=torch.device("cpu"),
+        workers=0,
+        seed=0,
+    )
+    assert [e.top1 for e in found] == [1.0, 1.0]
+
+
+def test_features_are_the_pooled_tokens(finished: Path, data: Path) -> None:
+    loaded = load_native(finished)
+    images = centred_images(loaded.model, labelled_splits(data, 0)[1])
+    batch, _ = next(images.batches(4, 0))
+    tokens = loaded.model.encode(loaded.statistics.normalize(batch))
+    torch.testing.assert_close(pooled(loaded.model, loaded.statistics, "mean")(batch), tokens[:, 1:].mean(1))
+    torch.testing.assert_close(pooled(loaded.model, loaded.statistics, "class")(batch), tokens[:, 0])
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_unknown_words_get_a_suggestion(data: Path, tmp_path: Path, run: Run) -> None:
+    refused(run("pretrian", data), "did you mean pretrain?")
+    refused(
+        run("pretrain", data, "--out", tmp_path / "r", "--mask-ratoi", "0.5"),
+        "--mask-ratoi",
+        "did you mean --mask-ratio?",
+    )
+    file = tmp_path / "c.toml"
+    file.write_text("mask_ratoi = 0.5\n")
+    refused(
+        run("pretrain", data, "--out", tmp_path / "r", "--config", file), "'mask_ratoi'", "did you mean mask_ratio?"
+    )
+    file.write_text("mask_ratio = \n")
+    refused(run("pretrain", data, "--out", tmp_path / "r", "--config", file), "is not TOML")
+    refused(run("pretrain", data, "--config", tmp_path / "none.toml"), "cannot be read")
+    assert run("pretrain", data, "--out", tmp_path / "r", "--mask-ratio", "many")[0] == 2
+    assert not (tmp_path / "r").exists()
+
+
+def test_data_that_is_none(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(run("pretrain", tmp_path / "empty", "--out", tmp_path / "r"), "holds no images")
+    refused(run("pretrain", tmp_path / "nowhere", "--out", tmp_path / "r"), "does not exist")
+    refused(run("pretrain"), "openmae pretrain DATA --out RUN")
+    refused(run("pretrain", "--resume", "--out", tmp_path / "none"), "is not a run folder")
+
+
+def test_folder_of_broken_files(tmp_path: Path, run: Run) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.jpg").write_bytes(b"\xff\xd8\xffnot a photograph")
+    refused(run("pretrain", tmp_path, "--out", tmp_path / "r", *TINY), "none of 5 images", "check the files")
+
+
+def test_more_broken_files_than_allowed_are_listed(data: Path, tmp_path: Path, run: Run) -> None:
+    mixed = Path(shutil.copytree(data, tmp_path / "mixed"))
+    (mixed / "class0/cut.jpg").write_bytes((data / "class0/000.jpg").read_bytes()[:200])
+    (mixed / "class1/empty.png").write_bytes(b"")
+    words = ("pretrain", mixed, "--out", tmp_path / "r", *TINY, "--epochs", "1", "--workers", "0")
+    refused(run(*words), "2 of 38 files", "--max-broken", "broken.txt")
+    listed = (tmp_path / "r/broken.txt").read_text()
+    assert "class0/cut.jpg" in listed
+    assert "class1/empty.png\tthe file is empty" in listed
+    code, _, errors = run(*words, "--max-broken", "0.1")
+    assert code == 0, errors
+    assert (tmp_path / "r/broken.txt").read_text().count("\n") == 2
+
+
+def test_images_smaller_than_a_patch(tmp_path: Path, run: Run) -> None:
+    for number in range(12):
+        picture(number, (6, 30)).save(tmp_path / f"{number}.png")
+    refused(
+        run("pretrain", tmp_path, "--out", tmp_path / "r", "--img-size", "32", "--patch-size", "8"),
+        "less than one patch of 8 x 8",
+        "smaller patch_size",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--img-size 30", ("30", "whole patches", "multiple")),
+        ("--mask-ratio 0", ("mask_ratio is 0", "above 0 and below 1")),
+        ("--mask-ratio 1", ("mask_ratio is 1",)),
+        ("--mask-ratio 0.99", ("leaves 0 visible",)),
+        ("--mask-schedule linear", ("mask_ratio_end",)),
+        ("--mask-unit 3", ("mask_unit",)),
+        ("--embed-dim 25", ("embed_dim 25",)),
+        ("--crop-scale 0 1", ("crop_scale",)),
+        ("--batch-size 0", ("--batch-size is 0",)),
+        ("--epochs -1", ("--epochs",)),
+        ("--warmup-epochs 9", ("--warmup-epochs 9", "below --epochs")),
+        ("--max-broken 2", ("--max-broken",)),
+        ("--workers -1", ("--workers is -1",)),
+        ("--device cuda", ("no cuda device",)),
+        ("--decoder cross --encoder-mask-token", ("encoder_mask_token",)),
+    ],
+)
+def test_values_out_of_range(data: Path, tmp_path: Path, run: Run, flags: str, words: tuple[str, ...]) -> None:
+    if "cuda" in flags and torch.cuda.is_available():
+        flags, words = "--device mps", ("no mps device",)
+    refused(run("pretrain", data, "--out", tmp_path / "r", *TINY, "--epochs", "2", *flags.split()), *words)
+
+
+def test_a_run_of_other_settings_is_not_touched(finished: Path, data: Path, run: Run) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    words = ("pretrain", data, "--out", finished, *TINY, "--epochs", "3", "--workers", "0")
+    refused(run(*words, "--mask-ratio", "0.5"), "mask_ratio = 0.75, not 0.5", "choose another --out")
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_images_that_changed_since_the_run_began(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    moved = Path(shutil.copytree(data, tmp_path / "data"))
+    words = ("pretrain", moved, "--out", tmp_path / "r", *TINY, "--epochs", "1", "--workers", "0")
+    assert run(*words)[0] == 0
+    picture(99).save(moved / "class0/000.jpg", quality=30)
+    refused(run(*words), "images have changed")
+
+
+def test_a_folder_of_something_else_is_not_touched(data: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    refused(run("pretrain", data, "--out", tmp_path, *TINY), "is not empty and is not a run")
+    refused(run("pretrain", data, "--out", tmp_path / "thesis.txt", *TINY), "is a file")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_two_runs_in_one_folder(data: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "openmae", "pretrain", data, "--out", tmp_path / "r", *TINY, "--epochs", "2000"]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        first = subprocess.Popen([*words, "--workers", "1"], stdout=file)
+    try:
+        while "step 1/" not in log.read_text():
+            assert first.poll() is None
+            time.sleep(0.05)
+        second = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120)
+        refused((second.returncode, second.stdout, second.stderr), "another process trains in", "choose another --out")
+        assert first.poll() is None
+    finally:
+        first.terminate()
+        assert first.wait(timeout=60) == 130
+    # The first one saved on SIGTERM, and its lock went with it.
+    assert list((tmp_path / "r/checkpoints").glob("step-*"))
+    with RunFolder(tmp_path / "r"):
+        pass
+
+
+FULL_DISK = """
+import resource, sys
+from openmae.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("bytes_left", [3000, 40_000, 130_000])
+def test_a_write_that_the_system_refuses(data: Path, tmp_path: Path, bytes_left: int) -> None:
+    """The system's bound on the size of a file stands in for a full disk: the write fails as it does there, at
+    the log, at a checkpoint or at a picture; ENOSPC itself needs a disk of one's own (make test-slow)."""
+    words = [
+        "pretrain",
+        data,
+        "--out",
+        tmp_path / "r",
+        *TINY,
+        "--epochs",
+        "12",
+        "--workers",
+        "0",
+        "--checkpoint-minutes",
+        "0",
+    ]
+    full = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(bytes_left), *map(str, words)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    refused((full.returncode, full.stdout, full.stderr), "is full" if bytes_left < 100_000 else "cannot be written")
+    assert not list((tmp_path / "r").rglob("*.part"))
+    assert main([str(word) for word in words]) == 0
+    whole = tmp_path / "whole"
+    assert main([str(whole if word == tmp_path / "r" else word) for word in words]) == 0
+    assert (tmp_path / "r/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a disk of one megabyte needs root")
+def test_a_really_full_disk(data: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+    try:
+        words = [
+            sys.executable,
+            "-m",
+            "openmae",
+            "pretrain",
+            data,
+            "--out",
+            disk / "r",
+            *TINY,
+            "--checkpoint-minutes",
+            "0",
+        ]
+        filler = disk / "filler"
+        filler.write_bytes(b"x" * 300_000)
+        full = subprocess.run([*words, "--epochs", "3"], check=False, capture_output=True, text=True, timeout=120)
+        refused((full.returncode, full.stdout, full.stderr), "full")
+        filler.unlink()
+        again = subprocess.run([*words, "--epochs", "3"], check=False, capture_output=True, text=True, timeout=120)
+        assert again.returncode == 0, again.stderr
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_folder_that_cannot_be_written(data: Path, run: Run) -> None:
+    refused(run("pretrain", data, "--out", "/proc/openmae-run", *TINY), "cannot be written", "choose another --out")
+
+
+def test_models_that_are_none(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    out = ("--out", tmp_path / "p.png")
+    refused(run("reconstruct", tmp_path / "none", data, *out), "does not exist")
+    refused(run("knn", tmp_path, data), "has its run saved weights yet?")
+    cut = tmp_path / "cut.safetensors"
+    weights = (finished / "model.safetensors").read_bytes()
+    cut.write_bytes(weights[: len(weights) // 2])
+    refused(run("knn", cut, data), "not a whole safetensors file")
+    cut.write_bytes(b"\x80\x04\x95 a pickle")
+    refused(run("knn", cut, data), "not a whole safetensors file")
+    from safetensors.torch import load, save_file
+
+    tensors = load(weights)
+    save_file(tensors, cut)
+    refused(run("knn", cut, data), "was not written by openmae")
+    metadata = {"openmae": (finished / "model.json").read_text()}
+    extra = {"extra": torch.zeros(1), **{k: v for k, v in tensors.items() if k != "encoder.norm.weight"}}
+    extra["encoder.norm.bias"] = torch.zeros(3)
+    save_file(extra, cut, metadata)
+    refused(
+        run("knn", cut, data),
+        "encoder.norm.weight is missing",
+        "extra is unexpected",
+        "encoder.norm.bias is (3,), not (24,)",
+    )
+    assert not (tmp_path / "p.png").exists()
+
+
+def test_evaluation_and_pictures_refuse_what_they_cannot_use(
+    finished: Path, data: Path, tmp_path: Path, run: Run
+) -> None:
+    picture(0).save(tmp_path / "a.png")
+    picture(1).save(tmp_path / "b.png")
+    refused(run("knn", finished, tmp_path), "has no labels")
+    refused(run("knn", finished, data, "--layer", "9"), "no layer 9", "1 to 1")
+    refused(run("knn", finished, data, "--k", "0"), "--k is 0")
+    refused(run("reconstruct", finished, tmp_path / "a.png", "--out", tmp_path / "p.jpg"), "ends in .png")
+    refused(
+        run("reconstruct", finished, tmp_path / "a.png", "--out", tmp_path / "p.png", "--mask-ratio", "1"), "mask_ratio"
+    )
+    refused(
+        run("reconstruct", finished, tmp_path / "none.png", "--out", tmp_path / "p.png"),
+        "none of the images can be read",
+    )
+    refused(run("report", tmp_path), "is not a run folder")
