@@ -71,7 +71,8 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
 def test_help_comes_without_torch() -> None:
     check = (
         "import sys; from openmae.cli import main; main(['--help']); "
-        "heavy = {'torch', 'numpy', 'PIL', 'matplotlib', 'tyro'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+        "heavy = {'torch', 'numpy', 'PIL', 'matplotlib', 'tyro'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", check], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

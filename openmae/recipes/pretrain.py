@@ -163,7 +163,7 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         console.print(f"{len(source):,} images in {source.root}, {len(held_out)} held out for pictures")
         look = survey(source, settings.in_chans, settings.seed)
         settings = choose(settings, look, len(source), device, console)
-        watch = _BrokenFiles(source, folder.path, settings.max_broken, look)
+        watch = _BrokenFiles(source, folder, settings.max_broken, look)
         model = build(settings)
         config = {**_flat(settings), "steps": _steps(settings, len(source)), **asdict(look.statistics)}
         folder.settle(config, source.fingerprint, _HARMLESS)
@@ -421,10 +421,12 @@ def _sources(data: Path, seed: int) -> tuple[ImageFolder, ImageFolder]:
 class _BrokenFiles:
     """Lists broken files in the run folder, and stops the run when they are too many."""
 
-    def __init__(self, source: ImageFolder, run: Path, max_share: float, look: Survey) -> None:
-        self.source, self.file, self.max_share = source, run / "broken.txt", max_share
+    def __init__(self, source: ImageFolder, folder: RunFolder, max_share: float, look: Survey) -> None:
+        self.source, self.file, self.max_share = source, folder.path / "broken.txt", max_share
         self.seen: dict[str, str] = {}
-        if self.file.exists():
+        if not folder.checkpoints.exists():  # the run begins, and files that an earlier start listed may be mended
+            self.file.unlink(missing_ok=True)
+        elif self.file.exists():
             self.seen = dict(line.split("\t", 1) for line in self.file.read_text().splitlines() if "\t" in line)
         self._note(list(look.broken), of=look.looked_at)
 
