@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,8 +18,10 @@ from PIL import Image
 import openmae
 from openmae.cli import main
 from openmae.data.folder import labelled_splits
+from openmae.data.order import generator
 from openmae.evaluate.features import centred_images, pooled
 from openmae.evaluate.proof import evaluate, untrained_twin
+from openmae.recipes import quickstart
 from openmae.train.run import RunFolder, read_metrics
 from openmae.weights import load_native
 from tests.images import TINY, picture, write_images
@@ -502,3 +505,36 @@ def test_evaluation_and_pictures_refuse_what_they_cannot_use(
         "none of the images can be read",
     )
     refused(run("report", tmp_path), "is not a run folder")
+
+
+def test_quickstart_does_its_steps(tmp_path: Path, run: Run) -> None:
+    code, output, errors = run("quickstart", "--out", tmp_path / "q", "--epochs", "0.2")
+    assert code == 0, errors
+    assert all(f"\n{number}. " in f"\n{output}" for number in (1, 2, 3, 4))
+    assert "openmae pretrain your/images --out runs/first" in output
+    Image.open(tmp_path / "q/reconstruction.png").verify()
+    kept = json.loads((tmp_path / "q/run/evaluations.json").read_text())
+    assert len(kept) == 6
+    assert {e["classes"] for e in kept} == {19}
+
+
+def test_quickstart_crops_share_no_pixel_between_splits() -> None:
+    places = np.arange(400 * 640).reshape(400, 640)
+    seen = {}
+    for split in ("train", "val"):
+        found = quickstart.crops(np.stack([places] * 3, -1), split, 300, generator(0, "split"))
+        assert all(crop.shape == (64, 64, 3) for crop in found)
+        seen[split] = set(np.concatenate([crop[..., 0].reshape(-1) for crop in found]).tolist())
+    assert seen["train"]
+    assert seen["val"]
+    assert not seen["train"] & seen["val"]
+
+
+@pytest.mark.slow
+def test_quickstart_shows_that_pre_training_worked(tmp_path: Path, run: Run) -> None:
+    assert run("quickstart", "--out", tmp_path / "q")[0] == 0
+    kept = json.loads((tmp_path / "q/run/evaluations.json").read_text())
+    top1 = {(e["kind"], e["features"]): e["top1"] for e in kept}
+    assert top1["knn", "pre-trained"] > top1["knn", "untrained"] + 0.08
+    assert top1["linear", "pre-trained"] > top1["linear", "untrained"] + 0.03
+    assert top1["knn", "pre-trained"] > top1["knn", "raw pixels"] + 0.3

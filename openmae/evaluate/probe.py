@@ -45,4 +45,4 @@ def _fit(x: NDArray[np.float32], y: NDArray[np.int64], strength: float) -> Logis
     with warnings.catch_warnings():
         # Weak regularisation converges slowly, and its accuracy hardly changes after the first iterations.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=strength, max_iter=200).fit(x, y)
+        return LogisticRegression(C=strength, max_iter=100).fit(x, y)

@@ -3,6 +3,7 @@
 openmae reconstruct runs/first photo.jpg another.jpg --out picture.png
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -59,7 +60,7 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
             model,
             loaded.statistics,
             files,
-            [file.name for file in files],
+            _names(files),
             settings.out,
             seed=settings.seed,
             mask_ratio=settings.mask_ratio,
@@ -86,3 +87,9 @@ def _files(given: tuple[Path, ...]) -> list[Path]:
     if len(files) > MOST_IMAGES and not all(path.is_dir() for path in given):
         raise UserError(f"{len(files)} images are more than fit one picture: give {MOST_IMAGES} or fewer")
     return files[:MOST_IMAGES]
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """The files' names, with their folder's where two are called the same."""
+    names = [file.name for file in files]
+    return names if len(set(names)) == len(names) else [f"{file.parent.name}/{file.name}" for file in files]
