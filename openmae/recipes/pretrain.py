@@ -40,7 +40,7 @@ from openmae.train.run import RunFolder, read_config
 from openmae.weights import model_json, serialize
 
 Sides = int | tuple[int, int]
-_HARMLESS = ("resume", "workers", "device", "checkpoint_minutes")  # may differ between the starts of a run
+_HARMLESS = ("micro_batch", "workers", "device", "checkpoint_minutes")  # may differ between the starts of a run
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ class Pretrain:
     batch_size: int | None = None
     """Images an optimizer step: always the effective batch. Default: at most 4096 on a GPU and 256 on a CPU."""
     micro_batch: int | None = None
-    """Images that go through the model at once; changes memory, not the result. Default: 256 on a GPU, 64 on a CPU."""
+    """Images that go through the model at once: memory, not the result beyond rounding. Default: 256 on a GPU, 64 on
+    a CPU."""
     blr: float | None = None
     """Base learning rate; the rate is blr x batch_size / 256. Default: 1.5e-4 x sqrt(4096 / batch_size)."""
     weight_decay: float = 0.05
