@@ -375,6 +375,36 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert_same_run(whole, killed)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_process_group_saves(tmp_path: Path, number: int) -> None:
+    """As a terminal's Ctrl-C does: the loader's processes get it too."""
+    data, out = write_images(tmp_path / "data", 40), tmp_path / "run"
+    words = [*command(data, out, 2, 3000), "--checkpoint-minutes", "60"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+    while "step 1/" not in (tmp_path / "log").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=60) == 130, (tmp_path / "log").read_text()
+    assert "which is saved" in (tmp_path / "log").read_text()
+    assert steps_done(out) > 0
+
+
+def test_a_killed_loader_process_is_one_sentence(tmp_path: Path) -> None:
+    data, out = write_images(tmp_path / "data", 40), tmp_path / "run"
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command(data, out, 1, 3000), stdout=log, stderr=log)
+    while "step 1/" not in (tmp_path / "log").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+    assert process.wait(timeout=60) == 2
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert "a loader process was killed" in last
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_twenty_five_kills_leave_the_same_bits(tmp_path: Path, workers: int) -> None:

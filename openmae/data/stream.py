@@ -5,6 +5,7 @@ s * batch_size to (s + 1) * batch_size. Batches run across the ends of epochs, s
 batch may be larger than the data, and there is no pause between epochs.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ from openmae.data.decode import BrokenImage, check_covers_patch, decode
 from openmae.data.folder import ImageFolder
 from openmae.data.order import epoch_order, generator
 from openmae.data.views import Augmentation, training_view
+from openmae.errors import UserError
 from openmae.masking import Masking
 
 MOST_REPLACEMENTS = 100  # tries to replace a broken image before the batch is given up
@@ -129,8 +131,23 @@ class Stream(Dataset[Batch]):
             collate_fn=_as_it_is,  # type: ignore[arg-type]
             pin_memory=pin,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_signals_to_the_parent,
         )
-        return iter(loader)
+        try:
+            yield from loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a loader process was killed, most often for want of memory: run the same command again, with fewer "
+                "--workers if it happens again; the run goes on from its last checkpoint"
+            ) from error
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and many schedulers signal the whole process group; the parent still needs batches to end its step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Batch) -> Batch:

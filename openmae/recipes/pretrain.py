@@ -47,7 +47,8 @@ _HARMLESS = ("micro_batch", "workers", "device", "checkpoint_minutes")  # may di
 class Pretrain:
     """Pre-train a Vision Transformer on unlabelled images by masked autoencoding.
 
-    The same command again, after a crash or Ctrl-C, goes on where the run was.
+    The same command again, after a crash or Ctrl-C, goes on where the run was. --config FILE.toml gives any of the
+    settings below; the command line wins.
     """
 
     data: Positional[Annotated[Path | None, arg(metavar="DATA")]] = None
@@ -330,7 +331,7 @@ def choose(settings: Pretrain, look: Survey, images: int, device: torch.device, 
     fill(
         "batch_size",
         batch_size,
-        f"{images:,} images, at least 25 steps an epoch, at most {most} on a {device.type.upper()}",
+        f"for {images:,} images; between 32 and {most} on a {device.type.upper()}",
     )
     batch_size = settings.batch_size or batch_size
     fill("micro_batch", min(batch_size, 256 if on_gpu else 64), "what goes through the model at once")

@@ -1,0 +1,55 @@
+"""What README says is run: its commands as they stand (on a model made small by more flags), and its Python."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+
+from openmae.cli import COMMANDS, main
+from openmae.recipes.pretrain import Pretrain
+from tests.images import TINY, picture, write_images
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_readmes_commands_and_python_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "your/images", 40)
+    write_images(tmp_path / "labelled", 20)
+    picture(1).save("photo.jpg")
+    commands = re.findall(r"^openmae (?!COMMAND).*$", README, re.MULTILINE)
+    assert {shlex.split(command)[1] for command in commands} == {"pretrain", "reconstruct", "knn", "probe"}
+    for command in commands:
+        words = shlex.split(command)[1:]
+        if "imagenet" in words:  # a week on a GPU: that its flags exist has to do
+            assert tyro.cli(Pretrain, args=words[1:]).epochs == 800
+            continue
+        small = [*TINY, "--img-size", "32", "--epochs", "1"] if words[0] == "pretrain" else []
+        assert main([*words, *small]) == 0, capsys.readouterr().err
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    exec(compile(code, "README.md", "exec"), {})
+    assert re.search(r"\(\), \(4, patches, values\)", code)
+    assert "torch.Size([4, 64, 48]) torch.Size([4, 64])" in capsys.readouterr().out
+
+
+def test_create_model_as_in_the_readme() -> None:
+    import openmae
+
+    line = re.search(r"`(openmae\.create_model\(.*?\))`", README)
+    assert line is not None
+    model = eval(line[1], {"openmae": openmae})
+    assert model.encoder.grid == (14, 10)
+    assert model.encode(torch.zeros(1, 12, 224, 160)).shape == (1, 141, 768)
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+        assert f"openmae {name}" in capsys.readouterr().out
