@@ -28,6 +28,7 @@ format: .venv/ready
 # constraints.txt pins what the tests are run with; users of the package get its version ranges.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'openmae needs Python 3.11 or newer; give it as make PYTHON=...')"
+	$(PYTHON) -c "import ensurepip" || (echo "this python3 cannot make environments: install python3-venv" && exit 1)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@

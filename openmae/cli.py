@@ -40,12 +40,17 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted as stopped:
         print(f"openmae {argv[0]}: {stopped}.", file=sys.stderr)
         return INTERRUPTED
-    except KeyboardInterrupt:
-        print(f"openmae {argv[0]}: stopped.", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         sys.stderr.close()
         return 0
+    except OSError as error:  # the system's refusal, wherever it came; a bug would not carry a file's name
+        if error.errno is None or error.filename is None:
+            raise
+        print(f"openmae {argv[0]}: {error.filename}: {error.strerror}: mend that and run it again.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"openmae {argv[0]}: stopped.", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -60,40 +65,45 @@ def _run(command: str, argv: list[str]) -> None:
 
     recipe = importlib.import_module(f"openmae.recipes.{module_name}")
     settings_type = getattr(recipe, class_name)
-    argv = _with_config_file(argv, settings_type)
+    argv = _with_config_file(argv, settings_type, getattr(recipe, "DERIVED", ()))
     _check_flags(argv, settings_type)
     recipe.run(tyro.cli(settings_type, args=argv, prog=f"openmae {command}"))
 
 
-def _with_config_file(argv: list[str], settings_type: type) -> list[str]:
-    """Puts the settings of `--config FILE` in front of the command line, which therefore wins."""
+def _with_config_file(argv: list[str], settings_type: type, derived: tuple[str, ...]) -> list[str]:
+    """Puts the settings of `--config FILE` before the command line's own flags, which therefore win.
+
+    derived: keys that are not settings but stand in the config.toml of a run, so that this can be given too.
+    """
     for at, word in enumerate(argv):
         if word == "--config" or word.startswith("--config="):
-            value, rest = (word.split("=", 1)[1], argv[at + 1 :]) if "=" in word else (None, argv[at + 1 :])
-            if value is None and not rest:
+            values = [word.split("=", 1)[1]] if "=" in word else argv[at + 1 : at + 2]
+            if not values:
                 raise UserError("--config needs a file: --config settings.toml")
-            file = Path(value if value is not None else rest[0])
-            given = argv[:at] + (rest if value is not None else rest[1:])
-            return _config_words(file, settings_type, given) + given
+            given = argv[:at] + argv[at + (1 if "=" in word else 2) :]
+            first_flag = next((i for i, w in enumerate(given) if w.startswith("--")), len(given))
+            words = _config_words(Path(values[0]), settings_type, derived, with_data=first_flag == 0)
+            return given[:first_flag] + words + given[first_flag:]
     return argv
 
 
-def _config_words(file: Path, settings_type: type, given: list[str]) -> list[str]:
+def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], with_data: bool) -> list[str]:
     try:
         values = tomllib.loads(file.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error}): give a TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{file} is not TOML ({error}): mend that line") from error
-    known = {field.name: field for field in dataclasses.fields(settings_type)}
+    known = [field.name for field in dataclasses.fields(settings_type)]
     words: list[str] = []
     for key, value in values.items():
         name = key.replace("-", "_")
+        if name in derived:
+            continue
         if name not in known:
-            raise UserError(f"{file} has an unknown key '{key}'{_suggestion(name, list(known))}")
-        if name == "data":  # positional: the command line's own, if it has one, takes its place
-            if not given or given[0].startswith("-"):
-                words.insert(0, str(value))
+            raise UserError(f"{file} has an unknown key '{key}'{_suggestion(name, known)}")
+        if name == "data":  # positional; one given on the command line takes its place
+            words = [str(value), *words] if with_data else words
         else:
             words += _flag_words(name.replace("_", "-"), value)
     return words
@@ -102,6 +112,8 @@ def _config_words(file: Path, settings_type: type, given: list[str]) -> list[str
 def _flag_words(flag: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, list) and flag in ("img-size", "patch-size"):
+        return [f"--{flag}", "x".join(map(str, value))]
     values = value if isinstance(value, list) else [value]
     return [f"--{flag}", *map(str, values)]
 

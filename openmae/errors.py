@@ -6,4 +6,8 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """The user or the system asked the run to stop; what was learnt is saved."""
+    """The user or the system asked the run to stop; what was learnt up to `step` is saved."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step

@@ -330,6 +330,9 @@ def test_images_smaller_than_a_patch(tmp_path: Path, run: Run) -> None:
         ("--crop-scale 0 1", ("crop_scale",)),
         ("--batch-size 0", ("--batch-size is 0",)),
         ("--epochs -1", ("--epochs",)),
+        ("--epochs nan", ("--epochs is nan", "finite")),
+        ("--seed 9223372036854775808", ("--seed", "2**63")),
+        ("--decoder-depth 0", ("decoder_depth is 0",)),
         ("--warmup-epochs 9", ("--warmup-epochs 9", "below --epochs")),
         ("--max-broken 2", ("--max-broken",)),
         ("--workers -1", ("--workers is -1",)),
@@ -341,6 +344,65 @@ def test_values_out_of_range(data: Path, tmp_path: Path, run: Run, flags: str, w
     if "cuda" in flags and torch.cuda.is_available():
         flags, words = "--device mps", ("no mps device",)
     refused(run("pretrain", data, "--out", tmp_path / "r", *TINY, "--epochs", "2", *flags.split()), *words)
+
+
+def test_damaged_checkpoints_do_not_begin_the_run_anew(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    for weights in copy.glob("checkpoints/*/model.safetensors"):
+        weights.write_bytes(b"damaged")
+    before = (copy / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        refused(run("pretrain", "--resume", "--out", copy), "every checkpoint", "is damaged", "another --out")
+    assert (copy / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_start_that_learnt_nothing_does_not_bind_its_folder(data: Path, tmp_path: Path, run: Run) -> None:
+    mixed = Path(shutil.copytree(data, tmp_path / "mixed"))
+    (mixed / "class0/bad.png").write_bytes(b"")
+    words = ("pretrain", mixed, "--out", tmp_path / "r", *TINY, "--epochs", "1", "--workers", "0")
+    refused(run(*words, "--max-broken", "0"), "cannot be used")
+    (mixed / "class0/bad.png").unlink()
+    code, _, errors = run(*words, "--mask-ratio", "0.5")
+    assert code == 0, errors
+    assert not (tmp_path / "r/broken.txt").exists()
+
+
+def test_a_run_inside_its_data_does_not_learn_its_own_pictures(data: Path, tmp_path: Path, run: Run) -> None:
+    own = Path(shutil.copytree(data, tmp_path / "own"))
+    words = ("pretrain", own, "--out", own / "run", *TINY, "--epochs", "1", "--workers", "0")
+    for _ in range(2):
+        code, output, errors = run(*words)
+        assert code == 0, errors
+        assert "36 images" in output
+
+
+def test_a_runs_own_config_gives_its_settings_again(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "again"
+    code, _, errors = run("pretrain", "--config", finished / "config.toml", "--out", out, "--workers", "0")
+    assert code == 0, errors
+    assert (out / "model.safetensors").read_bytes() != b""
+    one, other = (tomllib.loads((path / "config.toml").read_text()) for path in (finished, out))
+    assert one == other
+
+
+def test_flags_may_come_before_the_images(data: Path, tmp_path: Path, run: Run) -> None:
+    words = [*TINY, "--epochs", "0.3", "--workers", "0", "--img-size", "16x24", data, "--out", tmp_path / "r"]
+    code, _, errors = run("pretrain", *words)
+    assert code == 0, errors
+    assert tomllib.loads((tmp_path / "r/config.toml").read_text())["img_size"] == [16, 24]
+
+
+def test_splits_by_another_name_are_not_classes(finished: Path, tmp_path: Path, run: Run) -> None:
+    write_images(tmp_path / "train", 4)
+    write_images(tmp_path / "test", 4)
+    refused(run("knn", finished, tmp_path), "test and train, which are no classes")
+
+
+def test_names_are_printed_as_they_are(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "a[b][/b].png"
+    code, output, errors = run("reconstruct", finished, data, "--out", out)
+    assert code == 0, errors
+    assert str(out) in output
 
 
 def test_a_run_of_other_settings_is_not_touched(finished: Path, data: Path, run: Run) -> None:

@@ -42,12 +42,18 @@ def decode(data: bytes, in_chans: int) -> NDArray[np.uint8]:
 
 def check_covers_patch(image: NDArray[np.uint8], patch_size: tuple[int, int]) -> None:
     """Raises BrokenImage where the image (H, W, C) is smaller than one patch: nothing could be learnt from it."""
-    height, width = image.shape[:2]
-    if height < patch_size[0] or width < patch_size[1]:
-        raise BrokenImage(
-            f"{height} x {width} pixels are less than one patch of {patch_size[0]} x {patch_size[1]}: "
-            "choose a smaller patch_size"
-        )
+    if complaint := patch_complaint(image.shape[:2], patch_size):
+        raise BrokenImage(complaint)
+
+
+def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> str:
+    """Why an image of this (height, width) is too small for a patch; empty where it is not."""
+    if size[0] >= patch_size[0] and size[1] >= patch_size[1]:
+        return ""
+    return (
+        f"{size[0]} x {size[1]} pixels are less than one patch of {patch_size[0]} x {patch_size[1]}: "
+        "choose a smaller patch_size"
+    )
 
 
 def _decode_by_pillow(data: bytes, in_chans: int) -> NDArray[np.uint8]:

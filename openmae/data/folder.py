@@ -54,13 +54,18 @@ class ImageFolder:
     @cached_property
     def class_names(self) -> tuple[str, ...]:
         """The class folders' names, sorted. Raises UserError unless there are two or more."""
-        names = {path.split("/", 1)[0] if "/" in path else None for path in self.paths}
-        if None in names or len(names) < 2:
+        names = {path.split("/", 1)[0] for path in self.paths if "/" in path}
+        if len(names) < 2 or any("/" not in path for path in self.paths):
             raise UserError(
                 f"{self.root} has no labels: put the images of each class in a folder of its own, "
                 f"{self.root}/CLASS/..., two classes or more"
             )
-        return tuple(sorted(name for name in names if name is not None))
+        if splits := sorted(names & {"train", "test", "val", "valid", "validation"}):
+            raise UserError(
+                f"{self.root} has folders called {' and '.join(splits)}, which are no classes: call the splits train "
+                "and val, with the class folders inside them"
+            )
+        return tuple(sorted(names))
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -118,16 +123,21 @@ def labelled_splits(data: Path, seed: int) -> tuple[ImageFolder, ImageFolder]:
     return everything.take(np.sort(train_indices)), everything.take(np.sort(val_indices))
 
 
-def _images(root: Path, prefix: str = "") -> Iterator[str]:
-    """Relative paths of the images below root; hidden files are left out, links to folders not followed."""
+def _images(root: Path, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Relative paths of the images below root. Links to folders are followed, but not in circles; hidden files
+    are left out, and so are run folders, whose pictures are no data."""
     try:
         entries = list(os.scandir(root))
     except OSError as error:
         raise UserError(f"{root} cannot be read ({error.strerror}): check its permissions") from error
+    if {"config.toml", "lock"} <= {entry.name for entry in entries}:
+        return
+    above |= {os.path.realpath(root)}
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _images(Path(entry.path), f"{prefix}{entry.name}/")
+        if entry.is_dir():
+            if not entry.is_symlink() or os.path.realpath(entry.path) not in above:
+                yield from _images(Path(entry.path), f"{prefix}{entry.name}/", above)
         elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122 (ten times faster than Path)
             yield prefix + entry.name

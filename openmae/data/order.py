@@ -20,9 +20,9 @@ def generator(
     view: int = 0,
 ) -> np.random.Generator:
     """A fresh generator for these coordinates, each 0 or more and below 2**64."""
-    return np.random.Generator(
-        np.random.Philox(key=[seed, _PURPOSES[purpose]], counter=[0, view, index, epoch])  # word 0 counts draws
-    )
+    key = np.array([seed, _PURPOSES[purpose]], dtype=np.uint64)
+    counter = np.array([0, view, index, epoch], dtype=np.uint64)  # word 0 counts the draws
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def epoch_order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openmae.data.decode import BrokenImage, decode
+from openmae.data.decode import BrokenImage, decode, patch_complaint
 from openmae.data.folder import ImageFolder
 from openmae.data.order import generator
 from openmae.errors import UserError
@@ -39,12 +39,19 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Survey:
-    """A look at a sample of the data: `statistics`, median (height, width), and (index, reason) of broken files."""
+    """A look at a sample of the data: `statistics`, median (height, width), the size of every image by its index,
+    and (index, reason) of broken files."""
 
     statistics: Statistics
     size: tuple[int, int]
+    sizes: dict[int, tuple[int, int]]
     looked_at: int
     broken: tuple[tuple[int, str], ...]
+
+    def smaller_than(self, patch_size: tuple[int, int]) -> list[tuple[int, str]]:
+        """(index, reason) of images that do not cover one patch."""
+        found = ((index, patch_complaint(size, patch_size)) for index, size in self.sizes.items())
+        return [(index, complaint) for index, complaint in found if complaint]
 
 
 def survey(source: ImageFolder, in_chans: int, seed: int, most: int = 2048) -> Survey:
@@ -55,7 +62,7 @@ def survey(source: ImageFolder, in_chans: int, seed: int, most: int = 2048) -> S
     count = min(most, len(source))
     chosen: Sequence[int] = np.sort(generator(seed, "split").permutation(len(source))[:count]).tolist()
     first, second = np.zeros(in_chans), np.zeros(in_chans)
-    sizes: list[tuple[int, int]] = []
+    sizes: dict[int, tuple[int, int]] = {}
     broken: list[tuple[int, str]] = []
     for index in chosen:
         try:
@@ -63,7 +70,7 @@ def survey(source: ImageFolder, in_chans: int, seed: int, most: int = 2048) -> S
         except (OSError, BrokenImage) as error:
             broken.append((index, str(error)))
             continue
-        sizes.append(pixels.shape[:2])
+        sizes[index] = pixels.shape[:2]
         # A histogram gives exact moments of 8-bit pixels without a float copy of the image.
         for channel in range(in_chans):
             counts = np.bincount(pixels[..., channel].reshape(-1), minlength=256) / (pixels.shape[0] * pixels.shape[1])
@@ -78,8 +85,8 @@ def survey(source: ImageFolder, in_chans: int, seed: int, most: int = 2048) -> S
     std = np.sqrt(np.maximum(second / len(sizes) - mean**2, 0))
     std = np.where(std < 1e-3, 1.0, std)  # a constant channel stays constant
     statistics = Statistics(tuple(mean.round(6).tolist()), tuple(std.round(6).tolist()))
-    median = tuple(int(np.median([size[axis] for size in sizes])) for axis in (0, 1))
-    return Survey(statistics, (median[0], median[1]), count, tuple(broken))
+    median = tuple(int(np.median([size[axis] for size in sizes.values()])) for axis in (0, 1))
+    return Survey(statistics, (median[0], median[1]), sizes, count, tuple(broken))
 
 
 _LEVELS = np.arange(256) / 255

@@ -20,7 +20,6 @@ from openmae.data.decode import BrokenImage, check_covers_patch, decode
 from openmae.data.folder import ImageFolder
 from openmae.data.order import epoch_order, generator
 from openmae.data.views import Augmentation, training_view
-from openmae.errors import UserError
 from openmae.masking import Masking
 
 MOST_REPLACEMENTS = 100  # tries to replace a broken image before the batch is given up
@@ -119,11 +118,11 @@ class Stream(Dataset[Batch]):
 
         workers: processes that load; 0 loads in this one. The result is the same.
         """
-        plan = [
+        plan = (
             range(start, min(start + micro_batch, (step + 1) * self.batch_size))
             for step in range(first_step, self.steps)
             for start in range(step * self.batch_size, (step + 1) * self.batch_size, micro_batch)
-        ]
+        )
         loader = DataLoader(
             self,
             batch_sampler=plan,  # type: ignore[arg-type]
@@ -133,15 +132,7 @@ class Stream(Dataset[Batch]):
             prefetch_factor=4 if workers else None,
             worker_init_fn=_leave_signals_to_the_parent,
         )
-        try:
-            yield from loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                "a loader process was killed, most often for want of memory: run the same command again, with fewer "
-                "--workers if it happens again; the run goes on from its last checkpoint"
-            ) from error
+        return iter(loader)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

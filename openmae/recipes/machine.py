@@ -38,8 +38,8 @@ def workers_for(wanted: int | None, device: torch.device) -> int:
 
 
 def check_room(out: Path, needed: int) -> None:
-    """Raises UserError where the disk that holds `out` has less than `needed` bytes free."""
-    free = shutil.disk_usage(out).free
+    """Raises UserError where the disk that holds `out` has less than `needed` bytes free, beside what is in it."""
+    free = shutil.disk_usage(out).free + sum(path.stat().st_size for path in out.rglob("*.safetensors"))
     if free < needed:
         raise UserError(
             f"{out} needs {needed / 1e6:,.0f} MB for its checkpoints and the disk has {free / 1e6:,.0f} MB free: "
@@ -62,6 +62,6 @@ def room_on_disk(out: Path) -> Iterator[None]:
 
 
 def make_console() -> Console:
-    """Plain text to standard output; no line is broken where the output is not a terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=10_000)
+    """Plain text to standard output, taken as it is; no line is broken where the output is not a terminal."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=10_000)

@@ -9,9 +9,9 @@ and the machine, and printed with the reason.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,24 +23,34 @@ from tyro.conf import Positional, arg
 
 from openmae.data.folder import ImageFolder, has_splits, open_folder
 from openmae.data.order import generator
-from openmae.data.statistics import Statistics, Survey, survey
+from openmae.data.statistics import Statistics, survey
 from openmae.data.stream import Batch, Stream
 from openmae.data.views import Augmentation
 from openmae.errors import Interrupted, UserError
 from openmae.masking import Masking
 from openmae.model import MaskedAutoencoder, create_model, patchify
+from openmae.recipes.broken import BrokenFiles
+from openmae.recipes.choices import Sides, check_ranges, choose, pair, stored
 from openmae.recipes.machine import Device, check_room, choose_device, make_console, room_on_disk, workers_for
 from openmae.recipes.panel import draw_panel
 from openmae.report.page import write_report
 from openmae.targets import PCA
 from openmae.train.checkpoint import write_file
-from openmae.train.loop import Plan, fit, has_fast_bf16
+from openmae.train.loop import Plan, fit
 from openmae.train.optimizers import adamw, warmup_cosine
 from openmae.train.run import RunFolder, read_config
 from openmae.weights import model_json, serialize
 
-Sides = int | tuple[int, int]
-_HARMLESS = ("micro_batch", "workers", "device", "checkpoint_minutes")  # may differ between the starts of a run
+_HARMLESS = (
+    "data",
+    "max_broken",
+    "pictures",
+    "micro_batch",
+    "workers",
+    "device",
+    "checkpoint_minutes",
+)  # may differ between the starts of a run
+DERIVED = ("steps", "mean", "std")  # entries of a run's config.toml that follow from the others and the images
 
 
 @dataclass(frozen=True)
@@ -61,9 +71,9 @@ class Pretrain:
     model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"] | None = None
     """Encoder. Default: vit_base on a GPU, vit_tiny on a CPU."""
     img_size: Sides | None = None
-    """Pixels a side that the model sees, one number or height and width. Default: 224, or less for small images."""
+    """Pixels a side that the model sees, 224 or 224x160 (height x width). Default: 224, or less for small images."""
     patch_size: Sides | None = None
-    """Pixels a side of a patch, one number or height and width. Default: 16 (vit_huge 14), less for small images."""
+    """Pixels a side of a patch, 16 or 16x8 (height x width). Default: 16 (vit_huge 14), less for small images."""
     in_chans: Literal[1, 3] = 3
     """Channels: 3 for colour, 1 for grey."""
     embed_dim: int | None = None
@@ -156,22 +166,51 @@ def run(settings: Pretrain) -> None:
 def pretrain(settings: Pretrain, console: Console) -> None:
     """Trains, or goes on training, and leaves a whole run folder. Raises UserError, Interrupted."""
     if settings.resume and settings.out is not None:
-        settings = replace(_stored(settings, settings.out), out=settings.out)
+        settings = stored(settings, read_config(settings.out), defaults_too=True)
     if settings.out is None or settings.data is None:
         raise UserError("say which images to learn from and where the run goes: openmae pretrain DATA --out RUN")
     device = choose_device(settings.device)
+    check_ranges(settings)
     with room_on_disk(settings.out), RunFolder(settings.out) as folder:
-        source, held_out = _sources(settings.data, settings.seed)
-        console.print(f"{len(source):,} images in {source.root}, {len(held_out)} held out for pictures")
-        look = survey(source, settings.in_chans, settings.seed)
-        settings = choose(settings, look, len(source), device, console)
-        watch = _BrokenFiles(source, folder, settings.max_broken, look)
+        source, shown = _sources(settings.data, settings.seed)
+        console.print(f"{len(source):,} images in {source.root}; {len(shown)} shown in the pictures")
+        look = None
+        if folder.has_begun:  # it goes on with what was chosen then
+            config = read_config(folder.path)
+            settings = stored(settings, config, defaults_too=False)
+            statistics = Statistics(tuple(config["mean"]), tuple(config["std"]))
+        else:
+            look = survey(source, settings.in_chans, settings.seed)
+            settings, statistics = choose(settings, look, len(source), device, console), look.statistics
+            check_ranges(settings)
         model = build(settings)
-        config = {**_flat(settings), "steps": _steps(settings, len(source)), **asdict(look.statistics)}
-        folder.settle(config, source.fingerprint, _HARMLESS)
-        # Weights and two averages of each, in up to 3 checkpoints, and the exported weights.
+        # Weights and two averages of each, in up to 3 checkpoints, and the weights beside them.
         check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 10)
-        _train(settings, folder, model.to(device), source, held_out, look.statistics, watch, device, console)
+        derived = {"steps": _steps(settings, len(source)), **asdict(statistics)}
+        folder.settle({**_flat(settings), **derived}, source.fingerprint, _HARMLESS)
+        broken = BrokenFiles(source, folder, settings.max_broken)
+        if look is not None:
+            broken.note_survey(look, pair(settings.patch_size))
+        try:
+            _train(settings, folder, model.to(device), source, shown, statistics, broken, device, console)
+        except RuntimeError as error:
+            raise _explained(error, folder.path) from error
+
+
+def _explained(error: RuntimeError, run: Path) -> Exception:
+    """What a user can mend among what torch raises as RuntimeError."""
+    text = str(error)
+    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+        return UserError(
+            "a loader process was killed, most often for want of memory (in containers, of /dev/shm): run the same "
+            f"command again, with fewer --workers if it happens again; {run} goes on from its last checkpoint"
+        )
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+        return UserError(
+            "the machine ran out of memory: run the same command again with a smaller --micro-batch; the batch stays "
+            "as it is, and the run goes on from its last checkpoint"
+        )
+    return error
 
 
 def _train(
@@ -179,9 +218,9 @@ def _train(
     folder: RunFolder,
     model: MaskedAutoencoder,
     source: ImageFolder,
-    held_out: ImageFolder,
+    shown: ImageFolder,
     statistics: Statistics,
-    watch: "_BrokenFiles",
+    broken: BrokenFiles,
     device: torch.device,
     console: Console,
 ) -> None:
@@ -193,8 +232,8 @@ def _train(
     stream = Stream(
         source,
         settings.in_chans,
-        _pair(settings.img_size),
-        _pair(settings.patch_size),
+        pair(settings.img_size),
+        pair(settings.patch_size),
         Augmentation(settings.crop_scale, settings.hflip),
         model.masking,
         settings.batch_size,
@@ -217,17 +256,19 @@ def _train(
 
     def batches_from(step: int) -> Iterator[Batch]:
         assert settings.micro_batch is not None
-        return watch(stream.batches(step, settings.micro_batch, workers, pin=device.type == "cuda"))
+        return broken.watch(stream.batches(step, settings.micro_batch, workers, pin=device.type == "cuda"))
 
     def loss_of(model: MaskedAutoencoder, batch: Batch) -> Tensor:
         loss: Tensor = model(statistics.normalize(batch.images), batch.visible, batch.queries).loss
         return loss
 
     def show(step: int) -> dict[str, Any]:
-        (folder.path / "pictures").mkdir(exist_ok=True)
-        files = [held_out.path(index) for index in range(len(held_out))]
+        files = [shown.path(index) for index in range(len(shown))]
         picture = folder.path / "pictures" / f"step-{step:08d}.png"
-        draw_panel(model, statistics, files, held_out.paths, picture, seed=settings.seed)
+        try:
+            draw_panel(model, statistics, files, shown.paths, picture, seed=settings.seed)
+        except UserError as error:  # the run does not end for want of a picture
+            console.print(f"warning: no picture at step {step}: {error}", style="yellow", soft_wrap=True)
         save_weights(model, statistics, settings, folder.path, step)
         return {}
 
@@ -247,8 +288,9 @@ def _train(
             after={step: _bind(show, step) for step in picture_steps},
         )
     except Interrupted as stopped:
+        save_weights(model, statistics, settings, folder.path, stopped.step)
         write_report(folder.path)
-        raise Interrupted(f"{stopped}; the same command goes on from there") from None
+        raise Interrupted(f"{stopped}; the same command goes on from there", stopped.step) from None
     save_weights(model, statistics, settings, folder.path, steps)
     write_report(folder.path)
 
@@ -258,17 +300,17 @@ def build(settings: Pretrain) -> MaskedAutoencoder:
     try:
         model = create_model(
             settings.model or "vit_base",
-            img_size=_pair(settings.img_size),
-            patch_size=_pair(settings.patch_size),
+            img_size=pair(settings.img_size),
+            patch_size=pair(settings.patch_size),
             in_chans=settings.in_chans,
             embed_dim=settings.embed_dim,
             depth=settings.depth,
             num_heads=settings.num_heads,
             class_tokens=settings.class_tokens,
             decoder=settings.decoder,
-            decoder_embed_dim=settings.decoder_embed_dim or 512,
-            decoder_depth=settings.decoder_depth or 8,
-            decoder_num_heads=settings.decoder_num_heads or 16,
+            decoder_embed_dim=512 if settings.decoder_embed_dim is None else settings.decoder_embed_dim,
+            decoder_depth=8 if settings.decoder_depth is None else settings.decoder_depth,
+            decoder_num_heads=16 if settings.decoder_num_heads is None else settings.decoder_num_heads,
             decoder_layers=settings.decoder_layers,
             encoder_mask_token=settings.encoder_mask_token,
             target=settings.target,
@@ -291,113 +333,18 @@ def build(settings: Pretrain) -> MaskedAutoencoder:
     return model
 
 
-# ---------------------------------------------------------------- choices
-
-
-def choose(settings: Pretrain, look: Survey, images: int, device: torch.device, console: Console) -> Pretrain:
-    """The settings with everything that was left open chosen; each choice printed with its reason.
-
-    Raises UserError for values out of range.
-    """
-    chosen: dict[str, Any] = {}
-    reasons: list[str] = []
-
-    def fill(name: str, value: Any, reason: str) -> None:
-        if getattr(settings, name) is None or getattr(settings, name) == "auto":
-            chosen[name] = value
-            reasons.append(f"  --{name.replace('_', '-')} {_shown(value)}: {reason}")
-
-    on_gpu = device.type != "cpu"
-    short_side = min(look.size)
-    model = settings.model or ("vit_base" if on_gpu else "vit_tiny")
-    fill("model", model, f"on a {device.type.upper()}")
-    patch = 16 if short_side >= 128 else 8 if short_side >= 64 else 4
-    patch = 14 if model == "vit_huge" and patch == 16 else patch
-    fill("patch_size", patch, f"the median image is {look.size[0]} x {look.size[1]} pixels")
-    size = max(_pair(settings.patch_size or patch))
-    img_size = size * max(2, min(224, short_side) // size)
-    fill("img_size", img_size, f"the largest multiple of the patch up to 224 and the images' short side {short_side}")
-    small = model in ("vit_tiny", "vit_small")
-    for name, large_value, small_value in (("embed_dim", 512, 128), ("depth", 8, 4), ("num_heads", 16, 4)):
-        fill(
-            f"decoder_{name}",
-            small_value if small else large_value,
-            "the paper's" if not small else "light beside the encoder",
-        )
-    fill("epochs", 800.0 if on_gpu else 100.0, "the paper's" if on_gpu else "on a CPU")
-    fill("warmup_epochs", (settings.epochs or chosen.get("epochs", 0)) * 0.05, "5% of the epochs, as the paper")
-    most = 4096 if on_gpu else 256
-    batch_size = min(most, max(32, 2 ** int(math.log2(max(1, images / 25)))))
-    fill(
-        "batch_size",
-        batch_size,
-        f"for {images:,} images; between 32 and {most} on a {device.type.upper()}",
-    )
-    batch_size = settings.batch_size or batch_size
-    fill("micro_batch", min(batch_size, 256 if on_gpu else 64), "what goes through the model at once")
-    fill(
-        "blr",
-        1.5e-4 * math.sqrt(4096 / max(1, batch_size)),
-        "the paper's 1.5e-4 at batch 4096, square-root scaling below",
-    )
-    bf16 = has_fast_bf16(device)
-    fill(
-        "precision", "bf16" if bf16 else "fp32", f"the processor has {'fast' if bf16 else 'no fast'} bfloat16 products"
-    )
-    if reasons:
-        console.print("Chosen for you (any flag overrides):\n" + "\n".join(reasons), soft_wrap=True)
-    settings = replace(settings, **chosen)
-    _check_ranges(settings)
-    return settings
-
-
-def _check_ranges(settings: Pretrain) -> None:
-    for name in ("batch_size", "micro_batch", "epochs", "blr"):
-        if getattr(settings, name) <= 0:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}: give a number above 0")
-    for name in ("warmup_epochs", "weight_decay", "pictures", "checkpoint_minutes", "seed"):
-        if getattr(settings, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}: give 0 or more")
-    if settings.clip_grad is not None and settings.clip_grad <= 0:
-        raise UserError(f"--clip-grad is {settings.clip_grad}: give a number above 0")
-    if not 0 <= settings.max_broken <= 1:
-        raise UserError(f"--max-broken is {settings.max_broken}: give a share from 0 to 1")
-    if (settings.warmup_epochs or 0) >= (settings.epochs or 0):
-        raise UserError(f"--warmup-epochs {settings.warmup_epochs} is not below --epochs {settings.epochs}: lower it")
-
-
 def _steps(settings: Pretrain, images: int) -> int:
     assert settings.epochs is not None
     assert settings.batch_size is not None
     return max(1, round(settings.epochs * images / settings.batch_size))
 
 
-def _stored(settings: Pretrain, out: Path) -> Pretrain:
-    """The settings of the run in `out`; what is given on the command line stays, to be compared with them."""
-    stored = read_config(out)
-    values: dict[str, Any] = {}
-    for field in fields(settings):
-        given = getattr(settings, field.name)
-        if given == field.default and field.name in stored:
-            value = stored[field.name]
-            given = Path(value) if field.name == "data" else tuple(value) if isinstance(value, list) else value
-        values[field.name] = given
-    return Pretrain(**values)
-
-
 def _flat(settings: Pretrain) -> dict[str, Any]:
+    """For config.toml. DATA is kept as a whole path, so that the run can be resumed from any folder."""
+    assert settings.data is not None
     values = asdict(settings)
     del values["resume"], values["out"]
-    return {**values, "data": str(settings.data)}
-
-
-def _pair(sides: Sides | None) -> tuple[int, int]:
-    assert sides is not None
-    return sides if isinstance(sides, tuple) else (sides, sides)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return {**values, "data": str(settings.data.absolute())}
 
 
 def _bind(function: Callable[[int], dict[str, Any]], step: int) -> Callable[[], dict[str, Any]]:
@@ -414,51 +361,22 @@ def _sources(data: Path, seed: int) -> tuple[ImageFolder, ImageFolder]:
         val = open_folder(data, "val")
         return source, val.take(generator(seed, "split").permutation(len(val))[:8])
     order = generator(seed, "split").permutation(len(source))
-    count = min(8, len(source) // 10)
-    if count == 0:  # too few to set any aside
+    aside = min(8, len(source) // 10)
+    if aside == 0:  # too few to set any aside
         return source, source.take(order[:8])
-    return source.take(np.sort(order[count:])), source.take(order[:count])
-
-
-class _BrokenFiles:
-    """Lists broken files in the run folder, and stops the run when they are too many."""
-
-    def __init__(self, source: ImageFolder, folder: RunFolder, max_share: float, look: Survey) -> None:
-        self.source, self.file, self.max_share = source, folder.path / "broken.txt", max_share
-        self.seen: dict[str, str] = {}
-        if not folder.checkpoints.exists():  # the run begins, and files that an earlier start listed may be mended
-            self.file.unlink(missing_ok=True)
-        elif self.file.exists():
-            self.seen = dict(line.split("\t", 1) for line in self.file.read_text().splitlines() if "\t" in line)
-        self._note(list(look.broken), of=look.looked_at)
-
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches, each after its broken files were noted. Raises UserError where there are too many."""
-        for batch in batches:
-            self._note(batch.broken, of=len(self.source))
-            if batch.failure:
-                raise UserError(batch.failure)
-            yield batch
-
-    def _note(self, broken: list[tuple[int, str]], of: int) -> None:
-        new = {self.source.paths[i]: reason for i, reason in broken if self.source.paths[i] not in self.seen}
-        if not new:
-            return
-        self.seen |= new
-        with self.file.open("a") as file:
-            file.writelines(f"{path}\t{reason}\n" for path, reason in new.items())
-        if len(self.seen) > self.max_share * of:
-            first = "; ".join(f"{path}: {reason}" for path, reason in list(self.seen.items())[:3])
-            raise UserError(
-                f"{len(self.seen)} of {of} files cannot be used, more than --max-broken {self.max_share:g} allows "
-                f"({first}); all are listed in {self.file}: mend or remove them, or raise --max-broken"
-            )
+    return source.take(np.sort(order[aside:])), source.take(order[:aside])
 
 
 def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[int, ...]) -> Tensor:
-    """Patches (n, P) of the first training views, enough for the principal components."""
-    batch = stream.__getitems__(list(range(min(512, stream.batch_size))))
-    return patchify(statistics.normalize(batch.images), patch_size).flatten(0, 1)
+    """Patches (n, P) of the first 512 training views, and of more where they hold few patches: enough for the
+    principal components, and the same for any batch size."""
+    patches: list[Tensor] = []
+    for position in count():
+        batch = stream.__getitems__([position])
+        patches.append(patchify(statistics.normalize(batch.images), patch_size)[0])
+        if len(patches) >= 512 and sum(map(len, patches)) >= 10 * patches[0].shape[1]:
+            return torch.cat(patches)
+    raise AssertionError("count() never ends")
 
 
 def save_weights(model: MaskedAutoencoder, statistics: Statistics, settings: Pretrain, run: Path, step: int) -> None:

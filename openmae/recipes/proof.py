@@ -47,6 +47,8 @@ class Proof:
 def prove(settings: Proof, kinds: Sequence[Kind], k: int = 20) -> list[Evaluation]:
     """Evaluates, prints the table, and, where MODEL is a run folder, keeps the figures in its evaluations.json."""
     console = make_console()
+    if not 0 <= settings.seed < 2**63:
+        raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
     loaded = load_native(settings.model)
     train, val = labelled_splits(settings.data, settings.seed)
     device = choose_device(settings.device)
@@ -78,6 +80,8 @@ def prove(settings: Proof, kinds: Sequence[Kind], k: int = 20) -> list[Evaluatio
             seed=settings.seed,
             say=say,
         )
+    if unreadable := len(train) + len(val) - evaluations[0].train_images - evaluations[0].val_images:
+        console.print(f"{unreadable} images cannot be read and are left out", style="yellow")
     show_table(evaluations, console)
     if settings.model.is_dir():
         keep(evaluations, settings.model)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ class Checkpoint:
 
 def write_file(path: Path, data: bytes) -> None:
     """Writes a file that is complete or absent: aside, synced, renamed. Raises OSError, leaving what was there."""
-    aside = path.with_name(f".{path.name}.part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         _write_synced(aside, data)
         aside.replace(path)
@@ -62,7 +63,7 @@ def save_checkpoint(
         for name, data in files.items():
             _write_synced(aside / name, data)
         _sync_folder(aside)
-        if final.exists():  # a damaged one of the same step
+        if final.exists():  # of this step, saved before: nothing newer can be in it
             shutil.rmtree(final)
         aside.rename(final)
         _sync_folder(folder)
@@ -75,13 +76,20 @@ def save_checkpoint(
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, if there is one, and a sentence for each newer one that is damaged."""
+    """The newest whole checkpoint, if there is one, and a sentence for each newer one that is damaged.
+
+    A damaged one is set aside as `damaged-step-XXXXXXXX`, so that it neither stands in the way of a new one of
+    its step nor counts among the KEEP newest.
+    """
     complaints: list[str] = []
     for path in reversed(_steps(folder)):
         try:
             return _read(path), complaints
-        except (OSError, ValueError, KeyError) as error:
-            complaints.append(f"checkpoint {path.name} is damaged ({error}); using the one before it")
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            complaints.append(f"checkpoint {path.name} is damaged ({error}) and was set aside as {aside.name}")
     return None, complaints
 
 

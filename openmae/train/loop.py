@@ -111,6 +111,7 @@ def fit(
 
     def save() -> None:
         state = {k: getattr(position, k) for k in ("loss_sum", "loss_steps", "dropped", "dropped_in_a_row")}
+        run.sync()
         save_checkpoint(run.checkpoints, position.step, model, optimizer, state)
 
     model.train()
@@ -162,7 +163,7 @@ def fit(
                 save()
                 saved_at, saved_step = time.monotonic(), position.step
             if stop.asked and position.step < plan.steps:
-                raise Interrupted(f"stopped at step {saved_step} of {plan.steps}, which is saved")
+                raise Interrupted(f"stopped at step {saved_step} of {plan.steps}, which is saved", saved_step)
     return position
 
 
@@ -198,11 +199,19 @@ def step(
 
 
 def resume(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder, console: Console) -> Position:
-    """Puts model and optimizer where the newest good checkpoint left them; step 0 where there is none."""
+    """Puts model and optimizer where the newest good checkpoint left them; step 0 where none was ever saved.
+
+    Raises UserError where there are only damaged ones.
+    """
     checkpoint, complaints = newest_checkpoint(run.checkpoints)
     for complaint in complaints:
         console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
     if checkpoint is None:
+        if complaints or any(run.checkpoints.glob("damaged-*")):
+            raise UserError(
+                f"every checkpoint in {run.checkpoints} is damaged, so the run cannot go on: restore one from a copy, "
+                "or choose another --out to begin anew"
+            )
         run.rewind(0)
         return Position()
     restore(checkpoint, model, optimizer)
@@ -252,9 +261,10 @@ class _Stop:
 def _not_finite(position: Position, run: Path, suspects: deque[list[int]], name_of: Callable[[int], str]) -> str:
     """The sentence, after the files of the dropped steps were listed in the run folder."""
     names = [name_of(index) for indices in suspects for index in indices]
-    (run / "not_finite.txt").write_text("".join(f"{name}\n" for name in names))
+    text = "".join(f"{name}\n" for name in names)
+    (run / "not_finite.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
     return (
         f"the loss or its gradient was not finite in {position.dropped_in_a_row} steps in a row (to step "
         f"{position.step}); their files are listed in {run / 'not_finite.txt'} ({', '.join(names[:3])}, ...): look at "
-        "them, or lower --blr; the weights are untouched by these steps"
+        "them, or begin in another --out with a lower --blr; the weights are untouched by these steps"
     )

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -62,34 +63,47 @@ class RunFolder:
             self._metrics.close()
         self._lock.close()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether something has been learnt in this folder: a checkpoint was saved, be it damaged since."""
+        return any(self.checkpoints.glob("*step-*"))
+
     def settle(self, config: dict[str, Any], fingerprint: str, may_differ: Collection[str]) -> None:
-        """Writes config.toml and environment.json, or checks that the folder holds a run of these settings.
+        """Writes config.toml and environment.json; where the run has begun, checks that it is a run of these settings.
 
         may_differ: settings that do not change the result, such as the number of loader workers.
         Raises UserError that names what differs.
         """
         config = {key: _plain(value) for key, value in config.items() if value is not None}
-        file = self.path / "config.toml"
-        starts = self._starts()
-        before = read_config(self.path) if file.exists() else config
-        differing = [k for k in {**before, **config} if k not in may_differ and before.get(k) != config.get(k)]
-        if starts and starts[0]["data_fingerprint"] != fingerprint and "data" not in differing:
-            raise UserError(
-                f"the images have changed since the run in {self.path} began (files added, removed, renamed or of "
-                "another size): put them back, or choose another --out"
-            )
-        if differing:
-            said = ", ".join(f"{k} = {before.get(k)}, not {config.get(k)}" for k in differing)
-            raise UserError(
-                f"{self.path} holds a run with {said}: choose another --out, or --resume it with its own settings"
-            )
-        write_file(file, tomli_w.dumps(config).encode())
+        starts: list[dict[str, Any]] = []
+        if self.has_begun:
+            before = read_config(self.path)
+            differing = [k for k in {**before, **config} if k not in may_differ and before.get(k) != config.get(k)]
+            if differing:
+                said = ", ".join(f"{k} = {before.get(k)}, not {config.get(k)}" for k in differing)
+                raise UserError(
+                    f"{self.path} holds a run with {said}: choose another --out, or --resume it with its own settings"
+                )
+            starts = self._starts()
+            if starts and starts[0]["data_fingerprint"] != fingerprint:
+                raise UserError(
+                    f"the images have changed since the run in {self.path} began, or are others (files added, removed, "
+                    "renamed or of another size): put them back, or choose another --out"
+                )
+        for part in self.checkpoints.glob(".*.part"):  # left by a kill
+            shutil.rmtree(part, ignore_errors=True)
+        write_file(self.path / "config.toml", tomli_w.dumps(config).encode(errors="backslashreplace"))
         starts.append({**environment(), "data_fingerprint": fingerprint})
         write_file(self.path / "environment.json", json.dumps({"starts": starts}, indent=1).encode())
 
     def _starts(self) -> list[dict[str, Any]]:
         file = self.path / "environment.json"
-        return list(json.loads(file.read_bytes())["starts"]) if file.exists() else []
+        try:
+            return list(json.loads(file.read_bytes())["starts"])
+        except FileNotFoundError:
+            return []
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is damaged ({error}): restore it, or choose another --out") from error
 
     def rewind(self, step: int) -> None:
         """Drops what metrics.jsonl says of steps after `step`, which a resumed run takes anew."""
@@ -104,6 +118,11 @@ class RunFolder:
             self._metrics = (self.path / "metrics.jsonl").open("a")
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
+
+    def sync(self) -> None:
+        """Puts what was logged on the disk itself, before a checkpoint that stands for it. Raises OSError."""
+        if self._metrics is not None:
+            os.fsync(self._metrics.fileno())
 
 
 def read_config(run: Path) -> dict[str, Any]:
