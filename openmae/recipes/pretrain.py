@@ -176,10 +176,12 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         console.print(f"{len(source):,} images in {source.root}; {len(shown)} shown in the pictures")
         look = None
         if folder.has_begun:  # it goes on with what was chosen then
+            console.print(f"Going on with the run in {folder.path}")
             config = read_config(folder.path)
             settings = stored(settings, config, defaults_too=False)
             statistics = Statistics(tuple(config["mean"]), tuple(config["std"]))
         else:
+            console.print("Reading a sample of them: sizes, mean and standard deviation")
             look = survey(source, settings.in_chans, settings.seed)
             settings, statistics = choose(settings, look, len(source), device, console), look.statistics
             check_ranges(settings)
@@ -194,23 +196,25 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         try:
             _train(settings, folder, model.to(device), source, shown, statistics, broken, device, console)
         except RuntimeError as error:
-            raise _explained(error, folder.path) from error
+            if advice := _advice(error):
+                raise UserError(f"{advice}; the run goes on from its last checkpoint") from error
+            raise
 
 
-def _explained(error: RuntimeError, run: Path) -> Exception:
-    """What a user can mend among what torch raises as RuntimeError."""
+def _advice(error: RuntimeError) -> str:
+    """What a user can do about it, for those of torch's RuntimeErrors where there is something; else empty."""
     text = str(error)
     if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
-        return UserError(
+        return (
             "a loader process was killed, most often for want of memory (in containers, of /dev/shm): run the same "
-            f"command again, with fewer --workers if it happens again; {run} goes on from its last checkpoint"
+            "command again, with fewer --workers if it happens again"
         )
     if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
-        return UserError(
-            "the machine ran out of memory: run the same command again with a smaller --micro-batch; the batch stays "
-            "as it is, and the run goes on from its last checkpoint"
+        return (
+            "the machine ran out of memory: run the same command again with a smaller --micro-batch, which leaves the "
+            "batch as it is"
         )
-    return error
+    return ""
 
 
 def _train(
