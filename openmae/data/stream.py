@@ -6,6 +6,7 @@ batch may be larger than the data, and there is no pause between epochs.
 """
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -132,7 +133,12 @@ class Stream(Dataset[Batch]):
             prefetch_factor=4 if workers else None,
             worker_init_fn=_leave_signals_to_the_parent,
         )
-        return iter(loader)
+        batches = iter(loader)
+        if workers and threading.current_thread() is threading.main_thread():
+            # torch would raise from a signal handler, wherever the loop is, be it in the middle of a save; without
+            # it a dead worker is noticed where batches are fetched, within 5 seconds.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return batches
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

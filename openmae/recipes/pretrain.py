@@ -195,16 +195,17 @@ def pretrain(settings: Pretrain, console: Console) -> None:
             broken.note_survey(look, pair(settings.patch_size))
         try:
             _train(settings, folder, model.to(device), source, shown, statistics, broken, device, console)
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError) as error:
             if advice := _advice(error):
                 raise UserError(f"{advice}; the run goes on from its last checkpoint") from error
             raise
 
 
-def _advice(error: RuntimeError) -> str:
-    """What a user can do about it, for those of torch's RuntimeErrors where there is something; else empty."""
+def _advice(error: RuntimeError | ConnectionError) -> str:
+    """What a user can do about it, for those of torch's errors where there is something; else empty."""
     text = str(error)
-    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+    loader_died = "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text)
+    if loader_died or isinstance(error, ConnectionError):  # the loader's are the only connections there are
         return (
             "a loader process was killed, most often for want of memory (in containers, of /dev/shm): run the same "
             "command again, with fewer --workers if it happens again"
