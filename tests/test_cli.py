@@ -598,6 +598,6 @@ def test_quickstart_shows_that_pre_training_worked(tmp_path: Path, run: Run) -> 
     assert run("quickstart", "--out", tmp_path / "q")[0] == 0
     kept = json.loads((tmp_path / "q/run/evaluations.json").read_text())
     top1 = {(e["kind"], e["features"]): e["top1"] for e in kept}
-    assert top1["knn", "pre-trained"] > top1["knn", "untrained"] + 0.05
+    assert top1["knn", "pre-trained"] > top1["knn", "untrained"] + 0.08
     assert top1["linear", "pre-trained"] > top1["linear", "untrained"] + 0.03
     assert top1["knn", "pre-trained"] > top1["knn", "raw pixels"] + 0.3

@@ -71,7 +71,7 @@ def evaluate(
     Raises UserError where images or labels are missing.
     """
     names = train.class_names
-    labels_of = {"train": torch.from_numpy(train.labels), "val": _labels_by_name(val, names)}
+    labels_of = {"train": _labels_by_name(train, names), "val": _labels_by_name(val, names)}
     evaluations = []
     for features in which:
         model = loaded.model if features != "untrained" else untrained_twin(loaded.model, seed)

@@ -106,7 +106,7 @@ def fit(
     position = resume(model, optimizer, run, console)
     batches = batches_from(position.step)
     suspects: deque[list[int]] = deque(maxlen=MOST_DROPPED_IN_A_ROW)
-    saved_at, saved_step = time.monotonic(), position.step
+    saved_at = time.monotonic()
     clock, seconds_a_step = _Clock(), 0.0
 
     def save() -> None:
@@ -161,9 +161,9 @@ def fit(
             due = time.monotonic() - saved_at >= plan.checkpoint_seconds
             if due or stop.asked or position.step == plan.steps:
                 save()
-                saved_at, saved_step = time.monotonic(), position.step
+                saved_at = time.monotonic()
             if stop.asked and position.step < plan.steps:
-                raise Interrupted(f"stopped at step {saved_step} of {plan.steps}, which is saved", saved_step)
+                raise Interrupted(f"stopped at step {position.step} of {plan.steps}, which is saved", position.step)
     return position
 
 
