@@ -18,13 +18,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
     "reconstruct": ("reconstruct", "Reconstruct", "masked | reconstruction | original: MODEL IMAGE... --out PNG"),
     "knn": ("knn", "Knn", "what the features know, by nearest neighbours: MODEL DATA"),
     "probe": ("probe", "Probe", "what the features know, by a linear classifier: MODEL DATA"),
+    "stats": ("stats", "Stats", "mean, deviation and percentiles of your images: DATA"),
+    "check": ("check", "Check", "broken files, odd sizes, duplicates, suspicious labels: DATA"),
+    "pack": ("pack", "Pack", "write shards that load five times as fast: DATA SHARDS"),
     "report": ("report", "Report", "write RUN/report.html anew: RUN"),
 }
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns 0, 2 for what the user can mend, 130 when asked to stop."""
+    """Runs a command; returns 0 (`check`: how severe its findings are), 2 for bad input, 130 when asked to stop."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
@@ -33,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"openmae {__version__}")
         return 0
     try:
-        _run(argv[0], argv[1:])
+        return _run(argv[0], argv[1:])
     except UserError as error:
         print(f"openmae {argv[0]}: {error}.", file=sys.stderr)
         return 2
@@ -51,10 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"openmae {argv[0]}: stopped.", file=sys.stderr)
         return INTERRUPTED
-    return 0
 
 
-def _run(command: str, argv: list[str]) -> None:
+def _run(command: str, argv: list[str]) -> int:
     # Idle torch threads sleep instead of spinning, which would take the cores from the loader's processes:
     # 15% more images/s on 2 cores. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -67,7 +69,7 @@ def _run(command: str, argv: list[str]) -> None:
     settings_type = getattr(recipe, class_name)
     argv = _with_config_file(argv, settings_type, getattr(recipe, "DERIVED", ()))
     _check_flags(argv, settings_type)
-    recipe.run(tyro.cli(settings_type, args=argv, prog=f"openmae {command}"))
+    return recipe.run(tyro.cli(settings_type, args=argv, prog=f"openmae {command}")) or 0  # most return nothing
 
 
 def _with_config_file(argv: list[str], settings_type: type, derived: tuple[str, ...]) -> list[str]:

@@ -11,3 +11,7 @@ class Interrupted(Exception):
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
+
+
+class BrokenImage(Exception):
+    """This file gives no image; the message says why."""

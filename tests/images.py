@@ -1,5 +1,6 @@
 """Small real image files for the tests."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,13 @@ def picture(seed: int, size: tuple[int, int] = (24, 20), mode: str = "RGB") -> I
     draws = np.random.default_rng(seed)
     coarse = Image.fromarray(draws.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     return coarse.resize(size[::-1], Image.Resampling.BICUBIC).convert(mode)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """The image as a file of this kind."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)  # type: ignore[arg-type]
+    return file.getvalue()
 
 
 def write_images(folder: Path, count: int, classes: int = 2, first: int = 0) -> Path:

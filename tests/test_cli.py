@@ -17,7 +17,7 @@ from PIL import Image
 
 import openmae
 from openmae.cli import main
-from openmae.data.folder import labelled_splits
+from openmae.data.opening import labelled_splits
 from openmae.data.order import generator
 from openmae.evaluate.features import centred_images, pooled
 from openmae.evaluate.proof import evaluate, untrained_twin
@@ -230,7 +230,7 @@ def test_evaluation_reads_its_labels_by_name(finished: Path, tmp_path: Path) -> 
                     Image.new("RGB", (16, 16), [(250, 0, 0), (0, 250, 0), (0, 0, 250)][number]).save(
                         place / f"{copy}.png"
                     )
-    train, val = labelled_splits(tmp_path, 0)
+    train, val = labelled_splits(str(tmp_path), 0)
     found = evaluate(
         load_native(finished),
         train,
@@ -250,7 +250,7 @@ def test_evaluation_reads_its_labels_by_name(finished: Path, tmp_path: Path) -> 
 
 def test_features_are_the_pooled_tokens(finished: Path, data: Path) -> None:
     loaded = load_native(finished)
-    images = centred_images(loaded.model, labelled_splits(data, 0)[1])
+    images = centred_images(loaded.model, loaded.statistics, labelled_splits(str(data), 0)[1])
     batch, _ = next(images.batches(4, 0))
     tokens = loaded.model.encode(loaded.statistics.normalize(batch))
     torch.testing.assert_close(pooled(loaded.model, loaded.statistics, "mean")(batch), tokens[:, 1:].mean(1))

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageFont
 from torch import Tensor, nn
 
+from openmae.data.decode import PixelFormat
 from openmae.data.statistics import Statistics
 from openmae.masking import Masking
 from openmae.model import MaskedAutoencoder, create_model, patchify, take
@@ -46,7 +47,8 @@ def small_model(in_chans: int = 3, img_size: tuple[int, int] = (32, 32), **optio
 
 def statistics_of(model: MaskedAutoencoder) -> Statistics:
     channels = model.encoder.in_chans
-    return Statistics(tuple(0.3 + 0.02 * c for c in range(channels)), tuple(0.2 + 0.01 * c for c in range(channels)))
+    mean, std = (tuple(first + step * c for c in range(channels)) for first, step in ((0.3, 0.02), (0.2, 0.01)))
+    return Statistics(mean, std, PixelFormat(channels))
 
 
 def some_images(model: MaskedAutoencoder, count: int) -> Tensor:

@@ -1,46 +1,75 @@
-"""Bytes of an image file -> uint8 array (H, W, C). 8 bits a channel; more is refused rather than squeezed."""
+"""Bytes of an image file -> its header, or its pixels. What a file is, its first bytes say, never its name.
 
-import io
-import struct
-import warnings
+Sizes are checked before pixels are read, and again before they become what is wanted, so that no file makes this
+process grow by more than 1 GiB. A baseline JPEG above the bound can still be decoded smaller (`reduce`).
+"""
 
-import numpy as np
-import simplejpeg
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-MAX_PIXELS = 178_956_970  # Pillow's own bound on decompression bombs: 0.5 GiB of RGB
-_DEEP_MODES = ("I", "F")  # and "I;16" with its relatives
+from openmae.data.channels import PixelFormat, check_fits, fit
+from openmae.data.formats.deep import open_avif, open_heic, open_png
+from openmae.data.formats.dicom import open_dicom
+from openmae.data.formats.jpeg import open_jpeg
+from openmae.data.formats.npy import open_npy
+from openmae.data.formats.tiff import open_tiff
+from openmae.data.formats.with_pillow import open_by_pillow
+from openmae.data.header import BYTES, MAX_PIXELS, Depth, Header, Opened, check_size
+from openmae.errors import BrokenImage, UserError
+
+__all__ = [
+    "MAX_PIXELS",
+    "BrokenImage",
+    "Depth",
+    "Header",
+    "PixelFormat",
+    "check_covers_patch",
+    "decode",
+    "patch_complaint",
+    "read_header",
+]
 
 
-class BrokenImage(Exception):
-    """This file gives no image; the message says why."""
+_JPEG = b"\xff\xd8\xff"
 
 
-def decode(data: bytes, in_chans: int) -> NDArray[np.uint8]:
-    """The image as (H, W, in_chans) uint8, upright (EXIF); in_chans is 1 (grey), 2 (with alpha), 3 or 4.
+def decode(data: bytes, pixels: PixelFormat, *, reduce: int = 1, frame: int | None = None) -> NDArray[Any]:
+    """The image as (H, W, pixels.in_chans) of dtype pixels.depth, upright.
 
-    Raises BrokenImage for anything that is not a whole, readable image of 8 bits a channel.
+    reduce: 2, 4 or 8 gives a JPEG at that part of its size, rounded up; other formats stay as they are.
+    frame: of a file with several; None is the middle one.
+    Raises BrokenImage for anything that is not a whole, readable image of such channels and depth, and UserError
+    where reading it needs a package that is not installed.
     """
-    if not data:
-        raise BrokenImage("the file is empty")
-    try:
-        if data[:3] == b"\xff\xd8\xff" and in_chans in (1, 3) and b"Exif\0" not in data[:65536]:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-            if colours in ("YCbCr", "RGB", "Gray"):
-                _check_size(width, height)
-                return simplejpeg.decode_jpeg(data, "GRAY" if in_chans == 1 else "RGB")
-        return _decode_by_pillow(data, in_chans)
-    except BrokenImage:
-        raise
-    except MemoryError as error:
-        raise BrokenImage("it does not fit into memory") from error
-    except Exception as error:  # decoders raise nearly every kind on damaged bytes
-        raise BrokenImage(str(error).replace("\n", " ") or type(error).__name__) from error
+    with _reasons():
+        if data[:3] == _JPEG:
+            opened = open_jpeg(data, reduce, pixels.in_chans if pixels.bands is None else None)
+        else:
+            opened = _open(data)
+        header = opened.header
+        bytes_a_pixel = max(header.channels * BYTES[header.depth], pixels.in_chans * BYTES[pixels.depth])
+        check_size(header.height, header.width, bytes_a_pixel)
+        check_fits(header.channels, header.depth, opened.colour, pixels)
+        if frame is None:
+            frame = header.frames // 2
+        elif not 0 <= frame < header.frames:
+            raise BrokenImage(f"it has {header.frames} frames, and frame {frame} is asked for, counted from 0")
+        found = opened.pixels(frame)
+        if found.shape[:2] != (header.height, header.width):
+            raise BrokenImage(f"it holds {found.shape[:2]} pixels where its header says {header.height, header.width}")
+        return fit(found, pixels)
 
 
-def check_covers_patch(image: NDArray[np.uint8], patch_size: tuple[int, int]) -> None:
+def read_header(data: bytes) -> Header:
+    """What the file holds, without decoding a pixel. Raises as decode does."""
+    with _reasons():
+        return _open(data).header
+
+
+def check_covers_patch(image: NDArray[Any], patch_size: tuple[int, int]) -> None:
     """Raises BrokenImage where the image (H, W, C) is smaller than one patch: nothing could be learnt from it."""
     if complaint := patch_complaint(image.shape[:2], patch_size):
         raise BrokenImage(complaint)
@@ -56,32 +85,43 @@ def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> str:
     )
 
 
-def _decode_by_pillow(data: bytes, in_chans: int) -> NDArray[np.uint8]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters is whether pixels come out
-        with Image.open(io.BytesIO(data)) as image:
-            _check_size(*image.size)
-            _check_depth(image, data)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode == "P":
-                upright = upright.convert("RGBA")
-            pixels = np.array(upright.convert(MODES[in_chans]))  # a copy that torch may share
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+def _open(data: bytes) -> Opened:
+    if not data:
+        raise BrokenImage("the file is empty")
+    if data[128:132] == b"DICM" and data[:3] != _JPEG:  # what comes before may be anything, a TIFF's header too
+        return open_dicom(data)
+    for start, opener in _OPENERS.items():
+        if data.startswith(start):
+            return opener(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return open_by_pillow(data, "WEBP")
+    if data[4:8] == b"ftyp":
+        brands = data[8:64]
+        return open_avif(data) if b"avif" in brands or b"avis" in brands else open_heic(data)
+    raise BrokenImage("its first bytes are of no image format that is read here")
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise BrokenImage(f"{width} x {height} pixels are more than this version decodes ({MAX_PIXELS:,})")
+_OPENERS: dict[bytes, Callable[[bytes], Opened]] = {
+    _JPEG: open_jpeg,
+    b"\x89PNG\r\n\x1a\n": open_png,
+    b"GIF8": lambda data: open_by_pillow(data, "GIF"),
+    b"BM": lambda data: open_by_pillow(data, "BMP"),
+    b"II*\0": open_tiff,
+    b"MM\0*": open_tiff,
+    b"II+\0": open_tiff,
+    b"MM\0+": open_tiff,
+    b"\x93NUMPY": open_npy,
+}
 
 
-def _check_depth(image: Image.Image, data: bytes) -> None:
-    """Pillow reduces some 16-bit images to 8 bits without a word: these are refused here."""
-    deep = image.mode in _DEEP_MODES or image.mode.startswith("I;16")
-    if image.format == "PNG" and len(data) > 24:
-        deep = deep or struct.unpack(">B", data[24:25])[0] > 8
-    if image.format == "TIFF":
-        bits = getattr(image, "tag_v2", {}).get(258, (8,))
-        deep = deep or max(bits if isinstance(bits, tuple) else (bits,)) > 8
-    if deep:
-        raise BrokenImage("it has more than 8 bits a channel, which this version does not read")
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever a decoder raises on damaged bytes, which is nearly every kind, becomes BrokenImage."""
+    try:
+        yield
+    except (BrokenImage, UserError):
+        raise
+    except MemoryError as error:
+        raise BrokenImage("it does not fit into memory") from error
+    except Exception as error:
+        raise BrokenImage(str(error).replace("\n", " ") or type(error).__name__) from error

@@ -9,12 +9,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-_PURPOSES = {"sample": 0, "order": 1, "step": 2, "split": 3}
+Purpose = Literal["sample", "order", "step", "split", "visit"]
+_PURPOSES: dict[Purpose, int] = {"sample": 0, "order": 1, "step": 2, "split": 3, "visit": 4}
 
 
 def generator(
     seed: int,
-    purpose: Literal["sample", "order", "step", "split"],
+    purpose: Purpose,
     epoch: int = 0,
     index: int = 0,
     view: int = 0,

@@ -1,36 +1,39 @@
-"""The training stream: one endless sequence of samples, a function of (data, seed) and of nothing else.
+"""The training stream: one endless sequence of views, a function of (data, seed) and of nothing else.
 
-Position p of the stream is sample p % n of epoch p // n in that epoch's order; step s takes positions
-s * batch_size to (s + 1) * batch_size. Batches run across the ends of epochs, so no image is left out, a
-batch may be larger than the data, and there is no pause between epochs.
+A visit is one decoding of an image: visit v is image v % n of pass v // n, in that pass's order. It gives
+`repeats` views; view p of the stream is view p % repeats of visit p // repeats. Step s takes views
+s * batch_size to (s + 1) * batch_size, of which each rank takes an equal run. Batches go on across the ends
+of epochs, so no image is left out, a batch may be larger than the data, and there is no pause.
 """
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache, partial
+from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from openmae.data.decode import BrokenImage, check_covers_patch, decode
-from openmae.data.folder import ImageFolder
+from openmae.data.decode import PixelFormat, decode, patch_complaint, read_header
 from openmae.data.order import epoch_order, generator
-from openmae.data.views import Augmentation, training_view
+from openmae.data.pool import AHEAD, Hand, SharedArray, ordered
+from openmae.data.source import Source
+from openmae.data.views import Augmentation, cut, draw_crop, reduction
+from openmae.errors import BrokenImage
 from openmae.masking import Masking
 
 MOST_REPLACEMENTS = 100  # tries to replace a broken image before the batch is given up
+MOST_VIEWS_A_PIECE = 32  # of a batch, made by one worker: enough that handing it over costs nothing
 
 
 @dataclass
 class Batch:
-    """images (B, C, H, W) uint8; visible (B, V) and queries (B, Q) patches; indices (B,) of the images in the
-    source, as they were asked for; broken: (index, reason) of files that another image stood in for;
-    failure: why the batch is of no use, where it is not."""
+    """images (B, C, H, W) uint8, uint16 or float32, in channels-last memory; visible (B, V) and queries (B, Q)
+    patches; indices (B,) of the images in the source, as they were asked for; broken: (index, reason) of files
+    that another image stood in for; failure: why the batch is of no use, where it is not."""
 
     images: Tensor
     visible: Tensor
@@ -42,28 +45,47 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
-    def pin_memory(self) -> "Batch":
-        """Called by the DataLoader; makes the copy to a GPU asynchronous."""
-        return self._each(Tensor.pin_memory)
-
     def to(self, device: torch.device) -> "Batch":
         """The same batch with what the model needs on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        images, visible, queries = change(self.images), change(self.visible), change(self.queries)
+        images, visible, queries = (
+            tensor.to(device, non_blocking=True) for tensor in (self.images, self.visible, self.queries)
+        )
         return replace(self, images=images, visible=visible, queries=queries)
 
 
 @dataclass(frozen=True)
-class Stream(Dataset[Batch]):
-    """Makes the batch of any positions of the stream.
+class _Piece:
+    """Views `start` to `stop`, all of one step; the images of their visits; the slot of the ring they go to."""
 
-    masks: how patches hide on `grid`; its ratio follows the step, so `batch_size` and `steps` are needed.
+    start: int
+    stop: int
+    images: list[int]
+    slot: int
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A piece's views. images (n, H, W, C), or None where they are in the ring."""
+
+    slot: int
+    images: NDArray[Any] | None
+    visible: NDArray[np.int64]
+    queries: NDArray[np.int64]
+    indices: list[int]
+    broken: list[tuple[int, str]]
+    failure: str | None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Makes the batches of any steps.
+
+    masking: how patches hide; its ratio follows the step, so `batch_size` and `steps` are needed.
+    repeats: views of each decoded image, one after the other; batch_size counts views.
     """
 
-    source: ImageFolder
-    in_chans: int
+    source: Source
+    pixels: PixelFormat
     img_size: tuple[int, int]
     patch_size: tuple[int, int]
     augmentation: Augmentation
@@ -71,84 +93,153 @@ class Stream(Dataset[Batch]):
     batch_size: int
     steps: int
     seed: int
+    repeats: int = 1
 
-    def __getitems__(self, positions: list[int]) -> Batch:
-        """The batch of these positions, which must belong to one step."""
-        step = positions[0] // self.batch_size
-        ratio = self.masking.ratio(step / self.steps, generator(self.seed, "step", index=step).random())
-        grid = (self.img_size[0] // self.patch_size[0], self.img_size[1] // self.patch_size[1])
-        images, visible, queries, indices = [], [], [], []
-        broken: list[tuple[int, str]] = []
-        failure = None
-        for position in positions:
-            epoch, place = divmod(position, len(self.source))
-            index = int(_cached_order(self.seed, epoch, len(self.source))[place])
-            draws = generator(self.seed, "sample", epoch=epoch, index=index)
-            pixels = self._load(index, draws, broken)
-            if pixels is None:
-                failure = f"{MOST_REPLACEMENTS} images in a row cannot be used: check that the files are there"
-                pixels = np.zeros((*self.img_size, self.in_chans), np.uint8)
-            images.append(training_view(pixels, self.img_size, self.augmentation, draws))
-            shown, asked = self.masking.draw(draws, grid, ratio)
-            visible.append(shown)
-            queries.append(asked)
-            indices.append(index)
-        return Batch(
-            torch.stack(images),
-            torch.from_numpy(np.stack(visible)),
-            torch.from_numpy(np.stack(queries)),
-            torch.tensor(indices),
-            broken,
-            failure,
-        )
-
-    def _load(self, index: int, draws: np.random.Generator, broken: list[tuple[int, str]]) -> NDArray[np.uint8] | None:
-        """The image, or, where its file is broken, another one drawn with the sample's own generator."""
-        for _ in range(MOST_REPLACEMENTS):
-            try:
-                pixels = decode(self.source.read(index), self.in_chans)
-                check_covers_patch(pixels, self.patch_size)
-                return pixels
-            except (OSError, BrokenImage) as error:
-                broken.append((index, str(error)))
-                index = int(draws.integers(len(self.source)))
-        return None
-
-    def batches(self, first_step: int, micro_batch: int, workers: int, pin: bool = False) -> Iterator[Batch]:
+    def batches(
+        self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
         """The stream from `first_step` on, each step in micro-batches of at most `micro_batch`.
 
         workers: processes that load; 0 loads in this one. The result is the same.
+        pin: into page-locked memory, from where a GPU copies while it works.
+        rank, world_size: this process takes views rank / world_size to (rank + 1) / world_size of each step.
+        Raises ValueError where world_size does not divide batch_size.
         """
-        plan = (
-            range(start, min(start + micro_batch, (step + 1) * self.batch_size))
-            for step in range(first_step, self.steps)
-            for start in range(step * self.batch_size, (step + 1) * self.batch_size, micro_batch)
+        if self.batch_size % world_size:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of world_size {world_size}")
+        share = self.batch_size // world_size
+        most = min(MOST_VIEWS_A_PIECE, -(-min(micro_batch, share) // max(1, workers)))
+        most += -most % self.repeats  # a visit's views in one piece, where batches allow it
+        plan = [_runs(start, min(start + micro_batch, share), most) for start in range(0, share, micro_batch)]
+        slots = workers * AHEAD
+        shape = (slots, most, *self.img_size, self.pixels.in_chans)
+        ring = SharedArray(shape, self.pixels.depth) if workers else None
+
+        def pieces() -> Iterator[_Piece]:
+            slot = 0
+            for step in range(first_step, self.steps):
+                begin = step * self.batch_size + rank * share
+                for start, stop in (run for runs in plan for run in runs):
+                    yield _Piece(begin + start, begin + stop, self._images(begin + start, begin + stop), slot)
+                    slot = (slot + 1) % slots if slots else 0
+
+        made = ordered(partial(_make, self, ring), pieces(), workers)
+        return _assembled(made, plan, self.steps - first_step, ring, pin)
+
+    def views(self, start: int, stop: int) -> Batch:
+        """The views `start` to `stop` of the stream, which belong to one step."""
+        made = _make(self, None, _Piece(start, stop, self._images(start, stop), 0), Hand())
+        return next(_assembled(iter([made]), [[(start, stop)]], 1, None, False))
+
+    def _images(self, start: int, stop: int) -> list[int]:
+        """The index of the image of each visit that gives the views."""
+        length = len(self.source)
+        visits = range(start // self.repeats, (stop - 1) // self.repeats + 1)
+        return [int(_cached_order(self.seed, visit // length, length)[visit % length]) for visit in visits]
+
+
+def _make(stream: Stream, ring: SharedArray | None, piece: _Piece, hand: Hand) -> _Made:
+    step = piece.start // stream.batch_size
+    ratio = stream.masking.ratio(step / stream.steps, generator(stream.seed, "step", index=step).random())
+    grid = (stream.img_size[0] // stream.patch_size[0], stream.img_size[1] // stream.patch_size[1])
+    shape = (piece.stop - piece.start, *stream.img_size, stream.pixels.in_chans)
+    images = np.zeros(shape, stream.pixels.depth) if ring is None else ring.array[piece.slot]
+    visible, queries = [], []
+    indices: list[int] = []
+    broken: list[tuple[int, str]] = []
+    failure = None
+    fetched = stream.source.read_many(piece.images)
+    for visit, (index, data) in enumerate(zip(piece.images, fetched, strict=True), piece.start // stream.repeats):
+        first = visit * stream.repeats
+        draws = [
+            generator(stream.seed, "sample", epoch=visit // len(stream.source), index=index, view=view)
+            for view in range(stream.repeats)
+        ]
+        views = _load(stream, visit, index, data, draws, hand, broken)
+        if views is None:
+            failure = f"{MOST_REPLACEMENTS} images in a row cannot be used: check that the files are there"
+        for view in range(max(piece.start, first) - first, min(piece.stop, first + stream.repeats) - first):
+            if views is not None:
+                views(view, images[len(indices)])
+            shown, asked = stream.masking.draw(draws[view], grid, ratio)
+            visible.append(shown)
+            queries.append(asked)
+            indices.append(index)
+    return _Made(
+        piece.slot, images if ring is None else None, np.stack(visible), np.stack(queries), indices, broken, failure
+    )
+
+
+def _load(
+    stream: Stream,
+    visit: int,
+    index: int,
+    data: bytes | OSError | BrokenImage,
+    draws: list[np.random.Generator],
+    hand: Hand,
+    broken: list[tuple[int, str]],
+) -> Callable[[int, NDArray[Any]], NDArray[Any]] | None:
+    """Decodes the image of a visit, or, where its file is broken, another one. -> what writes the view of a
+    number to an array (H, W, C)."""
+    other = cache(
+        partial(generator, stream.seed, "visit", epoch=visit // len(stream.source), index=index)
+    )  # seldom used
+    for _ in range(MOST_REPLACEMENTS):
+        try:
+            hand.take(index)
+            if not isinstance(data, bytes):
+                raise data
+            header = read_header(data)
+            size = (header.height, header.width)
+            if complaint := patch_complaint(size, stream.patch_size):
+                raise BrokenImage(complaint)
+            crops = [draw_crop(size, stream.img_size, stream.augmentation, own) for own in draws]
+            # By all views of the visit, also those of another piece: the pixels must not depend on the pieces.
+            reduce = min(reduction((crop.height, crop.width), stream.img_size) for crop in crops)
+            frame = int(other().integers(header.frames)) if header.frames > 1 else None
+            image = decode(data, stream.pixels, reduce=reduce, frame=frame)
+            return lambda view, out: cut(image, size, crops[view], stream.img_size, out)
+        except (OSError, BrokenImage) as error:
+            broken.append((index, str(error)))
+            index = int(other().integers(len(stream.source)))
+            data = stream.source.read_many([index])[0]
+    return None
+
+
+def _assembled(
+    made: Iterator[_Made], plan: list[list[tuple[int, int]]], steps: int, ring: SharedArray | None, pin: bool
+) -> Iterator[Batch]:
+    """The pieces put together to micro-batches, out of the ring, whose slots are used again."""
+    for runs in chain.from_iterable(repeat(plan, steps)):
+        parts: list[_Made] = []
+        images: Tensor | None = None
+        at = 0
+        for start, stop in runs:
+            part = next(made)
+            pixels = part.images if ring is None else ring.array[part.slot, : stop - start]
+            assert pixels is not None
+            if images is None:
+                shape = (runs[-1][1] - runs[0][0], *pixels.shape[1:])
+                images = torch.empty(shape, dtype=torch.from_numpy(pixels[:0]).dtype, pin_memory=pin)
+            images[at : at + len(pixels)] = torch.from_numpy(pixels)
+            at += len(pixels)
+            parts.append(part)
+        assert images is not None
+        visible, queries = (
+            torch.from_numpy(np.concatenate([getattr(part, name) for part in parts])) for name in ("visible", "queries")
         )
-        loader = DataLoader(
-            self,
-            batch_sampler=plan,  # type: ignore[arg-type]
-            num_workers=workers,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]
-            pin_memory=pin,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals_to_the_parent,
+        yield Batch(
+            images.permute(0, 3, 1, 2),
+            visible.pin_memory() if pin else visible,
+            queries.pin_memory() if pin else queries,
+            torch.tensor([index for part in parts for index in part.indices]),
+            [entry for part in parts for entry in part.broken],
+            next((part.failure for part in parts if part.failure), None),
         )
-        batches = iter(loader)
-        if workers and threading.current_thread() is threading.main_thread():
-            # torch would raise from a signal handler, wherever the loop is, be it in the middle of a save; without
-            # it a dead worker is noticed where batches are fetched, within 5 seconds.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        return batches
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C and many schedulers signal the whole process group; the parent still needs batches to end its step."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
+def _runs(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    return [(at, min(at + most, stop)) for at in range(start, stop, most)]
 
 
 @lru_cache(maxsize=2)

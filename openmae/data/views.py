@@ -1,13 +1,14 @@
-"""Decoded image -> the view that the model sees: random resized crop and flip, or a centred one. All uint8."""
+"""Decoded image -> the view that the model sees: random resized crop and flip, or a centred one."""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
+
+LARGEST_REDUCTION = 8  # of a JPEG
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,23 @@ class Augmentation:
             raise ValueError(f"crop_scale is {self.crop_scale}; give two ascending numbers above 0 and up to 1")
 
 
-def training_view(
-    image: NDArray[np.uint8],
-    img_size: tuple[int, int],
-    augmentation: Augmentation,
-    generator: np.random.Generator,
-) -> Tensor:
-    """(H, W, C) -> (C, *img_size). Area and aspect are drawn once and clamped to the image, never again
-    (as the released code does); the aspect varies by 3/4 to 4/3 about that of img_size."""
-    height, width = image.shape[:2]
+@dataclass(frozen=True)
+class Crop:
+    """Which pixels of an image a view shows: rows top to top + height, columns left to left + width, mirrored."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool
+
+
+def draw_crop(
+    size: tuple[int, int], img_size: tuple[int, int], augmentation: Augmentation, generator: np.random.Generator
+) -> Crop:
+    """A crop of an image of `size` (height, width). Area and aspect are drawn once and clamped to the image, never
+    again (as the released code does); the aspect varies by 3/4 to 4/3 about that of img_size."""
+    height, width = size
     area = height * width * generator.uniform(*augmentation.crop_scale)
     aspect = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3))) * img_size[1] / img_size[0]
     if augmentation.crop_scale == (1.0, 1.0):
@@ -43,26 +52,67 @@ def training_view(
     h = min(height, max(1, round(math.sqrt(area / aspect))))
     w = min(width, max(1, round(math.sqrt(area * aspect))))
     top, left = int(generator.integers(0, height - h + 1)), int(generator.integers(0, width - w + 1))
-    view = resize(image[top : top + h, left : left + w], img_size)
-    return view.flip(-1) if augmentation.hflip and generator.random() < 0.5 else view
+    return Crop(top, left, h, w, augmentation.hflip and bool(generator.random() < 0.5))
 
 
-def centred_view(image: NDArray[np.uint8], img_size: tuple[int, int]) -> Tensor:
-    """(H, W, C) -> (C, *img_size): resized to cover 256/224 of img_size, then its centre (the paper's
-    evaluation view). An image of exactly img_size, as small ones often are, is taken as it is."""
+def reduction(size: tuple[int, int], img_size: tuple[int, int]) -> int:
+    """By how much, 1, 2, 4 or 8, an image may be decoded smaller so that a crop of `size` keeps twice the pixels of
+    img_size a side: enough that the resized crop is as sharp."""
+    factor = LARGEST_REDUCTION
+    while factor > 1 and any(have < 2 * want * factor for have, want in zip(size, img_size, strict=True)):
+        factor //= 2
+    return factor
+
+
+def cut(
+    image: NDArray[Any], size: tuple[int, int], crop: Crop, img_size: tuple[int, int], out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """(h, w, C) -> (*img_size, C). `size` is what the crop was drawn for; the image may have been decoded smaller.
+    out: where to write the view."""
+    vertical, horizontal = image.shape[0] / size[0], image.shape[1] / size[1]
+    top, left = round(crop.top * vertical), round(crop.left * horizontal)
+    height, width = max(1, round(crop.height * vertical)), max(1, round(crop.width * horizontal))
+    part = image[top : top + height, left : left + width]
+    if crop.mirrored:
+        part = torch.from_numpy(part).flip(1).numpy()  # numpy takes ten times as long to copy pixels backwards
+    return resize(part, img_size, out)
+
+
+def centred_view(image: NDArray[Any], img_size: tuple[int, int]) -> NDArray[Any]:
+    """(H, W, C) -> (*img_size, C): resized to cover 256/224 of img_size, then its centre (the paper's evaluation
+    view). An image of exactly img_size, as small ones often are, is taken as it is."""
     height, width = image.shape[:2]
     if (height, width) == img_size:
-        return torch.from_numpy(image.copy()).permute(2, 0, 1).contiguous()
+        return image
     factor = max(side * 256 / 224 / length for side, length in zip(img_size, (height, width), strict=True))
     larger = resize(image, (max(img_size[0], round(height * factor)), max(img_size[1], round(width * factor))))
-    top, left = (larger.shape[1] - img_size[0]) // 2, (larger.shape[2] - img_size[1]) // 2
-    return larger[:, top : top + img_size[0], left : left + img_size[1]].contiguous()
+    top, left = (larger.shape[0] - img_size[0]) // 2, (larger.shape[1] - img_size[1]) // 2
+    return larger[top : top + img_size[0], left : left + img_size[1]]
 
 
-def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
-    """(h, w, C) -> (C, *size) uint8, bicubic with antialiasing."""
-    # A channels-last view of the array: torch has a fast uint8 kernel for it, and nothing is copied before.
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    if tuple(image.shape[:2]) == size:
-        return pixels[0].contiguous()
-    return F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)[0].contiguous()
+def resize(image: NDArray[Any], size: tuple[int, int], out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """(h, w, C) uint8, uint16 or float32 -> (*size, C) of the same kind, bicubic with antialiasing.
+    out: where to write it."""
+    if out is None:
+        out = np.empty((*size, image.shape[2]), image.dtype)
+    if image.shape[:2] == size:
+        out[:] = image
+    elif image.dtype != np.uint8:
+        resized = _bicubic(image.astype(np.float32), np.empty(out.shape, np.float32))
+        # A bicubic kernel overshoots at edges.
+        out[:] = resized if image.dtype == np.float32 else np.clip(resized.round(), 0, 65535)
+    elif image.shape[2] <= 4:
+        _bicubic(np.ascontiguousarray(image), out)
+    else:  # torch's fast kernel takes up to 4 channels of 8 bits; the one for more is slow
+        for start in range(0, image.shape[2], 4):
+            some = np.ascontiguousarray(image[..., start : start + 4])
+            out[..., start : start + 4] = _bicubic(some, np.empty((*size, some.shape[2]), np.uint8))
+    return out
+
+
+def _bicubic(image: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
+    """(h, w, C) -> out (H, W, C)."""
+    # What F.interpolate calls, but it would put the channels first, which costs more than the interpolation.
+    pixels, target = (torch.from_numpy(array).permute(2, 0, 1)[None] for array in (image, out))
+    torch.ops.aten._upsample_bicubic2d_aa.out(pixels, list(out.shape[:2]), False, None, None, out=target)
+    return out

@@ -2,72 +2,102 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
-from openmae.data.decode import BrokenImage, check_covers_patch, decode
-from openmae.data.folder import ImageFolder
-from openmae.data.statistics import Statistics
-from openmae.data.views import centred_view
-from openmae.errors import UserError
+from openmae.data.decode import PixelFormat, decode, patch_complaint, read_header
+from openmae.data.pool import AHEAD, Hand, SharedArray, ordered
+from openmae.data.source import Source
+from openmae.data.statistics import Statistics, to_float
+from openmae.data.views import centred_view, reduction
+from openmae.errors import BrokenImage, UserError
 from openmae.model import MaskedAutoencoder
 
 Pool = Literal["mean", "class"]
+IMAGES_A_PIECE = 32  # made by one worker
 
 
 @dataclass(frozen=True)
-class CentredImages(Dataset[Tensor | None]):
-    """Every image of a source in order, as its centred view (C, H, W) uint8; None where it is broken."""
+class CentredImages:
+    """Every image of a source in order, as its centred view."""
 
-    source: ImageFolder
-    in_chans: int
+    source: Source
+    pixels: PixelFormat
     img_size: tuple[int, int]
     patch_size: tuple[int, int]
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Tensor | None:
-        try:
-            pixels = decode(self.source.read(index), self.in_chans)
-            check_covers_patch(pixels, self.patch_size)
-        except (OSError, BrokenImage):
-            return None
-        return centred_view(pixels, self.img_size)
-
     def batches(self, batch_size: int, workers: int) -> Iterator[tuple[Tensor, list[int]]]:
-        """(images (B, C, H, W) uint8, their indices) over the whole source, broken ones left out."""
-        loader = DataLoader(self, batch_size, num_workers=workers, collate_fn=_as_it_is)
-        start = 0
-        for batch in loader:
-            good = [(image, start + i) for i, image in enumerate(batch) if image is not None]
-            start += len(batch)
-            if good:
-                yield torch.stack([image for image, _ in good]), [index for _, index in good]
+        """(images (B, C, H, W), their indices) over the whole source, broken ones left out; B is at most batch_size.
+
+        workers: processes that load; 0 loads in this one.
+        """
+        slots = max(1, workers * AHEAD)
+        shape = (slots, IMAGES_A_PIECE, *self.img_size, self.pixels.in_chans)
+        ring = SharedArray(shape, self.pixels.depth)
+        pieces = (
+            (slot % slots, range(start, min(start + IMAGES_A_PIECE, len(self))))
+            for slot, start in enumerate(range(0, len(self), IMAGES_A_PIECE))
+        )
+        parts: list[NDArray[Any]] = []
+        indices: list[int] = []
+        for slot, good in ordered(partial(_put, self, ring), pieces, workers):
+            parts.append(ring.array[slot, : len(good)].copy())
+            indices += good
+            if len(indices) > batch_size - IMAGES_A_PIECE:
+                yield _batch(parts), indices
+                parts, indices = [], []
+        if indices:
+            yield _batch(parts), indices
 
 
-def _as_it_is(batch: list[Tensor | None]) -> list[Tensor | None]:
-    return batch
+def _put(images: CentredImages, ring: SharedArray, piece: tuple[int, range], hand: Hand) -> tuple[int, list[int]]:
+    """Writes the views of a piece into its slot -> the slot, and the indices of the images that were good."""
+    slot, numbers = piece
+    good: list[int] = []
+    for index, data in zip(numbers, images.source.read_many(numbers), strict=True):
+        try:
+            hand.take(index)
+            if not isinstance(data, bytes):
+                raise data
+            header = read_header(data)
+            size = (header.height, header.width)
+            if not patch_complaint(size, images.patch_size):
+                image = decode(data, images.pixels, reduce=reduction(size, images.img_size))
+                ring.array[slot, len(good)] = centred_view(image, images.img_size)
+                good.append(index)
+        except (OSError, BrokenImage):
+            continue
+    return slot, good
 
 
-def centred_images(model: MaskedAutoencoder, source: ImageFolder) -> CentredImages:
+def _batch(parts: list[NDArray[Any]]) -> Tensor:
+    """(n, H, W, C) each -> (B, C, H, W)."""
+    return torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2)
+
+
+def centred_images(model: MaskedAutoencoder, statistics: Statistics, source: Source) -> CentredImages:
     """The source's images as this model takes them. Raises UserError unless the model is for 2-D images."""
     encoder = model.encoder
     if len(encoder.img_size) != 2 or len(encoder.patch_size) != 2:
         raise UserError(f"this model is for images of {len(encoder.img_size)} axes, and files hold 2")
     height, width = encoder.img_size
     patch_height, patch_width = encoder.patch_size
-    return CentredImages(source, encoder.in_chans, (height, width), (patch_height, patch_width))
+    return CentredImages(source, statistics.pixels, (height, width), (patch_height, patch_width))
 
 
 def pooled(
     model: MaskedAutoencoder, statistics: Statistics, pool: Pool, layer: int | None = None
 ) -> Callable[[Tensor], Tensor]:
-    """A function from images (B, C, H, W) uint8 to features (B, D): the mean of the patch tokens, or the mean
+    """A function from images (B, C, H, W) to features (B, D): the mean of the patch tokens, or the mean
     of the class tokens, after block `layer` (1..depth; default the last).
 
     Raises UserError where the model has no such layer or no class token.
@@ -89,13 +119,13 @@ RAW_SIDE = 32
 
 
 def raw_pixels(images: Tensor) -> Tensor:
-    """(B, C, H, W) uint8 -> (B, C * h * w): the baseline that any feature has to beat.
+    """(B, C, H, W) -> (B, C * h * w), 8- and 16-bit ones scaled to 0..1: the baseline that any feature has to beat.
 
     Images are averaged down to at most RAW_SIDE pixels a side: more make nearest neighbours no better, and a
     linear classifier on 150,528 values an image takes hours.
     """
     height, width = (min(side, RAW_SIDE) for side in images.shape[2:])
-    return F.adaptive_avg_pool2d(images.float() / 255, (height, width)).flatten(1)
+    return F.adaptive_avg_pool2d(to_float(images), (height, width)).flatten(1)
 
 
 @torch.no_grad()
@@ -118,5 +148,5 @@ def extract(
         indices += batch_indices
         progress(len(indices))
     if not rows:
-        raise UserError(f"none of the {len(images)} images in {images.source.root} can be read: check the files")
+        raise UserError(f"none of the {len(images)} images in {images.source.location} can be read: check the files")
     return torch.cat(rows), torch.tensor(indices)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from openmae.data.folder import ImageFolder
+from openmae.data.source import Source
 from openmae.evaluate.features import Pool, centred_images, extract, pooled, raw_pixels
 from openmae.evaluate.knn import accuracy, knn_predict
 from openmae.evaluate.probe import linear_predict
@@ -51,8 +51,8 @@ def untrained_twin(model: MaskedAutoencoder, seed: int = 0) -> MaskedAutoencoder
 
 def evaluate(
     loaded: Loaded,
-    train: ImageFolder,
-    val: ImageFolder,
+    train: Source,
+    val: Source,
     data: str,
     kinds: Sequence[Kind],
     which: Sequence[Features],
@@ -67,7 +67,7 @@ def evaluate(
 ) -> list[Evaluation]:
     """Top-1 and top-5 of every kind of classifier on every kind of features, fitted on train, measured on val.
 
-    Labels are class folders, matched between the splits by name. `say(what, done, of)` hears of the progress.
+    Labels are matched between the splits by name. `say(what, done, of)` hears of the progress.
     Raises UserError where images or labels are missing.
     """
     names = train.class_names
@@ -84,7 +84,8 @@ def evaluate(
             def hear(done: int, what: str = what, total: int = total) -> None:
                 say(what, done, total)
 
-            rows[split], indices = extract(centred_images(model, source), function, device, workers, progress=hear)
+            images = centred_images(model, loaded.statistics, source)
+            rows[split], indices = extract(images, function, device, workers, progress=hear)
             labels[split] = labels_of[split][indices]
         for kind in kinds:
             say(f"{features}: {kind}", 0, 0)
@@ -110,7 +111,7 @@ def evaluate(
     return evaluations
 
 
-def _labels_by_name(source: ImageFolder, names: Sequence[str]) -> torch.Tensor:
+def _labels_by_name(source: Source, names: Sequence[str]) -> torch.Tensor:
     """(n,) labels in the numbering of `names`, whatever classes this split happens to hold."""
     number = {name: i for i, name in enumerate(names)}
-    return torch.tensor([number[path.split("/", 1)[0]] for path in source.paths])
+    return torch.tensor([number[name] for name in source.class_names])[torch.from_numpy(source.labels)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from openmae.data.folder import ImageFolder
+from openmae.data.source import Source
 from openmae.data.statistics import Survey
 from openmae.data.stream import Batch
 from openmae.errors import UserError
@@ -15,7 +15,7 @@ class BrokenFiles:
     max_share: share of the files, 0 to 1, that may be broken.
     """
 
-    def __init__(self, source: ImageFolder, folder: RunFolder, max_share: float) -> None:
+    def __init__(self, source: Source, folder: RunFolder, max_share: float) -> None:
         self.source, self.file, self.max_share = source, folder.path / "broken.txt", max_share
         self.seen: dict[str, str] = {}
         if not folder.has_begun:  # files that a failed start listed may be mended
@@ -42,7 +42,7 @@ class BrokenFiles:
             yield batch
 
     def _note(self, broken: Iterable[tuple[int, str]]) -> None:
-        named = {_on_one_line(self.source.paths[index]): _on_one_line(reason) for index, reason in broken}
+        named = {on_one_line(self.source.name(index)): on_one_line(reason) for index, reason in broken}
         new = {path: reason for path, reason in named.items() if path not in self.seen}
         self.seen |= new
         if new:
@@ -58,6 +58,6 @@ class BrokenFiles:
             )
 
 
-def _on_one_line(text: str) -> str:
-    """Printable: no tabs, line ends, or bytes that are no UTF-8."""
+def on_one_line(text: str) -> str:
+    """Printable text for a list of one line a file: no tabs, line ends, or bytes that are no UTF-8."""
     return " ".join(text.encode(errors="backslashreplace").decode().split())

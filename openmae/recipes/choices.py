@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -50,6 +49,12 @@ def choose(settings: "Pretrain", look: Survey, images: int, device: torch.device
         if getattr(settings, name) is None or getattr(settings, name) == "auto":
             chosen[name] = value
             reasons.append(f"  --{name.replace('_', '-')} {_shown(value)}: {reason}")
+
+    pixels = look.statistics.pixels
+    fill("in_chans", pixels.in_chans, look.why_channels)
+    fill("pixel_type", pixels.depth, "the deepest that the images have")
+    fill("mean", look.statistics.mean, f"over {len(look.sizes):,} of the images")
+    fill("std", look.statistics.std, "likewise")
 
     kind = device.type.upper()
     on_gpu = device.type != "cpu"
@@ -127,9 +132,7 @@ def stored(settings: "Pretrain", config: dict[str, Any], defaults_too: bool) -> 
         is_open = given is None or given == "auto" or (defaults_too and given == field.default)
         if is_open and field.name in config:
             value = config[field.name]
-            values[field.name] = (
-                Path(value) if field.name == "data" else tuple(value) if isinstance(value, list) else value
-            )
+            values[field.name] = tuple(value) if isinstance(value, list) else value
     return replace(settings, **values)
 
 
@@ -140,4 +143,6 @@ def pair(sides: int | tuple[int, int] | None) -> tuple[int, int]:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(_shown(entry) for entry in value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,16 +1,16 @@
-"""Draws the panel masked | reconstruction | original of image files, for `pretrain` and `reconstruct`."""
+"""Draws the panel masked | reconstruction | original of images, for `pretrain` and `reconstruct`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from openmae.data.decode import BrokenImage, check_covers_patch, decode
+from openmae.data.decode import decode, patch_complaint, read_header
 from openmae.data.order import generator
 from openmae.data.statistics import Statistics
-from openmae.data.views import centred_view
-from openmae.errors import UserError
+from openmae.data.views import centred_view, reduction
+from openmae.errors import BrokenImage, UserError
 from openmae.model import MaskedAutoencoder
 from openmae.report.pictures import panel, save_picture
 
@@ -20,15 +20,15 @@ _EPOCH = 2**63  # no epoch of training, so the panel's masks are its own
 def draw_panel(
     model: MaskedAutoencoder,
     statistics: Statistics,
-    files: Sequence[Path],
-    names: Sequence[str],
+    pictured: Sequence[tuple[str, Callable[[], bytes]]],
     out: Path,
     *,
     seed: int,
     mask_ratio: float | None = None,
     patch_stats: Literal["true", "visible"] = "true",
 ) -> list[str]:
-    """Writes the PNG: the i-th image always has the same mask. Returns a complaint for each unreadable file.
+    """Writes the PNG. pictured: the name of each image, and what reads its bytes; the i-th always has the same mask.
+    Returns a complaint for each that cannot be read.
 
     Raises UserError where none can be read, OSError where `out` cannot be written.
     """
@@ -36,17 +36,21 @@ def draw_panel(
     patch_height, patch_width = model.encoder.patch_size
     images, visible, shown = [], [], []
     complaints = []
-    for number, (file, name) in enumerate(zip(files, names, strict=True)):
+    for number, (name, read) in enumerate(pictured):
         try:
-            pixels = decode(file.read_bytes(), model.encoder.in_chans)
-            check_covers_patch(pixels, (patch_height, patch_width))
+            data = read()
+            header = read_header(data)
+            size = (header.height, header.width)
+            if complaint := patch_complaint(size, (patch_height, patch_width)):
+                raise BrokenImage(complaint)
+            image = decode(data, statistics.pixels, reduce=reduction(size, (height, width)))
         except BrokenImage as error:
-            complaints.append(f"{file}: {error}")
+            complaints.append(f"{name}: {error}")
             continue
         except OSError as error:
-            complaints.append(f"{file}: {error.strerror or error}")
+            complaints.append(f"{name}: {error.strerror or error}")
             continue
-        images.append(centred_view(pixels, (height, width)))
+        images.append(torch.from_numpy(centred_view(image, (height, width)).copy()).permute(2, 0, 1))
         draws = generator(seed, "sample", epoch=_EPOCH, index=number)
         visible.append(torch.from_numpy(model.masking.draw(draws, model.encoder.grid, mask_ratio)[0]))
         shown.append(name)

@@ -11,6 +11,7 @@ and the machine, and printed with the reason.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,8 +22,11 @@ from rich.console import Console
 from torch import Tensor
 from tyro.conf import Positional, arg
 
-from openmae.data.folder import ImageFolder, has_splits, open_folder
+from openmae.data.decode import Depth, PixelFormat
+from openmae.data.memory import in_memory
+from openmae.data.opening import has_splits, open_source
 from openmae.data.order import generator
+from openmae.data.source import Source
 from openmae.data.statistics import Statistics, survey
 from openmae.data.stream import Batch, Stream
 from openmae.data.views import Augmentation
@@ -50,7 +54,7 @@ _HARMLESS = (
     "device",
     "checkpoint_minutes",
 )  # may differ between the starts of a run
-DERIVED = ("steps", "mean", "std")  # entries of a run's config.toml that follow from the others and the images
+DERIVED = ("steps",)  # entries of a run's config.toml that follow from the others and the images
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,9 @@ class Pretrain:
     settings below; the command line wins.
     """
 
-    data: Positional[Annotated[Path | None, arg(metavar="DATA")]] = None
-    """Folder of images, any depth. If it holds train/ and val/, train/ is used and val/ gives the pictures."""
+    data: Positional[Annotated[str | None, arg(metavar="DATA")]] = None
+    """A folder of images (any depth), a .csv or .parquet with a column path, tar shards (also http:// and s3://),
+    parquet with image bytes, or a .npy or .npz array. If it has splits, train is used and val gives the pictures."""
     out: Annotated[Path | None, arg(metavar="RUN")] = None
     """Run folder to write: config, metrics, checkpoints, pictures, weights, report."""
     resume: bool = False
@@ -74,8 +79,16 @@ class Pretrain:
     """Pixels a side that the model sees, 224 or 224x160 (height x width). Default: 224, or less for small images."""
     patch_size: Sides | None = None
     """Pixels a side of a patch, 16 or 16x8 (height x width). Default: 16 (vit_huge 14), less for small images."""
-    in_chans: Literal[1, 3] = 3
-    """Channels: 3 for colour, 1 for grey."""
+    in_chans: int | None = None
+    """Channels. Default: what the images have, or 3 for grey and colour together."""
+    bands: tuple[int, ...] | None = None
+    """Which of the files' channels, counted from 1. Default: all."""
+    pixel_type: Depth | None = None
+    """What pixels are until they are normalised. Default: the deepest found, so that nothing is squeezed."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, of 8- and 16-bit pixels scaled to 0..1. Default: of a sample of the images."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each channel, likewise. `openmae stats` computes both over all images."""
     embed_dim: int | None = None
     """Encoder width, instead of the model's."""
     depth: int | None = None
@@ -116,6 +129,9 @@ class Pretrain:
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Least and most share of an image's area in a random crop; 1 1 takes whole images."""
+    repeat_aug: int = 1
+    """Views, one after the other, of an image once it is decoded (repeated augmentation): for when loading is what the
+    training waits for. Epochs and the batch count views."""
     hflip: bool = True
     """Mirror half of the views. Switch off where left and right differ in meaning."""
     max_broken: float = 0.01
@@ -173,57 +189,43 @@ def pretrain(settings: Pretrain, console: Console) -> None:
     check_ranges(settings)
     with room_on_disk(settings.out), RunFolder(settings.out) as folder:
         source, shown = _sources(settings.data, settings.seed)
-        console.print(f"{len(source):,} images in {source.root}; {len(shown)} shown in the pictures")
+        console.print(f"{len(source):,} images in {source.location}; {len(shown)} shown in the pictures")
+        workers = workers_for(settings.workers, device)
         look = None
         if folder.has_begun:  # it goes on with what was chosen then
             console.print(f"Going on with the run in {folder.path}")
             config = read_config(folder.path)
             settings = stored(settings, config, defaults_too=False)
-            statistics = Statistics(tuple(config["mean"]), tuple(config["std"]))
         else:
             console.print("Reading a sample of them: sizes, mean and standard deviation")
-            look = survey(source, settings.in_chans, settings.seed)
-            settings, statistics = choose(settings, look, len(source), device, console), look.statistics
+            look = survey(source, settings.seed, settings.in_chans, settings.bands, workers, depth=settings.pixel_type)
+            settings = choose(settings, look, len(source), device, console)
             check_ranges(settings)
+        statistics = _statistics(settings)
         model = build(settings)
         # Weights and two averages of each, in up to 3 checkpoints, and the weights beside them.
         check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 10)
-        derived = {"steps": _steps(settings, len(source)), **asdict(statistics)}
-        folder.settle({**_flat(settings), **derived}, source.fingerprint, _HARMLESS)
+        folder.settle({**_flat(settings), "steps": _steps(settings, len(source))}, source.fingerprint, _HARMLESS)
         broken = BrokenFiles(source, folder, settings.max_broken)
         if look is not None:
             broken.note_survey(look, pair(settings.patch_size))
         try:
             _train(settings, folder, model.to(device), source, shown, statistics, broken, device, console)
-        except (RuntimeError, ConnectionError) as error:
-            if advice := _advice(error):
-                raise UserError(f"{advice}; the run goes on from its last checkpoint") from error
-            raise
-
-
-def _advice(error: RuntimeError | ConnectionError) -> str:
-    """What a user can do about it, for those of torch's errors where there is something; else empty."""
-    text = str(error)
-    loader_died = "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text)
-    if loader_died or isinstance(error, ConnectionError):  # the loader's are the only connections there are
-        return (
-            "a loader process was killed, most often for want of memory (in containers, of /dev/shm): run the same "
-            "command again, with fewer --workers if it happens again"
-        )
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
-        return (
-            "the machine ran out of memory: run the same command again with a smaller --micro-batch, which leaves the "
-            "batch as it is"
-        )
-    return ""
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                raise
+            raise UserError(
+                "the machine ran out of memory: run the same command again with a smaller --micro-batch, which leaves "
+                "the batch as it is; the run goes on from its last checkpoint"
+            ) from error
 
 
 def _train(
     settings: Pretrain,
     folder: RunFolder,
     model: MaskedAutoencoder,
-    source: ImageFolder,
-    shown: ImageFolder,
+    source: Source,
+    shown: Source,
     statistics: Statistics,
     broken: BrokenFiles,
     device: torch.device,
@@ -234,9 +236,11 @@ def _train(
     assert settings.blr is not None
     assert settings.epochs is not None
     steps = _steps(settings, len(source))
+    workers = workers_for(settings.workers, device)
+    loaded, pixels = in_memory(source, statistics.pixels, pair(settings.img_size), workers)
     stream = Stream(
-        source,
-        settings.in_chans,
+        loaded,
+        pixels,
         pair(settings.img_size),
         pair(settings.patch_size),
         Augmentation(settings.crop_scale, settings.hflip),
@@ -244,6 +248,7 @@ def _train(
         settings.batch_size,
         steps,
         settings.seed,
+        settings.repeat_aug,
     )
     if isinstance(model.target, PCA):
         model.target.fit(_sample_patches(stream, statistics, model.encoder.patch_size))
@@ -257,7 +262,6 @@ def _train(
         settings.checkpoint_minutes * 60,
         log_every=max(1, min(50, steps // 200)),
     )
-    workers = workers_for(settings.workers, device)
 
     def batches_from(step: int) -> Iterator[Batch]:
         assert settings.micro_batch is not None
@@ -267,11 +271,12 @@ def _train(
         loss: Tensor = model(statistics.normalize(batch.images), batch.visible, batch.queries).loss
         return loss
 
+    pictured = [(shown.name(index), partial(shown.read, index)) for index in range(len(shown))]
+
     def show(step: int) -> dict[str, Any]:
-        files = [shown.path(index) for index in range(len(shown))]
         picture = folder.path / "pictures" / f"step-{step:08d}.png"
         try:
-            draw_panel(model, statistics, files, shown.paths, picture, seed=settings.seed)
+            draw_panel(model, statistics, pictured, picture, seed=settings.seed)
         except UserError as error:  # the run does not end for want of a picture
             console.print(f"warning: no picture at step {step}: {error}", style="yellow", soft_wrap=True)
         save_weights(model, statistics, settings, folder.path, step)
@@ -289,7 +294,7 @@ def _train(
             device=device,
             precision="bf16" if settings.precision == "bf16" else "fp32",
             console=console,
-            name_of=lambda index: source.paths[index],
+            name_of=source.name,
             after={step: _bind(show, step) for step in picture_steps},
         )
     except Interrupted as stopped:
@@ -307,7 +312,7 @@ def build(settings: Pretrain) -> MaskedAutoencoder:
             settings.model or "vit_base",
             img_size=pair(settings.img_size),
             patch_size=pair(settings.patch_size),
-            in_chans=settings.in_chans,
+            in_chans=_in_chans(settings),
             embed_dim=settings.embed_dim,
             depth=settings.depth,
             num_heads=settings.num_heads,
@@ -349,7 +354,25 @@ def _flat(settings: Pretrain) -> dict[str, Any]:
     assert settings.data is not None
     values = asdict(settings)
     del values["resume"], values["out"]
-    return {**values, "data": str(settings.data.absolute())}
+    return {**values, "data": settings.data if "://" in settings.data else str(Path(settings.data).absolute())}
+
+
+def _in_chans(settings: Pretrain) -> int:
+    assert settings.in_chans is not None
+    return settings.in_chans
+
+
+def _statistics(settings: Pretrain) -> Statistics:
+    """Of settings that are chosen by now. Raises UserError where their numbers of channels differ."""
+    assert settings.mean is not None
+    assert settings.std is not None
+    assert settings.pixel_type is not None
+    for name, values in (("mean", settings.mean), ("std", settings.std), ("bands", settings.bands)):
+        if values is not None and len(values) != settings.in_chans:
+            raise UserError(f"--{name} has {len(values)} numbers for {settings.in_chans} channels: give one for each")
+    return Statistics(
+        settings.mean, settings.std, PixelFormat(_in_chans(settings), settings.bands, settings.pixel_type)
+    )
 
 
 def _bind(function: Callable[[int], dict[str, Any]], step: int) -> Callable[[], dict[str, Any]]:
@@ -359,11 +382,11 @@ def _bind(function: Callable[[int], dict[str, Any]], step: int) -> Callable[[], 
 # ---------------------------------------------------------------- images
 
 
-def _sources(data: Path, seed: int) -> tuple[ImageFolder, ImageFolder]:
-    """(training images, held-out images for the panel): from val/ where there is one, else up to 8 set aside."""
-    source = open_folder(data, "train")
+def _sources(data: str, seed: int) -> tuple[Source, Source]:
+    """(training images, held-out images for the panel): from val where there is one, else up to 8 set aside."""
+    source = open_source(data, "train")
     if has_splits(data):
-        val = open_folder(data, "val")
+        val = open_source(data, "val")
         return source, val.take(generator(seed, "split").permutation(len(val))[:8])
     order = generator(seed, "split").permutation(len(source))
     aside = min(8, len(source) // 10)
@@ -377,7 +400,7 @@ def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[in
     principal components, and the same for any batch size."""
     patches: list[Tensor] = []
     for position in count():
-        batch = stream.__getitems__([position])
+        batch = stream.views(position, position + 1)
         patches.append(patchify(statistics.normalize(batch.images), patch_size)[0])
         if len(patches) >= 512 and sum(map(len, patches)) >= 10 * patches[0].shape[1]:
             return torch.cat(patches)
@@ -386,7 +409,7 @@ def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[in
 
 def save_weights(model: MaskedAutoencoder, statistics: Statistics, settings: Pretrain, run: Path, step: int) -> None:
     """model.safetensors and model.json of the run, each complete or as it was before."""
-    provenance = {"job": "pretrain", "data": str(settings.data), "step": step, "seed": settings.seed}
+    provenance = {"job": "pretrain", "data": settings.data, "step": step, "seed": settings.seed}
     info = model_json(model, statistics, provenance)
     write_file(run / "model.safetensors", serialize(model, info))
     write_file(run / "model.json", json.dumps(info, indent=1).encode())

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from openmae.data.folder import labelled_splits
+from openmae.data.opening import labelled_splits
 from openmae.errors import UserError
 from openmae.evaluate.features import Pool
 from openmae.evaluate.proof import Evaluation, Features, Kind, evaluate
@@ -27,9 +27,9 @@ class Proof:
 
     model: Positional[Annotated[Path, arg(metavar="MODEL")]]
     """A run folder, or a .safetensors file of openmae."""
-    data: Positional[Annotated[Path, arg(metavar="DATA")]]
-    """Folder with a folder for each class. With train/ and val/ inside, these are the splits; otherwise a fifth
-    of each class is held out, the same images every time."""
+    data: Positional[Annotated[str, arg(metavar="DATA")]]
+    """Labelled images: a folder with a folder for each class, a table, shards, parquet or an array. With splits train
+    and val these are used; otherwise a fifth of each class is held out, the same images every time."""
     pool: Pool = "mean"
     """Feature of an image: the mean of its patch tokens, or its class token."""
     layer: int | None = None
@@ -69,7 +69,7 @@ def prove(settings: Proof, kinds: Sequence[Kind], k: int = 20) -> list[Evaluatio
             loaded,
             train,
             val,
-            str(settings.data),
+            settings.data,
             kinds,
             which,
             pool=settings.pool,

@@ -76,7 +76,7 @@ def run(settings: Quickstart) -> None:
     )
     pretrain(
         Pretrain(
-            data=images,
+            data=str(images),
             out=run_folder,
             model="vit_tiny",
             img_size=CROP,
@@ -97,9 +97,9 @@ def run(settings: Quickstart) -> None:
         console,
     )
     console.print("\n3. What it fills in, on images that it has never seen")
-    reconstruct(Reconstruct(run_folder, tuple(_one_of_each(images / "val", 8)), picture), console)
+    reconstruct(Reconstruct(run_folder, tuple(map(str, _one_of_each(images / "val", 8))), picture), console)
     console.print("\n4. What its features know: from which picture is a crop?")
-    prove(Proof(run_folder, images), ["knn", "linear"])
+    prove(Proof(run_folder, str(images)), ["knn", "linear"])
     console.print(
         f"\nLook at {run_folder}/report.html and {picture}. Now your own images:\n\n"
         "  openmae pretrain your/images --out runs/first\n"

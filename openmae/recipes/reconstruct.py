@@ -3,21 +3,23 @@
 openmae reconstruct runs/first photo.jpg another.jpg --out picture.png
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from openmae.data.folder import open_folder
+from openmae.data.opening import open_source
 from openmae.errors import UserError
 from openmae.recipes.machine import Device, choose_device, make_console
 from openmae.recipes.panel import draw_panel
 from openmae.weights import load_native
 
 MOST_IMAGES = 16
+MANY_IMAGES = (".csv", ".parquet", ".tar", ".npy", ".npz")  # files that are DATA, not one image
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Reconstruct:
 
     model: Positional[Annotated[Path, arg(metavar="MODEL")]]
     """A run folder, or a .safetensors file of openmae."""
-    images: Positional[Annotated[tuple[Path, ...], arg(metavar="IMAGE")]]
-    """Image files, or folders, of which the first images are taken; 16 at most."""
+    images: Positional[Annotated[tuple[str, ...], arg(metavar="IMAGE")]]
+    """Image files, or folders and other DATA, of which the first images are taken; 16 at most."""
     out: Annotated[Path, arg(metavar="PNG")]
     """Picture to write."""
     mask_ratio: float | None = None
@@ -53,14 +55,13 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
         raise UserError(f"--out is {settings.out}: the picture is a PNG, so give a name that ends in .png")
     loaded = load_native(settings.model)
     model = loaded.model.to(choose_device(settings.device))
-    files = _files(settings.images)
+    pictured = _pictured(settings.images)
     try:
         model.masking.counts(model.encoder.grid, settings.mask_ratio)
         complaints = draw_panel(
             model,
             loaded.statistics,
-            files,
-            _names(files),
+            pictured,
             settings.out,
             seed=settings.seed,
             mask_ratio=settings.mask_ratio,
@@ -75,21 +76,25 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     console.print(f"{settings.out}")
 
 
-def _files(given: tuple[Path, ...]) -> list[Path]:
-    """The files named, and the first ones of the folders named."""
-    files: list[Path] = []
-    for path in given:
-        if path.is_dir():
-            folder = open_folder(path)
-            files += [folder.path(index) for index in range(min(MOST_IMAGES, len(folder)))]
+def _pictured(given: tuple[str, ...]) -> list[tuple[str, Callable[[], bytes]]]:
+    """Name and reader of the files named, and of the first images of other DATA, MOST_IMAGES in all."""
+    found: list[tuple[str, Callable[[], bytes]]] = []
+    sets = [word for word in given if "://" in word or Path(word).is_dir() or word.endswith(MANY_IMAGES)]
+    if len(given) > MOST_IMAGES and not sets:
+        raise UserError(f"{len(given)} images are more than fit one picture: give {MOST_IMAGES} or fewer")
+    for word in given:
+        if word in sets:
+            source = open_source(word)
+            found += [(source.name(i), partial(source.read, i)) for i in range(min(MOST_IMAGES, len(source)))]
         else:
-            files.append(path)
-    if len(files) > MOST_IMAGES and not all(path.is_dir() for path in given):
-        raise UserError(f"{len(files)} images are more than fit one picture: give {MOST_IMAGES} or fewer")
-    return files[:MOST_IMAGES]
+            found.append((word, Path(word).read_bytes))
+    return _short(found[:MOST_IMAGES])
 
 
-def _names(files: Sequence[Path]) -> list[str]:
-    """The files' names, with their folder's where two are called the same."""
-    names = [file.name for file in files]
-    return names if len(set(names)) == len(names) else [f"{file.parent.name}/{file.name}" for file in files]
+def _short(found: list[tuple[str, Callable[[], bytes]]]) -> list[tuple[str, Callable[[], bytes]]]:
+    """Names without their folders where these are not needed to tell them apart."""
+    for parts in (1, 2):
+        names = ["/".join(Path(name).parts[-parts:]) for name, _ in found]
+        if len(set(names)) == len(names):
+            return [(name, read) for name, (_, read) in zip(names, found, strict=True)]
+    return found

@@ -24,6 +24,7 @@ from openmae.train.checkpoint import write_file
 
 PatchStats = Literal["true", "visible"]
 GREY = 128
+TAIL = 0.005  # share of the values of an image of more than 8 bits that is shown as black, and as white
 CELL = 16  # px of a HOG glyph before it is resized to the tile
 
 
@@ -45,8 +46,8 @@ def panel(
 ) -> Image.Image:
     """One row an image: masked | reconstruction | original, with name, error and a footer that says what is shown.
 
-    images: uint8 (n, C, H, W) of the model's size, n >= 1. visible: (n, V) int64 patches to show; all others are
-    predicted. names: what to call the images. patch_stats: see `columns`.
+    images: (n, C, H, W) of the model's size, as the data has them (uint8, uint16 or float32), n >= 1. visible: (n, V)
+    int64 patches to show; all others are predicted. names: what to call the images. patch_stats: see `columns`.
     The error of a row is the training loss over its hidden patches. The model's device and mode stay as they are.
     Raises ValueError where shapes or counts do not fit.
     """
@@ -58,7 +59,7 @@ def panel(
         for number, name in enumerate(names)
     ]
     height, width = images.shape[-2:]
-    return sheet([column.title for column in shown], rows, (height, width), footer(model, patch_stats))
+    return sheet([column.title for column in shown], rows, (height, width), footer(model, patch_stats, images.dtype))
 
 
 def columns(
@@ -84,21 +85,28 @@ def columns(
         difference = output.predicted - take(target, output.queries)
         errors = difference.square().mean(dim=(1, 2)).tolist()
         hidden = unpatchify(output.mask[..., None].expand_as(patches), model.encoder.grid, model.encoder.patch_size)
-        masked = images.where(~hidden, GREY)
+        low, high = _shown_range(images, statistics.denormalize(pixels))
+
+        def as_shown(normalised: Tensor) -> Tensor:
+            return _to_uint8((statistics.denormalize(normalised) - low) / (high - low))
+
+        original = as_shown(pixels)
+        masked = original.where(~hidden, GREY)
         shown = [Column(f"{_percent(output.mask)} masked", _tiles(masked))]
         if isinstance(model.target, HOG):
             shown += _glyph_columns(model.target, model.encoder.grid, output, target)
         else:
             predicted = _predicted_pixels(model, output, patches, patch_stats)
-            reconstruction = images.where(~hidden, _to_uint8(statistics.denormalize(predicted)))
+            reconstruction = original.where(~hidden, as_shown(predicted))
             shown.append(Column("reconstruction", _tiles(reconstruction)))
-        shown.append(Column("original", _tiles(images)))
+        shown.append(Column("original", _tiles(original)))
     return shown, errors
 
 
-def footer(model: MaskedAutoencoder, patch_stats: PatchStats) -> str:
+def footer(model: MaskedAutoencoder, patch_stats: PatchStats, dtype: torch.dtype = torch.uint8) -> str:
     """What a panel of this model shows, borrows and leaves out, in a few sentences."""
-    return " ".join(part for part in (_said_of_target(model, patch_stats), _said_of_channels(model)) if part)
+    parts = (_said_of_target(model, patch_stats), _said_of_channels(model), _said_of_range(dtype))
+    return " ".join(part for part in parts if part)
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
@@ -150,6 +158,12 @@ def _said_of_channels(model: MaskedAutoencoder) -> str:
     return ""
 
 
+def _said_of_range(dtype: torch.dtype) -> str:
+    if dtype == torch.uint8:
+        return ""
+    return f"Values outside the middle {100 - 200 * TAIL:g}% of an image's own are shown as black or white."
+
+
 def _percent(mask: Tensor) -> str:
     return f"{mask.float().mean().item():.0%}"
 
@@ -195,6 +209,22 @@ def estimated_statistics(
     visible = (~mask).float()[..., None]  # (n, N, 1)
     total = weights @ visible
     return (weights @ (mean * visible)) / total, (weights @ (std * visible)) / total
+
+
+def _shown_range(images: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, 1, 1, 1) the values of each image that are shown as black and as white. 8-bit images are shown as they
+    are; of deeper ones, which may use a hundredth of their range, all but the tails.
+
+    values: (n, C, H, W) the images on the scale of their statistics.
+    """
+    low, high = torch.zeros(len(images), device=images.device), torch.ones(len(images), device=images.device)
+    if images.dtype != torch.uint8:
+        # Sorted, since torch.quantile refuses large images.
+        ordered = values.flatten(1).sort(dim=1).values
+        last = ordered.shape[1] - 1
+        low, high = ordered[:, round(TAIL * last)], ordered[:, round((1 - TAIL) * last)]
+        high = torch.maximum(high, low + 1e-6 * (1 + low.abs()))  # flat images are black
+    return low.view(-1, 1, 1, 1), high.view(-1, 1, 1, 1)
 
 
 def _to_uint8(pixels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Our own format: `model.safetensors` and, beside it and inside its header, `model.json`."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def model_json(model: MaskedAutoencoder, statistics: Statistics, provenance: dic
         "format": 1,
         "openmae": openmae.__version__,
         "architecture": model.architecture.to_dict(),
-        "statistics": asdict(statistics),
+        "statistics": statistics.to_dict(),
         "class_names": None,
         "provenance": provenance,
         "licence": None,
@@ -67,7 +67,7 @@ def load_native(path: Path) -> Loaded:
         raise UserError(f"{file} was not written by openmae: its header does not describe a model")
     try:
         info = json.loads(metadata[_KEY])
-        statistics = Statistics(**{key: tuple(value) for key, value in info["statistics"].items()})
+        statistics = Statistics.from_dict(info["statistics"])
         model = Architecture.from_dict(info["architecture"]).build()
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} describes a model that this version of openmae cannot build ({error})") from error

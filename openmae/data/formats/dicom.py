@@ -1,0 +1,206 @@
+"""DICOM by pydicom; what is compressed as JPEG, JPEG-LS or JPEG 2000 by imagecodecs.
+
+Unsigned pixels keep their depth, spread over all of it where fewer bits are stored. Where a rescale slope, an
+intercept or a table gives the stored values a meaning (Hounsfield units), and where they are signed, pixels are floats
+in those units. No window is applied: that is a matter of display. MONOCHROME1 is inverted, so that high is white.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.channels import row_blocks, spread
+from openmae.data.formats.codestream import check_jpeg, check_jpeg_2000, segments
+from openmae.data.header import MAX_PIXELS, Depth, Header, Opened, check_size
+from openmae.errors import BrokenImage, UserError
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_JPEG = "1.2.840.10008.1.2.4."
+_JPEG_LS = (_JPEG + "80", _JPEG + "81")
+_JPEG_2000 = (_JPEG + "90", _JPEG + "91")
+_HIGH_THROUGHPUT = (_JPEG + "201", _JPEG + "202", _JPEG + "203")
+_JPEGS = (_JPEG + "50", _JPEG + "51", _JPEG + "57", _JPEG + "70")
+_YBR = ("YBR_FULL", "YBR_FULL_422")
+
+
+def open_dicom(data: bytes) -> Opened:
+    """A DICOM file with its preamble."""
+    try:
+        import pydicom
+    except ImportError as error:
+        raise UserError("reading DICOM needs pydicom and imagecodecs: pip install 'openmae[dicom]'") from error
+    _check_deflated(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = pydicom.dcmread(io.BytesIO(data))
+        return _open_dataset(dataset)
+
+
+def _check_deflated(data: bytes) -> None:
+    """Raises BrokenImage where the file is deflated and would inflate to more than is decoded."""
+    if _DEFLATED not in data[132:4096]:
+        return
+    if data[132:138] != b"\2\0\0\0UL":
+        raise BrokenImage("its file meta information does not say how long it is")
+    (length,) = struct.unpack_from("<I", data, 140)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    left, size = data[144 + length :], 0
+    while left and not inflater.eof:
+        size += len(inflater.decompress(left, 2**20))
+        left = inflater.unconsumed_tail
+        if size > 2 * MAX_PIXELS:
+            raise BrokenImage(f"it inflates to more than {2 * MAX_PIXELS:,} bytes")
+
+
+def _open_dataset(dataset: Any) -> Opened:
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    height, width = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    samples, kind = int(dataset.get("SamplesPerPixel") or 1), str(dataset.get("PhotometricInterpretation"))
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise BrokenImage("it is a DICOM file without pixels")
+    if "SegmentedRedPaletteColorLookupTableData" in dataset:  # a few bytes of it may stand for any number of colours
+        raise BrokenImage("it has a segmented palette, which is not read here")
+    if samples not in (1, 3):
+        raise BrokenImage(f"it has {samples} samples a pixel, where DICOM knows 1 and 3")
+    depth = _depth(dataset)
+    channels = 3 if kind == "PALETTE COLOR" else samples
+    # Beside the result, its stored form and two copies of that are in memory for a moment.
+    check_size(height, width, channels * (3 + int(dataset.get("BitsAllocated") or 8) // 8), frames)
+
+    def pixels(frame: int) -> NDArray[Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stored = _frame(dataset, frame, (height, width)).reshape(height, width, samples)
+            return _meant(stored, dataset, depth, frame)
+
+    return Opened(Header("DICOM", height, width, channels, depth, _mode(dataset, kind), frames), pixels)
+
+
+def _mode(dataset: Any, kind: str) -> str:
+    signed = "signed " if dataset.get("PixelRepresentation") else ""
+    return f"{kind}, {signed}{dataset.get('BitsStored')} bits"
+
+
+def _depth(dataset: Any) -> Depth:
+    """What the pixels become."""
+    if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
+        return "uint8" if dataset.RedPaletteColorLookupTableDescriptor[2] == 8 else "uint16"
+    bits = int(dataset.get("BitsStored") or 32)
+    if bits > 16 or dataset.get("PixelRepresentation") or "PixelData" not in dataset or _is_rescaled(dataset):
+        return "float32"
+    return "uint8" if bits <= 8 else "uint16"
+
+
+def _is_rescaled(dataset: Any) -> bool:
+    frames = range(len(dataset.get("PerFrameFunctionalGroupsSequence") or "1"))
+    return "ModalityLUTSequence" in dataset or any(_rescale(dataset, frame) != (1, 0) for frame in frames)
+
+
+def _rescale(dataset: Any, frame: int) -> tuple[float, float]:
+    """(slope, intercept), of the file or of one frame."""
+    places = [dataset]
+    for name, which in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame)):
+        if groups := dataset.get(name):
+            places += list(groups[which].get("PixelValueTransformationSequence") or ())
+    for place in places:
+        if "RescaleSlope" in place or "RescaleIntercept" in place:
+            slope, intercept = place.get("RescaleSlope"), place.get("RescaleIntercept")
+            return float(1 if slope is None else slope), float(intercept or 0)
+    return 1.0, 0.0
+
+
+def _frame(dataset: Any, frame: int, size: tuple[int, int]) -> NDArray[Any]:
+    """(H, W) or (H, W, 3) of stored values; of colours, RGB."""
+    from pydicom.encaps import get_frame
+    from pydicom.pixels import convert_color_space, get_decoder
+
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    if not syntax.startswith(_JPEG):
+        return get_decoder(syntax).as_array(dataset, index=frame)[0]
+    try:
+        import imagecodecs
+    except ImportError as error:
+        raise UserError("reading compressed DICOM needs imagecodecs: pip install 'openmae[dicom]'") from error
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    code = get_frame(
+        dataset.PixelData,
+        frame,
+        extended_offsets=offsets,
+        number_of_frames=int(dataset.get("NumberOfFrames") or 1),
+    )
+    kind = str(dataset.PhotometricInterpretation)
+    if syntax in _JPEGS:
+        return _decode_jpeg(code, kind, size)
+    if syntax in _JPEG_LS:
+        check_jpeg(code, size)
+        stored = imagecodecs.jpegls_decode(code)
+    elif syntax in _JPEG_2000 + _HIGH_THROUGHPUT:
+        check_jpeg_2000(code, size)
+        stored = imagecodecs.jpeg2k_decode(code)
+    else:
+        raise BrokenImage(f"its transfer syntax {syntax} is not read here")
+    return convert_color_space(stored, kind, "RGB") if kind in _YBR else stored
+
+
+def _decode_jpeg(code: bytes, kind: str, size: tuple[int, int]) -> NDArray[Any]:
+    """Baseline, extended or lossless JPEG. What the JPEG says of its colours counts more than what DICOM does."""
+    import imagecodecs
+    from pydicom.pixels import convert_color_space
+
+    frame = check_jpeg(code, size)
+    if len(frame.ids) == 1:
+        return imagecodecs.jpeg8_decode(code)
+    starts = [code[start:end] for _, start, end in segments(code)]
+    adobe = next((start[11:12] for start in starts if start[:5] == b"Adobe" and len(start) > 11), b"")
+    jfif = any(start[:4] == b"JFIF" for start in starts)
+    is_rgb = frame.ids.upper() == b"RGB"
+    ybr = not is_rgb and (kind in _YBR or jfif or adobe == b"\1")
+    if frame.lossless:  # never converted by the decoder
+        stored = imagecodecs.jpeg8_decode(code, colorspace="RGB", outcolorspace="RGB")
+        return convert_color_space(stored, "YBR_FULL", "RGB") if ybr else stored
+    return imagecodecs.jpeg8_decode(code, colorspace="YCBCR" if ybr else "RGB", outcolorspace="RGB")
+
+
+def _meant(stored: NDArray[Any], dataset: Any, depth: Depth, frame: int) -> NDArray[Any]:
+    """Stored values (H, W, samples) -> what they mean, (H, W, channels) of `depth`."""
+    from pydicom.pixels import apply_color_lut, apply_modality_lut
+
+    kind = dataset.PhotometricInterpretation
+    if kind == "PALETTE COLOR":
+        colours = apply_color_lut(stored[..., 0], dataset)[..., :3]  # it may have an alpha too
+        return colours.astype(depth) if depth == "uint16" else (colours & 255).astype(np.uint8)
+    bits = int(dataset.get("BitsStored") or 32)
+    if stored.dtype.kind != "f":
+        stored = _sign_extended(stored, bits, bool(dataset.get("PixelRepresentation")))
+        if kind == "MONOCHROME1":
+            stored = ~stored if stored.dtype.kind == "i" else stored.dtype.type(2**bits - 1) - stored
+    if depth != "float32":
+        return spread(stored, bits)
+    slope, intercept = _rescale(dataset, frame)
+    meant = np.empty(stored.shape, np.float32)
+    with np.errstate(over="ignore"):
+        for rows in row_blocks(*stored.shape[:2]):
+            if "ModalityLUTSequence" in dataset:
+                meant[rows] = apply_modality_lut(stored[rows], dataset)
+            else:
+                meant[rows] = stored[rows] * np.float64(slope) + intercept
+    return meant
+
+
+def _sign_extended(stored: NDArray[Any], bits: int, signed: bool) -> NDArray[Any]:
+    """The low `bits` of each value; what lies above them means nothing, and a codec may have lost the sign."""
+    size = max(stored.dtype.itemsize, (bits + 7) // 8)
+    native = stored.astype(f"{stored.dtype.kind}{size}", copy=False)
+    whole = native.view(f"i{size}" if signed else f"u{size}")
+    unused = size * 8 - bits
+    if unused:
+        whole = whole << unused
+        whole >>= unused
+    return whole

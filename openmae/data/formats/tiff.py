@@ -1,0 +1,207 @@
+"""TIFF. Plain ones of up to 8 bits by Pillow; deep, floating, many-banded and many-paged ones by tifffile.
+
+Frames: tifffile names the axes of the first series of pages of one size (OME, ImageJ and plain files alike). S and C
+are channels; every other axis beside Y and X (pages, Z, time, ...) counts frames, the last one fastest. Of a pyramid
+the full size is read. A no-data value that GDAL noted stands for missing pixels where they are floats.
+"""
+
+import io
+import logging
+import math
+import warnings
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.channels import spread
+from openmae.data.formats.codestream import check_jpeg, check_jpeg_2000
+from openmae.data.formats.ifd import ORIENTATION, count_directories, first_directory, upright
+from openmae.data.formats.with_pillow import open_by_pillow
+from openmae.data.header import BYTES, Depth, Header, Opened, check_size
+from openmae.errors import BrokenImage, UserError
+
+_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA, _SAMPLE_FORMAT = 258, 259, 262, 277, 284, 338, 339
+_NO_DATA = 42113  # GDAL's
+_MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _MASK, _SEPARATED, _YCBCR = range(7)
+_PHOTOMETRICS = {
+    _MINISWHITE: "min-is-white",
+    _MINISBLACK: "min-is-black",
+    _RGB: "RGB",
+    _PALETTE: "palette",
+    _MASK: "mask",
+    _SEPARATED: "separated",
+    _YCBCR: "YCbCr",
+}
+_JPEG = 7
+_JPEG_2000 = (33003, 33004, 33005, 34712)
+# Without these the decoders' output is as large as the directory says; the others state sizes of their own.
+_COMPRESSIONS = (1, 2, 3, 4, 5, _JPEG, 8, 32773, 32946, 34925, 50000, *_JPEG_2000)
+_IMAGE_AXES = "CSYX"
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or it prints each oddity of a file
+
+
+def open_tiff(data: bytes) -> Opened:
+    """A TIFF or BigTIFF."""
+    pages, is_big = count_directories(data), 43 in data[2:4]
+    if pages == 1 and not is_big and _is_plain(first_directory(data)):
+        return open_by_pillow(data, "TIFF")
+    try:
+        import imagecodecs  # noqa: F401 - tifffile finds it by itself, or fails on most files
+        import tifffile
+    except ImportError as error:
+        raise UserError(
+            "reading TIFFs of many pages, many bands or more than 8 bits needs tifffile and imagecodecs: "
+            "pip install 'openmae[tiff]'"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = tifffile.TiffFile(io.BytesIO(data))
+        if not file.series:
+            raise BrokenImage("it holds no image")
+        return _open_series(data, file.series[0])
+
+
+def _is_plain(tags: dict[int, tuple[int, ...]]) -> bool:
+    """Whether Pillow reads such a file without changing anything."""
+    bits, samples, extra = tags.get(_BITS, (1,)), tags.get(_SAMPLES, (1,))[0], tags.get(_EXTRA, ())
+    kind = (tags.get(_PHOTOMETRIC, (-1,))[0], samples, extra)
+    grey_or_palette = kind[0] in (_MINISWHITE, _MINISBLACK, _PALETTE) and kind[1:] == (1, ())
+    colour = kind in ((_RGB, 3, ()), (_RGB, 4, (2,)), (_YCBCR, 3, ()), (_SEPARATED, 4, ()))
+    return (
+        ((grey_or_palette and bits[0] in (1, 2, 4, 8)) or (colour and set(bits) == {8}))
+        and set(tags.get(_SAMPLE_FORMAT, (1,))) == {1}
+        and tags.get(_PLANAR, (1,))[0] == 1
+        and tags.get(_COMPRESSION, (1,))[0] in _COMPRESSIONS
+    )
+
+
+def _open_series(data: bytes, series: Any) -> Opened:
+    """A tifffile series."""
+    page = series.keyframe
+    kind = int(page.photometric)
+    _check_page(page, kind)
+    sizes, frames = dict.fromkeys("YXCS", 1), 1
+    for axis, length in zip(series.axes, series.shape, strict=True):
+        if axis in sizes:
+            sizes[axis] *= length
+        else:
+            frames *= length
+    height, width = sizes["Y"], sizes["X"]
+    channels = 3 if kind == _PALETTE else sizes["C"] * sizes["S"]
+    depth = _depth(page)
+    check_size(height, width, channels * max(BYTES[depth], page.dtype.itemsize), frames)
+    turn = page.tags.valueof(ORIENTATION)
+    turn = turn if turn in range(1, 9) else 1
+
+    def pixels(frame: int) -> NDArray[Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return upright(_meant(_frame(data, series, frame), page, kind), turn)
+
+    size = (height, width) if turn < 5 else (width, height)
+    header = Header("TIFF", *size, channels, depth, f"{_PHOTOMETRICS[kind]}, {page.dtype}", frames)
+    return Opened(header, pixels, _is_colour(page, kind, channels))
+
+
+def _check_page(page: Any, kind: int) -> None:
+    """Raises BrokenImage for what is not read here, and where a page or a tile of it is too large."""
+    if kind not in _PHOTOMETRICS or (kind == _YCBCR and page.compression != _JPEG):
+        raise BrokenImage(f"its colours are given as {getattr(page.photometric, 'name', kind)}, which is not read here")
+    if page.compression not in _COMPRESSIONS:
+        raise BrokenImage(f"its compression ({getattr(page.compression, 'name', page.compression)}) is not read here")
+    if page.dtype is None or page.dtype.kind not in "buif":
+        raise BrokenImage("its pixels are of a type that is not read here")
+    bytes_a_pixel = page.dtype.itemsize * page.samplesperpixel
+    check_size(page.imagedepth * page.imagelength, page.imagewidth, bytes_a_pixel)
+    if page.is_tiled:
+        check_size(page.tiledepth * page.tilelength, page.tilewidth, bytes_a_pixel)
+
+
+def _is_colour(page: Any, kind: int, channels: int) -> bool:
+    """Whether the channels are grey or RGB, perhaps with alpha, and not bands."""
+    if channels in (2, 4):
+        return page.extrasamples in ((1,), (2,)) and kind in (_MINISBLACK, _RGB)
+    return channels == 1 or kind in (_RGB, _PALETTE, _YCBCR)
+
+
+def _depth(page: Any) -> Depth:
+    if page.photometric == _PALETTE or page.dtype.kind == "b":
+        return "uint8"
+    return {"u1": "uint8", "u2": "uint16"}.get(page.dtype.str[1:], "float32")  # type: ignore[return-value]
+
+
+def _frame(data: bytes, series: Any, number: int) -> NDArray[Any]:
+    """(Y, X, C * S) of one frame, as stored."""
+    free = [i for i, axis in enumerate(series.axes) if axis not in _IMAGE_AXES]
+    place = dict(zip(free, np.unravel_index(number, [series.shape[i] for i in free]), strict=True))
+    index = tuple(place.get(i, slice(None)) for i in range(len(series.axes)))
+    kept = "".join(axis for axis in series.axes if axis in _IMAGE_AXES)
+    order = [kept.index(axis) for axis in "YXCS" if axis in kept]
+    stored = _stored(data, series, index).transpose(order)
+    return stored.reshape(*stored.shape[:2], -1)
+
+
+def _stored(data: bytes, series: Any, index: tuple[Any, ...]) -> NDArray[Any]:
+    """What lies at `index` of the series, reading no other page."""
+    if series.dataoffset is not None:  # uncompressed, in one piece
+        dtype = series.dtype.newbyteorder(series.keyframe.parent.byteorder)
+        if series.dataoffset + series.size * dtype.itemsize > len(data):
+            raise BrokenImage("it is cut off")
+        whole = np.frombuffer(data, dtype, series.size, series.dataoffset).reshape(series.shape)
+        return whole[index].astype(series.dtype)
+    leading = len(series.axes) - len(series.keyframe.axes)
+    if leading < 0 or series.axes[leading:] != series.keyframe.axes:
+        raise BrokenImage(f"its axes {series.axes} do not fit its pages' axes {series.keyframe.axes}")
+    numbers = np.arange(int(np.prod(series.shape[:leading]))).reshape(series.shape[:leading])[index[:leading]]
+    planes = [_page(data, series, int(number))[index[leading:]] for number in numbers.reshape(-1)]
+    return np.stack(planes).reshape(*numbers.shape, *planes[0].shape)
+
+
+def _page(data: bytes, series: Any, number: int) -> NDArray[Any]:
+    page, key = series.pages[number], series.keyframe
+    if page is None:
+        raise BrokenImage("one of its pages is missing")
+    if math.prod(key.chunked) > len(page.dataoffsets):  # else tifffile makes up empty ones, however many
+        raise BrokenImage("it lacks some of its strips or tiles")
+    most = (key.tilelength, key.tilewidth) if key.is_tiled else (key.imagelength, key.imagewidth)
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if offset + count > len(data):
+            raise BrokenImage("it is cut off")
+        if key.compression == _JPEG and count:
+            check_jpeg(data[offset : offset + count], most)
+        elif key.compression in _JPEG_2000 and count:
+            check_jpeg_2000(data[offset : offset + count], most)
+    return page.asarray(maxworkers=1)
+
+
+def _meant(stored: NDArray[Any], page: Any, kind: int) -> NDArray[Any]:
+    """(H, W, C) as stored -> of the depth that `_depth` gives, white being high."""
+    bits = page.bitspersample
+    if kind == _PALETTE:
+        colours = (page.colormap.T >> 8).astype(np.uint8)
+        return colours[np.minimum(stored[..., 0], len(colours) - 1)]
+    if kind == _MINISWHITE:
+        stored = _inverted(stored, bits)
+    if stored.dtype.kind == "b":
+        return stored.astype(np.uint8) * np.uint8(255)
+    if stored.dtype in (np.uint8, np.uint16):
+        return spread(stored, bits)
+    return _without_no_data(stored, page.tags.valueof(_NO_DATA))
+
+
+def _inverted(stored: NDArray[Any], bits: int) -> NDArray[Any]:
+    """What was high is low. Integers keep their range."""
+    if stored.dtype.kind == "f":
+        return -stored
+    return stored.dtype.type(2**bits - 1) - stored if stored.dtype.kind == "u" else ~stored
+
+
+def _without_no_data(stored: NDArray[Any], no_data: Any) -> NDArray[Any]:
+    """Floats in which missing pixels are not a number."""
+    with np.errstate(over="ignore"):
+        pixels = stored.astype(np.float32)
+    with suppress(TypeError, ValueError, OverflowError):  # none is given, or it is not one of the values
+        pixels[stored == stored.dtype.type(float(no_data))] = np.nan
+    return pixels

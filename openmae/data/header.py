@@ -1,0 +1,52 @@
+"""What is known of an image before its pixels are read, and how large one may be."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from openmae.errors import BrokenImage
+
+Depth = Literal["uint8", "uint16", "float32"]
+BYTES: dict[Depth, int] = {"uint8": 1, "uint16": 2, "float32": 4}
+MAX_PIXELS = 2**27  # of 8-bit RGB, 384 MiB: no decoder here then needs more than 1 GiB, whatever a file claims
+
+
+@dataclass(frozen=True)
+class Header:
+    """format: "JPEG", "PNG", ...; height and width: upright, in pixels; channels and depth: what decoding gives before
+    anything is chosen or converted; mode: the file's own word for them; frames: pages, slices or times to choose from.
+    """
+
+    format: str
+    height: int
+    width: int
+    channels: int
+    depth: Depth
+    mode: str
+    frames: int = 1
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file of which only the header has been read.
+
+    pixels: frame -> (height, width, channels) as the header says. colour: the channels are grey, grey and alpha, RGB,
+    or RGBA, by their number; otherwise they are bands of which nobody knows what they show.
+    """
+
+    header: Header
+    pixels: Callable[[int], NDArray[Any]]
+    colour: bool = True
+
+
+def check_size(height: int, width: int, bytes_a_pixel: float, frames: int = 1) -> None:
+    """Raises BrokenImage where an image has no pixels, or more of them than are decoded."""
+    if height < 1 or width < 1 or frames < 1:
+        raise BrokenImage(f"its header says {height} x {width} pixels, {frames} frames: it holds no image")
+    if height * width * max(1.0, bytes_a_pixel / 3) > MAX_PIXELS:
+        raise BrokenImage(
+            f"{height} x {width} pixels of {bytes_a_pixel:g} bytes are more than is decoded ({MAX_PIXELS:,} of 3): "
+            "cut it into tiles"
+        )

@@ -1,0 +1,240 @@
+"""Processes that do pieces of work, results in order, and nothing lost when one of them is killed.
+
+torch's DataLoader ends the run when the kernel kills a worker, and moves each batch through /dev/shm, which
+containers keep at 64 MB. Here every worker has a pipe of its own, so a kill cannot leave a lock behind; what it
+had in hand is given to another one. Work is a function of its task alone, so doing it again changes nothing.
+"""
+
+import logging
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from openmae.errors import BrokenImage, UserError
+
+_LOG = logging.getLogger("openmae")
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+DEADLY = 2  # workers that an image may kill before it is left out
+STALLED_SECONDS = 300.0  # on one image, after which a worker is taken for hung; a remote read gives up long before
+POLL_SECONDS = 5.0  # between looks at whether the others still live
+MOST_IDLE_DEATHS = 5  # workers in a row that die before they touch an image
+AHEAD = 4  # tasks a worker is given before it is asked for the first result
+
+
+class Hand:
+    """Notes which image a worker has in hand, so that the one that kills it is known."""
+
+    def __init__(self, noted: NDArray[np.int64] | None = None, deadly: frozenset[int] = frozenset()) -> None:
+        self._noted, self._deadly = noted, deadly
+
+    def take(self, index: int) -> None:
+        """To be called before image `index` is read. Raises BrokenImage where that has killed DEADLY workers."""
+        if index in self._deadly:
+            raise BrokenImage(f"reading it ended {DEADLY} processes (out of memory, or a fault in the decoder)")
+        if self._noted is not None:
+            self._noted[0] = index
+            self._noted[1] += 1
+
+
+class SharedArray:
+    """A zeroed array that this process and the workers it hands it to see alike."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        # Not through /dev/shm where that is too small: the standard library falls back to a file.
+        self._memory = _context().RawArray("b", max(1, math.prod(shape) * self.dtype.itemsize))
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The array itself; it cannot be handed on."""
+        size = math.prod(self.shape)
+        return np.frombuffer(self._memory, self.dtype, size).reshape(self.shape)
+
+
+def ordered(
+    work: Callable[[Task, Hand], Result], tasks: Iterable[Task], workers: int, ahead: int = AHEAD
+) -> Generator[Result, None, None]:
+    """The results of `work` on each task, in order.
+
+    workers: processes; 0 works in this one. Tasks (small ones) and results are pickled. Tasks
+    are taken from the iterator at most `ahead` a worker before their results are asked for.
+    Raises what `work` raises (UserError as it is, anything else as RuntimeError with the worker's traceback), and
+    UserError where the workers die without having touched an image.
+    """
+    if workers == 0:
+        hand = Hand()
+        for task in tasks:
+            yield work(task, hand)
+        return
+    crew = _Crew(work, workers)
+    try:
+        yield from crew.results(iter(tasks), window=workers * ahead)
+    finally:
+        crew.dismiss()
+
+
+@dataclass
+class _Worker:
+    """A process, our end of its pipe, what it noted (image, count of images), and the tasks that it has."""
+
+    process: Any
+    pipe: Connection
+    noted: NDArray[np.int64]
+    given: deque[int] = field(default_factory=deque)
+    images: int = 0
+    seen_moving: float = field(default_factory=time.monotonic)
+
+
+class _Crew(Generic[Task, Result]):
+    """The workers of one `ordered`."""
+
+    def __init__(self, work: Callable[[Task, Hand], Result], workers: int) -> None:
+        self.work = work
+        self.kills: Counter[int] = Counter()  # how many workers an image has ended
+        self.idle_deaths = 0  # in a row, of workers that had no image in hand
+        self.tasks: dict[int, Task] = {}  # given and not done, by number
+        self.done: dict[int, Result] = {}
+        self.workers: list[_Worker] = []
+        # At the interpreter's exit, before multiprocessing asks with a SIGTERM that they ignore, and waits.
+        self.dismiss = Finalize(self, _dismiss, (self.workers,), exitpriority=0)
+        for _ in range(workers):
+            self.workers.append(self._hire())
+
+    def results(self, tasks: Iterator[Task], window: int) -> Iterator[Result]:
+        """In the order of the tasks, of which at most `window` are under way."""
+        upcoming = enumerate(tasks)
+        wanted = 0
+        while True:
+            while len(self.tasks) + len(self.done) < window and (numbered := next(upcoming, None)) is not None:
+                number, self.tasks[number] = numbered
+                self._give(number)
+            if not self.tasks and not self.done:
+                return
+            while wanted not in self.done:
+                self._collect()
+            yield self.done.pop(wanted)
+            wanted += 1
+
+    def _hire(self) -> _Worker:
+        context = _context()
+        noted = context.RawArray("q", [-1, 0])
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(self.work, theirs, noted, os.getpid()), daemon=True)
+        process.start()
+        theirs.close()  # so that its death closes the pipe
+        return _Worker(process, ours, np.frombuffer(noted, np.int64))
+
+    def _give(self, number: int) -> None:
+        worker = min(self.workers, key=lambda worker: len(worker.given))
+        worker.given.append(number)
+        deadly = frozenset(index for index, kills in self.kills.items() if kills >= DEADLY)
+        with suppress(OSError):  # it has died, which the next _collect notices
+            worker.pipe.send((number, self.tasks[number], deadly))
+
+    def _collect(self) -> None:
+        """Waits until a worker has something to say, or has died, or hangs."""
+        ready = set(wait([worker.pipe for worker in self.workers], timeout=POLL_SECONDS))
+        for worker in list(self.workers):
+            if worker.pipe in ready:
+                self._hear(worker)
+            elif not worker.process.is_alive():
+                self._replace(worker)
+            elif self._hangs(worker):
+                worker.process.kill()
+                self._replace(worker)
+
+    def _hear(self, worker: _Worker) -> None:
+        try:
+            number, result, error = worker.pipe.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._replace(worker)
+            return
+        self.idle_deaths = 0
+        if error is not None:
+            raise error
+        worker.given.remove(number)
+        del self.tasks[number]
+        self.done[number] = result
+
+    def _replace(self, dead: _Worker) -> None:
+        """A new worker, and what the dead one had goes to whoever has least to do."""
+        dead.process.join()
+        dead.pipe.close()
+        index = int(dead.noted[0])
+        _LOG.warning("a loader process died (exit code %s): another one does its work", dead.process.exitcode)
+        if index >= 0:
+            self.kills[index] += 1
+        else:
+            self.idle_deaths += 1
+            if self.idle_deaths >= MOST_IDLE_DEATHS:
+                raise UserError(
+                    f"{self.idle_deaths} loader processes in a row died before they read an image (the last with exit "
+                    f"code {dead.process.exitcode}): look for a lack of memory, or choose --workers 0"
+                )
+        self.workers[self.workers.index(dead)] = self._hire()
+        for number in dead.given:
+            self._give(number)
+
+    def _hangs(self, worker: _Worker) -> bool:
+        if not worker.given or worker.images != worker.noted[1]:
+            worker.images, worker.seen_moving = int(worker.noted[1]), time.monotonic()
+        return time.monotonic() - worker.seen_moving > STALLED_SECONDS
+
+
+def _dismiss(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join()
+        worker.pipe.close()
+
+
+def _serve(work: Callable[[Task, Hand], Result], pipe: Connection, noted: Any, parent: int) -> None:
+    """A worker's life."""
+    # Ctrl-C and many schedulers signal the whole process group; the parent still needs results to end its step.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    note = np.frombuffer(noted, np.int64)
+    try:
+        while True:
+            while not pipe.poll(POLL_SECONDS):
+                if os.getppid() != parent:  # it was killed, and siblings keep the pipe open
+                    return
+            number, task, deadly = pipe.recv()
+            result: Result | None = None
+            error: Exception | None = None
+            try:
+                result = work(task, Hand(note, deadly))
+            except UserError as refusal:
+                error = refusal
+            except Exception:
+                error = RuntimeError(f"in a loader process:\n{traceback.format_exc()}")
+            note[0] = -1
+            pipe.send((number, result, error))
+    except (EOFError, OSError):  # the parent has left
+        return
+
+
+def _context() -> Any:
+    """Forked workers share what the parent has read; elsewhere than on Linux, forking breaks system libraries."""
+    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")

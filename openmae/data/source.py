@@ -1,0 +1,134 @@
+"""Where images come from: a source gives their number, their bytes by index, their names, labels and a fingerprint."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.errors import BrokenImage
+
+
+class Names(Sequence[str]):
+    """A table of strings in two arrays: its text and 8 bytes a string, which processes share without a copy.
+
+    A list of strings costs 60 bytes a string more, and every process that reads it gets a copy, for Python
+    counts references inside the strings.
+    """
+
+    def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self.text, self.ends = text, ends
+
+    @classmethod
+    def of(cls, strings: Iterable[str | bytes]) -> "Names":
+        """The table of these strings, in this order."""
+        text, ends = bytearray(), bytearray()
+        for string in strings:
+            text += string if isinstance(string, bytes) else os.fsencode(string)
+            ends += len(text).to_bytes(8, "little")
+        return cls(np.frombuffer(text, np.uint8), np.frombuffer(ends, "<i8"))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        start = self.ends[index - 1] if index else 0
+        return os.fsdecode(self.text[start : self.ends[index]].tobytes())
+
+
+class Source(ABC):
+    """Images by index, 0 to len - 1. The order is the source's own and the same every time it is opened."""
+
+    location: str
+    """What to call it in messages: the DATA that was given."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call image `index` in messages, lists and tables: a path, or its key in a shard or table."""
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The encoded image. Raises OSError where it cannot be read, BrokenImage where there is nothing to read."""
+
+    def read_many(self, indices: Sequence[int]) -> list[bytes | OSError | BrokenImage]:
+        """Each image's bytes, or what was raised instead. A remote source fetches them at the same time."""
+        found: list[bytes | OSError | BrokenImage] = []
+        for index in indices:
+            try:
+                found.append(self.read(index))
+            except (OSError, BrokenImage) as error:
+                found.append(error)
+        return found
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when an image is added, removed, renamed or changes its size in bytes."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in label order. Raises UserError unless there are labels of two or more."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> NDArray[np.int64]:
+        """(n,) index into class_names. Raises UserError where there are no labels."""
+
+    def take(self, indices: NDArray[np.int64]) -> "Subset":
+        """These images only, in this order."""
+        return Subset(self, indices)
+
+
+class Subset(Source):
+    """Some images of another source."""
+
+    def __init__(self, whole: Source, indices: NDArray[np.int64]) -> None:
+        self.whole, self.indices = whole, indices
+        self.location = whole.location
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        """As the whole source calls it."""
+        return self.whole.name(int(self.indices[index]))
+
+    def read(self, index: int) -> bytes:
+        """As the whole source reads it."""
+        return self.whole.read(int(self.indices[index]))
+
+    def read_many(self, indices: Sequence[int]) -> list[bytes | OSError | BrokenImage]:
+        """As the whole source reads them."""
+        return self.whole.read_many([int(self.indices[index]) for index in indices])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the whole source and of which images these are."""
+        return hashlib.sha256(self.whole.fingerprint.encode() + self.indices.tobytes()).hexdigest()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The whole source's."""
+        return self.whole.class_names
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Of these images."""
+        return self.whole.labels[self.indices]

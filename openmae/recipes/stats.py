@@ -1,0 +1,172 @@
+"""What the images are like: sizes, kinds, and the mean, deviation and percentiles of each channel.
+
+    openmae stats your/images --out stats.toml
+    openmae pretrain your/images --out runs/first --config stats.toml
+
+Every image is read once and weighs the same, as in training, which draws images and not pixels. Where nobody says,
+pre-training takes these figures from a sample of 2048 images.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tomli_w
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional, arg
+
+from openmae.data.decode import Depth
+from openmae.data.distribution import PERCENTILES, Distribution, measure
+from openmae.data.opening import has_splits, open_source
+from openmae.data.order import generator
+from openmae.data.source import Source
+from openmae.data.statistics import WHITE, choose_pixels, sample_headers
+from openmae.errors import UserError
+from openmae.recipes.machine import make_console
+from openmae.recipes.reading import check_out, counted, counting, pace, reading_workers
+from openmae.report.histogram import draw_histogram
+from openmae.train.checkpoint import write_file
+
+_NAMED = 5  # images that cannot be read
+_DEPTHS: dict[Depth, str] = {"uint8": "8 bits", "uint16": "16 bits", "float32": "32-bit floats"}
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Mean, deviation, extremes and percentiles of each channel over all images, and the images' sizes and kinds.
+
+    Each image weighs the same, however large it is. The result does not depend on --workers.
+    """
+
+    data: Positional[Annotated[str, arg(metavar="DATA")]]
+    """Images, as for pretrain. Of DATA with splits, train is read."""
+    out: Annotated[Path | None, arg(metavar="FILE.toml")] = None
+    """Write the figures here, for `pretrain --config FILE.toml`, and a picture of the histograms beside, FILE.png."""
+    in_chans: int | None = None
+    """Channels. Default: what the images have, or 3 for grey and colour together."""
+    bands: tuple[int, ...] | None = None
+    """Which of the files' channels, counted from 1. Default: all."""
+    pixel_type: Depth | None = None
+    """What all pixels are converted to. Default: the deepest found, so that nothing is squeezed."""
+    most: int | None = None
+    """Read so many images only, drawn at random, the same every time. Default: all."""
+    workers: int | None = None
+    """Processes that read; 0 reads in this one. Default: one a core."""
+
+
+def run(settings: Stats) -> None:
+    """Reads, prints, writes. Raises UserError."""
+    console = make_console()
+    workers = reading_workers(settings.workers)
+    if settings.out is not None:
+        check_out(settings.out, ".toml")
+    source = _source(settings)
+    headers = sample_headers(source, seed=0, workers=workers)
+    pixels, why = choose_pixels(
+        headers, settings.in_chans, settings.bands, settings.pixel_type, location=source.location
+    )
+    started = time.monotonic()
+    with counting("reading", len(source), console) as say:
+        found = measure(source, pixels, workers, say)
+    seconds = time.monotonic() - started
+    which = f"bands {_words(pixels.bands)}" if pixels.bands is not None else why
+    channels = "1 channel" if pixels.in_chans == 1 else f"{pixels.in_chans} channels"
+    console.print(f"{settings.data}: {pace(len(source), seconds)}")
+    console.print(f"Read as {channels} of {_DEPTHS[pixels.depth]} ({which})\n")
+    _show_images(found, console)
+    _show_channels(found, console)
+    for note in _notes(found, source, settings.data):
+        console.print(note, soft_wrap=True)
+    _hand_on(settings, found, console)
+
+
+def _source(settings: Stats) -> Source:
+    source = open_source(settings.data, "train" if has_splits(settings.data) else None)
+    if settings.most is None:
+        return source
+    if settings.most < 1:
+        raise UserError(f"--most is {settings.most}: give 1 or more")
+    return source.take(np.sort(generator(0, "split").permutation(len(source))[: settings.most]))
+
+
+def _show_images(found: Distribution, console: Console) -> None:
+    heights, widths = found.sizes.T
+    areas = heights.astype(np.int64) * widths
+    least, most = found.sizes[areas.argmin()], found.sizes[areas.argmax()]
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("images", f"{len(found.sizes):,}, and {len(found.broken):,} that cannot be read")
+    table.add_row(
+        "height x width",
+        f"median {int(np.median(heights))} x {int(np.median(widths))}, smallest {least[0]} x {least[1]}, "
+        f"largest {most[0]} x {most[1]}",
+    )
+    for name, counts in (("format", found.formats), ("mode", found.modes), ("depth", found.depths)):
+        table.add_row(name, counted(counts))
+    table.add_row("channels", counted(found.channels))
+    console.print(table)
+
+
+def _show_channels(found: Distribution, console: Console) -> None:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    names = ["median" if share == 50 else f"{share:g}%" for share in PERCENTILES]
+    for heading in ("channel", "mean", "std", "min", *names, "max"):
+        table.add_column(heading, justify="right")
+    bands = found.statistics.pixels.bands or range(1, found.statistics.pixels.in_chans + 1)
+    for i, (band, mean, std) in enumerate(zip(bands, found.statistics.mean, found.statistics.std, strict=True)):
+        levels = (found.least[i], *found.percentiles[:, i], found.most[i])
+        table.add_row(str(band), f"{mean:.3g}", f"{std:.3g}", *(_level(level, found) for level in levels))
+    console.print()
+    console.print(table)
+    white = WHITE[found.statistics.pixels.depth]
+    scaled = (
+        f"of pixels divided by {white:.0f}; the rest in levels, 0 to {white:.0f}" if white > 1 else "as in the files"
+    )
+    drawn = f"; percentiles of {found.sample:,} pixels of each image, drawn at random" if found.sample else ""
+    console.print(f"mean, std: {scaled}{drawn}\n", soft_wrap=True)
+
+
+def _notes(found: Distribution, source: Source, data: str) -> list[str]:
+    """What stands out, a sentence each."""
+    notes = []
+    if found.broken:
+        named = "; ".join(f"{source.name(index)}: {reason}" for index, reason in found.broken[:_NAMED])
+        more = f"; and {len(found.broken) - _NAMED:,} more" if len(found.broken) > _NAMED else ""
+        notes.append(f"Cannot be read and left out: {named}{more}. openmae check {data} --out check.csv lists all.\n")
+    highest = int(found.most.max()) if np.isfinite(found.most.max()) else 0
+    if found.statistics.pixels.depth == "uint16" and highest < 2**15:
+        notes.append(f"No level is above {highest:,}: {highest.bit_length()}-bit data in 16 bits, which is fine.\n")
+    if constant := [str(i + 1) for i in np.flatnonzero(found.least == found.most)]:
+        notes.append(
+            f"Channel {', '.join(constant)} has the same level everywhere: nothing can be learnt from it; leave it out "
+            "by --bands.\n"
+        )
+    return notes
+
+
+def _hand_on(settings: Stats, found: Distribution, console: Console) -> None:
+    """Writes the files; says how to use the figures."""
+    values = found.statistics.to_dict()
+    if settings.out is None:
+        flags = " ".join(
+            f"--{name.replace('_', '-')} {_words(value if isinstance(value, list) else [value])}"
+            for name, value in values.items()
+        )
+        console.print(f"To use them:   openmae pretrain {settings.data} --out RUN {flags}", soft_wrap=True)
+        console.print("or write them to a file with --out stats.toml, for pretrain --config stats.toml")
+        return
+    write_file(settings.out, tomli_w.dumps(values).encode())
+    picture = settings.out.with_suffix(".png")
+    write_file(picture, draw_histogram(found))
+    console.print(f"Written to {settings.out}; histograms in {picture}. To use them:")
+    console.print(f"  openmae pretrain {settings.data} --out RUN --config {settings.out}", soft_wrap=True)
+
+
+def _level(level: float, found: Distribution) -> str:
+    return f"{level:.4g}" if found.sample else f"{level:.0f}"
+
+
+def _words(values: list[float] | tuple[int, ...] | None) -> str:
+    return " ".join(map(str, values or ()))

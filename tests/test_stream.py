@@ -1,0 +1,322 @@
+"""Views, and the stream that a run is a function of."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as tv
+
+from openmae.data.decode import PixelFormat, decode
+from openmae.data.memory import InMemory, in_memory
+from openmae.data.opening import open_source
+from openmae.data.order import epoch_order, generator
+from openmae.data.source import Source
+from openmae.data.stream import Batch, Stream
+from openmae.data.views import Augmentation, Crop, centred_view, cut, draw_crop, reduction, resize
+from openmae.masking import Masking
+from tests.images import encoded, picture, write_images
+
+# ---------------------------------------------------------------- views
+
+
+@pytest.mark.parametrize("size", [(32, 48), (7, 90), (100, 13)])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 13])
+def test_resize_is_torchvisions(size: tuple[int, int], channels: int) -> None:
+    image = np.random.default_rng(7).integers(0, 256, (60, 50, channels), dtype=np.uint8)
+    expected = tv.resize(
+        torch.from_numpy(image).permute(2, 0, 1)[:, None],  # each channel by itself
+        list(size),
+        interpolation=tv.InterpolationMode.BICUBIC,
+        antialias=True,
+    )
+    assert np.array_equal(resize(image, size), expected[:, 0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_deep_pixels_are_resized_without_loss(dtype: str) -> None:
+    image = (np.random.default_rng(7).random((40, 30, 2)) * 60000).astype(dtype)
+    expected = F.interpolate(
+        torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)[None], (16, 50), mode="bicubic", antialias=True
+    )[0].permute(1, 2, 0)
+    found = resize(image, (16, 50))
+    assert found.dtype == dtype
+    high = 65535 if dtype == "uint16" else np.inf
+    low = 0 if dtype == "uint16" else -np.inf
+    np.testing.assert_allclose(found, expected.numpy().clip(low, high), rtol=1e-4, atol=0.51)
+
+
+def view_of(image: np.ndarray, size: tuple[int, int], augmentation: Augmentation, seed: int) -> np.ndarray:
+    crop = draw_crop(image.shape[:2], size, augmentation, generator(seed, "sample"))
+    return cut(image, image.shape[:2], crop, size)
+
+
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from([(16, 16), (8, 24)]),
+    st.sampled_from([(0.2, 1.0), (1.0, 1.0), (0.05, 0.1)]),
+    st.integers(0, 2**32),
+)
+def test_training_view_has_its_size_whatever_the_image(
+    height: int, width: int, size: tuple[int, int], scale: tuple[float, float], seed: int
+) -> None:
+    image = np.full((height, width, 3), 77, np.uint8)
+    view = view_of(image, size, Augmentation(scale), seed)
+    assert view.shape == (*size, 3)
+    assert (view == 77).all()
+
+
+def test_crops_cover_the_share_of_area_asked_for() -> None:
+    # Each pixel names its own place, so a crop's extent can be read off its corners.
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(100)[:, None], np.arange(100)[None]
+    areas, flips = [], 0
+    for seed in range(300):
+        view = view_of(image, (100, 100), Augmentation((0.2, 0.6)), seed).astype(int)
+        rows, columns = np.ptp(view[..., 0]), np.ptp(view[..., 1])
+        areas.append((rows + 1) * (columns + 1) / 1e4)
+        flips += int(view[50, 0, 1] > view[50, -1, 1])
+    assert 0.17 < min(areas) < 0.25
+    assert 0.55 < max(areas) < 0.64
+    assert 110 < flips < 190
+
+
+def test_whole_image_without_flip_is_the_resized_image() -> None:
+    image = np.array(picture(8, (40, 30)))
+    view = view_of(image, (16, 16), Augmentation((1.0, 1.0), hflip=False), 0)
+    assert np.array_equal(view, resize(image, (16, 16)))
+
+
+def test_a_mirrored_view_is_the_view_mirrored() -> None:
+    image = np.array(picture(8, (40, 30)))
+    straight, mirrored = (cut(image, (40, 30), Crop(5, 3, 20, 17, m), (16, 24)).astype(int) for m in (False, True))
+    assert np.abs(straight[:, ::-1] - mirrored).max() <= 1
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([(16, 16), (224, 160)]))
+def test_images_are_only_reduced_where_twice_the_pixels_are_left(
+    height: int, width: int, size: tuple[int, int]
+) -> None:
+    factor = reduction((height, width), size)
+    assert factor in (1, 2, 4, 8)
+    assert factor == 1 or (height / factor >= 2 * size[0] and width / factor >= 2 * size[1])
+    larger = 2 * factor
+    assert larger > 8 or height / larger < 2 * size[0] or width / larger < 2 * size[1]
+
+
+def test_a_crop_of_a_reduced_jpeg_shows_the_same_place() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 15, 3), np.uint8)).resize((1200, 800))
+    data = encoded(image, "JPEG", quality=95)
+    crop = Crop(101, 203, 520, 700, True)
+    views = []
+    for reduce in (1, 2, 4, 8):
+        pixels = decode(data, PixelFormat(), reduce=reduce)
+        assert pixels.shape == (800 // reduce, 1200 // reduce, 3)
+        views.append(cut(pixels, (800, 1200), crop, (32, 32)).astype(int))
+    moved = cut(decode(data, PixelFormat()), (800, 1200), Crop(117, 203, 520, 700, True), (32, 32)).astype(int)
+    one_pixel = np.abs(moved - views[0]).mean()  # what a shift of one pixel of the view costs
+    for view in views[1:]:
+        assert np.abs(view - views[0]).mean() < one_pixel / 3
+
+
+def test_centred_view_is_the_papers() -> None:
+    image = np.array(picture(9, (300, 500)))
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
+    larger = tv.resize(pixels, [256], interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
+    expected = tv.center_crop(larger, [224, 224]).permute(1, 2, 0).numpy().astype(int)
+    # The long side rounds, where torchvision truncates.
+    assert np.abs(centred_view(image, (224, 224)).astype(int) - expected).mean() < 1
+    exact = np.array(picture(9, (224, 224)))
+    assert np.array_equal(centred_view(exact, (224, 224)), exact)
+
+
+# ---------------------------------------------------------------- order
+
+
+@given(st.integers(0, 2**63), st.integers(0, 10**6), st.integers(1, 500))
+def test_an_epochs_order_is_a_permutation_of_its_own(seed: int, epoch: int, length: int) -> None:
+    order = epoch_order(seed, epoch, length)
+    assert np.array_equal(np.sort(order), np.arange(length))
+    assert np.array_equal(order, epoch_order(seed, epoch, length))
+    if length > 20:
+        assert not np.array_equal(order, epoch_order(seed, epoch + 1, length))
+        assert not np.array_equal(order, epoch_order(seed + 1, epoch, length))
+
+
+def test_generators_of_different_coordinates_differ() -> None:
+    coordinates = [
+        {"seed": s, "purpose": p, "epoch": e, "index": i, "view": v}
+        for s in (0, 1)
+        for p in ("sample", "order", "visit")
+        for e in (0, 1)
+        for i in (0, 1)
+        for v in (0, 1)
+    ]
+    draws = {tuple(generator(**c).integers(0, 2**63, 2)) for c in coordinates}  # type: ignore[arg-type]
+    assert len(draws) == len(coordinates)
+
+
+# ---------------------------------------------------------------- the stream
+
+
+def stream_of(source: Source, batch_size: int = 6, steps: int = 9, repeats: int = 1, **masking: object) -> Stream:
+    pixels = PixelFormat()
+    masks = Masking(**masking)  # type: ignore[arg-type]
+    return Stream(source, pixels, (16, 16), (4, 4), Augmentation(), masks, batch_size, steps, 5, repeats)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    data = write_images(tmp_path_factory.mktemp("stream"), 14)
+    (data / "class0/broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    (data / "class1/small.png").write_bytes(encoded(Image.new("RGB", (3, 30)), "PNG"))
+    picture(99, (150, 200)).save(data / "class0/large.jpg")  # decoded at half its size
+    return open_source(str(data))
+
+
+Row = tuple[object, ...]
+
+
+def rows(batches: Iterator[Batch]) -> list[Row]:
+    """Every view: index, pixels, visible patches, queries."""
+    found: list[Row] = []
+    for batch in batches:
+        for i in range(len(batch)):
+            parts = (batch.images[i], batch.visible[i], batch.queries[i])
+            found.append((int(batch.indices[i]), *(part.numpy().tobytes() for part in parts)))
+    return found
+
+
+@pytest.mark.parametrize("workers", [0, 1, 8])
+@settings(max_examples=15)
+@given(micro_batch=st.integers(1, 13), first_step=st.integers(0, 8), repeats=st.sampled_from([1, 3, 4]))
+def test_views_do_not_depend_on_workers_micro_batches_or_restarts(
+    source: Source, workers: int, micro_batch: int, first_step: int, repeats: int
+) -> None:
+    stream = stream_of(source, batch_size=12, repeats=repeats)
+    whole = rows(stream.batches(0, 12, 0))
+    assert len(whole) == 108
+    assert rows(stream.batches(first_step, micro_batch, workers)) == whole[12 * first_step :]
+
+
+@settings(max_examples=30)
+@given(world_size=st.sampled_from([1, 2, 4]), micro_batch=st.integers(1, 9), repeats=st.sampled_from([1, 2, 3]))
+def test_ranks_share_each_step_among_them(source: Source, world_size: int, micro_batch: int, repeats: int) -> None:
+    stream = stream_of(source, batch_size=8, repeats=repeats)
+    whole = rows(stream.batches(0, 8, 0))
+    shares = [rows(stream.batches(0, micro_batch, 0, rank=r, world_size=world_size)) for r in range(world_size)]
+    each = 8 // world_size
+    together = [row for step in range(9) for share in shares for row in share[step * each : (step + 1) * each]]
+    assert together == whole
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(source: Source) -> None:
+    with pytest.raises(ValueError, match="not a multiple of world_size 4"):
+        stream_of(source, batch_size=6).batches(0, 6, 0, world_size=4)
+
+
+def test_every_epoch_visits_every_image_once_and_differently(source: Source) -> None:
+    found = rows(stream_of(source, batch_size=17, steps=2).batches(0, 4, 0))
+    assert sorted(index for index, *_ in found[:17]) == list(range(17))
+    assert sorted(index for index, *_ in found[17:]) == list(range(17))
+    views = {index: parts for index, *parts in found[:17]}
+    assert all(views[index] != parts for index, *parts in found[17:])
+
+
+def test_repeated_views_are_of_one_image_and_differ(source: Source) -> None:
+    found = rows(stream_of(source, batch_size=12, steps=3, repeats=4).batches(0, 12, 0))
+    for start in range(0, 36, 4):
+        visit = found[start : start + 4]
+        assert len({index for index, *_ in visit}) == 1
+        assert len({pixels for _, pixels, *_ in visit}) == 4
+        assert len({visible for _, _, visible, _ in visit}) == 4
+    assert len({index for index, *_ in found}) == 9
+
+
+def test_a_batch_may_be_larger_than_the_data(source: Source) -> None:
+    assert len(rows(stream_of(source, batch_size=40, steps=1).batches(0, 40, 0))) == 40
+
+
+def test_broken_and_too_small_files_are_replaced_and_named(source: Source) -> None:
+    broken = {}
+    for batch in stream_of(source, batch_size=4, steps=5).batches(0, 4, 0):
+        assert batch.failure is None
+        broken |= {source.name(index): reason for index, reason in batch.broken}
+    assert set(broken) == {"class0/broken.jpg", "class1/small.png"}
+    assert "smaller patch_size" in broken["class1/small.png"]
+
+
+def test_files_that_vanish_are_replaced_until_there_are_too_few(tmp_path: Path) -> None:
+    data = write_images(tmp_path, 12)
+    source = open_source(str(data))
+    gone = sorted(data.rglob("*.jpg"))
+    for path in gone:
+        path.unlink()
+    batch = next(stream_of(source, batch_size=12).batches(0, 12, 0))
+    assert batch.failure is None
+    assert {source.name(index) for index, _ in batch.broken} == {str(path.relative_to(data)) for path in gone}
+    for path in data.rglob("*.png"):
+        path.unlink()
+    batch = next(stream_of(source).batches(0, 2, 0))
+    assert batch.failure is not None
+    assert "in a row" in batch.failure
+
+
+def test_ratio_schedule_follows_the_step(source: Source) -> None:
+    stream = stream_of(source, steps=10, mask_ratio=0.25, mask_schedule="linear", mask_ratio_end=0.875)
+    visible = [batch.visible.shape[1] for batch in stream.batches(0, 6, 0)]
+    assert visible == [int(16 * (1 - (0.25 + 0.0625 * step))) for step in range(10)]
+    drawn = stream_of(source, steps=10, mask_ratio=0.25, mask_schedule="random", mask_ratio_end=0.875)
+    counts = [batch.visible.shape[1] for batch in drawn.batches(0, 6, 0)]
+    assert len(set(counts)) > 3
+    assert [batch.visible.shape[1] for batch in drawn.batches(5, 6, 0)] == counts[5:]
+
+
+def test_frames_of_a_file_are_drawn_by_visit(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((20, 20), 40 * i, np.uint8)) for i in range(5)]
+    for number in range(3):
+        frames[0].save(tmp_path / f"{number}.tif", save_all=True, append_images=frames[1:])
+    stream = stream_of(open_source(str(tmp_path)), batch_size=120, steps=1, repeats=2)
+    batch = next(stream.batches(0, 120, 0))
+    values = batch.images[:, 0, 0, 0].view(60, 2)
+    assert torch.equal(values[:, 0], values[:, 1])  # views of one visit show one frame
+    assert len(values.unique()) == 5
+    assert rows(stream.batches(0, 7, 2)) == rows(iter([batch]))
+
+
+# ---------------------------------------------------------------- in memory
+
+
+def test_a_stream_from_memory_is_the_stream_from_files(source: Source) -> None:
+    small = source.take(np.array([i for i in range(len(source)) if "large" not in source.name(i)]))
+    told: list[tuple[int, int]] = []
+    loaded, pixels = in_memory(small, PixelFormat(), (16, 16), 1, lambda done, of: told.append((done, of)))
+    assert isinstance(loaded, InMemory)
+    assert told[-1] == (16, 16)
+    assert loaded.fingerprint == small.fingerprint
+    for workers in (0, 2):
+        batches, expected = (stream_of(s).batches(0, 6, workers) for s in (loaded, small))
+        for found, wanted in zip(batches, expected, strict=True):
+            assert found.broken == wanted.broken
+            assert rows(iter([found])) == rows(iter([wanted]))
+    assert pixels == PixelFormat()
+
+
+def test_images_that_would_be_reduced_do_not_stay_in_memory(source: Source) -> None:
+    assert in_memory(source, PixelFormat(), (16, 16), 0)[0] is source
+
+
+def test_bands_are_chosen_once(tmp_path: Path) -> None:
+    np.save(tmp_path / "all.npy", np.random.default_rng(0).integers(0, 256, (9, 20, 20, 5), np.uint8))
+    source = open_source(str(tmp_path / "all.npy"))
+    loaded, pixels = in_memory(source, PixelFormat(2, (4, 1)), (16, 16), 0)
+    assert isinstance(loaded, InMemory)
+    for index in range(9):
+        expected = decode(source.read(index), PixelFormat(2, (4, 1)))
+        assert np.array_equal(decode(loaded.read(index), pixels), expected)
