@@ -41,6 +41,7 @@ from openmae.masking import Masking
 
 CORES = len(os.sched_getaffinity(0))
 BATCH = 64
+BATCH_OF_LARGE = 8  # or a round would see few of them
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BICUBIC = transforms.InterpolationMode.BICUBIC
 RELEASED = transforms.Compose(
@@ -85,9 +86,9 @@ def v2_by_torchvision(file: Path) -> torch.Tensor:
     return V2_FROM_TENSOR(torchvision.io.decode_jpeg(data, mode=torchvision.io.ImageReadMode.RGB))
 
 
-def torch_loader(folder: Path, load: Callable[[Path], torch.Tensor]) -> Iterator[torch.Tensor]:
+def torch_loader(folder: Path, load: Callable[[Path], torch.Tensor], batch: int = BATCH) -> Iterator[torch.Tensor]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return iter(DataLoader(Files(files, load), BATCH, shuffle=True, num_workers=CORES, drop_last=True))
+    return iter(DataLoader(Files(files, load), batch, shuffle=True, num_workers=CORES, drop_last=True))
 
 
 def wds_loader(shards: Path) -> Iterator[Any]:
@@ -97,7 +98,7 @@ def wds_loader(shards: Path) -> Iterator[Any]:
     return (batch[0] for batch in webdataset.WebLoader(data, batch_size=None, num_workers=CORES))
 
 
-def ours(data: Path, repeats: int = 1) -> Iterator[Any]:
+def ours(data: Path, repeats: int = 1, batch: int = BATCH) -> Iterator[Any]:
     stream = Stream(
         open_source(str(data)),
         PixelFormat(),
@@ -105,12 +106,12 @@ def ours(data: Path, repeats: int = 1) -> Iterator[Any]:
         (16, 16),
         Augmentation(),
         Masking(0.75),
-        BATCH,
+        batch,
         10**6,
         0,
         repeats,
     )
-    return stream.batches(0, BATCH, CORES)
+    return stream.batches(0, batch, CORES)
 
 
 def megapixels(photos: Path, out: Path, count: int = 24) -> Path:
@@ -231,12 +232,14 @@ def main() -> None:
         )
         big = race(
             {
-                "(a) released MAE: Pillow, torch DataLoader": lambda: torch_loader(large, released),
-                "(b) torchvision v2 on uint8, decoded by Pillow": lambda: torch_loader(large, v2_by_pillow),
-                "(b') torchvision v2 on uint8, decoded by torchvision.io": lambda: torch_loader(
-                    large, v2_by_torchvision
+                "(a) released MAE: Pillow, torch DataLoader": lambda: torch_loader(large, released, BATCH_OF_LARGE),
+                "(b) torchvision v2 on uint8, decoded by Pillow": lambda: torch_loader(
+                    large, v2_by_pillow, BATCH_OF_LARGE
                 ),
-                "(d) openmae, from the folder": lambda: ours(large),
+                "(b') torchvision v2 on uint8, decoded by torchvision.io": lambda: torch_loader(
+                    large, v2_by_torchvision, BATCH_OF_LARGE
+                ),
+                "(d) openmae, from the folder": lambda: ours(large, batch=BATCH_OF_LARGE),
             },
             given.seconds,
             given.rounds,

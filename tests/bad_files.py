@@ -108,6 +108,7 @@ def whole_files() -> dict[str, bytes]:
         "deep.tif": tiff(deep, compression="zlib"),
         "flat.tif": tiff(deep),
         "pages.tif": tiff(np.stack([deep] * 3), compression="lzw", tile=(16, 16), photometric="minisblack"),
+        "tiles.tif": tiff(np.asarray(photo), compression="jpeg", tile=(16, 16), photometric="rgb", bigtiff=True),
         "scan.dcm": dicom(deep),
         "array.npy": npy(np.asarray(photo)),
     }
@@ -118,6 +119,7 @@ def cut_off() -> Iterator[tuple[str, bytes]]:
     for name, data in whole_files().items():
         for eighths in (0, 1, 3, 4):
             yield f"{eighths}/8 of {name}", data[: len(data) * eighths // 8]
+    yield "tiles.tif but for its last bytes", whole_files()["tiles.tif"][:-20]  # within a JPEG, of which some is left
 
 
 def huge_headers() -> dict[str, bytes]:
@@ -125,9 +127,9 @@ def huge_headers() -> dict[str, bytes]:
     files = whole_files()
     side = struct.pack("<I", HUGE)
     huge = {
-        "photo.jpg": _put(files["photo.jpg"], b"\xff\xc0", 5, struct.pack(">HH", HUGE, HUGE)),
-        "progressive.jpg": _put(files["progressive.jpg"], b"\xff\xc2", 5, struct.pack(">HH", HUGE, HUGE)),
-        "photo.webp": _put(encoded(picture(1), "WEBP", exif=b"II*\0"), b"VP8X", 12, b"\xff\x3f\0\xff\x3f\0"),
+        "photo.jpg": put(files["photo.jpg"], b"\xff\xc0", 5, struct.pack(">HH", HUGE, HUGE)),
+        "progressive.jpg": put(files["progressive.jpg"], b"\xff\xc2", 5, struct.pack(">HH", HUGE, HUGE)),
+        "photo.webp": put(encoded(picture(1), "WEBP", exif=b"II*\0"), b"VP8X", 12, b"\xff\x3f\0\xff\x3f\0"),
         "photo.bmp": files["photo.bmp"][:18] + side * 2 + files["photo.bmp"][26:],
         "photo.gif": files["photo.gif"][:6] + struct.pack("<HH", HUGE, HUGE) + files["photo.gif"][10:],
         "array.npy": files["array.npy"].replace(b"(40, 48, 3)", b"(50000,50000,3)"),
@@ -135,7 +137,7 @@ def huge_headers() -> dict[str, bytes]:
         "frames.dcm": dicom(np.zeros((8, 8), np.uint16), Rows=HUGE, Columns=HUGE, NumberOfFrames=HUGE),
     }
     for name in ("photo.avif", "deep.avif", "photo.heic"):
-        huge[name] = _put(files[name], b"ispe", 8, struct.pack(">II", HUGE, HUGE))
+        huge[name] = put(files[name], b"ispe", 8, struct.pack(">II", HUGE, HUGE))
     for name, bits in (("colour.png", 8), ("deep.png", 16)):
         huge[name] = _with_png_header(files[name], struct.pack(">IIBBBBB", HUGE, HUGE, bits, 2, 0, 0, 0))
     for name in ("plain.tif", "deep.tif", "flat.tif", "pages.tif"):
@@ -151,8 +153,8 @@ def bombs() -> dict[str, bytes]:
     small = np.zeros((16, 16, 1), np.uint8)
     deflated = dicom(small[..., 0], "1.2.840.10008.1.2.1.99")
     tiles = tiff(np.zeros((2, 16, 16, 3), np.uint8), compression="jpeg", tile=(16, 16), photometric="rgb")
-    jpeg = _put(imagecodecs.jpeg8_encode(np.zeros((16, 16, 3), np.uint8)), b"\xff\xc0", 5, b"\xff\xf0" * 2)
-    jpeg_2000 = _put(
+    jpeg = put(imagecodecs.jpeg8_encode(np.zeros((16, 16, 3), np.uint8)), b"\xff\xc0", 5, b"\xff\xf0" * 2)
+    jpeg_2000 = put(
         imagecodecs.jpeg2k_encode(small[..., 0], codecformat="j2k"), b"\xff\x4f\xff\x51", 8, b"\0\0\xff\xff" * 2
     )
     lossless = "1.2.840.10008.1.2.4.90"
@@ -177,7 +179,8 @@ def _with_strip(data: bytes, strip: bytes) -> bytes:
     return bytes(changed)
 
 
-def _put(data: bytes, mark: bytes, offset: int, value: bytes) -> bytes:
+def put(data: bytes, mark: bytes, offset: int, value: bytes) -> bytes:
+    """The file with `value` written `offset` bytes behind where `mark` begins."""
     at = data.index(mark) + offset
     return data[:at] + value + data[at + len(value) :]
 

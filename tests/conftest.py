@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # One thread for models this small: on a busy machine, threads that wait for each other take ten times as long.
@@ -11,3 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No deadline: a slow or busy machine is no failure. Derandomized: a commit passes or fails alike everywhere.
 settings.register_profile("openmae", deadline=None, derandomize=True)
 settings.load_profile("openmae")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Listings that tests keep are not the user's."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmae.data.decode import BrokenImage, PixelFormat, decode, read_header
-from tests.bad_files import bombs, cut_off, huge_headers, tiff, whole_files
+from tests.bad_files import bombs, cut_off, huge_headers, put, tiff, whole_files
 from tests.images import encoded, picture
 
 WHOLE = whole_files()
@@ -69,8 +70,19 @@ def test_huge_files_and_bombs_are_refused_in_little_memory(
     for name, (complaint, seconds, grown) in found.items():
         assert complaint, f"{name} is not refused"
         assert "does not fit into memory" not in complaint, name
+        if name in ("tile.tif", "jpeg.dcm", "jpeg2000.dcm"):  # decoders of JPEGs believe what the JPEGs say
+            assert "more than is decoded" in complaint, name
         assert seconds < 20, name
         assert grown < 100, (name, grown)
+
+
+def test_decoders_that_need_more_memory_get_smaller_images() -> None:
+    progressive = put(WHOLE["progressive.jpg"], b"\xff\xc2", 5, struct.pack(">HH", 11_000, 11_000))
+    inks = put(WHOLE["cmyk.jpg"], b"\xff\xc0", 5, struct.pack(">HH", 11_000, 11_000))
+    for data in (progressive, inks):
+        with pytest.raises(BrokenImage, match="more than is decoded"):
+            read_header(data)
+    assert read_header(put(WHOLE["photo.jpg"], b"\xff\xc0", 5, struct.pack(">HH", 11_000, 11_000))).width == 11_000
 
 
 @pytest.mark.parametrize(("name", "data"), [pytest.param(name, data, id=name) for name, data in cut_off()])

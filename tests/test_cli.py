@@ -601,3 +601,56 @@ def test_quickstart_shows_that_pre_training_worked(tmp_path: Path, run: Run) -> 
     assert top1["knn", "pre-trained"] > top1["knn", "untrained"] + 0.08
     assert top1["linear", "pre-trained"] > top1["linear", "untrained"] + 0.03
     assert top1["knn", "pre-trained"] > top1["knn", "raw pixels"] + 0.3
+
+
+# ---------------------------------------------------------------- images that are not 3 x 8 bits
+
+
+def deep_bands(count: int = 20) -> np.ndarray:
+    """(count, 24, 20, 5) smooth 12-bit values in 16 bits, no two bands alike."""
+    grey = np.stack([np.array(picture(number, mode="L"), np.uint16) for number in range(count)])
+    return np.stack([(grey + 1) * factor for factor in (1, 3, 7, 11, 15)], axis=-1)
+
+
+def test_bands_and_depth_go_with_the_run(tmp_path: Path, run: Run) -> None:
+    data = tmp_path / "bands.npy"
+    np.save(data, deep_bands())
+    words = (*TINY, "--epochs", "1", "--workers", "0")
+    code, output, errors = run("pretrain", data, "--out", tmp_path / "all", *words)
+    assert code == 0, errors
+    assert "--in-chans 5: as many as the images have" in output
+    assert "--pixel-type uint16" in output
+    code, _, errors = run("pretrain", data, "--out", tmp_path / "two", *words, "--bands", "4", "1")
+    assert code == 0, errors
+    pixels = deep_bands() / 65535
+    for name, bands in (("all", [0, 1, 2, 3, 4]), ("two", [3, 0])):
+        statistics = json.loads((tmp_path / name / "model.json").read_text())["statistics"]
+        assert statistics["pixel_type"] == "uint16"
+        # 2 of the 20 images are kept aside.
+        np.testing.assert_allclose(statistics["mean"], pixels[..., bands].mean(axis=(0, 1, 2)), rtol=0.1)
+        model = openmae.load(tmp_path / name)
+        assert model.encoder.in_chans == len(bands)
+        assert run("reconstruct", tmp_path / name, data, "--out", tmp_path / "x.png")[0] == 0
+    refused(
+        run("pretrain", data, "--out", tmp_path / "three", *words, "--in-chans", "3"), "has 5 channels", "--bands"
+    )
+    refused(run("pretrain", data, "--out", tmp_path / "no", *words, "--bands", "1", "2", "--mean", "0.5"), "--mean")
+
+
+def test_statistics_of_all_images_are_taken_from_stats(data: Path, tmp_path: Path, run: Run) -> None:
+    found, out = tmp_path / "stats.toml", tmp_path / "run"
+    assert run("stats", data, "--out", found, "--workers", "0")[0] == 0
+    words = (*TINY, "--epochs", "0.2", "--workers", "0", "--config", found)
+    assert run("pretrain", data, "--out", out, *words)[0] == 0
+    measured = tomllib.loads(found.read_text())
+    used = json.loads((out / "model.json").read_text())["statistics"]
+    assert used == measured
+    assert tomllib.loads((out / "config.toml").read_text())["mean"] == measured["mean"]
+
+
+def test_repeated_augmentation_trains_and_resumes(data: Path, tmp_path: Path, run: Run) -> None:
+    words = (*TINY, "--epochs", "1", "--workers", "0", "--repeat-aug", "4")
+    assert run("pretrain", data, "--out", tmp_path / "r", *words)[0] == 0
+    assert tomllib.loads((tmp_path / "r/config.toml").read_text())["repeat_aug"] == 4
+    refused(run("pretrain", data, "--out", tmp_path / "r", *words[:-1], "2"), "repeat_aug")
+    refused(run("pretrain", data, "--out", tmp_path / "s", *words[:-1], "0"), "--repeat-aug is 0")

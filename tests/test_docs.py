@@ -23,7 +23,8 @@ def test_the_readmes_commands_and_python_run(
     write_images(tmp_path / "labelled", 20)
     picture(1).save("photo.jpg")
     commands = re.findall(r"^openmae (?!COMMAND).*$", README, re.MULTILINE)
-    assert {shlex.split(command)[1] for command in commands} == {"pretrain", "reconstruct", "knn", "probe"}
+    run = {shlex.split(command)[1] for command in commands}
+    assert run == {"pretrain", "check", "stats", "pack", "reconstruct", "knn", "probe"}
     for command in commands:
         words = shlex.split(command)[1:]
         if "imagenet" in words:  # a week on a GPU: that its flags exist has to do

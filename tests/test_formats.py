@@ -24,7 +24,7 @@ from skimage.transform import downscale_local_mean
 
 from openmae.data.decode import BrokenImage, Depth, Header, PixelFormat, decode, read_header
 from openmae.errors import UserError
-from tests.bad_files import chunk, dicom, npy, png, tiff, whole_files
+from tests.bad_files import chunk, dicom, npy, png, put, tiff, whole_files
 from tests.heic import EIGHT_BITS, TEN_BITS, gradient
 from tests.images import encoded, picture
 
@@ -58,7 +58,10 @@ def full_range(values: NDArray[Any], bits: int) -> NDArray[Any]:
 def test_lossless_formats_decode_as_pillow_does(kind: str, mode: str, in_chans: int) -> None:
     if (kind, mode) in {("BMP", "LA"), ("GIF", "LA"), ("GIF", "RGBA")}:
         mode = "RGB"  # the format cannot hold it
-    data = encoded(picture(3).convert(mode), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    image = picture(3).convert(mode)
+    if mode in ("LA", "RGBA"):
+        image.putalpha(picture(4, mode="L").point(lambda value: max(value, 1)))  # WebP forgets colours under alpha 0
+    data = encoded(image, kind, **({"lossless": True} if kind == "WEBP" else {}))
     with Image.open(io.BytesIO(data)) as opened:
         expected = np.asarray(opened.convert("RGBA").convert(["L", "LA", "RGB", "RGBA"][in_chans - 1]))
     pixels = decode(data, PixelFormat(in_chans))
@@ -102,7 +105,7 @@ def test_stray_bytes_between_markers_are_no_damage(change: Any) -> None:
 
 
 def test_jpegs_of_twelve_bits_are_refused_with_a_sentence() -> None:
-    data = imagecodecs.jpeg8_encode(np.zeros((16, 16), np.uint16), bitspersample=12)
+    data = put(encoded(picture(1), "JPEG"), b"\xff\xc0", 4, b"\x0c")
     for read in (read_header, lambda data: decode(data, RGB)):
         with pytest.raises(BrokenImage, match="JPEG of 12 bits a channel"):
             read(data)
@@ -146,7 +149,9 @@ def test_deep_tiffs_stand_upright(orientation: int, depth: str) -> None:
 @pytest.mark.parametrize("order", ["little", "big"])
 def test_orientation_is_found_in_either_byte_order(order: Any) -> None:
     start = {"little": b"II*\0\x08\0\0\0", "big": b"MM\0*\0\0\0\x08"}[order]
-    entry = b"".join(n.to_bytes(s, order) for n, s in ((1, 2), (0x0112, 2), (3, 2), (1, 4), (6, 2), (0, 2)))
+    elsewhere = ((0x0102, 2), (3, 2), (9, 4), (10**6, 4))  # values that lie outside the file
+    numbers = ((2, 2), *elsewhere, (0x0112, 2), (3, 2), (1, 4), (6, 2), (0, 2))
+    entry = b"".join(number.to_bytes(size, order) for number, size in numbers)
     data = encoded(picture(1, (8, 16)), "JPEG", exif=b"Exif\0\0" + start + entry)  # no word on a second directory
     assert decode(data, RGB).shape == (16, 8, 3)
 
@@ -221,12 +226,15 @@ def test_a_transparent_colour_becomes_alpha(bits: int, colour_type: int, channel
     np.testing.assert_array_equal(pixels[..., -1] == 0, (values == values[2, 3]).all(-1))
 
 
-@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("where", ["before", "after", "as text"])
 def test_a_pngs_exif_counts_before_and_after_the_pixels(where: str) -> None:
     values, turned = np.arange(6 * 9).reshape(6, 9, 1), chunk(b"eXIf", exif_of(6).tobytes().removeprefix(b"Exif\0\0"))
     data = png(values, 8, 0, chunks=turned)
     if where == "after":
         data = png(values, 8, 0)[:-12] + turned + chunk(b"IEND", b"")
+    if where == "as text":  # as ImageMagick used to
+        profile = b"\nexif\n      99\n" + exif_of(6).tobytes().hex().encode() + b"\n"
+        data = png(values, 8, 0, chunks=chunk(b"tEXt", b"Raw profile type exif\0" + profile))
     header, pixels = as_it_is(data)
     assert (header.height, header.width) == (9, 6)
     np.testing.assert_array_equal(pixels[..., 0], np.rot90(values[..., 0], -1))
@@ -293,6 +301,7 @@ def test_tiffs_give_the_array_that_was_written(
         ((4, 2, 12, 14), {"imagej": True, "metadata": {"axes": "ZCYX"}}, 4, 2),
         ((3, 2, 12, 14), {"ome": True, "metadata": {"axes": "TCYX"}, "compression": "zlib"}, 3, 2),
         ((2, 3, 4, 12, 14), {"ome": True, "metadata": {"axes": "CTZYX"}}, 12, 2),
+        ((4, 2, 12, 14, 3), {"ome": True, "metadata": {"axes": "TCYXS"}, "photometric": "rgb"}, 4, 6),
     ],
 )
 def test_pages_are_frames_and_c_and_s_are_channels(
@@ -340,7 +349,9 @@ def test_tiff_palettes_jpegs_and_alpha(frames: int) -> None:
     draws = np.random.default_rng(7)
     colours, index = draws.integers(0, 65536, (3, 256), dtype=np.uint16), draws.integers(0, 256, (9, 8), dtype=np.uint8)
     data = tiff(np.stack([index] * frames), photometric="palette", colormap=colours)
-    np.testing.assert_array_equal(as_it_is(data)[1], (colours >> 8).T[index])
+    header, pixels = as_it_is(data)
+    assert header.frames == frames
+    np.testing.assert_array_equal(pixels, (colours >> 8).T[index])
     photo = np.asarray(picture(1, (48, 64)))
     data = tiff(np.stack([photo] * frames), photometric="rgb", compression="jpeg", tile=(16, 16))
     assert np.abs(as_it_is(data)[1] - photo.astype(int)).mean() < 4
@@ -368,7 +379,7 @@ def test_no_data_of_gdal_is_filled_with_the_mean() -> None:
 
 def test_packed_depths_of_tiff_fill_their_range() -> None:
     values = np.random.default_rng(9).integers(0, 4096, (16, 16), dtype=np.uint16)
-    strip = imagecodecs.packints_encode(values, 12)
+    strip = np.packbits(values.reshape(-1, 1) >> np.arange(11, -1, -1, dtype=np.uint16) & 1).tobytes()
     tags = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 126, 277: 1, 278: 16, 279: len(strip)}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     header, pixels = as_it_is(b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(8) + strip)
@@ -464,7 +475,7 @@ def test_compressed_frames_are_found_and_lossless(syntax: str, codec: Any, colou
 
 def test_baseline_jpegs_in_dicom_have_their_colours() -> None:
     photo = np.asarray(picture(1, (32, 48)))
-    for kind, space in (("YBR_FULL_422", "YCBCR"), ("RGB", "RGB")):
+    for kind, space in (("YBR_FULL_422", "YCBCR"), ("RGB", "RGB"), ("YBR_FULL_422", "RGB")):  # the last is a lie
         jpeg = imagecodecs.jpeg8_encode(photo, 98, outcolorspace=space)
         data = dicom(photo, BASELINE, PixelData=encapsulate([jpeg]), PhotometricInterpretation=kind)
         assert np.abs(as_it_is(data)[1] - photo.astype(int)).mean() < 2
@@ -519,6 +530,17 @@ def test_saved_arrays_are_images(array: NDArray[Any], by_columns: bool) -> None:
     depths = {"bool": "uint8", "uint8": "uint8", "uint16": "uint16"}
     assert header.depth == depths.get(array.dtype.name, "float32")
     np.testing.assert_array_equal(pixels, expected.reshape(pixels.shape))
+
+
+def test_saved_booleans_are_black_and_white() -> None:
+    array = np.random.default_rng(15).random((9, 8)) > 0.5
+    np.testing.assert_array_equal(as_it_is(npy(array))[1][..., 0], np.where(array, 255, 0))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_of_an_array_are_no_alpha(channels: int) -> None:
+    with pytest.raises(BrokenImage, match=f"it has {channels} channels and {channels - 1} are wanted"):
+        decode(npy(np.zeros((4, 5, channels), np.uint8)), PixelFormat(channels - 1))
 
 
 @pytest.mark.parametrize(
@@ -656,3 +678,38 @@ def test_plain_formats_need_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         assert decode(files[name], RGB).shape == (40, 48, 3)
     with pytest.raises(BrokenImage):  # a damaged file is no reason to install anything
         decode(files["deep.tif"][:100], RGB)
+
+
+@given(
+    st.integers(40, 130),
+    st.integers(17, 90),
+    st.sampled_from(["4:2:0", "4:2:2", "4:4:4", "L", "restarts", "mirrored"]),
+    st.sampled_from([1, 2, 4, 8]),
+    st.floats(0, 1),
+)
+def test_the_upper_rows_of_a_jpeg_are_those_of_the_whole(
+    height: int, width: int, kind: str, reduce: int, share: float
+) -> None:
+    image = picture(height, (height, width), "L" if kind == "L" else "RGB")
+    options: dict[str, object] = {"subsampling": kind if kind[0] == "4" else "4:2:0"}
+    if kind == "restarts":
+        options["restart_marker_blocks"] = 2
+    if kind == "mirrored":
+        exif = Image.Exif()
+        exif[0x0112] = 2
+        options["exif"] = exif
+    data = encoded(image, "JPEG", quality=90, **options)
+    rows = max(1, round(height * share))
+    pixels = PixelFormat(1 if kind == "L" else 3)
+    whole, upper = decode(data, pixels, reduce=reduce), decode(data, pixels, reduce=reduce, rows=rows)
+    known = -(-rows // reduce)
+    assert known <= len(upper) <= len(whole)
+    assert np.array_equal(upper[:known], whole[:known])
+
+
+def test_the_upper_rows_of_a_jpeg_are_quicker_to_have() -> None:
+    data = encoded(picture(0, (160, 40)), "JPEG")
+    assert len(decode(data, PixelFormat(), rows=20)) == 32
+    cut_off = data[:-2]
+    with pytest.raises(BrokenImage):  # what follows is looked for where the file has no end
+        decode(cut_off[: len(cut_off) // 2], PixelFormat(), rows=20)

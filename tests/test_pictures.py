@@ -349,3 +349,17 @@ def test_wrapped_lines_fit_and_lose_no_word() -> None:
     lines = wrap(text, font, 150)
     assert " ".join(lines) == text.strip()
     assert all(font.getlength(line) <= 150 for line in lines)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [("uint16", 65535), ("float32", 1.0)])
+def test_deep_images_are_shown_over_their_own_range(dtype: str, white: float) -> None:
+    model = small_model(in_chans=1)
+    ramp = torch.linspace(0.02, 0.04, 32 * 32).view(1, 1, 32, 32)  # a fiftieth of what 16 bits hold
+    images = (ramp * white).round().to(torch.uint16) if dtype == "uint16" else ramp * white
+    shown, _ = columns(model, statistics_of(model), images, some_visible(model, 1))
+    original = np.asarray(shown[-1].tiles[0]).astype(int)
+    expected = np.clip((ramp[0, 0].numpy() - 0.0201) / (0.0399 - 0.0201), 0, 1) * 255
+    assert np.abs(original - expected).max() <= 2
+    assert "black or white" in footer(model, "true", images.dtype)
+    flat, _ = columns(model, statistics_of(model), images * 0, some_visible(model, 1))
+    assert not np.asarray(flat[-1].tiles[0]).any()

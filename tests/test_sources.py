@@ -34,7 +34,8 @@ from tests.images import picture, write_images
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own for every test."""
+    """A cache of its own for every test, which keeps the listing of small sets too."""
+    monkeypatch.setattr(listing, "KEPT_FROM", 1)
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder / "openmae"

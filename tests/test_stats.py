@@ -248,8 +248,8 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what the images are
 
 
-def header(channels: int, depth: Depth = "uint8", mode: str = "") -> Header:
-    return Header("TIFF", 10, 10, channels, depth, mode)
+def header(channels: int, depth: Depth = "uint8", colour: bool = False) -> Header:
+    return Header("TIFF", 10, 10, channels, depth, "", colour=colour)
 
 
 @pytest.mark.parametrize(
@@ -258,9 +258,9 @@ def header(channels: int, depth: Depth = "uint8", mode: str = "") -> Header:
         ([header(1)] * 3, PixelFormat(1)),
         ([header(1), header(2)], PixelFormat(1)),
         ([header(1), header(3)], PixelFormat(3)),
-        ([header(3), header(4, mode="RGBA")], PixelFormat(3)),
-        ([header(4, mode="RGBA")] * 2, PixelFormat(3)),
-        ([header(4, "uint16", "min-is-black, uint16")] * 2, PixelFormat(4, None, "uint16")),
+        ([header(3), header(4, colour=True)], PixelFormat(3)),
+        ([header(4, colour=True)] * 2, PixelFormat(3)),
+        ([header(4, "uint16")] * 2, PixelFormat(4, None, "uint16")),
         ([header(13, "uint16")] * 2, PixelFormat(13, None, "uint16")),
         ([header(3), header(3, "uint16"), header(3)], PixelFormat(3, None, "uint16")),
         ([header(1, "float32"), header(1, "uint16")], PixelFormat(1, None, "float32")),

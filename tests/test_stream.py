@@ -1,9 +1,12 @@
 """Views, and the stream that a run is a function of."""
 
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,6 +24,7 @@ from openmae.data.stream import Batch, Stream
 from openmae.data.views import Augmentation, Crop, centred_view, cut, draw_crop, reduction, resize
 from openmae.masking import Masking
 from tests.images import encoded, picture, write_images
+from tests.servers import serve
 
 # ---------------------------------------------------------------- views
 
@@ -288,6 +292,44 @@ def test_frames_of_a_file_are_drawn_by_visit(tmp_path: Path) -> None:
     assert torch.equal(values[:, 0], values[:, 1])  # views of one visit show one frame
     assert len(values.unique()) == 5
     assert rows(stream.batches(0, 7, 2)) == rows(iter([batch]))
+
+
+# ---------------------------------------------------------------- sources
+
+
+def every_kind(tmp_path: Path) -> dict[str, str]:
+    """DATA of each kind, with the same images in the same order."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    files = [folder / f"{number:03d}.png" for number in range(9)]
+    for number, file in enumerate(files):
+        picture(number).save(file)
+    (tmp_path / "table.csv").write_text("path\n" + "".join(f"folder/{file.name}\n" for file in files))
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for file in files:
+            tar.add(file, file.name)
+    rows = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "images.parquet", row_group_size=4)
+    np.save(tmp_path / "array.npy", np.stack([np.array(picture(number)) for number in range(9)]))
+    np.savez(tmp_path / "array.npz", images=np.load(tmp_path / "array.npy"))
+    names = ("folder", "table.csv", "shard.tar", "images.parquet", "array.npy", "array.npz")
+    return {name: str(tmp_path / name) for name in names}
+
+
+def test_a_stream_is_the_same_from_every_source(tmp_path: Path) -> None:
+    kinds = every_kind(tmp_path)
+    expected = rows(stream_of(open_source(kinds["folder"]), repeats=2).batches(0, 6, 0))
+    with serve(tmp_path) as server:
+        kinds["http"] = f"{server.url}/shard.tar"
+        for kind, data in kinds.items():
+            source = open_source(data)
+            assert len(source) == 9, kind
+            stream = stream_of(source, repeats=2)
+            assert rows(stream.batches(0, 6, 0)) == expected, kind
+            assert rows(stream.batches(4, 5, 2)) == expected[24:], kind
+            shares = [rows(stream.batches(0, 2, 0, rank=rank, world_size=2)) for rank in (0, 1)]
+            together = [row for step in range(9) for share in shares for row in share[3 * step : 3 * step + 3]]
+            assert together == expected, kind
 
 
 # ---------------------------------------------------------------- in memory

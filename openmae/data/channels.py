@@ -38,6 +38,9 @@ def fit(pixels: NDArray[Any], wanted: PixelFormat) -> NDArray[Any]:
 
     Raises BrokenImage where a channel has no finite value.
     """
+    is_eight_bit = pixels.dtype == np.uint8 and wanted.depth == "uint8"
+    if is_eight_bit and wanted.bands is None and pixels.shape[2] == wanted.in_chans:  # nearly always
+        return np.require(pixels, requirements=("C", "W"))
     if wanted.bands is not None and wanted.bands != tuple(range(1, pixels.shape[2] + 1)):
         pixels = pixels[..., [band - 1 for band in wanted.bands]]
     if pixels.dtype.kind == "f":

@@ -28,6 +28,7 @@ __all__ = [
     "PixelFormat",
     "check_covers_patch",
     "decode",
+    "open_image",
     "patch_complaint",
     "read_header",
 ]
@@ -36,37 +37,56 @@ __all__ = [
 _JPEG = b"\xff\xd8\xff"
 
 
-def decode(data: bytes, pixels: PixelFormat, *, reduce: int = 1, frame: int | None = None) -> NDArray[Any]:
+def open_image(data: bytes) -> Opened:
+    """Reads the header alone. Raises as decode does."""
+    with _reasons():
+        return _open(data)
+
+
+def read_header(data: bytes) -> Header:
+    """What the file holds, without decoding a pixel. Raises as decode does."""
+    return open_image(data).header
+
+
+def decode(
+    data: bytes | Opened,
+    pixels: PixelFormat,
+    *,
+    reduce: int = 1,
+    rows: int | None = None,
+    frame: int | None = None,
+) -> NDArray[Any]:
     """The image as (H, W, pixels.in_chans) of dtype pixels.depth, upright.
 
+    data: the file's bytes, or what open_image made of them.
     reduce: 2, 4 or 8 gives a JPEG at that part of its size, rounded up; other formats stay as they are.
+    rows: how many of the image's rows, from the top and at its full size, are needed; below them some may be missing.
     frame: of a file with several; None is the middle one.
     Raises BrokenImage for anything that is not a whole, readable image of such channels and depth, and UserError
     where reading it needs a package that is not installed.
     """
     with _reasons():
-        if data[:3] == _JPEG:
-            opened = open_jpeg(data, reduce, pixels.in_chans if pixels.bands is None else None)
-        else:
-            opened = _open(data)
+        opened = _open(data) if isinstance(data, bytes) else data
         header = opened.header
+        height, width = header.height, header.width
+        if opened.reduced:
+            height, width = -(-height // reduce), -(-width // reduce)
         bytes_a_pixel = max(header.channels * BYTES[header.depth], pixels.in_chans * BYTES[pixels.depth])
-        check_size(header.height, header.width, bytes_a_pixel)
-        check_fits(header.channels, header.depth, opened.colour, pixels)
+        check_size(height, width, bytes_a_pixel)
+        check_fits(header.channels, header.depth, header.colour, pixels)
         if frame is None:
             frame = header.frames // 2
         elif not 0 <= frame < header.frames:
             raise BrokenImage(f"it has {header.frames} frames, and frame {frame} is asked for, counted from 0")
-        found = opened.pixels(frame)
-        if found.shape[:2] != (header.height, header.width):
-            raise BrokenImage(f"it holds {found.shape[:2]} pixels where its header says {header.height, header.width}")
+        if opened.reduced:
+            in_chans = pixels.in_chans if pixels.bands is None else None
+            found = opened.reduced(reduce, in_chans, header.height if rows is None else rows)
+        else:
+            found = opened.pixels(frame)
+        least = height if rows is None else min(height, -(-rows // reduce))
+        if not least <= found.shape[0] <= height or found.shape[1] != width:
+            raise BrokenImage(f"it holds {found.shape[:2]} pixels where its header says {height, width}")
         return fit(found, pixels)
-
-
-def read_header(data: bytes) -> Header:
-    """What the file holds, without decoding a pixel. Raises as decode does."""
-    with _reasons():
-        return _open(data).header
 
 
 def check_covers_patch(image: NDArray[Any], patch_size: tuple[int, int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.decode import Header, PixelFormat, decode, read_header
+from openmae.data.decode import Header, PixelFormat, decode, open_image
 from openmae.data.order import generator
 from openmae.data.pool import Hand, ordered
 from openmae.data.source import Source
@@ -138,7 +138,8 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
             hand.take(index)
             if not isinstance(data, bytes):
                 raise data
-            header, image = read_header(data), decode(data, pixels)
+            opened = open_image(data)
+            header, image = opened.header, decode(opened, pixels)
         except (OSError, BrokenImage) as error:
             broken.append((index, str(error)))
             continue

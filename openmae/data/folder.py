@@ -19,9 +19,9 @@ SPLIT_NAMES = frozenset(("train", "test", "val", "valid", "validation"))
 class ImageFolder(Source):
     """The images below `root`: paths relative to it, sorted by their bytes, which gives every image its index.
 
-    The listing is kept between starts and made anew when a folder has changed, that is, when a file was added,
-    removed or renamed. A file that was written anew in its place is read as it is now, but the fingerprint does
-    not notice.
+    The listing of a large set is kept between starts and made anew when a folder has changed, that is, when a file
+    was added, removed or renamed. A file that was written anew in its place is read as it is now, but of a large set
+    the fingerprint does not notice.
     """
 
     def __init__(self, root: Path, paths: Names, fingerprint: str) -> None:

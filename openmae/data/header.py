@@ -16,7 +16,9 @@ MAX_PIXELS = 2**27  # of 8-bit RGB, 384 MiB: no decoder here then needs more tha
 @dataclass(frozen=True)
 class Header:
     """format: "JPEG", "PNG", ...; height and width: upright, in pixels; channels and depth: what decoding gives before
-    anything is chosen or converted; mode: the file's own word for them; frames: pages, slices or times to choose from.
+    anything is chosen or converted; mode: the file's own word for them; frames: pages, slices or times to choose from;
+    colour: the channels are grey, grey and alpha, RGB, or RGBA, by their number; otherwise they are bands of which
+    nobody knows what they show.
     """
 
     format: str
@@ -26,19 +28,21 @@ class Header:
     depth: Depth
     mode: str
     frames: int = 1
+    colour: bool = True
 
 
 @dataclass(frozen=True)
 class Opened:
     """A file of which only the header has been read.
 
-    pixels: frame -> (height, width, channels) as the header says. colour: the channels are grey, grey and alpha, RGB,
-    or RGBA, by their number; otherwise they are bands of which nobody knows what they show.
+    pixels: frame -> (height, width, channels) as the header says.
+    reduced: of a JPEG, (reduce, in_chans, rows) -> the image at 1/reduce of its size, rounded up, in grey or RGB where
+        in_chans is 1 or 3; what lies below its first `rows` rows may be missing.
     """
 
     header: Header
     pixels: Callable[[int], NDArray[Any]]
-    colour: bool = True
+    reduced: Callable[[int, int | None, int], NDArray[Any]] | None = None
 
 
 def check_size(height: int, width: int, bytes_a_pixel: float, frames: int = 1) -> None:

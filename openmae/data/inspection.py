@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.decode import Header, PixelFormat, decode, read_header
+from openmae.data.decode import Header, PixelFormat, decode, open_image
 from openmae.data.pool import Hand, ordered
 from openmae.data.source import Source
 from openmae.errors import BrokenImage
@@ -76,8 +76,9 @@ def _inspect(source: Source, chunk: Sequence[int], hand: Hand) -> list[tuple[Hea
             if not isinstance(data, bytes):
                 raise data
             digest, size = hashlib.blake2b(data, digest_size=16).digest(), len(data)
-            header = read_header(data)
-            image = decode(data, PixelFormat(header.channels, None, header.depth))
+            opened = open_image(data)
+            header = opened.header
+            image = decode(opened, PixelFormat(header.channels, None, header.depth))
             found.append((header, digest, size, _is_blank(image), ""))
         except (OSError, BrokenImage) as error:
             found.append((_NOTHING, digest, size, False, str(error) or type(error).__name__))

@@ -29,6 +29,7 @@ _ENDINGS = frozenset(ending.encode()[1:] for ending in (*EXTENSIONS, ".tar", ".p
 _PERHAPS_DICOM = re.compile(rb"[^.]+|.*\.[0-9]+")  # scanners name files IM0001 or by a number with dots
 
 _RULES = 3  # changes with what is listed, and in which order
+KEPT_FROM = 100_000  # images; fewer are listed anew each time, which also notices files that were written anew
 RACY_NS = 2_000_000_000  # a folder that changed this shortly before it was listed may change again at the same time
 _SILENT_SECONDS = 2.0  # before a listing says that it is under way
 
@@ -46,7 +47,7 @@ class Listing:
 
 
 def list_images(root: Path) -> Listing:
-    """The images below root: as kept from an earlier time where no folder has changed since.
+    """The images below root: as kept from an earlier time where they are many and no folder has changed since.
 
     Raises UserError where a folder cannot be read.
     """
@@ -61,7 +62,7 @@ def list_images(root: Path) -> Listing:
     sizes = np.frombuffer(walk.sizes, np.int64)
     listing = Listing(names, fingerprint(names, sizes), Names.of(walk.shards))
     states = np.array(walk.states, np.int64).reshape(-1, 4)
-    if states[:, 0].max() < started - RACY_NS:
+    if len(names) >= KEPT_FROM and states[:, 0].max() < started - RACY_NS:
         folders = Names.of(walk.folders)
         arrays: dict[str, NDArray[Any]] = {"text": names.text, "ends": names.ends, "states": states}
         arrays.update(folders=folders.text, folder_ends=folders.ends)

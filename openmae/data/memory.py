@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.decode import PixelFormat, decode, read_header
+from openmae.data.decode import PixelFormat, decode, open_image, read_header
 from openmae.data.pool import Hand, ordered
 from openmae.data.source import Source
 from openmae.data.views import reduction
@@ -100,12 +100,13 @@ def _decoded(
             hand.take(index)
             if not isinstance(data, bytes):
                 raise data
-            header = read_header(data)
+            opened = open_image(data)
+            header = opened.header
             if header.frames > 1 or reduction((header.height, header.width), img_size) > 1:
                 found.append(None)
                 continue
             file = io.BytesIO()
-            np.save(file, decode(data, pixels), allow_pickle=False)
+            np.save(file, decode(opened, pixels), allow_pickle=False)
             found.append(file.getvalue())
         except (OSError, BrokenImage) as error:
             found.append(str(error))

@@ -26,6 +26,7 @@ from openmae.data.order import generator
 from openmae.data.parquet import image_column, open_parquet, open_parquet_images
 from openmae.data.remote import is_remote
 from openmae.data.shard_listing import expand, open_shards, packed_shards, tar_files
+from openmae.data.shards import SETTINGS
 from openmae.data.source import Source
 from openmae.data.table import TEST, TRAIN, VAL, open_table
 from openmae.errors import UserError
@@ -138,6 +139,8 @@ def _folder_parts(place: Path) -> Parts:
         return {**parts, "all": lambda: _join_or_list(place, [parts["train"](), parts["val"]()])}
     if packed := packed_shards(str(place)):
         return _shard_parts(str(place), packed)
+    if (place / SETTINGS).exists():
+        raise UserError(f"{place} is not packed to the end: run the same openmae pack command again")
     listing = list_images(place)
     has_images = len(listing.names) > 0
     shards = [place / name for name in listing.shards if not (has_images and "/" in name)]

@@ -13,15 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from openmae.data.decode import Header, PixelFormat, decode, read_header
+from openmae.data.decode import Header, PixelFormat, decode, open_image
 from openmae.data.views import reduction, resize
 
 RULES = 1  # changes with what pack_image gives for the same bytes and settings
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "NPY": "npy", "TIFF": "tif", "DICOM": "dcm"}
 _QUICK = frozenset(("JPEG", "PNG", "WEBP", "NPY"))  # to decode, and known to every reader of shards
 _LOSSY = frozenset(("JPEG", "WEBP", "AVIF", "HEIC"))
-_OF_BANDS = frozenset(("TIFF", "NPY"))  # formats whose channels need not be colours
-_COLOURS = ("RGB", "YCbCr", "palette", "P")
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # EXIF's tag
 
@@ -50,17 +48,20 @@ def pack_image(data: bytes, packing: Packing) -> Packed:
     An image that is small enough is not touched where its format decodes fast. A file with several frames is not
     touched either: training chooses among them. Raises BrokenImage, UserError as decode does.
     """
-    header = read_header(data)
+    opened = open_image(data)
+    header = opened.header
     size = _bounded((header.height, header.width), packing.short_side)
     is_small = size == (header.height, header.width)
     pixels = PixelFormat(header.channels, depth=header.depth)
     if header.frames > 1 or (is_small and header.format in _QUICK and _is_plain(data, header)):
-        decode(data, pixels)  # raises where it is damaged
+        decode(opened, pixels)  # raises where it is damaged
         kept, extension = data, _EXTENSIONS[header.format]
     else:
-        image = decode(data, pixels, reduce=reduction((header.height, header.width), size))
+        image = decode(opened, pixels, reduce=reduction((header.height, header.width), size))
+        # Of an array's three channels nobody said that they are red, green and blue.
+        colour = header.channels == 1 or (header.colour and header.format != "NPY")
         lossless = is_small and header.format not in _LOSSY
-        kept, extension = encode(resize(image, size), packing.quality, lossless=lossless, colour=_is_colour(header))
+        kept, extension = encode(resize(image, size), packing.quality, lossless=lossless, colour=colour)
     return Packed(kept, extension, zlib.crc32(kept), len(data))
 
 
@@ -101,10 +102,3 @@ def _is_plain(data: bytes, header: Header) -> bool:
         return True
     with Image.open(io.BytesIO(data), formats=[header.format]) as image:
         return image.getexif().get(_ORIENTATION, 1) == 1 and "progressive" not in image.info and image.mode != "CMYK"
-
-
-def _is_colour(header: Header) -> bool:
-    """Whether the channels are what a picture format takes them for; bands of something else must not be mixed."""
-    if header.channels == 1 or header.format not in _OF_BANDS:
-        return True
-    return header.channels == 3 and header.mode.startswith(_COLOURS)

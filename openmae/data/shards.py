@@ -38,6 +38,7 @@ from openmae.errors import UserError
 
 INDEX = "index.json"
 ARRAYS = "index.npz"
+SETTINGS = "pack.json"  # of `openmae pack`, written first: without an index beside it, the shards are not all there
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmae.data.decode import Depth, Header, PixelFormat, decode, patch_complaint, read_header
+from openmae.data.decode import Depth, Header, PixelFormat, decode, open_image, patch_complaint
 from openmae.data.order import generator
 from openmae.data.pool import Hand, ordered
 from openmae.data.source import Source
@@ -194,7 +194,7 @@ def choose_pixels(
         return PixelFormat(3, None, depth), "nothing is known of the images"
     if max(counts) <= 2:
         return PixelFormat(1, None, depth), "the images are grey"
-    if len(counts) == 1 and max(counts) > 3 and not any(header.mode in _COLOUR_MODES for header in headers):
+    if len(counts) == 1 and max(counts) > 3 and not all(header.colour for header in headers):
         return PixelFormat(max(counts), None, depth), "as many as the images have"
     if max(counts) <= 4:
         return PixelFormat(3, None, depth), "the images are in colour" + (", some of them grey" if 1 in counts else "")
@@ -204,9 +204,6 @@ def choose_pixels(
         f"the images in {location} differ in their number of channels ({found}, among those looked at): choose those "
         f"that all have, such as --bands {first}, or one kind of image by --in-chans"
     )
-
-
-_COLOUR_MODES = frozenset(("RGBA", "RGBX", "CMYK", "YCCK", "PA", "P"))  # 4 channels or fewer that make up 3 colours
 
 
 def from_moments(moments: NDArray[np.float64], pixels: PixelFormat) -> Statistics:
@@ -283,12 +280,13 @@ def _look(source: Source, pixels: PixelFormat | None, chunk: Sequence[int], hand
             hand.take(index)
             if not isinstance(data, bytes):
                 raise data
-            header = read_header(data)
+            opened = open_image(data)
+            header = opened.header
             if pixels is None:
                 seen.append(_Seen(index, header))
                 continue
             reduce = reduction((header.height, header.width), (_LOOK_SIDE, _LOOK_SIDE))
-            seen.append(_Seen(index, header, image_moments(decode(data, pixels, reduce=reduce))))
+            seen.append(_Seen(index, header, image_moments(decode(opened, pixels, reduce=reduce))))
         except (OSError, BrokenImage) as error:
             seen.append(_Seen(index, header, None, str(error)))
     return seen

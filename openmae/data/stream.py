@@ -8,7 +8,7 @@ of epochs, so no image is left out, a batch may be larger than the data, and the
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from itertools import chain, repeat
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmae.data.decode import PixelFormat, decode, patch_complaint, read_header
+from openmae.data.decode import PixelFormat, decode, open_image, patch_complaint
 from openmae.data.order import epoch_order, generator
 from openmae.data.pool import AHEAD, Hand, SharedArray, ordered
 from openmae.data.source import Source
@@ -181,27 +181,32 @@ def _load(
 ) -> Callable[[int, NDArray[Any]], NDArray[Any]] | None:
     """Decodes the image of a visit, or, where its file is broken, another one. -> what writes the view of a
     number to an array (H, W, C)."""
-    other = cache(
-        partial(generator, stream.seed, "visit", epoch=visit // len(stream.source), index=index)
-    )  # seldom used
+    other: np.random.Generator | None = None  # seldom used
+    wanted, epoch = index, visit // len(stream.source)
     for _ in range(MOST_REPLACEMENTS):
         try:
             hand.take(index)
             if not isinstance(data, bytes):
                 raise data
-            header = read_header(data)
+            opened = open_image(data)
+            header = opened.header
             size = (header.height, header.width)
             if complaint := patch_complaint(size, stream.patch_size):
                 raise BrokenImage(complaint)
             crops = [draw_crop(size, stream.img_size, stream.augmentation, own) for own in draws]
             # By all views of the visit, also those of another piece: the pixels must not depend on the pieces.
             reduce = min(reduction((crop.height, crop.width), stream.img_size) for crop in crops)
-            frame = int(other().integers(header.frames)) if header.frames > 1 else None
-            image = decode(data, stream.pixels, reduce=reduce, frame=frame)
+            rows = max(crop.top + crop.height for crop in crops)
+            frame = None
+            if header.frames > 1:
+                other = other or generator(stream.seed, "visit", epoch=epoch, index=wanted)
+                frame = int(other.integers(header.frames))
+            image = decode(opened, stream.pixels, reduce=reduce, rows=rows, frame=frame)
             return lambda view, out: cut(image, size, crops[view], stream.img_size, out)
         except (OSError, BrokenImage) as error:
             broken.append((index, str(error)))
-            index = int(other().integers(len(stream.source)))
+            other = other or generator(stream.seed, "visit", epoch=epoch, index=wanted)
+            index = int(other.integers(len(stream.source)))
             data = stream.source.read_many([index])[0]
     return None
 

@@ -45,14 +45,16 @@ def draw_crop(
     """A crop of an image of `size` (height, width). Area and aspect are drawn once and clamped to the image, never
     again (as the released code does); the aspect varies by 3/4 to 4/3 about that of img_size."""
     height, width = size
-    area = height * width * generator.uniform(*augmentation.crop_scale)
-    aspect = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3))) * img_size[1] / img_size[0]
+    share, shape, down, right, mirror = generator.random(5).tolist()  # 0 and up to but not 1; one call, for its speed
+    least, most = augmentation.crop_scale
+    area = height * width * (least + share * (most - least))
+    aspect = (4 / 3) ** (2 * shape - 1) * img_size[1] / img_size[0]
     if augmentation.crop_scale == (1.0, 1.0):
         area, aspect = height * width, width / height
     h = min(height, max(1, round(math.sqrt(area / aspect))))
     w = min(width, max(1, round(math.sqrt(area * aspect))))
-    top, left = int(generator.integers(0, height - h + 1)), int(generator.integers(0, width - w + 1))
-    return Crop(top, left, h, w, augmentation.hflip and bool(generator.random() < 0.5))
+    top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
+    return Crop(top, left, h, w, augmentation.hflip and mirror < 0.5)
 
 
 def reduction(size: tuple[int, int], img_size: tuple[int, int]) -> int:
@@ -67,9 +69,10 @@ def reduction(size: tuple[int, int], img_size: tuple[int, int]) -> int:
 def cut(
     image: NDArray[Any], size: tuple[int, int], crop: Crop, img_size: tuple[int, int], out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """(h, w, C) -> (*img_size, C). `size` is what the crop was drawn for; the image may have been decoded smaller.
-    out: where to write the view."""
-    vertical, horizontal = image.shape[0] / size[0], image.shape[1] / size[1]
+    """(h, w, C) -> (*img_size, C). `size` is what the crop was drawn for; the image may have been decoded smaller, and
+    lack rows below the crop. out: where to write the view."""
+    reduce = round(size[1] / image.shape[1])
+    vertical, horizontal = -(-size[0] // reduce) / size[0], image.shape[1] / size[1]
     top, left = round(crop.top * vertical), round(crop.left * horizontal)
     height, width = max(1, round(crop.height * vertical)), max(1, round(crop.width * horizontal))
     part = image[top : top + height, left : left + width]
@@ -113,6 +116,9 @@ def resize(image: NDArray[Any], size: tuple[int, int], out: NDArray[Any] | None 
 def _bicubic(image: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
     """(h, w, C) -> out (H, W, C)."""
     # What F.interpolate calls, but it would put the channels first, which costs more than the interpolation.
-    pixels, target = (torch.from_numpy(array).permute(2, 0, 1)[None] for array in (image, out))
-    torch.ops.aten._upsample_bicubic2d_aa.out(pixels, list(out.shape[:2]), False, None, None, out=target)
+    pixels, target = (
+        torch.from_numpy(image[None].transpose(0, 3, 1, 2)),
+        torch.from_numpy(out[None].transpose(0, 3, 1, 2)),
+    )
+    torch.ops.aten._upsample_bicubic2d_aa.out(pixels, target.shape[2:], False, None, None, out=target)
     return out

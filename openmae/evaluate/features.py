@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from openmae.data.decode import PixelFormat, decode, patch_complaint, read_header
+from openmae.data.decode import PixelFormat, decode, open_image, patch_complaint
 from openmae.data.pool import AHEAD, Hand, SharedArray, ordered
 from openmae.data.source import Source
 from openmae.data.statistics import Statistics, to_float
@@ -68,10 +68,11 @@ def _put(images: CentredImages, ring: SharedArray, piece: tuple[int, range], han
             hand.take(index)
             if not isinstance(data, bytes):
                 raise data
-            header = read_header(data)
+            opened = open_image(data)
+            header = opened.header
             size = (header.height, header.width)
             if not patch_complaint(size, images.patch_size):
-                image = decode(data, images.pixels, reduce=reduction(size, images.img_size))
+                image = decode(opened, images.pixels, reduce=reduction(size, images.img_size))
                 ring.array[slot, len(good)] = centred_view(image, images.img_size)
                 good.append(index)
         except (OSError, BrokenImage):

@@ -109,12 +109,14 @@ def check_ranges(settings: "Pretrain") -> None:
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise UserError(f"--{field.name.replace('_', '-')} is {value}: give a finite number")
-    for name in ("batch_size", "micro_batch", "epochs", "blr", "clip_grad"):
+    for name in ("batch_size", "micro_batch", "epochs", "blr", "clip_grad", "repeat_aug", "in_chans"):
         if (value := getattr(settings, name)) is not None and value <= 0:
             raise UserError(f"--{name.replace('_', '-')} is {value}: give a number above 0")
     for name in ("warmup_epochs", "weight_decay", "pictures", "checkpoint_minutes", "seed"):
         if (value := getattr(settings, name)) is not None and value < 0:
             raise UserError(f"--{name.replace('_', '-')} is {value}: give 0 or more")
+    if settings.std is not None and min(settings.std) <= 0:
+        raise UserError(f"--std is {_shown(settings.std)}: give numbers above 0")
     if settings.seed >= 2**63:
         raise UserError(f"--seed is {settings.seed}: give a number below 2**63")
     if not 0 <= settings.max_broken <= 1:

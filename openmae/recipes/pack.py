@@ -32,7 +32,7 @@ from openmae.data.packing import RULES, Packed, Packing, pack_image
 from openmae.data.pool import Hand, ordered
 from openmae.data.shard_listing import CLASSES
 from openmae.data.shard_writer import PARTS, LeftOut, Part, ShardWriter, concatenated, read_part
-from openmae.data.shards import Shard, write_index
+from openmae.data.shards import SETTINGS, Shard, write_index
 from openmae.data.source import Names, Source
 from openmae.errors import BrokenImage, UserError
 from openmae.recipes.broken import on_one_line
@@ -40,7 +40,6 @@ from openmae.recipes.machine import make_console, room_on_disk
 from openmae.recipes.pack_progress import PackProgress
 from openmae.train.checkpoint import write_file
 
-SETTINGS = "pack.json"  # of the shards beside it; without an index.json they are not all there
 BROKEN = "broken.txt"
 LOCK = ".lock"
 _CHUNK = 8  # images a task: enough that handing it over costs little, few enough for images of many bands

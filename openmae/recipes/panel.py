@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from openmae.data.decode import decode, patch_complaint, read_header
+from openmae.data.decode import decode, open_image, patch_complaint
 from openmae.data.order import generator
 from openmae.data.statistics import Statistics
 from openmae.data.views import centred_view, reduction
@@ -39,11 +39,12 @@ def draw_panel(
     for number, (name, read) in enumerate(pictured):
         try:
             data = read()
-            header = read_header(data)
+            opened = open_image(data)
+            header = opened.header
             size = (header.height, header.width)
             if complaint := patch_complaint(size, (patch_height, patch_width)):
                 raise BrokenImage(complaint)
-            image = decode(data, statistics.pixels, reduce=reduction(size, (height, width)))
+            image = decode(opened, statistics.pixels, reduce=reduction(size, (height, width)))
         except BrokenImage as error:
             complaints.append(f"{name}: {error}")
             continue

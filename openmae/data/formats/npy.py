@@ -38,7 +38,7 @@ def open_npy(data: bytes) -> Opened:
         with np.errstate(over="ignore"):
             return image.astype(depth)
 
-    return Opened(Header("NPY", height, width, channels, depth, dtype.name), pixels, colour=channels == 3)
+    return Opened(Header("NPY", height, width, channels, depth, dtype.name, colour=channels == 3), pixels)
 
 
 @lru_cache(maxsize=64)  # the images of a data set have few different ones, and parsing takes longer than decoding

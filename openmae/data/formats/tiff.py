@@ -22,7 +22,7 @@ from openmae.data.formats.with_pillow import open_by_pillow
 from openmae.data.header import BYTES, Depth, Header, Opened, check_size
 from openmae.errors import BrokenImage, UserError
 
-_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA, _SAMPLE_FORMAT = 258, 259, 262, 277, 284, 338, 339
+_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _EXTRA, _SAMPLE_FORMAT = 258, 259, 262, 277, 338, 339
 _NO_DATA = 42113  # GDAL's
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _MASK, _SEPARATED, _YCBCR = range(7)
 _PHOTOMETRICS = {
@@ -72,7 +72,6 @@ def _is_plain(tags: dict[int, tuple[int, ...]]) -> bool:
     return (
         ((grey_or_palette and bits[0] in (1, 2, 4, 8)) or (colour and set(bits) == {8}))
         and set(tags.get(_SAMPLE_FORMAT, (1,))) == {1}
-        and tags.get(_PLANAR, (1,))[0] == 1
         and tags.get(_COMPRESSION, (1,))[0] in _COMPRESSIONS
     )
 
@@ -101,8 +100,10 @@ def _open_series(data: bytes, series: Any) -> Opened:
             return upright(_meant(_frame(data, series, frame), page, kind), turn)
 
     size = (height, width) if turn < 5 else (width, height)
-    header = Header("TIFF", *size, channels, depth, f"{_PHOTOMETRICS[kind]}, {page.dtype}", frames)
-    return Opened(header, pixels, _is_colour(page, kind, channels))
+    header = Header(
+        "TIFF", *size, channels, depth, f"{_PHOTOMETRICS[kind]}, {page.dtype}", frames, _is_colour(page, kind, channels)
+    )
+    return Opened(header, pixels)
 
 
 def _check_page(page: Any, kind: int) -> None:

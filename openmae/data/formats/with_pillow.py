@@ -92,9 +92,7 @@ def _as_array(image: Image.Image, target: str, channels: int, depth: Depth) -> N
 
 
 def orientation(data: bytes, image: Image.Image) -> int:
-    """1 to 8. Pillow turns TIFFs by itself."""
-    if image.format == "TIFF":
-        return 1
+    """1 to 8, as EXIF says; TIFFs, whose own tag says it, Pillow turns by itself."""
     exif = image.info.get("exif") or b""
     if image.format == "PNG" and not exif:
         exif = _exif_of_png(data, image.info.get("Raw profile type exif", ""))
