@@ -114,16 +114,19 @@ def ours(data: Path, repeats: int = 1, batch: int = BATCH) -> Iterator[Any]:
     return stream.batches(0, batch, CORES)
 
 
-def megapixels(photos: Path, out: Path, count: int = 24) -> Path:
-    """Photographs of 4000 x 3000 pixels, each a mosaic of 64 of the given ones, as JPEG of quality 92."""
+def megapixels(photos: Path, out: Path, tiles: int, count: int = 16) -> Path:
+    """Photographs of 4000 x 3000 pixels as JPEG of quality 92, each of `tiles` x `tiles` of the given ones: fewer and
+    more enlarged ones make a softer picture and a smaller file."""
     files = sorted(path for path in photos.rglob("*") if path.is_file())
     draws = np.random.default_rng(0)
     out.mkdir()
+    width, height = 4000 // tiles, 3000 // tiles
     for number in range(count):
         mosaic = Image.new("RGB", (4000, 3000))
-        for tile, choice in enumerate(draws.integers(len(files), size=64)):
+        for tile, choice in enumerate(draws.integers(len(files), size=tiles**2)):
             with Image.open(files[choice]) as image:
-                mosaic.paste(image.convert("RGB").resize((500, 375)), (tile % 8 * 500, tile // 8 * 375))
+                part = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+            mosaic.paste(part, (tile % tiles * width, tile // tiles * height))
         mosaic.save(out / f"{number:03d}.jpg", quality=92)
     return out
 
@@ -166,6 +169,29 @@ def race(pipelines: dict[str, Callable[[], Iterator[Any]]], seconds: float, roun
     return rates
 
 
+def memory(data: Path, epochs: int = 10) -> list[float]:
+    """MB of this process and its loader processes together after each epoch, shared pages counted once."""
+    batches = ours(data)
+    images = len(open_source(str(data)))
+    found, seen = [], 0
+    for batch in batches:
+        seen += len(batch)
+        if seen >= images * (len(found) + 1):
+            found.append(resident())
+        if len(found) == epochs:
+            return found
+    raise AssertionError("the stream has no end")
+
+
+def resident() -> float:
+    me = os.getpid()
+    children = Path(f"/proc/{me}/task/{me}/children").read_text().split()
+    lines = [
+        line.split() for pid in (me, *children) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    ]
+    return sum(int(line[1]) for line in lines if line[0] == "Pss:") / 1e3
+
+
 def table(title: str, rates: dict[str, list[float]]) -> str:
     """Markdown: a row a pipeline; ratios to the first one."""
     first = next(iter(rates.values()))
@@ -174,6 +200,21 @@ def table(title: str, rates: dict[str, list[float]]) -> str:
         ratio = statistics.median(value / base for value, base in zip(values, first, strict=True))
         rows.append(f"| {name} | {statistics.median(values):,.0f} | {ratio:.2f} |")
     return "\n".join([*rows, ""])
+
+
+def of_large(folder: Path) -> dict[str, Callable[[], Iterator[Any]]]:
+    return {
+        "(a) released MAE: Pillow, torch DataLoader": lambda: torch_loader(folder, released, BATCH_OF_LARGE),
+        "(b) torchvision v2 on uint8, decoded by Pillow": lambda: torch_loader(folder, v2_by_pillow, BATCH_OF_LARGE),
+        "(b') torchvision v2 on uint8, decoded by torchvision.io": lambda: torch_loader(
+            folder, v2_by_torchvision, BATCH_OF_LARGE
+        ),
+        "(d) openmae, from the folder": lambda: ours(folder, batch=BATCH_OF_LARGE),
+    }
+
+
+def mean_megabytes(folder: Path) -> float:
+    return statistics.mean(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
 def machine() -> str:
@@ -212,7 +253,10 @@ def main() -> None:
     try:
         photos = given.photos
         tar, shards = tar_of(photos, work / "tar"), packed(photos, work / "packed")
-        large = megapixels(photos, work / "large")
+        large = {
+            "soft": megapixels(photos, work / "soft", tiles=2),
+            "sharp": megapixels(photos, work / "sharp", tiles=8),
+        }
         small = race(
             {
                 "(a) released MAE: Pillow, torch DataLoader": lambda: torch_loader(photos, released),
@@ -230,20 +274,9 @@ def main() -> None:
             given.seconds,
             given.rounds,
         )
-        big = race(
-            {
-                "(a) released MAE: Pillow, torch DataLoader": lambda: torch_loader(large, released, BATCH_OF_LARGE),
-                "(b) torchvision v2 on uint8, decoded by Pillow": lambda: torch_loader(
-                    large, v2_by_pillow, BATCH_OF_LARGE
-                ),
-                "(b') torchvision v2 on uint8, decoded by torchvision.io": lambda: torch_loader(
-                    large, v2_by_torchvision, BATCH_OF_LARGE
-                ),
-                "(d) openmae, from the folder": lambda: ours(large, batch=BATCH_OF_LARGE),
-            },
-            given.seconds,
-            given.rounds,
-        )
+        big = {kind: race(of_large(folder), given.seconds, given.rounds) for kind, folder in large.items()}
+        use = memory(photos)
+        megabytes = {kind: mean_megabytes(folder) for kind, folder in large.items()}
     finally:
         shutil.rmtree(work)
     count = sum(path.is_file() for path in photos.rglob("*"))
@@ -252,7 +285,12 @@ def main() -> None:
         f"{given.seconds:g} s.\n\n"
         + table(f"{count} photographs, random resized crop to 224", small)
         + "\n"
-        + table("24 photographs of 12 megapixels (mosaics), random resized crop to 224", big)
+        + "\n".join(
+            table(f"{kind.capitalize()} photographs of 12 megapixels, {megabytes[kind]:.1f} MB", rates)
+            for kind, rates in big.items()
+        )
+        + "\nMemory of (d), all processes together, after each of ten epochs, in MB: "
+        + f"{', '.join(f'{m:,.0f}' for m in use)}.\n"
     )
     write_section(text, given.results)
     print(text)

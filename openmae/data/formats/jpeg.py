@@ -73,8 +73,9 @@ def _decode(data: bytes, space: str, height: int, width: int, reduce: int) -> ND
 def _decode_top(data: bytes, space: str, height: int, width: int, reduce: int, rows: int) -> NDArray[Any] | None:
     """The first `rows` rows and a few more, at 1/reduce of their size; None where that saves nothing or fails.
 
-    The file is decoded as if its header said that it ends there: what follows is skipped, which is a tenth of an
-    average crop's work. A file that lacks its end is none for this, for the decoder would not notice.
+    The file is decoded as if its header said that it ends there: what follows is skipped, which saves an average crop
+    a tenth of the work. A file that lacks its end is none for this, for the decoder would not notice. Damage that
+    shows only where a whole decoding loses its way, further down, is not noticed either; `check` decodes all of it.
     """
     # With the next row of chroma, from which the last ones are interpolated.
     top = -(-(rows + 2 * reduce) // _BLOCK) * _BLOCK
