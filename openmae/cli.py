@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
     "probe": ("probe", "Probe", "what the features know, by a linear classifier: MODEL DATA"),
     "stats": ("stats", "Stats", "mean, deviation and percentiles of your images: DATA"),
     "check": ("check", "Check", "broken files, odd sizes, duplicates, suspicious labels: DATA"),
-    "pack": ("pack", "Pack", "write shards that load five times as fast: DATA SHARDS"),
+    "pack": ("pack", "Pack", "write tar shards of smaller images, which load faster: DATA SHARDS"),
     "report": ("report", "Report", "write RUN/report.html anew: RUN"),
 }
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended

@@ -38,6 +38,21 @@ def test_the_readmes_commands_and_python_run(
     assert "torch.Size([4, 64, 48]) torch.Size([4, 64])" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("page", ["data.md", "pack.md"])
+def test_the_pages_commands_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "DATA", 40)
+    text = (Path(__file__).parent.parent / "docs" / page).read_text()
+    commands = re.findall(r"^openmae .*$", text, re.MULTILINE)
+    assert len(commands) >= 2
+    for number, command in enumerate(commands):
+        words = [f"RUN{number}" if word == "RUN" else word for word in shlex.split(command)[1:]]
+        small = [*TINY, "--img-size", "32", "--epochs", "1"] if words[0] == "pretrain" else []
+        assert main([*words, *small]) == 0, capsys.readouterr().err
+
+
 def test_create_model_as_in_the_readme() -> None:
     import openmae
 
