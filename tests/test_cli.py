@@ -631,9 +631,7 @@ def test_bands_and_depth_go_with_the_run(tmp_path: Path, run: Run) -> None:
         model = openmae.load(tmp_path / name)
         assert model.encoder.in_chans == len(bands)
         assert run("reconstruct", tmp_path / name, data, "--out", tmp_path / "x.png")[0] == 0
-    refused(
-        run("pretrain", data, "--out", tmp_path / "three", *words, "--in-chans", "3"), "has 5 channels", "--bands"
-    )
+    refused(run("pretrain", data, "--out", tmp_path / "three", *words, "--in-chans", "3"), "has 5 channels", "--bands")
     refused(run("pretrain", data, "--out", tmp_path / "no", *words, "--bands", "1", "2", "--mean", "0.5"), "--mean")
 
 

@@ -37,8 +37,10 @@ __all__ = [
 _JPEG = b"\xff\xd8\xff"
 
 
-def open_image(data: bytes) -> Opened:
-    """Reads the header alone. Raises as decode does."""
+def open_image(data: bytes | OSError | BrokenImage) -> Opened:
+    """Reads the header alone, of what a source gave. Raises as decode does, and what a source gave instead of bytes."""
+    if not isinstance(data, bytes):
+        raise data
     with _reasons():
         return _open(data)
 

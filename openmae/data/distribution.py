@@ -136,8 +136,6 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
     for index, data in zip(chunk, source.read_many(chunk), strict=True):
         try:
             hand.take(index)
-            if not isinstance(data, bytes):
-                raise data
             opened = open_image(data)
             header, image = opened.header, decode(opened, pixels)
         except (OSError, BrokenImage) as error:

@@ -98,8 +98,6 @@ def _decoded(
     for index, data in zip(chunk, source.read_many(chunk), strict=True):
         try:
             hand.take(index)
-            if not isinstance(data, bytes):
-                raise data
             opened = open_image(data)
             header = opened.header
             if header.frames > 1 or reduction((header.height, header.width), img_size) > 1:

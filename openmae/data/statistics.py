@@ -278,8 +278,6 @@ def _look(source: Source, pixels: PixelFormat | None, chunk: Sequence[int], hand
         header: Header | None = None
         try:
             hand.take(index)
-            if not isinstance(data, bytes):
-                raise data
             opened = open_image(data)
             header = opened.header
             if pixels is None:

@@ -186,8 +186,6 @@ def _load(
     for _ in range(MOST_REPLACEMENTS):
         try:
             hand.take(index)
-            if not isinstance(data, bytes):
-                raise data
             opened = open_image(data)
             header = opened.header
             size = (header.height, header.width)

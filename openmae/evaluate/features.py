@@ -66,8 +66,6 @@ def _put(images: CentredImages, ring: SharedArray, piece: tuple[int, range], han
     for index, data in zip(numbers, images.source.read_many(numbers), strict=True):
         try:
             hand.take(index)
-            if not isinstance(data, bytes):
-                raise data
             opened = open_image(data)
             header = opened.header
             size = (header.height, header.width)
