@@ -68,6 +68,40 @@ def test_an_image_that_keeps_killing_is_left_out_and_alone(tmp_path: Path) -> No
     assert results == [number * number for number in range(80) if number != 33]
 
 
+def test_kills_that_have_nothing_to_do_with_an_image_are_forgotten(tmp_path: Path) -> None:
+    tasks = [
+        range(3, 4) if number % 40 == 0 else range(number, number + 1) for number in range(120)
+    ]  # 3 again and again
+    once_each_time = Once(tmp_path, 3, 1)
+    results = ordered(once_each_time, tasks, 1)
+    first = [next(results) for _ in range(50)]
+    for marker in tmp_path.iterdir():
+        marker.unlink()  # it is killed once more, long after
+    assert flat([*first, *results]) == [entry for task in tasks for entry in (number * number for number in task)]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_killing_all_idle_workers_costs_nothing() -> None:
+    before = set(children(os.getpid()))
+    results = ordered(squares, TASKS, workers=6, ahead=1)
+    first = [next(results) for _ in range(6)]
+    time.sleep(0.5)  # all that was given is done
+    for pid in set(children(os.getpid())) - before:
+        os.kill(pid, signal.SIGKILL)
+    assert flat([*first, *results]) == [number * number for number in range(80)]
+
+
+def slow_to_fetch(task: range, hand: Hand) -> list[int | str]:
+    time.sleep(2.5)
+    return squares(task, hand)
+
+
+def test_a_slow_fetch_is_not_taken_for_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "STALLED_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "POLL_SECONDS", 0.2)
+    assert flat(ordered(slow_to_fetch, TASKS[:2], 2)) == [number * number for number in range(8)]
+
+
 def test_a_hung_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "STALLED_SECONDS", 1.0)
     monkeypatch.setattr(pool, "POLL_SECONDS", 0.2)

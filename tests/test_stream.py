@@ -1,7 +1,9 @@
 """Views, and the stream that a run is a function of."""
 
+import resource
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +124,7 @@ def test_a_crop_of_a_reduced_jpeg_shows_the_same_place() -> None:
     for reduce in (1, 2, 4, 8):
         pixels = decode(data, PixelFormat(), reduce=reduce)
         assert pixels.shape == (800 // reduce, 1200 // reduce, 3)
-        views.append(cut(pixels, (800, 1200), crop, (32, 32)).astype(int))
+        views.append(cut(pixels, (800, 1200), crop, (32, 32), reduce).astype(int))
     moved = cut(decode(data, PixelFormat()), (800, 1200), Crop(117, 203, 520, 700, True), (32, 32)).astype(int)
     one_pixel = np.abs(moved - views[0]).mean()  # what a shift of one pixel of the view costs
     for view in views[1:]:
@@ -348,6 +350,44 @@ def test_a_stream_from_memory_is_the_stream_from_files(source: Source) -> None:
             assert found.broken == wanted.broken
             assert rows(iter([found])) == rows(iter([wanted]))
     assert pixels == PixelFormat()
+
+
+def test_what_is_broken_in_the_middle_is_the_same_from_memory(tmp_path: Path) -> None:
+    for number in range(12):
+        picture(number, (60, 60)).save(tmp_path / f"{number:02d}.jpg", quality=95)
+    whole = (tmp_path / "03.jpg").read_bytes()
+    (tmp_path / "03.jpg").write_bytes(whole[: len(whole) * 2 // 3] + b"\xff\xd9")  # good above the cut
+    whole = encoded(picture(50, (60, 60)), "PNG")
+    (tmp_path / "05.png").write_bytes(whole[: len(whole) // 2])  # opens, but does not decode
+    source = open_source(str(tmp_path))
+    loaded, _ = in_memory(source, PixelFormat(), (16, 16), 0)
+    assert isinstance(loaded, InMemory)
+    streams = [stream_of(s, batch_size=13) for s in (loaded, source)]
+    streams = [replace(stream, augmentation=Augmentation((0.05, 0.1))) for stream in streams]
+    found, expected = (list(stream.batches(0, 13, 0)) for stream in streams)
+    assert [batch.broken for batch in found] == [batch.broken for batch in expected]
+    assert {index for batch in expected for index, _ in batch.broken} == {3, 6}
+    assert len([index for batch in expected for index, _ in batch.broken if index == 3]) < 9
+    assert rows(iter(found)) == rows(iter(expected))
+
+
+def test_how_far_a_broken_file_could_be_read_does_not_show(tmp_path: Path) -> None:
+    whole = encoded(picture(50), "PNG")
+    streams = []
+    for name, data in (("early", b""), ("late", whole[: len(whole) // 2])):
+        write_images(tmp_path / name, 6)
+        (tmp_path / name / "class0/broken.png").write_bytes(data)
+        streams.append(rows(stream_of(open_source(str(tmp_path / name)), batch_size=7).batches(0, 7, 0)))
+    assert streams[0] == streams[1]
+
+
+def test_a_long_strip_is_not_enlarged_whole() -> None:
+    strip = np.random.default_rng(0).integers(0, 256, (4, 300_000, 3), np.uint8)
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    view = centred_view(strip, (224, 224))
+    assert view.shape == (224, 224, 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began < 200_000  # KB
+    assert np.abs(view.astype(int) - centred_view(strip[:, 149_900:150_100], (224, 224)).astype(int)).max() <= 1
 
 
 def test_images_that_would_be_reduced_do_not_stay_in_memory(source: Source) -> None:

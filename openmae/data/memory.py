@@ -19,6 +19,7 @@ MOST_BYTES = 2**30
 MOST_OF_RAM = 1 / 16  # each process of a run has its own, and a machine may run eight
 _SAMPLE = 64  # headers read to see what the images are like
 _CHUNK = 64
+_MOST_OF_A_CHUNK = 2**27  # bytes, decoded
 
 
 class InMemory(Source):
@@ -93,19 +94,30 @@ def in_memory(
 def _decoded(
     source: Source, pixels: PixelFormat, img_size: tuple[int, int], chunk: Sequence[int], hand: Hand
 ) -> list[bytes | str | None]:
-    """Of each image: its pixels as .npy, or why it is broken, or None where it should not be kept."""
+    """Of each image: its pixels as .npy, or why it is broken, or None where it should not be kept.
+
+    What can be opened but not decoded is kept as it is: a crop of it may be good.
+    """
     found: list[bytes | str | None] = []
-    for index, data in zip(chunk, source.read_many(chunk), strict=True):
+    total = 0
+    for index, data in zip(chunk, source.read_each(chunk), strict=True):
         try:
             hand.take(index)
             opened = open_image(data)
             header = opened.header
-            if header.frames > 1 or reduction((header.height, header.width), img_size) > 1:
+            total += header.height * header.width * pixels.in_chans * np.dtype(pixels.depth).itemsize
+            is_large = reduction((header.height, header.width), img_size) > 1 or total > _MOST_OF_A_CHUNK
+            if header.frames > 1 or is_large:
                 found.append(None)
                 continue
             file = io.BytesIO()
-            np.save(file, decode(opened, pixels), allow_pickle=False)
-            found.append(file.getvalue())
+            try:
+                np.save(file, decode(opened, pixels), allow_pickle=False)
+                found.append(file.getvalue())
+            except BrokenImage:
+                if pixels.bands is not None or not isinstance(data, bytes):
+                    raise
+                found.append(data)
         except (OSError, BrokenImage) as error:
             found.append(str(error))
     return found
@@ -114,7 +126,7 @@ def _decoded(
 def _looks_small(source: Source, pixels: PixelFormat, img_size: tuple[int, int], most: int) -> bool:
     sizes = []
     sample = np.linspace(0, len(source) - 1, min(_SAMPLE, len(source))).astype(int).tolist()
-    for data in source.read_many(sample):
+    for data in source.read_each(sample):
         try:
             if not isinstance(data, bytes):
                 continue

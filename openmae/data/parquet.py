@@ -140,6 +140,10 @@ class ParquetImages(LabelledSource):
         found = dict(zip(order, super().read_many([indices[place] for place in order]), strict=True))
         return [found[place] for place in range(len(indices))]
 
+    def read_each(self, indices: Sequence[int]) -> Iterator[bytes | OSError | BrokenImage]:
+        """All at once, as read_many does."""
+        return iter(self.read_many(indices))
+
     @cached_property
     def fingerprint(self) -> str:
         """Of the files' names and of their footers, which tell the rows and the sizes of the columns."""

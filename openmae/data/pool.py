@@ -34,9 +34,9 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 DEADLY = 2  # workers that an image may kill before it is left out
-STALLED_SECONDS = 300.0  # on one image, after which a worker is taken for hung; a remote read gives up long before
+STALLED_SECONDS = 300.0  # on one image, after which a worker is taken for hung
 POLL_SECONDS = 5.0  # between looks at whether the others still live
-MOST_IDLE_DEATHS = 5  # workers in a row that die before they touch an image
+MOST_LOSSES = 5  # workers that die over a task before they touch an image of it
 AHEAD = 4  # tasks a worker is given before it is asked for the first result
 
 
@@ -45,12 +45,14 @@ class Hand:
 
     def __init__(self, noted: NDArray[np.int64] | None = None, deadly: frozenset[int] = frozenset()) -> None:
         self._noted, self._deadly = noted, deadly
+        self.taken: list[int] = []
 
     def take(self, index: int) -> None:
         """To be called before image `index` is read. Raises BrokenImage where that has killed DEADLY workers."""
         if index in self._deadly:
             raise BrokenImage(f"reading it ended {DEADLY} processes (out of memory, or a fault in the decoder)")
         if self._noted is not None:
+            self.taken.append(index)
             self._noted[0] = index
             self._noted[1] += 1
 
@@ -110,7 +112,7 @@ class _Crew(Generic[Task, Result]):
     def __init__(self, work: Callable[[Task, Hand], Result], workers: int) -> None:
         self.work = work
         self.kills: Counter[int] = Counter()  # how many workers an image has ended
-        self.idle_deaths = 0  # in a row, of workers that had no image in hand
+        self.losses: Counter[int] = Counter()  # workers that died over a task, no image in hand
         self.tasks: dict[int, Task] = {}  # given and not done, by number
         self.done: dict[int, Result] = {}
         self.workers: list[_Worker] = []
@@ -145,6 +147,8 @@ class _Crew(Generic[Task, Result]):
 
     def _give(self, number: int) -> None:
         worker = min(self.workers, key=lambda worker: len(worker.given))
+        if not worker.given:
+            worker.seen_moving = time.monotonic()
         worker.given.append(number)
         deadly = frozenset(index for index, kills in self.kills.items() if kills >= DEADLY)
         with suppress(OSError):  # it has died, which the next _collect notices
@@ -164,13 +168,14 @@ class _Crew(Generic[Task, Result]):
 
     def _hear(self, worker: _Worker) -> None:
         try:
-            number, result, error = worker.pipe.recv()
+            number, result, error, taken = worker.pipe.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
             self._replace(worker)
             return
-        self.idle_deaths = 0
         if error is not None:
             raise error
+        for index in taken:  # it was not this image
+            self.kills.pop(index, None)
         worker.given.remove(number)
         del self.tasks[number]
         self.done[number] = result
@@ -183,19 +188,20 @@ class _Crew(Generic[Task, Result]):
         _LOG.warning("a loader process died (exit code %s): another one does its work", dead.process.exitcode)
         if index >= 0:
             self.kills[index] += 1
-        else:
-            self.idle_deaths += 1
-            if self.idle_deaths >= MOST_IDLE_DEATHS:
+        elif dead.given:
+            self.losses[dead.given[0]] += 1
+            if self.losses[dead.given[0]] >= MOST_LOSSES:
                 raise UserError(
-                    f"{self.idle_deaths} loader processes in a row died before they read an image (the last with exit "
-                    f"code {dead.process.exitcode}): look for a lack of memory, or choose --workers 0"
+                    f"{MOST_LOSSES} loader processes died over the same work, with no image in hand (the last "
+                    f"with exit code {dead.process.exitcode}): look for a lack of memory, or choose --workers 0"
                 )
         self.workers[self.workers.index(dead)] = self._hire()
         for number in dead.given:
             self._give(number)
 
     def _hangs(self, worker: _Worker) -> bool:
-        if not worker.given or worker.images != worker.noted[1]:
+        # While it fetches, it has no image in hand, and patience is the source's.
+        if not worker.given or worker.noted[0] < 0 or worker.images != worker.noted[1]:
             worker.images, worker.seen_moving = int(worker.noted[1]), time.monotonic()
         return time.monotonic() - worker.seen_moving > STALLED_SECONDS
 
@@ -223,14 +229,15 @@ def _serve(work: Callable[[Task, Hand], Result], pipe: Connection, noted: Any, p
             number, task, deadly = pipe.recv()
             result: Result | None = None
             error: Exception | None = None
+            hand = Hand(note, deadly)
             try:
-                result = work(task, Hand(note, deadly))
+                result = work(task, hand)
             except UserError as refusal:
                 error = refusal
             except Exception:
                 error = RuntimeError(f"in a loader process:\n{traceback.format_exc()}")
             note[0] = -1
-            pipe.send((number, result, error))
+            pipe.send((number, result, error, hand.taken))
     except (EOFError, OSError):  # the parent has left
         return
 

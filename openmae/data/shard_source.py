@@ -1,7 +1,7 @@
 """Images in tar shards, local or remote, read at random."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -68,6 +68,12 @@ class ShardSource(LabelledSource):
         else:
             found = [self._read_local(span) for span in spans]
         return [self._checked(index, data) for index, data in zip(indices, found, strict=True)]
+
+    def read_each(self, indices: Sequence[int]) -> Iterator[bytes | OSError | BrokenImage]:
+        """Remote shards at the same time, local ones in turn."""
+        if any(is_remote(shard.url) for shard in self.index.shards):
+            return iter(self.read_many(indices))
+        return super().read_each(indices)
 
     def _span(self, index: int) -> Span:
         shard = self.index.shards[self.index.shard[index]]

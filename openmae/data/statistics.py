@@ -274,7 +274,7 @@ def _look_at(source: Source, pixels: PixelFormat | None, indices: Sequence[int],
 
 def _look(source: Source, pixels: PixelFormat | None, chunk: Sequence[int], hand: Hand) -> list[_Seen]:
     seen: list[_Seen] = []
-    for index, data in zip(chunk, source.read_many(chunk), strict=True):
+    for index, data in zip(chunk, source.read_each(chunk), strict=True):
         header: Header | None = None
         try:
             hand.take(index)

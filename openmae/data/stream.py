@@ -21,7 +21,7 @@ from openmae.data.decode import PixelFormat, decode, open_image, patch_complaint
 from openmae.data.order import epoch_order, generator
 from openmae.data.pool import AHEAD, Hand, SharedArray, ordered
 from openmae.data.source import Source
-from openmae.data.views import Augmentation, cut, draw_crop, reduction
+from openmae.data.views import Augmentation, Crop, cut, draw_crop, reduction
 from openmae.errors import BrokenImage
 from openmae.masking import Masking
 
@@ -109,7 +109,8 @@ class Stream:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of world_size {world_size}")
         share = self.batch_size // world_size
         most = min(MOST_VIEWS_A_PIECE, -(-min(micro_batch, share) // max(1, workers)))
-        most += -most % self.repeats  # a visit's views in one piece, where batches allow it
+        # A visit's views in one piece, where batches allow it.
+        most = min(most + -most % self.repeats, micro_batch, share)
         plan = [_runs(start, min(start + micro_batch, share), most) for start in range(0, share, micro_batch)]
         slots = workers * AHEAD
         shape = (slots, most, *self.img_size, self.pixels.in_chans)
@@ -148,14 +149,10 @@ def _make(stream: Stream, ring: SharedArray | None, piece: _Piece, hand: Hand) -
     indices: list[int] = []
     broken: list[tuple[int, str]] = []
     failure = None
-    fetched = stream.source.read_many(piece.images)
+    fetched = stream.source.read_each(piece.images)
     for visit, (index, data) in enumerate(zip(piece.images, fetched, strict=True), piece.start // stream.repeats):
         first = visit * stream.repeats
-        draws = [
-            generator(stream.seed, "sample", epoch=visit // len(stream.source), index=index, view=view)
-            for view in range(stream.repeats)
-        ]
-        views = _load(stream, visit, index, data, draws, hand, broken)
+        draws, views = _load(stream, visit, index, data, hand, broken)
         if views is None:
             failure = f"{MOST_REPLACEMENTS} images in a row cannot be used: check that the files are there"
         for view in range(max(piece.start, first) - first, min(piece.stop, first + stream.repeats) - first):
@@ -175,15 +172,18 @@ def _load(
     visit: int,
     index: int,
     data: bytes | OSError | BrokenImage,
-    draws: list[np.random.Generator],
     hand: Hand,
     broken: list[tuple[int, str]],
-) -> Callable[[int, NDArray[Any]], NDArray[Any]] | None:
-    """Decodes the image of a visit, or, where its file is broken, another one. -> what writes the view of a
-    number to an array (H, W, C)."""
+) -> tuple[list[np.random.Generator], Callable[[int, NDArray[Any]], None] | None]:
+    """Decodes the image of a visit, or, where its file is broken, another one. -> the generators of its views, from
+    which the crops are drawn; and what writes the view of a number to an array (H, W, C)."""
     other: np.random.Generator | None = None  # seldom used
     wanted, epoch = index, visit // len(stream.source)
     for _ in range(MOST_REPLACEMENTS):
+        # Anew for each try: how far a broken file could be read must not show in what follows.
+        draws = [
+            generator(stream.seed, "sample", epoch=epoch, index=wanted, view=view) for view in range(stream.repeats)
+        ]
         try:
             hand.take(index)
             opened = open_image(data)
@@ -200,13 +200,26 @@ def _load(
                 other = other or generator(stream.seed, "visit", epoch=epoch, index=wanted)
                 frame = int(other.integers(header.frames))
             image = decode(opened, stream.pixels, reduce=reduce, rows=rows, frame=frame)
-            return lambda view, out: cut(image, size, crops[view], stream.img_size, out)
+            decoded = reduce if opened.reduced else 1
+            return draws, partial(_write, image, size, crops, stream.img_size, decoded)
         except (OSError, BrokenImage) as error:
             broken.append((index, str(error)))
             other = other or generator(stream.seed, "visit", epoch=epoch, index=wanted)
             index = int(other.integers(len(stream.source)))
-            data = stream.source.read_many([index])[0]
-    return None
+            data = next(stream.source.read_each([index]))
+    return draws, None
+
+
+def _write(
+    image: NDArray[Any],
+    size: tuple[int, int],
+    crops: list[Crop],
+    img_size: tuple[int, int],
+    reduce: int,
+    view: int,
+    out: NDArray[Any],
+) -> None:
+    cut(image, size, crops[view], img_size, reduce, out)
 
 
 def _assembled(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 LARGEST_REDUCTION = 8  # of a JPEG
 
@@ -67,12 +68,16 @@ def reduction(size: tuple[int, int], img_size: tuple[int, int]) -> int:
 
 
 def cut(
-    image: NDArray[Any], size: tuple[int, int], crop: Crop, img_size: tuple[int, int], out: NDArray[Any] | None = None
+    image: NDArray[Any],
+    size: tuple[int, int],
+    crop: Crop,
+    img_size: tuple[int, int],
+    reduce: int = 1,
+    out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """(h, w, C) -> (*img_size, C). `size` is what the crop was drawn for; the image may have been decoded smaller, and
-    lack rows below the crop. out: where to write the view."""
-    reduce = round(size[1] / image.shape[1])
-    vertical, horizontal = -(-size[0] // reduce) / size[0], image.shape[1] / size[1]
+    """(h, w, C) -> (*img_size, C). `size` is what the crop was drawn for; the image was decoded at 1/reduce of it,
+    and may lack rows below the crop. out: where to write the view."""
+    vertical, horizontal = (-(-side // reduce) / side for side in size)
     top, left = round(crop.top * vertical), round(crop.left * horizontal)
     height, width = max(1, round(crop.height * vertical)), max(1, round(crop.width * horizontal))
     part = image[top : top + height, left : left + width]
@@ -84,13 +89,22 @@ def cut(
 def centred_view(image: NDArray[Any], img_size: tuple[int, int]) -> NDArray[Any]:
     """(H, W, C) -> (*img_size, C): resized to cover 256/224 of img_size, then its centre (the paper's evaluation
     view). An image of exactly img_size, as small ones often are, is taken as it is."""
-    height, width = image.shape[:2]
-    if (height, width) == img_size:
+    if image.shape[:2] == img_size:
         return image
+    image = _middle(image, img_size)
+    height, width = image.shape[:2]
     factor = max(side * 256 / 224 / length for side, length in zip(img_size, (height, width), strict=True))
     larger = resize(image, (max(img_size[0], round(height * factor)), max(img_size[1], round(width * factor))))
     top, left = (larger.shape[0] - img_size[0]) // 2, (larger.shape[1] - img_size[1]) // 2
     return larger[top : top + img_size[0], left : left + img_size[1]]
+
+
+def _middle(image: NDArray[Any], img_size: tuple[int, int]) -> NDArray[Any]:
+    """The image without the far ends of a long strip, which would be enlarged only to be cut off."""
+    height, width = image.shape[:2]
+    longest = [8 * math.ceil(side * min(height / img_size[0], width / img_size[1])) for side in img_size]
+    top, left = (max(0, (side - most) // 2) for side, most in zip((height, width), longest, strict=True))
+    return image[top : height - top, left : width - left]
 
 
 def resize(image: NDArray[Any], size: tuple[int, int], out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -115,6 +129,11 @@ def resize(image: NDArray[Any], size: tuple[int, int], out: NDArray[Any] | None 
 
 def _bicubic(image: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
     """(h, w, C) -> out (H, W, C)."""
+    if out.shape[1] == 1:  # of one column nobody can tell where the channels lie
+        wide = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+        found = F.interpolate(wide, out.shape[:2], mode="bicubic", antialias=True)[0]
+        out[:] = found.permute(1, 2, 0).numpy()
+        return out
     # What F.interpolate calls, but it would put the channels first, which costs more than the interpolation.
     pixels, target = (
         torch.from_numpy(image[None].transpose(0, 3, 1, 2)),

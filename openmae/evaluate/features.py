@@ -36,11 +36,12 @@ class CentredImages:
         return len(self.source)
 
     def batches(self, batch_size: int, workers: int) -> Iterator[tuple[Tensor, list[int]]]:
-        """(images (B, C, H, W), their indices) over the whole source, broken ones left out; B is at most batch_size.
+        """(images (B, C, H, W), their indices) over the whole source, broken ones left out; B is about batch_size, in
+        whole pieces.
 
         workers: processes that load; 0 loads in this one.
         """
-        slots = max(1, workers * AHEAD)
+        slots = max(1, min(workers * AHEAD, -(-len(self) // IMAGES_A_PIECE)))
         shape = (slots, IMAGES_A_PIECE, *self.img_size, self.pixels.in_chans)
         ring = SharedArray(shape, self.pixels.depth)
         pieces = (
@@ -63,7 +64,7 @@ def _put(images: CentredImages, ring: SharedArray, piece: tuple[int, range], han
     """Writes the views of a piece into its slot -> the slot, and the indices of the images that were good."""
     slot, numbers = piece
     good: list[int] = []
-    for index, data in zip(numbers, images.source.read_many(numbers), strict=True):
+    for index, data in zip(numbers, images.source.read_each(numbers), strict=True):
         try:
             hand.take(index)
             opened = open_image(data)

@@ -114,4 +114,4 @@ def evaluate(
 def _labels_by_name(source: Source, names: Sequence[str]) -> torch.Tensor:
     """(n,) labels in the numbering of `names`, whatever classes this split happens to hold."""
     number = {name: i for i, name in enumerate(names)}
-    return torch.tensor([number[name] for name in source.class_names])[torch.from_numpy(source.labels)]
+    return torch.tensor([number[name] for name in source.class_names])[torch.from_numpy(source.labels.copy())]

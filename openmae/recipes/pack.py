@@ -220,7 +220,7 @@ def _add(
 
 def _pack_chunk(source: Source, packing: Packing, images: NDArray[np.int64], hand: Hand) -> list[Packed | LeftOut]:
     found: list[Packed | LeftOut] = []
-    for image, data in zip(images.tolist(), source.read_many(images.tolist()), strict=True):
+    for image, data in zip(images.tolist(), source.read_each(images.tolist()), strict=True):
         try:
             hand.take(image)
             if not isinstance(data, bytes):

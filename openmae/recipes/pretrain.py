@@ -364,9 +364,10 @@ def _in_chans(settings: Pretrain) -> int:
 
 def _statistics(settings: Pretrain) -> Statistics:
     """Of settings that are chosen by now. Raises UserError where their numbers of channels differ."""
-    assert settings.mean is not None
-    assert settings.std is not None
-    assert settings.pixel_type is not None
+    if settings.mean is None or settings.std is None or settings.pixel_type is None:
+        raise UserError(
+            "the run is of an older openmae, which did not keep its pixel type: begin anew in another --out"
+        )
     for name, values in (("mean", settings.mean), ("std", settings.std), ("bands", settings.bands)):
         if values is not None and len(values) != settings.in_chans:
             raise UserError(f"--{name} has {len(values)} numbers for {settings.in_chans} channels: give one for each")

@@ -55,6 +55,8 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
         raise UserError(f"--out is {settings.out}: the picture is a PNG, so give a name that ends in .png")
     loaded = load_native(settings.model)
     model = loaded.model.to(choose_device(settings.device))
+    if not settings.images:
+        raise UserError("name the images to look at: openmae reconstruct MODEL IMAGE... --out PNG")
     pictured = _pictured(settings.images)
     try:
         model.masking.counts(model.encoder.grid, settings.mask_ratio)
