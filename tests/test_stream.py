@@ -356,7 +356,7 @@ def test_what_is_broken_in_the_middle_is_the_same_from_memory(tmp_path: Path) ->
     for number in range(12):
         picture(number, (60, 60)).save(tmp_path / f"{number:02d}.jpg", quality=95)
     whole = (tmp_path / "03.jpg").read_bytes()
-    (tmp_path / "03.jpg").write_bytes(whole[: len(whole) * 2 // 3] + b"\xff\xd9")  # good above the cut
+    (tmp_path / "03.jpg").write_bytes(whole[: len(whole) * 8 // 10] + b"\xff\xd9")  # good above the cut
     whole = encoded(picture(50, (60, 60)), "PNG")
     (tmp_path / "05.png").write_bytes(whole[: len(whole) // 2])  # opens, but does not decode
     source = open_source(str(tmp_path))
@@ -367,7 +367,7 @@ def test_what_is_broken_in_the_middle_is_the_same_from_memory(tmp_path: Path) ->
     found, expected = (list(stream.batches(0, 13, 0)) for stream in streams)
     assert [batch.broken for batch in found] == [batch.broken for batch in expected]
     assert {index for batch in expected for index, _ in batch.broken} == {3, 6}
-    assert len([index for batch in expected for index, _ in batch.broken if index == 3]) < 9
+    assert 0 < len([index for batch in expected for index, _ in batch.broken if index == 3]) < 9
     assert rows(iter(found)) == rows(iter(expected))
 
 
