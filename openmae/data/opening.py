@@ -4,10 +4,10 @@ DATA is a folder of images; a table (.csv, or .parquet with a column `path`); ta
 such as shards/{0000..0099}.tar, or a folder of them, also on http(s):// and s3://); .parquet files with the images
 inside (one, or a folder of them); or an array (.npy, .npz).
 
-Splits are: `train/` and `val/` inside a folder (valid/, validation/ or test/ where there is no val/); files whose
-names say so (train-00000-of-00005.parquet, val-0000.tar; likewise); the column `split` of a table; train_images and
-val_images of an .npz. A folder that holds images as well as shards is refused, since either might be meant; but shards
-that `openmae pack` has written, with their index, may have pictures beside them.
+Splits are: `train/` and `val/` inside a folder; files whose names say so (train-00000-of-00005.parquet, val-0000.tar;
+`validation` and `test` mean val where there is no `val`); the column `split` of a table; train_images and val_images
+of an .npz. A folder that holds images as well as shards is refused, since either might be meant; but shards that
+`openmae pack` has written, with their index, may have pictures beside them.
 """
 
 import re
@@ -42,7 +42,6 @@ _KINDS = (
     ".npz array"
 )
 _SPLIT_IN_NAME = re.compile(r"(?:^|[-_./])(train|val|valid|validation|dev|test)(?=[-_./])")
-_VAL_FOLDERS = ("valid", "validation", "test")  # in place of val/
 _SPLIT_CALLED = {"valid": "val", "validation": "val", "dev": "val"}
 
 
@@ -135,8 +134,6 @@ def _remote_parts(data: str) -> Parts:
 
 def _folder_parts(place: Path) -> Parts:
     below = {split: place / split for split in ("train", "val")}
-    if (place / "train").is_dir() and not below["val"].is_dir():
-        below["val"] = next((place / name for name in _VAL_FOLDERS if (place / name).is_dir()), below["val"])
     if all(folder.is_dir() for folder in below.values()):
         parts: Parts = {split: partial(_open_all, folder) for split, folder in below.items()}
         return {**parts, "all": lambda: _join_or_list(place, [parts["train"](), parts["val"]()])}

@@ -79,7 +79,7 @@ class Source(ABC):
     def read_each(self, indices: Sequence[int]) -> Iterator[bytes | OSError | BrokenImage]:
         """As read_many, but an image is read when its turn comes, where reading several at once gains nothing."""
         for index in indices:
-            yield from Source.read_many(self, [index])
+            yield from self.read_many([index])
 
     @property
     @abstractmethod
