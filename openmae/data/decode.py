@@ -17,16 +17,14 @@ from openmae.data.formats.jpeg import open_jpeg
 from openmae.data.formats.npy import open_npy
 from openmae.data.formats.tiff import open_tiff
 from openmae.data.formats.with_pillow import open_by_pillow
-from openmae.data.header import BYTES, MAX_PIXELS, Depth, Header, Opened, check_size
+from openmae.data.header import BYTES, Depth, Header, Opened, check_size
 from openmae.errors import BrokenImage, UserError
 
 __all__ = [
-    "MAX_PIXELS",
     "BrokenImage",
     "Depth",
     "Header",
     "PixelFormat",
-    "check_covers_patch",
     "decode",
     "open_image",
     "patch_complaint",
@@ -89,12 +87,6 @@ def decode(
         if not least <= found.shape[0] <= height or found.shape[1] != width:
             raise BrokenImage(f"it holds {found.shape[:2]} pixels where its header says {height, width}")
         return fit(found, pixels)
-
-
-def check_covers_patch(image: NDArray[Any], patch_size: tuple[int, int]) -> None:
-    """Raises BrokenImage where the image (H, W, C) is smaller than one patch: nothing could be learnt from it."""
-    if complaint := patch_complaint(image.shape[:2], patch_size):
-        raise BrokenImage(complaint)
 
 
 def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> str:

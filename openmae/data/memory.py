@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.decode import PixelFormat, decode, open_image, read_header
+from openmae.data.decode import PixelFormat, decode, open_image
 from openmae.data.pool import Hand, ordered
 from openmae.data.source import Source
 from openmae.data.views import reduction
@@ -128,10 +128,8 @@ def _looks_small(source: Source, pixels: PixelFormat, img_size: tuple[int, int],
     sample = np.linspace(0, len(source) - 1, min(_SAMPLE, len(source))).astype(int).tolist()
     for data in source.read_each(sample):
         try:
-            if not isinstance(data, bytes):
-                continue
-            header = read_header(data)
-        except BrokenImage:
+            header = open_image(data).header
+        except (OSError, BrokenImage):
             continue
         if header.frames > 1 or reduction((header.height, header.width), img_size) > 1:
             return False

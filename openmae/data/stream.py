@@ -6,8 +6,8 @@ s * batch_size to (s + 1) * batch_size, of which each rank takes an equal run. B
 of epochs, so no image is left out, a batch may be larger than the data, and there is no pause.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import chain, repeat
 from typing import Any
@@ -74,6 +74,18 @@ class _Made:
     indices: list[int]
     broken: list[tuple[int, str]]
     failure: str | None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a visit's views are made of: their generators, from which their crops were drawn; the image, decoded at
+    1/reduce of its size (height, width), or None where none could be found."""
+
+    draws: list[np.random.Generator]
+    crops: list[Crop] = field(default_factory=list)
+    image: NDArray[Any] | None = None
+    size: tuple[int, int] = (0, 0)
+    reduce: int = 1
 
 
 @dataclass(frozen=True)
@@ -152,13 +164,14 @@ def _make(stream: Stream, ring: SharedArray | None, piece: _Piece, hand: Hand) -
     fetched = stream.source.read_each(piece.images)
     for visit, (index, data) in enumerate(zip(piece.images, fetched, strict=True), piece.start // stream.repeats):
         first = visit * stream.repeats
-        draws, views = _load(stream, visit, index, data, hand, broken)
-        if views is None:
+        loaded = _load(stream, visit, index, data, hand, broken)
+        if loaded.image is None:
             failure = f"{MOST_REPLACEMENTS} images in a row cannot be used: check that the files are there"
         for view in range(max(piece.start, first) - first, min(piece.stop, first + stream.repeats) - first):
-            if views is not None:
-                views(view, images[len(indices)])
-            shown, asked = stream.masking.draw(draws[view], grid, ratio)
+            if loaded.image is not None:
+                crop, out = loaded.crops[view], images[len(indices)]
+                cut(loaded.image, loaded.size, crop, stream.img_size, loaded.reduce, out)
+            shown, asked = stream.masking.draw(loaded.draws[view], grid, ratio)
             visible.append(shown)
             queries.append(asked)
             indices.append(index)
@@ -174,9 +187,8 @@ def _load(
     data: bytes | OSError | BrokenImage,
     hand: Hand,
     broken: list[tuple[int, str]],
-) -> tuple[list[np.random.Generator], Callable[[int, NDArray[Any]], None] | None]:
-    """Decodes the image of a visit, or, where its file is broken, another one. -> the generators of its views, from
-    which the crops are drawn; and what writes the view of a number to an array (H, W, C)."""
+) -> _Loaded:
+    """Decodes the image of a visit, or, where its file is broken, another one."""
     other: np.random.Generator | None = None  # seldom used
     wanted, epoch = index, visit // len(stream.source)
     for _ in range(MOST_REPLACEMENTS):
@@ -200,26 +212,13 @@ def _load(
                 other = other or generator(stream.seed, "visit", epoch=epoch, index=wanted)
                 frame = int(other.integers(header.frames))
             image = decode(opened, stream.pixels, reduce=reduce, rows=rows, frame=frame)
-            decoded = reduce if opened.reduced else 1
-            return draws, partial(_write, image, size, crops, stream.img_size, decoded)
+            return _Loaded(draws, crops, image, size, reduce if opened.reduced else 1)
         except (OSError, BrokenImage) as error:
             broken.append((index, str(error)))
             other = other or generator(stream.seed, "visit", epoch=epoch, index=wanted)
             index = int(other.integers(len(stream.source)))
             data = next(stream.source.read_each([index]))
-    return draws, None
-
-
-def _write(
-    image: NDArray[Any],
-    size: tuple[int, int],
-    crops: list[Crop],
-    img_size: tuple[int, int],
-    reduce: int,
-    view: int,
-    out: NDArray[Any],
-) -> None:
-    cut(image, size, crops[view], img_size, reduce, out)
+    return _Loaded(draws)
 
 
 def _assembled(

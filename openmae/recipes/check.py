@@ -36,8 +36,8 @@ from openmae.data.opening import has_splits, open_source
 from openmae.data.source import Source
 from openmae.errors import UserError
 from openmae.recipes.inventory import require_parquet, write_inventory
-from openmae.recipes.machine import make_console
-from openmae.recipes.reading import check_out, counted, counting, pace, reading_workers
+from openmae.recipes.machine import make_console, reading_workers
+from openmae.recipes.reading import check_out, counted, counting, pace
 
 _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 _CODES: dict[Severity, int] = {"error": 2, "warning": 1, "note": 0}

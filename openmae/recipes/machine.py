@@ -29,12 +29,23 @@ def choose_device(wanted: Device) -> torch.device:
 
 def workers_for(wanted: int | None, device: torch.device) -> int:
     """Loader processes: as asked, or all cores but one beside a GPU; on a CPU half of them, for they share it."""
-    if wanted is not None:
-        if wanted < 0:
-            raise UserError(f"--workers is {wanted}: give 0 or more")
-        return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, max(1, cores - 1)) if device.type != "cpu" else min(4, cores // 2)
+    cores = _cores()
+    return _as_asked(wanted, min(16, max(1, cores - 1)) if device.type != "cpu" else min(4, cores // 2))
+
+
+def reading_workers(wanted: int | None) -> int:
+    """Processes that read, where nothing is trained beside them: as asked, or one a core. Raises UserError."""
+    return _as_asked(wanted, _cores())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _as_asked(wanted: int | None, default: int) -> int:
+    if wanted is not None and wanted < 0:
+        raise UserError(f"--workers is {wanted}: give 0 or more")
+    return default if wanted is None else wanted
 
 
 def check_room(out: Path, needed: int) -> None:

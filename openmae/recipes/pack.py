@@ -11,7 +11,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -36,7 +35,7 @@ from openmae.data.shards import SETTINGS, Shard, write_index
 from openmae.data.source import Names, Source
 from openmae.errors import BrokenImage, UserError
 from openmae.recipes.broken import on_one_line
-from openmae.recipes.machine import make_console, room_on_disk
+from openmae.recipes.machine import make_console, reading_workers, room_on_disk
 from openmae.recipes.pack_progress import PackProgress
 from openmae.train.checkpoint import write_file
 
@@ -190,7 +189,7 @@ def _pack(split: _Split, settings: Pack, progress: PackProgress, left_out: list[
         progress.skip(len(part) + len(part.left_out))
     tasks = (split.order[chunk.start : chunk.stop] for number in missing for chunk in split.chunks(number))
     packing = Packing(settings.short_side, settings.quality)
-    results = ordered(partial(_pack_chunk, split.source, packing), tasks, _workers(settings.workers), _AHEAD)
+    results = ordered(partial(_pack_chunk, split.source, packing), tasks, reading_workers(settings.workers), _AHEAD)
     with closing(results):  # its processes end when it does
         for number in missing:
             with ShardWriter(split.shards[number]) as writer:
@@ -282,8 +281,7 @@ def _check_ranges(settings: Pack) -> None:
         raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
     if not 0 <= settings.max_broken <= 1:
         raise UserError(f"--max-broken is {settings.max_broken:g}: give a share from 0 to 1")
-    if settings.workers is not None and settings.workers < 0:
-        raise UserError(f"--workers is {settings.workers}: give 0 or more")
+    reading_workers(settings.workers)  # raises
 
 
 def _check_place(settings: Pack, titles: tuple[Split | None, ...]) -> None:
@@ -340,12 +338,6 @@ def _check_room(folder: Path, progress: PackProgress, images: int, written: int)
             f"the shards need {needed / 1e6:,.0f} MB more and the disk that holds {folder} has {free / 1e6:,.0f} MB "
             "free: free some, choose another SHARDS, or a smaller --short-side"
         )
-
-
-def _workers(wanted: int | None) -> int:
-    if wanted is not None:
-        return wanted
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _line(split: _Split, image: LeftOut) -> str:

@@ -210,7 +210,7 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         if look is not None:
             broken.note_survey(look, pair(settings.patch_size))
         try:
-            _train(settings, folder, model.to(device), source, shown, statistics, broken, device, console)
+            _train(settings, folder, model.to(device), source, shown, statistics, broken, workers, device, console)
         except RuntimeError as error:
             if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
                 raise
@@ -228,6 +228,7 @@ def _train(
     shown: Source,
     statistics: Statistics,
     broken: BrokenFiles,
+    workers: int,
     device: torch.device,
     console: Console,
 ) -> None:
@@ -236,7 +237,6 @@ def _train(
     assert settings.blr is not None
     assert settings.epochs is not None
     steps = _steps(settings, len(source))
-    workers = workers_for(settings.workers, device)
     loaded, pixels = in_memory(source, statistics.pixels, pair(settings.img_size), workers)
     stream = Stream(
         loaded,

@@ -1,6 +1,5 @@
-"""What the jobs share that read every image once: processes, progress, where the result goes."""
+"""What the jobs share that read every image once: progress, where the result goes."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,14 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from openmae.errors import UserError
 from openmae.train.console import PLAIN_SECONDS, duration
-
-
-def reading_workers(wanted: int | None) -> int:
-    """Processes that read: as asked, or one a core. Raises UserError for less than 0."""
-    if wanted is not None and wanted < 0:
-        raise UserError(f"--workers is {wanted}: give 0 or more")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if wanted is None else wanted
 
 
 def check_out(out: Path, *suffixes: str) -> None:

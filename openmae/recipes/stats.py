@@ -25,8 +25,8 @@ from openmae.data.order import generator
 from openmae.data.source import Source
 from openmae.data.statistics import WHITE, choose_pixels, sample_headers
 from openmae.errors import UserError
-from openmae.recipes.machine import make_console
-from openmae.recipes.reading import check_out, counted, counting, pace, reading_workers
+from openmae.recipes.machine import make_console, reading_workers
+from openmae.recipes.reading import check_out, counted, counting, pace
 from openmae.report.histogram import draw_histogram
 from openmae.train.checkpoint import write_file
 

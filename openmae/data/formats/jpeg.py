@@ -23,7 +23,7 @@ _HARMLESS = ("extraneous bytes before marker", "bad ICC marker")  # which other 
 
 def open_jpeg(data: bytes) -> Opened:
     """A JPEG. Of a huge one the header is given, so that it can be decoded smaller."""
-    orientation, progressive = _facts(data)
+    orientation, progressive, frame = _facts(data)
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):  # it does not know every way of sampling the colours
@@ -37,8 +37,8 @@ def open_jpeg(data: bytes) -> Opened:
     def reduced(reduce: int, in_chans: int | None, rows: int) -> NDArray[Any]:
         space = {1: "GRAY", 3: "RGB"}[in_chans if in_chans in (1, 3) else channels]
         stored = None
-        if orientation <= 2 and not progressive:  # its rows are stored from top to bottom
-            stored = _decode_top(data, space, height, width, reduce, rows)
+        if orientation <= 2 and not progressive and frame is not None:  # its rows are stored from top to bottom
+            stored = _decode_top(data, frame, space, (height, width), reduce, rows)
         if stored is None:
             stored = _decode(data, space, -(-height // reduce), -(-width // reduce), reduce)
         if stored is None:
@@ -70,21 +70,23 @@ def _decode(data: bytes, space: str, height: int, width: int, reduce: int) -> ND
     return None
 
 
-def _decode_top(data: bytes, space: str, height: int, width: int, reduce: int, rows: int) -> NDArray[Any] | None:
+def _decode_top(
+    data: bytes, frame: int, space: str, size: tuple[int, int], reduce: int, rows: int
+) -> NDArray[Any] | None:
     """The first `rows` rows and a few more, at 1/reduce of their size; None where that saves nothing or fails.
 
+    frame: where the frame header begins. size: the whole image's height and width.
     The file is decoded as if its header said that it ends there: what follows is skipped, which saves an average crop
     a tenth of the work. A file that lacks its end is none for this, for the decoder would not notice. Damage that
     shows only where a whole decoding loses its way, further down, is not noticed either; `check` decodes all of it.
     """
     # With the next row of chroma, from which the last ones are interpolated.
     top = -(-(rows + 2 * reduce) // _BLOCK) * _BLOCK
-    frame = next((start for marker, start, _ in segments(data) if marker in _SEQUENTIAL), None)
-    if frame is None or top >= height or data[-2:] != _END:
+    if top >= size[0] or data[-2:] != _END:
         return None
     shorter = bytearray(data)
     shorter[frame + 1 : frame + 3] = top.to_bytes(2, "big")
-    pixels = np.empty((top // reduce, -(-width // reduce), 1 if space == "GRAY" else 3), np.uint8)
+    pixels = np.empty((top // reduce, -(-size[1] // reduce), 1 if space == "GRAY" else 3), np.uint8)
     least = (0, 0) if reduce == 1 else pixels.shape[:2]
     try:
         simplejpeg.decode_jpeg(shorter, space, min_height=least[0], min_width=least[1], buffer=pixels)
@@ -93,9 +95,10 @@ def _decode_top(data: bytes, space: str, height: int, width: int, reduce: int, r
     return pixels
 
 
-def _facts(data: bytes) -> tuple[int, bool]:
-    """(EXIF orientation, whether it is progressive). Raises BrokenImage unless it has 8 bits a channel."""
-    orientation, progressive = 1, False
+def _facts(data: bytes) -> tuple[int, bool, int | None]:
+    """(EXIF orientation, whether it is progressive, where its first sequential frame header begins). Raises
+    BrokenImage unless it has 8 bits a channel."""
+    orientation, progressive, sequential = 1, False, None
     for marker, start, end in segments(data):
         if marker == _APP1:
             if orientation == 1 and data[start : start + 6] == b"Exif\0\0":
@@ -104,4 +107,6 @@ def _facts(data: bytes) -> tuple[int, bool]:
             if frame.bits != 8:
                 raise BrokenImage(f"it is a JPEG of {frame.bits} bits a channel, of which only 8 are read: convert it")
             progressive = frame.progressive
-    return orientation, progressive
+            if sequential is None and marker in _SEQUENTIAL:
+                sequential = start
+    return orientation, progressive, sequential
