@@ -6,9 +6,9 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """The user or the system asked the run to stop; what was learnt up to `step` is saved."""
+    """The user or the system asked the job to stop; what was done is saved, what was learnt up to `step`."""
 
-    def __init__(self, message: str, step: int) -> None:
+    def __init__(self, message: str, step: int = 0) -> None:
         super().__init__(message)
         self.step = step
 

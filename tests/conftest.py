@@ -5,6 +5,9 @@ import os
 import pytest
 from hypothesis import settings
 
+from openmae.cli import main
+from tests.commands import Run
+
 # One thread for models this small: on a busy machine, threads that wait for each other take ten times as long.
 # Set before torch is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,6 +15,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No deadline: a slow or busy machine is no failure. Derandomized: a commit passes or fails alike everywhere.
 settings.register_profile("openmae", deadline=None, derandomize=True)
 settings.load_profile("openmae")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture(scope="session", autouse=True)

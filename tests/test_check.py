@@ -21,22 +21,8 @@ from openmae.cli import main
 from openmae.data.duplicates import same_files
 from openmae.data.inspection import ROW, inspect
 from openmae.data.opening import open_source
+from tests.commands import Run, refused
 from tests.images import picture, write_images
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process -> exit code, output, errors."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def save(place: Path, image: Image.Image | None = None, data: bytes = b"", **options: object) -> None:
@@ -150,6 +136,12 @@ def depths(data: Path) -> None:
     save(data / "class0/deep.png", Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100))
 
 
+def integers_beside_floats(data: Path) -> None:
+    write_images(data, 8)
+    floats = np.random.default_rng(0).normal(900, 90, (24, 20, 3)).astype(np.float32)
+    tifffile.imwrite(data / "class0/deep.tif", floats, photometric="rgb")
+
+
 def channels(data: Path) -> None:
     write_images(data, 8)
     (data / "class0/bands.tif").touch()
@@ -205,6 +197,29 @@ def misnamed_splits(data: Path) -> None:
     write_images(data / "test", 4, first=8)
 
 
+def splits_spelt_out(data: Path) -> None:
+    write_images(data / "training", 8)
+    write_images(data / "validation", 4, first=8)
+
+
+def a_third_split(data: Path) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        write_images(data / split, 4, first=4 * number)
+
+
+def a_third_split_in_a_table(data: Path) -> None:
+    write_images(data, 12)
+    splits = ("train", "val", "test")
+    rows = "".join(f"{path},{path.parent.name},{splits[i // 2 % 3]}\n" for i, path in enumerate(data.rglob("*.*")))
+    save(data / "table.csv", data=f"path,label,split\n{rows}".encode())
+
+
+def damaged_shards(data: Path) -> None:
+    write_images(data / "images", 12)
+    assert main(["pack", str(data / "images"), str(data / "shards"), "--workers", "0"]) == 0
+    os.truncate(data / "shards/0000.tar", 2000)
+
+
 def one_label_in_a_table(data: Path) -> None:
     write_images(data, 4)
     rows = "".join(f"{path},cat\n" for path in sorted(data.rglob("*.*")))
@@ -231,6 +246,11 @@ FAULTS = {
     two_labels: ("error", "1 image has two labels", "class0/002.jpg = class1/other.jpg"),
     two_labels_across: ("error", "1 image has two labels", "train: class1/003.png = val: class0/leak.png"),
     depths: ("warning", "differ in depth: uint8 8, uint16 1", "uint16: class0/deep.png"),
+    integers_beside_floats: (
+        "warning",
+        "differ in depth: uint8 8, float32 1",
+        "8 and 16 bits to 0..1: keep them apart",
+    ),
     channels: ("warning", "number of channels", "6: class0/bands.tif"),
     grey_beside_colour: ("note", "colour 8, grey 1", "--in-chans 1"),
     frames: ("note", "1 image has several frames", "draws one of them"),
@@ -240,7 +260,11 @@ FAULTS = {
     unknown_in_val: ("error", "val has classes that train lacks: class2", "mend"),
     unused_in_val: ("warning", "train has classes that val lacks: class2", "mend"),
     labels_in_one_split: ("warning", "val has no labels", "refuse"),
-    misnamed_splits: ("warning", "folders called test and train", "train and val"),
+    misnamed_splits: ("warning", "folders called test and train", "rename the folders to train and val"),
+    splits_spelt_out: ("warning", "folders called training and validation", "rename the folders to train and val"),
+    a_third_split: ("note", "a third split, test", "in the place of val"),
+    a_third_split_in_a_table: ("note", "a third split, test", "in the place of val"),
+    damaged_shards: ("error", "11 images cannot be read", "pack the images again into another folder"),
     one_label_in_a_table: ("warning", "have the label 'cat'", "refuse"),
     numbers_by_their_letters: ("note", "in the order of their letters: 0, 1, 10, 2, 3 and 6 more", "by name"),
 }
@@ -251,8 +275,8 @@ CODES = {"note": 0, "warning": 1, "error": 2}
 def test_every_fault_is_reported(fault: Callable[[Path], None], tmp_path: Path, run: Run) -> None:
     severity, what, more = FAULTS[fault]
     fault(tmp_path)
-    table = tmp_path / "table.csv"
-    code, said, _ = run("check", table if table.exists() else tmp_path, "--workers", 0)
+    given = next((place for name in ("table.csv", "shards") if (place := tmp_path / name).exists()), tmp_path)
+    code, said, _ = run("check", given, "--workers", 0)
     lines = [line for line in said.splitlines() if what in line]
     assert len(lines) == 1, said
     assert lines[0].startswith(severity)
@@ -367,15 +391,12 @@ def test_same_files_are_those_of_the_same_digest(files: list[tuple[int, int, boo
     ("words", "complaint"),
     [
         (["--out", "check.txt"], ".csv or .parquet"),
-        (["--out", "no/t.csv"], "make it first"),
+        (["--out", "/proc/no/t.csv"], "choose another --out"),
         (["--workers", "-2"], "0"),
     ],
 )
 def test_bad_settings_of_check_are_one_sentence(tmp_path: Path, run: Run, words: list[str], complaint: str) -> None:
-    code, _, errors = run("check", write_images(tmp_path, 4), *words)
-    assert code == 2
-    assert complaint in errors
-    assert len(errors.strip().splitlines()) == 1
+    refused(run("check", write_images(tmp_path, 4), *words), complaint)
 
 
 def test_a_shell_sees_the_exit_code(tmp_path: Path) -> None:

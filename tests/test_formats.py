@@ -104,6 +104,19 @@ def test_stray_bytes_between_markers_are_no_damage(change: Any) -> None:
     assert np.abs(pixels.astype(int) - decode(data, RGB)).max() <= 8
 
 
+@pytest.mark.parametrize("kind", ["4:2:0", "4:2:2", "4:4:4", "L", "rgb"])
+@pytest.mark.parametrize("size", [(70, 90), (33, 7), (3, 20)])
+@pytest.mark.parametrize("reduce", [1, 2, 4, 8])
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_stray_bytes_change_no_pixel(kind: str, size: tuple[int, int], reduce: int, in_chans: int) -> None:
+    options: dict[str, object] = {"subsampling": kind} if kind[0] == "4" else {"keep_rgb": kind == "rgb"}
+    data = encoded(picture(7, size, "L" if kind == "L" else "RGB"), "JPEG", quality=95, **options)
+    clean, stray = (
+        decode(data, PixelFormat(in_chans), reduce=reduce) for data in (data, data[:-2] + b"\0\0\0" + data[-2:])
+    )
+    assert np.array_equal(stray, clean)
+
+
 def test_jpegs_of_twelve_bits_are_refused_with_a_sentence() -> None:
     data = put(encoded(picture(1), "JPEG"), b"\xff\xc0", 4, b"\x0c")
     for read in (read_header, lambda data: decode(data, RGB)):

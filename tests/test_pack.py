@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -35,7 +36,9 @@ from openmae.data.shard_writer import LeftOut, ShardWriter, read_part
 from openmae.data.shards import read_index
 from openmae.data.views import resize
 from openmae.errors import BrokenImage, UserError
-from openmae.recipes.pack import Pack, run
+from openmae.recipes import pack as recipe
+from openmae.recipes import reading
+from tests.commands import Run, refused
 from tests.images import picture, write_images
 
 
@@ -52,7 +55,7 @@ def array_file(pixels: NDArray[Any]) -> bytes:
 
 
 def pack(data: Path | str, shards: Path, **settings: Any) -> Path:
-    run(Pack(str(data), shards, **{"short_side": 16, "shard_size": 10, "workers": 0, **settings}))
+    recipe.run(recipe.Pack(str(data), shards, **{"short_side": 16, "shard_size": 10, "workers": 0, **settings}))
     return shards
 
 
@@ -440,13 +443,62 @@ def test_too_many_broken_images_stop_it(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         (data / f"class{number % 2}" / f"{number:03d}.{'png' if number % 2 else 'jpg'}").write_bytes(b"broken")
     shards = tmp_path / "shards"
-    with pytest.raises(UserError, match=r"2 of 40 images cannot be read, more than --max-broken 0\.03"):
-        pack(data, shards, max_broken=0.03)
+    with pytest.raises(UserError, match=r"2 of 40 images cannot be read, more than --max-broken 0\.02"):
+        pack(data, shards, max_broken=0.02)
     assert len((shards / "broken.txt").read_text().splitlines()) == 2
     assert not (shards / "index.json").exists()
     pack(data, shards, max_broken=0.1)
     assert len((shards / "broken.txt").read_text().splitlines()) == 3
     assert len(open_source(str(shards))) == 37
+
+
+def test_one_broken_image_of_a_few_is_left_out(tmp_path: Path, run: Run) -> None:
+    data = write_images(tmp_path / "data", 5)
+    (data / "class1/001.png").write_bytes(b"broken")
+    refused(run("pack", data, tmp_path / "strict", "--workers", 0, "--max-broken", 0), "1 of 5 images cannot be read")
+    code, said, errors = run("pack", data, tmp_path / "shards", "--workers", 0)
+    assert code == 0, errors
+    assert "4 images in 1 shard," in said
+    assert "1 that could not be read is left out" in said
+    assert (tmp_path / "shards/broken.txt").read_text().startswith("class1/001.png\t")
+    assert len(open_source(str(tmp_path / "shards"))) == 4
+
+
+def test_it_says_what_is_there_and_what_was_gained(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_FIRST_SECONDS", 0.0)
+    data, shards = write_images(tmp_path / "data", 25), tmp_path / "shards"
+    words = ("pack", data, shards, "--shard-size", 10, "--workers", 0)
+    said = run(*words)[1]
+    assert re.search(r"The shards are larger than the files, 0\.\d MB instead of 0\.0 MB: small images", said)
+    assert "Resuming" not in said
+    assert "Already packed: nothing to do" in run(*words)[1]
+    (shards / "0001.tar").unlink()
+    (shards / "index.json").unlink()
+    said = run(*words)[1]
+    assert "Resuming: 2 of 3 shards are there" in said
+    assert re.search(r"^packing: 23 of 25 images · 0 MB · [\d,]+ images/s · \d+ s left$", said, re.MULTILINE)
+    assert "25 images in 3 shards" in said
+
+
+def test_a_third_split_is_left_out(tmp_path: Path, run: Run) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        write_images(tmp_path / "data" / split, 4, first=4 * number)
+    assert "The third split, test, is left out" in run("pack", tmp_path / "data", tmp_path / "shards")[1]
+    assert len(open_source(str(tmp_path / "shards"))) == 8
+
+
+def test_ctrl_c_is_one_sentence(photographs: Path, reference: dict[str, bytes], tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    options = f"pack {photographs} {shards} --short-side 16 --shard-size 10 --workers 1 --max-broken 0.02".split()
+    command = subprocess.Popen([sys.executable, "-m", "openmae", *options], stderr=subprocess.PIPE, text=True)
+    while not (shards / "0000.tar").exists():
+        assert command.poll() is None
+        time.sleep(0.001)
+    command.send_signal(signal.SIGINT)
+    _, errors = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert errors == "openmae pack: stopped; the same command goes on with the first shard that is not finished.\n"
+    assert contents(pack(photographs, shards, max_broken=0.02)) == reference
 
 
 def test_no_image_at_all(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from openmae.data import pool
 from openmae.data.pool import DEADLY, Hand, SharedArray, ordered
 from openmae.errors import BrokenImage, UserError
 
+Result = TypeVar("Result")
 TASKS = [range(start, start + 4) for start in range(0, 80, 4)]
 
 
@@ -107,6 +110,56 @@ def test_a_hung_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(pool, "POLL_SECONDS", 0.2)
     results = flat(ordered(Once(tmp_path, 33, 1, signal.SIGSTOP), TASKS, 2))
     assert results == [number * number for number in range(80)]
+
+
+def large(task: range, hand: Hand) -> bytes:
+    return bytes([task.start]) * 10_000_000
+
+
+def test_a_worker_that_hangs_in_the_middle_of_a_result_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "STALLED_SECONDS", 1.0)
+    before = set(children(os.getpid()))
+    results = ordered(large, TASKS[:4], workers=1)
+    found = [next(results)]
+    (worker,) = set(children(os.getpid())) - before
+    time.sleep(0.5)  # a part of the second result is in the pipe, which holds no more
+    os.kill(worker, signal.SIGSTOP)
+    found += in_time(results)
+    assert [(result[0], len(result)) for result in found] == [(task.start, 10_000_000) for task in TASKS[:4]]
+
+
+class DeafOnce:
+    """Closes the pipe of the first process that works, and does not die."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __call__(self, task: range, hand: Hand) -> list[int | str]:
+        if not self.marker.exists():
+            self.marker.touch()
+            os.closerange(3, 1024)
+            time.sleep(600)
+        return squares(task, hand)
+
+
+def test_a_worker_that_only_closes_its_pipe_is_ended(tmp_path: Path) -> None:
+    results = in_time(ordered(DeafOnce(tmp_path / "marker"), TASKS, 1))
+    assert flat(results) == [number * number for number in range(80)]
+
+
+def in_time(results: Iterator[Result]) -> list[Result]:
+    """All of them; a test that would wait for ever fails instead."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("it waits for ever")  # no OSError, which the pool takes for a death
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(20)
+    try:
+        return list(results)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def die_at_once(task: range, hand: Hand) -> None:

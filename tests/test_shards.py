@@ -429,12 +429,20 @@ def test_s3_that_is_not_there(tmp_path: Path, s3: str, monkeypatch: pytest.Monke
         open_source("s3://no-such-bucket/0.tar")
     monkeypatch.setattr(remote, "_servers", {})
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    with pytest.raises(UserError, match="5 tries"):
+    with pytest.raises(UserError, match=r"5 tries\); check the address, AWS_ENDPOINT_URL and the network"):
+        open_source("s3://images/0.tar")
+    monkeypatch.setattr(remote, "_servers", {})
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(UserError, match="without credentials: set AWS_ACCESS_KEY_ID"):
         open_source("s3://images/0.tar")
 
 
 @pytest.mark.parametrize(
-    ("failure", "reason"), [("404", "no such file"), ("403", "answered 403"), ("no ranges", "does not give parts")]
+    ("failure", "reason"),
+    [("404", "no such file"), ("403", "answered 403"), ("no ranges", "does not give parts .*: download the shards")],
 )
 def test_answers_that_will_not_change_are_not_asked_for_again(
     tmp_path: Path, server: Server, failure: str, reason: str
@@ -442,9 +450,18 @@ def test_answers_that_will_not_change_are_not_asked_for_again(
     source = (write_packed(tmp_path), open_source(server.url))[1]
     before = len(server.requests)
     server.fail = lambda number, path: failure
-    with pytest.raises(OSError, match=reason):
+    with pytest.raises((OSError, UserError), match=reason):
         source.read(0)
     assert len(server.requests) == before + 1
+
+
+def test_server_without_ranges(tmp_path: Path, server: Server) -> None:
+    write_tar(tmp_path / "0.tar", numbered(0, 4))
+    write_packed(tmp_path / "packed")
+    server.fail = lambda number, path: "no ranges"
+    for data in ("0.tar", "packed"):
+        with pytest.raises(UserError, match=r"does not give parts .*: download the shards and give their"):
+            open_source(f"{server.url}/{data}")
 
 
 def test_remote_index_is_fetched_once(tmp_path: Path, server: Server, cache: Path) -> None:

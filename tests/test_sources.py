@@ -26,7 +26,7 @@ from openmae.data.cache import keep, map_arrays, recall, write_arrays
 from openmae.data.folder import ImageFolder
 from openmae.data.labels import number_labels
 from openmae.data.listing import list_images
-from openmae.data.opening import has_splits, labelled_splits, open_source
+from openmae.data.opening import has_splits, has_unused_test, labelled_splits, open_source
 from openmae.data.source import Source
 from openmae.errors import BrokenImage, UserError
 from tests.images import picture, write_images
@@ -523,7 +523,8 @@ def test_table_is_read_anew_when_it_changes(tmp_path: Path) -> None:
     [
         (b"", r"no column 'path' \(its columns: none\)"),
         (b"file,label\na.png,1\n", r"its columns: 'file', 'label'"),
-        (b"path;label\na.png;1\n", r"its columns: 'path;label'"),
+        (b"path;label\na.png;1\n", "write it with commas"),
+        (b"path\tlabel\na.png\t1\n", "write it with commas"),
         (b"path\n", "has no rows"),
         (b"path,label\na.png\n", "line 2 of .* has 1 cells"),
         (b"path,label\n,1\n", "row 1 of .* has no path"),
@@ -536,6 +537,18 @@ def test_table_that_is_wrong(tmp_path: Path, content: bytes, reason: str) -> Non
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(UserError, match=reason):
         open_source(str(tmp_path / "t.csv"))
+
+
+def test_paths_that_are_relative_to_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "images", 2, classes=1)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/t.csv").write_text("path\nimages/class0/000.jpg\nimages/class0/001.png\n")
+    assert len(open_source(str(tmp_path / "tables/t.csv"))) == 2  # which are missing
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tables/t.csv").touch()
+    with pytest.raises(UserError, match=r"relative to the folder of the table; but images/class0/000\.jpg is there"):
+        open_source("tables/t.csv")
+    assert len(open_source(str((tmp_path / "tables/t.csv").rename("t.csv")))) == 2
 
 
 # ---------------------------------------------------------------- parquet with images
@@ -646,6 +659,7 @@ def test_labels_and_splits_of_arrays(tmp_path: Path) -> None:
     train, val = labelled_splits(str(tmp_path / "medical.npz"), 0)
     assert (len(train), len(val), len(open_source(str(tmp_path / "medical.npz")))) == (6, 3, 13)
     assert train.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert has_unused_test(str(tmp_path / "medical.npz"))
     assert loaded(val.read(0)).tolist() == [[3] * 4] * 4
     np.savez(tmp_path / "named.npz", images=np.zeros((4, 4, 4)), labels=np.array(["cat", "dog", "cat", "dog"]))
     assert open_source(str(tmp_path / "named.npz")).class_names == ("cat", "dog")
@@ -654,7 +668,7 @@ def test_labels_and_splits_of_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "texts.npz", **images, **texts)
     joined = open_source(str(tmp_path / "texts.npz"))  # whose parts number their classes each in its own way
     assert [joined.class_names[label] for label in joined.labels] == ["a", "b", "c", "c", "b"]
-    np.savez(tmp_path / "many.npz", images=np.zeros((4, 4, 4)), labels=np.zeros((4, 14)))
+    np.savez(tmp_path / "many.npz", images=np.zeros((4, 4, 4)), labels=np.zeros((4, 3, 2)))
     with pytest.raises(UserError, match="one number or text for each image"):
         _ = open_source(str(tmp_path / "many.npz")).labels
 
@@ -719,13 +733,17 @@ def test_what_data_is_not(tmp_path: Path) -> None:
     for name in ("a.png", "a.tar.gz", "a.zip", "a.h5"):
         (tmp_path / name).touch()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "packed/deep").mkdir(parents=True)
+    (tmp_path / "packed/deep/0.tar.gz").touch()
     for data, reason in (
         ("nothing", r"does not exist: give a folder of images, a .csv"),
         ("a.png", "is one image: give the folder"),
-        ("a.tar.gz", "unpack it first"),
-        ("a.zip", "unpack it first"),
+        ("a.tar.gz", "is compressed.*gunzip it and give the .tar"),
+        ("{0..1}.tar.gz", "is compressed.*gunzip it and give the .tar"),
+        ("a.zip", "unzip it and give the folder"),
         ("a.h5", "is not what images are read from: give a folder of images"),
         ("empty", r"holds no images .*avif, bmp"),
+        ("packed", r"holds no images, but deep/0.tar.gz: gunzip it"),
         ("long" * 2000, r"cannot be read \(File name too long\)"),
         ("{0..1}.tar", r"0.tar cannot be read \(No such file"),
     ):

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
-from openmae.cli import main
 from openmae.data import statistics
 from openmae.data.decode import Depth, Header, PixelFormat
 from openmae.data.distribution import PERCENTILES, Distribution, measure
@@ -31,6 +30,7 @@ from openmae.data.source import Source
 from openmae.data.statistics import Statistics, choose_pixels, sample_headers, survey, to_float
 from openmae.errors import BrokenImage, UserError
 from openmae.recipes.pretrain import Pretrain
+from tests.commands import Run, refused
 from tests.images import picture, write_images
 
 WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
@@ -359,27 +359,11 @@ def test_statistics_survive_json_and_toml(values: tuple[list[float], list[float]
 # ---------------------------------------------------------------- the command
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command in this process -> exit code, output, errors."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-Run = Callable[..., tuple[int, str, str]]
-
-
 def test_stats_prints_and_writes_what_pretrain_takes(tmp_path: Path, run: Run) -> None:
     data = write_images(tmp_path / "data", 10)
     write_images(tmp_path / "data16", 0)
     (data / "class0/bad.jpg").write_bytes(b"\xff\xd8\xff")
-    out = tmp_path / "stats.toml"
+    out = tmp_path / "made/stats.toml"
     code, said, _ = run("stats", data, "--out", out)
     assert code == 0
     assert "3 channels of 8 bits" in said
@@ -393,9 +377,11 @@ def test_stats_prints_and_writes_what_pretrain_takes(tmp_path: Path, run: Run) -
     assert values["pixel_type"] == "uint8"
     found = measure(open_source(str(data)), PixelFormat(), workers=0)
     assert Statistics.from_dict(values) == found.statistics
+    assert "mean/255" in said
     for mean in found.statistics.mean:
         assert f"{mean:.3g}" in said
-    with Image.open(tmp_path / "stats.png") as drawn:
+        assert f"{mean * 255:.4g}" in said
+    with Image.open(tmp_path / "made/stats.png") as drawn:
         assert drawn.width > 500
         assert len(drawn.convert("RGB").getcolors(1 << 24) or []) > 50  # something is drawn
 
@@ -435,20 +421,19 @@ def test_stats_names_a_channel_that_says_nothing(tmp_path: Path, run: Run) -> No
     ("words", "complaint"),
     [
         (["--out", "stats.json"], ".toml"),
-        (["--out", "not/there.toml"], "make it first"),
+        (["--out", "/proc/not/there.toml"], "choose another --out"),
         (["--workers", "-1"], "0 or more"),
         (["--most", "0"], "1 or more"),
         (["--in-chans", "7"], "none of the 4 images"),
         (["--bands", "1", "4"], "band 4 is wanted"),
-        (["--bands", "0", "1"], "numbered from 1"),
+        (["--bands", "0", "1"], "numbered from 1, as in GDAL"),
+        (["--bands", "2", "3", "2"], "names channel 2 more than once"),
+        (["--bands"], "names no channel"),
         (["--in-chans", "0"], "1 or more"),
     ],
 )
 def test_bad_settings_of_stats_are_one_sentence(tmp_path: Path, run: Run, words: list[str], complaint: str) -> None:
-    code, _, errors = run("stats", write_images(tmp_path, 4), *words)
-    assert code == 2
-    assert complaint in errors
-    assert len(errors.strip().splitlines()) == 1
+    refused(run("stats", write_images(tmp_path, 4), *words), complaint)
 
 
 def test_a_picture_of_many_channels_is_bounded() -> None:

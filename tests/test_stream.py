@@ -1,7 +1,12 @@
 """Views, and the stream that a run is a function of."""
 
+import os
 import resource
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +22,9 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
+from openmae.data import pool
 from openmae.data.decode import PixelFormat, decode
+from openmae.data.folder import ImageFolder
 from openmae.data.memory import InMemory, in_memory
 from openmae.data.opening import open_source
 from openmae.data.order import epoch_order, generator
@@ -227,16 +234,54 @@ def test_a_batch_that_ranks_cannot_share_is_refused(source: Source) -> None:
         stream_of(source, batch_size=6).batches(0, 6, 0, world_size=4)
 
 
+@settings(max_examples=30)
+@given(
+    ring=st.integers(1, 40), workers=st.integers(1, 3), micro_batch=st.integers(1, 12), repeats=st.sampled_from([1, 3])
+)
+def test_a_small_ring_makes_the_same_views(
+    source: Source, ring: int, workers: int, micro_batch: int, repeats: int
+) -> None:
+    stream = stream_of(source, batch_size=12, steps=2, repeats=repeats)
+    expected = rows(stream.batches(0, 12, 0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("openmae.data.stream.MOST_RING_BYTES", ring * 16 * 16 * 3)
+        assert rows(stream.batches(0, micro_batch, workers)) == expected
+
+
+@pytest.mark.parametrize(("size", "repeats"), [(200, 1), (200, 4), (200, 32), (1000, 1), (1000, 4)])
+def test_the_ring_is_bounded(source: Source, size: int, repeats: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 2**24
+    monkeypatch.setattr("openmae.data.stream.MOST_RING_BYTES", most)
+    stream = replace(
+        stream_of(source, batch_size=64, repeats=repeats), img_size=(size, size), pixels=PixelFormat(depth="float32")
+    )
+    began = in_use()
+    batches = stream.batches(0, 32, 4)  # of 61 MB and more, if nothing bounded it
+    assert in_use() - began < most + 2**22
+    del batches
+
+
+def in_use() -> int:
+    """Bytes of address space."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def whole(source: Source) -> Source:
+    """Without the files for which others stand in."""
+    names = [source.name(index) for index in range(len(source))]
+    return source.take(np.array([i for i, name in enumerate(names) if "broken" not in name and "small" not in name]))
+
+
 def test_every_epoch_visits_every_image_once_and_differently(source: Source) -> None:
-    found = rows(stream_of(source, batch_size=17, steps=2).batches(0, 4, 0))
-    assert sorted(index for index, *_ in found[:17]) == list(range(17))
-    assert sorted(index for index, *_ in found[17:]) == list(range(17))
-    views = {index: parts for index, *parts in found[:17]}
-    assert all(views[index] != parts for index, *parts in found[17:])
+    found = rows(stream_of(whole(source), batch_size=15, steps=2).batches(0, 4, 0))
+    assert sorted(index for index, *_ in found[:15]) == list(range(15))
+    assert sorted(index for index, *_ in found[15:]) == list(range(15))
+    views = {index: parts for index, *parts in found[:15]}
+    assert all(views[index] != parts for index, *parts in found[15:])
 
 
 def test_repeated_views_are_of_one_image_and_differ(source: Source) -> None:
-    found = rows(stream_of(source, batch_size=12, steps=3, repeats=4).batches(0, 12, 0))
+    found = rows(stream_of(whole(source), batch_size=12, steps=3, repeats=4).batches(0, 12, 0))
     for start in range(0, 36, 4):
         visit = found[start : start + 4]
         assert len({index for index, *_ in visit}) == 1
@@ -256,6 +301,65 @@ def test_broken_and_too_small_files_are_replaced_and_named(source: Source) -> No
         broken |= {source.name(index): reason for index, reason in batch.broken}
     assert set(broken) == {"class0/broken.jpg", "class1/small.png"}
     assert "smaller patch_size" in broken["class1/small.png"]
+
+
+class Harmful(ImageFolder):
+    """A folder of which an image kills the process that reads it, or takes its time."""
+
+    def __init__(self, folder: Source, deadly: int = -1, seconds: float = 0.0) -> None:
+        assert isinstance(folder, ImageFolder)
+        super().__init__(folder.root, folder.paths, folder.fingerprint)
+        self.deadly, self.seconds = deadly, seconds
+
+    def read(self, index: int) -> bytes:
+        time.sleep(self.seconds)
+        if index == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
+def test_an_image_that_kills_when_it_is_read_is_left_out_and_alone(tmp_path: Path) -> None:
+    data = write_images(tmp_path, 7)
+    folder = open_source(str(data))
+    batches = list(stream_of(Harmful(folder, deadly=3), steps=3).batches(0, 6, 2))
+    assert {index for batch in batches for index, _ in batch.broken} == {3}
+    assert all("ended 2 processes" in reason for batch in batches for _, reason in batch.broken)
+    (data / folder.name(3)).write_bytes(b"")  # the stream is the same whatever is wrong with it
+    assert rows(iter(batches)) == rows(stream_of(folder, steps=3).batches(0, 6, 0))
+
+
+def test_an_image_that_is_read_slowly_is_not_taken_for_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "STALLED_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "POLL_SECONDS", 0.2)
+    source = Harmful(open_source(str(write_images(tmp_path, 2))), seconds=2.0)
+    (batch,) = stream_of(source, batch_size=2, steps=1).batches(0, 2, 1)
+    assert not batch.broken
+
+
+# Run in a process of its own, which may take 512 MiB more than it has when everything is imported.
+TOO_LARGE = """
+import resource, sys
+from openmae.data.joined import Joined
+from openmae.data.opening import open_source
+from tests.test_stream import in_use, rows, stream_of
+
+folder = open_source(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_AS, (in_use() + 2**29,) * 2)
+for source in (folder, Joined("both", [folder])):
+    (batch,) = stream_of(source, batch_size=8, steps=1).batches(0, 8, 0)
+    assert batch.failure is None
+    print({f"{source.name(index)}: {reason}" for index, reason in batch.broken})
+"""
+
+
+def test_a_file_that_does_not_fit_into_memory_is_broken(tmp_path: Path) -> None:
+    large = write_images(tmp_path, 7) / "class0/large.jpg"
+    large.touch()
+    os.truncate(large, 2**30)
+    command = [sys.executable, "-c", TOO_LARGE, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "{'class0/large.jpg: it does not fit into memory'}\n" * 2
 
 
 def test_files_that_vanish_are_replaced_until_there_are_too_few(tmp_path: Path) -> None:

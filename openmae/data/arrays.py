@@ -74,7 +74,7 @@ class ArraysInMemory(LabelledSource):
     name: of the array in the file. numbers and classes: as number_labels gives them.
     """
 
-    label_advice = "give it an array 'labels' of one number or text for each image"
+    label_advice = "give it an array 'labels' of one number or text for each image, or a column of 0 and 1 for each label"
 
     def __init__(
         self,
@@ -142,8 +142,10 @@ def open_npz_array(path: Path, name: str) -> ArraysInMemory:
                 raise UserError(
                     f"{path} has {len(labels):,} {label_name} for {len(images):,} {name}: give each image one"
                 )
-            if labels.size == len(labels):  # not several for each image
+            if labels.size == len(labels):
                 numbers, classes = number_labels(label_text(label) for label in labels.reshape(-1).tolist())
+            elif labels.ndim == 2:  # a column a class, 1 where it applies
+                numbers, classes = number_labels(label_text(np.flatnonzero(row).tolist()) for row in labels)
     return ArraysInMemory(path, name, images, numbers, classes, checksum)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.header import BYTES, Depth
-from openmae.errors import BrokenImage
+from openmae.errors import BrokenImage, UserError
 
 LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow weighs
 _NAMES: dict[Depth, str] = {"uint8": "8-bit", "uint16": "16-bit", "float32": "float"}
@@ -31,6 +31,18 @@ class PixelFormat:
             raise ValueError(f"in_chans is {self.in_chans}; give 1 or more")
         if self.bands is not None and (len(self.bands) != self.in_chans or min(self.bands) < 1):
             raise ValueError(f"bands are {self.bands}; give {self.in_chans}, numbered from 1")
+
+
+def check_bands(bands: tuple[int, ...]) -> None:
+    """Raises UserError unless these are different channels, counted from 1."""
+    said = " ".join(map(str, bands))
+    if not bands:
+        raise UserError("--bands names no channel: give their numbers, such as --bands 3 2 1, or leave it out")
+    if min(bands) < 1:
+        raise UserError(f"--bands {said}: channels are numbered from 1, as in GDAL: the first is 1, not 0")
+    if len(set(bands)) < len(bands):
+        twice = next(band for band in bands if bands.count(band) > 1)
+        raise UserError(f"--bands {said} names channel {twice} more than once: name each channel once")
 
 
 def fit(pixels: NDArray[Any], wanted: PixelFormat) -> NDArray[Any]:

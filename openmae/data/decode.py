@@ -17,7 +17,7 @@ from openmae.data.formats.jpeg import open_jpeg
 from openmae.data.formats.npy import open_npy
 from openmae.data.formats.tiff import open_tiff
 from openmae.data.formats.with_pillow import open_by_pillow
-from openmae.data.header import BYTES, Depth, Header, Opened, check_size
+from openmae.data.header import BYTES, Asked, Depth, Header, Opened, check_size
 from openmae.errors import BrokenImage, UserError
 
 __all__ = [
@@ -68,22 +68,19 @@ def decode(
     with _reasons():
         opened = _open(data) if isinstance(data, bytes) else data
         header = opened.header
-        height, width = header.height, header.width
-        if opened.reduced:
-            height, width = -(-height // reduce), -(-width // reduce)
+        asked = Asked(
+            frame=header.frames // 2 if frame is None else frame,
+            reduce=reduce if opened.reduces else 1,
+            in_chans=pixels.in_chans if pixels.bands is None else None,
+            rows=header.height if rows is None else min(header.height, rows),
+        )
+        height, width, least = (-(-side // asked.reduce) for side in (header.height, header.width, asked.rows))
         bytes_a_pixel = max(header.channels * BYTES[header.depth], pixels.in_chans * BYTES[pixels.depth])
         check_size(height, width, bytes_a_pixel)
         check_fits(header.channels, header.depth, header.colour, pixels)
-        if frame is None:
-            frame = header.frames // 2
-        elif not 0 <= frame < header.frames:
+        if not 0 <= asked.frame < header.frames:
             raise BrokenImage(f"it has {header.frames} frames, and frame {frame} is asked for, counted from 0")
-        if opened.reduced:
-            in_chans = pixels.in_chans if pixels.bands is None else None
-            found = opened.reduced(reduce, in_chans, header.height if rows is None else rows)
-        else:
-            found = opened.pixels(frame)
-        least = height if rows is None else min(height, -(-rows // reduce))
+        found = opened.pixels(asked)
         if not least <= found.shape[0] <= height or found.shape[1] != width:
             raise BrokenImage(f"it holds {found.shape[:2]} pixels where its header says {height, width}")
         return fit(found, pixels)

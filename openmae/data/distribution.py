@@ -133,7 +133,7 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
     drawn = [np.empty((0, pixels.in_chans), np.float32)]
     headers: list[Header] = []
     broken: list[tuple[int, str]] = []
-    for index, data in zip(chunk, source.read_each(chunk), strict=True):
+    for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         try:
             hand.take(index)
             opened = open_image(data)

@@ -3,6 +3,7 @@
 Severities: an error makes results wrong or stops a run; a warning probably costs something; a note is good to know.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.duplicates import same_files
-from openmae.data.folder import SPLIT_NAMES, ImageFolder
+from openmae.data.folder import misnamed_splits
 from openmae.data.inspection import Inspection
 from openmae.data.labels import LabelledSource
+from openmae.data.shard_source import ShardSource
 from openmae.data.source import Source, Subset
 
 Severity = Literal["error", "warning", "note"]
@@ -27,6 +29,11 @@ BLANK = 0.01  # share of the images
 EXAMPLES = 5
 
 _KINDS = {1: "grey", 2: "grey with alpha", 3: "colour", 4: "of 4 channels"}
+
+
+def most_broken(share: float, images: int) -> int:
+    """How many of the images may be broken where `share` of them, 0 to 1, may: one of a small set, none of share 0."""
+    return math.ceil(share * images - 1e-9)
 
 
 @dataclass(frozen=True)
@@ -80,17 +87,21 @@ def _unreadable(split: Split) -> Iterator[Finding]:
     if not broken:
         return
     total = len(split.source)
-    too_many = broken > MAX_BROKEN * total
+    too_many = broken > most_broken(MAX_BROKEN, total)
     alike: dict[str, list[int]] = {}
     for index, reason in split.found.reasons.items():
         alike.setdefault(reason, []).append(index)
+    source = split.source.whole if isinstance(split.source, Subset) else split.source
+    # What cannot be read is left out when it is packed, so the shards were damaged later.
+    is_packed = isinstance(source, ShardSource) and source.index.crc32 is not None
+    mend = "copy the shards anew, or pack the images again into another folder" if is_packed else "mend or remove them"
     commonest = sorted(alike.items(), key=lambda item: -len(item[1]))[:EXAMPLES]
     yield Finding(
         "error" if too_many else "warning",
         f"{_images(broken)}{_of(split)} cannot be read ({broken / total:.2%})",
-        f"mend or remove them; pretrain stops at more than --max-broken {MAX_BROKEN:g}"
+        f"{mend}; pretrain stops at more than --max-broken {MAX_BROKEN:g}"
         if too_many
-        else "mend or remove them; training leaves them out",
+        else f"{mend}; training leaves them out",
         tuple(f"{split.called(found[0])}{_and_more(len(found) - 1)}: {reason}" for reason, found in commonest),
     )
 
@@ -150,7 +161,9 @@ def _kinds(splits: Sequence[Split]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"the images differ in depth: {_counted(depths)}",
-            "all are brought to the deepest, white to white: look whether their brightness can be compared",
+            "all are brought to float32, 8 and 16 bits to 0..1: keep them apart unless the floats are of 0..1 too"
+            if "float32" in depths
+            else "all are brought to the deepest, white to white: look whether their brightness can be compared",
             tuple(firsts[depth] for depth in depths),
         )
     if len(channels) > 1 and max(channels) > 4:
@@ -238,16 +251,14 @@ def _labels(splits: Sequence[Split]) -> Iterator[Finding]:
 
 def _no_labels(split: Split, others_have: bool) -> Finding:
     refused = "knn, probe and fine-tuning refuse it; pre-training needs no labels"
-    if isinstance(split.source, ImageFolder):
-        folders = sorted(name for name in SPLIT_NAMES if (split.source.root / name).is_dir())
-        if folders:
-            return Finding(
-                "warning",
-                f"there {_are(len(folders))} {'folders' if len(folders) > 1 else 'a folder'} called "
-                f"{' and '.join(folders)}, which {_are(len(folders))} no splits: these are called train and val, and "
-                "both are there",
-                refused,
-            )
+    if folders := misnamed_splits(split.source):
+        return Finding(
+            "warning",
+            f"there {_are(len(folders))} {'folders' if len(folders) > 1 else 'a folder'} called "
+            f"{' and '.join(folders)}, which {_are(len(folders))} no splits: these are called train and val, and "
+            "both are there",
+            f"rename the folders to train and val; as it is, all is one set, and {refused}",
+        )
     source = split.source.whole if isinstance(split.source, Subset) else split.source
     if others_have or (isinstance(source, LabelledSource) and source.numbers is not None):
         return Finding("warning", split.why_no_labels, refused)

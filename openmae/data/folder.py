@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from openmae.data.listing import EXTENSIONS, list_images
 from openmae.data.open_file import read_file
-from openmae.data.source import Names, Source
+from openmae.data.source import Names, Source, Subset
 from openmae.errors import UserError
 
-SPLIT_NAMES = frozenset(("train", "test", "val", "valid", "validation"))
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
+SPLIT_NAMES = frozenset(("train", "training", "test", "testing", "val", "valid", "validation"))
 
 
 class ImageFolder(Source):
@@ -61,15 +62,34 @@ class ImageFolder(Source):
         return class_folders(self.paths, self.location)[1]
 
 
+def unpacking(archive: str) -> str:
+    """What to do about a compressed archive."""
+    if archive.endswith(".zip"):
+        return "unzip it and give the folder"
+    return (
+        f"{'gunzip' if archive.endswith('gz') else 'uncompress'} it and give the .tar, or unpack it and give the folder"
+    )
+
+
 def open_folder(root: Path) -> ImageFolder:
     """All images below root. Raises UserError where there is none, or a folder cannot be read."""
     listing = list_images(root)
     if not len(listing.names):
+        if packed := next((path for path in root.rglob("*") if path.name.endswith(COMPRESSED)), None):
+            raise UserError(f"{root} holds no images, but {packed.relative_to(root)}: {unpacking(packed.name)}")
         raise UserError(
             f"{root} holds no images ({', '.join(sorted(e[1:] for e in EXTENSIONS))}), no .tar shards and no .parquet "
             "files: give a folder that does"
         )
     return ImageFolder(root, listing.names, listing.fingerprint)
+
+
+def misnamed_splits(source: Source) -> tuple[str, ...]:
+    """Names of the folders in a folder of images that look like splits but are none; empty for other sources."""
+    whole = source.whole if isinstance(source, Subset) else source
+    if not isinstance(whole, ImageFolder):
+        return ()
+    return tuple(sorted(name for name in SPLIT_NAMES if (whole.root / name).is_dir()))
 
 
 def class_folders(paths: Names, location: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:

@@ -32,17 +32,30 @@ class Header:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is asked for of an image; more than that may be given.
+
+    frame: of a file with several, counted from 0. reduce: at 1/reduce of its size, rounded up; 1 where the file does
+    not reduce. in_chans: 1 or 3 for grey or RGB. rows: how many from the top, at full size, are needed.
+    """
+
+    frame: int
+    reduce: int
+    in_chans: int | None
+    rows: int
+
+
+@dataclass(frozen=True)
 class Opened:
     """A file of which only the header has been read.
 
-    pixels: frame -> (height, width, channels) as the header says.
-    reduced: of a JPEG, (reduce, in_chans, rows) -> the image at 1/reduce of its size, rounded up, in grey or RGB where
-        in_chans is 1 or 3; what lies below its first `rows` rows may be missing.
+    pixels: -> (height, width, channels) as the header says, but for what is asked. reduces: whether it can be decoded
+    smaller, as a JPEG can.
     """
 
     header: Header
-    pixels: Callable[[int], NDArray[Any]]
-    reduced: Callable[[int, int | None, int], NDArray[Any]] | None = None
+    pixels: Callable[[Asked], NDArray[Any]]
+    reduces: bool = False
 
 
 def check_size(height: int, width: int, bytes_a_pixel: float, frames: int = 1) -> None:

@@ -69,7 +69,7 @@ def inspect(source: Source, workers: int, say: Callable[[int], None] = lambda do
 def _inspect(source: Source, chunk: Sequence[int], hand: Hand) -> list[tuple[Header, bytes, int, bool, str]]:
     """Of each file: header, digest, size in bytes, whether it is blank, why it gives no image."""
     found = []
-    for index, data in zip(chunk, source.read_each(chunk), strict=True):
+    for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         digest, size = bytes(16), 0
         try:
             hand.take(index)

@@ -10,6 +10,7 @@ from openmae.data.source import Source
 from openmae.errors import UserError
 
 NO_LABEL = -1
+SEPARATORS = ";|"  # between the labels of an image that has several
 
 
 class LabelledSource(Source, ABC):
@@ -49,7 +50,10 @@ class LabelledSource(Source, ABC):
 
 
 def label_text(value: object) -> str:
-    """A label as text, empty for none. Tables with gaps keep whole numbers as floats."""
+    """A label as text, empty for none; several are joined, and a lone separator says that there are none of them.
+    Tables with gaps keep whole numbers as floats."""
+    if isinstance(value, list | tuple):
+        return SEPARATORS[0].join(map(label_text, value)) or SEPARATORS[0]
     if value is None or value != value:  # not a number
         return ""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
@@ -58,7 +62,8 @@ def label_text(value: object) -> str:
 def number_labels(
     texts: Iterable[str], names: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
-    """Numbers (n,) and class names of labels as they were found; empty and -1 are no label.
+    """Numbers (n,) and class names of labels as they were found; empty is no label, nor is -1 among whole numbers.
+    Where an image has several labels, none of them is one of the labels too.
 
     names: the class names where a file gives them: then a number counts in them, text is one of them, and what is
     neither is no label. Otherwise the classes are the labels that occur, sorted (by number where all are numbers).
@@ -66,9 +71,12 @@ def number_labels(
     """
     codes: dict[str, int] = {}
     found = np.fromiter((codes.setdefault(text, len(codes)) for text in texts), np.int64)
-    labels = [text for text in codes if text not in ("", "-1")]
+    none = ("", "-1") if all(text.isdecimal() for text in codes if text not in ("", "-1")) else ("",)
+    labels = [text for text in codes if text not in none]
     if not labels:
         return None, ()
+    if names is None and "" in codes and any(mark in text for text in labels for mark in SEPARATORS):
+        labels.append("")
     all_numbers = all(text.isdecimal() for text in labels)
     classes = sorted(labels, key=int if all_numbers else str) if names is None else list(names)
     position = {str(i) if all_numbers and names else name: i for i, name in enumerate(classes)}

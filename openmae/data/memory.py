@@ -100,7 +100,7 @@ def _decoded(
     """
     found: list[bytes | str | None] = []
     total = 0
-    for index, data in zip(chunk, source.read_each(chunk), strict=True):
+    for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         try:
             hand.take(index)
             opened = open_image(data)

@@ -19,7 +19,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from openmae.data.arrays import ArrayFile, npz_arrays, open_npz_array
-from openmae.data.folder import ImageFolder, open_folder
+from openmae.data.folder import COMPRESSED, ImageFolder, open_folder, unpacking
 from openmae.data.joined import Joined
 from openmae.data.listing import EXTENSIONS, list_images
 from openmae.data.order import generator
@@ -59,6 +59,13 @@ def open_source(data: str, split: Split | None = None) -> Source:
 def has_splits(data: str) -> bool:
     """Whether DATA is divided into train and val. Raises UserError where there is no such thing."""
     return _divided(_parts(data))
+
+
+def has_unused_test(data: str) -> bool:
+    """Whether DATA has a split called test beside train and val, which no command reads."""
+    parts = _parts(data)
+    beside = not is_remote(data) and (Path(data) / "test").is_dir()
+    return "train" in parts and "val" in parts and ("test" in parts or beside)
 
 
 def labelled_splits(data: str, seed: int) -> tuple[Source, Source]:
@@ -102,8 +109,6 @@ def _divided(parts: Parts) -> bool:
 
 
 def _parts(data: str) -> Parts:
-    if is_remote(data):
-        return _remote_parts(data.rstrip("/"))
     place = Path(data)
     try:
         is_folder, is_file = place.is_dir(), place.is_file()
@@ -111,6 +116,10 @@ def _parts(data: str) -> Parts:
         raise UserError(f"{data} cannot be read ({error.strerror}): give {_KINDS}") from error
     if is_folder:
         return _folder_parts(place)
+    if data.endswith(COMPRESSED) and (is_file or is_remote(data) or "{" in data):
+        raise UserError(f"{data} is compressed, which rules out reading single images: {unpacking(data)}")
+    if is_remote(data):
+        return _remote_parts(data.rstrip("/"))
     if is_file:
         return _file_parts(place)
     if "{" in data:
@@ -173,8 +182,6 @@ def _file_parts(file: Path) -> Parts:
         return _with_all(str(file), {w: partial(open_npz_array, file, name) for w, name in npz_arrays(file).items()})
     if kind in EXTENSIONS:
         raise UserError(f"{file} is one image: give the folder that it is in")
-    if file.name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")):
-        raise UserError(f"{file} is compressed, which rules out reading single images: unpack it first")
     raise UserError(f"{file} is not what images are read from: give {_KINDS}")
 
 

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Purpose = Literal["sample", "order", "step", "split", "visit"]
-_PURPOSES: dict[Purpose, int] = {"sample": 0, "order": 1, "step": 2, "split": 3, "visit": 4}
+Purpose = Literal["sample", "order", "step", "split", "visit", "mix"]
+_PURPOSES: dict[Purpose, int] = {"sample": 0, "order": 1, "step": 2, "split": 3, "visit": 4, "mix": 5}
 
 
 def generator(

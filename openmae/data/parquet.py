@@ -213,8 +213,8 @@ def _rows(file: Path, opened: Any, column: str, label: str | None) -> Iterator[t
 
     kind = opened.schema_arrow.field(column).type
     path = f"{column}.path" if pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0 else None
-    if label is not None and pyarrow.types.is_nested(opened.schema_arrow.field(label).type):
-        label = None  # several labels an image
+    if label is not None and pyarrow.types.is_struct(opened.schema_arrow.field(label).type):
+        label = None  # such as boxes
     for place in range(opened.num_row_groups):
         rows = opened.metadata.row_group(place).num_rows
         wanted = [name for name in (path, label) if name is not None]

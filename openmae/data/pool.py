@@ -11,11 +11,13 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
+import struct
 import sys
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -26,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from openmae.data.source import Source
 from openmae.errors import BrokenImage, UserError
 
 _LOG = logging.getLogger("openmae")
@@ -34,7 +37,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 DEADLY = 2  # workers that an image may kill before it is left out
-STALLED_SECONDS = 300.0  # on one image, after which a worker is taken for hung
+STALLED_SECONDS = 300.0  # on one image, or within one message, after which a worker is taken for hung
 POLL_SECONDS = 5.0  # between looks at whether the others still live
 MOST_LOSSES = 5  # workers that die over a task before they touch an image of it
 AHEAD = 4  # tasks a worker is given before it is asked for the first result
@@ -47,14 +50,36 @@ class Hand:
         self._noted, self._deadly = noted, deadly
         self.taken: list[int] = []
 
+    def read_each(self, source: Source, indices: Sequence[int]) -> Iterator[bytes | OSError | BrokenImage]:
+        """As the source's own, without those that have killed DEADLY workers. The image that a source reads in its
+        turn is known if that kills, but may take as long as it likes. What is too large for memory is broken."""
+        done = 0
+        self._note(-1, is_read=True)
+        try:
+            fetched = source.read_each([index for index in indices if index not in self._deadly])
+            for index in indices:
+                self._note(index, is_read=True)
+                yield _deadly() if index in self._deadly else next(fetched)
+                done += 1
+        except MemoryError:
+            if len(indices) == 1:
+                yield BrokenImage("it does not fit into memory")
+                return
+            for index in indices[done:]:  # one at a time needs less, and shows which of them it is
+                yield from self.read_each(source, [index])
+
     def take(self, index: int) -> None:
-        """To be called before image `index` is read. Raises BrokenImage where that has killed DEADLY workers."""
+        """To be called before image `index` is decoded. Raises BrokenImage where it has killed DEADLY workers."""
         if index in self._deadly:
-            raise BrokenImage(f"reading it ended {DEADLY} processes (out of memory, or a fault in the decoder)")
+            raise _deadly()
         if self._noted is not None:
             self.taken.append(index)
-            self._noted[0] = index
             self._noted[1] += 1
+        self._note(index, is_read=False)
+
+    def _note(self, index: int, is_read: bool) -> None:
+        if self._noted is not None:
+            self._noted[0], self._noted[2] = index, is_read
 
 
 class SharedArray:
@@ -96,7 +121,9 @@ def ordered(
 
 @dataclass
 class _Worker:
-    """A process, our end of its pipe, what it noted (image, count of images), and the tasks that it has."""
+    """A process, our end of its pipe, what it noted, and the tasks that it has.
+
+    noted: the image in hand or -1, the count of images decoded, whether the image is being read."""
 
     process: Any
     pipe: Connection
@@ -138,8 +165,9 @@ class _Crew(Generic[Task, Result]):
 
     def _hire(self) -> _Worker:
         context = _context()
-        noted = context.RawArray("q", [-1, 0])
+        noted = context.RawArray("q", [-1, 0, 0])
         ours, theirs = context.Pipe()
+        _lose_patience(ours)
         process = context.Process(target=_serve, args=(self.work, theirs, noted, os.getpid()), daemon=True)
         process.start()
         theirs.close()  # so that its death closes the pipe
@@ -160,16 +188,13 @@ class _Crew(Generic[Task, Result]):
         for worker in list(self.workers):
             if worker.pipe in ready:
                 self._hear(worker)
-            elif not worker.process.is_alive():
-                self._replace(worker)
-            elif self._hangs(worker):
-                worker.process.kill()
+            elif not worker.process.is_alive() or self._hangs(worker):
                 self._replace(worker)
 
     def _hear(self, worker: _Worker) -> None:
         try:
             number, result, error, taken = worker.pipe.recv()
-        except (EOFError, OSError, pickle.UnpicklingError):
+        except (EOFError, OSError, pickle.UnpicklingError):  # it died, or hangs in the middle of what it says
             self._replace(worker)
             return
         if error is not None:
@@ -182,6 +207,7 @@ class _Crew(Generic[Task, Result]):
 
     def _replace(self, dead: _Worker) -> None:
         """A new worker, and what the dead one had goes to whoever has least to do."""
+        dead.process.kill()  # it may hang, or have closed its pipe without dying
         dead.process.join()
         dead.pipe.close()
         index = int(dead.noted[0])
@@ -200,10 +226,22 @@ class _Crew(Generic[Task, Result]):
             self._give(number)
 
     def _hangs(self, worker: _Worker) -> bool:
-        # While it fetches, it has no image in hand, and patience is the source's.
-        if not worker.given or worker.noted[0] < 0 or worker.images != worker.noted[1]:
-            worker.images, worker.seen_moving = int(worker.noted[1]), time.monotonic()
+        image, images, is_read = worker.noted.tolist()
+        # While it fetches, patience is the source's.
+        if not worker.given or image < 0 or is_read or worker.images != images:
+            worker.images, worker.seen_moving = images, time.monotonic()
         return time.monotonic() - worker.seen_moving > STALLED_SECONDS
+
+
+def _deadly() -> BrokenImage:
+    return BrokenImage(f"reading it ended {DEADLY} processes (out of memory, or a fault in the decoder)")
+
+
+def _lose_patience(pipe: Connection) -> None:
+    """Makes its `recv` raise OSError where a message does not go on: whoever sends it hangs or is stopped."""
+    seconds = struct.pack("ll", math.ceil(STALLED_SECONDS), 0)  # C's timeval
+    with socket.socket(fileno=os.dup(pipe.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
 
 
 def _dismiss(workers: list[_Worker]) -> None:

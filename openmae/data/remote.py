@@ -35,6 +35,10 @@ class Patience:
 PATIENCE = Patience()
 _AT_ONCE = 32  # requests under way in one process
 
+# Errors of the libraries below, which need not be installed, by the names of their classes.
+_NO_CREDENTIALS = frozenset(("NoCredentialsError", "PartialCredentialsError"))
+_UNREACHABLE = frozenset(("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError"))
+
 _servers: dict[tuple[int, str], "_Server"] = {}  # by process and protocol
 
 
@@ -62,7 +66,8 @@ def is_remote(data: str) -> bool:
 
 
 def fetch_spans(spans: Sequence[Span]) -> list[bytes | OSError]:
-    """The bytes of each span, or why they cannot be had after all tries."""
+    """The bytes of each span, or why they cannot be had after all tries. As everything here, raises UserError where
+    no file of this server could be read."""
     return _each(spans, lambda server, span: server.span(span), lambda span: span.url)
 
 
@@ -148,7 +153,10 @@ class _Http(_Server):
             if 400 <= answer.status < 500 and answer.status not in (408, 425, 429):
                 raise Refused(f"the server answered {answer.status} {answer.reason}")
             if wanted and answer.status == 200:
-                raise Refused("the server does not give parts of files (HTTP ranges)")
+                raise UserError(
+                    f"the server of {url} does not give parts of files (HTTP ranges), which images are read by: "
+                    "download the shards and give their folder, or serve them with nginx, Apache or S3"
+                )
             if answer.status not in (200, 206):
                 raise OSError(f"the server answered {answer.status} {answer.reason}")
             yield answer
@@ -260,6 +268,16 @@ async def _persist(ask: Callable[[], Awaitable[Result]], url: str, progress: _Pr
             return result
         except (FileNotFoundError, PermissionError, Refused) as refusal:
             return type(refusal)(f"{url}: {refusal}")
+        except UserError:
+            raise
         except Exception as failure:  # the libraries below raise nearly every kind
+            if type(failure).__name__ in _NO_CREDENTIALS:
+                raise UserError(
+                    f"{url} cannot be read without credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+                    "run aws configure"
+                ) from failure
             error = failure
-    return OSError(f"{url}: {str(error) or type(error).__name__} ({PATIENCE.tries} tries)")
+    advice = ""
+    if type(error).__name__ in _UNREACHABLE:
+        advice = f"; check the address{', AWS_ENDPOINT_URL' if url.startswith('s3') else ''} and the network"
+    return OSError(f"{url}: {str(error) or type(error).__name__} ({PATIENCE.tries} tries){advice}")

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openmae.data.channels import check_bands
 from openmae.data.decode import Depth, Header, PixelFormat, decode, open_image, patch_complaint
 from openmae.data.order import generator
 from openmae.data.pool import Hand, ordered
@@ -180,15 +181,15 @@ def choose_pixels(
     """
     deepest: Depth = max((header.depth for header in headers), key=DEPTHS.index, default="uint8")
     depth = deepest if depth is None else depth
-    if bands is not None and in_chans not in (None, len(bands)):
-        raise UserError(f"--bands names {len(bands)} channels and --in-chans is {in_chans}: leave one of them out")
-    try:
-        if bands is not None:
-            return PixelFormat(len(bands), bands, depth), "as many as --bands"
-        if in_chans is not None:
-            return PixelFormat(in_chans, None, depth), "as asked for"
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    if bands is not None:
+        check_bands(bands)
+        if in_chans not in (None, len(bands)):
+            raise UserError(f"--bands names {len(bands)} channels and --in-chans is {in_chans}: leave one of them out")
+        return PixelFormat(len(bands), bands, depth), "as many as --bands"
+    if in_chans is not None:
+        if in_chans < 1:
+            raise UserError(f"--in-chans is {in_chans}: give 1 or more")
+        return PixelFormat(in_chans, None, depth), "as asked for"
     counts = Counter(header.channels for header in headers)
     if not counts:
         return PixelFormat(3, None, depth), "nothing is known of the images"
@@ -274,7 +275,7 @@ def _look_at(source: Source, pixels: PixelFormat | None, indices: Sequence[int],
 
 def _look(source: Source, pixels: PixelFormat | None, chunk: Sequence[int], hand: Hand) -> list[_Seen]:
     seen: list[_Seen] = []
-    for index, data in zip(chunk, source.read_each(chunk), strict=True):
+    for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         header: Header | None = None
         try:
             hand.take(index)

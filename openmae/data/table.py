@@ -115,6 +115,8 @@ def _read(table: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         labels.append(seen.setdefault(words, words))  # one string a class, not one a row
     if not len(ends):
         raise UserError(f"{table} has no rows: give a row for each image")
+    if max(sizes) < 0:
+        _check_folder(table, text, ends)
     names, lengths = Names(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64)), np.frombuffer(sizes, np.int64)
     numbers, classes = number_labels(labels)
     arrays: dict[str, NDArray[Any]] = {"text": names.text, "ends": names.ends}
@@ -123,6 +125,16 @@ def _read(table: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     if has_splits:
         arrays["splits"] = np.frombuffer(splits, np.int64)
     return arrays, {"classes": classes, "fingerprint": fingerprint(names, lengths)}
+
+
+def _check_folder(table: Path, text: bytearray, ends: "array[int]") -> None:
+    """Raises UserError where the files, none of which is there, lie below the working folder instead."""
+    first = os.fsdecode(bytes(text[: ends[0]]))
+    if Path(first).is_file():
+        raise UserError(
+            f"none of the files of {table} is there, for paths are relative to the folder of the table; but {first} is "
+            "there relative to the working folder: move the table to it, or write whole paths"
+        )
 
 
 def _rows(table: Path) -> Iterator[Row]:
@@ -165,5 +177,7 @@ def _parquet_rows(table: Path) -> Iterator[Row]:
 
 def _check_columns(header: list[str], table: Path) -> None:
     if "path" not in header:
+        if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+            raise UserError(f"{table} has its columns separated by something else than commas: write it with commas")
         columns = ", ".join(f"'{name}'" for name in header) or "none"
         raise UserError(f"{table} has no column 'path' (its columns: {columns}): name the column of the files so")

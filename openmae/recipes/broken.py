@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from openmae.data.findings import most_broken
 from openmae.data.source import Source
 from openmae.data.statistics import Survey
 from openmae.data.stream import Batch
@@ -50,7 +51,7 @@ class BrokenFiles:
                 file.writelines(f"{path}\t{reason}\n" for path, reason in new.items())
 
     def _check(self, broken: int, of: int) -> None:
-        if broken > self.max_share * of:
+        if broken > most_broken(self.max_share, of):
             first = "; ".join(f"{path}: {reason}" for path, reason in list(self.seen.items())[:3])
             raise UserError(
                 f"{broken} of {of} files cannot be used, more than --max-broken {self.max_share:g} allows ({first}); "

@@ -11,7 +11,7 @@ Reported, by severity, with what to do about each:
               val lacks, or that differ by capitals only; labels of one class only, or in one split only; folders
               called test or valid where train and val are meant
     note      a few blank images; sizes far from the others; grey beside colour; files with several frames; no labels;
-              classes that are called by numbers and are not in their order
+              classes that are called by numbers and are not in their order; a third split, test, beside train and val
 
 The exit code says how bad it is: 0 for nothing or notes, 1 for warnings, 2 for errors (and where the images cannot be
 read at all).
@@ -32,7 +32,7 @@ from tyro.conf import Positional, arg
 
 from openmae.data.findings import Finding, Severity, Split, judge
 from openmae.data.inspection import inspect
-from openmae.data.opening import has_splits, open_source
+from openmae.data.opening import has_splits, has_unused_test, open_source
 from openmae.data.source import Source
 from openmae.errors import UserError
 from openmae.recipes.inventory import require_parquet, write_inventory
@@ -77,6 +77,14 @@ def run(settings: Check) -> int:
     console.print(f"{settings.data}: {pace(images, time.monotonic() - started)}\n")
     _show_images(splits, console)
     findings = judge(splits)
+    if has_unused_test(settings.data):
+        findings.append(
+            Finding(
+                "note",
+                "there is a third split, test, beside train and val, which no command reads",
+                "nothing to do; to measure on it, give it in the place of val",
+            )
+        )
     for finding in findings:
         _show(finding, console)
     if settings.out is not None:

@@ -2,24 +2,30 @@
 
 import math
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import torch
 from rich.console import Console
 from tyro.constructors import PrimitiveConstructorSpec
 
+from openmae.data.channels import check_bands
 from openmae.data.statistics import Survey
 from openmae.errors import UserError
+from openmae.model import grid_of
 from openmae.train.loop import has_fast_bf16
 
 if TYPE_CHECKING:
+    from openmae.recipes.finetune import Finetune
     from openmae.recipes.pretrain import Pretrain
+
+Settings = TypeVar("Settings", "Pretrain", "Finetune")
 
 
 def _parse_sides(words: list[str]) -> int | tuple[int, int]:
-    numbers = [int(number) for number in words[0].lower().split("x")]
-    if len(numbers) > 2 or min(numbers) < 1:
-        raise ValueError(f"'{words[0]}' is not a number of pixels, such as 224, or height x width, such as 224x160")
+    sides = words[0].lower().split("x")
+    numbers = [int(side) for side in sides if side.isdecimal() and int(side)]
+    if len(numbers) != len(sides) or len(sides) > 2:
+        raise ValueError("give a number of pixels, such as 224, or height x width, such as 224x160")
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
@@ -48,7 +54,7 @@ def choose(settings: "Pretrain", look: Survey, images: int, device: torch.device
     def fill(name: str, value: Any, reason: str) -> None:
         if getattr(settings, name) is None or getattr(settings, name) == "auto":
             chosen[name] = value
-            reasons.append(f"  --{name.replace('_', '-')} {_shown(value)}: {reason}")
+            reasons.append(f"  --{name.replace('_', '-')} {shown(value)}: {reason}")
 
     pixels = look.statistics.pixels
     fill("in_chans", pixels.in_chans, look.why_channels)
@@ -93,17 +99,22 @@ def choose(settings: "Pretrain", look: Survey, images: int, device: torch.device
     fill("batch_size", batch_size, f"for {images:,} images; between 32 and {most} on a {kind}")
     fill("micro_batch", min(batch_size, 256 if on_gpu else 64), "what goes through the model at once")
     fill("blr", 1.5e-4 * math.sqrt(4096 / batch_size), "the paper's 1.5e-4 at batch 4096, square-root scaling below")
-    bf16 = has_fast_bf16(device)
-    fill(
-        "precision", "bf16" if bf16 else "fp32", f"the processor has {'fast' if bf16 else 'no fast'} bfloat16 products"
-    )
+    fill("precision", *choose_precision(device))
     if reasons:
         console.print("Chosen for you (any flag overrides):\n" + "\n".join(reasons), soft_wrap=True)
     return replace(settings, **chosen)
 
 
+def choose_precision(device: torch.device) -> tuple[Literal["bf16", "fp32"], str]:
+    """The precision that suits the device, and why."""
+    bf16 = has_fast_bf16(device)
+    why = f"the processor has {'fast' if bf16 else 'no fast'} bfloat16 products"
+    return "bf16" if bf16 else "fp32", why
+
+
 def check_ranges(settings: "Pretrain") -> None:
-    """Raises UserError for a number out of its range; settings left open pass."""
+    """Raises UserError for a number out of its range, and for numbers that do not go together; what is left open
+    passes."""
     for field in fields(settings):
         value = getattr(settings, field.name)
         numbers = value if isinstance(value, tuple) else (value,)
@@ -116,16 +127,42 @@ def check_ranges(settings: "Pretrain") -> None:
         if (value := getattr(settings, name)) is not None and value < 0:
             raise UserError(f"--{name.replace('_', '-')} is {value}: give 0 or more")
     if settings.std is not None and min(settings.std) <= 0:
-        raise UserError(f"--std is {_shown(settings.std)}: give numbers above 0")
+        raise UserError(f"--std is {shown(settings.std)}: give numbers above 0")
     if settings.seed >= 2**63:
         raise UserError(f"--seed is {settings.seed}: give a number below 2**63")
     if not 0 <= settings.max_broken <= 1:
         raise UserError(f"--max-broken is {settings.max_broken}: give a share from 0 to 1")
     if settings.epochs is not None and settings.warmup_epochs is not None and settings.warmup_epochs >= settings.epochs:
         raise UserError(f"--warmup-epochs {settings.warmup_epochs} is not below --epochs {settings.epochs}: lower it")
+    if settings.img_size is not None and settings.patch_size is not None:
+        try:
+            grid_of(pair(settings.img_size), pair(settings.patch_size))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    _check_channels(settings)
 
 
-def stored(settings: "Pretrain", config: dict[str, Any], defaults_too: bool) -> "Pretrain":
+def _check_channels(settings: "Pretrain") -> None:
+    """Raises UserError where --in-chans, --bands, --mean and --std are of different numbers of channels."""
+    bands = settings.bands
+    if bands is not None:
+        check_bands(bands)
+    lists = {"--bands": bands, "--mean": settings.mean, "--std": settings.std}
+    counts = {flag: len(values) for flag, values in lists.items() if values is not None}
+    if settings.in_chans is not None:
+        counts["--in-chans"] = settings.in_chans
+    if len(set(counts.values())) < 2:
+        return
+    said = ", ".join(f"{flag} {count}" for flag, count in counts.items())
+    advice = (
+        f"openmae stats DATA --bands {shown(bands)} --out stats.toml measures these bands; or leave --bands out"
+        if bands is not None
+        else "give a mean and a deviation for each channel"
+    )
+    raise UserError(f"the numbers of channels differ, on the command line or in the --config file ({said}): {advice}")
+
+
+def stored(settings: Settings, config: dict[str, Any], defaults_too: bool) -> Settings:
     """The settings with those that were left open taken from a run's config.toml, and, where `defaults_too`, those
     that stand at their default."""
     values: dict[str, Any] = {}
@@ -144,7 +181,8 @@ def pair(sides: int | tuple[int, int] | None) -> tuple[int, int]:
     return sides if isinstance(sides, tuple) else (sides, sides)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A setting as it is written on the command line, numbers short."""
     if isinstance(value, tuple):
-        return " ".join(_shown(entry) for entry in value)
+        return " ".join(shown(entry) for entry in value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)

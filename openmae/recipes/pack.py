@@ -9,41 +9,38 @@ and all of them are decoded at every visit. What the bound costs in sharpness is
 
 import errno
 import fcntl
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from openmae.data.findings import most_broken
 from openmae.data.labels import NO_LABEL
-from openmae.data.opening import Split, has_splits, open_source
-from openmae.data.order import epoch_order
-from openmae.data.packing import RULES, Packed, Packing, pack_image
+from openmae.data.opening import Split, has_splits, has_unused_test, open_source
+from openmae.data.packing import Packed, Packing, pack_image
 from openmae.data.pool import Hand, ordered
 from openmae.data.shard_listing import CLASSES
-from openmae.data.shard_writer import PARTS, LeftOut, Part, ShardWriter, concatenated, read_part
-from openmae.data.shards import SETTINGS, Shard, write_index
+from openmae.data.shard_writer import LeftOut, Part, ShardWriter, concatenated
+from openmae.data.shards import INDEX, Shard, write_index
 from openmae.data.source import Names, Source
-from openmae.errors import BrokenImage, UserError
+from openmae.errors import BrokenImage, Interrupted, UserError
 from openmae.recipes.broken import on_one_line
 from openmae.recipes.machine import make_console, reading_workers, room_on_disk
-from openmae.recipes.pack_progress import PackProgress
+from openmae.recipes.packed_split import PackedSplit
+from openmae.recipes.reading import Say, counting, several
 from openmae.train.checkpoint import write_file
 
 BROKEN = "broken.txt"
 LOCK = ".lock"
-_CHUNK = 8  # images a task: enough that handing it over costs little, few enough for images of many bands
 _AHEAD = 2
-_FEWEST, _MOST, _SHARDS = 100, 5000, 8  # images a shard, and how many shards a small data set should have
 _ENOUGH_TO_TELL = 64  # images after which it can be said how much room all of them need
 
 
@@ -76,117 +73,57 @@ def run(settings: Pack) -> None:
     titles: tuple[Split | None, ...] = ("train", "val") if has_splits(settings.data) else (None,)
     _check_place(settings, titles)
     splits = _open_splits(settings, titles, console)
-    total = sum(len(split) for split in splits)
     with room_on_disk(settings.shards), _only_one(settings.shards):
         for split in splits:
             split.settle()
+        _say_what_is_there(splits, console)
         left_out: list[str] = []
         parts: list[Part] = []
+        total, before = sum(map(len, splits)), sum(split.images_finished for split in splits)
         try:
-            with PackProgress(total, console) as progress:
+            with counting("packing", total, console, before) as say:
+                progress = _Progress(total - before, say)
                 for split in splits:
                     parts += _pack(split, settings, progress, left_out)
         except KeyboardInterrupt:
-            console.print("The same command goes on where this one stopped.")
-            raise
+            raise Interrupted("stopped; the same command goes on with the first shard that is not finished") from None
         finally:
             _write_list(settings.shards / BROKEN, left_out)
     _summarise(settings, parts, len(left_out), console)
 
 
-@dataclass(frozen=True)
-class _Split:
-    """Images that get shards of their own in `folder`. title: "train", "val" or ""; labels (n,), NO_LABEL for none."""
+@dataclass
+class _Progress:
+    """Images and bytes of this session, of `left` images that it had to do; told to `say`."""
 
-    title: str
-    source: Source
-    labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    folder: Path
-    settings: Pack
+    left: int
+    say: Say
+    done: int = 0
+    written: int = 0
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @cached_property
-    def shard_size(self) -> int:
-        """Images a shard, broken ones included."""
-        return self.settings.shard_size or min(_MOST, max(_FEWEST, -(-len(self) // _SHARDS)))
-
-    @cached_property
-    def shards(self) -> list[Path]:
-        """0000.tar, 0001.tar, ..."""
-        count = -(-len(self) // self.shard_size)
-        width = max(4, len(str(count - 1)))
-        return [self.folder / f"{number:0{width}d}.tar" for number in range(count)]
-
-    @cached_property
-    def order(self) -> NDArray[np.int64]:
-        """(n,) the source's indices as they are packed."""
-        return epoch_order(self.settings.seed, 0, len(self))
-
-    def chunks(self, shard: int) -> Iterator[range]:
-        """The places in `order` of the images of a shard, a task at a time."""
-        stop = min(len(self), (shard + 1) * self.shard_size)
-        return (range(at, min(at + _CHUNK, stop)) for at in range(shard * self.shard_size, stop, _CHUNK))
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """All that decides what the shards hold."""
-        labels = hashlib.sha256(json.dumps(self.class_names).encode() + self.labels.tobytes()).hexdigest()
-        return {
-            "rules": RULES,
-            "short_side": self.settings.short_side,
-            "quality": self.settings.quality,
-            "shard_size": self.shard_size,
-            "seed": self.settings.seed,
-            "images": len(self),
-            "source": self.source.fingerprint,
-            "labels": labels,
-        }
-
-    def settle(self) -> None:
-        """Notes in the folder what is packed there, and removes what a killed process left half-written.
-
-        Raises UserError where something else is there already.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / SETTINGS
-        if file.exists():
-            try:
-                before = json.loads(file.read_bytes())
-                differing = [key for key in self.identity if before[key] != self.identity[key]]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{file} is damaged ({error!r}): choose another SHARDS") from error
-            if differing:
-                said = ", ".join(
-                    f"{key} {before[key]}, not {self.identity[key]}"
-                    if key not in ("source", "labels")
-                    else f"other {key}"
-                    for key in differing
-                )
-                raise UserError(
-                    f"{self.folder} holds shards of other images or settings ({said}): choose another SHARDS"
-                )
-        elif any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
-            raise UserError(f"{self.folder} is not empty and holds no shards of openmae: choose another SHARDS")
-        else:
-            write_file(file, json.dumps(self.identity, indent=1).encode())
-        for names in (".*.part", ".index.*", f"{PARTS}/.*"):
-            for leftover in self.folder.glob(names):
-                leftover.unlink()
+    def note(self, images: int, written: int) -> None:
+        """So many more images, so many more bytes."""
+        self.done += images
+        self.written += written
+        self.say(self.done, f"{self.written / 1e6:,.0f} MB")
 
 
-def _pack(split: _Split, settings: Pack, progress: PackProgress, left_out: list[str]) -> list[Part]:
+def _say_what_is_there(splits: list[PackedSplit], console: Console) -> None:
+    there, shards = sum(len(split.finished) for split in splits), sum(len(split.shards) for split in splits)
+    if there == shards and all((split.folder / INDEX).exists() for split in splits):
+        console.print("Already packed: nothing to do")
+    elif there:
+        console.print(f"Resuming: {there:,} of {several(shards, 'shard')} are there")
+
+
+def _pack(split: PackedSplit, settings: Pack, progress: _Progress, left_out: list[str]) -> list[Part]:
     """Writes the shards that are not there yet, and the index. Adds to left_out `path<TAB>reason` of each image that
     is not in them. Raises UserError where these are too many."""
-    found = [read_part(shard) for shard in split.shards]
-    missing = [number for number, part in enumerate(found) if part is None]
-    finished = {number: part for number, part in enumerate(found) if part is not None}
+    finished = dict(split.finished)
+    missing = [number for number in range(len(split.shards)) if number not in finished]
     before = len(left_out)
     for part in finished.values():
         left_out += [_line(split, image) for image in part.left_out]
-        progress.skip(len(part) + len(part.left_out))
     tasks = (split.order[chunk.start : chunk.stop] for number in missing for chunk in split.chunks(number))
     packing = Packing(settings.short_side, settings.quality)
     results = ordered(partial(_pack_chunk, split.source, packing), tasks, reading_workers(settings.workers), _AHEAD)
@@ -205,7 +142,7 @@ def _pack(split: _Split, settings: Pack, progress: PackProgress, left_out: list[
 
 
 def _add(
-    writer: ShardWriter, split: _Split, places: range, outcomes: list[Packed | LeftOut], left_out: list[str]
+    writer: ShardWriter, split: PackedSplit, places: range, outcomes: list[Packed | LeftOut], left_out: list[str]
 ) -> None:
     """Adds what became of the images at these places of the order."""
     for place, outcome in zip(places, outcomes, strict=True):
@@ -219,7 +156,7 @@ def _add(
 
 def _pack_chunk(source: Source, packing: Packing, images: NDArray[np.int64], hand: Hand) -> list[Packed | LeftOut]:
     found: list[Packed | LeftOut] = []
-    for image, data in zip(images.tolist(), source.read_each(images.tolist()), strict=True):
+    for image, data in zip(images.tolist(), hand.read_each(source, images.tolist()), strict=True):
         try:
             hand.take(image)
             if not isinstance(data, bytes):
@@ -230,7 +167,7 @@ def _pack_chunk(source: Source, packing: Packing, images: NDArray[np.int64], han
     return found
 
 
-def _write_index(split: _Split, parts: list[Part]) -> None:
+def _write_index(split: PackedSplit, parts: list[Part]) -> None:
     """Says where everything is, and thereby that everything is there. Raises OSError."""
     images, columns = concatenated(parts)
     if not len(images):
@@ -249,9 +186,9 @@ def _write_index(split: _Split, parts: list[Part]) -> None:
     )
 
 
-def _open_splits(settings: Pack, titles: tuple[Split | None, ...], console: Console) -> list[_Split]:
+def _open_splits(settings: Pack, titles: tuple[Split | None, ...], console: Console) -> list[PackedSplit]:
     """All that is to be packed. Labels of val are numbered as those of train."""
-    splits: list[_Split] = []
+    splits: list[PackedSplit] = []
     names: tuple[str, ...] = ()
     for title in titles:
         source = open_source(settings.data, title)
@@ -263,10 +200,12 @@ def _open_splits(settings: Pack, titles: tuple[Split | None, ...], console: Cons
             said += f", {len(own):,} classes"
         except UserError as error:
             own, labels = (), np.full(len(source), NO_LABEL)
-            said += f", packed without labels ({error})"
+            said += f", without labels, which only knn and probe need ({error})"
         console.print(said)
         folder = settings.shards / (title or "")
-        splits.append(_Split(title or "", source, labels, names if own else (), folder, settings))
+        splits.append(PackedSplit(title or "", source, labels, names if own else (), folder, settings))
+    if has_unused_test(settings.data):
+        console.print("The third split, test, is left out: only train and val are packed")
     return splits
 
 
@@ -314,9 +253,9 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_share(split: _Split, settings: Pack, left_out: list[str], before: int) -> None:
+def _check_share(split: PackedSplit, settings: Pack, left_out: list[str], before: int) -> None:
     """before: how many of left_out belong to an earlier split."""
-    if len(left_out) - before > settings.max_broken * len(split):
+    if len(left_out) - before > most_broken(settings.max_broken, len(split)):
         first = "; ".join(line.replace("\t", ": ") for line in left_out[before : before + 3])
         raise UserError(
             f"{len(left_out) - before} of {len(split)} images cannot be read, more than --max-broken "
@@ -325,13 +264,13 @@ def _check_share(split: _Split, settings: Pack, left_out: list[str], before: int
         )
 
 
-def _check_room(folder: Path, progress: PackProgress, images: int, written: int) -> None:
+def _check_room(folder: Path, progress: _Progress, images: int, written: int) -> None:
     """Raises UserError as soon as it can be told that the disk is too small, rather than when it is full."""
     knew = progress.done >= _ENOUGH_TO_TELL
     progress.note(images, written)
     if knew or progress.done < _ENOUGH_TO_TELL:
         return
-    needed = progress.written / progress.done * (progress.images - progress.skipped - progress.done)
+    needed = progress.written / progress.done * (progress.left - progress.done)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
@@ -340,7 +279,7 @@ def _check_room(folder: Path, progress: PackProgress, images: int, written: int)
         )
 
 
-def _line(split: _Split, image: LeftOut) -> str:
+def _line(split: PackedSplit, image: LeftOut) -> str:
     """`path<TAB>reason`, printable."""
     path = f"{split.title}/{split.source.name(image.image)}".removeprefix("/")
     return f"{on_one_line(path)}\t{on_one_line(image.reason)}"
@@ -356,9 +295,17 @@ def _write_list(file: Path, lines: list[str]) -> None:
 def _summarise(settings: Pack, parts: list[Part], left_out: int, console: Console) -> None:
     after, before = sum(part.bytes for part in parts), sum(part.bytes_before for part in parts)
     console.print(
-        f"{sum(map(len, parts)):,} images in {len(parts):,} shards, {after / 1e6:,.1f} MB: {after / before:.0%} of the "
-        f"{before / 1e6:,.1f} MB that they had"
+        f"{several(sum(map(len, parts)), 'image')} in {several(len(parts), 'shard')}, {after / 1e6:,.1f} MB: "
+        f"{after / before:.0%} of the {before / 1e6:,.1f} MB that they had"
     )
+    if after > before:
+        console.print(
+            f"The shards are larger than the files, {after / 1e6:,.1f} MB instead of {before / 1e6:,.1f} MB: small "
+            "images gain little by packing",
+            style="yellow",
+            soft_wrap=True,
+        )
     if left_out:
-        console.print(f"{left_out:,} could not be read and are left out: {settings.shards / BROKEN}", style="yellow")
+        are = "is" if left_out == 1 else "are"
+        console.print(f"{left_out:,} that could not be read {are} left out: {settings.shards / BROKEN}", style="yellow")
     console.print(f"Train on them with:   openmae pretrain {settings.shards} --out RUN")

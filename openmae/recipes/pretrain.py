@@ -23,6 +23,7 @@ from torch import Tensor
 from tyro.conf import Positional, arg
 
 from openmae.data.decode import Depth, PixelFormat
+from openmae.data.folder import misnamed_splits
 from openmae.data.memory import in_memory
 from openmae.data.opening import has_splits, open_source
 from openmae.data.order import generator
@@ -187,9 +188,11 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         raise UserError("say which images to learn from and where the run goes: openmae pretrain DATA --out RUN")
     device = choose_device(settings.device)
     check_ranges(settings)
+    _masking(settings)  # raises
     with room_on_disk(settings.out), RunFolder(settings.out) as folder:
         source, shown = _sources(settings.data, settings.seed)
         console.print(f"{len(source):,} images in {source.location}; {len(shown)} shown in the pictures")
+        _warn_of_splits(source, console)
         workers = workers_for(settings.workers, device)
         look = None
         if folder.has_begun:  # it goes on with what was chosen then
@@ -200,7 +203,7 @@ def pretrain(settings: Pretrain, console: Console) -> None:
             console.print("Reading a sample of them: sizes, mean and standard deviation")
             look = survey(source, settings.seed, settings.in_chans, settings.bands, workers, depth=settings.pixel_type)
             settings = choose(settings, look, len(source), device, console)
-            check_ranges(settings)
+        check_ranges(settings)
         statistics = _statistics(settings)
         model = build(settings)
         # Weights and two averages of each, in up to 3 checkpoints, and the weights beside them.
@@ -325,14 +328,7 @@ def build(settings: Pretrain) -> MaskedAutoencoder:
             encoder_mask_token=settings.encoder_mask_token,
             target=settings.target,
             norm_pix_loss=settings.norm_pix_loss,
-            masking=Masking(
-                settings.mask_ratio,
-                settings.mask,
-                settings.mask_unit,
-                settings.mask_schedule,
-                settings.mask_ratio_end,
-                settings.predict_fraction,
-            ),
+            masking=_masking(settings),
         )
         Augmentation(settings.crop_scale, settings.hflip)
         if settings.mask_ratio_end is not None:
@@ -341,6 +337,21 @@ def build(settings: Pretrain) -> MaskedAutoencoder:
         raise UserError(str(error)) from error
     model.initialize(torch.Generator().manual_seed(settings.seed))
     return model
+
+
+def _masking(settings: Pretrain) -> Masking:
+    """Raises UserError for values that are out of range or do not go together."""
+    try:
+        return Masking(
+            settings.mask_ratio,
+            settings.mask,
+            settings.mask_unit,
+            settings.mask_schedule,
+            settings.mask_ratio_end,
+            settings.predict_fraction,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _steps(settings: Pretrain, images: int) -> int:
@@ -363,14 +374,11 @@ def _in_chans(settings: Pretrain) -> int:
 
 
 def _statistics(settings: Pretrain) -> Statistics:
-    """Of settings that are chosen by now. Raises UserError where their numbers of channels differ."""
+    """Of settings that are chosen by now."""
     if settings.mean is None or settings.std is None or settings.pixel_type is None:
         raise UserError(
             "the run is of an older openmae, which did not keep its pixel type: begin anew in another --out"
         )
-    for name, values in (("mean", settings.mean), ("std", settings.std), ("bands", settings.bands)):
-        if values is not None and len(values) != settings.in_chans:
-            raise UserError(f"--{name} has {len(values)} numbers for {settings.in_chans} channels: give one for each")
     return Statistics(
         settings.mean, settings.std, PixelFormat(_in_chans(settings), settings.bands, settings.pixel_type)
     )
@@ -394,6 +402,17 @@ def _sources(data: str, seed: int) -> tuple[Source, Source]:
     if aside == 0:  # too few to set any aside
         return source, source.take(order[:8])
     return source.take(np.sort(order[aside:])), source.take(order[:aside])
+
+
+def _warn_of_splits(source: Source, console: Console) -> None:
+    """Says so where images that may be meant for measuring are trained on."""
+    if len(folders := misnamed_splits(source)) > 1:
+        console.print(
+            f"warning: folders called {' and '.join(folders)} are no splits, and all of them are trained on: rename "
+            "them to train and val to keep val apart",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[int, ...]) -> Tensor:

@@ -1,51 +1,63 @@
-"""What the jobs share that read every image once: progress, where the result goes."""
+"""What the jobs share that read every image once: progress, where the result goes, how to say it."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from openmae.errors import UserError
 from openmae.train.console import PLAIN_SECONDS, duration
 
+_MOST_KINDS = 4  # of formats, modes and the like that are named
+_FIRST_SECONDS = 2.0  # before the first plain line
+
 
 def check_out(out: Path, *suffixes: str) -> None:
-    """Raises UserError, before anything long begins, where the result could not be written to `out`."""
+    """Makes the folder of `out`. Raises UserError, before anything long begins, where the result could not be written
+    to it."""
     if out.suffix.lower() not in suffixes:
         raise UserError(f"--out is {out}: give a file that ends in {' or '.join(suffixes)}")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent} is not a folder: make it first, or choose another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out.parent} cannot be made ({error.strerror}): choose another --out") from error
+    if out.is_dir():
+        raise UserError(f"--out is {out}, which is a folder: give a file")
+
+
+class Say(Protocol):
+    """What `counting` gives."""
+
+    def __call__(self, done: int, more: str = "") -> None:
+        """Hears how many images are done, and what else to say of them."""
 
 
 @contextmanager
-def counting(what: str, total: int, console: Console) -> Iterator[Callable[[int], None]]:
+def counting(what: str, total: int, console: Console, before: int = 0) -> Iterator[Say]:
     """Gives a function to be told how many of `total` images are done: a bar on a terminal, plain lines now and then
-    elsewhere, with the time left."""
-    started = said = time.monotonic()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
+    elsewhere, with the time left. before: images that were done at an earlier time, and are not told again."""
+    started = time.monotonic()
+    said = started - PLAIN_SECONDS + _FIRST_SECONDS
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total, rate="")
+        task = bar.add_task("", total=total, completed=before)
 
-        def say(done: int) -> None:
+        def say(done: int, more: str = "") -> None:
             nonlocal said
             now = time.monotonic()
             rate = done / max(1e-9, now - started)
-            bar.update(task, completed=done, rate=f"{rate:,.0f} images/s")
+            left = duration((total - before - done) / max(1e-9, rate))
+            parts = (f"{before + done:,} of {total:,} images", more, f"{rate:,.0f} images/s", f"{left} left")
+            line = " · ".join(part for part in parts if part)
+            bar.update(task, completed=before + done, description=line)
             if not console.is_terminal and now - said >= PLAIN_SECONDS:
                 said = now
-                left = duration((total - done) / max(1e-9, rate))
-                console.print(f"{what}: {done:,} of {total:,} images · {rate:,.0f} images/s · {left} left")
+                console.print(f"{what}: {line}")
 
         yield say
 
@@ -56,6 +68,14 @@ def pace(images: int, seconds: float) -> str:
 
 
 def counted(counts: Counter[str] | Counter[int]) -> str:
-    """The frequent ones first, `JPEG: 246, PNG: 4`; `JPEG` where there is one kind."""
-    kinds = counts.most_common()
-    return str(kinds[0][0]) if len(kinds) == 1 else ", ".join(f"{kind}: {count:,}" for kind, count in kinds)
+    """The most frequent ones, `JPEG: 246, PNG: 4`; `JPEG` where there is one kind."""
+    kinds = [(str(kind).replace(",", ""), count) for kind, count in counts.most_common()]
+    if len(kinds) == 1:
+        return kinds[0][0]
+    more = f", and {len(kinds) - _MOST_KINDS:,} more kinds" if len(kinds) > _MOST_KINDS else ""
+    return ", ".join(f"{kind}: {count:,}" for kind, count in kinds[:_MOST_KINDS]) + more
+
+
+def several(count: int, what: str) -> str:
+    """1 shard, 2,000 shards."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

@@ -3,6 +3,7 @@
 openmae reconstruct runs/first photo.jpg another.jpg --out picture.png
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +13,18 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from openmae.data.opening import open_source
+from openmae.data.opening import has_splits, open_source
 from openmae.errors import UserError
 from openmae.recipes.machine import Device, choose_device, make_console
 from openmae.recipes.panel import draw_panel
 from openmae.weights import load_native
 
 MOST_IMAGES = 16
+# Advice of errors that is for whoever trains; here channels, patches and size are the model's.
+_TRAINING_ADVICE = re.compile(
+    r": give --in-chans .*?, or choose with --bands|: choose other --bands|: choose a smaller patch_size"
+    r"|, a smaller patch_size or a larger img_size"
+)
 MANY_IMAGES = (".csv", ".parquet", ".tar", ".npy", ".npz")  # files that are DATA, not one image
 
 
@@ -29,7 +35,8 @@ class Reconstruct:
     model: Positional[Annotated[Path, arg(metavar="MODEL")]]
     """A run folder, or a .safetensors file of openmae."""
     images: Positional[Annotated[tuple[str, ...], arg(metavar="IMAGE")]]
-    """Image files, or folders and other DATA, of which the first images are taken; 16 at most."""
+    """Image files, or folders and other DATA, of which the first images are taken, of val where there are splits; 16
+    at most."""
     out: Annotated[Path, arg(metavar="PNG")]
     """Picture to write."""
     mask_ratio: float | None = None
@@ -54,7 +61,7 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     if settings.out.suffix.lower() != ".png":
         raise UserError(f"--out is {settings.out}: the picture is a PNG, so give a name that ends in .png")
     loaded = load_native(settings.model)
-    model = loaded.model.to(choose_device(settings.device))
+    model = loaded.autoencoder.to(choose_device(settings.device))
     if not settings.images:
         raise UserError("name the images to look at: openmae reconstruct MODEL IMAGE... --out PNG")
     pictured = _pictured(settings.images)
@@ -69,24 +76,24 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
             mask_ratio=settings.mask_ratio,
             patch_stats=settings.patch_stats,
         )
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    except (UserError, ValueError) as error:
+        raise UserError(_TRAINING_ADVICE.sub("", str(error))) from error
     except OSError as error:
         raise UserError(f"{settings.out} cannot be written ({error.strerror}): choose another --out") from error
     for complaint in complaints:
-        console.print(f"left out: {complaint}", style="yellow")
+        console.print(f"left out: {_TRAINING_ADVICE.sub('', complaint)}", style="yellow")
     console.print(f"{settings.out}")
 
 
 def _pictured(given: tuple[str, ...]) -> list[tuple[str, Callable[[], bytes]]]:
-    """Name and reader of the files named, and of the first images of other DATA, MOST_IMAGES in all."""
+    """Name and reader of the files named, and of the first images of other DATA (of its val), MOST_IMAGES in all."""
     found: list[tuple[str, Callable[[], bytes]]] = []
     sets = [word for word in given if "://" in word or Path(word).is_dir() or word.endswith(MANY_IMAGES)]
     if len(given) > MOST_IMAGES and not sets:
         raise UserError(f"{len(given)} images are more than fit one picture: give {MOST_IMAGES} or fewer")
     for word in given:
         if word in sets:
-            source = open_source(word)
+            source = open_source(word, "val" if has_splits(word) else None)
             found += [(source.name(i), partial(source.read, i)) for i in range(min(MOST_IMAGES, len(source)))]
         else:
             found.append((word, Path(word).read_bytes))

@@ -112,20 +112,24 @@ def _show_images(found: Distribution, console: Console) -> None:
 def _show_channels(found: Distribution, console: Console) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     names = ["median" if share == 50 else f"{share:g}%" for share in PERCENTILES]
-    for heading in ("channel", "mean", "std", "min", *names, "max"):
+    white = WHITE[found.statistics.pixels.depth]
+    scaled = (f"mean/{white:.0f}", f"std/{white:.0f}") if white > 1 else ()
+    for heading in ("channel", "mean", "std", "min", *names, "max", *scaled):
         table.add_column(heading, justify="right")
     bands = found.statistics.pixels.bands or range(1, found.statistics.pixels.in_chans + 1)
     for i, (band, mean, std) in enumerate(zip(bands, found.statistics.mean, found.statistics.std, strict=True)):
         levels = (found.least[i], *found.percentiles[:, i], found.most[i])
-        table.add_row(str(band), f"{mean:.3g}", f"{std:.3g}", *(_level(level, found) for level in levels))
+        own = (f"{mean * white:.4g}", f"{std * white:.4g}", *(_level(level, found) for level in levels))
+        table.add_row(str(band), *own, *((f"{mean:.3g}", f"{std:.3g}") if scaled else ()))
     console.print()
     console.print(table)
-    white = WHITE[found.statistics.pixels.depth]
-    scaled = (
-        f"of pixels divided by {white:.0f}; the rest in levels, 0 to {white:.0f}" if white > 1 else "as in the files"
+    unit = (
+        f"In levels, 0 to {white:.0f}; pretrain takes mean and std divided by {white:.0f}, which the last columns tell"
+        if scaled
+        else "In values as in the files, as pretrain takes them"
     )
     drawn = f"; percentiles of {found.sample:,} pixels of each image, drawn at random" if found.sample else ""
-    console.print(f"mean, std: {scaled}{drawn}\n", soft_wrap=True)
+    console.print(f"{unit}{drawn}\n", soft_wrap=True)
 
 
 def _notes(found: Distribution, source: Source, data: str) -> list[str]:

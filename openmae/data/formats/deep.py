@@ -10,7 +10,7 @@ from PIL import features
 from openmae.data.channels import spread
 from openmae.data.formats.ifd import upright
 from openmae.data.formats.with_pillow import open_by_pillow, open_image, orientation
-from openmae.data.header import Header, Opened, check_size
+from openmae.data.header import Asked, Header, Opened, check_size
 from openmae.errors import BrokenImage, UserError
 
 _PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by its colour type
@@ -61,7 +61,7 @@ def open_heic(data: bytes) -> Opened:
         raise BrokenImage(f"it is a HEIC of mode {image.mode}, which is not read here")
     check_size(height, width, 2 * channels * (1 if bits == 8 else 2))
 
-    def pixels(frame: int) -> NDArray[Any]:
+    def pixels(asked: Asked) -> NDArray[Any]:
         return spread(np.asarray(image).reshape(height, width, channels), bits)
 
     return Opened(Header("HEIC", height, width, channels, "uint8" if bits == 8 else "uint16", image.mode), pixels)
@@ -73,7 +73,7 @@ def _open_deep(data: bytes, kind: str, channels: int, bits: int, decode: Callabl
     (width, height), turn = image.size, orientation(data, image)
     check_size(height, width, 2 * channels)
 
-    def pixels(frame: int) -> NDArray[Any]:
+    def pixels(asked: Asked) -> NDArray[Any]:
         stored = decode(data)
         if stored.shape[:2] != (height, width) or stored.dtype != np.uint16:
             raise BrokenImage(f"it decodes to {stored.dtype} {stored.shape}, where its header says otherwise")

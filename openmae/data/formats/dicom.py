@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from openmae.data.channels import row_blocks, spread
 from openmae.data.formats.codestream import check_jpeg, check_jpeg_2000, segments
-from openmae.data.header import MAX_PIXELS, Depth, Header, Opened, check_size
+from openmae.data.header import MAX_PIXELS, Asked, Depth, Header, Opened, check_size
 from openmae.errors import BrokenImage, UserError
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -72,11 +72,11 @@ def _open_dataset(dataset: Any) -> Opened:
     # Beside the result, its stored form and two copies of that are in memory for a moment.
     check_size(height, width, channels * (3 + int(dataset.get("BitsAllocated") or 8) // 8), frames)
 
-    def pixels(frame: int) -> NDArray[Any]:
+    def pixels(asked: Asked) -> NDArray[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            stored = _frame(dataset, frame, (height, width)).reshape(height, width, samples)
-            return _meant(stored, dataset, depth, frame)
+            stored = _frame(dataset, asked.frame, (height, width)).reshape(height, width, samples)
+            return _meant(stored, dataset, depth, asked.frame)
 
     return Opened(Header("DICOM", height, width, channels, depth, _mode(dataset, kind), frames), pixels)
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from openmae.data.formats.codestream import jpeg_frame, segments
 from openmae.data.formats.ifd import exif_orientation, upright
-from openmae.data.formats.with_pillow import open_by_pillow
-from openmae.data.header import Header, Opened, check_size
+from openmae.data.formats.with_pillow import as_array, open_by_pillow, open_image
+from openmae.data.header import Asked, Header, Opened, check_size
 from openmae.errors import BrokenImage
 
 _APP1 = 0xE1
@@ -27,35 +27,26 @@ def open_jpeg(data: bytes) -> Opened:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):  # it does not know every way of sampling the colours
-        return _by_pillow(data, orientation)
+        return open_by_pillow(data, "JPEG", orientation)
     channels = _CHANNELS.get(colours)
     if channels is None:  # CMYK and YCCK
-        return _by_pillow(data, orientation)
+        return open_by_pillow(data, "JPEG", orientation)
     if progressive:  # its coefficients, 2 bytes each, are in memory all at once, whatever the size asked for
         check_size(height, width, 2 * channels)
 
-    def reduced(reduce: int, in_chans: int | None, rows: int) -> NDArray[Any]:
-        space = {1: "GRAY", 3: "RGB"}[in_chans if in_chans in (1, 3) else channels]
+    def pixels(asked: Asked) -> NDArray[Any]:
+        space = {1: "GRAY", 3: "RGB"}[asked.in_chans if asked.in_chans in (1, 3) else channels]
         stored = None
         if orientation <= 2 and not progressive and frame is not None:  # its rows are stored from top to bottom
-            stored = _decode_top(data, frame, space, (height, width), reduce, rows)
+            stored = _decode_top(data, frame, space, (height, width), asked.reduce, asked.rows)
         if stored is None:
-            stored = _decode(data, space, -(-height // reduce), -(-width // reduce), reduce)
+            stored = _decode(data, space, -(-height // asked.reduce), -(-width // asked.reduce), asked.reduce)
         if stored is None:
-            return open_by_pillow(data, "JPEG", reduce, orientation).pixels(0)
+            stored = _decode_by_pillow(data, space, asked.reduce)
         return upright(stored, orientation)
 
     size = (height, width) if orientation < 5 else (width, height)
-    return Opened(Header("JPEG", *size, channels, "uint8", colours), lambda frame: reduced(1, None, height), reduced)
-
-
-def _by_pillow(data: bytes, orientation: int) -> Opened:
-    whole = open_by_pillow(data, "JPEG", turn=orientation)
-
-    def reduced(reduce: int, in_chans: int | None, rows: int) -> NDArray[Any]:
-        return open_by_pillow(data, "JPEG", reduce, orientation).pixels(0)
-
-    return Opened(whole.header, whole.pixels, reduced)
+    return Opened(Header("JPEG", *size, channels, "uint8", colours), pixels, reduces=True)
 
 
 def _decode(data: bytes, space: str, height: int, width: int, reduce: int) -> NDArray[Any] | None:
@@ -68,6 +59,15 @@ def _decode(data: bytes, space: str, height: int, width: int, reduce: int) -> ND
         if not any(harmless in str(error) for harmless in _HARMLESS):
             raise
     return None
+
+
+def _decode_by_pillow(data: bytes, space: str, reduce: int) -> NDArray[Any]:
+    """As _decode, to the last bit: Pillow has the same decoder, but minds stray bytes less."""
+    image, (mode, channels) = open_image(data, "JPEG"), ("L", 1) if space == "GRAY" else ("RGB", 3)
+    # Not in whole numbers, or sides of less than `reduce` pixels would not be reduced.
+    image.draft(mode, (image.width / reduce, image.height / reduce))  # type: ignore[arg-type]
+    check_size(image.height, image.width, 2 * channels)  # its pixels, and then the array
+    return as_array(image, mode, channels, "uint8")
 
 
 def _decode_top(

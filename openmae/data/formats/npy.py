@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.header import BYTES, Depth, Header, Opened, check_size
+from openmae.data.header import BYTES, Asked, Depth, Header, Opened, check_size
 from openmae.errors import BrokenImage
 
 _LONGEST_HEADER = 10_000  # as numpy itself bounds it
@@ -30,7 +30,7 @@ def open_npy(data: bytes) -> Opened:
     if start + length + math.prod(shape) * dtype.itemsize > len(data):
         raise BrokenImage("it is cut off")
 
-    def pixels(frame: int) -> NDArray[Any]:
+    def pixels(asked: Asked) -> NDArray[Any]:
         stored = np.frombuffer(data, dtype, math.prod(shape), start + length)
         image = stored.reshape(shape, order="F" if by_columns else "C").reshape(height, width, channels)
         if dtype.kind == "b":

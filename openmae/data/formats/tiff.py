@@ -19,7 +19,7 @@ from openmae.data.channels import spread
 from openmae.data.formats.codestream import check_jpeg, check_jpeg_2000
 from openmae.data.formats.ifd import ORIENTATION, count_directories, first_directory, upright
 from openmae.data.formats.with_pillow import open_by_pillow
-from openmae.data.header import BYTES, Depth, Header, Opened, check_size
+from openmae.data.header import BYTES, Asked, Depth, Header, Opened, check_size
 from openmae.errors import BrokenImage, UserError
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _EXTRA, _SAMPLE_FORMAT = 258, 259, 262, 277, 338, 339
@@ -94,10 +94,10 @@ def _open_series(data: bytes, series: Any) -> Opened:
     turn = page.tags.valueof(ORIENTATION)
     turn = turn if turn in range(1, 9) else 1
 
-    def pixels(frame: int) -> NDArray[Any]:
+    def pixels(asked: Asked) -> NDArray[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return upright(_meant(_frame(data, series, frame), page, kind), turn)
+            return upright(_meant(_frame(data, series, asked.frame), page, kind), turn)
 
     size = (height, width) if turn < 5 else (width, height)
     header = Header(

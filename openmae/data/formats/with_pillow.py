@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from openmae.data.channels import row_blocks
 from openmae.data.formats.ifd import exif_orientation, upright
-from openmae.data.header import Depth, Header, Opened, check_size
+from openmae.data.header import Asked, Depth, Header, Opened, check_size
 from openmae.errors import BrokenImage
 
 # How many times the memory that other formats take these decoders need, measured.
@@ -36,8 +36,8 @@ def open_image(data: bytes, kind: str) -> Image.Image:
             raise BrokenImage(f"it begins like a {kind}, but its header is damaged") from error
 
 
-def open_by_pillow(data: bytes, kind: str, reduce: int = 1, turn: int | None = None) -> Opened:
-    """An image of Pillow's format `kind`, of which Pillow keeps the depth; box-averaged where `reduce` is above 1.
+def open_by_pillow(data: bytes, kind: str, turn: int | None = None) -> Opened:
+    """An image of Pillow's format `kind`, of which Pillow keeps the depth; a JPEG is box-averaged to reduce it.
 
     turn: its EXIF orientation, where that is known already.
     """
@@ -48,19 +48,18 @@ def open_by_pillow(data: bytes, kind: str, reduce: int = 1, turn: int | None = N
     target = image.mode if depth == "uint16" else ("L" if image.mode in _GREY else "RGB") + "A" * alpha
     channels = 1 if depth == "uint16" else len(target)
     check_size(height, width, channels * _COPIES.get(kind, 1))
-    height, width = -(-height // reduce), -(-width // reduce)
     turn = orientation(data, image) if turn is None else turn
 
-    def pixels(frame: int) -> NDArray[Any]:
+    def pixels(asked: Asked) -> NDArray[Any]:
         with warnings.catch_warnings(), _quiet() if kind == "TIFF" else nullcontext():
             warnings.simplefilter("ignore")
             image.load()
-        smaller = image.reduce(reduce) if reduce > 1 else image
-        return upright(_as_array(smaller, target, channels, depth), turn)
+        smaller = image.reduce(asked.reduce) if asked.reduce > 1 else image
+        return upright(as_array(smaller, target, channels, depth), turn)
 
     if turn >= 5:
         height, width = width, height
-    return Opened(Header(kind, height, width, channels, depth, image.mode), pixels)
+    return Opened(Header(kind, height, width, channels, depth, image.mode), pixels, reduces=kind == "JPEG")
 
 
 @contextmanager
@@ -80,8 +79,8 @@ def _quiet() -> Iterator[None]:
         os.close(console)
 
 
-def _as_array(image: Image.Image, target: str, channels: int, depth: Depth) -> NDArray[Any]:
-    """(height, width, channels). In blocks, for Pillow's way to an array makes three copies."""
+def as_array(image: Image.Image, target: str, channels: int, depth: Depth) -> NDArray[Any]:
+    """(height, width, channels) of the mode `target`. In blocks, for Pillow's way to an array makes three copies."""
     pixels = np.empty((image.height, image.width, channels), depth)
     for rows in row_blocks(image.height, image.width):
         block = image.crop((0, rows.start, image.width, rows.stop))

@@ -1,0 +1,162 @@
+"""What is to be learnt of each image: its class, several labels at once, or a number."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.labels import SEPARATORS
+from openmae.data.opening import has_splits, labelled_splits, open_source
+from openmae.data.order import generator
+from openmae.data.source import Source
+from openmae.errors import UserError
+
+Task = Literal["classification", "multi-label", "regression"]
+TASKS: tuple[Task, ...] = get_args(Task)
+VALUE = "value"  # what the one output of a regression is called
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The labels of a source as numbers.
+
+    names: the classes or labels in the order of the outputs; (VALUE,) for a regression.
+    values: (n,) int64 class of each image, -1 for one that is not among the names; (n, K) float32, 1 for each label
+        that applies; (n, 1) float32 number.
+    """
+
+    task: Task
+    names: tuple[str, ...]
+    values: NDArray[np.int64] | NDArray[np.float32]
+
+
+def task_of(source: Source) -> Task:
+    """What the labels say themselves: regression where they are numbers and not all whole, multi-label where one has
+    a ; or | in it. Raises UserError where there are no labels."""
+    names = source.class_names
+    if any(mark in name for name in names for mark in SEPARATORS):
+        return "multi-label"
+    numbers = [_number(name) for name in names]
+    if all(number is not None for number in numbers) and not all(float(n or 0).is_integer() for n in numbers):
+        return "regression"
+    return "classification"
+
+
+def answers(source: Source, task: Task, names: Sequence[str] | None = None) -> Answers:
+    """The source's labels for a task.
+
+    names: the outputs' names, as a model has them; default: those that occur, sorted.
+    Raises UserError where a label is none of the names, or is no number where one is asked for.
+    """
+    texts = source.class_names
+    labels = source.labels
+    if task == "regression":
+        return Answers(task, (VALUE,), np.array([_checked(text, source) for text in texts], np.float32)[labels, None])
+    if task == "multi-label":
+        parts = [_parts(text) for text in texts]
+        known = sorted({part for entry in parts for part in entry}) if names is None else list(names)
+        position = {name: number for number, name in enumerate(known)}
+        hot = np.zeros((len(texts), len(known)), np.float32)
+        for row, entry in zip(hot, parts, strict=True):
+            for part in entry:
+                if part not in position:
+                    raise UserError(_unknown(source, {part}, known))
+                row[position[part]] = 1
+        return Answers(task, tuple(known), hot[labels])
+    position = {name: number for number, name in enumerate(texts if names is None else names)}
+    occurring = {texts[label] for label in np.unique(labels)}
+    if unknown := occurring - position.keys():
+        raise UserError(_unknown(source, unknown, list(position)))
+    numbers = np.array([position.get(text, -1) for text in texts], np.int64)
+    return Answers(task, tuple(position), numbers[labels])
+
+
+def split_for(data: str, task: Task | None, seed: int) -> tuple[Task, Source, Source]:
+    """(task, train, val) of labelled DATA; task None: as the labels say.
+
+    Without splits a fifth is held out by the seed: of each class, or of all images where there are no classes.
+    Raises UserError where labels are missing or do not fit the task, a split is missing, or a class is in val alone.
+    """
+    if has_splits(data):
+        train, val = open_source(data, "train"), open_source(data, "val")
+        task = task or task_of(train)
+        return (task, *labelled_splits(data, seed)) if task == "classification" else (task, train, val)
+    everything = open_source(data)
+    task = task or task_of(everything)
+    if task == "classification":
+        return (task, *labelled_splits(data, seed))
+    if len(everything) < 2:
+        raise UserError(f"{data} has one image: give two or more")
+    order = generator(seed, "split").permutation(len(everything))
+    held_out = max(1, len(everything) // 5)
+    return task, everything.take(np.sort(order[held_out:])), everything.take(np.sort(order[:held_out]))
+
+
+def fewer_labels(train: Source, wanted: str, seed: int) -> Source:
+    """A part of the training images, the same for the same seed: "10%" of each class (one image at least), or
+    "20-per-class".
+
+    Raises UserError for another text, and where a class has fewer images than asked for.
+    """
+    share, count = _asked(wanted)
+    labels = train.labels
+    chosen: list[NDArray[np.int64]] = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        take = max(1, round(len(members) * share)) if count is None else count
+        if take > len(members):
+            raise UserError(
+                f"class '{train.class_names[label]}' has {len(members)} images in train, fewer than --labels {wanted} "
+                f"asks for: give {len(members)}-per-class or less"
+            )
+        chosen.append(generator(seed, "split", index=int(label), view=1).permutation(members)[:take])
+    return train.take(np.sort(np.concatenate(chosen)))
+
+
+def _asked(wanted: str) -> tuple[float, int | None]:
+    """(share, None) or (1, number a class)."""
+    try:
+        if wanted.endswith("%") and 0 < (percent := float(wanted[:-1])) <= 100:
+            return percent / 100, None
+        if wanted.endswith("-per-class") and (count := int(wanted.removesuffix("-per-class"))) > 0:
+            return 1.0, count
+    except ValueError:
+        pass
+    raise UserError(f"--labels is '{wanted}': give a share such as 10%, or a number such as 20-per-class")
+
+
+def _parts(text: str) -> list[str]:
+    for mark in SEPARATORS:
+        text = text.replace(mark, SEPARATORS[0])
+    return [part.strip() for part in text.split(SEPARATORS[0]) if part.strip()]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _checked(text: str, source: Source) -> float:
+    number = _number(text)
+    if number is None or not math.isfinite(number):
+        raise UserError(
+            f"{source.location} has the label '{text}', which is no number to predict: mend it, or take its images out"
+        )
+    return number
+
+
+def _unknown(source: Source, unknown: set[str], known: Sequence[str]) -> str:
+    """The sentence about labels that are none of those known."""
+    return (
+        f"{source.location} has labels that are not among the {len(known)} known ones ({_some(sorted(unknown))}; known "
+        f"are {_some(list(known))}): rename them, or take their images out"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
