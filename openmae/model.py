@@ -58,15 +58,21 @@ def grid_of(img_size: tuple[int, ...], patch_size: tuple[int, ...]) -> tuple[int
     return tuple(s // p for s, p in zip(img_size, patch_size, strict=True))
 
 
-def sincos_positions(grid: tuple[int, ...], dim: int) -> Tensor:
+def sincos_positions(grid: tuple[int, ...], dim: int, counted_in: tuple[int, ...] | None = None) -> Tensor:
     """(N, dim) fixed sine-cosine positions, computed in float64, stored in float32.
 
     Each axis fills an equal part of the width, the last axis (columns) first; a part is [sin | cos] over
     frequencies 1 / 10000^(k / n), k = 0..n-1. What the axes cannot share equally stays zero.
+    counted_in: the grid that is laid over the same image and whose patches are 0, 1, 2 ... apart; default: this one.
+        A finer grid's patches then lie between its patches, which is the interpolation of its positions, exactly.
     """
     n = dim // (2 * len(grid))
     frequencies = 1 / 10000 ** (torch.arange(n, dtype=torch.float64) / n)
-    places = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    axes = (
+        (torch.arange(side, dtype=torch.float64) + 0.5) * (counted / side) - 0.5
+        for side, counted in zip(grid, counted_in or grid, strict=True)
+    )
+    places = torch.meshgrid(*axes, indexing="ij")
     positions = torch.zeros(math.prod(grid), dim, dtype=torch.float64)
     for part, place in enumerate(reversed(places)):
         angles = place.reshape(-1, 1) * frequencies  # (N, n)
@@ -143,10 +149,12 @@ class Block(nn.Module):
         self.norm2 = layer_norm(dim)
         self.mlp = MLP(dim, mlp_ratio)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D). keep: (B, 2) what the two are multiplied by, 0 to leave one out (drop path)."""
+        attention = self.attn(self.norm1(x))
+        x = x + (attention if keep is None else attention * keep[:, 0, None, None].to(attention.dtype))
+        mlp = self.mlp(self.norm2(x))
+        return x + (mlp if keep is None else mlp * keep[:, 1, None, None].to(mlp.dtype))
 
 
 class CrossBlock(nn.Module):
@@ -171,6 +179,18 @@ def layer_norm(dim: int) -> nn.LayerNorm:
     return nn.LayerNorm(dim, eps=1e-6)
 
 
+@torch.no_grad()
+def initialize(module: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Xavier-uniform matrices (the patch projection as a (D, P) matrix), zero biases, tokens of std 0.02."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight, generator=generator)
+            nn.init.zeros_(part.bias)
+    for name, parameter in module.named_parameters():
+        if name.endswith(("class_token", "mask_token")):
+            nn.init.normal_(parameter, std=0.02, generator=generator)
+
+
 # ---------------------------------------------------------------- the encoder
 
 
@@ -189,29 +209,46 @@ class ViT(nn.Module):
         num_heads: int,
         mlp_ratio: float = 4.0,
         class_tokens: int = 1,
+        position_grid: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         _check_width("embed_dim", embed_dim, num_heads, len(img_size))
         self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
         self.grid = grid_of(img_size, patch_size)
         self.embed_dim, self.depth, self.class_tokens = embed_dim, depth, class_tokens
+        self.num_heads, self.mlp_ratio, self.position_grid = num_heads, mlp_ratio, position_grid
         self.patch_embed = nn.Linear(math.prod(patch_size) * in_chans, embed_dim)
         self.class_token = nn.Parameter(torch.zeros(class_tokens, embed_dim))  # its position is zero
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = layer_norm(embed_dim)
-        self.register_buffer("positions", sincos_positions(self.grid, embed_dim), persistent=False)
+        self.register_buffer("positions", sincos_positions(self.grid, embed_dim, position_grid), persistent=False)
+
+    def arguments(self) -> dict[str, Any]:
+        """Plain values from which `ViT(**arguments)` makes one of the same shape."""
+        names = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "class_tokens")
+        return {name: getattr(self, name) for name in (*names, "position_grid")}
+
+    def resized(self, img_size: tuple[int, ...]) -> "ViT":
+        """A copy for images of another size, its positions interpolated between those that this one was trained with.
+
+        Raises ValueError where the patches do not cut that size.
+        """
+        values = {**self.arguments(), "img_size": img_size, "position_grid": self.position_grid or self.grid}
+        copy = ViT(**values)
+        copy.load_state_dict(self.state_dict())
+        return copy.to(self.class_token.device)
 
     def embed(self, patches: Tensor, places: Tensor | None = None) -> Tensor:
         """(B, V, P) patches lying at (B, V) places (default: all N in order) -> (B, V, D)."""
         return self.patch_embed(patches) + (self.positions if places is None else self.positions[places])
 
-    def states(self, tokens: Tensor) -> Iterator[Tensor]:
+    def states(self, tokens: Tensor, keep: Tensor | None = None) -> Iterator[Tensor]:
         """(B, V, D) embedded patches -> (B, T + V, D) with class tokens in front: before the first block,
-        then after each block. Without the final norm."""
+        then after each block. Without the final norm. keep: (B, depth, 2) for the blocks, see Block."""
         x = torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
         yield x
-        for block in self.blocks:
-            x = block(x)
+        for number, block in enumerate(self.blocks):
+            x = block(x, None if keep is None else keep[:, number])
             yield x
 
     def forward(self, images: Tensor, layer: int | None = None) -> Tensor:
@@ -360,16 +397,9 @@ class MaskedAutoencoder(nn.Module):
         self.layers_read = [round(n) for n in np.linspace(encoder.depth, 0, architecture.decoder_layers)][::-1]
         self.initialize()
 
-    @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> None:
-        """Xavier-uniform matrices (the patch projection as a (D, P) matrix), zero biases, tokens of std 0.02."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
-                nn.init.zeros_(module.bias)
-        for name, parameter in self.named_parameters():
-            if name.endswith(("class_token", "mask_token")):
-                nn.init.normal_(parameter, std=0.02, generator=generator)
+        """Fresh weights, see the function of this name."""
+        initialize(self, generator)
 
     def forward(
         self,

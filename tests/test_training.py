@@ -89,7 +89,8 @@ class Task:
 
 def test_only_matrices_decay() -> None:
     model = create_model("vit_tiny", img_size=16, patch_size=4, depth=2, decoder="cross", decoder_layers=2)
-    decayed, free = adamw(model, (0.9, 0.95), 0.05).param_groups
+    groups = adamw(model, (0.9, 0.95), 0.05).param_groups
+    decayed, free = sorted(groups, key=lambda group: group["weight_decay"], reverse=True)
     names = {parameter: name for name, parameter in model.named_parameters()}
     in_decayed = {names[p] for p in decayed["params"]}
     in_free = {names[p] for p in free["params"]}

@@ -120,7 +120,7 @@ def fit(
             began = time.perf_counter()
             lr = plan.lr(position.step)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("lr_scale", 1.0)
             loss, norm, indices, waited = step(model, loss_of, batches, optimizer, plan, device, precision)
             position.step += 1
             clock.waited += waited

@@ -1,23 +1,132 @@
-"""AdamW with decay only on matrices, and the learning rate's course."""
+"""The optimizers, with decay only on matrices; layer-wise rates; the weights' average; the learning rate's course."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 _TOKENS = ("class_token", "mask_token", "mix")  # learned, but neither matrices nor to be pulled to zero
 
 
-def adamw(model: nn.Module, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
-    """Fused AdamW; biases, norms and tokens are not decayed (paper, Table 8). The loop sets the rate."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+def adamw(
+    model: nn.Module,
+    betas: tuple[float, float],
+    weight_decay: float,
+    lr_scale: Callable[[str], float] = lambda name: 1.0,
+) -> torch.optim.AdamW:
+    """Fused AdamW over what learns; biases, norms and tokens are not decayed (paper, Table 8). The loop sets the rate.
+
+    lr_scale: of a parameter's name; what its rate is multiplied by.
+    """
+    return torch.optim.AdamW(_groups(model, weight_decay, lr_scale), lr=0.0, betas=betas, fused=True)
+
+
+def lars(model: nn.Module) -> "LARS":
+    """LARS over what learns, without decay; the loop sets the rate (paper, Table 10: the linear probe)."""
+    return LARS(_groups(model, 0.0, lambda name: 1.0))
+
+
+def _groups(model: nn.Module, weight_decay: float, lr_scale: Callable[[str], float]) -> list[dict[str, Any]]:
+    """One group for each scale and decay that occur, in the order of the parameters."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_matrix = parameter.ndim >= 2 and not name.endswith(_TOKENS)
-            (decayed if is_matrix else free).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+            groups.setdefault((lr_scale(name), is_matrix), []).append(parameter)
+    return [
+        {"params": members, "weight_decay": weight_decay if is_matrix else 0.0, "lr_scale": scale}
+        for (scale, is_matrix), members in groups.items()
+    ]
+
+
+def layer_scale(layer_decay: float, depth: int) -> Callable[[str], float]:
+    """What layer-wise decay multiplies the rate of a classifier's parameter by: layer_decay^(depth + 1 - k), with
+    k = 0 for the embedding and the class token, 1..depth for the blocks; the head and the norms behind the last block
+    keep the whole rate (paper, Table 9, after BEiT)."""
+
+    def scale(name: str) -> float:
+        parts = name.removeprefix("encoder.").split(".")
+        if parts[0] == "blocks":
+            return layer_decay ** (depth - int(parts[1]))
+        is_first = parts[0] in ("patch_embed", "class_token")
+        return layer_decay ** (depth + 1) if is_first else 1.0
+
+    return scale
+
+
+class LARS(Optimizer):
+    """Momentum SGD whose rate on each matrix is scaled by trust * |weights| / |gradient| (You et al., arXiv
+    1708.03888), without scaling of vectors and without decay, as MAE's linear probe uses it.
+
+    momentum: 0 to below 1; trust: the trust coefficient.
+    """
+
+    def __init__(self, params: ParamsT, momentum: float = 0.9, trust: float = 0.001) -> None:
+        super().__init__(params, {"lr": 0.0, "momentum": momentum, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step along the gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                update = parameter.grad
+                if parameter.ndim > 1:
+                    weights, gradient = parameter.norm(), update.norm()
+                    scale = group["trust"] * weights / gradient
+                    update = update * torch.where((weights > 0) & (gradient > 0), scale, 1.0)
+                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                momentum.mul_(group["momentum"]).add_(update)
+                parameter.sub_(momentum * group["lr"])
+
+
+def keep_average(optimizer: Optimizer, decay: float) -> None:
+    """From now on each step of the optimizer also moves an average of the weights: average = decay * average +
+    (1 - decay) * weights. It begins as the weights after the first step, and lies in the optimizer's state, so it is
+    saved and restored with that.
+
+    decay: above 0 and below 1; early on it is (1 + steps) / (10 + steps) where that is less, or the average would
+    consist of the first weights for long.
+    """
+
+    @torch.no_grad()
+    def move(_: Optimizer, args: Any, kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                state = optimizer.state[parameter]
+                if not state:  # it has had no gradient
+                    continue
+                if "average" not in state:
+                    state["average"] = parameter.detach().clone()
+                    state["averaged"] = torch.zeros((), device=parameter.device)
+                state["averaged"] += 1
+                now = torch.clamp((1 + state["averaged"]) / (10 + state["averaged"]), max=decay)
+                state["average"].lerp_(parameter.detach(), 1 - now)
+
+    optimizer.register_step_post_hook(move)
+
+
+@contextmanager
+def averaged(optimizer: Optimizer) -> Iterator[None]:
+    """Within, the weights are their averages, where `keep_average` has made some."""
+    weights: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for parameter, state in optimizer.state.items():
+            if "average" in state:
+                weights.append((parameter, parameter.detach().clone()))
+                parameter.copy_(state["average"])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in weights:
+                parameter.copy_(value)
 
 
 def warmup_cosine(step: int, steps: int, warmup_steps: float, lr: float, min_lr: float = 0.0) -> float:

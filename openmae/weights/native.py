@@ -1,6 +1,7 @@
 """Our own format: `model.safetensors` and, beside it and inside its header, `model.json`."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor
 import openmae
 from openmae.data.statistics import Statistics
 from openmae.errors import UserError
-from openmae.model import Architecture, MaskedAutoencoder
+from openmae.heads import Classifier
+from openmae.model import Architecture, MaskedAutoencoder, ViT
 
 _KEY = "openmae"  # of the header entry that holds model.json
 
@@ -22,28 +24,66 @@ _KEY = "openmae"  # of the header entry that holds model.json
 class Loaded:
     """A model and what travels with it."""
 
-    model: MaskedAutoencoder
+    model: MaskedAutoencoder | Classifier
     statistics: Statistics
     info: dict[str, Any]
+    name: str
+
+    @property
+    def encoder(self) -> ViT:
+        """The ViT, which both kinds have."""
+        return self.model.encoder
+
+    @property
+    def autoencoder(self) -> MaskedAutoencoder:
+        """The model that pre-training left. Raises UserError where it has no decoder any more."""
+        if not isinstance(self.model, MaskedAutoencoder):
+            raise UserError(
+                f"{self.name} was fine-tuned and has no decoder, so it cannot fill in patches: give the run that it "
+                f"was fine-tuned from ({self.info['provenance'].get('model') or 'not stated'})"
+            )
+        return self.model
+
+    @property
+    def classifier(self) -> Classifier:
+        """The model that fine-tuning left. Raises UserError where it has no head."""
+        if not isinstance(self.model, Classifier):
+            raise UserError(
+                f"{self.name} is pre-trained and has not learnt any labels: openmae finetune {self.name} DATA --out RUN"
+            )
+        return self.model
 
 
-def model_json(model: MaskedAutoencoder, statistics: Statistics, provenance: dict[str, Any]) -> dict[str, Any]:
-    """What model.json says: architecture, input statistics, where the weights come from, their licence.
+def model_json(
+    model: MaskedAutoencoder | Classifier,
+    statistics: Statistics,
+    provenance: dict[str, Any],
+    *,
+    task: str | None = None,
+    class_names: Sequence[str] | None = None,
+    licence: str | None = None,
+) -> dict[str, Any]:
+    """What model.json says: kind, architecture, input statistics, what the outputs stand for, where the weights come
+    from, their licence.
 
-    The weights belong to whoever trained them, so `licence` is null until they say.
+    licence: of the weights that this one began from; they belong to whoever trained them, so it is null until they
+    say.
     """
+    is_classifier = isinstance(model, Classifier)
     return {
         "format": 1,
         "openmae": openmae.__version__,
-        "architecture": model.architecture.to_dict(),
+        "kind": "classifier" if is_classifier else "autoencoder",
+        "architecture": model.arguments() if isinstance(model, Classifier) else model.architecture.to_dict(),
         "statistics": statistics.to_dict(),
-        "class_names": None,
+        "task": task,
+        "class_names": None if class_names is None else list(class_names),
         "provenance": provenance,
-        "licence": None,
+        "licence": licence,
     }
 
 
-def serialize(model: MaskedAutoencoder, info: dict[str, Any]) -> bytes:
+def serialize(model: MaskedAutoencoder | Classifier, info: dict[str, Any]) -> bytes:
     """The safetensors file: every weight and buffer of the state dict, `info` in its header."""
     return save({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, {_KEY: json.dumps(info)})
 
@@ -55,7 +95,7 @@ def load_native(path: Path) -> Loaded:
     """
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.exists():
-        hint = "is this a run folder, and has its run saved weights yet?" if path.is_dir() else "give a run folder"
+        hint = "give a run folder" + (" whose run has saved weights" if path.is_dir() else "")
         raise UserError(f"{file} does not exist: {hint}")
     try:
         with safe_open(file, "pt") as opened:
@@ -68,11 +108,17 @@ def load_native(path: Path) -> Loaded:
     try:
         info = json.loads(metadata[_KEY])
         statistics = Statistics.from_dict(info["statistics"])
-        model = Architecture.from_dict(info["architecture"]).build()
+        model = _build(info)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} describes a model that this version of openmae cannot build ({error})") from error
     fill(model, weights, str(file))
-    return Loaded(model.eval(), statistics, info)
+    return Loaded(model.eval(), statistics, info, str(path))
+
+
+def _build(info: dict[str, Any]) -> MaskedAutoencoder | Classifier:
+    if info.get("kind", "autoencoder") == "autoencoder":
+        return Architecture.from_dict(info["architecture"]).build()
+    return Classifier.from_arguments(info["architecture"])
 
 
 def fill(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:

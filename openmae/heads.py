@@ -1,0 +1,114 @@
+"""What sits on an encoder: a linear layer on its pooled features, and which blocks learn beneath it.
+
+Shapes: B images, C channels, S sides, N patches, T class tokens, D width, K outputs, L blocks.
+Source: MAE (arXiv 2111.06377), appendix A and Figure 9.
+"""
+
+from collections import deque
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from openmae.model import ViT, layer_norm, patchify
+
+Pool = Literal["mean", "class"]
+
+
+class Classifier(nn.Module):
+    """A ViT and a linear layer on its pooled features; for classes, several labels at once, and numbers alike.
+
+    pool: "mean" of the patch tokens, then a LayerNorm of its own (paper, A.1); "class": the encoder's norm, then the
+        mean of the class tokens.
+    batch_norm: normalise the features by their batch before the linear layer, as the paper's linear probe does.
+    drop_path: chance, 0 to below 1, to leave out a branch of the last block in training; it rises evenly from 0 at
+        the first.
+    """
+
+    def __init__(
+        self, encoder: ViT, outputs: int, pool: Pool = "mean", batch_norm: bool = False, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        if pool == "class" and encoder.class_tokens == 0:
+            raise ValueError("this model has no class token: choose pool 'mean'")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path is {drop_path}; give a number from 0 and below 1")
+        self.pool, self.drop_path = pool, drop_path
+        self.encoder = encoder
+        self.norm = layer_norm(encoder.embed_dim) if pool == "mean" else None
+        if pool == "mean":
+            encoder.norm.requires_grad_(False)  # it is not asked
+        self.batch_norm = nn.BatchNorm1d(encoder.embed_dim, eps=1e-6, affine=False) if batch_norm else None
+        self.head = nn.Linear(encoder.embed_dim, outputs)
+
+    def arguments(self) -> dict[str, Any]:
+        """Plain values that describe it, for `from_arguments`; drop path is the training's."""
+        return {
+            "encoder": self.encoder.arguments(),
+            "outputs": self.head.out_features,
+            "pool": self.pool,
+            "batch_norm": self.batch_norm is not None,
+        }
+
+    @classmethod
+    def from_arguments(cls, values: dict[str, Any]) -> "Classifier":
+        """One of that shape. Raises KeyError, TypeError or ValueError for values that describe none."""
+        tuples = {
+            name: tuple(sides)
+            for name in ("img_size", "patch_size", "position_grid")
+            if (sides := values["encoder"][name]) is not None
+        }
+        return cls(ViT(**{**values["encoder"], **tuples}), values["outputs"], values["pool"], values["batch_norm"])
+
+    @torch.no_grad()
+    def initialize(self, std: float, generator: torch.Generator | None = None) -> None:
+        """A fresh linear layer: weights of this standard deviation (paper's code: 2e-5, linear probe 0.01), bias 0."""
+        nn.init.trunc_normal_(self.head.weight, std=std, generator=generator)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Images (B, C, *S), normalised, -> (B, K) scores.
+
+        noise: (B, 2 L) uniform numbers from 0 to below 1, from which the drop path of training is decided.
+        """
+        features = self.features(images, noise)
+        return self.head(features if self.batch_norm is None else self.batch_norm(features))
+
+    def features(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(B, C, *S) -> (B, D): pooled and normalised, what the linear layer reads (before its batch norm)."""
+        self.encoder.check(images)
+        tokens = self.encoder.embed(patchify(images, self.encoder.patch_size))
+        keep = None if noise is None or not self.training or self.drop_path == 0 else self._keep(noise)
+        (last,) = deque(self.encoder.states(tokens, keep), maxlen=1)  # (B, T + N, D)
+        classes = self.encoder.class_tokens
+        if self.norm is None:
+            return self.encoder.norm(last[:, :classes]).mean(dim=1)
+        return self.norm(last[:, classes:].mean(dim=1))
+
+    def _keep(self, noise: Tensor) -> Tensor:
+        """(B, L, 2): 0 for a branch that is left out, else what keeps its mean; frozen blocks leave nothing out."""
+        depth = self.encoder.depth
+        learns = [any(p.requires_grad for p in block.parameters()) for block in self.encoder.blocks]
+        rates = torch.linspace(0, self.drop_path, depth) * torch.tensor(learns)
+        rates = rates.to(noise)[:, None]  # (L, 1)
+        return (noise.view(-1, depth, 2) >= rates) / (1 - rates)
+
+
+def learn_last_blocks(model: Classifier, blocks: float) -> None:
+    """Freezes all of the encoder but its last `blocks` blocks (Figure 9): 0 leaves the head alone, 0.5 the MLP of the
+    last block with its norm as well, the encoder's depth everything, the embedding too.
+
+    Raises ValueError for a number that is none of these.
+    """
+    depth = model.encoder.depth
+    if blocks != 0.5 and blocks not in range(depth + 1):
+        raise ValueError(f"blocks is {blocks:g}; give 0, 0.5, or a whole number up to this encoder's {depth}")
+    model.encoder.requires_grad_(blocks == depth)
+    if blocks == 0.5:
+        last = model.encoder.blocks[-1]
+        last.norm2.requires_grad_(True)
+        last.mlp.requires_grad_(True)
+    elif blocks:
+        for block in list(model.encoder.blocks)[depth - int(blocks) :]:
+            block.requires_grad_(True)
+    model.encoder.norm.requires_grad_(blocks > 0 and model.pool == "class")  # it stands behind the last block

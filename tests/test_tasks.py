@@ -1,0 +1,163 @@
+"""What labels say: classes, several labels, numbers; which images are held out; fewer labels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.preprocessing import MultiLabelBinarizer
+
+from openmae.data.opening import open_source
+from openmae.data.tasks import answers, fewer_labels, split_for, task_of
+from openmae.errors import UserError
+from tests.images import picture, write_images
+
+
+def table(folder: Path, labels: Sequence[object], splits: Sequence[str] | None = None) -> str:
+    """A .csv of one image for each label."""
+    picture(0).save(folder / "one.png")
+    lines = [f"one.png,{label}" + (f",{splits[i]}" if splits else "") for i, label in enumerate(labels)]
+    file = folder / "labels.csv"
+    file.write_text("path,label" + (",split" if splits else "") + "\n" + "\n".join(lines) + "\n")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"),
+    [
+        (["cat", "dog", "cat"], "classification"),
+        ([0, 1, 2, 10], "classification"),
+        (["1.0", "2.0"], "classification"),
+        (["n01440764", "n01443537"], "classification"),
+        (["3.5", "1", "7"], "regression"),
+        (["-0.25", "1e3", "2"], "regression"),
+        (["-1.0", "0.5", "-1"], "regression"),
+        (["cat;dog", "cat", "dog"], "multi-label"),
+        (["Cardiomegaly|Emphysema", "No Finding"], "multi-label"),
+    ],
+)
+def test_what_the_labels_say(tmp_path: Path, labels: list[object], task: str) -> None:
+    assert task_of(open_source(table(tmp_path, labels))) == task
+
+
+def test_numbers_are_taken_as_they_are_minus_one_too(tmp_path: Path) -> None:
+    found = answers(open_source(table(tmp_path, ["-1", "0.5", "-1", "2"])), "regression")
+    assert found.names == ("value",)
+    assert found.values.tolist() == [[-1.0], [0.5], [-1.0], [2.0]]
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "tall"])
+def test_a_label_that_is_no_number(tmp_path: Path, bad: str) -> None:
+    source = open_source(table(tmp_path, ["1.5", bad, "2"]))
+    with pytest.raises(UserError, match=f"the label '{bad}', which is no number to predict: mend it"):
+        answers(source, "regression")
+
+
+def test_an_empty_number_is_no_label(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 of the 3 images of .* have no label"):
+        answers(open_source(table(tmp_path, ["1.5", "", "2"])), "regression")
+
+
+@given(st.lists(st.sets(st.sampled_from("abcde"), max_size=4), min_size=2, max_size=12))
+def test_several_labels_are_scikit_learns(tmp_path_factory: pytest.TempPathFactory, given_: list[set[str]]) -> None:
+    folder = tmp_path_factory.mktemp("labels")
+    rows = [{"a", "b"}, {"c"}, *given_]
+    found = answers(open_source(table(folder, [";".join(sorted(row)) for row in rows])), "multi-label")
+    theirs = MultiLabelBinarizer()
+    assert np.array_equal(found.values, theirs.fit_transform(rows))
+    assert list(found.names) == theirs.classes_.tolist()
+
+
+def test_an_array_with_a_column_a_class(tmp_path: Path) -> None:
+    hot = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]])
+    np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8, 3), np.uint8), labels=hot)
+    source = open_source(str(tmp_path / "x.npz"))
+    assert task_of(source) == "multi-label"
+    assert np.array_equal(answers(source, "multi-label").values, hot)
+
+
+def test_a_parquet_column_of_lists(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    picture(0).save(tmp_path / "one.png")
+    data = (tmp_path / "one.png").read_bytes()
+    rows = [["cat", "dog"], [], ["dog"]]
+    kept = pa.table({"image": [{"bytes": data, "path": f"{i}.png"} for i in range(3)], "labels": rows})
+    pq.write_table(kept, tmp_path / "images.parquet")
+    source = open_source(str(tmp_path / "images.parquet"))
+    assert task_of(source) == "multi-label"
+    assert answers(source, "multi-label").values.tolist() == [[1, 1], [0, 0], [0, 1]]
+
+
+def test_labels_are_matched_by_name(tmp_path: Path) -> None:
+    source = open_source(table(tmp_path, ["dog", "cat", "dog"]))
+    assert answers(source, "classification", ["bird", "cat", "dog"]).values.tolist() == [2, 1, 2]
+    with pytest.raises(UserError, match=r"not among the 2 known ones \(dog; known are cat, bird\)"):
+        answers(source, "classification", ["cat", "bird"])
+    several = open_source(table(tmp_path, ["a;b", "c"]))
+    with pytest.raises(UserError, match=r"\(c; known are a, b\)"):
+        answers(several, "multi-label", ["a", "b"])
+
+
+def test_a_fifth_is_held_out_where_there_are_no_classes(tmp_path: Path) -> None:
+    data = table(tmp_path, [f"{i}.5" for i in range(20)])
+    task, train, val = split_for(data, None, seed=0)
+    assert task == "regression"
+    values = [answers(part, task).values[:, 0].tolist() for part in (train, val)]
+    assert len(values[1]) == 4
+    assert sorted(values[0] + values[1]) == [i + 0.5 for i in range(20)]
+    assert answers(split_for(data, None, seed=1)[2], task).values[:, 0].tolist() != values[1]
+
+
+def test_splits_of_the_table_are_kept(tmp_path: Path) -> None:
+    data = table(tmp_path, ["1.5", "2", "3", "4.5"], ["train", "val", "train", "val"])
+    task, train, val = split_for(data, None, seed=0)
+    assert (task, len(train), len(val)) == ("regression", 2, 2)
+
+
+def test_a_class_in_val_alone(tmp_path: Path) -> None:
+    data = table(tmp_path, ["a", "b", "c", "a"], ["train", "train", "val", "val"])
+    with pytest.raises(UserError, match=r"has classes that .* lacks \(c\)"):
+        split_for(data, None, seed=0)
+
+
+# ---------------------------------------------------------------- fewer labels
+
+
+def counts(source: object) -> list[int]:
+    return np.bincount(source.labels).tolist()  # type: ignore[attr-defined]
+
+
+def test_a_share_and_a_number_of_each_class(tmp_path: Path) -> None:
+    source = open_source(str(write_images(tmp_path / "images", 45, classes=2)))  # 23 and 22
+    assert counts(fewer_labels(source, "10%", 0)) == [2, 2]
+    assert counts(fewer_labels(source, "1%", 0)) == [1, 1]
+    assert counts(fewer_labels(source, "100%", 0)) == [23, 22]
+    assert counts(fewer_labels(source, "7-per-class", 0)) == [7, 7]
+    first, again, other = (fewer_labels(source, "7-per-class", seed) for seed in (0, 0, 1))
+    names = [[part.name(i) for i in range(len(part))] for part in (first, again, other)]
+    assert names[0] == names[1] != names[2]
+
+
+def test_fewer_labels_are_among_more_of_them(tmp_path: Path) -> None:
+    """So that the curves of 1% and 10% are of one draw."""
+    source = open_source(str(write_images(tmp_path / "images", 40)))
+    few, more = (fewer_labels(source, wanted, 3) for wanted in ("4-per-class", "50%"))
+    names = [{part.name(i) for i in range(len(part))} for part in (few, more)]
+    assert names[0] < names[1]
+
+
+@pytest.mark.parametrize("wanted", ["0%", "101%", "x%", "0-per-class", "-3-per-class", "12", "per-class", "nan%"])
+def test_other_texts_are_refused(tmp_path: Path, wanted: str) -> None:
+    source = open_source(str(write_images(tmp_path / "images", 4)))
+    with pytest.raises(UserError, match="give a share such as 10%, or a number such as 20-per-class"):
+        fewer_labels(source, wanted, 0)
+
+
+def test_more_labels_than_there_are(tmp_path: Path) -> None:
+    source = open_source(str(write_images(tmp_path / "images", 9)))  # 5 and 4
+    with pytest.raises(UserError, match=r"class 'class1' has 4 images in train, fewer .* give 4-per-class or less"):
+        fewer_labels(source, "5-per-class", 0)
