@@ -60,9 +60,7 @@ def test_one_operation_is_torchvisions() -> None:
         ops = int((chances[1:] < 0.5).sum())
         if ops == 0:
             continue
-        transform = v2.RandAugment(
-            ops, round(magnitude * 10), 101, v2.InterpolationMode.BILINEAR, fill=[128, 102, 76]
-        )
+        transform = v2.RandAugment(ops, round(magnitude * 10), 101, v2.InterpolationMode.BILINEAR, fill=[128, 102, 76])
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             theirs = transform(torch.from_numpy(image).permute(2, 0, 1).contiguous())
@@ -219,7 +217,7 @@ def test_groups_and_steps_are_mixed_apart() -> None:
         _, mixed = mix(images, targets, step=step, start=0)
         for group in (0, GROUP):
             shares.append(mixed[group, group].item())
-            assert mixed[group : group + GROUP, : group].sum() == 0  # with its own group alone
+            assert mixed[group : group + GROUP, :group].sum() == 0  # with its own group alone
     assert len(set(shares)) == 6
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,25 +23,8 @@ from openmae.evaluate.proof import evaluate, untrained_twin
 from openmae.recipes import quickstart
 from openmae.train.run import RunFolder, read_metrics
 from openmae.weights import load_native
+from tests.commands import Run, refused
 from tests.images import TINY, picture, write_images
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process -> exit code, output, errors."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stopped:  # tyro's own way out
-            code = int(stopped.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +38,6 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "first"
     assert main(["pretrain", str(data), "--out", str(out), *TINY, "--epochs", "3", "--workers", "0"]) == 0
     return out
-
-
-def refused(result: tuple[int, str, str], *words: str) -> None:
-    """Exit code 2 and one sentence on standard error that has these words in it, and no traceback."""
-    code, _, errors = result
-    assert code == 2, errors
-    assert len(errors.strip().splitlines()) == 1, errors
-    assert "Traceback" not in errors
-    for word in words:
-        assert word in errors
 
 
 # ---------------------------------------------------------------- the main job
@@ -120,7 +92,7 @@ def test_load_gives_the_trained_model(finished: Path) -> None:
     features = model.encode(images)
     assert features.shape == (2, 17, 24)
     assert torch.equal(features, again.encode(images))
-    assert not torch.equal(features, untrained_twin(model).encode(images))
+    assert not torch.equal(features, untrained_twin(model.encoder)(images))
     assert not model.training
 
 
@@ -250,11 +222,11 @@ def test_evaluation_reads_its_labels_by_name(finished: Path, tmp_path: Path) -> 
 
 def test_features_are_the_pooled_tokens(finished: Path, data: Path) -> None:
     loaded = load_native(finished)
-    images = centred_images(loaded.model, loaded.statistics, labelled_splits(str(data), 0)[1])
+    images = centred_images(loaded.encoder, loaded.statistics, labelled_splits(str(data), 0)[1])
     batch, _ = next(images.batches(4, 0))
-    tokens = loaded.model.encode(loaded.statistics.normalize(batch))
-    torch.testing.assert_close(pooled(loaded.model, loaded.statistics, "mean")(batch), tokens[:, 1:].mean(1))
-    torch.testing.assert_close(pooled(loaded.model, loaded.statistics, "class")(batch), tokens[:, 0])
+    tokens = loaded.encoder(loaded.statistics.normalize(batch))
+    torch.testing.assert_close(pooled(loaded.encoder, loaded.statistics, "mean")(batch), tokens[:, 1:].mean(1))
+    torch.testing.assert_close(pooled(loaded.encoder, loaded.statistics, "class")(batch), tokens[:, 0])
 
 
 # ---------------------------------------------------------------- bad input
@@ -277,6 +249,29 @@ def test_unknown_words_get_a_suggestion(data: Path, tmp_path: Path, run: Run) ->
     refused(run("pretrain", data, "--config", tmp_path / "none.toml"), "cannot be read")
     assert run("pretrain", data, "--out", tmp_path / "r", "--mask-ratio", "many")[0] == 2
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("check", "DATA is missing: openmae check DATA (see"),
+        ("knn", "MODEL and DATA are missing: openmae knn MODEL DATA (see"),
+        ("reconstruct m a.png", "--out PNG is missing: openmae reconstruct MODEL IMAGE --out PNG (see"),
+        ("pretrain a b --out r", "'b' is one word too many"),
+        ("pretrain a --out r -q", "there is no flag -q"),
+        ("pretrain a --img-size abc", "--img-size is abc: give a number of pixels, such as 224, or height x width"),
+        ("pretrain a --img-size 0", "--img-size is 0: give a number of pixels"),
+        ("pretrain a --patch-size 4x4x4", "--patch-size is 4x4x4: give a number of pixels"),
+        ("pretrain a --model vit_hugo", "--model is vit_hugo: give one of vit_tiny, vit_small, vit_base"),
+        ("pretrain a --epochs", "--epochs is without a value: give a number"),
+        ("pretrain a --epochs many", "--epochs is many: give a number"),
+        ("pretrain a --crop_scale 1", "--crop-scale is 1: give 2 numbers"),
+        ("pretrain --bands 1 2 a", "--bands is 1 2 a: give numbers with spaces between them, and DATA before the flag"),
+        ("stats a --workers=1.5", "--workers is 1.5: give a whole number"),
+    ],
+)
+def test_words_that_make_no_settings(run: Run, command: str, sentence: str) -> None:
+    refused(run(*command.split()), sentence)
 
 
 def test_data_that_is_none(tmp_path: Path, run: Run) -> None:
@@ -321,6 +316,10 @@ def test_images_smaller_than_a_patch(tmp_path: Path, run: Run) -> None:
     ("flags", "words"),
     [
         ("--img-size 30", ("30", "whole patches", "multiple")),
+        ("--bands 2 1 0", ("numbered from 1", "GDAL")),
+        ("--bands 1 1", ("names channel 1 more than once",)),
+        ("--bands 1 2 --mean 1 2 3", ("--bands 2, --mean 3", "openmae stats DATA --bands 1 2", "leave --bands out")),
+        ("--mean 0.5", ("--mean 1, --std 3, --in-chans 3", "for each channel")),
         ("--mask-ratio 0", ("mask_ratio is 0", "above 0 and below 1")),
         ("--mask-ratio 1", ("mask_ratio is 1",)),
         ("--mask-ratio 0.99", ("leaves 0 visible",)),
@@ -333,7 +332,7 @@ def test_images_smaller_than_a_patch(tmp_path: Path, run: Run) -> None:
         ("--epochs nan", ("--epochs is nan", "finite")),
         ("--seed 9223372036854775808", ("--seed", "2**63")),
         ("--decoder-depth 0", ("decoder_depth is 0",)),
-        ("--warmup-epochs 9", ("--warmup-epochs 9", "below --epochs")),
+        ("--warmup-epochs 9", ("--warmup-epochs is 9", "below --epochs")),
         ("--max-broken 2", ("--max-broken",)),
         ("--workers -1", ("--workers is -1",)),
         ("--device cuda", ("no cuda device",)),
@@ -344,6 +343,16 @@ def test_values_out_of_range(data: Path, tmp_path: Path, run: Run, flags: str, w
     if "cuda" in flags and torch.cuda.is_available():
         flags, words = "--device mps", ("no mps device",)
     refused(run("pretrain", data, "--out", tmp_path / "r", *TINY, "--epochs", "2", *flags.split()), *words)
+
+
+@pytest.mark.parametrize(
+    "flags", ["--img-size 33 --patch-size 8", "--mean 0.5 --std 1 1", "--bands 1 1", "--mask-ratio 1", "--in-chans 0"]
+)
+def test_settings_are_refused_before_images_are_looked_for(tmp_path: Path, run: Run, flags: str) -> None:
+    _, _, errors = run("pretrain", tmp_path / "nowhere", "--out", tmp_path / "r", *flags.split())
+    assert "does not exist" not in errors
+    assert errors.startswith("openmae pretrain: ")
+    assert not (tmp_path / "r").exists()
 
 
 def test_damaged_checkpoints_do_not_begin_the_run_anew(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
@@ -396,6 +405,29 @@ def test_splits_by_another_name_are_not_classes(finished: Path, tmp_path: Path, 
     write_images(tmp_path / "train", 4)
     write_images(tmp_path / "test", 4)
     refused(run("knn", finished, tmp_path), "test and train, which are no classes")
+    words = ("--out", tmp_path / "r", *TINY, "--epochs", "0.1", "--workers", "0")
+    assert "folders called test and train are no splits" in run("pretrain", tmp_path, *words)[1]
+
+
+def test_pictures_are_of_val_and_complaints_name_no_flag_of_training(finished: Path, tmp_path: Path, run: Run) -> None:
+    write_images(tmp_path / "data/train", 2)
+    write_images(tmp_path / "data/val", 2)
+    for broken in (tmp_path / "data/train").rglob("*.*"):
+        broken.write_bytes(b"no image")
+    out = tmp_path / "made/picture.png"
+    code, said, errors = run("reconstruct", finished, tmp_path / "data", "--out", out)
+    assert (code, "left out" in said) == (0, False), errors
+    Image.open(out).verify()
+    np.save(tmp_path / "bands.npy", np.zeros((2, 20, 20, 5), np.uint8))
+    picture(0, (2, 30)).save(tmp_path / "thin.png")
+    for image, reason in (("bands.npy", "5 channels and 3 are wanted"), ("thin.png", "less than one patch")):
+        result = run("reconstruct", finished, tmp_path / image, "--out", out)
+        refused(result, reason, "give others")
+        assert "--" not in result[2]
+        assert "patch_size" not in result[2]
+    result = run("reconstruct", finished, tmp_path / "data", "--out", out, "--mask-ratio", "0.99")
+    refused(result, "choose a ratio further from 0 and 1")
+    assert "size" not in result[2]
 
 
 def test_names_are_printed_as_they_are(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
@@ -526,7 +558,7 @@ def test_folder_that_cannot_be_written(data: Path, run: Run) -> None:
 def test_models_that_are_none(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = ("--out", tmp_path / "p.png")
     refused(run("reconstruct", tmp_path / "none", data, *out), "does not exist")
-    refused(run("knn", tmp_path, data), "has its run saved weights yet?")
+    refused(run("knn", tmp_path, data), "give a run folder whose run has saved weights")
     cut = tmp_path / "cut.safetensors"
     weights = (finished / "model.safetensors").read_bytes()
     cut.write_bytes(weights[: len(weights) // 2])

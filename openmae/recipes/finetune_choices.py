@@ -1,7 +1,6 @@
 """What `finetune` chooses where the user left a setting open: the paper's values, or such as fit the data."""
 
 import math
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,12 +12,21 @@ from openmae.data.statistics import Statistics
 from openmae.data.tasks import Task
 from openmae.errors import UserError
 from openmae.model import ViT
-from openmae.recipes.choices import choose_precision, shown
+from openmae.recipes.choices import (
+    ABOVE_0,
+    BELOW_1,
+    FROM_0,
+    SEED,
+    SHARE,
+    Bounds,
+    Values,
+    check,
+    choose_precision,
+    fill,
+)
 
 if TYPE_CHECKING:
     from openmae.recipes.finetune import Finetune
-
-Values = dict[str, tuple[Any, str]]  # of each setting: what it is set to, and why
 
 _SCRATCH = {  # Table 11
     "batch_size": 4096,
@@ -85,17 +93,8 @@ def choose(
     values |= _impossible(statistics, task)
     if settings.optimizer == "lars":
         values |= {"weight_decay": (0.0, "LARS takes none"), "layer_decay": (1.0, "LARS takes none")}
-    chosen: dict[str, Any] = {}
-    reasons: list[str] = []
-    for name, (value, reason) in values.items():
-        if getattr(settings, name) is None:
-            chosen[name] = value
-            reasons.append(f"  --{name.replace('_', '-')} {shown(value)}: {reason}")
-    if settings.precision == "auto":
-        chosen["precision"], why = choose_precision(device)
-        reasons.append(f"  --precision {chosen['precision']}: {why}")
-    console.print("Chosen for you (any flag overrides):\n" + "\n".join(reasons), soft_wrap=True)
-    result = replace(settings, **chosen)
+    values["precision"] = choose_precision(device)
+    result = fill(settings, values, console)
     if (
         (result.mixup or result.cutmix)
         and result.batch_size != result.micro_batch
@@ -168,44 +167,24 @@ def _impossible(statistics: Statistics, task: Task) -> Values:
     return values
 
 
+_BOUNDS: Bounds = {
+    **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad"), ABOVE_0),
+    **dict.fromkeys(("warmup_epochs", "weight_decay", "evaluations", "checkpoint_minutes", "mixup", "cutmix"), FROM_0),
+    **dict.fromkeys(("max_broken", "random_erase"), SHARE),
+    **dict.fromkeys(("drop_path", "ema_decay", "label_smoothing"), BELOW_1),
+    "layer_decay": (lambda n: 0 < n <= 1, "give a number above 0 and up to 1"),
+    "ra_magnitude": (lambda n: 0 <= n <= 10, "give a number from 0 to 10"),
+    "crop_scale": (lambda pair: 0 < pair[0] <= pair[1] <= 1, "give two ascending numbers above 0 and up to 1"),
+    "seed": SEED,
+    "blocks": (
+        lambda text: all(part in ("all", "0.5") or part.isdecimal() for part in text.split(",")),
+        "give all, a whole number, or 0.5; several with commas between them",
+    ),
+}
+
+
 def check_ranges(settings: "Finetune") -> None:
     """Raises UserError for a number out of its range; settings left open pass."""
-
-    def refuse(name: str, advice: str) -> None:
-        raise UserError(f"--{name.replace('_', '-')} is {shown(getattr(settings, name))}: {advice}")
-
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            refuse(field.name, "give a finite number")
-    bounds: dict[str, tuple[Any, str]] = {
-        **dict.fromkeys(
-            ("batch_size", "micro_batch", "epochs", "blr", "clip_grad", "layer_decay"),
-            (lambda n: n > 0, "give a number above 0"),
-        ),
-        **dict.fromkeys(
-            ("warmup_epochs", "weight_decay", "evaluations", "checkpoint_minutes", "seed", "mixup", "cutmix"),
-            (lambda n: n >= 0, "give 0 or more"),
-        ),
-        **dict.fromkeys(("max_broken", "random_erase"), (lambda n: 0 <= n <= 1, "give a share from 0 to 1")),
-        **dict.fromkeys(
-            ("drop_path", "ema_decay", "label_smoothing"), (lambda n: 0 <= n < 1, "give a number from 0 and below 1")
-        ),
-        "ra_magnitude": (lambda n: 0 <= n <= 10, "give a number from 0 to 10"),
-        "crop_scale": (lambda pair: 0 < pair[0] <= pair[1] <= 1, "give two ascending numbers above 0 and up to 1"),
-    }
-    for name, (is_fine, advice) in bounds.items():
-        if (value := getattr(settings, name)) is not None and not is_fine(value):
-            refuse(name, advice)
-    if settings.layer_decay is not None and settings.layer_decay > 1:
-        refuse("layer_decay", "give a number above 0 and up to 1")
+    check(settings, _BOUNDS)
     if settings.optimizer == "lars" and (settings.weight_decay or settings.layer_decay not in (None, 1.0)):
         raise UserError("--optimizer lars takes neither --weight-decay nor --layer-decay: leave them out, or use adamw")
-    if settings.seed >= 2**63:
-        refuse("seed", "give a number below 2**63")
-    if settings.epochs is not None and settings.warmup_epochs is not None and settings.warmup_epochs >= settings.epochs:
-        refuse("warmup_epochs", f"it is not below --epochs {settings.epochs:g}, so lower it")
-    for part in settings.blocks.split(","):
-        if part != "all" and part != "0.5" and not part.isdecimal():
-            refuse("blocks", "give all, a whole number, or 0.5; several with commas between them")

@@ -35,9 +35,10 @@ from openmae.errors import Interrupted, UserError
 from openmae.masking import Masking
 from openmae.model import MaskedAutoencoder, create_model, patchify
 from openmae.recipes.broken import BrokenFiles
-from openmae.recipes.choices import Sides, check_ranges, choose, pair, stored
+from openmae.recipes.choices import Recipe, Sides, pair, stored
 from openmae.recipes.machine import Device, check_room, choose_device, make_console, room_on_disk, workers_for
 from openmae.recipes.panel import draw_panel
+from openmae.recipes.pretrain_choices import check_ranges, choose
 from openmae.report.page import write_report
 from openmae.targets import PCA
 from openmae.train.checkpoint import write_file
@@ -73,6 +74,9 @@ class Pretrain:
     """Run folder to write: config, metrics, checkpoints, pictures, weights, report."""
     resume: bool = False
     """Take DATA and all settings from the run in --out and go on with it."""
+    recipe: Recipe = "auto"
+    """What is left open below: auto chooses it from the number of images, their size and the machine; paper takes the
+    paper's (Table 8), made for a million photographs."""
 
     model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"] | None = None
     """Encoder. Default: vit_base on a GPU, vit_tiny on a CPU."""

@@ -1,0 +1,288 @@
+"""One fine-tuning run, everything chosen and opened: its batches, its loss, its figures, its weights."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+
+from openmae.data.augment import Finish
+from openmae.data.memory import in_memory
+from openmae.data.mixing import Mixing
+from openmae.data.order import generator
+from openmae.data.source import Source
+from openmae.data.statistics import Statistics
+from openmae.data.stream import Batch, Stream
+from openmae.data.tasks import Answers
+from openmae.data.views import Augmentation
+from openmae.errors import Interrupted
+from openmae.evaluate.features import centred_images
+from openmae.evaluate.predict import SHARES, measure, predict
+from openmae.heads import Classifier
+from openmae.model import ViT
+from openmae.recipes.broken import BrokenFiles
+from openmae.recipes.choices import pair
+from openmae.report.page import write_report
+from openmae.train.checkpoint import write_file
+from openmae.train.loop import Plan, fit
+from openmae.train.optimizers import adamw, averaged, keep_average, lars, layer_scale, warmup_cosine
+from openmae.train.run import RunFolder
+from openmae.weights import model_json, serialize
+
+if TYPE_CHECKING:
+    from openmae.recipes.finetune import Finetune
+
+MOST_VALIDATED = 256  # images at once
+
+
+@dataclass(frozen=True)
+class Start:
+    """What training begins with."""
+
+    encoder: ViT
+    statistics: Statistics
+    target: str | None
+    """What the pre-training predicted; None for fresh weights."""
+    provenance: dict[str, Any] | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, everything chosen and opened."""
+
+    settings: "Finetune"
+    folder: RunFolder
+    model: Classifier
+    start: Start
+    train_images: Source
+    val_images: Source
+    right: Answers
+    asked: Answers
+    workers: int
+    device: torch.device
+    console: Console
+
+    def train(self) -> dict[str, float]:
+        """Trains to the end and gives the final figures."""
+        settings, model = self.settings, self.model
+        assert settings.batch_size is not None
+        assert settings.epochs is not None
+        assert settings.blr is not None
+        steps = steps_of(settings, len(self.train_images))
+        optimizer = self._optimizer()
+        warmup = steps * (settings.warmup_epochs or 0.0) / settings.epochs
+        lr = settings.blr * settings.batch_size / 256
+        plan = Plan(
+            steps,
+            settings.batch_size,
+            lambda step: warmup_cosine(step, steps, warmup, lr),
+            settings.clip_grad,
+            settings.checkpoint_minutes * 60,
+            log_every=max(1, min(50, steps // 200)),
+        )
+        broken = BrokenFiles(self.train_images, self.folder, settings.max_broken)
+        stream = self._stream(steps)
+        val, val_pixels = in_memory(
+            self.val_images, self.start.statistics.pixels, pair(settings.img_size), self.workers
+        )
+        judged = replace(centred_images(model.encoder, self.start.statistics, val), pixels=val_pixels)
+        figures: dict[str, float] = {}
+
+        def validate(step: int) -> dict[str, Any]:
+            with averaged(optimizer):
+                scores, indices = predict(
+                    model, self.start.statistics, judged, self.device, self.workers, MOST_VALIDATED
+                )
+                self._save(step)
+            figures.clear()
+            figures.update(measure(self._in_units(scores), replace(self.asked, values=self.asked.values[indices])))
+            return {("eval/" if name in SHARES else "val_") + name: value for name, value in figures.items()}
+
+        def batches_from(step: int) -> Iterator[Batch]:
+            assert settings.micro_batch is not None
+            return broken.watch(
+                stream.batches(step, settings.micro_batch, self.workers, pin=self.device.type == "cuda")
+            )
+
+        count = max(1, settings.evaluations)
+        ends = {max(1, round(steps * i / count)) for i in range(1, count + 1)}
+        try:
+            fit(
+                model,
+                self._loss(stream),
+                batches_from,
+                optimizer,
+                self.folder,
+                plan,
+                device=self.device,
+                precision="bf16" if settings.precision == "bf16" else "fp32",
+                console=self.console,
+                name_of=self.train_images.name,
+                after={step: partial(validate, step) for step in ends},
+            )
+        except Interrupted as stopped:
+            with averaged(optimizer):
+                self._save(stopped.step or 0)
+            write_report(self.folder.path)
+            raise Interrupted(f"{stopped}; the same command goes on from there", stopped.step) from None
+        if not figures:  # the run had ended before
+            validate(steps)
+        self.console.print(f"On the val images: {said(figures)}")
+        write_report(self.folder.path)
+        return figures
+
+    def _stream(self, steps: int) -> Stream:
+        settings = self.settings
+        assert settings.batch_size is not None
+        statistics = self.start.statistics
+        assert settings.crop_scale is not None
+        images = self.train_images
+        if settings.balance == "sampling":
+            images = images.take(_balanced(self.right, settings.seed))
+        loaded, pixels = in_memory(images, statistics.pixels, pair(settings.img_size), self.workers)
+        return Stream(
+            loaded,
+            pixels,
+            pair(settings.img_size),
+            (self.model.encoder.patch_size[0], self.model.encoder.patch_size[1]),
+            Augmentation(settings.crop_scale, settings.hflip),
+            None,
+            settings.batch_size,
+            steps,
+            settings.seed,
+            finish=Finish(statistics, settings.ra_magnitude or 0.0, settings.random_erase or 0.0),
+            noise=2 * self.model.encoder.depth if settings.drop_path else 0,
+        )
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        optimizer: torch.optim.Optimizer
+        if settings.optimizer == "lars":
+            optimizer = lars(self.model)
+        else:
+            scale = layer_scale(settings.layer_decay or 1.0, self.model.encoder.depth)
+            betas = (0.9, 0.95) if self.start.target is None else (0.9, 0.999)
+            optimizer = adamw(self.model, betas, settings.weight_decay or 0.0, scale)
+        if settings.ema_decay:
+            keep_average(optimizer, settings.ema_decay)
+        return optimizer
+
+    def _loss(self, stream: Stream) -> Callable[[Classifier, Batch], Tensor]:
+        """The mean loss of a batch."""
+        settings, right = self.settings, self.right
+        values = torch.from_numpy(right.values)
+        if settings.balance == "sampling":
+            values = values[torch.from_numpy(_balanced(right, settings.seed))]
+        values = values.to(self.device)
+        mixing = Mixing(settings.mixup or 0.0, settings.cutmix or 0.0)
+        weights = _class_weights(right) if settings.balance == "weights" else None
+        weights = None if weights is None else weights.to(self.device)
+        shift, scale = (torch.tensor(number, device=self.device) for number in self._unit())
+        classes = len(right.names)
+
+        def loss_of(model: Classifier, batch: Batch) -> Tensor:
+            images = self.start.statistics.normalize(batch.images)
+            wanted = values[batch.indices.to(self.device)]
+            if right.task == "classification":
+                wanted = F.one_hot(wanted, classes).float()
+            step, place = divmod(batch.start, stream.batch_size)
+            images, wanted = mixing(images, wanted, settings.seed, step, place)
+            scores = model(images, batch.noise if settings.drop_path else None).float()
+            if right.task == "regression":
+                return F.mse_loss(scores, (wanted - shift) / scale)
+            if right.task == "multi-label":
+                return F.binary_cross_entropy_with_logits(scores, wanted, pos_weight=weights)
+            return F.cross_entropy(scores, wanted, weights, label_smoothing=settings.label_smoothing or 0.0)
+
+        return loss_of
+
+    def _unit(self) -> tuple[float, float]:
+        """(mean, standard deviation) of the numbers of a regression, which the model learns in that unit."""
+        if self.right.task != "regression":
+            return 0.0, 1.0
+        return float(self.right.values.mean()), float(self.right.values.std()) or 1.0
+
+    def _in_units(self, scores: Tensor) -> Tensor:
+        shift, scale = self._unit()
+        return scores * scale + shift
+
+    def _save(self, step: int) -> None:
+        """model.safetensors and model.json of the run, each complete or as it was before."""
+        settings = self.settings
+        provenance = {
+            "job": "finetune",
+            "data": settings.data,
+            "step": step,
+            "seed": settings.seed,
+            "model": settings.model,
+            "pre-training": self.start.provenance,
+        }
+        head = self.model.head
+        shift, scale = self._unit()
+        with torch.no_grad():  # a regression's head is saved for the labels' own unit
+            weight, bias = head.weight.clone(), head.bias.clone()
+            head.weight.mul_(scale)
+            head.bias.mul_(scale).add_(shift)
+            info = model_json(
+                self.model,
+                self.start.statistics,
+                provenance,
+                task=self.right.task,
+                class_names=self.right.names,
+                licence=self.start.licence,
+            )
+            data = serialize(self.model, info)
+            head.weight.copy_(weight)
+            head.bias.copy_(bias)
+        write_file(self.folder.path / "model.safetensors", data)
+        write_file(self.folder.path / "model.json", json.dumps(info, indent=1).encode())
+
+
+def said(figures: dict[str, float]) -> str:
+    """top-1 93.2%, top-5 99.0%; or mean average precision, or R2, and the mean error."""
+    names = {
+        "top1": "top-1 {:.2%}",
+        "top5": "top-5 {:.2%}",
+        "mean_ap": "mean average precision {:.2%}",
+        "r2": "R² {:.4f}",
+        "mae": "mean absolute error {:.4g}",
+        "rmse": "root mean squared error {:.4g}",
+    }
+    return ", ".join(text.format(figures[name]) for name, text in names.items() if name in figures)
+
+
+def steps_of(settings: "Finetune", images: int) -> int:
+    """Optimizer steps of resolved settings."""
+    assert settings.epochs is not None
+    assert settings.batch_size is not None
+    return max(1, round(settings.epochs * images / settings.batch_size))
+
+
+def _balanced(right: Answers, seed: int) -> NDArray[np.int64]:
+    """Indices of as many images of each class as the largest has, those of smaller ones several times."""
+    classes, counts = np.unique(right.values, return_counts=True)
+    most = int(counts.max())
+    parts = []
+    for label in classes.tolist():
+        members = generator(seed, "split", index=label, view=2).permutation(np.flatnonzero(right.values == label))
+        parts.append(np.resize(members, most))
+    return np.concatenate(parts).astype(np.int64)
+
+
+def _class_weights(right: Answers) -> Tensor:
+    """(K,) one over the size of the class, of mean 1 over the images; of labels, the images without over those with."""
+    values = right.values
+    if right.task == "multi-label":
+        having = values.sum(axis=0)
+        return torch.from_numpy((len(values) - having) / np.maximum(having, 1)).float()
+    counts = np.bincount(values, minlength=len(right.names))
+    present = counts > 0
+    return torch.from_numpy(np.where(present, len(values) / (present.sum() * np.maximum(counts, 1)), 0.0)).float()
