@@ -124,6 +124,12 @@ def test_a_class_in_val_alone(tmp_path: Path) -> None:
         split_for(data, None, seed=0)
 
 
+def test_a_class_that_nothing_could_judge(tmp_path: Path) -> None:
+    data = table(tmp_path, ["a", "b", "c", "a", "b"], ["train", "train", "train", "val", "val"])
+    with pytest.raises(UserError, match="no image of the class c, so nothing could judge it: add some"):
+        split_for(data, None, seed=0)
+
+
 # ---------------------------------------------------------------- fewer labels
 
 

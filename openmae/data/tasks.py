@@ -67,8 +67,7 @@ def answers(source: Source, task: Task, names: Sequence[str] | None = None) -> A
                 row[position[part]] = 1
         return Answers(task, tuple(known), hot[labels])
     position = {name: number for number, name in enumerate(texts if names is None else names)}
-    occurring = {texts[label] for label in np.unique(labels)}
-    if unknown := occurring - position.keys():
+    if unknown := {*_occurring(source)} - position.keys():
         raise UserError(_unknown(source, unknown, list(position)))
     numbers = np.array([position.get(text, -1) for text in texts], np.int64)
     return Answers(task, tuple(position), numbers[labels])
@@ -78,12 +77,19 @@ def split_for(data: str, task: Task | None, seed: int) -> tuple[Task, Source, So
     """(task, train, val) of labelled DATA; task None: as the labels say.
 
     Without splits a fifth is held out by the seed: of each class, or of all images where there are no classes.
-    Raises UserError where labels are missing or do not fit the task, a split is missing, or a class is in val alone.
+    Raises UserError where labels are missing or do not fit the task, or a class is in one of the splits alone.
     """
     if has_splits(data):
         train, val = open_source(data, "train"), open_source(data, "val")
         task = task or task_of(train)
-        return (task, *labelled_splits(data, seed)) if task == "classification" else (task, train, val)
+        if task == "classification":
+            train, val = labelled_splits(data, seed)
+            if missing := {*_occurring(train)} - {*_occurring(val)}:
+                raise UserError(
+                    f"{val.location} has no image of the class{'es' if len(missing) > 1 else ''} "
+                    f"{_some(sorted(missing))}, so nothing could judge it: add some, or take the class out of train"
+                )
+        return task, train, val
     everything = open_source(data)
     task = task or task_of(everything)
     if task == "classification":
@@ -126,6 +132,10 @@ def _asked(wanted: str) -> tuple[float, int | None]:
     except ValueError:
         pass
     raise UserError(f"--labels is '{wanted}': give a share such as 10%, or a number such as 20-per-class")
+
+
+def _occurring(source: Source) -> list[str]:
+    return [source.class_names[label] for label in np.unique(source.labels)]
 
 
 def _parts(text: str) -> list[str]:

@@ -1,0 +1,140 @@
+"""What is chosen where a setting was left open: the paper's tables, and what fits small data."""
+
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from openmae.data.decode import PixelFormat
+from openmae.data.mixing import GROUP
+from openmae.data.statistics import Statistics, Survey
+from openmae.model import create_model
+from openmae.recipes import finetune_choices, pretrain_choices
+from openmae.recipes.finetune import Finetune
+from openmae.recipes.pretrain import Pretrain
+
+STATISTICS = Statistics((0.5,) * 3, (0.2,) * 3, PixelFormat())
+CPU = torch.device("cpu")
+GPU = torch.device("cuda")  # named only
+QUIET = Console(quiet=True)
+
+
+def look(side: int = 256) -> Survey:
+    return Survey(STATISTICS, (side, side), {0: (side, side)}, {3: 1}, "most have 3", 1, ())
+
+
+def pretraining(images: int, device: torch.device = CPU, side: int = 256, **given_: object) -> Pretrain:
+    settings = Pretrain("data", Path("out"), precision="fp32", **given_)  # type: ignore[arg-type]
+    return pretrain_choices.choose(settings, look(side), images, device, QUIET)
+
+
+def finetuning(
+    images: int = 50_000, model: str = "vit_base", target: str | None = "norm_pix", **given_: object
+) -> Finetune:
+    settings = Finetune("model", "data", Path("out"), precision="fp32", **given_)  # type: ignore[arg-type]
+    with torch.device("meta"):
+        encoder = create_model(model).encoder
+    return finetune_choices.choose(settings, encoder, STATISTICS, target, "classification", images, CPU, QUIET)
+
+
+def test_the_papers_pre_training_is_table_8() -> None:
+    found = pretraining(1_281_167, recipe="paper")
+    assert (found.model, found.img_size, found.patch_size) == ("vit_base", 224, 16)
+    assert (found.epochs, found.warmup_epochs, found.batch_size, found.blr) == (800, 40, 4096, 1.5e-4)
+    assert (found.weight_decay, found.mask_ratio, found.crop_scale) == (0.05, 0.75, (0.2, 1.0))
+    assert (found.decoder_embed_dim, found.decoder_depth, found.decoder_num_heads) == (512, 8, 16)
+    assert pretraining(10, recipe="paper", model="vit_huge").patch_size == 14
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "expected"),
+    [
+        ("vit_base", "norm_pix", {"blr": 5e-4, "layer_decay": 0.65, "epochs": 100, "drop_path": 0.1}),
+        ("vit_base", "pixel", {"blr": 1e-3, "layer_decay": 0.75, "epochs": 100, "drop_path": 0.1}),
+        ("vit_large", "norm_pix", {"blr": 1e-3, "layer_decay": 0.75, "epochs": 50, "drop_path": 0.2}),
+        ("vit_huge", "norm_pix", {"blr": 1e-3, "layer_decay": 0.75, "epochs": 50, "drop_path": 0.3}),
+    ],
+)
+def test_the_papers_fine_tuning_is_table_9(model: str, target: str, expected: dict[str, float]) -> None:
+    found = finetuning(model=model, target=target, recipe="paper")
+    assert {name: getattr(found, name) for name in expected} == expected
+    common = {"batch_size": 1024, "weight_decay": 0.05, "warmup_epochs": 5, "ra_magnitude": 9, "random_erase": 0.25}
+    common |= {"mixup": 0.8, "cutmix": 1, "label_smoothing": 0.1, "ema_decay": 0, "pool": "mean"}
+    assert {name: getattr(found, name) for name in common} == common
+
+
+@pytest.mark.parametrize(("model", "epochs", "drop_path"), [("vit_base", 300, 0.1), ("vit_large", 200, 0.2)])
+def test_the_papers_training_from_scratch_is_table_11(model: str, epochs: int, drop_path: float) -> None:
+    found = finetuning(model=model, target=None, recipe="paper", from_scratch=True)
+    assert (found.epochs, found.drop_path, found.warmup_epochs) == (epochs, drop_path, 20)
+    assert (found.blr, found.weight_decay, found.batch_size, found.layer_decay) == (1e-4, 0.3, 4096, 1)
+    assert (found.random_erase, found.ema_decay, found.ra_magnitude) == (0, 0.9999, 9)
+    assert (found.mixup, found.cutmix, found.label_smoothing) == (0.8, 1, 0.1)
+
+
+@given(st.integers(1, 3_000_000), st.integers(8, 3000), st.sampled_from([CPU, GPU]))
+def test_what_is_chosen_can_be_trained(images: int, side: int, device: torch.device) -> None:
+    found = pretraining(images, device, side)
+    assert found.batch_size is not None
+    assert found.micro_batch is not None
+    assert found.epochs is not None
+    assert found.warmup_epochs is not None
+    assert 32 <= found.batch_size <= 4096
+    assert found.micro_batch <= found.batch_size
+    assert 0 < found.warmup_epochs < found.epochs
+    assert isinstance(found.img_size, int)
+    assert isinstance(found.patch_size, int)
+    assert found.img_size % found.patch_size == 0
+    assert found.img_size // found.patch_size >= 2
+    pretrain_choices.check_ranges(found)
+    tuned = finetuning(images)
+    finetune_choices.check_ranges(tuned)
+    assert tuned.batch_size is not None
+    assert tuned.micro_batch is not None
+    assert tuned.micro_batch in (tuned.batch_size,) or tuned.micro_batch % GROUP == 0
+
+
+@given(st.integers(1, 1_000_000), st.integers(1, 1_000_000))
+def test_more_images_are_seen_no_more_often_each(fewer: int, more: int) -> None:
+    fewer, more = sorted((fewer, more))
+    for device in (CPU, GPU):
+        assert (pretraining(fewer, device).epochs or 0) >= (pretraining(more, device).epochs or 0)
+        assert (pretraining(fewer, device).batch_size or 0) <= (pretraining(more, device).batch_size or 0)
+    assert (finetuning(fewer).epochs or 0) >= (finetuning(more).epochs or 0)
+
+
+def test_what_was_given_is_kept() -> None:
+    given_ = {"epochs": 7.0, "batch_size": 96, "blr": 0.5, "warmup_epochs": 1.0, "micro_batch": 32}
+    for recipe in ("auto", "paper"):
+        for found in (pretraining(1000, recipe=recipe, **given_), finetuning(1000, recipe=recipe, **given_)):
+            assert {name: getattr(found, name) for name in given_} == given_
+
+
+def test_what_images_and_labels_rule_out() -> None:
+    deep = Statistics((0.5,), (0.2,), PixelFormat(1, None, "uint16"))
+    with torch.device("meta"):
+        encoder = create_model("vit_tiny", in_chans=1).encoder
+    settings = Finetune("model", "data", Path("out"), precision="fp32")
+    found = finetune_choices.choose(settings, encoder, deep, "norm_pix", "regression", 100, CPU, QUIET)
+    assert (found.ra_magnitude, found.mixup, found.cutmix, found.label_smoothing) == (0, 0, 0, 0)
+    several = finetune_choices.choose(settings, encoder, STATISTICS, "norm_pix", "multi-label", 100, CPU, QUIET)
+    assert (several.ra_magnitude, several.mixup, several.label_smoothing) == (9, 0.8, 0)
+
+
+def test_each_choice_is_printed_with_its_reason() -> None:
+    shown = StringIO()
+    settings = Finetune("model", "data", Path("out"), precision="fp32", epochs=3)
+    encoder = create_model("vit_tiny", img_size=32, patch_size=8, depth=1).encoder
+    console = Console(file=shown, width=10_000)
+    found = finetune_choices.choose(settings, encoder, STATISTICS, None, "classification", 999, CPU, console)
+    lines = shown.getvalue().splitlines()
+    flags = [line.split(":")[0] for line in lines[1:]]
+    open_before = [name for name in vars(found) if getattr(settings, name) is None and name not in ("labels", "task", "workers")]
+    assert {flag.split()[0] for flag in flags} == {f"--{n.replace('_', '-')}" for n in open_before} - {"--clip-grad"}
+    assert all(line.split(": ", 1)[1] for line in lines[1:])
+    assert replace(found, **{name: getattr(settings, name) for name in open_before}) == settings
