@@ -1,0 +1,134 @@
+"""Which vectors lie close together: nearest ones, near-duplicates, outliers; exact, and never n x n at once.
+
+Similarity is the cosine, -1 to 1. Shapes: n vectors, D their width, Q queries, k neighbours, p pairs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+BLOCK = 2048  # rows and columns of the similarities that are computed at once
+ROUNDING = 1e-6  # of a similarity in float32, so that copies count as 1
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The closest pairs, closest first: similarity (p,), and the two vectors' numbers, first (p,) < second (p,).
+
+    total: how many pairs there are, of which p may be fewer.
+    """
+
+    similarity: NDArray[np.float32]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    total: int
+
+    def closest(self, most: int) -> "Pairs":
+        """The `most` closest of these, ties in the order of their numbers."""
+        order = np.lexsort((self.second, self.first, -self.similarity))[:most]
+        return Pairs(self.similarity[order], self.first[order], self.second[order], self.total)
+
+
+def nearest(
+    queries: NDArray[np.float32], chunks: Iterable[NDArray[np.float32]], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """(similarity (Q, k), number (Q, k)) of the k vectors that are nearest to each query (Q, D), nearest first.
+
+    chunks: the vectors, some (m, D) at a time, numbered from 0 on. k is cut to their number.
+    """
+    wanted = _unit(queries)
+    best, numbers = torch.empty(len(wanted), 0), torch.empty(len(wanted), 0, dtype=torch.long)
+    seen = 0
+    for chunk in chunks:
+        found = wanted @ _unit(chunk).T
+        places = torch.arange(seen, seen + len(chunk)).expand(len(wanted), -1)
+        best, numbers = _merged(best, numbers, found, places, k)
+        seen += len(chunk)
+    return best.clamp(-1, 1).numpy(), numbers.numpy()
+
+
+def near_duplicates(
+    vectors: NDArray[np.float32],
+    threshold: float,
+    most: int,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Pairs:
+    """Pairs of vectors (n, D) of at least this similarity, all of them counted, the `most` closest given.
+
+    progress: told how many of the vectors are compared with all that come after them.
+    """
+    unit = _unit(vectors)
+    found = Pairs(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64), 0)
+    for rows, columns in _blocks(len(unit), above=True):
+        similar = unit[rows.start : rows.stop].to(device) @ unit[columns.start : columns.stop].to(device).T
+        is_pair = similar >= threshold - ROUNDING
+        if rows == columns:
+            is_pair = is_pair.triu(1)
+        if is_pair.any():
+            first, second = (part.cpu().numpy() for part in is_pair.nonzero(as_tuple=True))
+            values = similar[is_pair].clamp(-1, 1).cpu().numpy()
+            found = Pairs(
+                np.concatenate([found.similarity, values]),
+                np.concatenate([found.first, first + rows.start]),
+                np.concatenate([found.second, second + columns.start]),
+                found.total + len(values),
+            )
+            if len(found.similarity) > 2 * most:
+                found = found.closest(most)
+        if columns.stop == len(unit):
+            progress(rows.stop)
+    return found.closest(most)
+
+
+def mean_similarity(
+    vectors: NDArray[np.float32],
+    k: int,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda done: None,
+) -> NDArray[np.float32]:
+    """(n,): of each vector (n, D), the mean similarity to the k others that are nearest; k is cut to n - 1.
+
+    Raises ValueError where there is no other.
+    """
+    if len(vectors) < 2:
+        raise ValueError("one vector has no neighbours")
+    k = min(k, len(vectors) - 1)
+    unit = _unit(vectors)
+    means: list[Tensor] = []
+    best = torch.empty(0)
+    for rows, columns in _blocks(len(unit), above=False):
+        if columns.start == 0:
+            best = torch.empty(len(rows), 0, device=device)
+        similar = unit[rows.start : rows.stop].to(device) @ unit[columns.start : columns.stop].to(device).T
+        if rows == columns:
+            similar.fill_diagonal_(-torch.inf)  # no neighbour of itself
+        together = torch.cat([best, similar], dim=1)
+        best = together.topk(min(k, together.shape[1]), dim=1).values
+        if columns.stop == len(unit):
+            means.append(best.clamp(-1, 1).mean(dim=1).cpu())
+            progress(rows.stop)
+    return torch.cat(means).numpy()
+
+
+def _unit(vectors: NDArray[np.float32]) -> Tensor:
+    return F.normalize(torch.tensor(vectors), dim=1)
+
+
+def _merged(best: Tensor, numbers: Tensor, found: Tensor, places: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of both, the earlier ones first where they are alike."""
+    values, order = torch.cat([best, found], dim=1).sort(dim=1, descending=True, stable=True)
+    return values[:, :k], torch.cat([numbers, places], dim=1).gather(1, order[:, :k])
+
+
+def _blocks(count: int, above: bool) -> Iterator[tuple[range, range]]:
+    """(rows, columns) that cover count x count, row by row; those on and above the diagonal alone."""
+    spans = [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+    for at, rows in enumerate(spans):
+        for columns in spans[at if above else 0 :]:
+            yield rows, columns

@@ -1,0 +1,163 @@
+"""The finished table of features: `.parquet`, or `.npy` with a `.csv` and a `.json` beside it; writing and reading."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from openmae.errors import UserError
+
+_KEY = b"openmae"  # of the parquet schema's metadata
+ROWS = 4096  # of a row group, and of what is read at once
+
+Rows = Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
+"""Indices (m,) of images and their vectors (m, D), some at a time."""
+
+
+def require_writer(out: Path) -> None:
+    """Raises UserError where nothing here can write such a file."""
+    if out.suffix.lower() == ".parquet":
+        _pyarrow()
+
+
+def companions(out: Path) -> list[Path]:
+    """The files that come beside the features."""
+    return [] if out.suffix.lower() == ".parquet" else [out.with_suffix(".csv"), out.with_suffix(".json")]
+
+
+def write_features(
+    out: Path,
+    aside: Path,
+    about: dict[str, Any],
+    count: int,
+    width: int,
+    rows: Rows,
+    describe: Callable[[int], tuple[str, str | None]],
+) -> None:
+    """Writes all of it in the folder `aside`, then moves it to its place: `out`, the last to come, is whole or absent.
+
+    about: what the features are. count, width: of all vectors. describe: the path and the label of image `index`.
+    Raises OSError.
+    """
+    if out.suffix.lower() == ".parquet":
+        with _synced(aside / out.name) as file:
+            _write_parquet(file, about, width, rows, describe)
+        (aside / out.name).replace(out)
+        return
+    table, description = companions(out)
+    with _synced(aside / out.name) as file, _synced(aside / table.name) as second:
+        text = io.TextIOWrapper(second, encoding="utf-8", newline="", write_through=True)
+        writer = csv.writer(text)
+        writer.writerow(("path", "label"))
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
+        npy_format.write_array_header_1_0(file, header)
+        for indices, vectors in rows:
+            file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
+            writer.writerows(describe(index) for index in indices.tolist())
+        text.flush()
+        text.detach()
+    with _synced(aside / description.name) as file:
+        file.write(json.dumps(about, indent=1).encode())
+    for done in (table, description, out):
+        (aside / done.name).replace(done)
+
+
+def read_about(out: Path) -> dict[str, Any]:
+    """What the features in a file are. Raises UserError where it is none that `openmae embed` wrote."""
+    found: Any = None
+    if out.suffix.lower() == ".parquet":
+        _, parquet = _pyarrow()
+        try:
+            found = json.loads((parquet.read_schema(out).metadata or {}).get(_KEY, b"null"))
+        except (OSError, ValueError):  # pyarrow's own errors are of these kinds
+            found = None
+    else:
+        description = companions(out)[1]
+        try:
+            found = json.loads(description.read_bytes()) if description.exists() else None
+        except ValueError:
+            found = None
+    if not isinstance(found, dict) or "encoder" not in found:
+        raise UserError(f"{out} exists and was not written by openmae embed: choose another --out, or move it away")
+    return found
+
+
+def read_vectors(out: Path) -> Iterator[NDArray[np.float32]]:
+    """The vectors (m, D), some at a time, in the order of the file. Raises UserError where it is damaged."""
+    try:
+        if out.suffix.lower() == ".parquet":
+            _, parquet = _pyarrow()
+            with parquet.ParquetFile(out) as file:
+                width = file.schema_arrow.field("vector").type.list_size
+                for batch in file.iter_batches(ROWS, columns=["vector"]):
+                    yield batch.column(0).flatten().to_numpy().reshape(-1, width)
+        else:
+            stored = np.load(out, mmap_mode="r")
+            for start in range(0, len(stored), ROWS):
+                yield np.array(stored[start : start + ROWS])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{out} is damaged ({error}): delete it, and embed again") from error
+
+
+def _write_parquet(
+    file: IO[bytes],
+    about: dict[str, Any],
+    width: int,
+    rows: Rows,
+    describe: Callable[[int], tuple[str, str | None]],
+) -> None:
+    pyarrow, parquet = _pyarrow()
+    columns = [
+        ("path", pyarrow.string()),
+        ("label", pyarrow.string()),
+        ("vector", pyarrow.list_(pyarrow.float32(), width)),
+    ]
+    schema = pyarrow.schema(columns, {_KEY: json.dumps(about).encode()})
+    compression = {"path": "zstd", "label": "zstd", "vector.list.element": "none"}  # floats hardly shrink
+    with parquet.ParquetWriter(file, schema, compression=compression, use_dictionary=["label"]) as writer:
+        for indices, vectors in _grouped(rows, width):
+            said = [describe(index) for index in indices.tolist()]
+            arrays = [
+                pyarrow.array([path for path, _ in said], pyarrow.string()),
+                pyarrow.array([label for _, label in said], pyarrow.string()),
+                pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), width),
+            ]
+            writer.write_table(pyarrow.table(arrays, schema=schema))
+
+
+def _grouped(rows: Rows, width: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """The same, ROWS at a time, however they came."""
+    indices, vectors = np.empty(0, np.int64), np.empty((0, width), np.float32)
+    for more_indices, more_vectors in rows:
+        indices, vectors = np.concatenate([indices, more_indices]), np.concatenate([vectors, more_vectors])
+        while len(indices) >= ROWS:
+            yield indices[:ROWS], vectors[:ROWS]
+            indices, vectors = indices[ROWS:], vectors[ROWS:]
+    if len(indices):
+        yield indices, vectors
+
+
+@contextmanager
+def _synced(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is on the disk itself when it is closed."""
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError("writing .parquet needs pyarrow: pip install 'openmae[parquet]', or give a .npy") from error
+    return pyarrow, parquet
