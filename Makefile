@@ -31,6 +31,7 @@ format: .venv/ready
 	$(PYTHON) -c "import ensurepip" || (echo "this python3 cannot make environments: install python3-venv" && exit 1)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps imagecorruptions-imaug
 	touch $@
 
 clean:

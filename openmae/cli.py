@@ -1,8 +1,10 @@
 """The table of commands. `openmae --help` imports nothing heavy."""
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
+import io
 import os
 import sys
 import tomllib
@@ -15,9 +17,16 @@ from openmae.errors import Interrupted, UserError
 COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass, what it does)
     "quickstart": ("quickstart", "Quickstart", "pre-train on real images that come along, and show that it worked"),
     "pretrain": ("pretrain", "Pretrain", "pre-train on your images: openmae pretrain DATA --out RUN"),
+    "finetune": (
+        "finetune",
+        "Finetune",
+        "train an encoder on labels, all of it or its last blocks: MODEL DATA --out RUN",
+    ),
     "reconstruct": ("reconstruct", "Reconstruct", "masked | reconstruction | original: MODEL IMAGE... --out PNG"),
     "knn": ("knn", "Knn", "what the features know, by nearest neighbours: MODEL DATA"),
     "probe": ("probe", "Probe", "what the features know, by a linear classifier: MODEL DATA"),
+    "embed": ("embed", "Embed", "a vector for each image, and what is near what: MODEL DATA --out FILE.parquet"),
+    "evaluate": ("evaluate", "Evaluate", "how good a fine-tuned model is, class by class, and where it errs: MODEL DATA"),
     "stats": ("stats", "Stats", "mean, deviation and percentiles of your images: DATA"),
     "check": ("check", "Check", "broken files, odd sizes, duplicates, suspicious labels: DATA"),
     "pack": ("pack", "Pack", "write tar shards of smaller images, which load faster: DATA SHARDS"),
@@ -38,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(argv[0], argv[1:])
     except UserError as error:
-        print(f"openmae {argv[0]}: {error}.", file=sys.stderr)
+        end = "" if str(error).endswith(("?", ".")) else "."
+        print(f"openmae {argv[0]}: {error}{end}", file=sys.stderr)
         return 2
     except Interrupted as stopped:
         print(f"openmae {argv[0]}: {stopped}.", file=sys.stderr)
@@ -63,13 +73,26 @@ def _run(command: str, argv: list[str]) -> int:
     if command not in COMMANDS:
         raise UserError(f"there is no command '{command}'{_suggestion(command, list(COMMANDS))}: see openmae --help")
     module_name, class_name, _ = COMMANDS[command]
-    import tyro
-
     recipe = importlib.import_module(f"openmae.recipes.{module_name}")
     settings_type = getattr(recipe, class_name)
     argv = _with_config_file(argv, settings_type, getattr(recipe, "DERIVED", ()))
     _check_flags(argv, settings_type)
-    return recipe.run(tyro.cli(settings_type, args=argv, prog=f"openmae {command}")) or 0  # most return nothing
+    return recipe.run(_parsed(command, argv, settings_type)) or 0  # most return nothing
+
+
+def _parsed(command: str, argv: list[str], settings_type: type) -> Any:
+    """The settings that these words make. Raises UserError where they make none, SystemExit after --help."""
+    import tyro
+
+    from openmae.refusal import why_refused
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # its message is a box of our types
+            return tyro.cli(settings_type, args=argv, prog=f"openmae {command}")
+    except SystemExit as stopped:
+        if not stopped.code:
+            raise
+        raise UserError(why_refused(command, argv, settings_type)) from None
 
 
 def _with_config_file(argv: list[str], settings_type: type, derived: tuple[str, ...]) -> list[str]:

@@ -18,8 +18,9 @@ import openmae
 from openmae.cli import main
 from openmae.data.opening import labelled_splits
 from openmae.data.order import generator
-from openmae.evaluate.features import centred_images, pooled
-from openmae.evaluate.proof import evaluate, untrained_twin
+from openmae.data.tasks import answers
+from openmae.evaluate.features import centred_images, pooled, readouts
+from openmae.evaluate.proof import How, evaluate, untrained_twin
 from openmae.recipes import quickstart
 from openmae.train.run import RunFolder, read_metrics
 from openmae.weights import load_native
@@ -203,20 +204,11 @@ def test_evaluation_reads_its_labels_by_name(finished: Path, tmp_path: Path) -> 
                         place / f"{copy}.png"
                     )
     train, val = labelled_splits(str(tmp_path), 0)
-    found = evaluate(
-        load_native(finished),
-        train,
-        val,
-        "colours",
-        ["knn", "linear"],
-        ["raw pixels"],
-        pool="mean",
-        layer=None,
-        k=3,
-        device=torch.device("cpu"),
-        workers=0,
-        seed=0,
-    )
+    right = answers(train, "classification")
+    asked = answers(val, "classification", right.names)
+    loaded = load_native(finished)
+    how = How(["knn", "linear"], readouts(loaded.encoder, None, ["mean"]), k=3)
+    found = [e for e in evaluate(loaded, (train, val), (right, asked), "colours", how) if e.features == "raw pixels"]
     assert [e.top1 for e in found] == [1.0, 1.0]
 
 

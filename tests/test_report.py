@@ -13,9 +13,23 @@ import pytest
 import tomli_w
 from PIL import Image
 
+from openmae.data.channels import PixelFormat
+from openmae.data.header import Depth
+from openmae.data.opening import open_source
 from openmae.errors import UserError
+from openmae.evaluate.features import CentredImages
+from openmae.evaluate.metrics import calibration, calibration_error
 from openmae.report import curves
+from openmae.report.gallery import Group, Tile, gallery, view_tiles
 from openmae.report.page import MOST_BROKEN_FILES, MOST_EARLIER_PICTURES, write_report
+from openmae.report.result_pictures import (
+    MOST_NAMED,
+    confusion_picture,
+    corruptions_picture,
+    overview_picture,
+    reliability_picture,
+    scatter_picture,
+)
 
 NASTY = "<script>alert('x')</script>&\"quoted\".png"
 VOID = {"meta", "img"}
@@ -62,7 +76,7 @@ def a_line(step: int, **values: Any) -> dict[str, Any]:
     }
 
 
-def an_evaluation(kind: str, features: str, top1: float, **values: Any) -> dict[str, Any]:
+def an_evaluation(kind: str, features: str, top1: float | None, **values: Any) -> dict[str, Any]:
     numbers = {"train_images": 400, "val_images": 100, "classes": 20, "top5": None}
     return {
         "kind": kind,
@@ -246,6 +260,162 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evaluations\.json cannot be read"):
         write_report(run)
     assert not (run / "report.html").exists()
+
+
+# ---------------------------------------------------------------- classifiers, sweeps
+
+
+def a_classifier(tmp_path: Path, task: str = "classification", **provenance: Any) -> Path:
+    run = a_run(tmp_path, "classes")
+    info = {"kind": "classifier", "task": task, "class_names": ["a", "b", NASTY], "provenance": provenance}
+    (run / "model.json").write_text(json.dumps(info))
+    return run
+
+
+def test_a_fine_tuned_run_says_what_it_learnt_from_what_and_how_well(tmp_path: Path) -> None:
+    run = a_classifier(tmp_path, model="runs/first", **{"pre-training": {"job": "pretrain"}})
+    write_metrics(
+        run, [a_line(10, **{"eval/top1": 0.5, "val_loss": 2.0}), a_line(20, **{"eval/top1": 0.75}), a_line(30)]
+    )
+    page = page_of(run)
+    for said in ("classification, 3 classes", "Top-1 accuracy on val", "75.00%", "Began with", "runs/first"):
+        assert said in page.text
+    assert "ranks features poorly" not in page.text
+    assert "so the training loss may stay far above" in page.text
+
+
+@pytest.mark.parametrize(
+    ("task", "figures", "said"),
+    [
+        ("multi-label", {"eval/mean_ap": 0.5}, ("multi-label, 3 labels", "Mean average precision on val", "50.00%")),
+        ("regression", {"val_r2": 0.87654, "val_mae": 2.0}, ("regression", "R² on val", "0.8765")),
+    ],
+)
+def test_every_task_has_its_own_headline(
+    tmp_path: Path, task: str, figures: dict[str, float], said: tuple[str, ...]
+) -> None:
+    run = a_classifier(tmp_path, task, model="vit_tiny")
+    write_metrics(run, [a_line(10, **figures)])
+    page = page_of(run)
+    for words in (*said, "fresh weights"):
+        assert words in page.text
+
+
+def test_evaluations_of_every_task_and_the_rank_are_shown(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    entries = [
+        an_evaluation("knn", "pre-trained", None, task="multi-label", mean_ap=0.625, rankme=40.25),
+        an_evaluation("linear", "pre-trained", None, task="regression", r2=-0.25, classes=None, data="ages"),
+        an_evaluation("linear", "raw pixels", None, task="regression", data="nothing"),
+    ]
+    (run / "evaluations.json").write_text(json.dumps(entries))
+    text = page_of(run).text
+    for said in ("Mean average precision on flowers", "62.5%", "RankMe", "40.2", "R² on ages", "-0.250"):
+        assert said in text
+    assert "guessing" not in text
+    assert "nothing" not in text
+
+
+def test_val_figures_are_drawn() -> None:
+    lines = [a_line(step, val_loss=2 / step, val_r2=-1.0, val_mae=3.0, val_rmse=4.0) for step in range(1, 5)]
+    drawn = curves.curves(lines)
+    assert {"Val loss", "R² on val", "Mean absolute error on val", "Root mean squared error on val"} < set(drawn)
+    assert curves.validation_curves([a_line(1)]) == {}
+
+
+def test_a_sweep_has_a_page_of_its_own(tmp_path: Path) -> None:
+    one = {"figures": {"top1": 0.5, "loss": 1.0}, "parameters": 1000, "seconds": 61.0}
+    parts = {
+        "all": one,
+        "0": {**one, "seconds": None},
+        "0.5": {"figures": {"top1": 0.25}},
+        "4": {"figures": {}},
+        "2": 3,
+        "odd": one,
+    }
+    (tmp_path / "sweep.json").write_text(json.dumps(parts))
+    page = page_of(tmp_path)
+    text = page.text[page.text.index("Partial fine-tuning") :]
+    assert text.index("0 (head alone)") < text.index("0.5") < text.index("all")
+    for said in ("Top-1 accuracy", "25.00%", "1,000", "1 min 01 s"):
+        assert said in page.text
+    assert len(page.sources()) == 1
+    (tmp_path / "sweep.json").write_text("{}")
+    assert "No run of this sweep is complete yet" in page_of(tmp_path).text
+
+
+def test_the_curve_of_a_sweep_goes_from_none_to_all() -> None:
+    svg = curves.blocks_curve([("all", 0.849), ("0.5", 0.791), ("0", 0.735), ("12", 0.83)], "top-1 on <val>")
+    words = ["".join(e.itertext()) for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    ticks = [word for word in words if word in ("0", "0.5", "12", "all")]
+    assert ticks == ["0", "0.5", "12", "all"]
+    assert {"73.5", "79.1", "83.0", "84.9", "top-1 on <val>"} <= set(words)
+    assert "0.123" in curves.blocks_curve([("0", 0.1234), ("all", -2.0)], "R²")
+
+
+# ---------------------------------------------------------------- pictures of results
+
+
+def words_of(svg: str) -> list[str]:
+    return ["".join(e.itertext()) for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_a_small_confusion_matrix_shows_every_class_and_count() -> None:
+    labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 1, 0])
+    names = ["cat", NASTY, "$x$", "never seen"]
+    words = words_of(confusion_picture(labels, predicted, names))
+    assert [word for word in words if word.isdigit()] == ["1", "2", "2", "1"]  # 0-0, 0-1, 1-1, 2-0
+    assert words.count("cat") == words.count("$x$") == 2
+    assert "never seen" not in words
+    assert overview_picture(labels, predicted) == ""
+
+
+def test_of_many_classes_the_most_confused_are_named_side_by_side_and_all_are_drawn() -> None:
+    labels = np.repeat(np.arange(200), 10)
+    predicted = labels.copy()
+    for pair in range(12):  # of the 200 classes, 12 pairs are mixed up
+        predicted[labels == pair] = np.where(np.arange(10) < 4 + pair % 3, pair + 100, pair)
+    svg = confusion_picture(labels, predicted, [f"name{number:03d}" for number in range(200)])
+    rows = list(dict.fromkeys(word for word in words_of(svg) if word.startswith("name")))
+    assert set(rows) == {f"name{number:03d}" for pair in range(12) for number in (pair, pair + 100)}
+    assert MOST_NAMED >= 24
+    assert "The 24 classes most often confused, of 200" in svg
+    for one in rows[::2]:
+        number = int(one.removeprefix("name"))
+        beside = rows[rows.index(one) + 1]
+        assert int(beside.removeprefix("name")) in (number + 100, number - 100)
+    assert "All 200 classes" in overview_picture(labels, predicted)
+    assert "No mistakes; 30 of 200" in confusion_picture(labels, labels, [f"name{n}" for n in range(200)])
+
+
+def test_other_pictures_say_their_figures() -> None:
+    bins = calibration(np.array([0.9, 0.8, 0.3]), np.array([True, False, True]))
+    assert "Expected calibration error 53.3% (hatched)" in reliability_picture(bins, calibration_error(bins))
+    words = words_of(corruptions_picture({"fog": {1: 0.25, 3: 0.75}, "motion_blur": {3: 0.5}}, 0.125))
+    for said in ("25.0", "75.0", "50.0", "motion blur", "mean", "Top-1 error in %, 12.5 without corruption"):
+        assert said in words
+    values = np.arange(5, dtype=np.float32)
+    assert "predicted" in words_of(scatter_picture(values, values**2))
+
+
+@pytest.mark.parametrize("depth", ["uint8", "uint16", "float32"])
+def test_a_gallery_shows_the_images_that_were_asked_for(tmp_path: Path, depth: Depth) -> None:
+    white = {"uint8": 255, "uint16": 65535, "float32": 1}[depth]
+    for number in range(4):
+        ramp = np.linspace(0, number / 3, 256).reshape(16, 16) * white
+        np.save(tmp_path / f"{number}.npy", ramp.astype(depth)[..., None])
+    images = CentredImages(open_source(str(tmp_path)), PixelFormat(1, None, depth), (16, 16), (8, 8))
+    tiles = view_tiles(images, [3, 1])
+    brightest = [int(np.asarray(tile).max()) for tile in tiles]
+    assert brightest == ([255, 85] if depth == "uint8" else [255, 255])
+    sheet = gallery([Group("nothing", []), Group("a group", [Tile(tile, "said", NASTY) for tile in tiles])], (16, 16))
+    assert sheet.width > 2 * 128
+    pixels = np.asarray(sheet)
+    first = pixels[48:176, 20:148].astype(int)  # below the margin and the title
+    np.testing.assert_array_equal(first[::8, ::8, 0], np.asarray(tiles[0]))
+    assert view_tiles(images, []) == []
+    with pytest.raises(ValueError, match="one image or more"):
+        gallery([Group("nothing", [])], (16, 16))
 
 
 # ---------------------------------------------------------------- curves

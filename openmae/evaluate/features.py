@@ -1,8 +1,11 @@
 """Features of images: one vector each, from the encoder or the raw pixels."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +20,12 @@ from openmae.data.source import Source
 from openmae.data.statistics import Statistics, to_float
 from openmae.data.views import centred_view, reduction
 from openmae.errors import BrokenImage, UserError
-from openmae.model import MaskedAutoencoder
+from openmae.heads import Pool
+from openmae.model import ViT, patchify
 
-Pool = Literal["mean", "class"]
 IMAGES_A_PIECE = 32  # made by one worker
+Precision = Literal["bf16", "fp32"]
+Function = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> features (B, ...)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,36 @@ class CentredImages:
         if indices:
             yield _batch(parts), indices
 
+    def why_none(self) -> UserError:
+        """What to say where no image can be read: the first one's reason."""
+        reason = "it is broken"
+        try:
+            _view(self, self.source.read_many([0])[0])
+        except (OSError, BrokenImage) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return UserError(
+            f"none of the {len(self)} images in {self.source.location} can be read (the first is "
+            f"{self.source.name(0)}: {reason}): give images such as the model was trained on"
+        )
+
+
+@dataclass(frozen=True)
+class KeptImages(CentredImages):
+    """Centred views that stay in memory once they are read, for those who look at them again and again."""
+
+    kept: list[tuple[Tensor, list[int]]] = field(default_factory=list, compare=False)
+
+    def batches(self, batch_size: int, workers: int) -> Iterator[tuple[Tensor, list[int]]]:
+        """As the first call made them, whatever the size asked for later."""
+        if not self.kept:
+            self.kept.extend(list(super().batches(batch_size, workers)))
+        yield from self.kept
+
+    @property
+    def nbytes(self) -> int:
+        """What keeping them takes, in bytes."""
+        return len(self) * math.prod(self.img_size) * self.pixels.in_chans * np.dtype(self.pixels.depth).itemsize
+
 
 def _put(images: CentredImages, ring: SharedArray, piece: tuple[int, range], hand: Hand) -> tuple[int, list[int]]:
     """Writes the views of a piece into its slot -> the slot, and the indices of the images that were good."""
@@ -67,16 +102,20 @@ def _put(images: CentredImages, ring: SharedArray, piece: tuple[int, range], han
     for index, data in zip(numbers, images.source.read_each(numbers), strict=True):
         try:
             hand.take(index)
-            opened = open_image(data)
-            header = opened.header
-            size = (header.height, header.width)
-            if not patch_complaint(size, images.patch_size):
-                image = decode(opened, images.pixels, reduce=reduction(size, images.img_size))
-                ring.array[slot, len(good)] = centred_view(image, images.img_size)
-                good.append(index)
+            ring.array[slot, len(good)] = _view(images, data)
+            good.append(index)
         except (OSError, BrokenImage):
             continue
     return slot, good
+
+
+def _view(images: CentredImages, data: bytes | OSError | BrokenImage) -> NDArray[Any]:
+    """(H, W, C). Raises OSError, BrokenImage."""
+    opened = open_image(data)
+    size = (opened.header.height, opened.header.width)
+    if complaint := patch_complaint(size, images.patch_size):
+        raise BrokenImage(complaint)
+    return centred_view(decode(opened, images.pixels, reduce=reduction(size, images.img_size)), images.img_size)
 
 
 def _batch(parts: list[NDArray[Any]]) -> Tensor:
@@ -84,9 +123,8 @@ def _batch(parts: list[NDArray[Any]]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2)
 
 
-def centred_images(model: MaskedAutoencoder, statistics: Statistics, source: Source) -> CentredImages:
-    """The source's images as this model takes them. Raises UserError unless the model is for 2-D images."""
-    encoder = model.encoder
+def centred_images(encoder: ViT, statistics: Statistics, source: Source) -> CentredImages:
+    """The source's images as this encoder takes them. Raises UserError unless it is for 2-D images."""
     if len(encoder.img_size) != 2 or len(encoder.patch_size) != 2:
         raise UserError(f"this model is for images of {len(encoder.img_size)} axes, and files hold 2")
     height, width = encoder.img_size
@@ -94,25 +132,65 @@ def centred_images(model: MaskedAutoencoder, statistics: Statistics, source: Sou
     return CentredImages(source, statistics.pixels, (height, width), (patch_height, patch_width))
 
 
-def pooled(
-    model: MaskedAutoencoder, statistics: Statistics, pool: Pool, layer: int | None = None
-) -> Callable[[Tensor], Tensor]:
-    """A function from images (B, C, H, W) to features (B, D): the mean of the patch tokens, or the mean
-    of the class tokens, after block `layer` (1..depth; default the last).
+@dataclass(frozen=True)
+class Readout:
+    """Where features are taken: after which block, 1 to depth, and how the tokens become one vector."""
+
+    layer: int
+    pool: Pool
+
+
+def readouts(encoder: ViT, layers: Sequence[int] | None, pools: Sequence[Pool]) -> list[Readout]:
+    """Every one of these layers (None: the last) with every pool, layer by layer.
 
     Raises UserError where the model has no such layer or no class token.
     """
-    if pool == "class" and model.encoder.class_tokens == 0:
+    if "class" in pools and encoder.class_tokens == 0:
         raise UserError("this model has no class token: use --pool mean")
-    if layer is not None and not 1 <= layer <= model.encoder.depth:
-        raise UserError(f"this model has no layer {layer}: give 1 to {model.encoder.depth}")
+    for layer in layers or ():
+        if not 1 <= layer <= encoder.depth:
+            raise UserError(f"this model has no layer {layer}: give 1 to {encoder.depth}")
+    return [Readout(layer, pool) for layer in layers or [encoder.depth] for pool in pools]
+
+
+def pooled_at(
+    encoder: ViT, statistics: Statistics, places: Sequence[Readout], precision: Precision = "fp32"
+) -> Function:
+    """A function from images (B, C, H, W) to their features (B, R, D) float32 at R places: the mean of the patch
+    tokens, or of the class tokens, after a block and the final norm. The blocks are passed once for all."""
+    last = max(place.layer for place in places)
+    classes = encoder.class_tokens
 
     def features(images: Tensor) -> Tensor:
-        tokens = model.encode(statistics.normalize(images), layer)
-        classes = model.encoder.class_tokens
-        return (tokens[:, :classes] if pool == "class" else tokens[:, classes:]).mean(dim=1)
+        with _autocast(images.device, precision):
+            normal = statistics.normalize(images)
+            encoder.check(normal)
+            found: dict[Readout, Tensor] = {}
+            tokens = encoder.embed(patchify(normal, encoder.patch_size))
+            for number, state in enumerate(islice(encoder.states(tokens), last + 1)):
+                here = [place for place in places if place.layer == number]
+                normed = encoder.norm(state) if here else state  # (B, T + N, D)
+                for place in here:
+                    part = normed[:, :classes] if place.pool == "class" else normed[:, classes:]
+                    found[place] = part.mean(dim=1, dtype=torch.float32)
+        return torch.stack([found[place] for place in places], dim=1)
 
     return features
+
+
+def pooled(
+    encoder: ViT, statistics: Statistics, pool: Pool, layer: int | None = None, precision: Precision = "fp32"
+) -> Function:
+    """As `pooled_at`, at one place: (B, C, H, W) -> (B, D), after block `layer` (1..depth; default the last).
+
+    Raises UserError where the model has no such layer or no class token.
+    """
+    features = pooled_at(encoder, statistics, readouts(encoder, None if layer is None else [layer], [pool]), precision)
+    return lambda images: features(images)[:, 0]
+
+
+def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 RAW_SIDE = 32
@@ -128,25 +206,50 @@ def raw_pixels(images: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(to_float(images), (height, width)).flatten(1)
 
 
-@torch.no_grad()
 def extract(
     images: CentredImages,
-    features: Callable[[Tensor], Tensor],
+    features: Function,
     device: torch.device,
     workers: int,
     batch_size: int = 256,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Tensor, Tensor]:
-    """Features (n, D) float32 and the indices (n,) of the images they are of, both on the CPU.
+    """Features (n, ...) float32 and the indices (n,) of the images they are of, both on the CPU.
 
-    Broken images are left out. Raises UserError where nothing is left.
+    Broken images are left out. Raises UserError where nothing is left, or a feature is not finite.
     """
-    rows: list[Tensor] = []
+    (found,), indices = extract_each(images, [features], device, workers, batch_size, progress)
+    return found, indices
+
+
+def extract_each(
+    images: CentredImages,
+    functions: Sequence[Function],
+    device: torch.device,
+    workers: int,
+    batch_size: int = 256,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[list[Tensor], Tensor]:
+    """As `extract`, several features of each image, which is read once."""
+    tables: list[Tensor] = []
     indices: list[int] = []
     for batch, batch_indices in images.batches(batch_size, workers):
-        rows.append(features(batch.to(device)).float().cpu())
+        start, end = len(indices), len(indices) + len(batch_indices)
+        on_device = batch.to(device)
+        with torch.inference_mode():
+            found = [function(on_device).float().cpu() for function in functions]
+        if not tables:
+            tables = [torch.empty(len(images), *rows.shape[1:]) for rows in found]
+        for table, rows in zip(tables, found, strict=True):
+            table[start:end] = rows
         indices += batch_indices
-        progress(len(indices))
-    if not rows:
-        raise UserError(f"none of the {len(images)} images in {images.source.location} can be read: check the files")
-    return torch.cat(rows), torch.tensor(indices)
+        progress(end)
+    if not indices:
+        raise images.why_none()
+    tables = [table[: len(indices)] for table in tables]
+    if not all(bool(table.isfinite().all()) for table in tables):
+        raise UserError(
+            f"features of {images.source.location} are not finite numbers: this model's weights are spoilt, or the "
+            "images hold values far from those that it was trained on"
+        )
+    return tables, torch.tensor(indices)

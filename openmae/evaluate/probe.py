@@ -1,48 +1,104 @@
-"""Linear probe on frozen features: logistic regression, its strength chosen without looking at the val set."""
+"""Linear probe on frozen features: a linear classifier, its regularisation chosen without looking at the val set."""
 
-import warnings
+import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from openmae.data.order import generator
+from openmae.data.tasks import Answers
+from openmae.evaluate.linear import Directions, Linear, fit, steps_of_ten
+from openmae.evaluate.predict import HEADLINE, measure
 
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse regularisation, on standardised features
+STRENGTHS = steps_of_ten(-6, 2, 2)  # inverse regularisation, on standardised features, from strong to weak
+FALLBACK = 1e-2  # where there are too few images to choose
+FOLDS = 5
+MOST_FOR_ALL_FOLDS = 5000  # images; of more than that, one fold tells enough
+PATIENCE = 3  # weaker strengths in a row without a better figure, and no more are tried
+CPU = torch.device("cpu")
+_VIEW = 5  # of the generator of splits: draws of its own
+_ROUGH = 1e-4  # tolerance while choosing, scikit-learn's own
 
 
 def linear_predict(
-    train_features: Tensor, train_labels: Tensor, features: Tensor, classes: int, seed: int = 0
+    train_features: Tensor,
+    right: Answers,
+    features: Tensor,
+    seed: int = 0,
+    device: torch.device = CPU,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[Tensor, float]:
-    """Scores (n, classes) of features (n, D), and the strength used.
+    """Scores (n, K) float32 of features (n, D), and the strength used.
 
-    Features are standardised by the training set's mean and deviation. A fifth of the training set, drawn by
-    the seed, chooses the strength out of STRENGTHS; then all of it is used.
+    train_features (m, D) with the right answers to the m images. Scores are logarithms of probabilities of classes
+    (-inf for a class without training images), logits of labels, or numbers. Features are standardised by the
+    training set's mean and deviation. Of up to MOST_FOR_ALL_FOLDS images each of 5 folds chooses the strength out of
+    STRENGTHS by the task's headline figure, of more the first one alone; then all images are used.
     """
-    mean, std = train_features.mean(0), train_features.std(0).clamp_min(1e-6)
-    train, test = (train_features - mean) / std, (features - mean) / std
-    if train.shape[1] > len(train):
-        # The penalty does not feel rotations, so the few directions that the training set spans are enough.
-        basis = torch.linalg.qr(train.T).Q  # (D, m)
-        train, test = train @ basis, test @ basis
-    x, y = train.numpy(), train_labels.numpy()
-    order = generator(seed, "split").permutation(len(x))
-    held_out, rest = order[: len(x) // 5], order[len(x) // 5 :]
-    strength = STRENGTHS[1]
-    if len(held_out) and len(np.unique(y[rest])) > 1:
-        scores = [_fit(x[rest], y[rest], c).score(x[held_out], y[held_out]) for c in STRENGTHS]
-        strength = STRENGTHS[int(np.argmax(scores))]
-    model = _fit(x, y, strength)
-    result = torch.full((len(features), classes), -torch.inf)
-    result[:, torch.from_numpy(model.classes_)] = torch.from_numpy(model.predict_log_proba(test.numpy())).float()
-    return result, strength
+    train = train_features.to(device)
+    directions = Directions.of(train)
+    train = directions(train)
+    outputs, known = len(right.names), None
+    if right.task == "classification":
+        known, numbers = np.unique(right.values, return_inverse=True)
+        right = Answers(right.task, tuple(right.names[label] for label in known), numbers.astype(np.int64))
+    targets = torch.from_numpy(right.values).to(device)
+    targets = targets if right.task == "classification" else targets.to(train.dtype)
+    strength, start = _chosen(train, targets, right, directions.variance, seed, progress)
+    model = fit(train, targets, right.task, strength, directions.variance, start)
+    found = model(directions(features.to(train))).float().cpu()
+    if known is None:
+        return found, strength
+    scores = torch.full((len(features), outputs), -torch.inf)
+    scores[:, torch.from_numpy(known)] = found.log_softmax(1)
+    return scores, strength
 
 
-def _fit(x: NDArray[np.float32], y: NDArray[np.int64], strength: float) -> LogisticRegression:
-    with warnings.catch_warnings():
-        # Weak regularisation converges slowly, and its accuracy hardly changes after the first iterations.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=strength, max_iter=100).fit(x, y)
+def _chosen(
+    train: Tensor,
+    targets: Tensor,
+    right: Answers,
+    variance: Tensor,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> tuple[float, Linear | None]:
+    """The strength with the best figure on held-out folds, the strongest of equals, and a model to begin from."""
+    folds = _folds(right, seed)
+    models: list[Linear | None] = [None] * len(folds)
+    best, chosen, start, worse = -math.inf, FALLBACK, None, 0
+    for number, strength in enumerate(STRENGTHS if folds else ()):
+        progress(number, len(STRENGTHS))
+        figures = []
+        for fold, (rest, held_out) in enumerate(folds):
+            at = torch.from_numpy(rest).to(train.device)
+            model = fit(train[at], targets[at], right.task, strength, variance, models[fold], _ROUGH)
+            models[fold] = model
+            scores = model(train[torch.from_numpy(held_out).to(train.device)]).float().cpu()
+            asked = replace(right, values=right.values[held_out])
+            figures.append(measure(scores, asked)[HEADLINE[right.task]])
+        figure = float(np.nanmean(figures)) if not np.isnan(figures).all() else -math.inf
+        worse += 1
+        if figure > best:
+            best, chosen, start, worse = figure, strength, models[0], 0
+        if worse >= PATIENCE:
+            break
+    return chosen, start
+
+
+def _folds(right: Answers, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(rest, held out) of each fold; of classes, a share of each, and never the only image of one."""
+    count = len(right.values)
+    number = np.full(count, -1)
+    groups = [np.arange(count)]
+    if right.task == "classification":
+        groups = [np.flatnonzero(right.values == label) for label in np.unique(right.values)]
+    for which, members in enumerate(groups):
+        if len(members) > 1:
+            order = generator(seed, "split", index=which, view=_VIEW).permutation(members)
+            number[order] = np.arange(len(order)) % FOLDS
+    used = range(FOLDS) if count <= MOST_FOR_ALL_FOLDS else range(1)
+    return [(np.flatnonzero(number != n), np.flatnonzero(number == n)) for n in used if (number == n).any()]

@@ -1,117 +1,196 @@
 """Did pre-training teach anything? The encoder's features beside an untrained encoder's and the raw pixels."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from openmae.data.source import Source
-from openmae.evaluate.features import Pool, centred_images, extract, pooled, raw_pixels
+from openmae.data.tasks import Answers, Task
+from openmae.evaluate import knn
+from openmae.evaluate.features import (
+    Function,
+    Precision,
+    Readout,
+    centred_images,
+    extract_each,
+    pooled_at,
+    raw_pixels,
+)
 from openmae.evaluate.knn import accuracy, knn_predict
+from openmae.evaluate.predict import HEADLINE, measure
 from openmae.evaluate.probe import linear_predict
-from openmae.model import MaskedAutoencoder
+from openmae.evaluate.rank import rankme
+from openmae.heads import Classifier, Pool
+from openmae.model import ViT, initialize
 from openmae.weights import Loaded
 
 Kind = Literal["knn", "linear"]
-Features = Literal["pre-trained", "untrained", "raw pixels"]
+Features = Literal["pre-trained", "fine-tuned", "untrained", "raw pixels"]
+BASELINES: tuple[Features, ...] = ("raw pixels", "untrained")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One figure: top-1 and top-5 accuracy, 0..1, of a kind of classifier on a kind of features.
+    """How well a kind of classifier does on a kind of features.
 
-    top5 is None with fewer than 6 classes, where it would say nothing.
+    top1 and top5 accuracy and mean_ap are 0..1, r2 is at most 1, mae is in the label's unit; None where the task has
+    no such figure, and top5 with fewer than 6 classes, where it would say nothing. rankme: effective rank of the
+    training features; not of raw pixels. strength: inverse regularisation that a linear one chose. step: of the
+    training that the weights are from.
     """
 
     kind: Kind
     features: Features
-    top1: float
+    task: Task
+    top1: float | None
     top5: float | None
+    mean_ap: float | None
+    r2: float | None
+    mae: float | None
+    rankme: float | None
     data: str
-    pool: str | None
+    pool: Pool | None
     layer: int | None
+    k: int | None
+    temperature: float | None
+    strength: float | None
+    precision: Precision
+    step: int | None
     train_images: int
     val_images: int
-    classes: int
+    classes: int | None
     time: str
+
+    @property
+    def headline(self) -> float:
+        """The figure that it is judged by; more is better."""
+        return float(getattr(self, HEADLINE[self.task]))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for evaluations.json."""
         return asdict(self)
 
 
-def untrained_twin(model: MaskedAutoencoder, seed: int = 0) -> MaskedAutoencoder:
+@dataclass(frozen=True)
+class How:
+    """What to measure and by what means. places: where the model's features are taken."""
+
+    kinds: Sequence[Kind]
+    places: Sequence[Readout]
+    baselines: bool = True
+    k: int = knn.K
+    temperature: float = knn.TEMPERATURE
+    precision: Precision = "fp32"
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 (it cannot change)
+    workers: int = 0
+    seed: int = 0
+
+
+def untrained_twin(encoder: ViT, seed: int = 0) -> ViT:
     """The same architecture with fresh weights, what pre-training started from."""
-    twin = model.architecture.build()
-    twin.initialize(torch.Generator().manual_seed(seed))
+    twin = ViT(**encoder.arguments())
+    initialize(twin, torch.Generator().manual_seed(seed))
     return twin.eval()
 
 
 def evaluate(
     loaded: Loaded,
-    train: Source,
-    val: Source,
+    sources: tuple[Source, Source],
+    right: tuple[Answers, Answers],
     data: str,
-    kinds: Sequence[Kind],
-    which: Sequence[Features],
-    *,
-    pool: Pool,
-    layer: int | None,
-    k: int,
-    device: torch.device,
-    workers: int,
-    seed: int,
+    how: How,
     say: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> list[Evaluation]:
-    """Top-1 and top-5 of every kind of classifier on every kind of features, fitted on train, measured on val.
+    """Figures of every kind of classifier on every kind of features, fitted on train and measured on val.
 
-    Labels are matched between the splits by name. `say(what, done, of)` hears of the progress.
-    Raises UserError where images or labels are missing.
+    sources, right: (train, val) and the answers to them, of the same names. The untrained encoder's features are
+    taken at the last of the places. `say(what, done, of)` hears of the progress.
+    Raises UserError where no image can be read.
     """
-    names = train.class_names
-    labels_of = {"train": _labels_by_name(train, names), "val": _labels_by_name(val, names)}
+    functions, named = _functions(loaded, how)
+    tables: list[list[Tensor]] = []
+    answered: list[Answers] = []
+    for split, source, answers in zip(("train", "val"), sources, right, strict=True):
+
+        def hear(done: int, what: str = f"{split} features", total: int = len(source)) -> None:
+            say(what, done, total)
+
+        images = centred_images(loaded.encoder, loaded.statistics, source)
+        found, indices = extract_each(images, functions, how.device, how.workers, progress=hear)
+        tables.append(found)
+        answered.append(replace(answers, values=answers.values[indices.numpy()]))
     evaluations = []
-    for features in which:
-        model = loaded.model if features != "untrained" else untrained_twin(loaded.model, seed)
-        function = raw_pixels if features == "raw pixels" else pooled(model.to(device), loaded.statistics, pool, layer)
-        rows, labels = {}, {}
-        for split, source in (("train", train), ("val", val)):
-            total = len(source)
-            what = f"{features}: {split} features"
-
-            def hear(done: int, what: str = what, total: int = total) -> None:
-                say(what, done, total)
-
-            images = centred_images(model, loaded.statistics, source)
-            rows[split], indices = extract(images, function, device, workers, progress=hear)
-            labels[split] = labels_of[split][indices]
-        for kind in kinds:
-            say(f"{features}: {kind}", 0, 0)
-            if kind == "knn":
-                scores = knn_predict(rows["train"], labels["train"], rows["val"], len(names), k)
-            else:
-                scores, _ = linear_predict(rows["train"], labels["train"], rows["val"], len(names), seed)
-            evaluations.append(
-                Evaluation(
-                    kind,
-                    features,
-                    accuracy(scores, labels["val"]),
-                    accuracy(scores, labels["val"], 5) if len(names) > 5 else None,
-                    data,
-                    None if features == "raw pixels" else pool,
-                    None if features == "raw pixels" else layer or loaded.model.encoder.depth,
-                    len(rows["train"]),
-                    len(rows["val"]),
-                    len(names),
-                    time.strftime("%Y-%m-%dT%H:%M:%S"),
+    for train, val, (features, places) in zip(*tables, named, strict=True):
+        for number, place in enumerate(places):
+            rows = (train[:, number], val[:, number]) if place else (train, val)
+            rank = rankme(rows[0].to(how.device)) if place else None
+            for kind in how.kinds:
+                what = f"{kind}: {features}" + (f", layer {place.layer}, {place.pool}" if place else "")
+                figures = _figures(kind, rows, (answered[0], answered[1]), how, partial(say, what))
+                evaluations.append(
+                    Evaluation(
+                        kind=kind,
+                        features=features,
+                        task=right[0].task,
+                        **figures,
+                        rankme=rank,
+                        data=data,
+                        pool=place.pool if place else None,
+                        layer=place.layer if place else None,
+                        k=how.k if kind == "knn" else None,
+                        temperature=how.temperature if kind == "knn" else None,
+                        precision=how.precision if place else "fp32",
+                        step=loaded.info["provenance"].get("step") if features not in BASELINES else None,
+                        train_images=len(train),
+                        val_images=len(val),
+                        classes=None if right[0].task == "regression" else len(right[0].names),
+                        time=time.strftime("%Y-%m-%dT%H:%M:%S"),
+                    )
                 )
-            )
     return evaluations
 
 
-def _labels_by_name(source: Source, names: Sequence[str]) -> torch.Tensor:
-    """(n,) labels in the numbering of `names`, whatever classes this split happens to hold."""
-    number = {name: i for i, name in enumerate(names)}
-    return torch.tensor([number[name] for name in source.class_names])[torch.from_numpy(source.labels.copy())]
+def _functions(loaded: Loaded, how: How) -> tuple[list[Function], list[tuple[Features, Sequence[Readout | None]]]]:
+    """What gives the features of a batch, and of each: what they are called, and where they are taken."""
+    last = max(how.places, key=lambda place: place.layer)
+    own: Features = "fine-tuned" if isinstance(loaded.model, Classifier) else "pre-trained"
+    encoder = loaded.encoder.to(how.device)
+    functions: list[Function] = [pooled_at(encoder, loaded.statistics, how.places, how.precision)]
+    named: list[tuple[Features, Sequence[Readout | None]]] = [(own, how.places)]
+    if how.baselines:
+        twin = untrained_twin(loaded.encoder, how.seed).to(how.device)
+        functions = [raw_pixels, pooled_at(twin, loaded.statistics, [last], how.precision), *functions]
+        named = [("raw pixels", [None]), ("untrained", [last]), *named]
+    return functions, named
+
+
+def _figures(
+    kind: Kind,
+    rows: tuple[Tensor, Tensor],
+    right: tuple[Answers, Answers],
+    how: How,
+    progress: Callable[[int, int], None],
+) -> Mapping[str, Any]:
+    """The figures and the strength, by the names that an Evaluation has for them."""
+    # What an Apple GPU lacks (float64, eigenvalues) is done on the CPU.
+    device = how.device if how.device.type != "mps" else torch.device("cpu")
+    progress(0, 0)
+    strength = None
+    if kind == "knn":
+        scores = knn_predict(rows[0], right[0], rows[1], how.k, how.temperature, device)
+    else:
+        scores, strength = linear_predict(rows[0], right[0], rows[1], how.seed, device, progress)
+    figures: dict[str, float | None] = dict.fromkeys(("top1", "top5", "mean_ap", "r2", "mae"))
+    if right[0].task == "classification":
+        labels = torch.from_numpy(right[1].values)
+        figures["top1"] = accuracy(scores, labels)
+        figures["top5"] = accuracy(scores, labels, 5) if len(right[0].names) > 5 else None
+    else:
+        found = measure(scores, right[1])
+        figures.update({name: found[name] for name in figures if name in found})
+    return {**figures, "strength": strength}

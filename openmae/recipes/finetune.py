@@ -28,6 +28,7 @@ from openmae.recipes.choices import Recipe, Sides, pair, stored
 from openmae.recipes.finetune_choices import check_ranges, choose
 from openmae.recipes.finetune_job import Job, Start, steps_of
 from openmae.recipes.machine import Device, check_room, choose_device, make_console, room_on_disk, workers_for
+from openmae.recipes.results import whole_address
 from openmae.train.run import RunFolder, read_config
 from openmae.weights import Loaded, load_native
 
@@ -222,10 +223,10 @@ def _loaded(settings: Finetune) -> Loaded | None:
 
 def _pretrained(settings: Finetune, loaded: Loaded) -> Start:
     if settings.from_scratch:
-        return Start(loaded.encoder, loaded.statistics, None)
+        return Start(loaded.encoder, loaded.statistics, None, is_new=False)
     info = loaded.info
     target = info["architecture"].get("target", "pixel")
-    return Start(loaded.encoder, loaded.statistics, target, info["provenance"], info.get("licence"))
+    return Start(loaded.encoder, loaded.statistics, target, False, info["provenance"], info.get("licence"))
 
 
 def _fresh(settings: Finetune, train: Source, workers: int) -> Start:
@@ -240,7 +241,7 @@ def _fresh(settings: Finetune, train: Source, workers: int) -> Start:
         encoder = create_model(settings.model, img_size=size, patch_size=patch, in_chans=in_chans).encoder
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Start(encoder, look.statistics, None)
+    return Start(encoder, look.statistics, None, is_new=True)
 
 
 def _what(right: Answers) -> str:
@@ -261,6 +262,5 @@ def _flat(settings: Finetune) -> dict[str, Any]:
     assert settings.model is not None
     values = asdict(settings)
     del values["resume"], values["out"]
-    model = settings.model if settings.model in SIZES else str(Path(settings.model).absolute())
-    data = settings.data if "://" in settings.data else str(Path(settings.data).absolute())
-    return {**values, "model": model, "data": data}
+    model = settings.model if settings.model in SIZES else whole_address(settings.model)
+    return {**values, "model": model, "data": whole_address(settings.data)}

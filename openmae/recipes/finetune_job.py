@@ -29,6 +29,7 @@ from openmae.heads import Classifier
 from openmae.model import ViT
 from openmae.recipes.broken import BrokenFiles
 from openmae.recipes.choices import pair
+from openmae.recipes.results import Judged, judge, keep_result, whole_address
 from openmae.report.page import write_report
 from openmae.train.checkpoint import write_file
 from openmae.train.loop import Plan, fit
@@ -50,6 +51,8 @@ class Start:
     statistics: Statistics
     target: str | None
     """What the pre-training predicted; None for fresh weights."""
+    is_new: bool
+    """Whether MODEL is the name of a size, not of weights."""
     provenance: dict[str, Any] | None = None
     licence: str | None = None
 
@@ -95,6 +98,7 @@ class Job:
         )
         judged = replace(centred_images(model.encoder, self.start.statistics, val), pixels=val_pixels)
         figures: dict[str, float] = {}
+        last: list[Judged] = []
 
         def validate(step: int) -> dict[str, Any]:
             with averaged(optimizer):
@@ -102,8 +106,9 @@ class Job:
                     model, self.start.statistics, judged, self.device, self.workers, MOST_VALIDATED
                 )
                 self._save(step)
+            last[:] = [Judged(judged, self._in_units(scores), indices, self.asked)]
             figures.clear()
-            figures.update(measure(self._in_units(scores), replace(self.asked, values=self.asked.values[indices])))
+            figures.update(measure(last[0].scores, last[0].right))
             return {("eval/" if name in SHARES else "val_") + name: value for name, value in figures.items()}
 
         def batches_from(step: int) -> Iterator[Batch]:
@@ -135,8 +140,9 @@ class Job:
             raise Interrupted(f"{stopped}; the same command goes on from there", stopped.step) from None
         if not figures:  # the run had ended before
             validate(steps)
+        assert settings.data is not None
         self.console.print(f"On the val images: {said(figures)}")
-        write_report(self.folder.path)
+        keep_result(self.folder.path, last[0], judge(last[0]), whole_address(settings.data), "val")
         return figures
 
     def _stream(self, steps: int) -> Stream:
@@ -217,12 +223,14 @@ class Job:
     def _save(self, step: int) -> None:
         """model.safetensors and model.json of the run, each complete or as it was before."""
         settings = self.settings
+        assert settings.model is not None
+        assert settings.data is not None
         provenance = {
             "job": "finetune",
-            "data": settings.data,
+            "data": whole_address(settings.data),
             "step": step,
             "seed": settings.seed,
-            "model": settings.model,
+            "model": settings.model if self.start.is_new else whole_address(settings.model),
             "pre-training": self.start.provenance,
         }
         head = self.model.head

@@ -9,7 +9,7 @@ and the machine, and printed with the reason.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
@@ -32,6 +32,7 @@ from openmae.data.statistics import Statistics, survey
 from openmae.data.stream import Batch, Stream
 from openmae.data.views import Augmentation
 from openmae.errors import Interrupted, UserError
+from openmae.evaluate.features import Precision
 from openmae.masking import Masking
 from openmae.model import MaskedAutoencoder, create_model, patchify
 from openmae.recipes.broken import BrokenFiles
@@ -39,6 +40,7 @@ from openmae.recipes.choices import Recipe, Sides, pair, stored
 from openmae.recipes.machine import Device, check_room, choose_device, make_console, room_on_disk, workers_for
 from openmae.recipes.panel import draw_panel
 from openmae.recipes.pretrain_choices import check_ranges, choose
+from openmae.recipes.watch import Watch
 from openmae.report.page import write_report
 from openmae.targets import PCA
 from openmae.train.checkpoint import write_file
@@ -51,6 +53,7 @@ _HARMLESS = (
     "data",
     "max_broken",
     "pictures",
+    "evaluations",
     "micro_batch",
     "workers",
     "device",
@@ -168,6 +171,9 @@ class Pretrain:
     """Processes that load images; 0 loads in this one. Does not change the result."""
     pictures: int = 10
     """How many times a panel of held-out reconstructions is drawn, evenly over the run."""
+    evaluations: int = 10
+    """How many times the features are measured, evenly over the run, 0 for none: RankMe, and kNN accuracy where DATA
+    has classes, on at most 5,000 images."""
     checkpoint_minutes: float = 10.0
     """Time between checkpoints; one more comes at the end and on Ctrl-C."""
 
@@ -194,7 +200,7 @@ def pretrain(settings: Pretrain, console: Console) -> None:
     check_ranges(settings)
     _masking(settings)  # raises
     with room_on_disk(settings.out), RunFolder(settings.out) as folder:
-        source, shown = _sources(settings.data, settings.seed)
+        source, val, shown = _sources(settings.data, settings.seed)
         console.print(f"{len(source):,} images in {source.location}; {len(shown)} shown in the pictures")
         _warn_of_splits(source, console)
         workers = workers_for(settings.workers, device)
@@ -217,7 +223,7 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         if look is not None:
             broken.note_survey(look, pair(settings.patch_size))
         try:
-            _train(settings, folder, model.to(device), source, shown, statistics, broken, workers, device, console)
+            _train(settings, folder, model.to(device), source, val, shown, statistics, broken, workers, device, console)
         except RuntimeError as error:
             if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
                 raise
@@ -232,6 +238,7 @@ def _train(
     folder: RunFolder,
     model: MaskedAutoencoder,
     source: Source,
+    val: Source | None,
     shown: Source,
     statistics: Statistics,
     broken: BrokenFiles,
@@ -280,16 +287,26 @@ def _train(
 
     pictured = [(shown.name(index), partial(shown.read, index)) for index in range(len(shown))]
 
-    def show(step: int) -> dict[str, Any]:
+    def show(step: int) -> None:
         picture = folder.path / "pictures" / f"step-{step:08d}.png"
         try:
             draw_panel(model, statistics, pictured, picture, seed=settings.seed)
         except UserError as error:  # the run does not end for want of a picture
             console.print(f"warning: no picture at step {step}: {error}", style="yellow", soft_wrap=True)
         save_weights(model, statistics, settings, folder.path, step)
-        return {}
 
-    picture_steps = {max(1, round(steps * i / settings.pictures)) for i in range(1, settings.pictures + 1)}
+    precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
+    picture_steps, watch_steps = (_evenly(steps, count) for count in (settings.pictures, settings.evaluations))
+    seen = steps * settings.batch_size // max(1, settings.evaluations)  # images from one look to the next
+    watch = None
+    if watch_steps:
+        watch = Watch(model.encoder, source, val, statistics, settings.seed, seen, workers, device, precision, console)
+
+    def observe(step: int) -> dict[str, Any]:
+        if step in picture_steps:
+            show(step)
+        return watch(model) if watch is not None and step in watch_steps else {}
+
     try:
         fit(
             model,
@@ -299,10 +316,10 @@ def _train(
             folder,
             plan,
             device=device,
-            precision="bf16" if settings.precision == "bf16" else "fp32",
+            precision=precision,
             console=console,
             name_of=source.name,
-            after={step: _bind(show, step) for step in picture_steps},
+            after={step: partial(observe, step) for step in picture_steps | watch_steps},
         )
     except Interrupted as stopped:
         save_weights(model, statistics, settings, folder.path, stopped.step)
@@ -388,24 +405,25 @@ def _statistics(settings: Pretrain) -> Statistics:
     )
 
 
-def _bind(function: Callable[[int], dict[str, Any]], step: int) -> Callable[[], dict[str, Any]]:
-    return lambda: function(step)
+def _evenly(steps: int, count: int) -> set[int]:
+    """`count` steps, or all, evenly from early on to the last."""
+    return {max(1, round(steps * i / count)) for i in range(1, count + 1)}
 
 
 # ---------------------------------------------------------------- images
 
 
-def _sources(data: str, seed: int) -> tuple[Source, Source]:
-    """(training images, held-out images for the panel): from val where there is one, else up to 8 set aside."""
+def _sources(data: str, seed: int) -> tuple[Source, Source | None, Source]:
+    """(training images, val where there is one, up to 8 held out for the panel: of val, else set aside)."""
     source = open_source(data, "train")
     if has_splits(data):
         val = open_source(data, "val")
-        return source, val.take(generator(seed, "split").permutation(len(val))[:8])
+        return source, val, val.take(generator(seed, "split").permutation(len(val))[:8])
     order = generator(seed, "split").permutation(len(source))
     aside = min(8, len(source) // 10)
     if aside == 0:  # too few to set any aside
-        return source, source.take(order[:8])
-    return source.take(np.sort(order[aside:])), source.take(order[:aside])
+        return source, None, source.take(order[:8])
+    return source.take(np.sort(order[aside:])), None, source.take(order[:aside])
 
 
 def _warn_of_splits(source: Source, console: Console) -> None:

@@ -1,24 +1,37 @@
 """What `knn` and `probe` share: open the model and the data, evaluate, print the table, keep it in the run."""
 
-import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from openmae.data.opening import labelled_splits
+from openmae.data.source import Source
+from openmae.data.tasks import Task, answers, split_for
 from openmae.errors import UserError
-from openmae.evaluate.features import Pool
-from openmae.evaluate.proof import Evaluation, Features, Kind, evaluate
+from openmae.evaluate import knn
+from openmae.evaluate.features import Readout, readouts
+from openmae.evaluate.predict import HEADLINE
+from openmae.evaluate.probe import STRENGTHS
+from openmae.evaluate.proof import BASELINES, Evaluation, How, Kind, evaluate
+from openmae.heads import Pool
+from openmae.model import ViT
+from openmae.recipes.choices import choose_precision
+from openmae.recipes.keeping import keep
 from openmae.recipes.machine import Device, choose_device, make_console, workers_for
-from openmae.report.page import write_report
+from openmae.report.layers import layers_curve
 from openmae.train.checkpoint import write_file
 from openmae.weights import load_native
+
+SAID: dict[str, str] = {"knn": "kNN", "linear": "linear"}
+FIGURES = {"top1": "top-1", "top5": "top-5", "mean_ap": "mean AP", "r2": "R²"}
+_TITLES: dict[str, str] = {"knn": "kNN", "linear": "Linear probe's"}
+_MOST_OF_RAM = 0.5  # for features
 
 
 @dataclass(frozen=True)
@@ -30,29 +43,51 @@ class Proof:
     data: Positional[Annotated[str, arg(metavar="DATA")]]
     """Labelled images: a folder with a folder for each class, a table, shards, parquet or an array. With splits train
     and val these are used; otherwise a fifth of each class is held out, the same images every time."""
-    pool: Pool = "mean"
-    """Feature of an image: the mean of its patch tokens, or its class token."""
-    layer: int | None = None
-    """Take the features after this block, 1 to depth. Default: the last. The best one is often earlier."""
+    layer: Annotated[str | None, arg(metavar="N")] = None
+    """Take the features after this block, 1 to depth. Default: the last. The best one is often earlier: several with
+    commas, such as 6,9,12, or all, are compared, from one pass over the images."""
+    pool: Annotated[str | None, arg(metavar="mean|class")] = None
+    """Feature of an image: the mean of its patch tokens, or its class token; mean,class compares them. Default: mean,
+    and class in the paper's probe."""
+    task: Task | None = None
+    """What labels are. Default: what they say: classes; several at once where they have ; or | between them; numbers
+    where not all are whole."""
     baselines: bool = True
     """Measure raw pixels and an untrained encoder beside the model."""
     seed: int = 0
     """Decides what is held out where there are no splits, and the untrained encoder's weights."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the encoder's products. auto: bfloat16 where the processor has them."""
     device: Device = "auto"
     """auto: a GPU if there is one."""
     workers: int | None = None
     """Processes that load images."""
 
 
-def prove(settings: Proof, kinds: Sequence[Kind], k: int = 20) -> list[Evaluation]:
+def prove(
+    settings: Proof, kinds: Sequence[Kind], k: int = knn.K, temperature: float = knn.TEMPERATURE
+) -> list[Evaluation]:
     """Evaluates, prints the table, and, where MODEL is a run folder, keeps the figures in its evaluations.json."""
     console = make_console()
     if not 0 <= settings.seed < 2**63:
         raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
     loaded = load_native(settings.model)
-    train, val = labelled_splits(settings.data, settings.seed)
+    places = _places(settings, loaded.encoder)
     device = choose_device(settings.device)
-    which: tuple[Features, ...] = ("raw pixels", "untrained", "pre-trained") if settings.baselines else ("pre-trained",)
+    task, train, val = split_for(settings.data, settings.task, settings.seed)
+    right = answers(train, task)
+    _check_memory(len(train) + len(val), len(places), loaded.encoder.embed_dim)
+    how = How(
+        kinds,
+        places,
+        settings.baselines,
+        k,
+        temperature,
+        choose_precision(device)[0] if settings.precision == "auto" else settings.precision,
+        device,
+        workers_for(settings.workers, device),
+        settings.seed,
+    )
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -60,64 +95,148 @@ def prove(settings: Proof, kinds: Sequence[Kind], k: int = 20) -> list[Evaluatio
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading", total=None)
+        shown = bar.add_task("reading", total=None)
 
         def say(what: str, done: int, of: int) -> None:
-            bar.update(task, description=what, completed=done, total=of or None)
+            bar.update(shown, description=what, completed=done, total=of or None)
 
-        evaluations = evaluate(
-            loaded,
-            train,
-            val,
-            settings.data,
-            kinds,
-            which,
-            pool=settings.pool,
-            layer=settings.layer,
-            k=k,
-            device=device,
-            workers=workers_for(settings.workers, device),
-            seed=settings.seed,
-            say=say,
-        )
-    if unreadable := len(train) + len(val) - evaluations[0].train_images - evaluations[0].val_images:
-        console.print(f"{unreadable} images cannot be read and are left out", style="yellow")
+        evaluations = evaluate(loaded, (train, val), (right, answers(val, task, right.names)), settings.data, how, say)
+    _say_what_is_left_out(train, val, evaluations[0], console)
     show_table(evaluations, console)
+    show_advice(evaluations, console)
     if settings.model.is_dir():
+        pictures = _draw_layers(evaluations, settings.model)
         keep(evaluations, settings.model)
-        console.print(f"Kept in {settings.model}/evaluations.json and report.html")
+        console.print(f"Kept in {settings.model}: {', '.join(['evaluations.json', *pictures, 'report.html'])}")
     return evaluations
 
 
 def show_table(evaluations: Sequence[Evaluation], console: Console) -> None:
-    """Rows are features, columns classifiers; accuracy in percent."""
+    """Rows are features and where they were taken, columns the figures of each kind of classifier, in percent."""
     first = evaluations[0]
+    chance = f" (chance {1 / first.classes:.1%})" if first.task == "classification" and first.classes else ""
+    what = {"classification": f" of {first.classes} classes", "multi-label": f" with {first.classes} labels"}
     console.print(
-        f"{first.val_images:,} images of {first.classes} classes, classified from the features of "
-        f"{first.train_images:,} others (chance {1 / first.classes:.1%})"
+        f"{first.val_images:,} images{what.get(first.task, '')}, judged by the features of {first.train_images:,} "
+        f"others{chance}"
     )
-    headers = {"knn": "kNN", "linear": "linear"}
     kinds = list(dict.fromkeys(e.kind for e in evaluations))
+    columns = [
+        (name, kind)
+        for name in FIGURES
+        for kind in kinds
+        if any(getattr(e, name) is not None for e in evaluations if e.kind == kind)
+    ]
+    is_sweep = len(_own(evaluations, kinds[0])) > 1
     table = Table(
-        "features", *(f"{headers[kind]} top-1" for kind in kinds), *(f"{headers[kind]} top-5" for kind in kinds)
+        *("features", "layer", "pool")[: 3 if is_sweep else 1],
+        *(f"{SAID[kind]} {FIGURES[name]}" for name, kind in columns),
+        "RankMe",
     )
-    for features in dict.fromkeys(e.features for e in evaluations):
-        row = [next(e for e in evaluations if e.features == features and e.kind == kind) for kind in kinds]
-        best = [f"{e.top1:.1%}" for e in row] + [f"{e.top5:.1%}" if e.top5 is not None else "-" for e in row]
-        table.add_row(features, *best, style="bold" if features == "pre-trained" else None)
+    best = _best(evaluations)
+    rows: dict[tuple[str, int | None, str | None], dict[str, Evaluation]] = {}
+    for e in evaluations:
+        rows.setdefault((e.features, e.layer, e.pool), {})[e.kind] = e
+    for (features, layer, pool), row in rows.items():
+        one = next(iter(row.values()))
+        where = [str(layer or "-"), pool or "-"] if is_sweep else []
+        said = [_percent(getattr(row[kind], name), name) for name, kind in columns]
+        rank = "-" if one.rankme is None else f"{one.rankme:.1f}"
+        is_best = any(e in best for e in row.values())
+        mark = " (best)" if is_best and is_sweep else ""
+        table.add_row(features + mark, *where, *said, rank, style="bold" if is_best else None)
     console.print(table)
 
 
-def keep(evaluations: Sequence[Evaluation], run: Path) -> None:
-    """Adds the figures to the run's evaluations.json, in place of earlier ones of the same question; new report."""
-    file = run / "evaluations.json"
-    question = ("kind", "features", "data", "pool", "layer")
-    new = [evaluation.to_dict() for evaluation in evaluations]
-    try:
-        old = json.loads(file.read_bytes()) if file.exists() else []
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is damaged ({error}): move it away") from error
-    asked = [[entry[key] for key in question] for entry in new]
-    kept = [entry for entry in old if [entry[key] for key in question] not in asked]
-    write_file(file, json.dumps(kept + new, indent=1).encode())
-    write_report(run)
+def show_advice(evaluations: Sequence[Evaluation], console: Console) -> None:
+    """What to mind about these figures, where there is something."""
+    if len(_own(evaluations, evaluations[0].kind)) > 1:
+        console.print(
+            "The best row was chosen on the val images themselves, so its figure flatters: fix the layer, then judge "
+            "it on images that had no say.",
+            soft_wrap=True,
+        )
+    for e in _best(evaluations):
+        if e.strength in (STRENGTHS[0], STRENGTHS[-1]):
+            which = "strongest" if e.strength == STRENGTHS[0] else "weakest"
+            console.print(
+                f"The {which} regularisation of those tried ({e.strength:g}) was chosen: a better one may lie beyond.",
+                soft_wrap=True,
+            )
+
+
+def _own(evaluations: Sequence[Evaluation], kind: Kind) -> list[Evaluation]:
+    """Those of the model itself."""
+    return [e for e in evaluations if e.features not in BASELINES and e.kind == kind]
+
+
+def _best(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Of each kind, the model's best."""
+    kinds = dict.fromkeys(e.kind for e in evaluations)
+    return [max(_own(evaluations, kind), key=lambda e: e.headline) for kind in kinds]
+
+
+def _percent(value: float | None, name: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if name == "r2" else f"{value:.1%}"
+
+
+def _draw_layers(evaluations: Sequence[Evaluation], run: Path) -> list[str]:
+    """Writes RUN/layers-knn.svg (or -linear) where several layers were compared; gives the names."""
+    written = []
+    for kind in dict.fromkeys(e.kind for e in evaluations):
+        own = _own(evaluations, kind)
+        if len({e.layer for e in own}) < 2:
+            continue
+        pools = dict.fromkeys(e.pool for e in own)
+        lines = {
+            f"{pool} pooling" if pool == "mean" else "class token": [
+                (e.layer or 0, e.headline) for e in own if e.pool == pool
+            ]
+            for pool in pools
+        }
+        levels: dict[str, float] = {
+            e.features: e.headline for e in evaluations if e.features in BASELINES and e.kind == kind
+        }
+        title = f"{_TITLES[kind]} {FIGURES[HEADLINE[own[0].task]]} on features of each layer"
+        name = f"layers-{kind}.svg"
+        write_file(run / name, layers_curve(title, lines, levels).encode())
+        written.append(name)
+    return written
+
+
+def _places(settings: Proof, encoder: ViT) -> list[Readout]:
+    """Where --layer and --pool say that features are taken. Raises UserError."""
+    pools: list[Pool] = []
+    for word in (settings.pool or "mean").split(","):
+        if word not in get_args(Pool):
+            raise UserError(f"--pool is '{settings.pool}': give mean, class, or mean,class")
+        pools.append("class" if word == "class" else "mean")
+    if settings.layer is None:
+        return readouts(encoder, None, list(dict.fromkeys(pools)))
+    if settings.layer == "all":
+        layers = list(range(1, encoder.depth + 1))
+    else:
+        words = settings.layer.split(",")
+        if not all(word.strip().isdecimal() for word in words):
+            raise UserError(
+                f"--layer is '{settings.layer}': give a number from 1 to {encoder.depth}, several with commas, or all"
+            )
+        layers = sorted({int(word) for word in words})
+    return readouts(encoder, layers, list(dict.fromkeys(pools)))
+
+
+def _check_memory(images: int, places: int, width: int) -> None:
+    """Raises UserError where the features would not fit, before an hour of encoding."""
+    needed = images * places * width * 4
+    if needed > _MOST_OF_RAM * (ram := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise UserError(
+            f"features of {images:,} images in {places} places take {needed / 1e9:,.0f} GB, and the machine has "
+            f"{ram / 1e9:,.0f} GB of memory: compare fewer layers at once, or give fewer images"
+        )
+
+
+def _say_what_is_left_out(train: Source, val: Source, found: Evaluation, console: Console) -> None:
+    if unreadable := len(train) + len(val) - found.train_images - found.val_images:
+        console.print(f"{unreadable} images cannot be read and are left out", style="yellow")

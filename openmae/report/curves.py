@@ -20,7 +20,7 @@ Metrics = Sequence[dict[str, Any]]
 BLUE, GREY, INK = "#1f5fa8", "#c3cbd6", "#333333"
 _PALETTE = (BLUE, "#c4561e", "#2c8a57", "#8a4fa0", "#9a7b12", "#b0305c")
 _FEW = 12  # points or fewer are marked, and not smoothed
-_STYLE: Any = {  # matplotlib types its keys one by one
+STYLE: Any = {  # matplotlib types its keys one by one
     "text.parse_math": False,  # names come from outside
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "openmae",  # ids do not change from one drawing to the next
@@ -46,6 +46,8 @@ def curves(metrics: Metrics) -> dict[str, str]:
     drawn = {
         "Training loss": loss_curve(metrics),
         "Evaluations during training": evaluation_curve(metrics),
+        "Effective rank of the features (RankMe)": rankme_curve(metrics),
+        **validation_curves(metrics),
         "Learning rate": learning_rate_curve(metrics),
         "Gradient norm": gradient_norm_curve(metrics),
         "Speed": speed_curve(metrics),
@@ -77,15 +79,15 @@ def speed_curve(metrics: Metrics) -> str:
     parts = {title: points for title, points in parts.items() if len(points[0])}
     if not parts:
         return ""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _figure(len(parts))
         for axis, (title, points) in zip(axes, parts.items(), strict=True):
             _draw(axis, *points)
             axis.set_title(title)
             axis.set_ylim(0, max(0.05, 1.15 * points[1].max()))
         if "Time spent waiting for data" in parts:
-            axes[-1].yaxis.set_major_formatter(_percent)
-        return _svg(figure)
+            axes[-1].yaxis.set_major_formatter(percent)
+        return svg_text(figure)
 
 
 def evaluation_curve(metrics: Metrics) -> str:
@@ -95,15 +97,55 @@ def evaluation_curve(metrics: Metrics) -> str:
     found = {name: points for name, points in found.items() if len(points[0])}
     if not found:
         return ""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, (axis,) = _figure(1)
         for number, (name, (steps, values)) in enumerate(found.items()):
             axis.plot(steps, values, color=_PALETTE[number % len(_PALETTE)], marker="o", markersize=3.5, label=name)
         axis.set_title("Evaluations during training")
         if all(0 <= v <= 1 for _, values in found.values() for v in values):
-            axis.yaxis.set_major_formatter(_percent)
+            axis.yaxis.set_major_formatter(percent)
         axis.legend()
-        return _svg(figure)
+        return svg_text(figure)
+
+
+def rankme_curve(metrics: Metrics) -> str:
+    """Effective rank of held features over steps, from 1 to their width."""
+    return _one(metrics, "rankme", "Effective rank of the features (RankMe)", smooth=False)
+
+
+def validation_curves(metrics: Metrics) -> dict[str, str]:
+    """Everything logged under "val_", a curve each, by title."""
+    names = {"val_loss": "Val loss", "val_r2": "R² on val", "val_mae": "Mean absolute error on val"}
+    names["val_rmse"] = "Root mean squared error on val"
+    drawn = {title: _one(metrics, name, title, smooth=False) for name, title in names.items()}
+    return {title: svg for title, svg in drawn.items() if svg}
+
+
+def blocks_curve(points: Sequence[tuple[str, float]], name: str) -> str:
+    """A figure over the number of last blocks that learn, each value written beside its point (paper, Figure 9).
+
+    points: (blocks as given: "0", "0.5", "4", "all"; value), in any order, one or more. name: of the figure. Values
+    that are all of 0..1 are shown in percent.
+    """
+    ordered = sorted(points, key=lambda point: math.inf if point[0] == "all" else float(point[0]))
+    values = [value for _, value in ordered]
+    shares = all(0 <= value <= 1 for value in values)
+    with matplotlib.rc_context(STYLE):
+        figure, (axis,) = _figure(1)
+        axis.plot(range(len(ordered)), values, color=BLUE, linewidth=1.6, marker="o", markersize=5)
+        for place, value in enumerate(values):
+            said = f"{100 * value:.1f}" if shares else f"{value:.3g}"
+            beside = values[max(0, place - 1) : place + 2]
+            below = len(beside) > 1 and value == min(beside) and max(beside) > value  # above it would cross the line
+            offset = (0, -15 if below else 7)
+            axis.annotate(said, (place, value), offset, textcoords="offset points", ha="center", color=INK)
+        axis.set_xticks(range(len(ordered)), [blocks for blocks, _ in ordered])
+        axis.set_xlabel("last blocks that learn (0: the head alone)")
+        axis.set_title(name)
+        axis.margins(x=0.08, y=0.2)
+        if shares:
+            axis.yaxis.set_major_formatter(percent)
+        return svg_text(figure)
 
 
 def series(metrics: Metrics, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -133,11 +175,11 @@ def _one(metrics: Metrics, name: str, title: str, smooth: bool = True) -> str:
     steps, values = series(metrics, name)
     if not len(steps):
         return ""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, (axis,) = _figure(1)
         _draw(axis, steps, values, smooth)
         axis.set_title(title)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def _draw(axis: Axes, steps: NDArray[np.float64], values: NDArray[np.float64], smooth: bool = True) -> None:
@@ -166,11 +208,13 @@ def _figure(rows: int) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _percent(share: float, _: float) -> str:
+def percent(share: float, _: float = 0) -> str:
+    """0.25 -> 25%, for the labels of an axis."""
     return f"{100 * share:g}%"
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
+    """The figure as SVG, the same for the same figure."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing)

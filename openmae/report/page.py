@@ -1,12 +1,9 @@
 """report.html of a run: one file that needs nothing else, built from the run folder alone."""
 
-import base64
 import io
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,21 @@ from PIL import Image
 
 from openmae.errors import UserError
 from openmae.report.curves import curves, is_number, series
+from openmae.report.html import (
+    data_uri,
+    details,
+    escaped,
+    facts,
+    page,
+    pairs_table,
+    paragraph,
+    picture,
+    section,
+    settings_table,
+    small,
+)
+from openmae.report.results import results_sections, shown_figures
+from openmae.report.sweep import SWEEP, sweep_page
 from openmae.train.checkpoint import write_file
 from openmae.train.console import duration
 from openmae.train.run import read_config, read_metrics
@@ -22,55 +34,83 @@ from openmae.train.run import read_config, read_metrics
 MOST_EARLIER_PICTURES = 12
 MOST_BROKEN_FILES = 200
 KINDS = {"knn": "kNN", "linear": "linear probe"}
+_FIGURES = {"multi-label": "mean_ap", "regression": "r2"}  # that a task is judged by, where not by top-1 accuracy
 
 
 def write_report(run: Path) -> Path:
     """Writes run/report.html, complete or as it was before, from what the run folder holds; gives its path.
 
-    What the folder lacks is left out. Raises UserError where the folder is no run, one of its files is damaged, or
-    the page cannot be written.
+    A folder of runs that a sweep left gets a page too. What the folder lacks is left out. Raises UserError where the
+    folder is no run, one of its files is damaged, or the page cannot be written.
     """
-    config = read_config(run)
-    metrics = read_metrics(run)
-    starts = _starts(run)
     name = run.resolve().name
-    sections = [
-        _headline(config, metrics, starts),
-        _evaluations(run),
-        _curves(metrics),
-        _pictures(run / "pictures"),
-        _broken_files(run / "broken.txt"),
-        _section("Settings", _table(config)),
-        _model(run),
-        _environment(starts),
-    ]
-    page = _PAGE.format(title=_text(name), style=_STYLE, body="\n".join(filter(None, sections)))
+    is_sweep = (run / SWEEP).exists() and not (run / "config.toml").exists()
+    body = sweep_page(_read_json(run / SWEEP)) if is_sweep else _run_page(run)
     file = run / "report.html"
     try:
-        # A name that is no text (a lone surrogate) must not lose the page.
-        write_file(file, page.encode("utf-8", "replace"))
+        write_file(file, page(name, body))
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror}): make room or choose another folder") from error
     return file
 
 
+def training_seconds(run: Path) -> float | None:
+    """Time that the run spent in steps so far; None where its log does not tell. Raises UserError for no run."""
+    return _training_seconds(read_config(run), read_metrics(run))
+
+
+def _run_page(run: Path) -> list[str]:
+    config = read_config(run)
+    metrics = read_metrics(run)
+    starts = _starts(run)
+    model = _read_json(run / "model.json")
+    model = model if isinstance(model, dict) else {}
+    is_classifier = model.get("kind") == "classifier"
+    return [
+        facts({**(_classifier_facts(model, metrics) if is_classifier else {}), **_facts(config, metrics, starts)}),
+        *results_sections(run, _read_json(run / "results.json")),
+        _evaluations(run),
+        _curves(metrics, is_classifier),
+        _pictures(run / "pictures"),
+        _broken_files(run / "broken.txt"),
+        section("Settings", settings_table(config)),
+        _model(model),
+        _environment(starts),
+    ]
+
+
 # ---------------------------------------------------------------- sections
 
 
-def _headline(config: dict[str, Any], metrics: list[dict[str, Any]], starts: list[dict[str, Any]]) -> str:
-    facts = {"Status": _status(config, metrics)}
+def _classifier_facts(model: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, str]:
+    """What was learnt, from what, and how well the val images are done at the end."""
+    task, names = model.get("task"), model.get("class_names") or []
+    count = {"classification": f", {len(names):,} classes", "multi-label": f", {len(names):,} labels"}.get(
+        str(task), ""
+    )
+    found = {"Task": f"{task}{count}"}
+    last = {re.sub("^(eval/|val_)", "", key): value for line in metrics for key, value in line.items() if "val" in key}
+    for name, value in list(shown_figures(last).items())[:1]:
+        found[f"{name} on val"] = value
+    provenance = model.get("provenance")
+    if isinstance(provenance, dict):
+        found["Began with"] = str(provenance.get("model")) if "pre-training" in provenance else "fresh weights"
+    return found
+
+
+def _facts(config: dict[str, Any], metrics: list[dict[str, Any]], starts: list[dict[str, Any]]) -> dict[str, str]:
+    found = {"Status": _status(config, metrics)}
     _, losses = series(metrics, "loss")
     if len(losses):
-        facts["Final loss" if facts["Status"] == "complete" else "Loss"] = f"{losses[-1]:.4f}"
+        found["Final loss" if found["Status"] == "complete" else "Loss"] = f"{losses[-1]:.4f}"
     if seconds := _training_seconds(config, metrics):
-        facts["Training time"] = duration(seconds)
+        found["Training time"] = duration(seconds)
     if device := _device(config, starts):
-        facts["Device"] = device
+        found["Device"] = device
     _, dropped = series(metrics, "dropped")
     if len(dropped) and dropped[-1]:
-        facts["Steps dropped, not finite"] = f"{dropped[-1]:,.0f}"
-    cells = "".join(f"<div><dt>{_text(key)}</dt><dd>{_text(value)}</dd></div>" for key, value in facts.items())
-    return f'<dl class="facts">{cells}</dl>'
+        found["Steps dropped, not finite"] = f"{dropped[-1]:,.0f}"
+    return found
 
 
 def _status(config: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
@@ -107,31 +147,40 @@ def _evaluations(run: Path) -> str:
     found = [entry for entry in found if _is_evaluation(entry)] if isinstance(found, list) else []
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for entry in found:
-        key = tuple(str(entry.get(name, "")) for name in ("data", "train_images", "val_images", "classes"))
+        key = tuple(str(entry.get(name, "")) for name in ("data", "task", "train_images", "val_images", "classes"))
         groups.setdefault(key, []).append(entry)
-    return _section("What the features know", *(_evaluation_table(group) for group in groups.values()))
+    return section("What the features know", *(_evaluation_table(group) for group in groups.values()))
 
 
 def _is_evaluation(entry: Any) -> bool:
-    return isinstance(entry, dict) and "kind" in entry and is_number(entry.get("top1"))
+    return isinstance(entry, dict) and "kind" in entry and is_number(_judged_by(entry))
+
+
+def _judged_by(entry: dict[str, Any]) -> Any:
+    """The figure of its task."""
+    return entry.get(_FIGURES.get(str(entry.get("task")), "top1"))
 
 
 def _evaluation_table(entries: list[dict[str, Any]]) -> str:
-    """Entries of one data set: a row for each kind of features, a column for each kind of evaluation."""
+    """Entries of one data set: a row for each kind of features, a column for each kind of evaluation, and the
+    effective rank of the features where it is known."""
     kinds = sorted({str(entry["kind"]) for entry in entries}, key=lambda kind: (kind not in KINDS, kind))
     cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for entry in entries:  # a later figure replaces an earlier one of the same kind
         cells.setdefault(_features(entry), {})[str(entry["kind"])] = entry
-    best = {kind: max(row[kind]["top1"] for row in cells.values() if kind in row) for kind in kinds}
-    head = "".join(f"<th>{_text(KINDS.get(kind, kind))}</th>" for kind in kinds)
+    best = {kind: max(_judged_by(row[kind]) for row in cells.values() if kind in row) for kind in kinds}
+    has_ranks = any(is_number(entry.get("rankme")) for entry in entries)
+    head = "".join(f"<th>{escaped(title)}</th>" for title in (KINDS.get(kind, kind) for kind in kinds))
+    head += "<th>RankMe</th>" * has_ranks
     rows = "".join(
-        f"<tr><th>{_text(features)}{_small(how)}</th>"
-        + "".join(f"<td>{_percentage(row.get(kind), best[kind])}</td>" for kind in kinds)
+        f"<tr><th>{escaped(features)}{small(how)}</th>"
+        + "".join(f"<td>{_figure_cell(row.get(kind), best[kind])}</td>" for kind in kinds)
+        + (f"<td>{_rank(row)}</td>" if has_ranks else "")
         + "</tr>"
         for (features, how), row in cells.items()
     )
     return (
-        f"<p>{_text(_said_of_data(entries[0]))}</p>"
+        f"<p>{escaped(_said_of_data(entries[0]))}</p>"
         f'<div class="scroll"><table class="numbers"><thead><tr><th>features</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
@@ -143,30 +192,38 @@ def _features(entry: dict[str, Any]) -> tuple[str, str]:
     return str(entry.get("features", "")), ", ".join(str(part) for part in parts if part)
 
 
-def _percentage(entry: dict[str, Any] | None, best: float) -> str:
+def _figure_cell(entry: dict[str, Any] | None, best: float) -> str:
     if entry is None:
         return ""
-    top1 = f"{100 * entry['top1']:.1f}%"
+    figure = _judged_by(entry)
+    said = f"{figure:.3f}" if entry.get("task") == "regression" else f"{100 * figure:.1f}%"
     top5 = entry.get("top5")
-    shown = f"<b>{top1}</b>" if entry["top1"] == best else top1
-    return shown + (_small(f"top-5 {100 * top5:.1f}%") if is_number(top5) else "")
+    shown = f"<b>{said}</b>" if figure == best else said
+    return shown + (small(f"top-5 {100 * top5:.1f}%") if is_number(top5) else "")
+
+
+def _rank(row: dict[str, dict[str, Any]]) -> str:
+    """The effective rank of a row's features, which does not depend on the kind of evaluation."""
+    found = [entry["rankme"] for entry in row.values() if is_number(entry.get("rankme"))]
+    return f"{found[-1]:.1f}" if found else ""
 
 
 def _said_of_data(entry: dict[str, Any]) -> str:
     """What the figures are of: "Top-1 accuracy on flowers; 400 labelled images; ..."."""
-    parts = [f"Top-1 accuracy on {entry['data']}" if entry.get("data") else "Top-1 accuracy"]
+    names = {"multi-label": "Mean average precision", "regression": "R²"}
+    what = names.get(str(entry.get("task")), "Top-1 accuracy")
+    parts = [f"{what} on {entry['data']}" if entry.get("data") else what]
     for key, said in (("train_images", "labelled images"), ("val_images", "held-out images"), ("classes", "classes")):
         if is_number(entry.get(key)):
             parts.append(f"{entry[key]:,} {said}")
-    if is_number(entry.get("classes")) and entry["classes"] > 0:
+    if what == "Top-1 accuracy" and is_number(entry.get("classes")) and entry["classes"] > 0:
         parts.append(f"guessing gives {100 / entry['classes']:.1f}%")
     return "; ".join(parts) + "."
 
 
-def _curves(metrics: list[dict[str, Any]]) -> str:
+def _curves(metrics: list[dict[str, Any]], is_classifier: bool) -> str:
     figures = "".join(
-        f'<img class="card" alt="{_text(title)} over training steps" src="{_data_uri(svg.encode(), "image/svg+xml")}">'
-        for title, svg in curves(metrics).items()
+        picture(svg.encode(), "image/svg+xml", f"{title} over training steps") for title, svg in curves(metrics).items()
     )
     if not figures:
         return ""
@@ -175,7 +232,13 @@ def _curves(metrics: list[dict[str, Any]]) -> str:
         "figures (<code>openmae knn</code>, <code>openmae probe</code>), and compare losses only between runs of "
         "the same target and masking.</p>"
     )
-    return _section("Curves", advice, f'<div class="curves">{figures}</div>')
+    if is_classifier:
+        advice = paragraph(
+            "Augmentation, mixup, cutmix and label smoothing make the training images harder than the val images, so "
+            "the training loss may stay far above the val loss. A val loss that rises while the training loss falls "
+            "says that fewer epochs would have done."
+        )
+    return section("Curves", advice, f'<div class="curves">{figures}</div>')
 
 
 def _pictures(folder: Path) -> str:
@@ -186,10 +249,10 @@ def _pictures(folder: Path) -> str:
         earlier = [earlier[place * len(earlier) // MOST_EARLIER_PICTURES] for place in places]
     shown = "".join(_figure(file, small=True) for file in earlier)
     left_out = f", {len(earlier)} of {len(files) - 1}" if len(earlier) < len(files) - 1 else ""
-    return _section(
+    return section(
         "Reconstructions",
         *(_figure(file, small=False) for file in files[-1:]),
-        _details(f"Earlier in training{left_out}", shown) if shown else "",
+        details(f"Earlier in training{left_out}", shown) if shown else "",
     )
 
 
@@ -204,12 +267,12 @@ def _figure(file: Path, small: bool) -> str:
             image.convert("RGB").save(buffer, "JPEG", quality=85)
     except (OSError, SyntaxError, ValueError):  # what Pillow raises on damaged files
         return ""
-    uri = _data_uri(buffer.getvalue(), "image/jpeg") if small else _data_uri(data, "image/png")
+    uri = data_uri(buffer.getvalue(), "image/jpeg") if small else data_uri(data, "image/png")
     step = _step(file)
     title = f"step {step:,}" if step >= 0 else file.stem
     return (
-        f'<figure><figcaption>{_text(title)}</figcaption><img class="card" width="{width}" height="{height}" '
-        f'alt="Masked images, reconstructions and originals, {_text(title)}" src="{uri}"></figure>'
+        f'<figure><figcaption>{escaped(title)}</figcaption><img class="card" width="{width}" height="{height}" '
+        f'alt="Masked images, reconstructions and originals, {escaped(title)}" src="{uri}"></figure>'
     )
 
 
@@ -228,16 +291,15 @@ def _broken_files(file: Path) -> str:
     more = len(lines) - MOST_BROKEN_FILES
     said = "1 file was left out: it cannot be used" if len(lines) == 1 else f"{len(lines):,} files were left out"
     rest = f"<p class='faint'>and {more:,} more, listed in broken.txt</p>" if more > 0 else ""
-    return _section("Broken files", _details(said, _rows((path, reason) for path, _, reason in pairs) + rest))
+    return section("Broken files", details(said, pairs_table((path, reason) for path, _, reason in pairs) + rest))
 
 
-def _model(run: Path) -> str:
-    info = _read_json(run / "model.json")
-    if not isinstance(info, dict):
+def _model(info: dict[str, Any]) -> str:
+    if not info:
         return ""
     if info.get("licence") is None:
         info = {**info, "licence": "not stated; the weights belong to whoever trained them"}
-    return _section("Model", _details("model.json", _table(info)))
+    return section("Model", details("model.json", settings_table(info)))
 
 
 def _environment(starts: list[dict[str, Any]]) -> str:
@@ -246,8 +308,8 @@ def _environment(starts: list[dict[str, Any]]) -> str:
         command = start.get("command")
         shown = {**start, "command": shlex.join(map(str, command))} if isinstance(command, list) else start
         which = f"start {number} of {len(starts)}: " if len(starts) > 1 else ""
-        tables.append(_details(f"{which}{start.get('started', 'environment.json')}", _table(shown)))
-    return _section("Environment", *tables)
+        tables.append(details(f"{which}{start.get('started', 'environment.json')}", settings_table(shown)))
+    return section("Environment", *tables)
 
 
 # ---------------------------------------------------------------- reading
@@ -268,106 +330,3 @@ def _read_json(file: Path) -> Any:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({error}): restore it, or remove it") from error
-
-
-# ---------------------------------------------------------------- HTML
-
-
-def _text(value: Any) -> str:
-    """Anything from outside, safe between tags and in quoted attributes."""
-    return escape(str(value), quote=True)
-
-
-def _small(text: str) -> str:
-    return f" <small>{_text(text)}</small>" if text else ""
-
-
-def _section(title: str, *parts: str) -> str:
-    """The parts under a heading; "" where there are none."""
-    body = "".join(parts)
-    return f"<section><h2>{_text(title)}</h2>{body}</section>" if body else ""
-
-
-def _details(summary: str, body: str) -> str:
-    return f"<details><summary>{_text(summary)}</summary>{body}</details>" if body else ""
-
-
-def _table(values: Mapping[str, Any]) -> str:
-    return _rows(_flat(values))
-
-
-def _rows(pairs: Iterable[tuple[str, str]]) -> str:
-    rows = "".join(f"<tr><th>{_text(key)}</th><td>{_text(value)}</td></tr>" for key, value in pairs)
-    return f'<div class="scroll"><table>{rows}</table></div>' if rows else ""
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Names and texts of nested settings: {"a": {"b": 1}} gives a.b, 1. What is null or empty is left out."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif value not in (None, []):
-            yield f"{prefix}{key}", _said(value)
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(_said, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --faint: #666; --page: #fff; --box: #f4f5f7; --rule: #dfe2e6; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8e8; --faint: #a0a4aa; --page: #16181b; --box: #212428; --rule: #383c42; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1.2rem 1rem 3rem; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; margin: .4rem 0 1rem; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .7rem; }
-.scroll + p { margin-top: 1.4rem; }
-p { max-width: 44rem; margin: .6rem 0; }
-.faint, small, dt, figcaption { color: var(--faint); font-size: .875rem; font-weight: normal; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 0; }
-.facts div { background: var(--box); border-radius: .5rem; padding: .6rem .8rem; }
-dd { margin: 0; font-size: 1.1rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; }
-th, td { text-align: left; vertical-align: top; padding: .3rem 1.2rem .3rem 0; border-bottom: 1px solid var(--rule);
-  font-variant-numeric: tabular-nums; }
-th { font-weight: normal; color: var(--faint); min-width: 7rem; }
-.numbers { font-size: 1rem; }
-.numbers td, .numbers thead th:not(:first-child) { text-align: right; }
-.numbers tbody th { color: var(--ink); }
-.card { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--rule);
-  border-radius: .5rem; }
-.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: .8rem; }
-.curves .card { width: 100%; padding: .4rem; }
-figure { margin: 0 0 1rem; }
-figcaption { margin-bottom: .3rem; }
-details { border: 1px solid var(--rule); border-radius: .5rem; padding: .5rem .8rem; margin: .6rem 0; }
-summary { cursor: pointer; }
-details > :not(summary) { margin-top: .7rem; }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title} · openmae</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""

@@ -1,0 +1,162 @@
+"""The 15 kinds of corruption of ImageNet-C, at 5 severities, made of any images as they are read.
+
+Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
+arXiv 1903.12261. The corruptions themselves are imagecorruptions' (a fork that is kept up, imagecorruptions-imaug;
+the pictures of frost come along): the same parameters as in the authors' code; motion blur and snow without
+ImageMagick. The published ImageNet-C is JPEG files of 224 pixels made from the validation images; a view that is
+corrupted here is not compressed once more, so figures come close to the published set's and are not the same.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.decode import PixelFormat, decode, open_image
+from openmae.data.order import generator
+from openmae.data.source import Source
+from openmae.data.views import centred_view, reduction
+from openmae.errors import UserError
+
+KINDS = (
+    "gaussian_noise", "shot_noise", "impulse_noise",
+    "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
+    "snow", "frost", "fog", "brightness",
+    "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+SEVERITIES = (1, 2, 3, 4, 5)
+LEAST_SIDE = 32  # pixels, for the library
+
+ALEXNET = dict(
+    zip(
+        KINDS,
+        (0.886428, 0.894468, 0.92264, 0.81988, 0.826268, 0.785948, 0.79836, 0.866816, 0.826572, 0.819324, 0.564592,
+         0.853204, 0.646056, 0.71784, 0.6065),
+        strict=True,
+    )
+)  # fmt: skip
+"""AlexNet's error on ImageNet-C, 0..1, mean over the severities, as the benchmark's authors published it."""
+
+_OWN_SEED = ("impulse_noise", "glass_blur")  # do not draw from numpy's global generator, but take a seed
+
+Errors = dict[str, dict[int, float]]
+"""Top-1 error, 0..1, by kind and severity."""
+
+
+class Corrupted(Source):
+    """Another source's images as the model sees them, corrupted: `read` gives the bytes of a .npy file.
+
+    Image i is a function of (kind, severity, seed, i). pixels, img_size: as the model takes them.
+    """
+
+    def __init__(
+        self, source: Source, pixels: PixelFormat, img_size: tuple[int, int], kind: str, severity: int, seed: int
+    ) -> None:
+        self.source, self.pixels, self.img_size = source, pixels, img_size
+        self.kind, self.severity, self.seed = kind, severity, seed
+        self.location = source.location
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, index: int) -> str:
+        """As the source calls it."""
+        return self.source.name(index)
+
+    def read(self, index: int) -> bytes:
+        """The corrupted view. Raises as the source and `decode` do."""
+        opened = open_image(self.source.read(index))
+        size = (opened.header.height, opened.header.width)
+        image = decode(opened, self.pixels, reduce=reduction(size, self.img_size))
+        view = centred_view(image, self.img_size)
+        draws = generator(self.seed, "sample", epoch=KINDS.index(self.kind), index=index, view=self.severity)
+        file = io.BytesIO()
+        np.save(file, corrupt(view, self.kind, self.severity, draws), allow_pickle=False)
+        return file.getvalue()
+
+    @property
+    def fingerprint(self) -> str:
+        """The source's."""
+        return self.source.fingerprint
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The source's."""
+        return self.source.class_names
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The source's."""
+        return self.source.labels
+
+
+def corrupt(view: NDArray[np.uint8], kind: str, severity: int, draws: np.random.Generator) -> NDArray[Any]:
+    """(H, W, 1 or 3) uint8 -> the same shape, corrupted; severity 1 to 5. numpy's global generator is left as it was.
+
+    Of an image with one channel the library makes one with three; the first of them is taken.
+    """
+    library = _library()
+    own, shared = draws.integers(2**31, size=2).tolist()
+    extra = {"seed": own} if kind in _OWN_SEED else {}
+    before = np.random.get_state()  # noqa: NPY002 (the library draws from numpy's global generator)
+    try:
+        np.random.seed(shared)  # noqa: NPY002
+        changed = library.corrupt(np.ascontiguousarray(view), severity, kind, **extra)
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+    return np.ascontiguousarray(changed[..., : view.shape[2]])
+
+
+def check_corruptible(pixels: PixelFormat, img_size: tuple[int, int]) -> None:
+    """Raises UserError unless views are such as ImageNet-C's corruptions are defined for, and the library is there."""
+    if pixels.depth != "uint8" or pixels.in_chans not in (1, 3):
+        raise UserError(
+            f"--corruptions is defined for grey and colour images of 8 bits, and this model takes {pixels.in_chans} "
+            f"channels of {pixels.depth}: leave it out"
+        )
+    if min(img_size) < LEAST_SIDE:
+        raise UserError(
+            f"--corruptions needs views of {LEAST_SIDE} pixels a side or more, and this model's are {img_size[0]} x "
+            f"{img_size[1]}: leave it out"
+        )
+    # Compiled here once, before the loader processes begin, and not in each of them.
+    corrupt(np.zeros((LEAST_SIDE, LEAST_SIDE, 3), np.uint8), "glass_blur", 1, generator(0, "sample"))
+
+
+def kind_errors(errors: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
+    """Of each kind the mean over its severities."""
+    return {kind: sum(of.values()) / len(of) for kind, of in errors.items()}
+
+
+def mean_corruption_error(errors: Mapping[str, Mapping[int, float]], relative_to: Mapping[str, float] | None) -> float:
+    """Mean over the kinds of their errors, or of their errors over another model's (arXiv 1903.12261, section 4)."""
+    found = kind_errors(errors)
+    return sum(error / (relative_to[kind] if relative_to else 1) for kind, error in found.items()) / len(found)
+
+
+def is_complete(errors: Mapping[str, Mapping[int, float]]) -> bool:
+    """Whether all kinds were measured at all severities."""
+    return all(set(errors.get(kind, ())) == set(SEVERITIES) for kind in KINDS)
+
+
+def is_imagenet(names: Sequence[str], img_size: tuple[int, int]) -> bool:
+    """Whether AlexNet's errors are of the same task: ImageNet's 1000 classes, by WordNet id, at 224 pixels."""
+    ids = all(len(name) == 9 and name[0] == "n" and name[1:].isdecimal() for name in names)
+    return len(names) == 1000 and ids and img_size == (224, 224)
+
+
+@cache
+def _library() -> ModuleType:
+    try:
+        import cv2
+        import imagecorruptions
+    except ImportError as error:
+        raise UserError(
+            f"--corruptions needs imagecorruptions: pip install 'openmae[corruptions]' (it says: {error})"
+        ) from error
+    cv2.setNumThreads(1)  # its threads do not survive a fork, and every loader process has a core of its own
+    return imagecorruptions

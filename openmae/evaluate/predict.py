@@ -1,0 +1,75 @@
+"""What a classifier says of images, and how right it is."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, r2_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from openmae.data.statistics import Statistics
+from openmae.data.tasks import Answers, Task
+from openmae.errors import UserError
+from openmae.evaluate.features import CentredImages
+from openmae.evaluate.knn import accuracy
+from openmae.heads import Classifier
+
+HEADLINE: dict[Task, str] = {"classification": "top1", "multi-label": "mean_ap", "regression": "r2"}
+"""The figure that a model is judged by; more is better."""
+SHARES = ("top1", "top5", "mean_ap")  # figures from 0 to 1
+
+
+@torch.no_grad()
+def predict(
+    model: Classifier,
+    statistics: Statistics,
+    images: CentredImages,
+    device: torch.device,
+    workers: int,
+    batch_size: int = 256,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """Scores (n, K) float32 on the CPU, and the indices (n,) of the images they are of; broken ones are left out.
+
+    Raises UserError where nothing is left, or scores are not finite.
+    """
+    was_training = model.training
+    model.eval()
+    rows: list[Tensor] = []
+    indices: list[int] = []
+    for batch, batch_indices in images.batches(batch_size, workers):
+        rows.append(model(statistics.normalize(batch.to(device))).float().cpu())
+        indices += batch_indices
+        progress(len(indices))
+    model.train(was_training)
+    if not rows:
+        raise UserError(f"none of the {len(images)} images in {images.source.location} can be read: check the files")
+    scores = torch.cat(rows)
+    if not scores.isfinite().all():
+        raise UserError("the model's answers are not finite numbers: its weights are damaged, or its training diverged")
+    return scores, np.array(indices)
+
+
+def measure(scores: Tensor, right: Answers) -> dict[str, float]:
+    """Figures of scores (n, K) against the answers of the same n images.
+
+    classification: loss (cross-entropy, nats), top1 and (with 6 classes or more) top5 accuracy, 0..1;
+    multi-label: loss, mean_ap (average precision, mean over the labels that occur), 0..1;
+    regression: r2 (1 is perfect, 0 is guessing the mean), mae and rmse in the label's unit.
+    """
+    values = torch.from_numpy(right.values)
+    if right.task == "regression":
+        error = scores - values
+        r2 = float(r2_score(values.numpy(), scores.numpy())) if len(values) > 1 else float("nan")
+        return {"r2": r2, "mae": error.abs().mean().item(), "rmse": error.square().mean().sqrt().item()}
+    if right.task == "multi-label":
+        loss = F.binary_cross_entropy_with_logits(scores, values).item()
+        occurring = values.any(dim=0) & ~values.all(dim=0)
+        mean_ap = float("nan")
+        if occurring.any():
+            mean_ap = float(average_precision_score(values[:, occurring].numpy(), scores[:, occurring].numpy()))
+        return {"loss": loss, "mean_ap": mean_ap}
+    figures = {"loss": F.cross_entropy(scores, values).item(), "top1": accuracy(scores, values)}
+    return figures if scores.shape[1] <= 5 else {**figures, "top5": accuracy(scores, values, 5)}

@@ -1,0 +1,87 @@
+"""Nearest neighbours against brute force and scikit-learn, and the command."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from openmae.data.tasks import Answers
+from openmae.evaluate.knn import accuracy, knn_predict, neighbours
+
+
+def rows(count: int, dim: int, seed: int) -> Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def of_classes(labels: Tensor, count: int = 3) -> Answers:
+    return Answers("classification", tuple("abcdefgh"[:count]), labels.numpy())
+
+
+def weights_at(temperature: float):  # type: ignore[no-untyped-def]
+    return lambda distances: np.exp((1 - distances) / temperature)  # scikit-learn's cosine distance
+
+
+@given(
+    st.integers(2, 60), st.integers(1, 30), st.integers(1, 8), st.sampled_from([0.07, 1.0]),
+    st.tuples(st.integers(1, 7), st.integers(1, 20)), st.sampled_from([torch.float32, torch.float64]),
+)  # fmt: skip
+def test_shares_of_the_votes_are_scikit_learns(
+    count: int, k: int, dim: int, temperature: float, chunks: tuple[int, int], kind: torch.dtype
+) -> None:
+    train, test = rows(count, dim + 1, 1).to(kind), rows(13, dim + 1, 2).to(kind)
+    labels = torch.arange(count) % 3
+    oracle = KNeighborsClassifier(min(k, count), weights=weights_at(temperature), metric="cosine", algorithm="brute")
+    oracle.fit(train.double().numpy(), labels.numpy())
+    scores = knn_predict(train, of_classes(labels), test, k, temperature, chunks=chunks)[:, : len(oracle.classes_)]
+    expected = oracle.predict_proba(test.double().numpy())
+    np.testing.assert_allclose(scores.numpy(), expected, atol=1e-4 if kind == torch.float32 else 1e-9)
+
+
+def test_several_labels_and_numbers_are_scikit_learns() -> None:
+    train, test = rows(50, 6, 3).double(), rows(20, 6, 4).double()
+    values = rows(50, 3, 5).numpy()
+    for task, of in (("regression", values[:, :1]), ("multi-label", (values > 0).astype(np.float32))):
+        oracle = KNeighborsRegressor(7, weights=weights_at(0.1), metric="cosine", algorithm="brute")
+        expected = oracle.fit(train.numpy(), of).predict(test.numpy())
+        found = knn_predict(train, Answers(task, ("a", "b", "c")[: of.shape[1]], of), test, 7, 0.1)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 12), st.integers(1, 9), st.integers(1, 40))
+def test_neighbours_are_those_of_brute_force_and_of_equals_the_first(
+    axes: list[int], k: int, queries: int, references: int
+) -> None:
+    """Axis-aligned vectors: many are exactly equal, and every way to cut them into chunks must choose the same."""
+    train = torch.eye(4)[torch.tensor(axes)]
+    test = torch.tensor([[2.0, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1], [-1, 0, 0, 3]])
+    similarity, index = neighbours(train, test, k, chunks=(queries, references))
+    exact = normalize(test, dim=1) @ train.T
+    order = np.lexsort((np.broadcast_to(np.arange(len(axes)), exact.shape), -exact.numpy()), axis=1)
+    np.testing.assert_array_equal(index.numpy(), order[:, :k])
+    np.testing.assert_array_equal(similarity.numpy(), exact.gather(1, index).numpy())
+
+
+def test_memory_is_that_of_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No product is larger than the chunks say, whatever the number of rows."""
+    sizes = []
+    product = torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: sizes.append((len(a), b.shape[1])) or product(a, b))
+    neighbours(rows(100, 4, 0), rows(50, 4, 1), 5, chunks=(8, 30))
+    assert max(queries for queries, _ in sizes) == 8
+    assert max(references for _, references in sizes) == 30
+    assert sum(queries * references for queries, references in sizes) == 5000
+
+
+def test_accuracy_of_equals_and_of_what_is_no_number() -> None:
+    scores = torch.tensor([[0.1, 0.5, 0.4], [0.8, 0.1, 0.1], [0.2, 0.3, 0.5]])
+    labels = torch.tensor([2, 0, 0])
+    assert accuracy(scores, labels) == pytest.approx(1 / 3)
+    assert accuracy(scores, labels, 2) == pytest.approx(2 / 3)
+    assert accuracy(scores, labels, 5) == 1.0
+    same = torch.zeros(3, 3)
+    assert accuracy(same, torch.tensor([0, 1, 2])) == pytest.approx(1 / 3)  # the first, not all
+    assert accuracy(torch.full((3, 3), torch.nan), torch.tensor([0, 1, 2])) == 0.0
