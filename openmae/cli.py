@@ -26,7 +26,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
     "knn": ("knn", "Knn", "what the features know, by nearest neighbours: MODEL DATA"),
     "probe": ("probe", "Probe", "what the features know, by a linear classifier: MODEL DATA"),
     "embed": ("embed", "Embed", "a vector for each image, and what is near what: MODEL DATA --out FILE.parquet"),
-    "evaluate": ("evaluate", "Evaluate", "how good a fine-tuned model is, class by class, and where it errs: MODEL DATA"),
+    "evaluate": (
+        "evaluate",
+        "Evaluate",
+        "how good a fine-tuned model is, class by class, and where it errs: MODEL DATA",
+    ),
     "stats": ("stats", "Stats", "mean, deviation and percentiles of your images: DATA"),
     "check": ("check", "Check", "broken files, odd sizes, duplicates, suspicious labels: DATA"),
     "pack": ("pack", "Pack", "write tar shards of smaller images, which load faster: DATA SHARDS"),

@@ -134,7 +134,9 @@ def test_each_choice_is_printed_with_its_reason() -> None:
     found = finetune_choices.choose(settings, encoder, STATISTICS, None, "classification", 999, CPU, console)
     lines = shown.getvalue().splitlines()
     flags = [line.split(":")[0] for line in lines[1:]]
-    open_before = [name for name in vars(found) if getattr(settings, name) is None and name not in ("labels", "task", "workers")]
+    open_before = [
+        name for name in vars(found) if getattr(settings, name) is None and name not in ("labels", "task", "workers")
+    ]
     assert {flag.split()[0] for flag in flags} == {f"--{n.replace('_', '-')}" for n in open_before} - {"--clip-grad"}
     assert all(line.split(": ", 1)[1] for line in lines[1:])
     assert replace(found, **{name: getattr(settings, name) for name in open_before}) == settings

@@ -38,7 +38,8 @@ def timms(model: Classifier, **changes: object) -> torch.nn.Module:
         **changes,
     )
     weights = {}
-    for key, value in model.state_dict().items():
+    for key, weight in model.state_dict().items():
+        value = weight
         name = key.removeprefix("encoder.").replace("mlp.0", "mlp.fc1").replace("mlp.2", "mlp.fc2")
         if name == "patch_embed.weight":  # ours flattens (row, column, channel)
             value = value.view(-1, *encoder.patch_size, encoder.in_chans).permute(0, 3, 1, 2)
@@ -142,7 +143,7 @@ def test_frozen_weights_get_no_gradient_and_no_graph() -> None:
 
 @pytest.mark.parametrize("blocks", [-1, 0.25, 1.5, 5])
 def test_impossible_numbers_of_blocks(blocks: float) -> None:
-    with pytest.raises(ValueError, match="0.5, or a whole number up to this encoder's 4"):
+    with pytest.raises(ValueError, match=r"0\.5, or a whole number up to this encoder's 4"):
         learn_last_blocks(Classifier(vit(), 5), blocks)
 
 

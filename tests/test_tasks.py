@@ -56,7 +56,7 @@ def test_a_label_that_is_no_number(tmp_path: Path, bad: str) -> None:
 
 
 def test_an_empty_number_is_no_label(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="1 of the 3 images of .* have no label"):
+    with pytest.raises(UserError, match=r"1 of the 3 images of .* have no label"):
         answers(open_source(table(tmp_path, ["1.5", "", "2"])), "regression")
 
 

@@ -74,7 +74,9 @@ class ArraysInMemory(LabelledSource):
     name: of the array in the file. numbers and classes: as number_labels gives them.
     """
 
-    label_advice = "give it an array 'labels' of one number or text for each image, or a column of 0 and 1 for each label"
+    label_advice = (
+        "give it an array 'labels' of one number or text for each image, or a column of 0 and 1 for each label"
+    )
 
     def __init__(
         self,

@@ -73,7 +73,7 @@ def in_memory(
     a crop of them is decoded at a smaller size, are left as they are.
     say: told how many of how many images are done.
     """
-    most = min(MOST_BYTES, int(_ram() * MOST_OF_RAM))
+    most = min(MOST_BYTES, int(ram() * MOST_OF_RAM))
     if not _looks_small(source, pixels, img_size, most):
         return source, pixels
     chunks = [range(at, min(at + _CHUNK, len(source))) for at in range(0, len(source), _CHUNK)]
@@ -138,5 +138,6 @@ def _looks_small(source: Source, pixels: PixelFormat, img_size: tuple[int, int],
     return bool(sizes) and float(np.mean(sizes)) * bytes_a_pixel * len(source) < most
 
 
-def _ram() -> int:
+def ram() -> int:
+    """Bytes of memory that the machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**33

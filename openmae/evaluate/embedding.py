@@ -101,7 +101,7 @@ def embed(
         vectors.append(batch.vectors)
         names += [images.source.name(index) for index in batch.indices.tolist()]
     if not names:
-        raise UserError(f"none of the {len(images)} images in {data} can be read: check the files")
+        raise images.why_none()
     return np.concatenate(vectors), names
 
 

@@ -99,7 +99,7 @@ def _put(images: CentredImages, ring: SharedArray, piece: tuple[int, range], han
     """Writes the views of a piece into its slot -> the slot, and the indices of the images that were good."""
     slot, numbers = piece
     good: list[int] = []
-    for index, data in zip(numbers, images.source.read_each(numbers), strict=True):
+    for index, data in zip(numbers, hand.read_each(images.source, numbers), strict=True):
         try:
             hand.take(index)
             ring.array[slot, len(good)] = _view(images, data)

@@ -45,7 +45,7 @@ def predict(
         progress(len(indices))
     model.train(was_training)
     if not rows:
-        raise UserError(f"none of the {len(images)} images in {images.source.location} can be read: check the files")
+        raise images.why_none()
     scores = torch.cat(rows)
     if not scores.isfinite().all():
         raise UserError("the model's answers are not finite numbers: its weights are damaged, or its training diverged")

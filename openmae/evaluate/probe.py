@@ -17,7 +17,7 @@ from openmae.evaluate.predict import HEADLINE, measure
 STRENGTHS = steps_of_ten(-6, 2, 2)  # inverse regularisation, on standardised features, from strong to weak
 FALLBACK = 1e-2  # where there are too few images to choose
 FOLDS = 5
-MOST_FOR_ALL_FOLDS = 5000  # images; of more than that, one fold tells enough
+MOST_FOR_ALL_FOLDS = 1000  # images; of more than that, one fold tells enough
 PATIENCE = 3  # weaker strengths in a row without a better figure, and no more are tried
 CPU = torch.device("cpu")
 _VIEW = 5  # of the generator of splits: draws of its own

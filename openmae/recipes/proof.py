@@ -1,6 +1,5 @@
 """What `knn` and `probe` share: open the model and the data, evaluate, print the table, keep it in the run."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from tyro.conf import Positional, arg
 
+from openmae.data.memory import ram
 from openmae.data.source import Source
 from openmae.data.tasks import Task, answers, split_for
 from openmae.errors import UserError
@@ -230,10 +230,10 @@ def _places(settings: Proof, encoder: ViT) -> list[Readout]:
 def _check_memory(images: int, places: int, width: int) -> None:
     """Raises UserError where the features would not fit, before an hour of encoding."""
     needed = images * places * width * 4
-    if needed > _MOST_OF_RAM * (ram := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+    if needed > _MOST_OF_RAM * ram():
         raise UserError(
             f"features of {images:,} images in {places} places take {needed / 1e9:,.0f} GB, and the machine has "
-            f"{ram / 1e9:,.0f} GB of memory: compare fewer layers at once, or give fewer images"
+            f"{ram() / 1e9:,.0f} GB of memory: compare fewer layers at once, or give fewer images"
         )
 
 

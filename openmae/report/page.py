@@ -149,7 +149,10 @@ def _evaluations(run: Path) -> str:
     for entry in found:
         key = tuple(str(entry.get(name, "")) for name in ("data", "task", "train_images", "val_images", "classes"))
         groups.setdefault(key, []).append(entry)
-    return section("What the features know", *(_evaluation_table(group) for group in groups.values()))
+    layers = (
+        picture(file.read_bytes(), "image/svg+xml", "Figures over layers") for file in sorted(run.glob("layers-*.svg"))
+    )
+    return section("What the features know", *(_evaluation_table(group) for group in groups.values()), *layers)
 
 
 def _is_evaluation(entry: Any) -> bool:
