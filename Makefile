@@ -10,7 +10,7 @@ quickstart: .venv/ready
 	$(BIN)/openmae quickstart
 
 test: .venv/ready
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-slow: .venv/ready
 	$(BIN)/pytest -m slow

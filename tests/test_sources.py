@@ -304,6 +304,24 @@ def test_damaged_cache_is_as_none(tmp_path_factory: pytest.TempPathFactory, at: 
         assert names(open_source(str(home / "data"))) == expected
 
 
+@pytest.mark.parametrize("change", [0x01, 0xBA, 0xFF])
+def test_a_changed_byte_anywhere_is_damage_or_nothing(tmp_path: Path, change: int) -> None:
+    file = tmp_path / "x.npz"
+    write_arrays(file, {"names": np.arange(5), "sizes": np.ones(3, np.float32)})
+    data = file.read_bytes()
+    noticed = 0
+    for at in range(len(data)):
+        file.write_bytes(data[:at] + bytes([data[at] ^ change]) + data[at + 1 :])
+        try:
+            found = map_arrays(file)
+        except (ValueError, OSError):
+            noticed += 1
+            continue
+        for name, expected in (("names", np.arange(5)), ("sizes", np.ones(3))):
+            assert name not in found or np.array_equal(found[name], expected)
+    assert noticed > len(data) / 2
+
+
 def test_cache_with_other_names_is_noticed_by_its_checksum(tmp_path: Path, cache: Path) -> None:
     write_images(tmp_path, 2)
     age(tmp_path)

@@ -73,7 +73,7 @@ def map_arrays(file: Path) -> dict[str, NDArray[Any]]:
             members = zipfile.ZipFile(opened).infolist()
             mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             return {member.filename.removesuffix(".npy"): _view(mapped, member) for member in members}
-        except (zipfile.BadZipFile, struct.error, SyntaxError, KeyError, TypeError) as error:
+        except (zipfile.BadZipFile, struct.error, SyntaxError, KeyError, TypeError, NotImplementedError) as error:
             raise ValueError(f"{file} is damaged ({error})") from error
 
 
