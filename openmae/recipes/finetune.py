@@ -27,7 +27,15 @@ from openmae.model import SIZES, ViT, create_model, initialize
 from openmae.recipes.choices import Recipe, Sides, pair, stored
 from openmae.recipes.finetune_choices import check_ranges, choose
 from openmae.recipes.finetune_job import Job, Start, steps_of
-from openmae.recipes.machine import Device, check_room, choose_device, make_console, room_on_disk, workers_for
+from openmae.recipes.machine import (
+    Device,
+    check_room,
+    choose_device,
+    enough_memory,
+    make_console,
+    room_on_disk,
+    workers_for,
+)
 from openmae.recipes.results import whole_address
 from openmae.train.run import RunFolder, read_config
 from openmae.weights import Loaded, load_native
@@ -178,15 +186,8 @@ def finetune(settings: Finetune, console: Console) -> dict[str, float]:
         check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 12)
         folder.settle({**_flat(settings), "steps": steps_of(settings, len(train))}, _fingerprint(train, val), _HARMLESS)
         job = Job(settings, folder, model.to(device), start, train, val, right, asked, workers, device, console)
-        try:
+        with enough_memory():
             return job.train()
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-                raise
-            raise UserError(
-                "the machine ran out of memory: run the same command again with a smaller --micro-batch, which leaves "
-                "the batch as it is; the run goes on from its last checkpoint"
-            ) from error
 
 
 def build(settings: Finetune, encoder: ViT, outputs: int) -> Classifier:

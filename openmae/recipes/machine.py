@@ -72,6 +72,20 @@ def room_on_disk(out: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turns torch's want of memory into one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise UserError(
+            "the machine ran out of memory: run the same command again with a smaller --micro-batch, which leaves "
+            "the batch as it is; the run goes on from its last checkpoint"
+        ) from error
+
+
 def make_console() -> Console:
     """Plain text to standard output, taken as it is; no line is broken where the output is not a terminal."""
     console = Console(highlight=False, markup=False, emoji=False)

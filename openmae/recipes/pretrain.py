@@ -8,46 +8,35 @@ such an encoder fine-tunes to 83.6% (ViT-B, 1600 epochs, Table 3). What is left 
 and the machine, and printed with the reason.
 """
 
-import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from rich.console import Console
-from torch import Tensor
 from tyro.conf import Positional, arg
 
 from openmae.data.decode import Depth, PixelFormat
 from openmae.data.folder import misnamed_splits
-from openmae.data.memory import in_memory
 from openmae.data.opening import has_splits, open_source
 from openmae.data.order import generator
 from openmae.data.source import Source
 from openmae.data.statistics import Statistics, survey
-from openmae.data.stream import Batch, Stream
-from openmae.data.views import Augmentation
-from openmae.errors import Interrupted, UserError
-from openmae.evaluate.features import Precision
-from openmae.masking import Masking
-from openmae.model import MaskedAutoencoder, create_model, patchify
+from openmae.errors import UserError
 from openmae.recipes.broken import BrokenFiles
 from openmae.recipes.choices import Recipe, Sides, pair, stored
-from openmae.recipes.machine import Device, check_room, choose_device, make_console, room_on_disk, workers_for
-from openmae.recipes.panel import draw_panel
+from openmae.recipes.machine import (
+    Device,
+    check_room,
+    choose_device,
+    enough_memory,
+    make_console,
+    room_on_disk,
+    workers_for,
+)
 from openmae.recipes.pretrain_choices import check_ranges, choose
-from openmae.recipes.watch import Watch
-from openmae.report.page import write_report
-from openmae.targets import PCA
-from openmae.train.checkpoint import write_file
-from openmae.train.loop import Plan, fit
-from openmae.train.optimizers import adamw, warmup_cosine
+from openmae.recipes.pretrain_job import build, in_chans_of, masking_of, steps_of, train
 from openmae.train.run import RunFolder, read_config
-from openmae.weights import model_json, serialize
 
 _HARMLESS = (
     "data",
@@ -198,7 +187,7 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         raise UserError("say which images to learn from and where the run goes: openmae pretrain DATA --out RUN")
     device = choose_device(settings.device)
     check_ranges(settings)
-    _masking(settings)  # raises
+    masking_of(settings)  # raises
     with room_on_disk(settings.out), RunFolder(settings.out) as folder:
         source, val, shown = _sources(settings.data, settings.seed)
         console.print(f"{len(source):,} images in {source.location}; {len(shown)} shown in the pictures")
@@ -218,167 +207,12 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         model = build(settings)
         # Weights and two averages of each, in up to 3 checkpoints, and the weights beside them.
         check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 10)
-        folder.settle({**_flat(settings), "steps": _steps(settings, len(source))}, source.fingerprint, _HARMLESS)
+        folder.settle({**_flat(settings), "steps": steps_of(settings, len(source))}, source.fingerprint, _HARMLESS)
         broken = BrokenFiles(source, folder, settings.max_broken)
         if look is not None:
             broken.note_survey(look, pair(settings.patch_size))
-        try:
-            _train(settings, folder, model.to(device), source, val, shown, statistics, broken, workers, device, console)
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-                raise
-            raise UserError(
-                "the machine ran out of memory: run the same command again with a smaller --micro-batch, which leaves "
-                "the batch as it is; the run goes on from its last checkpoint"
-            ) from error
-
-
-def _train(
-    settings: Pretrain,
-    folder: RunFolder,
-    model: MaskedAutoencoder,
-    source: Source,
-    val: Source | None,
-    shown: Source,
-    statistics: Statistics,
-    broken: BrokenFiles,
-    workers: int,
-    device: torch.device,
-    console: Console,
-) -> None:
-    assert settings.batch_size is not None
-    assert settings.micro_batch is not None
-    assert settings.blr is not None
-    assert settings.epochs is not None
-    steps = _steps(settings, len(source))
-    loaded, pixels = in_memory(source, statistics.pixels, pair(settings.img_size), workers)
-    stream = Stream(
-        loaded,
-        pixels,
-        pair(settings.img_size),
-        pair(settings.patch_size),
-        Augmentation(settings.crop_scale, settings.hflip),
-        model.masking,
-        settings.batch_size,
-        steps,
-        settings.seed,
-        settings.repeat_aug,
-    )
-    if isinstance(model.target, PCA):
-        model.target.fit(_sample_patches(stream, statistics, model.encoder.patch_size))
-    warmup_steps = steps * (settings.warmup_epochs or 0.0) / settings.epochs
-    lr = settings.blr * settings.batch_size / 256
-    plan = Plan(
-        steps,
-        settings.batch_size,
-        lambda step: warmup_cosine(step, steps, warmup_steps, lr),
-        settings.clip_grad,
-        settings.checkpoint_minutes * 60,
-        log_every=max(1, min(50, steps // 200)),
-    )
-
-    def batches_from(step: int) -> Iterator[Batch]:
-        assert settings.micro_batch is not None
-        return broken.watch(stream.batches(step, settings.micro_batch, workers, pin=device.type == "cuda"))
-
-    def loss_of(model: MaskedAutoencoder, batch: Batch) -> Tensor:
-        loss: Tensor = model(statistics.normalize(batch.images), batch.visible, batch.queries).loss
-        return loss
-
-    pictured = [(shown.name(index), partial(shown.read, index)) for index in range(len(shown))]
-
-    def show(step: int) -> None:
-        picture = folder.path / "pictures" / f"step-{step:08d}.png"
-        try:
-            draw_panel(model, statistics, pictured, picture, seed=settings.seed)
-        except UserError as error:  # the run does not end for want of a picture
-            console.print(f"warning: no picture at step {step}: {error}", style="yellow", soft_wrap=True)
-        save_weights(model, statistics, settings, folder.path, step)
-
-    precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
-    picture_steps, watch_steps = (_evenly(steps, count) for count in (settings.pictures, settings.evaluations))
-    seen = steps * settings.batch_size // max(1, settings.evaluations)  # images from one look to the next
-    watch = None
-    if watch_steps:
-        watch = Watch(model.encoder, source, val, statistics, settings.seed, seen, workers, device, precision, console)
-
-    def observe(step: int) -> dict[str, Any]:
-        if step in picture_steps:
-            show(step)
-        return watch(model) if watch is not None and step in watch_steps else {}
-
-    try:
-        fit(
-            model,
-            loss_of,
-            batches_from,
-            adamw(model, (0.9, 0.95), settings.weight_decay),
-            folder,
-            plan,
-            device=device,
-            precision=precision,
-            console=console,
-            name_of=source.name,
-            after={step: partial(observe, step) for step in picture_steps | watch_steps},
-        )
-    except Interrupted as stopped:
-        save_weights(model, statistics, settings, folder.path, stopped.step)
-        write_report(folder.path)
-        raise Interrupted(f"{stopped}; the same command goes on from there", stopped.step) from None
-    save_weights(model, statistics, settings, folder.path, steps)
-    write_report(folder.path)
-
-
-def build(settings: Pretrain) -> MaskedAutoencoder:
-    """The model of resolved settings, its weights drawn from the seed. Raises UserError for what cannot be built."""
-    try:
-        model = create_model(
-            settings.model or "vit_base",
-            img_size=pair(settings.img_size),
-            patch_size=pair(settings.patch_size),
-            in_chans=_in_chans(settings),
-            embed_dim=settings.embed_dim,
-            depth=settings.depth,
-            num_heads=settings.num_heads,
-            class_tokens=settings.class_tokens,
-            decoder=settings.decoder,
-            decoder_embed_dim=512 if settings.decoder_embed_dim is None else settings.decoder_embed_dim,
-            decoder_depth=8 if settings.decoder_depth is None else settings.decoder_depth,
-            decoder_num_heads=16 if settings.decoder_num_heads is None else settings.decoder_num_heads,
-            decoder_layers=settings.decoder_layers,
-            encoder_mask_token=settings.encoder_mask_token,
-            target=settings.target,
-            norm_pix_loss=settings.norm_pix_loss,
-            masking=_masking(settings),
-        )
-        Augmentation(settings.crop_scale, settings.hflip)
-        if settings.mask_ratio_end is not None:
-            model.masking.counts(model.encoder.grid, settings.mask_ratio_end)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    model.initialize(torch.Generator().manual_seed(settings.seed))
-    return model
-
-
-def _masking(settings: Pretrain) -> Masking:
-    """Raises UserError for values that are out of range or do not go together."""
-    try:
-        return Masking(
-            settings.mask_ratio,
-            settings.mask,
-            settings.mask_unit,
-            settings.mask_schedule,
-            settings.mask_ratio_end,
-            settings.predict_fraction,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _steps(settings: Pretrain, images: int) -> int:
-    assert settings.epochs is not None
-    assert settings.batch_size is not None
-    return max(1, round(settings.epochs * images / settings.batch_size))
+        with enough_memory():
+            train(settings, folder, model.to(device), source, val, shown, statistics, broken, workers, device, console)
 
 
 def _flat(settings: Pretrain) -> dict[str, Any]:
@@ -389,11 +223,6 @@ def _flat(settings: Pretrain) -> dict[str, Any]:
     return {**values, "data": settings.data if "://" in settings.data else str(Path(settings.data).absolute())}
 
 
-def _in_chans(settings: Pretrain) -> int:
-    assert settings.in_chans is not None
-    return settings.in_chans
-
-
 def _statistics(settings: Pretrain) -> Statistics:
     """Of settings that are chosen by now."""
     if settings.mean is None or settings.std is None or settings.pixel_type is None:
@@ -401,13 +230,8 @@ def _statistics(settings: Pretrain) -> Statistics:
             "the run is of an older openmae, which did not keep its pixel type: begin anew in another --out"
         )
     return Statistics(
-        settings.mean, settings.std, PixelFormat(_in_chans(settings), settings.bands, settings.pixel_type)
+        settings.mean, settings.std, PixelFormat(in_chans_of(settings), settings.bands, settings.pixel_type)
     )
-
-
-def _evenly(steps: int, count: int) -> set[int]:
-    """`count` steps, or all, evenly from early on to the last."""
-    return {max(1, round(steps * i / count)) for i in range(1, count + 1)}
 
 
 # ---------------------------------------------------------------- images
@@ -435,23 +259,3 @@ def _warn_of_splits(source: Source, console: Console) -> None:
             style="yellow",
             soft_wrap=True,
         )
-
-
-def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[int, ...]) -> Tensor:
-    """Patches (n, P) of the first 512 training views, and of more where they hold few patches: enough for the
-    principal components, and the same for any batch size."""
-    patches: list[Tensor] = []
-    for position in count():
-        batch = stream.views(position, position + 1)
-        patches.append(patchify(statistics.normalize(batch.images), patch_size)[0])
-        if len(patches) >= 512 and sum(map(len, patches)) >= 10 * patches[0].shape[1]:
-            return torch.cat(patches)
-    raise AssertionError("count() never ends")
-
-
-def save_weights(model: MaskedAutoencoder, statistics: Statistics, settings: Pretrain, run: Path, step: int) -> None:
-    """model.safetensors and model.json of the run, each complete or as it was before."""
-    provenance = {"job": "pretrain", "data": settings.data, "step": step, "seed": settings.seed}
-    info = model_json(model, statistics, provenance)
-    write_file(run / "model.safetensors", serialize(model, info))
-    write_file(run / "model.json", json.dumps(info, indent=1).encode())
