@@ -339,7 +339,7 @@ def test_corruptions_are_measured_kept_and_not_measured_again(tmp_path: Path, ru
     clean = only_result(model)["clean"]
     assert first["clean_error"] == pytest.approx(1 - clean["figures"]["top1"])
     source = open_source(str(data))
-    made = corruptions.Corrupted(source, PixelFormat(3), (32, 32), "contrast", 5, 0)
+    made = corruptions.Corrupted(source, PixelFormat(3), (32, 32), (8, 8), "contrast", 5, 0)
     for index in range(len(made)):
         array = np.load(io.BytesIO(made.read(index)))
         place = tmp_path / "made" / made.name(index)
@@ -362,6 +362,20 @@ def test_corruptions_are_measured_kept_and_not_measured_again(tmp_path: Path, ru
     a_model(model, ("class1", "class0", "class2"))
     assert run("evaluate", model, data)[0] == 0
     assert "corruptions" not in only_result(model)  # of another model
+
+
+def test_images_that_the_clean_result_lacks_are_not_counted_corrupted(tmp_path: Path, run: Run) -> None:
+    """One smaller than a patch cannot be read clean, and is not to be judged corrupted."""
+    model, data = a_model(tmp_path / "model"), images(tmp_path / "data", 8, classes=2)
+    picture(1, (4, 40)).save(data / "class0/small.png")
+    words = ("evaluate", model, data, "--corruptions", "brightness", "--severities", "1", "--workers", "0")
+    assert run(*words)[0] == 0
+    with_it = only_result(model)
+    (data / "class0/small.png").unlink()
+    assert run(*words)[0] == 0
+    without = only_result(model)
+    assert with_it["clean"]["images"] == without["clean"]["images"] == 8
+    assert with_it["corruptions"]["errors"] == without["corruptions"]["errors"]
 
 
 def test_workers_corrupt_alike(tmp_path: Path, run: Run) -> None:

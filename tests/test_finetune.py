@@ -18,7 +18,9 @@ from PIL import Image
 
 import openmae
 from openmae.cli import main
+from openmae.data.tasks import Answers
 from openmae.heads import Classifier
+from openmae.recipes import finetune_job
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
 from openmae.weights import load_native
@@ -189,6 +191,64 @@ def test_a_number_is_predicted_in_its_own_unit(model: Path, tmp_path: Path, run:
     loaded = load_native(out)
     bright = torch.full((1, 3, 16, 16), 120, dtype=torch.uint8)
     assert loaded.classifier(loaded.statistics.normalize(bright)).item() == pytest.approx(1012, abs=4)
+
+
+# ---------------------------------------------------------------- classes of unequal size
+
+
+def unequal(folder: Path) -> Path:
+    """24 red, 8 green and 2 blue images to learn from."""
+    data = colours(folder, 72, ("train",))
+    for name, count in (("green", 8), ("blue", 2)):
+        for path in sorted((data / "train" / name).iterdir())[count:]:
+            path.unlink()
+    return colours(data, 9, ("val",))
+
+
+def test_sampling_shows_each_class_as_often(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And every image of the largest class once, each of a smaller one as often as the others, or once more."""
+    labels: list[int] = []
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def hear(scores: torch.Tensor, wanted: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
+        if wanted.ndim == 2:  # a training step, not the judging of val
+            labels.extend(wanted.argmax(1).tolist())
+        return cross_entropy(scores, wanted, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finetune_job.F, "cross_entropy", hear)
+    words = "--balance sampling --mixup 0 --cutmix 0 --evaluations 1 --batch-size 12 --micro-batch 12".split()
+    out = tmp_path / "run"
+    assert main(["finetune", str(model), str(unequal(tmp_path / "data")), "--out", str(out), *QUICK, *words]) == 0
+    config = tomllib.loads((out / "config.toml").read_text())
+    assert config["steps"] == round(2 * 34 / 12) == len(labels) // 12  # as many as without
+    assert len(labels) == 72
+    assert np.bincount(labels).tolist() == [24, 24, 24]
+    order = finetune_job.balanced(Answers("classification", ("a", "b", "c"), np.repeat([0, 1, 2], [2, 8, 24])), 0)
+    seen = np.bincount(order, minlength=34).tolist()
+    assert seen == [12] * 2 + [3] * 8 + [1] * 24
+
+
+def test_sampling_names_the_broken_file(model: Path, tmp_path: Path, run: Run) -> None:
+    data = unequal(tmp_path / "data")
+    broken = sorted((data / "train/blue").iterdir())[0]
+    broken.write_bytes(b"nothing")
+    words = [*QUICK, "--balance", "sampling", "--max-broken", 0.5, "--epochs", 4]
+    code, _, errors = run("finetune", model, data, "--out", tmp_path / "run", *words)
+    assert code == 0, errors
+    (line,) = (tmp_path / "run/broken.txt").read_text().splitlines()
+    assert line.split("\t")[0].endswith(f"blue/{broken.name}")
+
+
+def test_labels_that_cannot_be_balanced_so(model: Path, tmp_path: Path, run: Run) -> None:
+    out = ["--out", tmp_path / "run", *QUICK]
+    (tmp_path / "numbers").mkdir()
+    (tmp_path / "labels").mkdir()
+    numbers = table(tmp_path / "numbers", {f"{n}.png": f"{n}.5" for n in range(10)})
+    labels = table(tmp_path / "labels", {f"{n}.png": "a;b" if n % 2 else "b" for n in range(10)})
+    for balance in ("weights", "sampling"):
+        refused(run("finetune", model, numbers, *out, "--balance", balance), "these labels are numbers: leave it out")
+    refused(run("finetune", model, labels, *out, "--balance", "sampling"), "give --balance weights")
+    assert run("finetune", model, labels, *out, "--balance", "weights")[0] == 0
 
 
 # ---------------------------------------------------------------- kills

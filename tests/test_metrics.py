@@ -238,7 +238,7 @@ def test_a_corrupted_image_depends_on_seed_index_kind_and_severity_alone(tmp_pat
     source = open_source(str(tmp_path))
 
     def read(index: int, kind: str = "gaussian_noise", severity: int = 2, seed: int = 0) -> np.ndarray:
-        made = corruptions.Corrupted(source, PixelFormat(3), (32, 32), kind, severity, seed)
+        made = corruptions.Corrupted(source, PixelFormat(3), (32, 32), (8, 8), kind, severity, seed)
         return np.load(io.BytesIO(made.read(index)))
 
     first = read(0)

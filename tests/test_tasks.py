@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from openmae.data.opening import open_source
-from openmae.data.tasks import answers, fewer_labels, split_for, task_of
+from openmae.data.tasks import Task, answers, fewer_labels, split_for, task_of
 from openmae.errors import UserError
 from tests.images import picture, write_images
 
@@ -139,19 +139,35 @@ def counts(source: object) -> list[int]:
 
 def test_a_share_and_a_number_of_each_class(tmp_path: Path) -> None:
     source = open_source(str(write_images(tmp_path / "images", 45, classes=2)))  # 23 and 22
-    assert counts(fewer_labels(source, "10%", 0)) == [2, 2]
-    assert counts(fewer_labels(source, "1%", 0)) == [1, 1]
-    assert counts(fewer_labels(source, "100%", 0)) == [23, 22]
-    assert counts(fewer_labels(source, "7-per-class", 0)) == [7, 7]
-    first, again, other = (fewer_labels(source, "7-per-class", seed) for seed in (0, 0, 1))
+    assert counts(fewer_labels(source, "10%", "classification", 0)) == [2, 2]
+    assert counts(fewer_labels(source, "1%", "classification", 0)) == [1, 1]
+    assert counts(fewer_labels(source, "100%", "classification", 0)) == [23, 22]
+    assert counts(fewer_labels(source, "7-per-class", "classification", 0)) == [7, 7]
+    first, again, other = (fewer_labels(source, "7-per-class", "classification", seed) for seed in (0, 0, 1))
     names = [[part.name(i) for i in range(len(part))] for part in (first, again, other)]
     assert names[0] == names[1] != names[2]
+
+
+@pytest.mark.parametrize(("task", "labels"), [("regression", ["1.5", "2.5"]), ("multi-label", ["a;b", "b"])])
+def test_a_share_of_images_that_have_no_class_of_their_own(tmp_path: Path, task: Task, labels: list[str]) -> None:
+    """Each of these labels would be a class, of which at least one image is taken."""
+    rows = []
+    for number in range(40):
+        picture(number).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{labels[number % 2]}{number}\n")
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(rows))
+    source = open_source(str(tmp_path / "labels.csv"))
+    assert len(fewer_labels(source, "10%", task, 0)) == 4
+    with pytest.raises(UserError, match=r"5-per-class is for images of one class each: give a share such as 10%"):
+        fewer_labels(source, "5-per-class", task, 0)
+    few, more = (fewer_labels(source, share, task, 0) for share in ("5%", "50%"))
+    assert {few.name(i) for i in range(len(few))} < {more.name(i) for i in range(len(more))}
 
 
 def test_fewer_labels_are_among_more_of_them(tmp_path: Path) -> None:
     """So that the curves of 1% and 10% are of one draw."""
     source = open_source(str(write_images(tmp_path / "images", 40)))
-    few, more = (fewer_labels(source, wanted, 3) for wanted in ("4-per-class", "50%"))
+    few, more = (fewer_labels(source, wanted, "classification", 3) for wanted in ("4-per-class", "50%"))
     names = [{part.name(i) for i in range(len(part))} for part in (few, more)]
     assert names[0] < names[1]
 
@@ -160,10 +176,10 @@ def test_fewer_labels_are_among_more_of_them(tmp_path: Path) -> None:
 def test_other_texts_are_refused(tmp_path: Path, wanted: str) -> None:
     source = open_source(str(write_images(tmp_path / "images", 4)))
     with pytest.raises(UserError, match="give a share such as 10%, or a number such as 20-per-class"):
-        fewer_labels(source, wanted, 0)
+        fewer_labels(source, wanted, "classification", 0)
 
 
 def test_more_labels_than_there_are(tmp_path: Path) -> None:
     source = open_source(str(write_images(tmp_path / "images", 9)))  # 5 and 4
     with pytest.raises(UserError, match=r"class 'class1' has 4 images in train, fewer .* give 4-per-class or less"):
-        fewer_labels(source, "5-per-class", 0)
+        fewer_labels(source, "5-per-class", "classification", 0)

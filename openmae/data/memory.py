@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from openmae.data.decode import PixelFormat, decode, open_image
 from openmae.data.pool import Hand, ordered
-from openmae.data.source import Source
+from openmae.data.source import Remade, Source
 from openmae.data.views import reduction
 from openmae.errors import BrokenImage
 
@@ -22,42 +22,20 @@ _CHUNK = 64
 _MOST_OF_A_CHUNK = 2**27  # bytes, decoded
 
 
-class InMemory(Source):
+class InMemory(Remade):
     """Another source's images, decoded: `read` gives them as the bytes of a .npy file."""
 
     def __init__(
         self, source: Source, blob: NDArray[np.uint8], ends: NDArray[np.int64], broken: dict[int, str]
     ) -> None:
-        self.source, self.blob, self.ends, self.broken = source, blob, ends, broken
-        self.location = source.location
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def name(self, index: int) -> str:
-        """As the source calls it."""
-        return self.source.name(index)
+        super().__init__(source)
+        self.blob, self.ends, self.broken = blob, ends, broken
 
     def read(self, index: int) -> bytes:
         """The pixels. Raises BrokenImage for what could not be decoded."""
         if index in self.broken:
             raise BrokenImage(self.broken[index])
         return self.blob[self.ends[index - 1] if index else 0 : self.ends[index]].tobytes()
-
-    @property
-    def fingerprint(self) -> str:
-        """The source's."""
-        return self.source.fingerprint
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The source's."""
-        return self.source.class_names
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The source's."""
-        return self.source.labels
 
 
 def in_memory(

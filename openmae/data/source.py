@@ -101,6 +101,35 @@ class Source(ABC):
         return Subset(self, indices)
 
 
+class Remade(Source):
+    """Another source's images in another form, one for one: what `read` gives is the subclass's."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.location = source, source.location
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, index: int) -> str:
+        """As the source calls it."""
+        return self.source.name(index)
+
+    @property
+    def fingerprint(self) -> str:
+        """The source's."""
+        return self.source.fingerprint
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The source's."""
+        return self.source.class_names
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The source's."""
+        return self.source.labels
+
+
 class Subset(Source):
     """Some images of another source."""
 

@@ -101,13 +101,18 @@ def split_for(data: str, task: Task | None, seed: int) -> tuple[Task, Source, So
     return task, everything.take(np.sort(order[held_out:])), everything.take(np.sort(order[:held_out]))
 
 
-def fewer_labels(train: Source, wanted: str, seed: int) -> Source:
+def fewer_labels(train: Source, wanted: str, task: Task, seed: int) -> Source:
     """A part of the training images, the same for the same seed: "10%" of each class (one image at least), or
-    "20-per-class".
+    "20-per-class". Where images have no class of their own, a share is one of all images.
 
     Raises UserError for another text, and where a class has fewer images than asked for.
     """
     share, count = _asked(wanted)
+    if task != "classification":
+        if count is not None:
+            raise UserError(f"--labels {wanted} is for images of one class each: give a share such as 10%")
+        order = generator(seed, "split", view=1).permutation(len(train))
+        return train.take(np.sort(order[: max(1, round(len(train) * share))]))
     labels = train.labels
     chosen: list[NDArray[np.int64]] = []
     for label in np.unique(labels):

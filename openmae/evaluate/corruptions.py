@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.decode import PixelFormat, decode, open_image
+from openmae.data.centred import centred
+from openmae.data.decode import PixelFormat
 from openmae.data.order import generator
-from openmae.data.source import Source
-from openmae.data.views import centred_view, reduction
+from openmae.data.source import Remade, Source
 from openmae.errors import UserError
 
 KINDS = (
@@ -47,51 +47,33 @@ Errors = dict[str, dict[int, float]]
 """Top-1 error, 0..1, by kind and severity."""
 
 
-class Corrupted(Source):
+class Corrupted(Remade):
     """Another source's images as the model sees them, corrupted: `read` gives the bytes of a .npy file.
 
-    Image i is a function of (kind, severity, seed, i). pixels, img_size: as the model takes them.
+    Image i is a function of (kind, severity, seed, i). pixels, img_size, patch_size: as the model takes them.
     """
 
     def __init__(
-        self, source: Source, pixels: PixelFormat, img_size: tuple[int, int], kind: str, severity: int, seed: int
+        self,
+        source: Source,
+        pixels: PixelFormat,
+        img_size: tuple[int, int],
+        patch_size: tuple[int, int],
+        kind: str,
+        severity: int,
+        seed: int,
     ) -> None:
-        self.source, self.pixels, self.img_size = source, pixels, img_size
+        super().__init__(source)
+        self.pixels, self.img_size, self.patch_size = pixels, img_size, patch_size
         self.kind, self.severity, self.seed = kind, severity, seed
-        self.location = source.location
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def name(self, index: int) -> str:
-        """As the source calls it."""
-        return self.source.name(index)
 
     def read(self, index: int) -> bytes:
         """The corrupted view. Raises as the source and `decode` do."""
-        opened = open_image(self.source.read(index))
-        size = (opened.header.height, opened.header.width)
-        image = decode(opened, self.pixels, reduce=reduction(size, self.img_size))
-        view = centred_view(image, self.img_size)
+        view = centred(self.source.read(index), self.pixels, self.img_size, self.patch_size)
         draws = generator(self.seed, "sample", epoch=KINDS.index(self.kind), index=index, view=self.severity)
         file = io.BytesIO()
         np.save(file, corrupt(view, self.kind, self.severity, draws), allow_pickle=False)
         return file.getvalue()
-
-    @property
-    def fingerprint(self) -> str:
-        """The source's."""
-        return self.source.fingerprint
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The source's."""
-        return self.source.class_names
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The source's."""
-        return self.source.labels
 
 
 def corrupt(view: NDArray[np.uint8], kind: str, severity: int, draws: np.random.Generator) -> NDArray[Any]:

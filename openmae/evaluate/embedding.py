@@ -8,25 +8,20 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmae.data.decode import decode, open_image, patch_complaint
 from openmae.data.opening import Split, open_source
 from openmae.data.pool import Hand, ordered
 from openmae.data.statistics import Statistics
-from openmae.data.views import centred_view, reduction
 from openmae.errors import BrokenImage, UserError
-from openmae.evaluate.features import CentredImages, centred_images
+from openmae.evaluate.features import CentredImages, Precision, centred_images, pooled
 from openmae.heads import Pool
 from openmae.model import ViT
 from openmae.weights import Loaded, load_native
-
-Precision = Literal["bf16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +48,8 @@ class Embedder:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """(B, C, H, W) of the model's size, as decoded, on any device -> (B, D) float32 on the embedder's."""
-        pixels = self.statistics.normalize(images.to(self.device))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            tokens = self.encoder(pixels, self.layer).float()  # (B, T + N, D)
-        classes = self.encoder.class_tokens
-        return (tokens[:, :classes] if self.pool == "class" else tokens[:, classes:]).mean(dim=1)
+        features = pooled(self.encoder, self.statistics, self.pool, self.layer, self.precision)
+        return features(images.to(self.device))
 
 
 @dataclass(frozen=True)
@@ -126,15 +118,6 @@ def embed_each(
         yield _on_cpu(*waiting)
 
 
-def view(images: CentredImages, data: bytes | OSError | BrokenImage) -> NDArray[Any]:
-    """What the encoder sees of a file, (H, W, C) as decoded. Raises OSError and BrokenImage, as a source does."""
-    opened = open_image(data)
-    size = (opened.header.height, opened.header.width)
-    if complaint := patch_complaint(size, images.patch_size):
-        raise BrokenImage(complaint)
-    return centred_view(decode(opened, images.pixels, reduce=reduction(size, images.img_size)), images.img_size)
-
-
 def reasons(images: CentredImages, indices: Sequence[int], workers: int) -> list[tuple[int, str]]:
     """(index, why it cannot be read) of images that could not; read again, in another process where workers are
     above 0, since such a file may end it."""
@@ -145,7 +128,7 @@ def _reason(images: CentredImages, index: int, hand: Hand) -> str:
     (data,) = images.source.read_many([index])
     try:
         hand.take(index)
-        view(images, data)
+        images.view(data)
     except (OSError, BrokenImage) as error:
         return str(error)
     return "it could not be read at first, and then it could"

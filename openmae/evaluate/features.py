@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from openmae.data.decode import PixelFormat, decode, open_image, patch_complaint
+from openmae.data.centred import centred
+from openmae.data.decode import PixelFormat
 from openmae.data.pool import AHEAD, Hand, SharedArray, ordered
 from openmae.data.source import Source
 from openmae.data.statistics import Statistics, to_float
-from openmae.data.views import centred_view, reduction
 from openmae.errors import BrokenImage, UserError
 from openmae.heads import Pool
 from openmae.model import ViT, patchify
@@ -64,11 +64,15 @@ class CentredImages:
         if indices:
             yield _batch(parts), indices
 
+    def view(self, data: bytes | OSError | BrokenImage) -> NDArray[Any]:
+        """What a model sees of a file, (H, W, C) as decoded. Raises OSError and BrokenImage, as a source does."""
+        return centred(data, self.pixels, self.img_size, self.patch_size)
+
     def why_none(self) -> UserError:
         """What to say where no image can be read: the first one's reason."""
         reason = "it is broken"
         try:
-            _view(self, self.source.read_many([0])[0])
+            self.view(self.source.read_many([0])[0])
         except (OSError, BrokenImage) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return UserError(
@@ -102,20 +106,11 @@ def _put(images: CentredImages, ring: SharedArray, piece: tuple[int, range], han
     for index, data in zip(numbers, hand.read_each(images.source, numbers), strict=True):
         try:
             hand.take(index)
-            ring.array[slot, len(good)] = _view(images, data)
+            ring.array[slot, len(good)] = images.view(data)
             good.append(index)
         except (OSError, BrokenImage):
             continue
     return slot, good
-
-
-def _view(images: CentredImages, data: bytes | OSError | BrokenImage) -> NDArray[Any]:
-    """(H, W, C). Raises OSError, BrokenImage."""
-    opened = open_image(data)
-    size = (opened.header.height, opened.header.width)
-    if complaint := patch_complaint(size, images.patch_size):
-        raise BrokenImage(complaint)
-    return centred_view(decode(opened, images.pixels, reduce=reduction(size, images.img_size)), images.img_size)
 
 
 def _batch(parts: list[NDArray[Any]]) -> Tensor:
@@ -162,7 +157,7 @@ def pooled_at(
     classes = encoder.class_tokens
 
     def features(images: Tensor) -> Tensor:
-        with _autocast(images.device, precision):
+        with autocast(images.device, precision):
             normal = statistics.normalize(images)
             encoder.check(normal)
             found: dict[Readout, Tensor] = {}
@@ -189,7 +184,8 @@ def pooled(
     return lambda images: features(images)[:, 0]
 
 
-def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """Within it, products are of that precision."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 

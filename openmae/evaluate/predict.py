@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from openmae.data.statistics import Statistics
 from openmae.data.tasks import Answers, Task
 from openmae.errors import UserError
-from openmae.evaluate.features import CentredImages
+from openmae.evaluate.features import CentredImages, Precision, autocast
 from openmae.evaluate.knn import accuracy
 from openmae.heads import Classifier
 
@@ -30,6 +30,7 @@ def predict(
     workers: int,
     batch_size: int = 256,
     progress: Callable[[int], None] = lambda done: None,
+    precision: Precision = "fp32",
 ) -> tuple[Tensor, NDArray[np.int64]]:
     """Scores (n, K) float32 on the CPU, and the indices (n,) of the images they are of; broken ones are left out.
 
@@ -40,7 +41,8 @@ def predict(
     rows: list[Tensor] = []
     indices: list[int] = []
     for batch, batch_indices in images.batches(batch_size, workers):
-        rows.append(model(statistics.normalize(batch.to(device))).float().cpu())
+        with autocast(device, precision):
+            rows.append(model(statistics.normalize(batch.to(device))).float().cpu())
         indices += batch_indices
         progress(len(indices))
     model.train(was_training)

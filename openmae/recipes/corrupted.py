@@ -62,7 +62,7 @@ def measure_corruptions(
             def hear(done: int, number: int = number, what: str = f"{kind} {severity}") -> None:
                 say(number * len(images) + done, what)
 
-            corrupted = Corrupted(source, pixels, images.img_size, kind, severity, seed)
+            corrupted = Corrupted(source, pixels, images.img_size, images.patch_size, kind, severity, seed)
             shown = replace(images, source=corrupted, pixels=replace(pixels, bands=None))
             scores, indices = scores_of(shown, hear)
             errors.setdefault(kind, {})[severity] = 1 - accuracy(scores, right[torch.from_numpy(indices)])

@@ -23,8 +23,8 @@ import openmae
 from openmae.data.opening import has_splits, open_source
 from openmae.data.source import Source
 from openmae.errors import BrokenImage, Interrupted, UserError
-from openmae.evaluate.embedding import Embedded, Embedder, Precision, embed_each, embedder_of, reasons, view
-from openmae.evaluate.features import CentredImages, centred_images
+from openmae.evaluate.embedding import Embedded, Embedder, embed_each, embedder_of, reasons
+from openmae.evaluate.features import CentredImages, Precision, centred_images
 from openmae.heads import Pool
 from openmae.model import ViT
 from openmae.recipes.broken import on_one_line
@@ -158,7 +158,7 @@ def _source(settings: Embed) -> Source:
 
 def _query(images: CentredImages, path: Path) -> NDArray[Any]:
     try:
-        return view(images, path.read_bytes())
+        return images.view(path.read_bytes())
     except OSError as error:
         raise UserError(f"--search {path} cannot be read ({error.strerror}): give an image file") from error
     except BrokenImage as error:

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from openmae.errors import BrokenImage, UserError
-from openmae.evaluate.embedding import view
 from openmae.evaluate.features import CentredImages
 from openmae.evaluate.neighbours import mean_similarity, near_duplicates, nearest
 from openmae.recipes.feature_file import read_vectors
@@ -152,7 +151,7 @@ class Findings:
     def _tile(self, row: int, similarity: float) -> Tile:
         source, index = self.images.source, int(self.indices[row])
         try:
-            pixels = view(self.images, source.read(index))
+            pixels = self.images.view(source.read(index))
         except (OSError, BrokenImage):  # it was readable when it was embedded
             pixels = None
         label = self._label(row)

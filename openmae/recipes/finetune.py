@@ -26,7 +26,7 @@ from openmae.heads import Classifier, Pool, learn_last_blocks
 from openmae.model import SIZES, ViT, create_model, initialize
 from openmae.recipes.choices import Recipe, Sides, pair, stored
 from openmae.recipes.finetune_choices import check_ranges, choose
-from openmae.recipes.finetune_job import Job, Start, steps_of
+from openmae.recipes.finetune_job import Job, Start
 from openmae.recipes.machine import (
     Device,
     check_room,
@@ -37,6 +37,7 @@ from openmae.recipes.machine import (
     workers_for,
 )
 from openmae.recipes.results import whole_address
+from openmae.recipes.schedule import steps_of
 from openmae.train.run import RunFolder, read_config
 from openmae.weights import Loaded, load_native
 
@@ -167,8 +168,9 @@ def finetune(settings: Finetune, console: Console) -> dict[str, float]:
     loaded = _loaded(settings)
     with room_on_disk(settings.out), RunFolder(settings.out) as folder:
         task, train, val = split_for(settings.data, settings.task, settings.seed)
+        _check_balance(settings.balance, task)
         if settings.labels is not None:
-            train = fewer_labels(train, settings.labels, settings.seed)
+            train = fewer_labels(train, settings.labels, task, settings.seed)
         right = answers(train, task)
         asked = answers(val, task, right.names)
         workers = workers_for(settings.workers, device)
@@ -184,8 +186,9 @@ def finetune(settings: Finetune, console: Console) -> dict[str, float]:
             check_ranges(settings)
         model = build(settings, start.encoder, len(right.names))
         check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 12)
-        folder.settle({**_flat(settings), "steps": steps_of(settings, len(train))}, _fingerprint(train, val), _HARMLESS)
-        job = Job(settings, folder, model.to(device), start, train, val, right, asked, workers, device, console)
+        steps = steps_of(settings, len(train))
+        folder.settle({**_flat(settings), "steps": steps}, _fingerprint(train, val), _HARMLESS)
+        job = Job(settings, folder, model.to(device), start, train, val, right, asked, steps, workers, device, console)
         with enough_memory():
             return job.train()
 
@@ -243,6 +246,16 @@ def _fresh(settings: Finetune, train: Source, workers: int) -> Start:
     except ValueError as error:
         raise UserError(str(error)) from error
     return Start(encoder, look.statistics, None, is_new=True)
+
+
+def _check_balance(balance: str, task: Task) -> None:
+    """Raises UserError where the labels have nothing that could be balanced so."""
+    if balance != "none" and task == "regression":
+        raise UserError(f"--balance {balance} is for classes, and these labels are numbers: leave it out")
+    if balance == "sampling" and task == "multi-label":
+        raise UserError(
+            "--balance sampling is for images of one class each, and these have several labels: give --balance weights"
+        )
 
 
 def _what(right: Answers) -> str:

@@ -77,7 +77,7 @@ def choose(
 
     target: what the pre-training predicted; None from fresh weights.
     """
-    values = _paper(encoder, target)
+    values = _paper(encoder, target, settings.optimizer == "lars")
     if settings.recipe == "auto":
         values |= _auto(encoder, target, images, device)
     epochs = settings.epochs or values["epochs"][0]
@@ -108,8 +108,8 @@ def _sides(sides: tuple[int, ...]) -> int | tuple[int, ...]:
     return sides[0] if len(set(sides)) == 1 else sides
 
 
-def _paper(encoder: ViT, target: str | None) -> Values:
-    """Table 9, or Table 11 from fresh weights."""
+def _paper(encoder: ViT, target: str | None, is_probe: bool) -> Values:
+    """Table 9, or Table 11 from fresh weights. Of a probe, what Table 10 has is set already."""
     is_base = encoder.embed_dim <= 768
     drop_path = 0.1 if is_base else 0.2 if encoder.embed_dim <= 1024 else 0.3
     source = "the paper's (Table 9)" if target is not None else "the paper's from scratch (Table 11)"
@@ -124,6 +124,8 @@ def _paper(encoder: ViT, target: str | None) -> Values:
             "layer_decay": 0.65 if finer else 0.75,
             "drop_path": drop_path,
         }
+    if is_probe:
+        source = "the paper's linear probe (Table 10)"
     values |= {
         "optimizer": "adamw",
         "pool": "mean",

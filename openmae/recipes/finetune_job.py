@@ -1,6 +1,5 @@
 """One fine-tuning run, everything chosen and opened: its batches, its loss, its figures, its weights."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,19 +22,20 @@ from openmae.data.stream import Batch, Stream
 from openmae.data.tasks import Answers
 from openmae.data.views import Augmentation
 from openmae.errors import Interrupted
-from openmae.evaluate.features import centred_images
+from openmae.evaluate.features import Precision, centred_images
 from openmae.evaluate.predict import SHARES, measure, predict
 from openmae.heads import Classifier
 from openmae.model import ViT
 from openmae.recipes.broken import BrokenFiles
 from openmae.recipes.choices import pair
 from openmae.recipes.results import Judged, judge, keep_result, whole_address
+from openmae.recipes.schedule import evenly, plan_of
 from openmae.report.page import write_report
-from openmae.train.checkpoint import write_file
-from openmae.train.loop import Plan, fit
-from openmae.train.optimizers import adamw, averaged, keep_average, lars, layer_scale, warmup_cosine
+from openmae.train.checkpoint import save_model
+from openmae.train.loop import fit
+from openmae.train.optimizers import adamw, averaged, keep_average, lars, layer_scale
 from openmae.train.run import RunFolder
-from openmae.weights import model_json, serialize
+from openmae.weights import model_json
 
 if TYPE_CHECKING:
     from openmae.recipes.finetune import Finetune
@@ -69,41 +69,37 @@ class Job:
     val_images: Source
     right: Answers
     asked: Answers
+    steps: int
     workers: int
     device: torch.device
     console: Console
 
     def train(self) -> dict[str, float]:
         """Trains to the end and gives the final figures."""
-        settings, model = self.settings, self.model
-        assert settings.batch_size is not None
-        assert settings.epochs is not None
-        assert settings.blr is not None
-        steps = steps_of(settings, len(self.train_images))
+        settings, model, steps = self.settings, self.model, self.steps
         optimizer = self._optimizer()
-        warmup = steps * (settings.warmup_epochs or 0.0) / settings.epochs
-        lr = settings.blr * settings.batch_size / 256
-        plan = Plan(
-            steps,
-            settings.batch_size,
-            lambda step: warmup_cosine(step, steps, warmup, lr),
-            settings.clip_grad,
-            settings.checkpoint_minutes * 60,
-            log_every=max(1, min(50, steps // 200)),
-        )
-        broken = BrokenFiles(self.train_images, self.folder, settings.max_broken)
-        stream = self._stream(steps)
+        order = balanced(self.right, settings.seed) if settings.balance == "sampling" else None
+        shown = self.train_images if order is None else self.train_images.take(order)
+        broken = BrokenFiles(shown, self.folder, settings.max_broken)
+        stream = self._stream(order)
         val, val_pixels = in_memory(
             self.val_images, self.start.statistics.pixels, pair(settings.img_size), self.workers
         )
         judged = replace(centred_images(model.encoder, self.start.statistics, val), pixels=val_pixels)
+        precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
         figures: dict[str, float] = {}
         last: list[Judged] = []
 
         def validate(step: int) -> dict[str, Any]:
             with averaged(optimizer):
                 scores, indices = predict(
-                    model, self.start.statistics, judged, self.device, self.workers, MOST_VALIDATED
+                    model,
+                    self.start.statistics,
+                    judged,
+                    self.device,
+                    self.workers,
+                    MOST_VALIDATED,
+                    precision="fp32" if step == steps else precision,  # the last as `evaluate` will find it
                 )
                 self._save(step)
             last[:] = [Judged(judged, self._in_units(scores), indices, self.asked)]
@@ -117,21 +113,19 @@ class Job:
                 stream.batches(step, settings.micro_batch, self.workers, pin=self.device.type == "cuda")
             )
 
-        count = max(1, settings.evaluations)
-        ends = {max(1, round(steps * i / count)) for i in range(1, count + 1)}
         try:
             fit(
                 model,
-                self._loss(stream),
+                self._loss(stream.batch_size, order),
                 batches_from,
                 optimizer,
                 self.folder,
-                plan,
+                plan_of(settings, steps),
                 device=self.device,
-                precision="bf16" if settings.precision == "bf16" else "fp32",
+                precision=precision,
                 console=self.console,
-                name_of=self.train_images.name,
-                after={step: partial(validate, step) for step in ends},
+                name_of=shown.name,
+                after={step: partial(validate, step) for step in evenly(steps, max(1, settings.evaluations))},
             )
         except Interrupted as stopped:
             with averaged(optimizer):
@@ -145,24 +139,22 @@ class Job:
         keep_result(self.folder.path, last[0], judge(last[0]), whole_address(settings.data), "val")
         return figures
 
-    def _stream(self, steps: int) -> Stream:
+    def _stream(self, order: NDArray[np.int64] | None) -> Stream:
+        """order: which of the images are shown, several times or not at all; None for each once."""
         settings = self.settings
         assert settings.batch_size is not None
         statistics = self.start.statistics
         assert settings.crop_scale is not None
-        images = self.train_images
-        if settings.balance == "sampling":
-            images = images.take(_balanced(self.right, settings.seed))
-        loaded, pixels = in_memory(images, statistics.pixels, pair(settings.img_size), self.workers)
+        loaded, pixels = in_memory(self.train_images, statistics.pixels, pair(settings.img_size), self.workers)
         return Stream(
-            loaded,
+            loaded if order is None else loaded.take(order),
             pixels,
             pair(settings.img_size),
             (self.model.encoder.patch_size[0], self.model.encoder.patch_size[1]),
             Augmentation(settings.crop_scale, settings.hflip),
             None,
             settings.batch_size,
-            steps,
+            self.steps,
             settings.seed,
             finish=Finish(statistics, settings.ra_magnitude or 0.0, settings.random_erase or 0.0),
             noise=2 * self.model.encoder.depth if settings.drop_path else 0,
@@ -181,13 +173,10 @@ class Job:
             keep_average(optimizer, settings.ema_decay)
         return optimizer
 
-    def _loss(self, stream: Stream) -> Callable[[Classifier, Batch], Tensor]:
+    def _loss(self, batch_size: int, order: NDArray[np.int64] | None) -> Callable[[Classifier, Batch], Tensor]:
         """The mean loss of a batch."""
         settings, right = self.settings, self.right
-        values = torch.from_numpy(right.values)
-        if settings.balance == "sampling":
-            values = values[torch.from_numpy(_balanced(right, settings.seed))]
-        values = values.to(self.device)
+        values = torch.from_numpy(right.values if order is None else right.values[order]).to(self.device)
         mixing = Mixing(settings.mixup or 0.0, settings.cutmix or 0.0)
         weights = _class_weights(right) if settings.balance == "weights" else None
         weights = None if weights is None else weights.to(self.device)
@@ -199,7 +188,7 @@ class Job:
             wanted = values[batch.indices.to(self.device)]
             if right.task == "classification":
                 wanted = F.one_hot(wanted, classes).float()
-            step, place = divmod(batch.start, stream.batch_size)
+            step, place = divmod(batch.start, batch_size)
             images, wanted = mixing(images, wanted, settings.seed, step, place)
             scores = model(images, batch.noise if settings.drop_path else None).float()
             if right.task == "regression":
@@ -247,11 +236,9 @@ class Job:
                 class_names=self.right.names,
                 licence=self.start.licence,
             )
-            data = serialize(self.model, info)
+            save_model(self.folder.path, self.model, info)
             head.weight.copy_(weight)
             head.bias.copy_(bias)
-        write_file(self.folder.path / "model.safetensors", data)
-        write_file(self.folder.path / "model.json", json.dumps(info, indent=1).encode())
 
 
 def said(figures: dict[str, float]) -> str:
@@ -267,14 +254,7 @@ def said(figures: dict[str, float]) -> str:
     return ", ".join(text.format(figures[name]) for name, text in names.items() if name in figures)
 
 
-def steps_of(settings: "Finetune", images: int) -> int:
-    """Optimizer steps of resolved settings."""
-    assert settings.epochs is not None
-    assert settings.batch_size is not None
-    return max(1, round(settings.epochs * images / settings.batch_size))
-
-
-def _balanced(right: Answers, seed: int) -> NDArray[np.int64]:
+def balanced(right: Answers, seed: int) -> NDArray[np.int64]:
     """Indices of as many images of each class as the largest has, those of smaller ones several times."""
     classes, counts = np.unique(right.values, return_counts=True)
     most = int(counts.max())

@@ -1,6 +1,5 @@
 """evaluations.json of a run: figures of several commands, also of such as run at the same time."""
 
-import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 from openmae.errors import UserError
 from openmae.evaluate.proof import Evaluation
 from openmae.report.page import write_report
-from openmae.train.checkpoint import write_file
+from openmae.train.checkpoint import locked, write_file
 
 _QUESTION = ("kind", "features", "data", "pool", "layer", "task", "k", "temperature")
 _BEFORE = {"task": "classification", "k": 20, "temperature": 0.07}  # of entries that do not say
@@ -48,14 +47,12 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """Waits until no other process has the file's lock; the lock ends with the process, however it ends."""
+    """Of no other process meanwhile. Raises UserError where the folder cannot be written."""
     try:
-        lock = file.with_name(f".{file.name}.lock").open("a")
+        with locked(file):
+            yield
     except OSError as error:
         raise UserError(
             f"the figures cannot be kept in {file.parent} ({error.strerror}): make it writable, or give "
             f"{file.parent}/model.safetensors in place of the folder"
         ) from error
-    with lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        yield

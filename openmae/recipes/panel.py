@@ -6,10 +6,9 @@ from typing import Literal
 
 import torch
 
-from openmae.data.decode import decode, open_image, patch_complaint
+from openmae.data.centred import centred
 from openmae.data.order import generator
 from openmae.data.statistics import Statistics
-from openmae.data.views import centred_view, reduction
 from openmae.errors import BrokenImage, UserError
 from openmae.model import MaskedAutoencoder
 from openmae.report.pictures import panel, save_picture
@@ -38,20 +37,14 @@ def draw_panel(
     complaints = []
     for number, (name, read) in enumerate(pictured):
         try:
-            data = read()
-            opened = open_image(data)
-            header = opened.header
-            size = (header.height, header.width)
-            if complaint := patch_complaint(size, (patch_height, patch_width)):
-                raise BrokenImage(complaint)
-            image = decode(opened, statistics.pixels, reduce=reduction(size, (height, width)))
+            image = centred(read(), statistics.pixels, (height, width), (patch_height, patch_width))
         except BrokenImage as error:
             complaints.append(f"{name}: {error}")
             continue
         except OSError as error:
             complaints.append(f"{name}: {error.strerror or error}")
             continue
-        images.append(torch.from_numpy(centred_view(image, (height, width)).copy()).permute(2, 0, 1))
+        images.append(torch.from_numpy(image.copy()).permute(2, 0, 1))
         draws = generator(seed, "sample", epoch=_EPOCH, index=number)
         visible.append(torch.from_numpy(model.masking.draw(draws, model.encoder.grid, mask_ratio)[0]))
         shown.append(name)

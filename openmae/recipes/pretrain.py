@@ -35,7 +35,8 @@ from openmae.recipes.machine import (
     workers_for,
 )
 from openmae.recipes.pretrain_choices import check_ranges, choose
-from openmae.recipes.pretrain_job import build, in_chans_of, masking_of, steps_of, train
+from openmae.recipes.pretrain_job import build, in_chans_of, masking_of, train
+from openmae.recipes.schedule import steps_of
 from openmae.train.run import RunFolder, read_config
 
 _HARMLESS = (
@@ -207,12 +208,14 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         model = build(settings)
         # Weights and two averages of each, in up to 3 checkpoints, and the weights beside them.
         check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 10)
-        folder.settle({**_flat(settings), "steps": steps_of(settings, len(source))}, source.fingerprint, _HARMLESS)
+        steps = steps_of(settings, len(source))
+        folder.settle({**_flat(settings), "steps": steps}, source.fingerprint, _HARMLESS)
         broken = BrokenFiles(source, folder, settings.max_broken)
         if look is not None:
             broken.note_survey(look, pair(settings.patch_size))
         with enough_memory():
-            train(settings, folder, model.to(device), source, val, shown, statistics, broken, workers, device, console)
+            model.to(device)
+            train(settings, folder, model, source, val, shown, statistics, broken, steps, workers, device, console)
 
 
 def _flat(settings: Pretrain) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """One pre-training run, everything chosen and opened: the model, its batches, its pictures, its weights."""
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from itertools import count
@@ -23,14 +22,15 @@ from openmae.model import MaskedAutoencoder, create_model, patchify
 from openmae.recipes.broken import BrokenFiles
 from openmae.recipes.choices import pair
 from openmae.recipes.panel import draw_panel
+from openmae.recipes.schedule import evenly, plan_of
 from openmae.recipes.watch import Watch
 from openmae.report.page import write_report
 from openmae.targets import PCA
-from openmae.train.checkpoint import write_file
-from openmae.train.loop import Plan, fit
-from openmae.train.optimizers import adamw, warmup_cosine
+from openmae.train.checkpoint import save_model
+from openmae.train.loop import fit
+from openmae.train.optimizers import adamw
 from openmae.train.run import RunFolder
-from openmae.weights import model_json, serialize
+from openmae.weights import model_json
 
 if TYPE_CHECKING:
     from openmae.recipes.pretrain import Pretrain
@@ -45,6 +45,7 @@ def train(
     shown: Source,
     statistics: Statistics,
     broken: BrokenFiles,
+    steps: int,
     workers: int,
     device: torch.device,
     console: Console,
@@ -52,9 +53,6 @@ def train(
     """Trains to the end, drawing and measuring as it goes; leaves weights and report. Raises as `fit` does."""
     assert settings.batch_size is not None
     assert settings.micro_batch is not None
-    assert settings.blr is not None
-    assert settings.epochs is not None
-    steps = steps_of(settings, len(source))
     loaded, pixels = in_memory(source, statistics.pixels, pair(settings.img_size), workers)
     stream = Stream(
         loaded,
@@ -70,16 +68,6 @@ def train(
     )
     if isinstance(model.target, PCA):
         model.target.fit(_sample_patches(stream, statistics, model.encoder.patch_size))
-    warmup_steps = steps * (settings.warmup_epochs or 0.0) / settings.epochs
-    lr = settings.blr * settings.batch_size / 256
-    plan = Plan(
-        steps,
-        settings.batch_size,
-        lambda step: warmup_cosine(step, steps, warmup_steps, lr),
-        settings.clip_grad,
-        settings.checkpoint_minutes * 60,
-        log_every=max(1, min(50, steps // 200)),
-    )
 
     def batches_from(step: int) -> Iterator[Batch]:
         assert settings.micro_batch is not None
@@ -100,7 +88,7 @@ def train(
         save_weights(model, statistics, settings, folder.path, step)
 
     precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
-    picture_steps, watch_steps = (_evenly(steps, count) for count in (settings.pictures, settings.evaluations))
+    picture_steps, watch_steps = (evenly(steps, count) for count in (settings.pictures, settings.evaluations))
     seen = steps * settings.batch_size // max(1, settings.evaluations)  # images from one look to the next
     watch = None
     if watch_steps:
@@ -118,7 +106,7 @@ def train(
             batches_from,
             adamw(model, (0.9, 0.95), settings.weight_decay),
             folder,
-            plan,
+            plan_of(settings, steps),
             device=device,
             precision=precision,
             console=console,
@@ -179,22 +167,10 @@ def masking_of(settings: "Pretrain") -> Masking:
         raise UserError(str(error)) from error
 
 
-def steps_of(settings: "Pretrain", images: int) -> int:
-    """Optimizer steps of resolved settings."""
-    assert settings.epochs is not None
-    assert settings.batch_size is not None
-    return max(1, round(settings.epochs * images / settings.batch_size))
-
-
 def in_chans_of(settings: "Pretrain") -> int:
     """Channels of resolved settings."""
     assert settings.in_chans is not None
     return settings.in_chans
-
-
-def _evenly(steps: int, count: int) -> set[int]:
-    """`count` steps, or all, evenly from early on to the last."""
-    return {max(1, round(steps * i / count)) for i in range(1, count + 1)}
 
 
 def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[int, ...]) -> Tensor:
@@ -212,6 +188,4 @@ def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[in
 def save_weights(model: MaskedAutoencoder, statistics: Statistics, settings: "Pretrain", run: Path, step: int) -> None:
     """model.safetensors and model.json of the run, each complete or as it was before."""
     provenance = {"job": "pretrain", "data": settings.data, "step": step, "seed": settings.seed}
-    info = model_json(model, statistics, provenance)
-    write_file(run / "model.safetensors", serialize(model, info))
-    write_file(run / "model.json", json.dumps(info, indent=1).encode())
+    save_model(run, model, model_json(model, statistics, provenance))

@@ -1,6 +1,5 @@
 """What a classifier says of a set of images, judged, and kept in its run: results.json, results/, report.html."""
 
-import fcntl
 import io
 import json
 import math
@@ -41,7 +40,7 @@ from openmae.report.result_pictures import (
     reliability_picture,
     scatter_picture,
 )
-from openmae.train.checkpoint import write_file
+from openmae.train.checkpoint import locked, write_file
 
 MOST_PAIRS = 20  # most confused ones that are kept
 MOST_NAMES = 200  # unreadable images and absent classes that are kept
@@ -141,7 +140,7 @@ def whole_address(data: str) -> str:
 
 def check_results(run: Path) -> None:
     """Raises UserError, before anything long begins, where the run's results are damaged or could not be written."""
-    with _writing(run), _lock(run).open("a"):
+    with _writing(run), locked(run / "results.json"):
         read_results(run)
 
 
@@ -177,8 +176,7 @@ def update_results(run: Path, name: str, part: str, value: dict[str, Any]) -> No
 
     Other processes may do so at the same time. Raises UserError where it cannot be written.
     """
-    with _writing(run), _lock(run).open("a") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+    with _writing(run), locked(run / "results.json"):
         results = read_results(run)
         entry = {**results.get(name, {}), part: value}
         if part == "clean" and not _is_of(entry.get("corruptions"), value):
@@ -194,10 +192,6 @@ def earlier_corruptions(run: Path, name: str, clean: dict[str, Any], seed: int) 
     if not isinstance(found, dict) or found.get("seed") != seed or not _is_of(found, clean):
         return {}
     return {kind: {int(severity): error for severity, error in of.items()} for kind, of in found["errors"].items()}
-
-
-def _lock(run: Path) -> Path:
-    return run / ".results.json.lock"
 
 
 def _is_of(corruptions: Any, clean: dict[str, Any]) -> bool:

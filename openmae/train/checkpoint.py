@@ -4,10 +4,13 @@ A checkpoint is written aside, synced to the disk, and renamed into place, so a 
 whatever killed the writer. `checksums.json` guards against what happens to it later.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+
+from openmae.heads import Classifier
+from openmae.model import MaskedAutoencoder
+from openmae.weights import serialize
 
 KEEP = 2  # the newest, and one before it in case the newest is damaged
 _PREFIX = "step-"
@@ -41,6 +48,24 @@ def write_file(path: Path, data: bytes) -> None:
         aside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def save_model(run: Path, model: MaskedAutoencoder | Classifier, info: dict[str, Any]) -> None:
+    """model.safetensors and model.json of the run, each complete or as it was before.
+
+    info: what `model_json` says of it. Raises OSError.
+    """
+    write_file(run / "model.safetensors", serialize(model, info))
+    write_file(run / "model.json", json.dumps(info, indent=1).encode())
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Waits until no other process has the file's lock, `.NAME.lock` beside it; it ends with the process, however that
+    ends. Raises OSError."""
+    with file.with_name(f".{file.name}.lock").open("a") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield
 
 
 def save_checkpoint(
