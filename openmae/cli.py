@@ -42,6 +42,9 @@ INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns 0 (`check`: how severe its findings are), 2 for bad input, 130 when asked to stop."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # names of files and classes may be no text that they can show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
         return 0

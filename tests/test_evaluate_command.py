@@ -21,7 +21,7 @@ import openmae
 from openmae.data.decode import PixelFormat
 from openmae.data.opening import open_source
 from openmae.data.statistics import Statistics
-from openmae.data.tasks import Task
+from openmae.data.tasks import Task, split_for
 from openmae.evaluate import corruptions
 from openmae.heads import Classifier
 from openmae.model import ViT, initialize
@@ -226,6 +226,25 @@ def test_what_the_model_learnt_from_is_not_asked(tmp_path: Path, run: Run, monke
     assert "6 images of" in run("evaluate", model, tmp_path / "data")[1]
 
 
+def test_images_that_came_later_leave_open_what_was_held_out(tmp_path: Path, run: Run) -> None:
+    """The fifth that is held out is drawn from the images that are there, so others would be."""
+    data = images(tmp_path / "data")
+    _, _, val = split_for(str(data), None, 0)
+    model = a_model(tmp_path / "model", data=str(data), held_out=val.fingerprint)
+    assert run("evaluate", model, data)[0] == 0
+    picture(99).save(data / "class0/new.png")
+    refused(run("evaluate", model, data), "has changed since", "--split all")
+    assert "it will do worse on images" in run("evaluate", model, data, "--split", "all")[1]
+
+
+def test_a_folder_of_the_training_images_is_known(tmp_path: Path, run: Run) -> None:
+    for split in ("train", "val"):
+        images(tmp_path / "data" / split, 9)
+    model = a_model(tmp_path / "model", data=str(tmp_path / "data"))
+    assert "has learnt from some of these" in run("evaluate", model, tmp_path / "data/train")[1]
+    assert "has learnt from some of these" not in run("evaluate", model, tmp_path / "data/val")[1]
+
+
 def test_fewer_classes_compete_among_themselves(tmp_path: Path, run: Run) -> None:
     names = ("n01440764", "class0", "n01443537", "class1")
     model, data = a_model(tmp_path / "model", names), images(tmp_path / "data", 40, classes=2)
@@ -320,7 +339,7 @@ def test_numbers(tmp_path: Path, run: Run) -> None:
     assert {file.name for file in folder.iterdir()} == {"scatter.svg", "samples.jpg"}
     for label in ("nan", "tall"):
         bad = a_table(tmp_path / label, ["1.5", label, "2.5"])
-        refused(run("evaluate", model, bad), f"the label '{label}', which is no number")
+        refused(run("evaluate", model, bad), f"the label '{label}' (class0/001.png), which is no number")
     refused(run("evaluate", model, a_table(tmp_path / "same", ["1.50", "1.5", "1.500"])), "the same value")
 
 

@@ -251,6 +251,38 @@ def test_labels_that_cannot_be_balanced_so(model: Path, tmp_path: Path, run: Run
     assert run("finetune", model, labels, *out, "--balance", "weights")[0] == 0
 
 
+# ---------------------------------------------------------------- what does not go together
+
+
+def test_batches_that_cannot_be_divided_so(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    """Also where a run goes on with another micro-batch."""
+    out = ["--out", tmp_path / "run", "--epochs", 20, "--batch-size", 64, "--workers", 0, "--mixup", 0.8]
+    assert run("finetune", model, data, *out, "--micro-batch", 32)[0] == 0
+    refused(run("finetune", model, data, *out, "--micro-batch", 20), "mixup or cutmix: give a multiple of 32")
+    alone = ["--out", tmp_path / "other", "--batch-norm", "--batch-size", 9, "--micro-batch", 8]
+    refused(run("finetune", model, data, *alone), "leaves one image alone", "another --micro-batch")
+
+
+def test_steps_that_are_too_few(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    words = ["finetune", model, data, "--out", tmp_path / "run", "--workers", 0, "--evaluations", 1, "--epochs", 2]
+    refused(run(*words, "--batch-size", 1000), "24 images seen 2 times are 48 views", "lower it, or raise --epochs")
+    code, shown, errors = run(*words, "--batch-size", 32)
+    assert code == 0, errors
+    assert "in batches of 32 2 steps, which is hardly enough to learn anything" in shown
+
+
+def test_a_run_goes_on_with_the_labels_it_began_with(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    words = ["finetune", model, data, "--out", tmp_path / "run", *QUICK]
+    assert run(*words, "--labels", "50%")[0] == 0
+    code, shown, errors = run(*words)
+    assert code == 0, errors
+    assert "learnt from 12 images" in shown
+    assert "is complete: 3 of 3 steps are taken" in shown
+    code, shown, errors = run("finetune", tmp_path / "run", data, "--out", tmp_path / "again", *QUICK)
+    assert "was fine-tuned before: its encoder is kept, and its head made anew" in shown
+    refused(run("finetune", "vit_b", data, "--out", tmp_path / "x"), "vit_b is no size", "vit_tiny, vit_small")
+
+
 # ---------------------------------------------------------------- kills
 
 
@@ -305,7 +337,7 @@ def test_resume_takes_everything_from_the_run(model: Path, data: Path, tmp_path:
     assert config["label_smoothing"] == 0.2
     code, shown, errors = run("finetune", "--resume", "--out", out)
     assert code == 0, errors
-    assert "Going on with the run" in shown
+    assert "is complete: " in shown
     refused(run("finetune", model, data, "--out", out, *QUICK, "--label-smoothing", 0.3), "holds a run with label_")
 
 
@@ -319,7 +351,9 @@ def test_the_weights_kept_are_the_average(model: Path, data: Path, tmp_path: Pat
     assert not torch.equal(kept["head.weight"], newest.weights["head.weight"])
 
 
-def test_the_pages_commands_run(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_commands_run(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/first").symlink_to(model)
@@ -329,7 +363,11 @@ def test_the_pages_commands_run(model: Path, data: Path, tmp_path: Path, monkeyp
     assert len(commands) == 7
     for command in commands:
         small = ["--labels", "2-per-class"] if "vit_tiny" in command else []
-        assert main([*shlex.split(command)[1:], *QUICK, "--epochs", "1", *small]) == 0
+        assert main([*shlex.split(command)[1:], *QUICK, *small]) == 0
+    capsys.readouterr()
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(snippet, "docs/finetune.md", "exec"), {})
+    assert re.fullmatch(r"\[('(red|green|blue)'(, )?){4}\]\n", capsys.readouterr().out)
 
 
 # ---------------------------------------------------------------- sweeps
@@ -367,7 +405,7 @@ def test_a_sweep_over_the_blocks(model: Path, data: Path, tmp_path: Path, run: R
         ("--ra-magnitude 12", ("--ra-magnitude is 12", "0 to 10")),
         ("--epochs 0", ("--epochs is 0", "above 0")),
         ("--warmup-epochs 9 --epochs 3", ("not below --epochs 3",)),
-        ("--batch-size 64 --micro-batch 20", ("--micro-batch 20 with mixup", "multiple of 32")),
+        ("--batch-size 64 --micro-batch 20 --mixup 0.8", ("--micro-batch 20 with mixup", "multiple of 32")),
         ("--optimizer lars --weight-decay 0.1", ("lars takes neither",)),
         ("--task regression", ("the label 'blue'", "no number to predict")),
         ("--seed -1", ("--seed is -1",)),
@@ -383,7 +421,7 @@ def test_values_out_of_range(
 def test_labels_that_do_not_do(model: Path, tmp_path: Path, run: Run) -> None:
     out = ["--out", tmp_path / "run"]
     one = write_images(tmp_path / "one", 4, classes=1)
-    refused(run("finetune", model, one, *out), "has no labels", "two classes or more")
+    refused(run("finetune", model, one, *out), "are of one class, its folder class0", "two classes or more")
     flat = tmp_path / "flat"
     flat.mkdir()
     picture(0).save(flat / "a.png")

@@ -17,8 +17,9 @@ from tests.images import picture, write_images
 
 def table(folder: Path, labels: Sequence[object], splits: Sequence[str] | None = None) -> str:
     """A .csv of one image for each label."""
-    picture(0).save(folder / "one.png")
-    lines = [f"one.png,{label}" + (f",{splits[i]}" if splits else "") for i, label in enumerate(labels)]
+    for number in range(len(labels)):
+        picture(0).save(folder / f"{number}.png")
+    lines = [f"{i}.png,{label}" + (f",{splits[i]}" if splits else "") for i, label in enumerate(labels)]
     file = folder / "labels.csv"
     file.write_text("path,label" + (",split" if splits else "") + "\n" + "\n".join(lines) + "\n")
     return str(file)
@@ -48,15 +49,15 @@ def test_numbers_are_taken_as_they_are_minus_one_too(tmp_path: Path) -> None:
     assert found.values.tolist() == [[-1.0], [0.5], [-1.0], [2.0]]
 
 
-@pytest.mark.parametrize("bad", ["nan", "inf", "tall"])
+@pytest.mark.parametrize("bad", ["nan", "inf", "1e39", "tall"])
 def test_a_label_that_is_no_number(tmp_path: Path, bad: str) -> None:
     source = open_source(table(tmp_path, ["1.5", bad, "2"]))
-    with pytest.raises(UserError, match=f"the label '{bad}', which is no number to predict: mend it"):
+    with pytest.raises(UserError, match=rf"the label '{bad}' \(1.png\), which is no number to predict: mend it"):
         answers(source, "regression")
 
 
 def test_an_empty_number_is_no_label(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"1 of the 3 images of .* have no label"):
+    with pytest.raises(UserError, match=r"1 of the 3 images of .* have no label, .* \(1.png\): label them"):
         answers(open_source(table(tmp_path, ["1.5", "", "2"])), "regression")
 
 
@@ -128,6 +129,23 @@ def test_a_class_that_nothing_could_judge(tmp_path: Path) -> None:
     data = table(tmp_path, ["a", "b", "c", "a", "b"], ["train", "train", "train", "val", "val"])
     with pytest.raises(UserError, match="no image of the class c, so nothing could judge it: add some"):
         split_for(data, None, seed=0)
+
+
+@pytest.mark.parametrize("splits", [None, ["train"] * 10 + ["val"] * 10])
+def test_a_file_in_train_and_val(tmp_path: Path, splits: list[str] | None) -> None:
+    """Val would judge what was learnt by heart, be it by a line written twice or by one row a label."""
+    source = Path(table(tmp_path, ["a", "b"] * 10, splits))
+    source.write_text(source.read_text().replace("19.png", "1.png") if splits else source.read_text())
+    if not splits:
+        lines = source.read_text().splitlines()
+        source.write_text("\n".join([lines[0], *lines[1:], *lines[1:]]))
+    with pytest.raises(UserError, match=r"has rows for \d+.png in train and in val"):
+        split_for(str(source), None, seed=0)
+
+
+def test_whole_numbers_may_be_meant_as_such(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"class '\d' .* one image: .*, or, .* numbers to predict, --task regression"):
+        split_for(table(tmp_path, range(8)), None, seed=0)
 
 
 # ---------------------------------------------------------------- fewer labels

@@ -107,7 +107,11 @@ def class_folders(paths: Names, location: str) -> tuple[tuple[str, ...], NDArray
         labels[start:end] = len(names)
         names.append(name)
         start = end
-    if len(names) < 2:
+    if len(names) == 1:
+        raise UserError(
+            f"all images of {location} are of one class, its folder {names[0]}: give images of two classes or more"
+        )
+    if not names:
         raise UserError(
             f"{location} has no labels: put the images of each class in a folder of its own, "
             f"{location}/CLASS/..., two classes or more"

@@ -30,9 +30,10 @@ class LabelledSource(Source, ABC):
         if self.numbers is None:
             raise UserError(f"{self.location} has no labels: {self.label_advice}")
         if missing := int((self.numbers == NO_LABEL).sum()):
+            first = self.name(int((self.numbers == NO_LABEL).argmax()))
             raise UserError(
                 f"{missing:,} of the {len(self):,} images of {self.location} have no label, or one that is not among "
-                "the class names: mend the labels or the list of names"
+                f"the names given ({first}{', ...' if missing > 1 else ''}): label them, or take them out"
             )
         if len(self) and self.numbers.min() == self.numbers.max():
             raise UserError(

@@ -1,6 +1,5 @@
 """What is to be learnt of each image: its class, several labels at once, or a number."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,11 +10,13 @@ from numpy.typing import NDArray
 from openmae.data.labels import SEPARATORS
 from openmae.data.opening import has_splits, labelled_splits, open_source
 from openmae.data.order import generator
-from openmae.data.source import Source
+from openmae.data.source import Source, Subset
+from openmae.data.table import TableSource
 from openmae.errors import UserError
 
 Task = Literal["classification", "multi-label", "regression"]
 TASKS: tuple[Task, ...] = get_args(Task)
+_LARGEST = float(np.finfo(np.float32).max)
 VALUE = "value"  # what the one output of a regression is called
 
 
@@ -54,7 +55,11 @@ def answers(source: Source, task: Task, names: Sequence[str] | None = None) -> A
     texts = source.class_names
     labels = source.labels
     if task == "regression":
-        return Answers(task, (VALUE,), np.array([_checked(text, source) for text in texts], np.float32)[labels, None])
+        return Answers(
+            task,
+            (VALUE,),
+            np.array([_checked(text, i, source) for i, text in enumerate(texts)], np.float32)[labels, None],
+        )
     if task == "multi-label":
         parts = [_parts(text) for text in texts]
         known = sorted({part for entry in parts for part in entry}) if names is None else list(names)
@@ -79,6 +84,12 @@ def split_for(data: str, task: Task | None, seed: int) -> tuple[Task, Source, So
     Without splits a fifth is held out by the seed: of each class, or of all images where there are no classes.
     Raises UserError where labels are missing or do not fit the task, or a class is in one of the splits alone.
     """
+    task, train, val = _split_for(data, task, seed)
+    _check_apart(train, val)
+    return task, train, val
+
+
+def _split_for(data: str, task: Task | None, seed: int) -> tuple[Task, Source, Source]:
     if has_splits(data):
         train, val = open_source(data, "train"), open_source(data, "val")
         task = task or task_of(train)
@@ -99,6 +110,20 @@ def split_for(data: str, task: Task | None, seed: int) -> tuple[Task, Source, So
     order = generator(seed, "split").permutation(len(everything))
     held_out = max(1, len(everything) // 5)
     return task, everything.take(np.sort(order[held_out:])), everything.take(np.sort(order[:held_out]))
+
+
+def _check_apart(train: Source, val: Source) -> None:
+    """Raises UserError where a table names a file for both, which would be judged by what was learnt from it."""
+    sources = [source.whole if isinstance(source, Subset) else source for source in (train, val)]
+    if not all(isinstance(source, TableSource) for source in sources):  # others cannot name a file twice
+        return
+    learnt = {train.name(index) for index in range(len(train))}
+    for index in range(len(val)):
+        if (name := val.name(index)) in learnt:
+            raise UserError(
+                f"{sources[0].location} has rows for {name} in train and in val, so val would judge what was learnt by "
+                "heart: keep one of its rows (several labels go into one cell, with ; between them)"
+            )
 
 
 def fewer_labels(train: Source, wanted: str, task: Task, seed: int) -> Source:
@@ -156,11 +181,13 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _checked(text: str, source: Source) -> float:
+def _checked(text: str, label: int, source: Source) -> float:
     number = _number(text)
-    if number is None or not math.isfinite(number):
+    if number is None or not abs(number) <= _LARGEST:
+        first = source.name(int((source.labels == label).argmax()))
         raise UserError(
-            f"{source.location} has the label '{text}', which is no number to predict: mend it, or take its images out"
+            f"{source.location} has the label '{text}' ({first}), which is no number to predict: mend it, or take its "
+            "images out"
         )
     return number
 

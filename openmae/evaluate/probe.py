@@ -18,7 +18,8 @@ STRENGTHS = steps_of_ten(-6, 2, 2)  # inverse regularisation, on standardised fe
 FALLBACK = 1e-2  # where there are too few images to choose
 FOLDS = 5
 MOST_FOR_ALL_FOLDS = 1000  # images; of more than that, one fold tells enough
-PATIENCE = 3  # weaker strengths in a row without a better figure, and no more are tried
+PATIENCE = 3  # weaker strengths with a worse figure since the best one, and no more are tried
+_LEAST_FOR_CHOICE = 5  # images
 CPU = torch.device("cpu")
 _VIEW = 5  # of the generator of splits: draws of its own
 _ROUGH = 1e-4  # tolerance while choosing, scikit-learn's own
@@ -36,8 +37,9 @@ def linear_predict(
 
     train_features (m, D) with the right answers to the m images. Scores are logarithms of probabilities of classes
     (-inf for a class without training images), logits of labels, or numbers. Features are standardised by the
-    training set's mean and deviation. Of up to MOST_FOR_ALL_FOLDS images each of 5 folds chooses the strength out of
-    STRENGTHS by the task's headline figure, of more the first one alone; then all images are used.
+    training set's mean and deviation. For numbers the strength is that of STRENGTHS which predicts each image best
+    from the others. Of classes and labels, up to MOST_FOR_ALL_FOLDS images, each of 5 folds chooses it by the task's
+    headline figure, of more the first one alone; then all images are used.
     """
     train = train_features.to(device)
     directions = Directions.of(train)
@@ -67,6 +69,8 @@ def _chosen(
     progress: Callable[[int, int], None],
 ) -> tuple[float, Linear | None]:
     """The strength with the best figure on held-out folds, the strongest of equals, and a model to begin from."""
+    if right.task == "regression":
+        return _chosen_for_numbers(train, targets, variance), None
     folds = _folds(right, seed)
     models: list[Linear | None] = [None] * len(folds)
     best, chosen, start, worse = -math.inf, FALLBACK, None, 0
@@ -81,12 +85,32 @@ def _chosen(
             asked = replace(right, values=right.values[held_out])
             figures.append(measure(scores, asked)[HEADLINE[right.task]])
         figure = float(np.nanmean(figures)) if not np.isnan(figures).all() else -math.inf
-        worse += 1
+        worse += figure < best  # equal ones are a plateau, such as that of always saying the largest class
         if figure > best:
             best, chosen, start, worse = figure, strength, models[0], 0
         if worse >= PATIENCE:
             break
     return chosen, start
+
+
+def _chosen_for_numbers(train: Tensor, targets: Tensor, variance: Tensor) -> float:
+    """The strength whose ridge regression predicts each image best from all others; no folds, so no luck in drawing
+    them (as scikit-learn's RidgeCV). In principal directions the influence of an image on its own prediction is a sum.
+    """
+    if len(train) < _LEAST_FOR_CHOICE:
+        return FALLBACK
+    rows, wanted = train.double(), targets.double()
+    rows, wanted = rows - rows.mean(0), wanted - wanted.mean(0)
+    along = rows.T @ wanted  # (R, 1)
+    best, chosen = math.inf, FALLBACK
+    for strength in STRENGTHS:
+        shrunk = 1 / (len(rows) * variance.double() + 1 / strength)  # (R,)
+        error = wanted - rows @ (shrunk[:, None] * along)
+        influence = 1 / len(rows) + rows.square() @ shrunk  # (n,)
+        figure = (error[:, 0] / (1 - influence).clamp_min(1e-9)).square().mean().item()
+        if figure < best:
+            best, chosen = figure, strength
+    return chosen
 
 
 def _folds(right: Answers, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:

@@ -1,5 +1,6 @@
 """Did pre-training teach anything? The encoder's features beside an untrained encoder's and the raw pixels."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -68,8 +69,9 @@ class Evaluation:
 
     @property
     def headline(self) -> float:
-        """The figure that it is judged by; more is better."""
-        return float(getattr(self, HEADLINE[self.task]))
+        """The figure that it is judged by; more is better. -inf where val cannot tell."""
+        found = getattr(self, HEADLINE[self.task])
+        return -math.inf if found is None else float(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for evaluations.json."""
@@ -109,7 +111,7 @@ def evaluate(
     """Figures of every kind of classifier on every kind of features, fitted on train and measured on val.
 
     sources, right: (train, val) and the answers to them, of the same names. The untrained encoder's features are
-    taken at the last of the places. `say(what, done, of)` hears of the progress.
+    judged where the model's own do best. `say(what, done, of)` hears of the progress.
     Raises UserError where no image can be read.
     """
     functions, named = _functions(loaded, how)
@@ -124,15 +126,21 @@ def evaluate(
         found, indices = extract_each(images, functions, how.device, how.workers, progress=hear)
         tables.append(found)
         answered.append(replace(answers, values=answers.values[indices.numpy()]))
-    evaluations = []
-    for train, val, (features, places) in zip(*tables, named, strict=True):
-        for number, place in enumerate(places):
-            rows = (train[:, number], val[:, number]) if place else (train, val)
-            rank = rankme(rows[0].to(how.device)) if place else None
-            for kind in how.kinds:
+    evaluations: dict[Features, list[Evaluation]] = {}
+    # The model first, since its best place is where the untrained encoder is asked too.
+    for train, val, (features, places) in reversed(list(zip(*tables, named, strict=True))):
+        found_here = []
+        for kind in how.kinds:
+            asked = places
+            if features == "untrained":
+                asked = [_best_place(evaluations[named[-1][0]], kind)]
+            for place in asked:
+                number = places.index(place)
+                rows = (train[:, number], val[:, number]) if place else (train, val)
+                rank = rankme(rows[0].to(how.device)) if place else None
                 what = f"{kind}: {features}" + (f", layer {place.layer}, {place.pool}" if place else "")
                 figures = _figures(kind, rows, (answered[0], answered[1]), how, partial(say, what))
-                evaluations.append(
+                found_here.append(
                     Evaluation(
                         kind=kind,
                         features=features,
@@ -152,20 +160,28 @@ def evaluate(
                         time=time.strftime("%Y-%m-%dT%H:%M:%S"),
                     )
                 )
-    return evaluations
+        evaluations[features] = found_here
+    return [one for features, _ in named for one in evaluations[features]]
+
+
+def _best_place(own: Sequence[Evaluation], kind: Kind) -> Readout:
+    """Where the model's own features do best."""
+    best = max((one for one in own if one.kind == kind), key=lambda one: one.headline)
+    assert best.layer is not None
+    assert best.pool is not None
+    return Readout(best.layer, best.pool)
 
 
 def _functions(loaded: Loaded, how: How) -> tuple[list[Function], list[tuple[Features, Sequence[Readout | None]]]]:
     """What gives the features of a batch, and of each: what they are called, and where they are taken."""
-    last = max(how.places, key=lambda place: place.layer)
     own: Features = "fine-tuned" if isinstance(loaded.model, Classifier) else "pre-trained"
     encoder = loaded.encoder.to(how.device)
     functions: list[Function] = [pooled_at(encoder, loaded.statistics, how.places, how.precision)]
     named: list[tuple[Features, Sequence[Readout | None]]] = [(own, how.places)]
     if how.baselines:
         twin = untrained_twin(loaded.encoder, how.seed).to(how.device)
-        functions = [raw_pixels, pooled_at(twin, loaded.statistics, [last], how.precision), *functions]
-        named = [("raw pixels", [None]), ("untrained", [last]), *named]
+        functions = [raw_pixels, pooled_at(twin, loaded.statistics, how.places, how.precision), *functions]
+        named = [("raw pixels", [None]), ("untrained", how.places), *named]
     return functions, named
 
 
@@ -193,4 +209,5 @@ def _figures(
     else:
         found = measure(scores, right[1])
         figures.update({name: found[name] for name in figures if name in found})
-    return {**figures, "strength": strength}
+    defined = {name: value if value is None or math.isfinite(value) else None for name, value in figures.items()}
+    return {**defined, "strength": strength}

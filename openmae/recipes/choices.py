@@ -112,4 +112,4 @@ def shown(value: Any) -> str:
     """A setting as it is written on the command line, numbers short."""
     if isinstance(value, tuple):
         return " ".join(shown(entry) for entry in value)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

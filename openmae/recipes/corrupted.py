@@ -108,7 +108,7 @@ def _said_relative(errors: Errors) -> str:
 
 def _show(errors: Errors, clean: float, console: Console) -> None:
     severities = sorted({severity for of in errors.values() for severity in of})
-    table = Table("corruption", *(f"severity {severity}" for severity in severities), "mean")
+    table = Table("top-1 error under", *(f"severity {severity}" for severity in severities), "mean")
     for kind, mean in kind_errors(errors).items():
         cells = [f"{errors[kind][severity]:.1%}" if severity in errors[kind] else "-" for severity in severities]
         table.add_row(kind, *cells, f"{mean:.1%}")

@@ -272,7 +272,8 @@ def _embed(
         broken = _list_broken(out, images.source, left_out)
 
         def describe(index: int) -> tuple[str, str | None]:
-            return _printable(images.source.name(index)), labels[index]
+            label = labels[index]
+            return _printable(images.source.name(index)), label if label is None else _printable(label)
 
         rows = ((part.indices, part.vectors()) for part in parts.finished)
         write_features(out, parts.folder, about, count, width, rows, describe)

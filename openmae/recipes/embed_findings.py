@@ -155,7 +155,7 @@ class Findings:
         except (OSError, BrokenImage):  # it was readable when it was embedded
             pixels = None
         label = self._label(row)
-        return Tile(pixels, f"{similarity:.4f} {label}".strip(), Path(self._name(row)).name)
+        return Tile(pixels, f"{similarity:.4f} {label}".strip(), "/".join(Path(self._name(row)).parts[-2:]))
 
 
 def _pairs(count: int) -> str:

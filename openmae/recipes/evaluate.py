@@ -84,7 +84,7 @@ def run(settings: Evaluate) -> None:
     console = make_console()
     kinds, severities = _kinds(settings), _severities(settings)
     _check_numbers(settings)
-    check_save(settings.save)
+    check_save(settings.save, settings.data)
     loaded = load_native(settings.model)
     model = loaded.classifier
     task: Task = loaded.info["task"]
@@ -100,7 +100,7 @@ def run(settings: Evaluate) -> None:
     if run_folder is not None:
         check_results(run_folder)
     console.print(_said_of_set(task, asked.right.names, source, settings.data, split))
-    if split != "val" and whole_address(settings.data) == _learnt_from(settings.model, loaded):
+    if _may_be_learnt(settings.data, split, _learnt_from(settings.model, loaded)):
         console.print(
             "The model has learnt from some of these: it will do worse on images that it never saw", style="yellow"
         )
@@ -155,8 +155,8 @@ def _check_corruptible(task: Task, images: CentredImages) -> None:
 
 def show_result(found: dict[str, Any], console: Console) -> None:
     """Prints the figures of a result, and, of classes or labels, the best and the worst."""
-    for name, value in shown_figures(found["figures"]).items():
-        console.print(f"  {name:<28}{value:>10}")
+    for name, value in shown_figures(found["figures"], found["images"]).items():
+        console.print(f"  {name:<28}{value:>16}")
     if rows := found.get("classes"):
         table = Table("class", "images", "accuracy", "precision", "mostly taken for")
         for one in _ends(rows):
@@ -203,7 +203,20 @@ def _images(settings: Evaluate, loaded: Loaded, task: Task) -> tuple[Source, Spl
             "make folders train and val"
         )
     _, train, val = split_for(data, task, loaded.info["provenance"]["seed"])
+    if loaded.info["provenance"].get("held_out", val.fingerprint) != val.fingerprint:
+        raise UserError(
+            f"{data} has changed since {settings.model} learnt from it, and nobody knows which of its images were held "
+            "out: give others, or --split all, which counts what was learnt as well"
+        )
     return (train, "train") if split == "train" else (val, "val")
+
+
+def _may_be_learnt(data: str, split: Split, learnt_from: str) -> bool:
+    """Whether the model may have seen these images while it learnt: all but val, also where a folder of it is given."""
+    place = whole_address(data)
+    if place == learnt_from:
+        return split != "val"
+    return bool(learnt_from) and place.startswith(f"{learnt_from}/") and not place.startswith(f"{learnt_from}/val")
 
 
 def _learnt_from(model: Path, loaded: Loaded) -> str:

@@ -38,6 +38,7 @@ from openmae.recipes.machine import (
 )
 from openmae.recipes.results import whole_address
 from openmae.recipes.schedule import steps_of
+from openmae.report.sweep import SWEEP
 from openmae.train.run import RunFolder, read_config
 from openmae.weights import Loaded, load_native
 
@@ -143,7 +144,7 @@ def run(settings: Finetune) -> None:
     """Trains, and says what came out. Raises UserError, Interrupted."""
     console = make_console()
     parts = settings.blocks.split(",")
-    if len(parts) > 1:
+    if len(parts) > 1 or (settings.out is not None and (settings.out / SWEEP).exists()):
         from openmae.recipes.sweep import sweep
 
         sweep(settings, parts, console)
@@ -152,7 +153,7 @@ def run(settings: Finetune) -> None:
     console.print(
         f"\nThe model is in {settings.out}. Look at:   {settings.out}/report.html\n"
         f"  on other images:    openmae evaluate {settings.out} DATA\n"
-        f"  in Python:          openmae.load('{settings.out}')(images)"
+        f"  in Python:          openmae.load('{settings.out}')(images), normalised as docs/finetune.md shows"
     )
 
 
@@ -165,8 +166,11 @@ def finetune(settings: Finetune, console: Console) -> dict[str, float]:
         raise UserError("say what to train, on what, and where the run goes: openmae finetune MODEL DATA --out RUN")
     device = choose_device(settings.device)
     check_ranges(settings)
-    loaded = _loaded(settings)
+    loaded = _loaded(settings, console)
     with room_on_disk(settings.out), RunFolder(settings.out) as folder:
+        if folder.has_begun:  # it goes on with what was chosen then
+            settings = stored(settings, read_config(folder.path), defaults_too=False)
+        assert settings.data is not None
         task, train, val = split_for(settings.data, settings.task, settings.seed)
         _check_balance(settings.balance, task)
         if settings.labels is not None:
@@ -176,17 +180,15 @@ def finetune(settings: Finetune, console: Console) -> dict[str, float]:
         workers = workers_for(settings.workers, device)
         start = _fresh(settings, train, workers) if loaded is None else _pretrained(settings, loaded)
         console.print(f"{task}: {_what(right)}; learnt from {len(train):,} images, judged by {len(val):,} others")
-        if folder.has_begun:
-            console.print(f"Going on with the run in {folder.path}")
-            settings = stored(settings, read_config(folder.path), defaults_too=False)
-        else:
+        if not folder.has_begun:
             settings = choose(
                 settings, start.encoder, start.statistics, start.target, task, len(train), device, console
             )
-            check_ranges(settings)
-        model = build(settings, start.encoder, len(right.names))
+        check_ranges(settings)
+        with enough_memory():
+            model = build(settings, start.encoder, len(right.names))
         check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 12)
-        steps = steps_of(settings, len(train))
+        steps = steps_of(settings, len(train), console)
         folder.settle({**_flat(settings), "steps": steps}, _fingerprint(train, val), _HARMLESS)
         job = Job(settings, folder, model.to(device), start, train, val, right, asked, steps, workers, device, console)
         with enough_memory():
@@ -210,11 +212,15 @@ def build(settings: Finetune, encoder: ViT, outputs: int) -> Classifier:
     return model
 
 
-def _loaded(settings: Finetune) -> Loaded | None:
+def _loaded(settings: Finetune, console: Console) -> Loaded | None:
     """MODEL; None where it is the name of a size."""
     assert settings.model is not None
     if settings.model not in SIZES:
+        if settings.model.startswith("vit_") and not Path(settings.model).exists():
+            raise UserError(f"{settings.model} is no size, nor a run folder: give one of {', '.join(SIZES)}, or a run")
         loaded = load_native(Path(settings.model))
+        if isinstance(loaded.model, Classifier) and not settings.from_scratch:
+            console.print(f"{settings.model} was fine-tuned before: its encoder is kept, and its head made anew")
         if settings.patch_size is not None and pair(settings.patch_size) != loaded.encoder.patch_size:
             raise UserError(f"--patch-size is for fresh weights; {settings.model} has its own: leave it out")
         return loaded

@@ -44,6 +44,9 @@ _FINETUNE = {  # Table 9
     "random_erase": 0.25,
     "ema_decay": 0.0,
 }
+_LEAST_STEPS = 500  # of auto
+_GENTLE_CROP = 0.4  # share of an image's area that a crop has at least, where auto does not augment
+_SHORT, _LONG = 1e5, 1e7  # views: below the first auto does not augment, above the second as much as the paper
 LINEAR_PROBE = {  # Table 10; what `openmae probe --recipe paper` sets
     "blocks": "0",
     "pool": "class",
@@ -79,7 +82,7 @@ def choose(
     """
     values = _paper(encoder, target, settings.optimizer == "lars")
     if settings.recipe == "auto":
-        values |= _auto(encoder, target, images, device)
+        values |= _auto(settings, values, encoder, target, images, device)
     epochs = settings.epochs or values["epochs"][0]
     if values["warmup_epochs"][0] >= epochs:
         values["warmup_epochs"] = (epochs / 20, "5% of the epochs")
@@ -94,14 +97,7 @@ def choose(
     if settings.optimizer == "lars":
         values |= {"weight_decay": (0.0, "LARS takes none"), "layer_decay": (1.0, "LARS takes none")}
     values["precision"] = choose_precision(device)
-    result = fill(settings, values, console)
-    if (
-        (result.mixup or result.cutmix)
-        and result.batch_size != result.micro_batch
-        and (result.micro_batch or 0) % GROUP
-    ):
-        raise UserError(f"--micro-batch {result.micro_batch} with mixup or cutmix: give a multiple of {GROUP}")
-    return result
+    return fill(settings, values, console)
 
 
 def _sides(sides: tuple[int, ...]) -> int | tuple[int, ...]:
@@ -138,23 +134,46 @@ def _paper(encoder: ViT, target: str | None, is_probe: bool) -> Values:
     return {name: (value, source) for name, value in values.items()}
 
 
-def _auto(encoder: ViT, target: str | None, images: int, device: torch.device) -> Values:
-    """What small data and small machines need in place of the paper's 1.28 million images."""
+def _auto(
+    settings: "Finetune", paper: Values, encoder: ViT, target: str | None, images: int, device: torch.device
+) -> Values:
+    """What small data, small models and small machines need in place of the paper's 1.28 million images."""
     most = 1024 if device.type != "cpu" else 256
-    batch_size = min(most, max(32, 2 ** round(math.log2(max(1, images / 40)))))
-    fine = target is not None
-    rate = (2e-3 if fine else 1e-3) * math.sqrt(batch_size / 1024)
-    epochs = float(min(200, max(20, round(100 * math.sqrt(10_000 / images)))))
-    values: Values = {
-        "batch_size": (batch_size, f"for {images:,} images; between 32 and {most} on this machine"),
-        "blr": (
-            rate * 256 / batch_size,
-            "a rate of 2e-3 at batch 1024, or half of that from scratch, times the square root of the batch's share",
+    fitting = min(most, max(32, 2 ** round(math.log2(max(1, images / 40)))))
+    batch_size = settings.batch_size or fitting
+    rule = min(200.0, max(20.0, round(100 * math.sqrt(10_000 / images))))
+    enough = float(math.ceil(_LEAST_STEPS * batch_size / images))
+    epochs = settings.epochs or max(rule, enough)
+    at_1024 = _rate(encoder, target)
+    rate = at_1024 * math.sqrt(batch_size / 1024)
+    return {
+        "batch_size": (fitting, f"for {images:,} images; between 32 and {most} on this machine"),
+        "epochs": (
+            max(rule, enough),
+            f"fewer for more images; {images:,} make {epochs * images / batch_size:,.0f} steps",
         ),
-        "epochs": (epochs, f"fewer for more images; {images:,} make {epochs * images / batch_size:,.0f} steps"),
         "warmup_epochs": (epochs / 20, "5% of the epochs"),
+        "blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: {at_1024:g} at batch 1024, square-root scaling below"),
+        **_augmentation(paper, epochs * images),
     }
-    return values
+
+
+def _rate(encoder: ViT, target: str | None) -> float:
+    """The learning rate at batch 1024: the paper's; for encoders narrower than any in it, twice ViT-B's."""
+    is_narrow = encoder.embed_dim < 768
+    if target is None:
+        return 2e-3 if is_narrow else 8e-4
+    return 2e-3 if encoder.embed_dim == 768 and target == "norm_pix" else 4e-3
+
+
+def _augmentation(paper: Values, views: float) -> Values:
+    """The paper's in a long training; in a short one less, which learns sooner (measured: docs/log.md)."""
+    share = min(1.0, max(0.0, math.log10(views / _SHORT) / math.log10(_LONG / _SHORT)))
+    reason = f"{share:.0%} of the paper's: none up to {_SHORT:,.0f} views, all from {_LONG:,.0f}; here {views:,.0f}"
+    scaled = ("mixup", "cutmix", "ra_magnitude", "random_erase", "drop_path")
+    values: Values = {name: (share * paper[name][0], reason) for name in scaled}
+    least = share * paper["crop_scale"][0][0] + (1 - share) * _GENTLE_CROP
+    return {**values, "crop_scale": ((least, 1.0), reason)}
 
 
 def _impossible(statistics: Statistics, task: Task) -> Values:
@@ -186,7 +205,22 @@ _BOUNDS: Bounds = {
 
 
 def check_ranges(settings: "Finetune") -> None:
-    """Raises UserError for a number out of its range; settings left open pass."""
+    """Raises UserError for a number out of its range, and for numbers that do not go together; what is left open
+    passes."""
     check(settings, _BOUNDS)
+    _check_micro_batch(settings)
     if settings.optimizer == "lars" and (settings.weight_decay or settings.layer_decay not in (None, 1.0)):
         raise UserError("--optimizer lars takes neither --weight-decay nor --layer-decay: leave them out, or use adamw")
+
+
+def _check_micro_batch(settings: "Finetune") -> None:
+    batch_size, micro_batch = settings.batch_size, settings.micro_batch
+    if batch_size is None or micro_batch is None or micro_batch >= batch_size:
+        return
+    if (settings.mixup or settings.cutmix) and micro_batch % GROUP:
+        raise UserError(f"--micro-batch {micro_batch} with mixup or cutmix: give a multiple of {GROUP}")
+    if settings.batch_norm and batch_size % micro_batch == 1:
+        raise UserError(
+            f"--batch-norm with --batch-size {batch_size} and --micro-batch {micro_batch} leaves one image alone, "
+            "which has no deviation: give another --micro-batch"
+        )

@@ -219,6 +219,7 @@ class Job:
             "data": whole_address(settings.data),
             "step": step,
             "seed": settings.seed,
+            "held_out": self.val_images.fingerprint,
             "model": settings.model if self.start.is_new else whole_address(settings.model),
             "pre-training": self.start.provenance,
         }

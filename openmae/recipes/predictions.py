@@ -16,12 +16,17 @@ _SUFFIXES = (".csv", ".parquet")
 Columns = Mapping[str, Sequence[Any]]
 
 
-def check_save(file: Path | None) -> None:
-    """Makes the folder of the file. Raises UserError, before anything long begins, where it could not be written."""
+def check_save(file: Path | None, data: str) -> None:
+    """Makes the folder of the file. Raises UserError, before anything long begins, where it could not be written.
+
+    data: what may not be written over.
+    """
     if file is None:
         return
     if file.suffix.lower() not in _SUFFIXES:
         raise UserError(f"--save is {file}: give a file that ends in {' or '.join(_SUFFIXES)}")
+    if file.resolve() == Path(data).resolve():
+        raise UserError(f"--save is {file}, which is DATA itself: give another file")
     if file.is_dir():
         raise UserError(f"--save is {file}, which is a folder: give a file")
     try:

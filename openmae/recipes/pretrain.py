@@ -196,9 +196,7 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         workers = workers_for(settings.workers, device)
         look = None
         if folder.has_begun:  # it goes on with what was chosen then
-            console.print(f"Going on with the run in {folder.path}")
-            config = read_config(folder.path)
-            settings = stored(settings, config, defaults_too=False)
+            settings = stored(settings, read_config(folder.path), defaults_too=False)
         else:
             console.print("Reading a sample of them: sizes, mean and standard deviation")
             look = survey(source, settings.seed, settings.in_chans, settings.bands, workers, depth=settings.pixel_type)
@@ -208,7 +206,7 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         model = build(settings)
         # Weights and two averages of each, in up to 3 checkpoints, and the weights beside them.
         check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 10)
-        steps = steps_of(settings, len(source))
+        steps = steps_of(settings, len(source), console)
         folder.settle({**_flat(settings), "steps": steps}, source.fingerprint, _HARMLESS)
         broken = BrokenFiles(source, folder, settings.max_broken)
         if look is not None:

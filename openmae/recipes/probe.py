@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from openmae.data.tasks import split_for
 from openmae.errors import UserError
 from openmae.recipes.finetune import Finetune, finetune
 from openmae.recipes.finetune_choices import LINEAR_PROBE
@@ -25,7 +24,6 @@ from openmae.weights import load_native
 
 _EPOCHS, _EPOCHS_OF_LARGE = 90.0, 50.0  # paper, A.1: 50 are enough for ViT-L and H
 _LARGE = 1024  # width of ViT-L
-_FEW_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -72,14 +70,6 @@ def _by_the_paper(settings: Probe) -> None:
         "batch_size": batch_size,
     }
     console = make_console()
-    _, train, _ = split_for(settings.data, settings.task, settings.seed)
-    if (steps := max(1, round(epochs * len(train) / batch_size))) < _FEW_STEPS:
-        console.print(
-            f"warning: {len(train):,} images in batches of {batch_size:,} make {steps:,} steps, far from the "
-            "paper's 7,000: give a smaller --batch-size, or take the default recipe",
-            style="yellow",
-            soft_wrap=True,
-        )
     finetune(
         Finetune(
             model=str(settings.model),

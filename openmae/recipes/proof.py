@@ -25,6 +25,7 @@ from openmae.recipes.choices import choose_precision
 from openmae.recipes.keeping import keep
 from openmae.recipes.machine import Device, choose_device, make_console, workers_for
 from openmae.report.layers import layers_curve
+from openmae.report.results import standard_error
 from openmae.train.checkpoint import write_file
 from openmae.weights import load_native
 
@@ -32,6 +33,7 @@ SAID: dict[str, str] = {"knn": "kNN", "linear": "linear"}
 FIGURES = {"top1": "top-1", "top5": "top-5", "mean_ap": "mean AP", "r2": "R²"}
 _TITLES: dict[str, str] = {"knn": "kNN", "linear": "Linear probe's"}
 _MOST_OF_RAM = 0.5  # for features
+_LARGE_ERROR = 0.01  # of an accuracy
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def prove(
     task, train, val = split_for(settings.data, settings.task, settings.seed)
     right = answers(train, task)
     _check_memory(len(train) + len(val), len(places), loaded.encoder.embed_dim)
+    if "knn" in kinds and k > len(train):
+        console.print(f"--k {k} is more than the {len(train):,} training images: all of them vote", style="yellow")
     how = How(
         kinds,
         places,
@@ -157,6 +161,12 @@ def show_advice(evaluations: Sequence[Evaluation], console: Console) -> None:
             soft_wrap=True,
         )
     for e in _best(evaluations):
+        if e.top1 is not None and (error := standard_error(e.top1, e.val_images)) > _LARGE_ERROR:
+            console.print(
+                f"Of so few val images the {SAID[e.kind]} figure is known to ± {error:.1%} (standard error): smaller "
+                "differences mean nothing.",
+                soft_wrap=True,
+            )
         if e.strength in (STRENGTHS[0], STRENGTHS[-1]):
             which = "strongest" if e.strength == STRENGTHS[0] else "weakest"
             console.print(
@@ -229,7 +239,7 @@ def _places(settings: Proof, encoder: ViT) -> list[Readout]:
 
 def _check_memory(images: int, places: int, width: int) -> None:
     """Raises UserError where the features would not fit, before an hour of encoding."""
-    needed = images * places * width * 4
+    needed = images * 2 * places * width * 4  # the model's and an untrained one's
     if needed > _MOST_OF_RAM * ram():
         raise UserError(
             f"features of {images:,} images in {places} places take {needed / 1e9:,.0f} GB, and the machine has "

@@ -86,7 +86,7 @@ class Judged:
 def judge(judged: Judged) -> dict[str, Any]:
     """All figures, as plain values for results.json."""
     right = judged.right
-    figures = measure(judged.scores, right)
+    figures = {name: value for name, value in measure(judged.scores, right).items() if math.isfinite(value)}
     names = [_printable(name) for name in judged.unreadable()]
     found: dict[str, Any] = {
         "task": right.task,
@@ -295,22 +295,27 @@ def _label_samples(judged: Judged) -> list[Group]:
     for row in worst.tolist():
         label = int(gaps[row].argmax())
         has = [name for name, value in zip(right.names, right.values[row], strict=True) if value]
-        captions.append((f"{right.names[label]} {shares[row, label]:.0%}", f"is {', '.join(has) or 'none'}"))
-    return [_group(judged, "The most confident mistakes: a label, and the model's probability", worst, captions)]
+        verb = "misses" if right.values[row, label] else "says"
+        captions.append((f"{verb} {right.names[label]} ({shares[row, label]:.0%})", f"is {', '.join(has) or 'none'}"))
+    return [
+        _group(
+            judged, "The most confident mistakes: what the model says or misses, and its probability", worst, captions
+        )
+    ]
 
 
 def _number_samples(judged: Judged, values: NDArray[np.float32], scores: NDArray[np.float32]) -> list[Group]:
     """The images whose numbers are missed by most."""
     order = np.argsort(-np.abs(values - scores), kind="stable")
-    fine = generator(0, "split").permutation(len(values))[:_RIGHT]
+    worst = order[:_MISTAKES]
+    fine = generator(0, "split").permutation(order[_MISTAKES:])[:_RIGHT]
 
     def captions(rows: NDArray[np.int64]) -> list[tuple[str, str]]:
-        return [(f"predicted {scores[row]:.4g}", f"is {values[row]:.4g}") for row in rows.tolist()]
+        return [(f"predicted {scores[row]:.6g}", f"is {values[row]:.6g}") for row in rows.tolist()]
 
-    worst = order[:_MISTAKES]
     return [
         _group(judged, "The largest errors", worst, captions(worst)),
-        _group(judged, "Chosen at random", fine, captions(fine)),
+        _group(judged, "Of the others, at random", fine, captions(fine)),
     ]
 
 

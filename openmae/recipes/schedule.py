@@ -1,15 +1,37 @@
 """How long a training lasts and how its rate goes, the same for every job."""
 
+from rich.console import Console
+
+from openmae.errors import UserError
 from openmae.recipes.choices import Settings
 from openmae.train.loop import Plan
 from openmae.train.optimizers import warmup_cosine
 
+FEW_STEPS = 100  # of less, little can be learnt
 
-def steps_of(settings: Settings, images: int) -> int:
-    """Optimizer steps of settings that are chosen by now."""
+
+def steps_of(settings: Settings, images: int, console: Console) -> int:
+    """Optimizer steps of settings that are chosen by now; says so where they are few.
+
+    Raises UserError where all epochs together do not fill a batch.
+    """
     assert settings.epochs is not None
     assert settings.batch_size is not None
-    return max(1, round(settings.epochs * images / settings.batch_size))
+    views = settings.epochs * images
+    steps = round(views / settings.batch_size)
+    said = f"{images:,} images seen {settings.epochs:g} times are {views:,.0f} views"
+    if steps == 0:
+        raise UserError(
+            f"{said}, and --batch-size {settings.batch_size:,} takes more in one step: lower it, or raise --epochs"
+        )
+    if steps < FEW_STEPS:
+        console.print(
+            f"warning: {said}, in batches of {settings.batch_size:,} {steps} step{'s' * (steps > 1)}, which is hardly "
+            "enough to learn anything: lower --batch-size, or raise --epochs",
+            style="yellow",
+            soft_wrap=True,
+        )
+    return steps
 
 
 def plan_of(settings: Settings, steps: int) -> Plan:

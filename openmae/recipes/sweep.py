@@ -12,6 +12,7 @@ from rich.table import Table
 from openmae.errors import UserError
 from openmae.heads import learn_last_blocks
 from openmae.model import SIZES
+from openmae.recipes.choices import stored
 from openmae.recipes.finetune import Finetune, finetune
 from openmae.recipes.finetune_choices import check_ranges
 from openmae.recipes.finetune_job import said
@@ -19,6 +20,7 @@ from openmae.report.page import training_seconds, write_report
 from openmae.report.sweep import SWEEP, by_blocks
 from openmae.train.checkpoint import write_file
 from openmae.train.console import duration
+from openmae.train.run import read_config
 from openmae.weights import load_native
 
 
@@ -32,18 +34,19 @@ def sweep(settings: Finetune, parts: Sequence[str], console: Console) -> None:
         raise UserError("say where the runs go: openmae finetune MODEL DATA --out RUN")
     if (settings.out / "config.toml").exists():
         raise UserError(f"{settings.out} is a run, and a sweep is a folder of runs: choose another --out")
-    found = _kept(settings.out)
+    out, found = settings.out, _kept(settings.out)
     _check(settings, parts)
     for number, part in enumerate(parts, 1):
         console.print(f"\n{number} of {len(parts)}: --blocks {part}")
-        run = settings.out / f"blocks-{part}"
+        run = out / f"blocks-{part}"
         figures = finetune(replace(settings, blocks=part, out=run), console)
+        settings = stored(settings, read_config(run), defaults_too=False)  # what is chosen once is said once
         found[part] = {"figures": figures, "parameters": _learning(run, part), "seconds": training_seconds(run)}
         found = dict(sorted(found.items(), key=by_blocks))
-        write_file(settings.out / SWEEP, json.dumps(found, indent=1).encode())
-        write_report(settings.out)
+        write_file(out / SWEEP, json.dumps(found, indent=1).encode())
+        write_report(out)
     _show(found, console)
-    console.print(f"Kept in {settings.out}/{SWEEP}. Look at: {settings.out}/report.html")
+    console.print(f"Kept in {out}/{SWEEP}. Look at: {out}/report.html")
 
 
 def _check(settings: Finetune, parts: Sequence[str]) -> None:

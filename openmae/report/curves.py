@@ -6,6 +6,7 @@ function gives "" where there is nothing to draw. The same lines give the same t
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
@@ -39,6 +40,9 @@ STYLE: Any = {  # matplotlib types its keys one by one
     "ytick.color": INK,
     "legend.frameon": False,
 }
+
+
+_SAID = {"top1": "top-1", "top5": "top-5", "mean_ap": "mean average precision", "knn_top1": "kNN top-1"}
 
 
 def curves(metrics: Metrics) -> dict[str, str]:
@@ -100,7 +104,8 @@ def evaluation_curve(metrics: Metrics) -> str:
     with matplotlib.rc_context(STYLE):
         figure, (axis,) = _figure(1)
         for number, (name, (steps, values)) in enumerate(found.items()):
-            axis.plot(steps, values, color=_PALETTE[number % len(_PALETTE)], marker="o", markersize=3.5, label=name)
+            said = _SAID.get(name, name)
+            axis.plot(steps, values, color=_PALETTE[number % len(_PALETTE)], marker="o", markersize=3.5, label=said)
         axis.set_title("Evaluations during training")
         if all(0 <= v <= 1 for _, values in found.values() for v in values):
             axis.yaxis.set_major_formatter(percent)
@@ -197,7 +202,7 @@ def _figure(rows: int) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(5.0, 3.0), layout="constrained")
     axes = [figure.add_subplot(rows, 1, number + 1) for number in range(rows)]
     for axis in axes:
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.yaxis.set_major_formatter("{x:,g}")  # no common factor above the axis, where the title stands
         axis.yaxis.set_major_locator(MaxNLocator(5 if rows == 1 else 3, steps=[1, 2, 2.5, 5, 10]))
@@ -217,6 +222,8 @@ def svg_text(figure: Figure) -> str:
     """The figure as SVG, the same for the same figure."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=nothing)
+    with warnings.catch_warnings():  # of letters that our font lacks: text stays text, and the reader's fonts have them
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(buffer, format="svg", metadata=nothing)
     text = buffer.getvalue()
     return text[text.index("<svg") :]  # the XML prolog names a file on the web

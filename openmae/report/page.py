@@ -237,9 +237,9 @@ def _curves(metrics: list[dict[str, Any]], is_classifier: bool) -> str:
     )
     if is_classifier:
         advice = paragraph(
-            "Augmentation, mixup, cutmix and label smoothing make the training images harder than the val images, so "
-            "the training loss may stay far above the val loss. A val loss that rises while the training loss falls "
-            "says that fewer epochs would have done."
+            "Where the settings below have augmentation, mixup, cutmix or label smoothing, training images are harder "
+            "than val images, and the training loss may stay far above the val loss. A val loss that rises while the "
+            "training loss falls says that fewer epochs would have done."
         )
     return section("Curves", advice, f'<div class="curves">{figures}</div>')
 

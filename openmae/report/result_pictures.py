@@ -19,6 +19,7 @@ MOST_DRAWN = 500  # classes of the overview
 MOST_POINTS = 2000  # of a scatter plot that are kept as shapes; more become pixels
 _WIDTH = 8.2  # inches, as wide as the page
 _LONGEST_NAME = 22
+_LEAST_SPAN = 0.1  # of errors that the colours tell apart
 _MAP = "Blues"
 _MEMORY = 0.8  # weight of a class in an order over that of the one placed after it
 
@@ -47,7 +48,7 @@ def confusion_picture(labels: Numbers, predicted: Numbers, names: Sequence[str])
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.55 else INK
             axis.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=size, color=colour)
-        axis.set_xlabel("what it is called")
+        axis.set_xlabel("predicted class")
         axis.set_ylabel("true class")
         axis.set_title(title)
         return svg_text(figure)
@@ -68,7 +69,7 @@ def overview_picture(labels: Numbers, predicted: Numbers) -> str:
         axis = _matrix(figure, np.sqrt(shares), 1.0)
         axis.set_xticks([])
         axis.set_yticks([])
-        axis.set_xlabel("what it is called")
+        axis.set_xlabel("predicted class")
         axis.set_ylabel("true class")
         axis.set_title(f"All {len(occurring):,} classes: blocks are groups that are taken for each other", fontsize=10)
         return svg_text(figure)
@@ -124,10 +125,10 @@ def corruptions_picture(errors: Mapping[str, Mapping[int, float]], clean: float)
     table = np.hstack([table, means]) if len(severities) > 1 else table
     with matplotlib.rc_context(STYLE):
         figure = Figure((2.6 + 0.7 * table.shape[1], 1.2 + 0.3 * len(table)), layout="constrained")
-        axis = _matrix(figure, table, max(0.05, float(np.nanmax(table))), low=clean, colours="Oranges")
+        highest = max(clean + _LEAST_SPAN, float(np.nanmax(table)))  # or one image more would look like much
+        axis = _matrix(figure, table, highest, low=clean, colours="Oranges")
         axis.set_xticks(range(table.shape[1]), [*map(str, severities), "mean"][: table.shape[1]])
         axis.set_yticks(range(len(table)), [kind.replace("_", " ") for kind in errors])
-        highest = float(np.nanmax(table))
         for (row, column), error in np.ndenumerate(table):
             colour = "white" if error - clean > 0.65 * (highest - clean) else INK
             said = f"{100 * error:.1f}" if np.isfinite(error) else ""

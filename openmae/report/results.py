@@ -3,6 +3,7 @@
 results.json holds an entry for each set under the name that the page gives it; everything in an entry may be missing.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,24 @@ _FIGURES = {  # what the figures are called, the one to judge by first
 }
 
 
-def shown_figures(figures: Mapping[str, Any]) -> dict[str, str]:
-    """Names and values as people read them, the one to judge by first; what is no number is left out."""
-    return {
-        label: shape.format(figures[name]) for name, (label, shape) in _FIGURES.items() if is_number(figures.get(name))
-    }
+def shown_figures(figures: Mapping[str, Any], images: Any = None) -> dict[str, str]:
+    """Names and values as people read them, the one to judge by first; what is no number is left out.
+
+    images: of how many; a share of them is given with its standard error.
+    """
+    found = {}
+    for name, (label, shape) in _FIGURES.items():
+        if not is_number(value := figures.get(name)):
+            continue
+        found[label] = shape.format(value)
+        if name in ("top1", "top5") and is_number(images) and images > 0 and 0 <= value <= 1:
+            found[label] += f" ± {100 * standard_error(value, images):.2f}"
+    return found
+
+
+def standard_error(share: float, images: float) -> float:
+    """Of a share 0..1 that was counted among so many images."""
+    return math.sqrt(share * (1 - share) / images)
 
 
 def results_sections(run: Path, results: Any) -> list[str]:
@@ -57,7 +71,7 @@ def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
     drawn = pictures if isinstance(pictures, dict) else {}
     return [
         paragraph(_said_of_images(clean)),
-        pairs_table(shown_figures(figures).items()) if isinstance(figures, dict) else "",
+        pairs_table(shown_figures(figures, clean.get("images")).items()) if isinstance(figures, dict) else "",
         _figure(run, drawn, "scatter", "Predicted over true values"),
         _figure(run, drawn, "confusion", "Confusion matrix: true classes in rows, predicted in columns"),
         _figure(run, drawn, "overview", "Confusion matrix of all classes"),

@@ -32,12 +32,13 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, step: int, loss: float, lr: float, rate: float, waiting: float, seconds_left: float) -> None:
-        """After `step` steps: mean loss, rate in images/s, waiting as a share of 0..1."""
+    def show(self, step: int, loss: float, lr: float, rate: float, waiting: float, seconds_left: float | None) -> None:
+        """After `step` steps: mean loss, rate in images/s, waiting as a share of 0..1; seconds_left may be unknown."""
         line = (
-            f"step {step}/{self.steps} · loss {loss:.4f} · lr {lr:.2e} · {rate:,.0f} images/s · "
-            f"data wait {waiting:.0%} · {duration(seconds_left)} left"
+            f"step {step}/{self.steps} · loss {loss:.4f} · lr {lr:.2e} · {rate:,.0f} images/s · data wait {waiting:.0%}"
         )
+        if seconds_left is not None:
+            line += f" · {duration(seconds_left)} left"
         if self._live is not None:
             self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
         elif time.monotonic() - self._last_plain >= PLAIN_SECONDS or step == self.steps:

@@ -104,10 +104,14 @@ def fit(
     checkpoint), OSError where the folder cannot be written.
     """
     position = resume(model, optimizer, run, console)
+    if position.step:
+        is_whole = position.step == plan.steps
+        said = f"The run in {run.path} is complete" if is_whole else f"Going on with the run in {run.path}"
+        console.print(f"{said}: {position.step:,} of {plan.steps:,} steps are taken", soft_wrap=True)
     batches = batches_from(position.step)
     suspects: deque[list[int]] = deque(maxlen=MOST_DROPPED_IN_A_ROW)
     saved_at = time.monotonic()
-    clock, seconds_a_step = _Clock(), 0.0
+    clock, begun_at, seconds_a_step = _Clock(), position.step, 0.0
 
     def save() -> None:
         state = {k: getattr(position, k) for k in ("loss_sum", "loss_steps", "dropped", "dropped_in_a_row")}
@@ -137,8 +141,10 @@ def fit(
                     raise UserError(_not_finite(position, run.path, suspects, name_of))
 
             seconds = time.perf_counter() - began
-            seconds_a_step = seconds if seconds_a_step == 0 else 0.95 * seconds_a_step + 0.05 * seconds
-            left = seconds_a_step * (plan.steps - position.step)
+            taken = position.step - begun_at  # the first one is not counted: it waits for processes and memory
+            if taken > 1:
+                seconds_a_step = seconds if taken == 2 else 0.95 * seconds_a_step + 0.05 * seconds
+            left = seconds_a_step * (plan.steps - position.step) if taken > 1 else None
             elapsed = time.perf_counter() - clock.began
             mean_loss = position.loss_sum / max(1, position.loss_steps)
             progress.show(position.step, mean_loss, lr, clock.samples / elapsed, clock.waited / elapsed, left)

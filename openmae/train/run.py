@@ -22,6 +22,7 @@ import torch
 from openmae.errors import UserError
 from openmae.train.checkpoint import write_file
 
+_MOST_NAMED = 5  # settings in a sentence
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -75,12 +76,16 @@ class RunFolder:
         Raises UserError that names what differs.
         """
         config = {key: _plain(value) for key, value in config.items() if value is not None}
+        for key, value in config.items():
+            if isinstance(value, str) and "\\" in ascii(value) and not _is_text(value):
+                raise UserError(f"{key} is {value!a}, which is no UTF-8 text and cannot be kept: rename it")
         starts: list[dict[str, Any]] = []
         if self.has_begun:
             before = read_config(self.path)
             differing = [k for k in {**before, **config} if k not in may_differ and before.get(k) != config.get(k)]
             if differing:
-                said = ", ".join(f"{k} = {before.get(k)}, not {config.get(k)}" for k in differing)
+                said = ", ".join(f"{k} = {before.get(k)}, not {config.get(k)}" for k in differing[:_MOST_NAMED])
+                said += f", and {len(differing) - _MOST_NAMED} more differences" * (len(differing) > _MOST_NAMED)
                 raise UserError(
                     f"{self.path} holds a run with {said}: choose another --out, or --resume it with its own settings"
                 )
@@ -92,7 +97,7 @@ class RunFolder:
                 )
         for part in self.checkpoints.glob(".*.part"):  # left by a kill
             shutil.rmtree(part, ignore_errors=True)
-        write_file(self.path / "config.toml", tomli_w.dumps(config).encode(errors="backslashreplace"))
+        write_file(self.path / "config.toml", tomli_w.dumps(config).encode())
         starts.append({**environment(), "data_fingerprint": fingerprint})
         write_file(self.path / "environment.json", json.dumps({"starts": starts}, indent=1).encode())
 
@@ -190,6 +195,14 @@ def _processor() -> str:
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
         platform.processor(),
     )
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

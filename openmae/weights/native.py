@@ -88,14 +88,17 @@ def serialize(model: MaskedAutoencoder | Classifier, info: dict[str, Any]) -> by
     return save({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, {_KEY: json.dumps(info)})
 
 
-def load_native(path: Path) -> Loaded:
+def load_native(path: Path | str) -> Loaded:
     """Reads a run folder or a `.safetensors` file; strictly: every weight, no other, of the right shape.
 
     Raises UserError with what does not fit.
     """
+    path = Path(path)
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.exists():
         hint = "give a run folder" + (" whose run has saved weights" if path.is_dir() else "")
+        if runs := sorted(path.glob("blocks-*/model.safetensors")):  # a sweep
+            hint = f"give one of the runs in {path}, such as {runs[0].parent}"
         raise UserError(f"{file} does not exist: {hint}")
     try:
         with safe_open(file, "pt") as opened:
@@ -108,8 +111,9 @@ def load_native(path: Path) -> Loaded:
     try:
         info = json.loads(metadata[_KEY])
         statistics = Statistics.from_dict(info["statistics"])
+        _ = info["provenance"].get("step")
         model = _build(info)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file} describes a model that this version of openmae cannot build ({error})") from error
     fill(model, weights, str(file))
     return Loaded(model.eval(), statistics, info, str(path))
