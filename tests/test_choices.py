@@ -108,6 +108,32 @@ def test_more_images_are_seen_no_more_often_each(fewer: int, more: int) -> None:
     assert (finetuning(fewer).epochs or 0) >= (finetuning(more).epochs or 0)
 
 
+@given(st.integers(10, 2_000_000), st.floats(0.1, 1000))
+def test_a_short_training_augments_less_than_the_paper(images: int, epochs: float) -> None:
+    """None in a very short one, all of it in one as long as the paper's, never more, and all settings alike."""
+    found, paper = finetuning(images, epochs=epochs), finetuning(images, epochs=epochs, recipe="paper")
+    names = ("mixup", "cutmix", "ra_magnitude", "random_erase", "drop_path")
+    shares = [getattr(found, name) / getattr(paper, name) for name in names]
+    assert min(shares) == pytest.approx(max(shares))
+    assert 0 <= shares[0] <= 1
+    assert found.crop_scale is not None
+    assert found.crop_scale[0] == pytest.approx(0.4 - shares[0] * 0.32)
+    if epochs <= 10 or epochs * images <= 30_000:
+        assert shares[0] == 0
+    if epochs >= 100 and epochs * images >= 10_000_000:
+        assert shares[0] == 1
+    if epochs > 11 and epochs * images > 40_000:
+        assert shares[0] > 0
+
+
+@given(st.integers(1, 2_000_000), st.sampled_from([None, 32, 100, 4096]))
+def test_enough_steps_are_taken(images: int, batch_size: int | None) -> None:
+    found = finetuning(images, batch_size=batch_size)
+    assert found.epochs is not None
+    assert found.batch_size is not None
+    assert found.epochs * images / found.batch_size >= 500
+
+
 def test_what_was_given_is_kept() -> None:
     given_ = {"epochs": 7.0, "batch_size": 96, "blr": 0.5, "warmup_epochs": 1.0, "micro_batch": 32}
     for recipe in ("auto", "paper"):

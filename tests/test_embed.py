@@ -346,7 +346,7 @@ def test_a_second_process_is_refused_and_ctrl_c_keeps_what_was_done(
     out, table = tmp_path / "f.parquet", tmp_path / "long.csv"
     table.write_text("path\n" + f"{slow_images / 'a/00.png'}\n" * 3000)
     words = f"embed {model} {table} --out {out} --batch-size 2 --workers 0".split()
-    for pause in (0.3, 4, 20):  # a busy machine takes its time for a first batch
+    for pause in (0.3, 15, 40):  # a busy machine takes its time for a first batch
         command = subprocess.Popen([sys.executable, "-m", "openmae", *words], stderr=subprocess.PIPE, text=True)
         while not (parts_folder(out) / "job.json").exists():
             assert command.poll() is None

@@ -46,7 +46,8 @@ _FINETUNE = {  # Table 9
 }
 _LEAST_STEPS = 500  # of auto
 _GENTLE_CROP = 0.4  # share of an image's area that a crop has at least, where auto does not augment
-_SHORT, _LONG = 1e5, 1e7  # views: below the first auto does not augment, above the second as much as the paper
+_FEW_EPOCHS = 10  # of auto, which does not augment in as few; ten times as many call for all of the paper's
+_FEW_VIEWS, _MANY_VIEWS = 3e4, 1e7  # likewise; what lies between is in proportion to the logarithm
 LINEAR_PROBE = {  # Table 10; what `openmae probe --recipe paper` sets
     "blocks": "0",
     "pool": "class",
@@ -154,7 +155,7 @@ def _auto(
         ),
         "warmup_epochs": (epochs / 20, "5% of the epochs"),
         "blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: {at_1024:g} at batch 1024, square-root scaling below"),
-        **_augmentation(paper, epochs * images),
+        **_augmentation(paper, epochs, epochs * images),
     }
 
 
@@ -166,10 +167,13 @@ def _rate(encoder: ViT, target: str | None) -> float:
     return 2e-3 if encoder.embed_dim == 768 and target == "norm_pix" else 4e-3
 
 
-def _augmentation(paper: Values, views: float) -> Values:
-    """The paper's in a long training; in a short one less, which learns sooner (measured: docs/log.md)."""
-    share = min(1.0, max(0.0, math.log10(views / _SHORT) / math.log10(_LONG / _SHORT)))
-    reason = f"{share:.0%} of the paper's: none up to {_SHORT:,.0f} views, all from {_LONG:,.0f}; here {views:,.0f}"
+def _augmentation(paper: Values, epochs: float, views: float) -> Values:
+    """As much of the paper's as the training calls for, which sees each image often, and can afford, since learning
+    becomes slower before it becomes better (measured: docs/log.md)."""
+    called_for = math.log10(max(1.0, epochs / _FEW_EPOCHS))
+    affordable = math.log10(max(1.0, views / _FEW_VIEWS)) / math.log10(_MANY_VIEWS / _FEW_VIEWS)
+    share = min(1.0, called_for, affordable)
+    reason = f"{share:.0%} of the paper's, for {epochs:g} epochs and {views:,.0f} views"
     scaled = ("mixup", "cutmix", "ra_magnitude", "random_erase", "drop_path")
     values: Values = {name: (share * paper[name][0], reason) for name in scaled}
     least = share * paper["crop_scale"][0][0] + (1 - share) * _GENTLE_CROP
