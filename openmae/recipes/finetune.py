@@ -153,7 +153,7 @@ def run(settings: Finetune) -> None:
     console.print(
         f"\nThe model is in {settings.out}. Look at:   {settings.out}/report.html\n"
         f"  on other images:    openmae evaluate {settings.out} DATA\n"
-        f"  in Python:          openmae.load('{settings.out}')(images), normalised as docs/finetune.md shows"
+        f"  in Python:          openmae.load('{settings.out}')(images), normalised as model.json says"
     )
 
 
