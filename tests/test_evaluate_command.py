@@ -243,6 +243,8 @@ def test_a_folder_of_the_training_images_is_known(tmp_path: Path, run: Run) -> N
     model = a_model(tmp_path / "model", data=str(tmp_path / "data"))
     assert "has learnt from some of these" in run("evaluate", model, tmp_path / "data/train")[1]
     assert "has learnt from some of these" not in run("evaluate", model, tmp_path / "data/val")[1]
+    images(tmp_path / "data/valves", 9)
+    assert "has learnt from some of these" in run("evaluate", model, tmp_path / "data/valves")[1]
 
 
 def test_fewer_classes_compete_among_themselves(tmp_path: Path, run: Run) -> None:

@@ -130,6 +130,7 @@ def evaluate(
     # The model first, since its best place is where the untrained encoder is asked too.
     for train, val, (features, places) in reversed(list(zip(*tables, named, strict=True))):
         found_here = []
+        ranks: dict[int, float] = {}  # by place, the same for every kind
         for kind in how.kinds:
             asked = places
             if features == "untrained":
@@ -137,7 +138,8 @@ def evaluate(
             for place in asked:
                 number = places.index(place)
                 rows = (train[:, number], val[:, number]) if place else (train, val)
-                rank = rankme(rows[0].to(how.device)) if place else None
+                if place and number not in ranks:
+                    ranks[number] = rankme(rows[0].to(how.device))
                 what = f"{kind}: {features}" + (f", layer {place.layer}, {place.pool}" if place else "")
                 figures = _figures(kind, rows, (answered[0], answered[1]), how, partial(say, what))
                 found_here.append(
@@ -146,7 +148,7 @@ def evaluate(
                         features=features,
                         task=right[0].task,
                         **figures,
-                        rankme=rank,
+                        rankme=ranks.get(number),
                         data=data,
                         pool=place.pool if place else None,
                         layer=place.layer if place else None,

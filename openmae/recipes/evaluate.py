@@ -216,7 +216,8 @@ def _may_be_learnt(data: str, split: Split, learnt_from: str) -> bool:
     place = whole_address(data)
     if place == learnt_from:
         return split != "val"
-    return bool(learnt_from) and place.startswith(f"{learnt_from}/") and not place.startswith(f"{learnt_from}/val")
+    is_below = bool(learnt_from) and place.startswith(f"{learnt_from}/")
+    return is_below and not f"{place}/".startswith(f"{learnt_from}/val/")
 
 
 def _learnt_from(model: Path, loaded: Loaded) -> str:

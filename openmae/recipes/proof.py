@@ -78,7 +78,8 @@ def prove(
     device = choose_device(settings.device)
     task, train, val = split_for(settings.data, settings.task, settings.seed)
     right = answers(train, task)
-    _check_memory(len(train) + len(val), len(places), loaded.encoder.embed_dim)
+    encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
+    _check_memory(len(train) + len(val), encoders * len(places), loaded.encoder.embed_dim)
     if "knn" in kinds and k > len(train):
         console.print(f"--k {k} is more than the {len(train):,} training images: all of them vote", style="yellow")
     how = How(
@@ -239,7 +240,7 @@ def _places(settings: Proof, encoder: ViT) -> list[Readout]:
 
 def _check_memory(images: int, places: int, width: int) -> None:
     """Raises UserError where the features would not fit, before an hour of encoding."""
-    needed = images * 2 * places * width * 4  # the model's and an untrained one's
+    needed = images * places * width * 4
     if needed > _MOST_OF_RAM * ram():
         raise UserError(
             f"features of {images:,} images in {places} places take {needed / 1e9:,.0f} GB, and the machine has "

@@ -77,7 +77,7 @@ class RunFolder:
         """
         config = {key: _plain(value) for key, value in config.items() if value is not None}
         for key, value in config.items():
-            if isinstance(value, str) and "\\" in ascii(value) and not _is_text(value):
+            if isinstance(value, str) and not _is_text(value):
                 raise UserError(f"{key} is {value!a}, which is no UTF-8 text and cannot be kept: rename it")
         starts: list[dict[str, Any]] = []
         if self.has_begun:
