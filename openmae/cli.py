@@ -34,6 +34,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
     "stats": ("stats", "Stats", "mean, deviation and percentiles of your images: DATA"),
     "check": ("check", "Check", "broken files, odd sizes, duplicates, suspicious labels: DATA"),
     "pack": ("pack", "Pack", "write tar shards of smaller images, which load faster: DATA SHARDS"),
+    "plan": ("plan", "Plan", "steps, hours, memory and cost of a pre-training before it starts: [DATA]"),
+    "bench": ("bench", "Bench", "how fast a training step is here, beside other implementations"),
     "report": ("report", "Report", "write RUN/report.html anew: RUN"),
 }
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended

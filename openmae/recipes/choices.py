@@ -10,7 +10,7 @@ from rich.console import Console
 from tyro.constructors import PrimitiveConstructorSpec
 
 from openmae.errors import UserError
-from openmae.train.loop import has_fast_bf16
+from openmae.train.step import has_fast_bf16
 
 if TYPE_CHECKING:
     from openmae.recipes.finetune import Finetune

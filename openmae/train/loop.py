@@ -23,24 +23,6 @@ from openmae.train.run import RunFolder
 MOST_DROPPED_IN_A_ROW = 5  # steps without a finite gradient before the run stops
 
 
-class TrainingBatch(Protocol):
-    """What the loop asks of a batch."""
-
-    def __len__(self) -> int: ...
-    def to(self, device: torch.device) -> Self:
-        """The batch with its tensors on the device."""
-        ...
-
-    @property
-    def indices(self) -> Tensor:
-        """(B,) which samples these are."""
-        ...
-
-
-B = TypeVar("B", bound=TrainingBatch)
-M = TypeVar("M", bound=nn.Module)
-
-
 @dataclass(frozen=True)
 class Plan:
     """How long and in what pieces to train.
@@ -173,37 +155,6 @@ def fit(
     return position
 
 
-def step(
-    model: M,
-    loss_of: Callable[[M, B], Tensor],
-    batches: Iterator[B],
-    optimizer: torch.optim.Optimizer,
-    plan: Plan,
-    device: torch.device,
-    precision: Literal["bf16", "fp32"],
-) -> tuple[Tensor, Tensor, list[int], float]:
-    """One optimizer step over `plan.batch_size` samples -> loss, gradient norm, sample indices, seconds waited."""
-    optimizer.zero_grad(set_to_none=True)
-    loss = torch.zeros((), device=device)
-    indices: list[int] = []
-    waited = 0.0
-    while len(indices) < plan.batch_size:
-        began = time.perf_counter()
-        batch = next(batches)
-        waited += time.perf_counter() - began
-        with autocast(device, precision):
-            part = loss_of(model, batch.to(device)) * (len(batch) / plan.batch_size)
-        part.backward()
-        loss += part.detach()
-        indices += batch.indices.tolist()
-    norm = nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
-    if plan.clip_grad is not None:
-        nn.utils.clip_grads_with_norm_(model.parameters(), plan.clip_grad, norm)
-    if torch.isfinite(loss + norm):
-        optimizer.step()
-    return loss, norm, indices, waited
-
-
 def resume(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder, console: Console) -> Position:
     """Puts model and optimizer where the newest good checkpoint left them; step 0 where none was ever saved.
 
@@ -223,22 +174,6 @@ def resume(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder, c
     restore(checkpoint, model, optimizer)
     run.rewind(checkpoint.step)
     return Position(checkpoint.step, **checkpoint.state)
-
-
-def autocast(device: torch.device, precision: Literal["bf16", "fp32"]) -> AbstractContextManager[Any]:
-    """bfloat16 for the products where asked; weights, sums and losses stay float32."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 class _Stop:
