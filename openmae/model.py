@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from openmae.masking import Masking
 from openmae.targets import TARGETS, Target
@@ -105,11 +106,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), or of the `last` tokens alone (B, last, D)."""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, heads, N, D / heads)
+        if last is not None:
+            q, tokens = q[:, :, -last:], last
         return self.proj(attend(q, k, v).transpose(1, 2).reshape(batch, tokens, dim))
 
 
@@ -149,9 +152,11 @@ class Block(nn.Module):
         self.norm2 = layer_norm(dim)
         self.mlp = MLP(dim, mlp_ratio)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D). keep: (B, 2) what the two are multiplied by, 0 to leave one out (drop path)."""
-        attention = self.attn(self.norm1(x))
+    def forward(self, x: Tensor, keep: Tensor | None = None, last: int | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D). keep: (B, 2) what the two are multiplied by, 0 to leave one out (drop path).
+        last: only so many tokens, from the end, are asked for; they attend to all."""
+        attention = self.attn(self.norm1(x), last)
+        x = x if last is None else x[:, -last:]
         x = x + (attention if keep is None else attention * keep[:, 0, None, None].to(attention.dtype))
         mlp = self.mlp(self.norm2(x))
         return x + (mlp if keep is None else mlp * keep[:, 1, None, None].to(mlp.dtype))
@@ -172,6 +177,14 @@ class CrossBlock(nn.Module):
         """(B, Q, E), (B, T + V, D) -> (B, Q, E)."""
         x = x + self.attn(self.norm1(x), self.norm_memory(memory))
         return x + self.mlp(self.norm2(x))
+
+
+def run_block(block: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
+    """The block's output. recompute: keep nothing of its inside for the backward pass, which then computes it again:
+    a third more work for a fraction of the memory (activation checkpointing, arXiv 1604.06174); the same numbers."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing random in a block
+    return block(*inputs)
 
 
 def layer_norm(dim: int) -> nn.LayerNorm:
@@ -217,6 +230,7 @@ class ViT(nn.Module):
         self.grid = grid_of(img_size, patch_size)
         self.embed_dim, self.depth, self.class_tokens = embed_dim, depth, class_tokens
         self.num_heads, self.mlp_ratio, self.position_grid = num_heads, mlp_ratio, position_grid
+        self.grad_checkpointing = False
         self.patch_embed = nn.Linear(math.prod(patch_size) * in_chans, embed_dim)
         self.class_token = nn.Parameter(torch.zeros(class_tokens, embed_dim))  # its position is zero
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
@@ -236,6 +250,7 @@ class ViT(nn.Module):
         values = {**self.arguments(), "img_size": img_size, "position_grid": self.position_grid or self.grid}
         copy = ViT(**values)
         copy.load_state_dict(self.state_dict())
+        copy.grad_checkpointing = self.grad_checkpointing
         return copy.to(self.class_token.device)
 
     def embed(self, patches: Tensor, places: Tensor | None = None) -> Tensor:
@@ -248,7 +263,7 @@ class ViT(nn.Module):
         x = torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
         yield x
         for number, block in enumerate(self.blocks):
-            x = block(x, None if keep is None else keep[:, number])
+            x = run_block(block, x, None if keep is None else keep[:, number], recompute=self.grad_checkpointing)
             yield x
 
     def forward(self, images: Tensor, layer: int | None = None) -> Tensor:
@@ -294,6 +309,7 @@ class SelfDecoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_width("decoder_embed_dim", dim, num_heads, len(grid))
+        self.grad_checkpointing = False
         self.embed = nn.Linear(memory_dim, dim)
         self.mask_token = None if masks_encoded else nn.Parameter(torch.zeros(dim))
         self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio) for _ in range(depth))
@@ -313,9 +329,11 @@ class SelfDecoder(nn.Module):
         if self.mask_token is not None:
             parts.append(self.mask_token + self.positions[queries])
         x = torch.cat([part.to(x.dtype) for part in parts], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x[:, -queries.shape[1] :]))
+        for number, block in enumerate(self.blocks):
+            # Nothing reads what the last block makes of the visible patches: it is not computed.
+            last = queries.shape[1] if number == len(self.blocks) - 1 else None
+            x = run_block(block, x, None, last, recompute=self.grad_checkpointing)
+        return self.head(self.norm(x))
 
 
 class CrossDecoder(nn.Module):
@@ -339,6 +357,7 @@ class CrossDecoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_width("decoder_embed_dim", dim, num_heads, len(grid))
+        self.grad_checkpointing = False
         self.mix = nn.Parameter(torch.full((depth, layers), 1 / layers)) if layers > 1 else None
         self.mask_token = nn.Parameter(torch.zeros(dim))
         self.blocks = nn.ModuleList(CrossBlock(dim, memory_dim, num_heads, mlp_ratio) for _ in range(depth))
@@ -354,7 +373,7 @@ class CrossDecoder(nn.Module):
             memory = states[-1]
             if self.mix is not None and stacked is not None:
                 memory = torch.einsum("l,lbvd->bvd", self.mix[number].to(stacked.dtype), stacked)
-            x = block(x, memory)
+            x = run_block(block, x, memory, recompute=self.grad_checkpointing)
         return self.head(self.norm(x))
 
 
@@ -400,6 +419,10 @@ class MaskedAutoencoder(nn.Module):
     def initialize(self, generator: torch.Generator | None = None) -> None:
         """Fresh weights, see the function of this name."""
         initialize(self, generator)
+
+    def checkpoint_blocks(self, on: bool = True) -> None:
+        """Whether blocks are computed again in the backward pass, to save memory; see `run_block`."""
+        self.encoder.grad_checkpointing = self.decoder.grad_checkpointing = on
 
     def forward(
         self,

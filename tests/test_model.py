@@ -554,7 +554,8 @@ def test_vit_large_decoder_is_light_and_masking_saves_three_quarters() -> None:
     # are embedded, hidden ones predicted.
     assert full == 2 * 196 * 768 * 1024 + block_flops(197, 1024, 24)
     assert masked == 2 * 49 * 768 * 1024 + block_flops(50, 1024, 24)
-    assert decoding == 2 * 50 * 1024 * 512 + block_flops(197, 512, 8) + 2 * 147 * 512 * 768
+    last_block = block_flops(197, 512, 1) - 2 * 50 * (9 * 512 * 512 + 2 * 197 * 512)  # asked for hidden patches alone
+    assert decoding == 2 * 50 * 1024 * 512 + block_flops(197, 512, 7) + last_block + 2 * 147 * 512 * 768
     assert masked / full == pytest.approx(0.25, abs=0.01)
     assert (decoding / 197) / (masked / 50) < 0.10  # MAE section 3: under 10% of the computation per token
 
@@ -564,6 +565,40 @@ def test_mask_tokens_in_the_encoder_cost_three_times_as_much() -> None:
     with_tokens, its_decoding, _ = vit_large_costs(encoder_mask_token=True)
     assert with_tokens == full - 2 * 147 * 768 * 1024  # every place, but hidden patches are not embedded
     assert (with_tokens + its_decoding) / (masked + decoding) == pytest.approx(3.3, abs=0.15)  # MAE Table 1c
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("changes", [{}, {"decoder": "cross", "decoder_layers": 2}, {"encoder_mask_token": True}])
+def test_computing_blocks_again_gives_the_same_gradients_from_less_memory(changes: dict[str, Any]) -> None:
+    model = tiny(depth=3, decoder_depth=2, **changes)
+    randomize(model)
+    images = images_for(model)
+    visible, queries = model.draw(len(images))
+
+    def gradients() -> tuple[list[Tensor], int]:
+        kept: dict[int, int] = {}
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+        def note(tensor: Tensor) -> Tensor:
+            if (place := tensor.untyped_storage().data_ptr()) not in own:
+                kept[place] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        model.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = model(images, visible, queries).loss
+        loss.backward()
+        return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None], sum(
+            kept.values()
+        )
+
+    plain, much = gradients()
+    model.checkpoint_blocks()
+    again, little = gradients()
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    assert little < much / 2
 
 
 # ---------------------------------------------------------------- reading the encoder
