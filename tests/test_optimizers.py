@@ -1,6 +1,7 @@
 """Groups, rates and steps beside timm's and torch's own."""
 
 import copy
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -117,6 +118,35 @@ def test_the_average_is_torchs() -> None:
             assert not any(torch.equal(mine, before) for before in last)
     for mine, before in zip(model.parameters(), last, strict=True):
         assert torch.equal(mine, before)
+
+
+@pytest.mark.parametrize("make", [lars, lambda model: adamw(model, (0.9, 0.95), 0.05)])
+def test_a_step_with_found_inf_is_as_if_it_had_not_been(make: Callable[[nn.Module], torch.optim.Optimizer]) -> None:
+    models = []
+    for bad in (None, 3, 0):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = make(model)
+        keep_average(optimizer, 0.9)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1
+        taken = 0
+        for step in range(6 + (bad is not None)):
+            optimizer.zero_grad()
+            is_bad = step == bad
+            inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(taken))
+            model(inputs * torch.inf if is_bad else inputs).square().sum().backward()
+            optimizer.found_inf = torch.tensor(float(is_bad))  # type: ignore[attr-defined]
+            optimizer.step()
+            taken += not is_bad
+        models.append((model, optimizer))
+    clean, optimizer = models[0]
+    with averaged(optimizer):
+        average = [parameter.detach().clone() for parameter in clean.parameters()]
+    for model, optimizer in models[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), clean.parameters(), strict=True))
+        with averaged(optimizer):
+            assert all(torch.equal(a, b) for a, b in zip(model.parameters(), average, strict=True))
 
 
 def test_the_weights_come_back_after_an_error() -> None:

@@ -1,5 +1,7 @@
 """The loop and its optimizer against plain torch; steps that are not finite; checkpoints; real kills."""
 
+import gzip
+import io
 import json
 import os
 import random
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,8 +23,9 @@ from torch import Tensor, nn
 from openmae.errors import Interrupted, UserError
 from openmae.model import create_model
 from openmae.train.checkpoint import newest_checkpoint, save_checkpoint
-from openmae.train.loop import MOST_DROPPED_IN_A_ROW, Plan, Position, fit
+from openmae.train.loop import MOST_DROPPED_IN_A_ROW, Plan, Position, _Steps, fit
 from openmae.train.optimizers import adamw, warmup_cosine
+from openmae.train.profile import RECORDED
 from openmae.train.run import RunFolder, read_metrics
 from tests.images import TINY, write_images
 
@@ -51,10 +55,10 @@ class Task:
         torch.manual_seed(1)
         self.model = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 1))
 
-    def batches_from(self, step: int) -> Iterator[Samples]:
+    def batches_from(self, step: int, micro_batch: int) -> Iterator[Samples]:
         while True:
             indices = torch.arange(8 * step, 8 * step + 8) % 64
-            for part in indices.split(self.micro_batch):
+            for part in indices.split(micro_batch):
                 rows = self.data[part].clone()
                 if self.poison(step):
                     rows[0, 0] = torch.nan
@@ -65,8 +69,17 @@ class Task:
     def loss_of(model: nn.Module, batch: Samples) -> Tensor:
         return (model(batch.rows[:, :5]) - batch.rows[:, 5:]).square().mean()
 
-    def train(self, folder: Path, steps: int, clip_grad: float | None = None) -> Position:
-        plan = Plan(steps, 8, lambda step: 0.01 * (1 + step), clip_grad, checkpoint_seconds=1e9, log_every=2)
+    def train(
+        self,
+        folder: Path,
+        steps: int,
+        clip_grad: float | None = None,
+        profile: bool = False,
+        console: Console = QUIET,
+    ) -> Position:
+        plan = Plan(
+            steps, 8, self.micro_batch, lambda step: 0.01 * (1 + step), clip_grad, checkpoint_seconds=1e9, log_every=2
+        )
         with RunFolder(folder) as run:
             run.settle({"task": "regression"}, "data", ())
             return fit(
@@ -78,9 +91,10 @@ class Task:
                 plan,
                 device=torch.device("cpu"),
                 precision="fp32",
-                console=QUIET,
+                console=console,
                 name_of=lambda index: f"image{index}",
                 after={},
+                profile=profile,
             )
 
 
@@ -126,7 +140,7 @@ def test_the_loop_is_plain_torch(tmp_path: Path, clip_grad: float | None) -> Non
         ],
         betas=(0.9, 0.95),
     )
-    batches = theirs.batches_from(0)
+    batches = theirs.batches_from(0, 8)
     losses = []
     for step in range(6):
         for group in optimizer.param_groups:
@@ -152,6 +166,90 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path, micro_batch: int) -> 
     parts.train(tmp_path / "parts", 5)
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+class TooLarge(Task):
+    """Asks for more memory than any machine has where more than `most` samples come at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.sizes, self.begun = most, list[int](), list[tuple[int, int]]()
+
+    def batches_from(self, step: int, micro_batch: int) -> Iterator[Samples]:
+        self.begun.append((step, micro_batch))
+        return super().batches_from(step, micro_batch)
+
+    def loss_of(self, model: nn.Module, batch: Samples) -> Tensor:  # type: ignore[override]
+        if len(batch) > self.most:
+            loss = Task.loss_of(model, batch)
+            loss.backward()  # part of a gradient is there when memory ends
+            torch.empty(2**55)
+        self.sizes.append(len(batch))
+        return Task.loss_of(model, batch)
+
+
+def test_where_memory_runs_out_micro_batches_are_halved_and_the_batch_stays(tmp_path: Path) -> None:
+    large, small = TooLarge(most=2), Task(micro_batch=2)
+    large.train(tmp_path / "large", 5)
+    small.train(tmp_path / "small", 5)
+    assert large.begun == [(0, 8), (0, 4), (0, 2)]
+    assert large.sizes == [2] * 20
+    for one, other in zip(large.model.parameters(), small.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_where_not_even_one_sample_fits_torchs_error_comes(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        TooLarge(most=0).train(tmp_path / "run", 5)
+
+
+def test_micro_batches_stay_multiples_of_the_least_one() -> None:
+    task = TooLarge(most=0)
+    sizes = []
+    for micro_batch in (96, 64, 32):
+        plan = Plan(1, 96, micro_batch, lambda step: 0.1, None, 1e9, 1, least_micro_batch=32)
+        steps = _Steps(
+            task.model,
+            task.loss_of,
+            task.batches_from,
+            adamw(task.model, (0.9, 0.95), 0.0),
+            plan,
+            torch.device("cpu"),
+            "fp32",
+            QUIET,
+        )
+        sizes.append(steps._half())
+    assert sizes == [32, 32, 0]
+
+
+def test_profile_is_a_trace_and_a_table(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    Task().train(tmp_path / "run", 12, profile=True, console=console)
+    with gzip.open(tmp_path / "run/profile/trace.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    named = Counter(event.get("name") for event in events if event.get("cat") == "user_annotation")
+    assert [named[name] for name in ("forward", "backward", "wait for images")] == [RECORDED] * 3
+    table = (tmp_path / "run/profile/top.txt").read_text()
+    assert "aten::addmm" in table
+    shares = [float(row.split("%")[0]) for row in table.splitlines()[2:]]
+    assert shares == sorted(shares, reverse=True)
+    assert 50 < sum(shares) <= 100.1
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert table in said
+    assert "perfetto" in said
+    plain = Task()
+    plain.train(tmp_path / "plain", 12)
+    recorded, _ = newest_checkpoint(tmp_path / "run/checkpoints")
+    unrecorded, _ = newest_checkpoint(tmp_path / "plain/checkpoints")
+    assert recorded is not None
+    assert unrecorded is not None
+    assert all(torch.equal(value, recorded.optimizer[key]) for key, value in unrecorded.optimizer.items())
+
+
+def test_a_run_too_short_to_be_profiled_says_so(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    Task().train(tmp_path / "run", 5, profile=True, console=console)
+    assert "takes 8 steps" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_step_that_is_not_finite_touches_nothing(tmp_path: Path) -> None:
@@ -198,8 +296,8 @@ def test_ctrl_c_ends_the_step_and_saves(tmp_path: Path) -> None:
     interrupted, whole = Task(), Task()
     original = interrupted.batches_from
 
-    def batches_from(step: int) -> Iterator[Samples]:
-        for batch in original(step):
+    def batches_from(step: int, micro_batch: int) -> Iterator[Samples]:
+        for batch in original(step, micro_batch):
             if len(batch.indices) and int(batch.indices[0]) == 24:  # during step 3
                 signal.raise_signal(signal.SIGINT)
             yield batch

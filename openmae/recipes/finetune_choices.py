@@ -217,6 +217,14 @@ def check_ranges(settings: "Finetune") -> None:
         raise UserError("--optimizer lars takes neither --weight-decay nor --layer-decay: leave them out, or use adamw")
 
 
+def least_micro_batch(settings: "Finetune") -> int:
+    """What micro-batches may be whole multiples of without a change of the result, where memory runs out."""
+    assert settings.micro_batch is not None
+    if settings.batch_norm:  # it sees one micro-batch
+        return settings.micro_batch
+    return GROUP if settings.mixup or settings.cutmix else 1
+
+
 def _check_micro_batch(settings: "Finetune") -> None:
     batch_size, micro_batch = settings.batch_size, settings.micro_batch
     if batch_size is None or micro_batch is None or micro_batch >= batch_size:

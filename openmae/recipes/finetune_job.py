@@ -28,6 +28,7 @@ from openmae.heads import Classifier
 from openmae.model import ViT
 from openmae.recipes.broken import BrokenFiles
 from openmae.recipes.choices import pair
+from openmae.recipes.finetune_choices import least_micro_batch
 from openmae.recipes.results import Judged, judge, keep_result, whole_address
 from openmae.recipes.schedule import evenly, plan_of
 from openmae.report.page import write_report
@@ -107,11 +108,8 @@ class Job:
             figures.update(measure(last[0].scores, last[0].right))
             return {("eval/" if name in SHARES else "val_") + name: value for name, value in figures.items()}
 
-        def batches_from(step: int) -> Iterator[Batch]:
-            assert settings.micro_batch is not None
-            return broken.watch(
-                stream.batches(step, settings.micro_batch, self.workers, pin=self.device.type == "cuda")
-            )
+        def batches_from(step: int, micro_batch: int) -> Iterator[Batch]:
+            return broken.watch(stream.batches(step, micro_batch, self.workers, pin=self.device.type == "cuda"))
 
         try:
             fit(
@@ -120,7 +118,7 @@ class Job:
                 batches_from,
                 optimizer,
                 self.folder,
-                plan_of(settings, steps),
+                plan_of(settings, steps, least_micro_batch(settings)),
                 device=self.device,
                 precision=precision,
                 console=self.console,

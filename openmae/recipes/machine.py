@@ -12,6 +12,7 @@ from rich.console import Console
 
 from openmae.errors import UserError
 from openmae.train.run import DISK_FULL
+from openmae.train.step import is_out_of_memory
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -77,8 +78,8 @@ def enough_memory() -> Iterator[None]:
     """Turns torch's want of memory into one sentence."""
     try:
         yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             "the machine ran out of memory: run the same command again with a smaller --micro-batch, which leaves "

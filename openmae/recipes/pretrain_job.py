@@ -52,7 +52,6 @@ def train(
 ) -> None:
     """Trains to the end, drawing and measuring as it goes; leaves weights and report. Raises as `fit` does."""
     assert settings.batch_size is not None
-    assert settings.micro_batch is not None
     loaded, pixels = in_memory(source, statistics.pixels, pair(settings.img_size), workers)
     stream = Stream(
         loaded,
@@ -69,9 +68,8 @@ def train(
     if isinstance(model.target, PCA):
         model.target.fit(_sample_patches(stream, statistics, model.encoder.patch_size))
 
-    def batches_from(step: int) -> Iterator[Batch]:
-        assert settings.micro_batch is not None
-        return broken.watch(stream.batches(step, settings.micro_batch, workers, pin=device.type == "cuda"))
+    def batches_from(step: int, micro_batch: int) -> Iterator[Batch]:
+        return broken.watch(stream.batches(step, micro_batch, workers, pin=device.type == "cuda"))
 
     def loss_of(model: MaskedAutoencoder, batch: Batch) -> Tensor:
         loss: Tensor = model(statistics.normalize(batch.images), batch.visible, batch.queries).loss

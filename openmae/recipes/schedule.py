@@ -34,20 +34,26 @@ def steps_of(settings: Settings, images: int, console: Console) -> int:
     return steps
 
 
-def plan_of(settings: Settings, steps: int) -> Plan:
-    """Warm-up and cosine decay over the steps; a line of the log every half percent of them, or every 50."""
+def plan_of(settings: Settings, steps: int, least_micro_batch: int = 1) -> Plan:
+    """Warm-up and cosine decay over the steps; a line of the log every half percent of them, or every 50.
+
+    least_micro_batch: how small micro-batches may become where memory runs out.
+    """
     assert settings.epochs is not None
     assert settings.batch_size is not None
     assert settings.blr is not None
+    assert settings.micro_batch is not None
     warmup_steps = steps * (settings.warmup_epochs or 0.0) / settings.epochs
     lr = settings.blr * settings.batch_size / 256
     return Plan(
         steps,
         settings.batch_size,
+        settings.micro_batch,
         lambda step: warmup_cosine(step, steps, warmup_steps, lr),
         settings.clip_grad,
         settings.checkpoint_minutes * 60,
         log_every=max(1, min(50, steps // 200)),
+        least_micro_batch=least_micro_batch,
     )
 
 

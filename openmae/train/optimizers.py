@@ -71,7 +71,8 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step along the gradients."""
+        """One step along the gradients; none where `found_inf` (as torch's fused optimizers know it) is set."""
+        found_inf = getattr(self, "found_inf", torch.zeros(()))
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -82,8 +83,9 @@ class LARS(Optimizer):
                     scale = group["trust"] * weights / gradient
                     update = update * torch.where((weights > 0) & (gradient > 0), scale, 1.0)
                 momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-                momentum.mul_(group["momentum"]).add_(update)
-                parameter.sub_(momentum * group["lr"])
+                heeded = found_inf.to(momentum.device) == 0
+                momentum.copy_(torch.where(heeded, momentum * group["momentum"] + update, momentum))
+                parameter.sub_(torch.where(heeded, momentum * group["lr"], 0.0))
 
 
 def keep_average(optimizer: Optimizer, decay: float) -> None:
@@ -97,6 +99,7 @@ def keep_average(optimizer: Optimizer, decay: float) -> None:
 
     @torch.no_grad()
     def move(_: Optimizer, args: Any, kwargs: Any) -> None:
+        found_inf = getattr(optimizer, "found_inf", torch.zeros(()))
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 state = optimizer.state[parameter]
@@ -105,9 +108,11 @@ def keep_average(optimizer: Optimizer, decay: float) -> None:
                 if "average" not in state:
                     state["average"] = parameter.detach().clone()
                     state["averaged"] = torch.zeros((), device=parameter.device)
-                state["averaged"] += 1
+                taken = 1 - found_inf.to(parameter.device)  # 0 where the step was not
+                state["averaged"] += taken
                 now = torch.clamp((1 + state["averaged"]) / (10 + state["averaged"]), max=decay)
-                state["average"].lerp_(parameter.detach(), 1 - now)
+                now = now * (state["averaged"] > 1)  # the first step taken is where the average begins
+                state["average"].lerp_(parameter.detach(), (1 - now) * taken)
 
     optimizer.register_step_post_hook(move)
 

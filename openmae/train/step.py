@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 Precision = Literal["bf16", "fp32"]
 
@@ -64,11 +65,13 @@ def take_step(
     waited = 0.0
     while len(indices) < batch_size:
         began = perf_counter()
-        batch = next(batches)
+        with record_function("wait for images"):
+            batch = next(batches)
         waited += perf_counter() - began
-        with autocast(device, precision):
+        with record_function("forward"), autocast(device, precision):
             part = loss_of(model, batch.to(device)) * (len(batch) / batch_size)
-        part.backward()
+        with record_function("backward"):
+            part.backward()
         loss += part.detach()
         indices += batch.indices.tolist()
     norm = nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
@@ -77,6 +80,15 @@ def take_step(
     optimizer.found_inf = (~torch.isfinite(loss + norm)).float()  # type: ignore[attr-defined]  # as GradScaler does
     optimizer.step()
     return Taken(loss, norm, indices, waited)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a device or of the machine could not hold what was asked for."""
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "DefaultCPUAllocator" in str(error)
+        or "bad_alloc" in str(error)
+    )
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
