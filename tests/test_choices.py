@@ -1,18 +1,21 @@
 """What is chosen where a setting was left open: the paper's tables, and what fits small data."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from openmae.data.decode import PixelFormat
 from openmae.data.mixing import GROUP
 from openmae.data.statistics import Statistics, Survey
+from openmae.errors import UserError
 from openmae.model import create_model
 from openmae.recipes import finetune_choices, pretrain_choices
 from openmae.recipes.finetune import Finetune
@@ -28,9 +31,11 @@ def look(side: int = 256) -> Survey:
     return Survey(STATISTICS, (side, side), {0: (side, side)}, {3: 1}, "most have 3", 1, ())
 
 
-def pretraining(images: int, device: torch.device = CPU, side: int = 256, **given_: object) -> Pretrain:
+def pretraining(
+    images: int, device: torch.device = CPU, side: int = 256, memory: int = 16 * 10**9, **given_: object
+) -> Pretrain:
     settings = Pretrain("data", Path("out"), precision="fp32", **given_)  # type: ignore[arg-type]
-    return pretrain_choices.choose(settings, look(side), images, device, QUIET)
+    return pretrain_choices.choose(settings, look(side), images, device, memory, QUIET)
 
 
 def finetuning(
@@ -79,13 +84,11 @@ def test_the_papers_training_from_scratch_is_table_11(model: str, epochs: int, d
 
 @given(st.integers(1, 3_000_000), st.integers(8, 3000), st.sampled_from([CPU, GPU]))
 def test_what_is_chosen_can_be_trained(images: int, side: int, device: torch.device) -> None:
-    found = pretraining(images, device, side)
+    found = pretraining(images, device, side, micro_batch=16)  # what fits in the memory is another test's
     assert found.batch_size is not None
-    assert found.micro_batch is not None
     assert found.epochs is not None
     assert found.warmup_epochs is not None
     assert 32 <= found.batch_size <= 4096
-    assert found.micro_batch <= found.batch_size
     assert 0 < found.warmup_epochs < found.epochs
     assert isinstance(found.img_size, int)
     assert isinstance(found.patch_size, int)
@@ -99,12 +102,14 @@ def test_what_is_chosen_can_be_trained(images: int, side: int, device: torch.dev
     assert tuned.micro_batch in (tuned.batch_size,) or tuned.micro_batch % GROUP == 0
 
 
+@settings(max_examples=25)
 @given(st.integers(1, 1_000_000), st.integers(1, 1_000_000))
 def test_more_images_are_seen_no_more_often_each(fewer: int, more: int) -> None:
     fewer, more = sorted((fewer, more))
     for device in (CPU, GPU):
-        assert (pretraining(fewer, device).epochs or 0) >= (pretraining(more, device).epochs or 0)
-        assert (pretraining(fewer, device).batch_size or 0) <= (pretraining(more, device).batch_size or 0)
+        few, many = (pretraining(images, device, micro_batch=16) for images in (fewer, more))
+        assert (few.epochs or 0) >= (many.epochs or 0)
+        assert (few.batch_size or 0) <= (many.batch_size or 0)
     assert (finetuning(fewer).epochs or 0) >= (finetuning(more).epochs or 0)
 
 
@@ -132,6 +137,43 @@ def test_enough_steps_are_taken(images: int, batch_size: int | None) -> None:
     assert found.epochs is not None
     assert found.batch_size is not None
     assert found.epochs * images / found.batch_size >= 500
+
+
+def test_the_memory_decides_how_many_images_go_through_at_once() -> None:
+    sizes = []
+    for gigabytes in (150.0, 16.0, 7.5):
+        found = pretraining(1_281_167, GPU, recipe="paper", model="vit_large", memory=int(gigabytes * 10**9))
+        sizes.append((found.micro_batch or 0, found.grad_checkpointing))
+    assert [again for _, again in sizes] == ["off", "off", "on"]
+    assert sizes[0][0] > 8 * sizes[1][0] >= 8 * 16
+    assert sizes[2][0] >= 8
+    with pytest.raises(UserError, match=r"vit_large takes more than the 5 GB of this CUDA: choose a smaller --model"):
+        pretraining(1_281_167, GPU, recipe="paper", model="vit_large", memory=5 * 10**9)
+    assert pretraining(50_000, GPU, side=32, model="vit_tiny", memory=150 * 10**9).micro_batch == 1024  # the batch
+    assert pretraining(50_000, CPU, side=32).micro_batch == 64
+
+
+def test_a_light_decoder_is_one_word() -> None:
+    fast, auto = pretraining(9000, recipe="fast", micro_batch=8), pretraining(9000, micro_batch=8)
+    assert (fast.decoder, fast.predict_fraction) == ("cross", 0.25)
+    assert replace(fast, recipe="auto", decoder="self", predict_fraction=1.0) == auto
+    kept = pretraining(9000, recipe="fast", decoder="self", predict_fraction=0.5, micro_batch=8)
+    assert (kept.decoder, kept.predict_fraction) == ("self", 0.5)
+
+
+def test_compiling_is_for_long_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "g++").write_text("")
+    (tmp_path / "g++").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    settings: dict[str, Any] = {"recipe": "paper", "micro_batch": 256}
+    assert pretraining(1_281_167, GPU, **settings).compile == ("on" if find_spec("triton") else "off")
+    assert pretraining(1_281_167, GPU, compile="off", **settings).compile == "off"
+    assert pretraining(2_000, GPU, epochs=10, **settings).compile == "off"
+    assert pretraining(1_281_167, GPU, mask_schedule="linear", mask_ratio_end=0.9, **settings).compile == "off"
+    assert pretraining(1_281_167, CPU, **settings).compile == "off"
+    (tmp_path / "g++").unlink()
+    assert pretraining(1_281_167, GPU, **settings).compile == "off"
 
 
 def test_what_was_given_is_kept() -> None:

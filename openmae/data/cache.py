@@ -27,11 +27,16 @@ Arrays = Mapping[str, NDArray[Any]]
 _ABOUT = "about"  # the array that holds the JSON text
 
 
+def cache_folder() -> Path:
+    """Where everything that can be made anew is kept; it may not exist."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (never raises)
+    return Path(home) / "openmae"
+
+
 def cache_file(kind: str, key: str) -> Path:
     """Where the listing of this kind ("folder", "shards", ...) and key (what was listed) is kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (never raises)
     digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
-    return Path(home) / "openmae" / f"{kind}-{digest[:32]}.npz"
+    return cache_folder() / f"{kind}-{digest[:32]}.npz"
 
 
 def keep(file: Path, arrays: Arrays, about: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ Values = dict[str, tuple[Any, str]]
 Bounds = Mapping[str, tuple[Callable[[Any], bool], str]]
 """Of each setting: whether a value will do, and what to give instead."""
 Recipe = Literal["auto", "paper"]
+Switch = Literal["auto", "on", "off"]
 
 ABOVE_0: tuple[Callable[[Any], bool], str] = (lambda n: n > 0, "give a number above 0")
 FROM_0: tuple[Callable[[Any], bool], str] = (lambda n: n >= 0, "give 0 or more")
@@ -57,11 +58,20 @@ Sides = Annotated[
 
 def fill(settings: Settings, values: Values, console: Console) -> Settings:
     """The settings with those that are open taken from the values; each printed with its reason."""
-    chosen = {name: entry for name, entry in values.items() if getattr(settings, name) in (None, "auto")}
+    chosen = _open(settings, values)
     if chosen:
         reasons = [f"  --{name.replace('_', '-')} {shown(value)}: {reason}" for name, (value, reason) in chosen.items()]
         console.print("Chosen for you (any flag overrides):\n" + "\n".join(reasons), soft_wrap=True)
-    return replace(settings, **{name: value for name, (value, _) in chosen.items()})
+    return filled(settings, values)
+
+
+def filled(settings: Settings, values: Values) -> Settings:
+    """The settings with those that are open taken from the values."""
+    return replace(settings, **{name: value for name, (value, _) in _open(settings, values).items()})
+
+
+def _open(settings: Settings, values: Values) -> Values:
+    return {name: entry for name, entry in values.items() if getattr(settings, name) in (None, "auto")}
 
 
 def check(settings: Settings, bounds: Bounds) -> None:

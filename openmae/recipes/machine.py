@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from rich.console import Console
 
+from openmae.data.memory import ram
 from openmae.errors import UserError
 from openmae.train.run import DISK_FULL
 from openmae.train.step import is_out_of_memory
@@ -26,6 +27,11 @@ def choose_device(wanted: Device) -> torch.device:
         usable = ", ".join(name for name, is_there in there.items() if is_there)
         raise UserError(f"torch finds no {wanted} device on this machine: choose --device {usable}")
     return torch.device(wanted)
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory that the device has in all."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else ram()
 
 
 def workers_for(wanted: int | None, device: torch.device) -> int:

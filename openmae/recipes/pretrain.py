@@ -24,18 +24,21 @@ from openmae.data.source import Source
 from openmae.data.statistics import Statistics, survey
 from openmae.errors import UserError
 from openmae.recipes.broken import BrokenFiles
-from openmae.recipes.choices import Recipe, Sides, pair, stored
+from openmae.recipes.choices import Sides, Switch, pair, stored
+from openmae.recipes.compiling import check_compiles
 from openmae.recipes.machine import (
     Device,
     check_room,
     choose_device,
     enough_memory,
     make_console,
+    memory_of,
     room_on_disk,
     workers_for,
 )
 from openmae.recipes.pretrain_choices import check_ranges, choose
-from openmae.recipes.pretrain_job import build, in_chans_of, masking_of, train
+from openmae.recipes.pretrain_job import train
+from openmae.recipes.pretrain_model import build, in_chans_of, masking_of
 from openmae.recipes.schedule import steps_of
 from openmae.train.run import RunFolder, read_config
 
@@ -45,6 +48,8 @@ _HARMLESS = (
     "pictures",
     "evaluations",
     "micro_batch",
+    "grad_checkpointing",
+    "compile",
     "workers",
     "device",
     "checkpoint_minutes",
@@ -67,9 +72,10 @@ class Pretrain:
     """Run folder to write: config, metrics, checkpoints, pictures, weights, report."""
     resume: bool = False
     """Take DATA and all settings from the run in --out and go on with it."""
-    recipe: Recipe = "auto"
+    recipe: Literal["auto", "paper", "fast"] = "auto"
     """What is left open below: auto chooses it from the number of images, their size and the machine; paper takes the
-    paper's (Table 8), made for a million photographs."""
+    paper's (Table 8), made for a million photographs; fast is auto with a decoder that needs half of the computing or
+    less: --decoder cross --predict-fraction 0.25."""
 
     model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"] | None = None
     """Encoder. Default: vit_base on a GPU, vit_tiny on a CPU."""
@@ -95,8 +101,9 @@ class Pretrain:
     """Encoder heads, instead of the model's."""
     class_tokens: int = 1
     """Class tokens, 0 or more."""
-    decoder: Literal["self", "cross"] = "self"
-    """self: the paper's. cross: hidden patches read encoder tokens only (CrossMAE), which costs less."""
+    decoder: Literal["self", "cross"] | None = None
+    """self: the paper's. cross: hidden patches read encoder tokens only (CrossMAE), which costs less. Default: self;
+    cross with --recipe fast."""
     decoder_embed_dim: int | None = None
     """Decoder width. Default: 512; 128 for vit_tiny and vit_small."""
     decoder_depth: int | None = None
@@ -118,8 +125,8 @@ class Pretrain:
     """How the ratio goes from --mask-ratio to --mask-ratio-end: over training, or drawn at every step."""
     mask_ratio_end: float | None = None
     """The other end of a --mask-schedule."""
-    predict_fraction: float = 1.0
-    """Share of the hidden patches that is predicted, above 0 and up to 1."""
+    predict_fraction: float | None = None
+    """Share of the hidden patches that is predicted, above 0 and up to 1. Default: 1; 0.25 with --recipe fast."""
     target: Literal["pixel", "pca", "hog"] = "pixel"
     """What is predicted of a patch: its pixels, 96 principal components, or histograms of gradients."""
     norm_pix_loss: bool = True
@@ -142,8 +149,11 @@ class Pretrain:
     batch_size: int | None = None
     """Images an optimizer step: always the effective batch. Default: at most 4096 on a GPU and 256 on a CPU."""
     micro_batch: int | None = None
-    """Images that go through the model at once: memory, not the result beyond rounding. Default: 256 on a GPU, 64 on
-    a CPU."""
+    """Images that go through the model at once: memory, not the result beyond rounding. Default: what fits in the
+    memory, at most 64 on a CPU. It is halved where memory runs out all the same."""
+    grad_checkpointing: Switch = "auto"
+    """Compute each block again in the backward pass instead of keeping it: a quarter slower, a fraction of the memory.
+    auto: where hardly an image fits otherwise."""
     blr: float | None = None
     """Base learning rate; the rate is blr x batch_size / 256. Default: 1.5e-4 x sqrt(4096 / batch_size)."""
     weight_decay: float = 0.05
@@ -155,6 +165,9 @@ class Pretrain:
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bfloat16 products where the processor has them."""
+    compile: Switch = "auto"
+    """Compile the step by torch.compile, which takes minutes at the start. auto: on a GPU, for a run long enough to
+    get them back."""
     device: Device = "auto"
     """auto: a GPU if there is one."""
     workers: int | None = None
@@ -166,6 +179,8 @@ class Pretrain:
     has classes, on at most 5,000 images."""
     checkpoint_minutes: float = 10.0
     """Time between checkpoints; one more comes at the end and on Ctrl-C."""
+    profile: bool = False
+    """Record where the time of five early steps goes: RUN/profile/trace.json.gz for ui.perfetto.dev, and a table."""
 
 
 def run(settings: Pretrain) -> None:
@@ -200,8 +215,10 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         else:
             console.print("Reading a sample of them: sizes, mean and standard deviation")
             look = survey(source, settings.seed, settings.in_chans, settings.bands, workers, depth=settings.pixel_type)
-            settings = choose(settings, look, len(source), device, console)
+            settings = choose(settings, look, len(source), device, memory_of(device), console)
         check_ranges(settings)
+        if settings.compile == "on":
+            check_compiles(settings, device)
         statistics = _statistics(settings)
         model = build(settings)
         # Weights and two averages of each, in up to 3 checkpoints, and the weights beside them.
@@ -220,7 +237,7 @@ def _flat(settings: Pretrain) -> dict[str, Any]:
     """For config.toml. DATA is kept as a whole path, so that the run can be resumed from any folder."""
     assert settings.data is not None
     values = asdict(settings)
-    del values["resume"], values["out"]
+    del values["resume"], values["out"], values["profile"]
     return {**values, "data": settings.data if "://" in settings.data else str(Path(settings.data).absolute())}
 
 

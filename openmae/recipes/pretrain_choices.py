@@ -1,6 +1,7 @@
 """What `pretrain` chooses where the user left a setting open, and the ranges of those that were given."""
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,9 +21,14 @@ from openmae.recipes.choices import (
     check,
     choose_precision,
     fill,
+    filled,
     pair,
     shown,
 )
+from openmae.recipes.compiling import PAYS_FROM, missing_compiler
+from openmae.recipes.cost import flops, largest_micro_batch
+from openmae.recipes.pretrain_model import architecture_of
+from openmae.train.step import Precision
 
 if TYPE_CHECKING:
     from openmae.recipes.pretrain import Pretrain
@@ -35,11 +41,22 @@ _BOUNDS: Bounds = {
     "std": (lambda numbers: min(numbers) > 0, "give numbers above 0"),
 }
 PAPER = "the paper's (Table 8)"
+FAST_FRACTION = 0.25
+"""Of the hidden patches, predicted by `--recipe fast` (CrossMAE, arXiv 2401.14391)."""
+_USABLE_MEMORY = 0.8  # the rest is for the program, the images that wait, and what an estimate misses
+_MOST_ON_A_CPU = 64  # more of them are no faster
+_FEW_AT_ONCE = 8  # fewer images use a processor badly
 MOST_VIEWS = {"cpu": 2_000_000, "gpu": 80_000_000}  # of small data: an hour or two on 2 cores, a day on a GPU
 
 
-def choose(settings: "Pretrain", look: Survey, images: int, device: torch.device, console: Console) -> "Pretrain":
-    """The settings with everything that was left open chosen; each choice printed with its reason."""
+def choose(
+    settings: "Pretrain", look: Survey, images: int, device: torch.device, memory: int, console: Console
+) -> "Pretrain":
+    """The settings with everything that was left open chosen; each choice printed with its reason.
+
+    memory: bytes that the device has.
+    """
+    settings = decoding(settings)
     pixels = look.statistics.pixels
     values: Values = {
         "in_chans": (pixels.in_chans, look.why_channels),
@@ -50,16 +67,70 @@ def choose(settings: "Pretrain", look: Survey, images: int, device: torch.device
     }
     epochs = settings.epochs or values["epochs"][0]
     batch_size = settings.batch_size or values["batch_size"][0]
-    most = 64 if device.type == "cpu" else 256
     values["warmup_epochs"] = (epochs * 0.05, "5% of the epochs, as the paper")
-    values["micro_batch"] = (min(batch_size, most), "what goes through the model at once")
-    if settings.recipe == "auto":
+    if settings.recipe != "paper":
         values["blr"] = (
             1.5e-4 * math.sqrt(4096 / batch_size),
             "the paper's 1.5e-4 at batch 4096, square-root scaling below",
         )
     values["precision"] = choose_precision(device)
-    return fill(settings, values, console)
+    return fill(settings, {**values, **_for_machine(filled(settings, values), images, device, memory)}, console)
+
+
+def _for_machine(settings: "Pretrain", images: int, device: torch.device, memory: int) -> Values:
+    """What changes speed and memory and not the result, for settings whose model is chosen by now."""
+    architecture = architecture_of(settings)
+    precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
+    assert settings.batch_size is not None
+    assert settings.epochs is not None
+    usable = int(memory * _USABLE_MEMORY)
+    most = min(settings.batch_size, _MOST_ON_A_CPU) if device.type == "cpu" else settings.batch_size
+
+    def fitting(again: bool) -> int:
+        sizes = (architecture, precision, settings.batch_size, usable, most, again, device.type)
+        return largest_micro_batch(*sizes)  # type: ignore[arg-type]
+
+    again, why_again = settings.grad_checkpointing == "on", "there is memory enough without"
+    at_once = settings.micro_batch or fitting(again)
+    if settings.micro_batch is None and settings.grad_checkpointing == "auto" and at_once < min(most, _FEW_AT_ONCE):
+        again, why_again = True, f"only {at_once} images fit in the memory at once without"
+        at_once = fitting(again)
+    if at_once < 1:
+        raise UserError(
+            f"one image of {shown(settings.img_size)} pixels through {settings.model} takes more than the "
+            f"{memory / 1e9:,.0f} GB of this {device.type.upper()}: choose a smaller --model or --img-size, or a "
+            "larger --patch-size"
+        )
+    work = flops(architecture).step * settings.epochs * images
+    compiles, why = _compiles(settings, work, device)
+    return {
+        "micro_batch": (at_once, "what goes through the model at once, in this memory"),
+        "grad_checkpointing": ("on" if again else "off", why_again),
+        "compile": ("on" if compiles else "off", why),
+    }
+
+
+def _compiles(settings: "Pretrain", work: float, device: torch.device) -> tuple[bool, str]:
+    """Whether to compile a run of so many FLOPs, and why."""
+    said = f"the run takes {work:.1e} FLOPs"
+    if device.type != "cuda":
+        return False, "on a CPU it gives less than it costs, but for runs of many hours"
+    if work < PAYS_FROM:
+        return False, f"{said}, too short a run to pay for compiling, which it would from {PAYS_FROM:.0e} on"
+    if settings.mask_schedule != "constant":
+        return False, f"--mask-schedule {settings.mask_schedule} changes the shapes"
+    missing = missing_compiler(device)
+    return (True, said) if missing is None else (False, f"it needs {missing}")
+
+
+def decoding(settings: "Pretrain") -> "Pretrain":
+    """The settings with the decoder and the share of patches that it predicts chosen."""
+    light = settings.recipe == "fast"
+    decoder = settings.decoder or ("cross" if light else "self")
+    share = settings.predict_fraction
+    return replace(
+        settings, decoder=decoder, predict_fraction=(FAST_FRACTION if light else 1.0) if share is None else share
+    )
 
 
 def _paper(settings: "Pretrain") -> Values:

@@ -17,10 +17,10 @@ from openmae.data.stream import Batch, Stream
 from openmae.data.views import Augmentation
 from openmae.errors import Interrupted, UserError
 from openmae.evaluate.features import Precision
-from openmae.masking import Masking
-from openmae.model import MaskedAutoencoder, create_model, patchify
+from openmae.model import MaskedAutoencoder, patchify
 from openmae.recipes.broken import BrokenFiles
 from openmae.recipes.choices import pair
+from openmae.recipes.compiling import compiled
 from openmae.recipes.panel import draw_panel
 from openmae.recipes.schedule import evenly, plan_of
 from openmae.recipes.watch import Watch
@@ -71,9 +71,17 @@ def train(
     def batches_from(step: int, micro_batch: int) -> Iterator[Batch]:
         return broken.watch(stream.batches(step, micro_batch, workers, pin=device.type == "cuda"))
 
-    def loss_of(model: MaskedAutoencoder, batch: Batch) -> Tensor:
-        loss: Tensor = model(statistics.normalize(batch.images), batch.visible, batch.queries).loss
-        return loss
+    def loss(images: Tensor, visible: Tensor, queries: Tensor) -> Tensor:
+        result: Tensor = model(statistics.normalize(images), visible, queries).loss
+        return result
+
+    if settings.compile == "on":
+        console.print("The first step waits for the compiler, a minute or two; later starts take its work from a cache")
+        loss = compiled(loss)
+    model.checkpoint_blocks(settings.grad_checkpointing == "on")
+
+    def loss_of(_: MaskedAutoencoder, batch: Batch) -> Tensor:
+        return loss(batch.images, batch.visible, batch.queries)
 
     pictured = [(shown.name(index), partial(shown.read, index)) for index in range(len(shown))]
 
@@ -110,6 +118,7 @@ def train(
             console=console,
             name_of=source.name,
             after={step: partial(observe, step) for step in picture_steps | watch_steps},
+            profile=settings.profile,
         )
     except Interrupted as stopped:
         save_weights(model, statistics, settings, folder.path, stopped.step)
@@ -117,58 +126,6 @@ def train(
         raise Interrupted(f"{stopped}; the same command goes on from there", stopped.step) from None
     save_weights(model, statistics, settings, folder.path, steps)
     write_report(folder.path)
-
-
-def build(settings: "Pretrain") -> MaskedAutoencoder:
-    """The model of resolved settings, its weights drawn from the seed. Raises UserError for what cannot be built."""
-    try:
-        model = create_model(
-            settings.model or "vit_base",
-            img_size=pair(settings.img_size),
-            patch_size=pair(settings.patch_size),
-            in_chans=in_chans_of(settings),
-            embed_dim=settings.embed_dim,
-            depth=settings.depth,
-            num_heads=settings.num_heads,
-            class_tokens=settings.class_tokens,
-            decoder=settings.decoder,
-            decoder_embed_dim=512 if settings.decoder_embed_dim is None else settings.decoder_embed_dim,
-            decoder_depth=8 if settings.decoder_depth is None else settings.decoder_depth,
-            decoder_num_heads=16 if settings.decoder_num_heads is None else settings.decoder_num_heads,
-            decoder_layers=settings.decoder_layers,
-            encoder_mask_token=settings.encoder_mask_token,
-            target=settings.target,
-            norm_pix_loss=settings.norm_pix_loss,
-            masking=masking_of(settings),
-        )
-        Augmentation(settings.crop_scale, settings.hflip)
-        if settings.mask_ratio_end is not None:
-            model.masking.counts(model.encoder.grid, settings.mask_ratio_end)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    model.initialize(torch.Generator().manual_seed(settings.seed))
-    return model
-
-
-def masking_of(settings: "Pretrain") -> Masking:
-    """Raises UserError for values that are out of range or do not go together."""
-    try:
-        return Masking(
-            settings.mask_ratio,
-            settings.mask,
-            settings.mask_unit,
-            settings.mask_schedule,
-            settings.mask_ratio_end,
-            settings.predict_fraction,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def in_chans_of(settings: "Pretrain") -> int:
-    """Channels of resolved settings."""
-    assert settings.in_chans is not None
-    return settings.in_chans
 
 
 def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[int, ...]) -> Tensor:

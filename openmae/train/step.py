@@ -84,11 +84,13 @@ def take_step(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the memory of a device or of the machine could not hold what was asked for."""
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "DefaultCPUAllocator" in str(error)
-        or "bad_alloc" in str(error)
+    words = (  # of torch's allocator, of C++, and of oneDNN, which says no more than that
+        "DefaultCPUAllocator",
+        "bad_alloc",
+        "could not create a primitive",
+        "could not create a memory",
     )
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

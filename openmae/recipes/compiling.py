@@ -1,0 +1,48 @@
+"""Compiling the training step by torch.compile: whether it can be and pays, and where the result is kept."""
+
+import os
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from openmae.data.cache import cache_folder
+from openmae.errors import UserError
+
+if TYPE_CHECKING:
+    from openmae.recipes.pretrain import Pretrain
+
+PAYS_FROM = 3e17
+"""FLOPs of a run whose compilation, a minute or two, is won back on a GPU: 30 minutes at 170 TFLOP/s."""
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def missing_compiler(device: torch.device) -> str | None:
+    """What torch.compile needs for this device and does not find; None where all is there."""
+    if device.type == "cuda" and find_spec("triton") is None:
+        return "triton"
+    wanted = os.environ.get("CXX")
+    if not any(shutil.which(name) for name in ([wanted] if wanted else ["g++", "clang++", "c++"])):
+        return "a C++ compiler, such as g++"
+    return None
+
+
+def check_compiles(settings: "Pretrain", device: torch.device) -> None:
+    """Raises UserError where --compile on cannot be done."""
+    missing = missing_compiler(device)
+    if missing is not None:
+        raise UserError(f"--compile on needs {missing}: install it, or leave --compile out")
+    if settings.mask_schedule != "constant":
+        raise UserError(
+            f"--compile on needs steps of one shape, and --mask-schedule {settings.mask_schedule} changes how many "
+            "patches are visible: leave one of them out"
+        )
+
+
+def compiled(function: Function) -> Function:
+    """The function for inputs of fixed shapes, compiled when it is first called; kept in the user's cache folder, so
+    that the next start with the same shapes takes seconds."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    return torch.compile(function, dynamic=False)  # type: ignore[return-value]

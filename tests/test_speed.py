@@ -1,0 +1,168 @@
+"""What makes a run fast or small changes nothing else: light decoders, checkpointing, compiling, want of memory."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from openmae.recipes.compiling import missing_compiler
+from openmae.recipes.cost import memory
+from openmae.recipes.pretrain import Pretrain
+from openmae.recipes.pretrain_model import architecture_of
+from openmae.train.run import read_config, read_metrics
+from tests.commands import Run, refused
+from tests.images import TINY, write_images
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data"), 40)
+
+
+def pretrained(run: Run, data: Path, out: Path, *words: str) -> str:
+    """What the run printed."""
+    code, said, errors = run("pretrain", data, "--out", out, *TINY, "--epochs", 4, "--workers", 0, *words)
+    assert code == 0, errors
+    return said
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(out)]
+
+
+def test_the_fast_recipe_trains_a_light_decoder(tmp_path: Path, data: Path, run: Run) -> None:
+    pretrained(run, data, tmp_path / "fast", "--recipe", "fast")
+    config = read_config(tmp_path / "fast")
+    assert (config["decoder"], config["predict_fraction"]) == ("cross", 0.25)
+    pretrained(run, data, tmp_path / "flags", "--decoder", "cross", "--predict-fraction", "0.25")
+    assert losses(tmp_path / "fast") == losses(tmp_path / "flags")
+
+
+def test_checkpointed_blocks_give_the_same_run(tmp_path: Path, data: Path, run: Run) -> None:
+    pretrained(run, data, tmp_path / "plain")
+    pretrained(run, data, tmp_path / "again", "--grad-checkpointing", "on")
+    assert losses(tmp_path / "plain") == losses(tmp_path / "again")
+    plain, again = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "again"))
+    assert all(torch.equal(value, again[key]) for key, value in plain.items())
+
+
+def test_a_profile_is_left_in_the_run_folder(tmp_path: Path, data: Path, run: Run) -> None:
+    said = pretrained(run, data, tmp_path / "run", "--profile")
+    assert "Where 5 steps went" in said
+    assert (tmp_path / "run/profile/trace.json.gz").stat().st_size > 1000
+    assert "profile" not in read_config(tmp_path / "run")
+    pretrained(run, data, tmp_path / "plain")
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain")
+
+
+def test_compiling_needs_a_compiler_and_steps_of_one_shape(
+    tmp_path: Path, data: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("pretrain", data, "--out", tmp_path / "run", *TINY, "--epochs", 2, "--workers", 0, "--compile", "on")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    refused(run(*words), "--compile on needs a C++ compiler, such as g++: install it, or leave --compile out")
+    (tmp_path / "g++").write_text("")
+    (tmp_path / "g++").chmod(0o755)
+    assert missing_compiler(torch.device("cpu")) is None
+    refused(run(*words, "--mask-schedule", "linear", "--mask-ratio-end", "0.9"), "--mask-schedule linear changes")
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_eager_one_and_starts_from_the_cache(tmp_path: Path, data: Path) -> None:
+    def train(name: str, *words: str) -> str:
+        command = [sys.executable, "-m", "openmae.cli", "pretrain", data, "--out", tmp_path / name, *TINY]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "TORCH_LOGS": "+fx_graph_cache"}
+        environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+        done = subprocess.run(
+            [*map(str, command), "--epochs", "10", "--workers", "0", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    train("eager")
+    first = train("compiled", "--compile", "on")
+    assert "fx graph cache miss" in first
+    assert "fx graph cache hit" not in first
+    second = train("again", "--compile", "on")
+    assert "fx graph cache hit" in second
+    assert "fx graph cache miss" not in second
+    assert any((tmp_path / "cache/openmae/compiled").iterdir())
+    eager, compiled = losses(tmp_path / "eager"), losses(tmp_path / "compiled")
+    assert len(eager) == 50
+    assert compiled == pytest.approx(eager, rel=1e-4)
+    assert compiled != eager  # it was another program that computed them
+    assert losses(tmp_path / "again") == compiled
+
+
+def test_a_machine_with_too_little_memory_still_trains_the_batch(tmp_path: Path) -> None:
+    """A process that the system gives no more memory than half of its micro-batch needs."""
+    data = write_images(tmp_path / "data", 16)
+    sizes = ["--img-size", "64", "--patch-size", "4", "--embed-dim", "96", "--depth", "3", "--num-heads", "3"]
+    sizes += ["--decoder-embed-dim", "96", "--decoder-depth", "3", "--decoder-num-heads", "3"]
+    words = [
+        *sizes,
+        "--batch-size",
+        "96",
+        "--micro-batch",
+        "96",
+        "--epochs",
+        "12",
+        "--warmup-epochs",
+        "0",
+        "--evaluations",
+        "0",
+    ]
+    words += ["--pictures", "1", "--precision", "fp32", "--device", "cpu", "--workers", "0"]
+    settings = Pretrain(
+        "data",
+        img_size=64,
+        patch_size=4,
+        in_chans=3,
+        embed_dim=96,
+        depth=3,
+        num_heads=3,
+        decoder_embed_dim=96,
+        decoder_depth=3,
+        decoder_num_heads=3,
+    )
+    needed = memory(architecture_of(settings), "fp32", 96).total
+
+    def train(name: str, limit: int | None) -> subprocess.CompletedProcess[str]:
+        def bound() -> None:
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+        out = tmp_path / name
+        return subprocess.run(
+            [sys.executable, "-m", "openmae.cli", "pretrain", str(data), "--out", str(out), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=bound,
+        )
+
+    bare = subprocess.run(
+        [sys.executable, "-c", "import openmae.recipes.pretrain as p, re; print(open('/proc/self/status').read())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    mapped = next(int(line.split()[1]) * 1024 for line in bare.splitlines() if line.startswith("VmSize"))
+    bounded = train("bounded", mapped + int(0.6 * needed))
+    assert bounded.returncode == 0, bounded.stderr
+    assert "ran out of memory: " in bounded.stdout
+    free = train("free", None)
+    assert "ran out of memory" not in free.stdout
+    assert losses(tmp_path / "bounded") == pytest.approx(losses(tmp_path / "free"), rel=1e-4)
+    assert json.loads((tmp_path / "bounded/model.json").read_text())["provenance"]["step"] == 2
