@@ -42,7 +42,16 @@ from openmae.report.sweep import SWEEP
 from openmae.train.run import RunFolder, read_config
 from openmae.weights import Loaded, load_native
 
-_HARMLESS = ("data", "max_broken", "micro_batch", "workers", "device", "checkpoint_minutes", "evaluations")
+_HARMLESS = (
+    "data",
+    "max_broken",
+    "micro_batch",
+    "grad_checkpointing",
+    "workers",
+    "device",
+    "checkpoint_minutes",
+    "evaluations",
+)  # may differ between the starts of a run
 DERIVED = ("steps",)  # entries of a run's config.toml that follow from the others and the images
 
 
@@ -95,7 +104,10 @@ class Finetune:
     batch_size: int | None = None
     """Images an optimizer step: always the effective batch. Paper: 1024."""
     micro_batch: int | None = None
-    """Images that go through the model at once. Default: 128 on a GPU, 64 on a CPU."""
+    """Images that go through the model at once. Default: 128 on a GPU, 64 on a CPU; halved where memory runs out."""
+    grad_checkpointing: Literal["on", "off"] = "off"
+    """Compute each block again in the backward pass instead of keeping it: a quarter slower, a fraction of the
+    memory."""
     blr: float | None = None
     """Base learning rate; the rate is blr x batch_size / 256. Paper: 1e-3, ViT-B after norm_pix 5e-4."""
     layer_decay: float | None = None
@@ -138,6 +150,8 @@ class Finetune:
     """How many times the val images are classified, evenly over the run."""
     checkpoint_minutes: float = 10.0
     """Time between checkpoints; one more comes at the end and on Ctrl-C."""
+    profile: bool = False
+    """Record where the time of five early steps goes: RUN/profile/trace.json.gz for ui.perfetto.dev, and a table."""
 
 
 def run(settings: Finetune) -> None:
@@ -281,6 +295,6 @@ def _flat(settings: Finetune) -> dict[str, Any]:
     assert settings.data is not None
     assert settings.model is not None
     values = asdict(settings)
-    del values["resume"], values["out"]
+    del values["resume"], values["out"], values["profile"]
     model = settings.model if settings.model in SIZES else whole_address(settings.model)
     return {**values, "model": model, "data": whole_address(settings.data)}

@@ -78,6 +78,7 @@ class Job:
     def train(self) -> dict[str, float]:
         """Trains to the end and gives the final figures."""
         settings, model, steps = self.settings, self.model, self.steps
+        model.encoder.grad_checkpointing = settings.grad_checkpointing == "on"
         optimizer = self._optimizer()
         order = balanced(self.right, settings.seed) if settings.balance == "sampling" else None
         shown = self.train_images if order is None else self.train_images.take(order)
@@ -124,6 +125,7 @@ class Job:
                 console=self.console,
                 name_of=shown.name,
                 after={step: partial(validate, step) for step in evenly(steps, max(1, settings.evaluations))},
+                profile=settings.profile,
             )
         except Interrupted as stopped:
             with averaged(optimizer):

@@ -1,5 +1,6 @@
 """The training loop. It knows a model, a loss function, batches, an optimizer and a folder; nothing of MAE."""
 
+import gc
 import signal
 import threading
 import time
@@ -258,6 +259,7 @@ class _Steps(Generic[M, B]):
     def _shrink(self) -> None:
         self.micro_batch = self._half()
         self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()  # an error and the frames that it came through hold each other
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.console.print(
