@@ -79,6 +79,10 @@ def _run(command: str, argv: list[str]) -> int:
     # Idle torch threads sleep instead of spinning, which would take the cores from the loader's processes:
     # 15% more images/s on 2 cores. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # What torch.compile makes outlives the machine's next start, which the default, a folder in /tmp, does not.
+    from openmae.data.cache import cache_folder
+
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     if command not in COMMANDS:
         raise UserError(f"there is no command '{command}'{_suggestion(command, list(COMMANDS))}: see openmae --help")
     module_name, class_name, _ = COMMANDS[command]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from openmae.data.cache import cache_folder
 from openmae.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ def check_compiles(settings: "Pretrain", device: torch.device) -> None:
 
 
 def compiled(function: Function) -> Function:
-    """The function for inputs of fixed shapes, compiled when it is first called; kept in the user's cache folder, so
-    that the next start with the same shapes takes seconds."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    """The function for inputs of fixed shapes, compiled when it is first called. What comes of it is kept in the
+    user's cache folder (see cli.py), so that the next start with the same shapes takes seconds."""
     return torch.compile(function, dynamic=False)  # type: ignore[return-value]
