@@ -15,6 +15,12 @@ from tests.images import TINY, picture, write_images
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
+MEASURED_SMALL = {  # what would measure a large model for minutes
+    "plan": ["--model", "vit_tiny", "--img-size", "32", "--seconds", "1"],
+    "bench": ["--model", "vit_tiny", "--img-size", "32", "--micro-batch", "2", "--rounds", "1"],
+}
+
+
 def test_the_readmes_commands_and_python_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -33,6 +39,7 @@ def test_the_readmes_commands_and_python_run(
         small = {
             "pretrain": [*TINY, "--img-size", "32", "--epochs", "1"],
             "finetune": ["--epochs", "1", "--batch-size", "8", "--precision", "fp32"],
+            **MEASURED_SMALL,
         }.get(words[0], [])
         assert main([*words, *small]) == 0, capsys.readouterr().err
     code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
@@ -41,7 +48,7 @@ def test_the_readmes_commands_and_python_run(
     assert "torch.Size([4, 64, 48]) torch.Size([4, 64])" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["data.md", "features.md", "pack.md"])
+@pytest.mark.parametrize("page", ["data.md", "features.md", "pack.md", "speed.md", "plan.md", "bench.md"])
 def test_the_pages_commands_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,7 +59,7 @@ def test_the_pages_commands_run(
     assert len(commands) >= 2
     for number, command in enumerate(commands):
         words = [f"RUN{number}" if word == "RUN" else word for word in shlex.split(command)[1:]]
-        small = [*TINY, "--img-size", "32", "--epochs", "1"] if words[0] == "pretrain" else []
+        small = {"pretrain": [*TINY, "--img-size", "32", "--epochs", "1"], **MEASURED_SMALL}.get(words[0], [])
         assert main([*words, *small]) == 0, capsys.readouterr().err
 
 

@@ -1,0 +1,252 @@
+"""How long a pre-training will take, and whether it fits, before it starts.
+
+    openmae plan your/images
+    openmae plan --images 1281167 --recipe paper --measured bench.json --gpus 8 --price 2.5
+
+The first line takes a few steps here; the second reads what `openmae bench --out FOLDER` measured on another machine.
+How everything is computed, and what is assumed: docs/plan.md.
+"""
+
+import math
+import shlex
+import time
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from openmae.data.decode import PixelFormat
+from openmae.data.opening import open_source
+from openmae.data.statistics import Statistics, Survey, survey
+from openmae.errors import UserError
+from openmae.recipes.choices import Sides, Switch, shown
+from openmae.recipes.cost import largest_micro_batch
+from openmae.recipes.machine import Device, choose_device, make_console, memory_of, workers_for
+from openmae.recipes.plan_estimate import USABLE, Estimate, work_of
+from openmae.recipes.plan_speed import Measured, Speed, dry_run, read_measured
+from openmae.recipes.plan_tables import show
+from openmae.recipes.pretrain import Pretrain
+from openmae.recipes.pretrain_choices import check_ranges, choose
+from openmae.recipes.pretrain_model import architecture_of, build, masking_of
+from openmae.recipes.schedule import steps_of
+from openmae.train.console import duration
+from openmae.train.step import Precision, has_fast_bf16, is_out_of_memory
+
+PIXELS = 224  # a side, and channels, of photographs: where there is no DATA to look at
+CHANNELS = 3
+_LOOKED_AT = 256  # images of DATA
+_OTHER_SHARE = 0.25  # of the time of a dry run, for the other precision
+_QUIET = Console(quiet=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Estimate steps, hours, memory and cost of a pre-training, and what would change them. Nothing is trained.
+
+    What is left open is chosen as `openmae pretrain` would choose it.
+    """
+
+    data: Positional[Annotated[str | None, arg(metavar="DATA")]] = None
+    """The images to pre-train on, as for pretrain; they are counted, and some are looked at."""
+    images: int | None = None
+    """How many images there are, instead of DATA."""
+    recipe: Literal["auto", "paper", "fast"] = "auto"
+    """Who chooses what is left open, as for pretrain."""
+
+    model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"] | None = None
+    """Encoder. Default: vit_base on a GPU, vit_tiny on a CPU."""
+    img_size: Sides | None = None
+    """Pixels a side that the model sees, 224 or 224x160. Default: 224, or less where DATA is smaller."""
+    patch_size: Sides | None = None
+    """Pixels a side of a patch. Default: 16 (vit_huge 14), less for small images."""
+    in_chans: int | None = None
+    """Channels. Default: what DATA has; 3 without DATA."""
+    embed_dim: int | None = None
+    """Encoder width, instead of the model's."""
+    depth: int | None = None
+    """Encoder blocks, instead of the model's."""
+    num_heads: int | None = None
+    """Encoder heads, instead of the model's."""
+    decoder: Literal["self", "cross"] | None = None
+    """self: the paper's. cross: costs less. Default: self; cross with --recipe fast."""
+    decoder_embed_dim: int | None = None
+    """Decoder width. Default: 512; 128 for vit_tiny and vit_small."""
+    decoder_depth: int | None = None
+    """Decoder blocks. Default: 8; 4 for vit_tiny and vit_small."""
+    decoder_num_heads: int | None = None
+    """Decoder heads. Default: 16; 4 for vit_tiny and vit_small."""
+    mask_ratio: float = 0.75
+    """Share of the patches hidden, above 0 and below 1."""
+    predict_fraction: float | None = None
+    """Share of the hidden patches that is predicted. Default: 1; 0.25 with --recipe fast."""
+    epochs: float | None = None
+    """Times that every image is seen. Default: 800 and more on a GPU, 20 and more on a CPU."""
+    batch_size: int | None = None
+    """Images an optimizer step, over all GPUs together. Default: at most 4096 on a GPU and 256 on a CPU."""
+    micro_batch: int | None = None
+    """Images that go through the model at once. Default: what fits in the memory, at most 64 on a CPU."""
+    grad_checkpointing: Switch = "auto"
+    """Compute each block again in the backward pass, for less memory. auto: where hardly an image fits otherwise."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bfloat16 products where the processor has them."""
+    device: Device = "auto"
+    """What to measure on. auto: a GPU if there is one."""
+
+    gpus: int = 1
+    """How many of the device share the work."""
+    link: float = 12.5
+    """GB/s at which each GPU sends gradients to the next. Default: 12.5, a network of 100 Gbit/s; NVLink within a
+    machine is faster, a network of 10 Gbit/s is 1.25."""
+    price: float | None = None
+    """Of one GPU for an hour, in any currency."""
+    measured: Annotated[Path | None, arg(metavar="bench.json")] = None
+    """What `openmae bench --out FOLDER` wrote on the machine to plan for, instead of a dry run here."""
+    memory: float | None = None
+    """GB that the device has. Default: what this machine's has; with --measured, what the benchmark took at most."""
+    seconds: float = 60.0
+    """About how long the dry run may take."""
+
+
+def run(settings: Plan) -> None:
+    """Measures, or reads what was measured, and prints. Raises UserError."""
+    _check(settings)
+    console = make_console()
+    measured = None if settings.measured is None else read_measured(settings.measured)
+    device = choose_device(settings.device) if measured is None else torch.device(measured.device)
+    room = _room(settings, measured, device)
+    pretrain = _pretrain(settings, "bf16" if measured is None else measured.precision)
+    look, images = _look(settings, pretrain, device, console)
+    pretrain = replace(pretrain, mean=look.statistics.mean, std=look.statistics.std)
+
+    def of_model(name: Any) -> Pretrain:
+        other = replace(pretrain, model=name, micro_batch=chosen.micro_batch)
+        return choose(other, look, images, device, room, _QUIET)
+
+    chosen = choose(pretrain, look, images, device, room, _QUIET)
+    check_ranges(chosen)
+    _check_share(settings, chosen)
+    steps, architecture = steps_of(chosen, images, console), architecture_of(chosen)
+    if measured is None:
+        speed, other = _measure(chosen, device, room, settings.seconds, console)
+    else:
+        speed, other = measured.speed(chosen.model or "", _precision(chosen)), None
+    estimate = Estimate(
+        chosen, images, steps, architecture, speed, other, device.type, room, settings.gpus, settings.link * 1e9
+    )
+    show(estimate, estimate.changes(of_model), settings.price, console)
+    console.print(f"\nThe run that this is of:\n{command(settings, chosen)}", soft_wrap=True)
+
+
+def command(settings: Plan, chosen: Pretrain) -> str:
+    """`openmae pretrain ...` that makes the run, whatever would be chosen there."""
+    words = ["openmae", "pretrain", settings.data or "DATA", "--out", "RUN"]
+    names = [field.name for field in fields(Plan) if field.name not in ("data", "device")]
+    for field in fields(Pretrain):
+        value = getattr(chosen, field.name)
+        if field.name in names and value is not None and value != field.default:
+            said = (
+                "x".join(map(str, value))
+                if isinstance(value, tuple)
+                else f"{value:.12g}"
+                if isinstance(value, float)
+                else str(value)
+            )
+            words += [f"--{field.name.replace('_', '-')}", said]
+    return shlex.join(words)
+
+
+def _check(settings: Plan) -> None:
+    """Raises UserError for numbers that mean nothing; pretrain's own are checked as there."""
+    for name in ("images", "gpus", "link", "price", "memory", "seconds"):
+        value = getattr(settings, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise UserError(f"--{name} is {shown(value)}: give a number above 0")
+    if (settings.data is None) == (settings.images is None):
+        raise UserError(
+            "give either the images or how many there are: openmae plan DATA, or openmae plan --images 5000"
+        )
+
+
+def _check_share(settings: Plan, chosen: Pretrain) -> None:
+    assert chosen.batch_size is not None
+    if chosen.batch_size < settings.gpus:
+        raise UserError(
+            f"--gpus is {settings.gpus} and a step has {chosen.batch_size} images: give fewer, or a larger --batch-size"
+        )
+
+
+def _pretrain(settings: Plan, precision: Precision) -> Pretrain:
+    """The pre-training's settings, still open where these are. Raises UserError for what is out of range."""
+    names = {field.name for field in fields(Pretrain)} & {field.name for field in fields(Plan)}
+    pretrain = replace(Pretrain(), **{name: getattr(settings, name) for name in names})
+    if settings.measured is not None and pretrain.precision == "auto":
+        pretrain = replace(pretrain, precision=precision)
+    check_ranges(pretrain)
+    masking_of(pretrain)
+    return pretrain
+
+
+def _room(settings: Plan, measured: Measured | None, device: torch.device) -> int:
+    """Bytes that the device has. Raises UserError where nothing tells."""
+    if settings.memory is not None:
+        return int(settings.memory * 1e9)
+    if measured is None:
+        return memory_of(device)
+    if measured.memory is None:
+        raise UserError(f"{settings.measured} does not tell how much memory {measured.machine} has: give --memory GB")
+    return int(measured.memory / USABLE)
+
+
+def _look(settings: Plan, pretrain: Pretrain, device: torch.device, console: Console) -> tuple[Survey, int]:
+    """What the images are like, and how many there are."""
+    if settings.data is None:
+        assert settings.images is not None
+        channels = pretrain.in_chans or CHANNELS
+        taken = [f"{PIXELS} pixels a side"] * (settings.img_size is None) + ["in colour"] * (settings.in_chans is None)
+        if taken:
+            console.print(f"Taken for photographs, {' and '.join(taken)}: --img-size and --in-chans say otherwise")
+        statistics = Statistics((0.5,) * channels, (0.25,) * channels, PixelFormat(channels))
+        return Survey(statistics, (PIXELS, PIXELS), {}, {}, "", 0, ()), settings.images
+    source = open_source(settings.data, "train")
+    console.print(f"{len(source):,} images in {source.location}; looking at some of them")
+    workers = workers_for(None, device)
+    return survey(source, 0, pretrain.in_chans, workers=workers, most=_LOOKED_AT), len(source)
+
+
+def _measure(
+    chosen: Pretrain, device: torch.device, room: int, seconds: float, console: Console
+) -> tuple[Speed, Speed | None]:
+    """The speed here, in the run's precision and, where there is time, in the other one."""
+    console.print(f"Taking a few steps of the real training here, for about {duration(seconds)}")
+    began = time.perf_counter()
+    precision, again = _precision(chosen), chosen.grad_checkpointing == "on"
+    other: Precision = "fp32" if precision == "bf16" else "bf16"
+    model = build(chosen)
+    model.checkpoint_blocks(again)
+
+    def speed(precision: Precision, share: float) -> Speed:
+        assert chosen.batch_size is not None
+        assert chosen.micro_batch is not None
+        usable, most = int(room * USABLE), chosen.micro_batch
+        most = largest_micro_batch(model.architecture, precision, most, usable, most, again, device.type)
+        work, deadline = work_of(model.architecture, again), began + seconds * share
+        return dry_run(model, device, precision, chosen.batch_size, max(1, most), work, deadline, console)
+
+    try:
+        found = speed(precision, 1 - _OTHER_SHARE)
+        has_time = time.perf_counter() - began < seconds
+        pays = other == "fp32" or has_fast_bf16(device)
+        return found, speed(other, 1) if has_time and pays else None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            "the machine ran out of memory: end what else runs on it, or say how much is free by --memory"
+        ) from error
+
+
+def _precision(chosen: Pretrain) -> Precision:
+    return "bf16" if chosen.precision == "bf16" else "fp32"
