@@ -1,7 +1,7 @@
 """Other implementations of the same training, built with the same sizes as ours; see docs/bench.md.
 
-Each builder takes our Architecture and gives a module that takes images (B, C, H, W) to their loss. Their parameters
-differ from ours by the few that are named in `NOT_OURS`.
+Each builder takes our Architecture, of square images and patches, and gives a module that takes images (B, C, H, W) to
+their loss. What learns is the same as in ours but for what a builder's text names.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from openmae.errors import UserError
 from openmae.model import Architecture
-from openmae.recipes.bench_worker import Job, PlainJob, Where
+from openmae.recipes.bench_jobs import Job, PlainJob, Where, rehearsed, small
 
 
 def transformers_mae(architecture: Architecture) -> nn.Module:
@@ -43,7 +43,8 @@ def transformers_mae(architecture: Architecture) -> nn.Module:
 
 
 def lightly_mae(architecture: Architecture) -> nn.Module:
-    """The parts of lightly that its MAE example puts together, around a VisionTransformer of timm."""
+    """The parts that lightly gives for it, as its MAE example puts them together, around a VisionTransformer of timm.
+    It has one more token, which it does not use."""
     from lightly.models import utils  # type: ignore[import-not-found,unused-ignore]
     from lightly.models.modules import (  # type: ignore[import-not-found,unused-ignore]
         MaskedVisionTransformerDecoderTIMM,
@@ -92,7 +93,7 @@ def lightly_mae(architecture: Architecture) -> nn.Module:
 
 
 def birder_mae(architecture: Architecture) -> nn.Module:
-    """MAE_ViT of birder around its ViT; its decoder has 16 heads, whatever ours has."""
+    """MAE_ViT of birder around its ViT, whose positions are learned; its decoder has 16 heads, whatever ours has."""
     from birder.net.mim.mae_vit import MAE_ViT  # type: ignore[import-not-found,unused-ignore]
     from birder.net.vit import ViT  # type: ignore[import-not-found,unused-ignore]
 
@@ -146,8 +147,12 @@ class Peer:
 
     def start(self, where: Where) -> Job:
         """Builds it. Raises whatever that package raises."""
-        model = BUILDERS[self.package](self.architecture)
-        return PlainJob(model, self.compiled, where, self.architecture.in_chans, self.architecture.img_size)
+        rehearsed(self._job(small(self.architecture), False, where))
+        return self._job(self.architecture, self.compiled, where)
+
+    def _job(self, architecture: Architecture, compiled: bool, where: Where) -> PlainJob:
+        model = BUILDERS[self.package](architecture)
+        return PlainJob(model, compiled, where, architecture.in_chans, architecture.img_size)
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,8 @@ class FilePeer:
         module = importlib.util.module_from_spec(specification)
         sys.modules[self.file.stem] = module
         specification.loader.exec_module(module)
+        tiny = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.LayerNorm(8), nn.Linear(8, 1))
+        rehearsed(PlainJob(tiny, False, where, 3, (2, 2)))
         model = getattr(module, self.callable)()
         if not isinstance(model, nn.Module):
             raise TypeError(f"{self.callable}() gives {type(model).__name__}, no torch.nn.Module")
