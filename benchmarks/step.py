@@ -19,7 +19,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command sets them
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import torch
 from rich.console import Console
 

@@ -79,6 +79,8 @@ def _run(command: str, argv: list[str]) -> int:
     # Idle torch threads sleep instead of spinning, which would take the cores from the loader's processes:
     # 15% more images/s on 2 cores. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Large tensors on large pages: a step of ViT-B on 2 cores spends 0.1 s instead of 0.5 in the kernel (docs/log.md).
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # What torch.compile makes outlives the machine's next start, which the default, a folder in /tmp, does not.
     from openmae.data.cache import cache_folder
 
