@@ -154,9 +154,10 @@ def test_the_memory_decides_how_many_images_go_through_at_once() -> None:
 
 
 def test_a_light_decoder_is_one_word() -> None:
-    fast, auto = pretraining(9000, recipe="fast", micro_batch=8), pretraining(9000, micro_batch=8)
-    assert (fast.decoder, fast.predict_fraction) == ("cross", 0.25)
-    assert replace(fast, recipe="auto", decoder="self", predict_fraction=1.0) == auto
+    given_: dict[str, Any] = {"model": "vit_base", "micro_batch": 8}
+    fast, auto = pretraining(9000, recipe="fast", **given_), pretraining(9000, **given_)
+    assert (fast.decoder, fast.predict_fraction, fast.decoder_depth) == ("cross", 0.25, 4)
+    assert replace(fast, recipe="auto", decoder="self", predict_fraction=1.0, decoder_depth=8) == auto
     kept = pretraining(9000, recipe="fast", decoder="self", predict_fraction=0.5, micro_batch=8)
     assert (kept.decoder, kept.predict_fraction) == ("self", 0.5)
 

@@ -119,7 +119,7 @@ def test_what_changes() -> None:
     here = found.scaled(1).hours
     base = flops(found.architecture).step
     assert set(changes) == {
-        "--decoder cross --predict-fraction 0.25",
+        "--decoder cross --decoder-depth 4 --predict-fraction 0.25",
         "--decoder-depth 1",
         "--mask-ratio 0.5",
         "--mask-ratio 0.9",

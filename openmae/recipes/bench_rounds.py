@@ -27,7 +27,7 @@ Say = Callable[[str, int, int], None]
 
 TURN_SECONDS = 1.0  # a turn is as many steps as take this long
 MOST_IMAGES = {"cpu": 64, "gpu": 512}  # of a micro-batch that is found
-MOST_SECONDS = 4.0  # of a step on a CPU whose micro-batch is found
+MOST_SECONDS = 8.0  # of a step on a CPU whose micro-batch is found
 TOGETHER = 0.6  # of the memory, for the weights of all
 _PATIENCE = 10.0  # seconds for a process to end by itself
 _BYTES = 16  # a parameter: weight, gradient, two averages

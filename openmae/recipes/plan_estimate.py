@@ -9,7 +9,7 @@ from openmae.model import SIZES, Architecture
 from openmae.recipes.cost import Flops, Memory, flops, largest_micro_batch, memory, parameters
 from openmae.recipes.plan_speed import Speed
 from openmae.recipes.pretrain import Pretrain
-from openmae.recipes.pretrain_choices import FAST_FRACTION
+from openmae.recipes.pretrain_choices import FAST_DEPTH, FAST_FRACTION
 from openmae.recipes.pretrain_model import architecture_of
 from openmae.train.step import Precision
 
@@ -129,9 +129,10 @@ class Estimate:
     def changes(self, of_model: Callable[[str], Pretrain]) -> Iterator[tuple[str, "Estimate"]]:
         """The flags that change one thing, with what the run costs then. of_model: the settings for another encoder."""
         settings = self.settings
-        light = replace(settings, decoder="cross", predict_fraction=FAST_FRACTION)
+        depth = min(settings.decoder_depth or FAST_DEPTH, FAST_DEPTH)
+        light = replace(settings, decoder="cross", decoder_depth=depth, predict_fraction=FAST_FRACTION)
         wanted = {
-            f"--decoder cross --predict-fraction {FAST_FRACTION:g}": light,
+            f"--decoder cross --decoder-depth {depth} --predict-fraction {FAST_FRACTION:g}": light,
             "--decoder-depth 1": replace(settings, decoder_depth=1),
             "--mask-ratio 0.5": replace(settings, mask_ratio=0.5),
             "--mask-ratio 0.9": replace(settings, mask_ratio=0.9),

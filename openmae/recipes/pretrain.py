@@ -74,8 +74,8 @@ class Pretrain:
     """Take DATA and all settings from the run in --out and go on with it."""
     recipe: Literal["auto", "paper", "fast"] = "auto"
     """What is left open below: auto chooses it from the number of images, their size and the machine; paper takes the
-    paper's (Table 8), made for a million photographs; fast is auto with a decoder that needs half of the computing or
-    less: --decoder cross --predict-fraction 0.25."""
+    paper's (Table 8), made for a million photographs; fast is auto with a lighter decoder, about half of the
+    computing for vit_base: --decoder cross --decoder-depth 4 --predict-fraction 0.25."""
 
     model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"] | None = None
     """Encoder. Default: vit_base on a GPU, vit_tiny on a CPU."""
@@ -107,7 +107,7 @@ class Pretrain:
     decoder_embed_dim: int | None = None
     """Decoder width. Default: 512; 128 for vit_tiny and vit_small."""
     decoder_depth: int | None = None
-    """Decoder blocks. Default: 8; 4 for vit_tiny and vit_small."""
+    """Decoder blocks. Default: 8; 4 for vit_tiny and vit_small, and with --recipe fast."""
     decoder_num_heads: int | None = None
     """Decoder heads. Default: 16; 4 for vit_tiny and vit_small."""
     decoder_layers: int = 1
