@@ -74,9 +74,11 @@ def _kind(hint: Any) -> _Kind:
         choices = [str(part) for part in parts]
         return _Kind(1, choices.index, f"give one of {', '.join(choices)}")
     if get_origin(hint) is tuple:
-        count = None if parts[-1] is ... else len(parts)
+        count, inner = None if parts[-1] is ... else len(parts), _kind(parts[0])
         advice = f"give {count} numbers" if count else "give numbers with spaces between them, and DATA before the flag"
-        return _Kind(count, _kind(parts[0]).read, advice)
+        if parts[0] not in (int, float):
+            advice = f"{inner.advice}, several with spaces between them"
+        return _Kind(count, inner.read, advice)
     numbers = {int: "give a whole number", float: "give a number"}
     return _Kind(1, hint if hint in numbers else str, numbers.get(hint, "give one"))
 

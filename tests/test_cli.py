@@ -258,6 +258,7 @@ def test_unknown_words_get_a_suggestion(data: Path, tmp_path: Path, run: Run) ->
         ("pretrain a --epochs", "--epochs is without a value: give a number"),
         ("pretrain a --epochs many", "--epochs is many: give a number"),
         ("pretrain a --crop_scale 1", "--crop-scale is 1: give 2 numbers"),
+        ("bench --precision fp16", "--precision is fp16: give one of bf16, fp32, several with spaces between them"),
         ("pretrain --bands 1 2 a", "--bands is 1 2 a: give numbers with spaces between them, and DATA before the flag"),
         ("stats a --workers=1.5", "--workers is 1.5: give a whole number"),
     ],
@@ -497,6 +498,8 @@ def test_a_write_that_the_system_refuses(data: Path, tmp_path: Path, bytes_left:
         "--checkpoint-minutes",
         "0",
     ]
+    # matplotlib keeps a list of fonts at its first import, which complains of the disk in words of its own.
+    subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True)
     full = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(bytes_left), *map(str, words)],
         check=False,
