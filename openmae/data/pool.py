@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from openmae.data.heap import give_back_freed_memory
 from openmae.data.source import Source
 from openmae.errors import BrokenImage, UserError
 
@@ -258,6 +259,7 @@ def _serve(work: Callable[[Task, Hand], Result], pipe: Connection, noted: Any, p
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+    give_back_freed_memory()  # of one large image there are few
     note = np.frombuffer(noted, np.int64)
     try:
         while True:

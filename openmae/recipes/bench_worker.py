@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from openmae.data.heap import keep_freed_memory
 from openmae.recipes.bench_jobs import Job, Where, Work, resident, timed
 from openmae.train.step import is_out_of_memory
 
@@ -103,6 +104,7 @@ def serve(work: Work, where: Where, pipe: Connection, parent: int) -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)  # what libraries print would tear the parent's progress
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
+    keep_freed_memory()  # as our training does; all contenders alike
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()  # a step may be long
     runner: list[_Runner] = []
 

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from openmae.data.heap import keep_freed_memory
 from openmae.data.source import Source
 from openmae.data.statistics import survey
 from openmae.data.tasks import Answers, Task, answers, fewer_labels, split_for
@@ -179,6 +180,7 @@ def finetune(settings: Finetune, console: Console) -> dict[str, float]:
     if settings.model is None or settings.data is None or settings.out is None:
         raise UserError("say what to train, on what, and where the run goes: openmae finetune MODEL DATA --out RUN")
     device = choose_device(settings.device)
+    keep_freed_memory()
     check_ranges(settings)
     loaded = _loaded(settings, console)
     with room_on_disk(settings.out), RunFolder(settings.out) as folder:

@@ -19,6 +19,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from openmae.data.decode import PixelFormat
+from openmae.data.heap import keep_freed_memory
 from openmae.data.opening import open_source
 from openmae.data.statistics import Statistics, Survey, survey
 from openmae.errors import UserError
@@ -116,6 +117,7 @@ def run(settings: Plan) -> None:
     console = make_console()
     measured = None if settings.measured is None else read_measured(settings.measured)
     device = choose_device(settings.device) if measured is None else torch.device(measured.device)
+    keep_freed_memory()  # as the training that is planned
     room = _room(settings, measured, device)
     pretrain = _pretrain(settings, "bf16" if measured is None else measured.precision)
     look, images = _look(settings, pretrain, device, console)

@@ -18,6 +18,7 @@ from tyro.conf import Positional, arg
 
 from openmae.data.decode import Depth, PixelFormat
 from openmae.data.folder import misnamed_splits
+from openmae.data.heap import keep_freed_memory
 from openmae.data.opening import has_splits, open_source
 from openmae.data.order import generator
 from openmae.data.source import Source
@@ -202,6 +203,7 @@ def pretrain(settings: Pretrain, console: Console) -> None:
     if settings.out is None or settings.data is None:
         raise UserError("say which images to learn from and where the run goes: openmae pretrain DATA --out RUN")
     device = choose_device(settings.device)
+    keep_freed_memory()
     check_ranges(settings)
     masking_of(settings)  # raises
     with room_on_disk(settings.out), RunFolder(settings.out) as folder:

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from openmae.data.heap import give_back_freed_memory
 from openmae.errors import Interrupted, UserError
 from openmae.train.checkpoint import newest_checkpoint, restore, save_checkpoint
 from openmae.train.console import Progress
@@ -260,6 +261,7 @@ class _Steps(Generic[M, B]):
         self.micro_batch = self._half()
         self.optimizer.zero_grad(set_to_none=True)
         gc.collect()  # an error and the frames that it came through hold each other
+        give_back_freed_memory()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.console.print(
