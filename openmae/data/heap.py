@@ -10,7 +10,7 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # glibc, or anot
 
 def keep_freed_memory() -> None:
     """From now on this process keeps what it frees, for the next step, which needs as much again. Otherwise each large
-    tensor is new memory from the system, page by page: 6 to 20% of a step of ViT-B on 2 cores (docs/log.md). Does
+    tensor is new memory from the system, page by page: 7 to 22% of a step of ViT-B on 2 cores (docs/log.md). Does
     nothing where there is no glibc."""
     _set({_MMAP_THRESHOLD: 2**30, _TRIM_THRESHOLD: _MOST, _TOP_PAD: 2**26})
 
