@@ -82,6 +82,7 @@ def test_the_papers_training_from_scratch_is_table_11(model: str, epochs: int, d
     assert (found.mixup, found.cutmix, found.label_smoothing) == (0.8, 1, 0.1)
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 3_000_000), st.integers(8, 3000), st.sampled_from([CPU, GPU]))
 def test_what_is_chosen_can_be_trained(images: int, side: int, device: torch.device) -> None:
     found = pretraining(images, device, side, micro_batch=16)  # what fits in the memory is another test's
@@ -113,6 +114,7 @@ def test_more_images_are_seen_no_more_often_each(fewer: int, more: int) -> None:
     assert (finetuning(fewer).epochs or 0) >= (finetuning(more).epochs or 0)
 
 
+@settings(max_examples=50)
 @given(st.integers(10, 2_000_000), st.floats(0.1, 1000))
 def test_a_short_training_augments_less_than_the_paper(images: int, epochs: float) -> None:
     """None in a very short one, all of it in one as long as the paper's, never more, and all settings alike."""
