@@ -181,7 +181,8 @@ class CrossBlock(nn.Module):
 
 def run_block(block: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
     """The block's output. recompute: keep nothing of its inside for the backward pass, which then computes it again:
-    a third more work for a fraction of the memory (activation checkpointing, arXiv 1604.06174); the same numbers."""
+    about a quarter more work for a fraction of the memory (activation checkpointing, arXiv 1604.06174), the same
+    numbers."""
     if recompute and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing random in a block
     return block(*inputs)

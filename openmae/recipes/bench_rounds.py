@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from openmae.data.memory import ram
 from openmae.errors import UserError
 from openmae.model import Architecture
 from openmae.recipes.bench_jobs import Product, Where, Work
 from openmae.recipes.bench_worker import Answer, Turn, serve
 from openmae.recipes.cost import flops, parameters
+from openmae.recipes.machine import memory_of
 from openmae.report.bench import Result, Table
 
 Say = Callable[[str, int, int], None]
@@ -168,7 +168,7 @@ def measure(
     Raises UserError where one that must load does not.
     """
     booths = [Booth(contender, where) for contender in contenders]
-    stay = sum(contender.bytes for contender in contenders) <= TOGETHER * memory_of(where.device)
+    stay = sum(contender.bytes for contender in contenders) <= TOGETHER * memory_of(torch.device(where.device))
     of = rounds * len(booths)
     try:
         say("building", 0, of)
@@ -231,11 +231,6 @@ def _find_micro_batch(booths: Sequence[Booth], device: str, stay: bool) -> int:
             booth.close()
         return size
     return 1
-
-
-def memory_of(device: str) -> int:
-    """Bytes of the GPU's memory, or of the machine's."""
-    return int(torch.cuda.get_device_properties(0).total_memory) if device == "cuda" else ram()
 
 
 # ---------------------------------------------------------------- what came of it

@@ -26,11 +26,11 @@ from openmae.errors import UserError
 from openmae.recipes.choices import Sides, Switch, shown
 from openmae.recipes.cost import largest_micro_batch
 from openmae.recipes.machine import Device, choose_device, make_console, memory_of, workers_for
-from openmae.recipes.plan_estimate import USABLE, Estimate, work_of
+from openmae.recipes.plan_estimate import Estimate, work_of
 from openmae.recipes.plan_speed import Measured, Speed, dry_run, read_measured
 from openmae.recipes.plan_tables import show
 from openmae.recipes.pretrain import Pretrain
-from openmae.recipes.pretrain_choices import check_ranges, choose
+from openmae.recipes.pretrain_choices import USABLE_MEMORY, check_ranges, choose
 from openmae.recipes.pretrain_model import architecture_of, build, masking_of
 from openmae.recipes.schedule import steps_of
 from openmae.train.console import duration
@@ -199,7 +199,7 @@ def _room(settings: Plan, measured: Measured | None, device: torch.device) -> in
         return memory_of(device)
     if measured.memory is None:
         raise UserError(f"{settings.measured} does not tell how much memory {measured.machine} has: give --memory GB")
-    return int(measured.memory / USABLE)
+    return int(measured.memory / USABLE_MEMORY)
 
 
 def _look(settings: Plan, pretrain: Pretrain, device: torch.device, console: Console) -> tuple[Survey, int]:
@@ -232,7 +232,7 @@ def _measure(
     def speed(precision: Precision, share: float) -> Speed:
         assert chosen.batch_size is not None
         assert chosen.micro_batch is not None
-        usable, most = int(room * USABLE), chosen.micro_batch
+        usable, most = int(room * USABLE_MEMORY), chosen.micro_batch
         most = largest_micro_batch(model.architecture, precision, most, usable, most, again, device.type)
         work, deadline = work_of(model.architecture, again), began + seconds * share
         return dry_run(model, device, precision, chosen.batch_size, max(1, most), work, deadline, console)

@@ -9,13 +9,12 @@ from openmae.model import SIZES, Architecture
 from openmae.recipes.cost import Flops, Memory, flops, largest_micro_batch, memory, parameters
 from openmae.recipes.plan_speed import Speed
 from openmae.recipes.pretrain import Pretrain
-from openmae.recipes.pretrain_choices import FAST_DEPTH, FAST_FRACTION
+from openmae.recipes.pretrain_choices import FAST_DEPTH, FAST_FRACTION, USABLE_MEMORY
 from openmae.recipes.pretrain_model import architecture_of
 from openmae.train.step import Precision
 
 COUNTS = (1, 8, 16, 32, 64)  # of GPUs that are simulated
 BACKWARD = 2 / 3  # of a step: two of every three products
-USABLE = 0.8  # of a device's memory, as pretrain takes it
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Estimate:
     @property
     def largest(self) -> int:
         """Images that fit at once; 0 where not even one does."""
-        usable, share = int(self.room * USABLE), -(-self.batch_size // self.gpus)
+        usable, share = int(self.room * USABLE_MEMORY), -(-self.batch_size // self.gpus)
         return largest_micro_batch(
             self.architecture, self.precision, share, usable, share, self.recomputes, self.device_type
         )

@@ -7,10 +7,10 @@ from rich.table import Table
 
 from openmae.recipes.choices import pair, shown
 from openmae.recipes.cost import parameters
-from openmae.recipes.plan_estimate import USABLE, Estimate, Scaled
+from openmae.recipes.plan_estimate import Estimate, Scaled
+from openmae.recipes.pretrain import CHECKPOINT_BYTES
+from openmae.recipes.pretrain_choices import USABLE_MEMORY
 from openmae.recipes.reading import several
-
-CHECKPOINTS = 4 * 10  # bytes a parameter: weights and two averages of each, in up to 3 checkpoints, and the weights
 
 
 def show(estimate: Estimate, changes: Iterable[tuple[str, Estimate]], price: float | None, console: Console) -> None:
@@ -78,15 +78,15 @@ def _show_run(estimate: Estimate, price: float | None, device: str, console: Con
         f"{size_of(memory.activations)} activations",
     )
     table.add_row("", _fit(estimate, device))
-    table.add_row("disk", f"{size_of((encoder + decoder) * CHECKPOINTS)} for checkpoints")
+    table.add_row("disk", f"{size_of((encoder + decoder) * CHECKPOINT_BYTES)} for checkpoints")
     console.print(table)
 
 
 def _fit(estimate: Estimate, device: str) -> str:
-    usable = f"{USABLE:.0%} of the {device}'s {size_of(estimate.room)}"
+    usable = f"{USABLE_MEMORY:.0%} of the {device}'s {size_of(estimate.room)}"
     largest = estimate.largest
     most = f"up to {several(largest, 'image')} at once would" if largest else "not even one image would"
-    return f"{'fits' if estimate.memory.total <= USABLE * estimate.room else 'does not fit'} in {usable}; {most}"
+    return f"{'fits' if estimate.memory.total <= USABLE_MEMORY * estimate.room else 'does not fit'} in {usable}; {most}"
 
 
 def _table(*headings: str) -> Table:

@@ -55,6 +55,8 @@ _HARMLESS = (
     "device",
     "checkpoint_minutes",
 )  # may differ between the starts of a run
+CHECKPOINT_BYTES = 4 * 10
+"""Of a parameter: it and two averages of it, in up to 3 checkpoints, and it alone beside them."""
 DERIVED = ("steps",)  # entries of a run's config.toml that follow from the others and the images
 
 
@@ -223,8 +225,7 @@ def pretrain(settings: Pretrain, console: Console) -> None:
             check_compiles(settings, device)
         statistics = _statistics(settings)
         model = build(settings)
-        # Weights and two averages of each, in up to 3 checkpoints, and the weights beside them.
-        check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 10)
+        check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * CHECKPOINT_BYTES)
         steps = steps_of(settings, len(source), console)
         folder.settle({**_flat(settings), "steps": steps}, source.fingerprint, _HARMLESS)
         broken = BrokenFiles(source, folder, settings.max_broken)

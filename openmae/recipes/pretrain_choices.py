@@ -44,7 +44,7 @@ PAPER = "the paper's (Table 8)"
 FAST_FRACTION, FAST_DEPTH = 0.25, 4
 """Of `--recipe fast`: the share of the hidden patches that is predicted (CrossMAE, arXiv 2401.14391), and the decoder's
 blocks, with which ViT-L fine-tunes as well as with 8 (paper, Table 1a)."""
-_USABLE_MEMORY = 0.8  # the rest is for the program, the images that wait, and what an estimate misses
+USABLE_MEMORY = 0.8  # of the device's; the rest is for the program, the images that wait, and what an estimate misses
 _MOST_ON_A_CPU = 64  # more of them are no faster
 _FEW_AT_ONCE = 8  # fewer images use a processor badly
 MOST_VIEWS = {"cpu": 2_000_000, "gpu": 80_000_000}  # of small data: an hour or two on 2 cores, a day on a GPU
@@ -84,7 +84,7 @@ def _for_machine(settings: "Pretrain", images: int, device: torch.device, memory
     precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
     assert settings.batch_size is not None
     assert settings.epochs is not None
-    usable = int(memory * _USABLE_MEMORY)
+    usable = int(memory * USABLE_MEMORY)
     most = min(settings.batch_size, _MOST_ON_A_CPU) if device.type == "cpu" else settings.batch_size
 
     def fitting(again: bool) -> int:
