@@ -257,17 +257,22 @@ def test_what_gives_no_loss_is_told_so(output: object) -> None:
         job.step()
 
 
-@pytest.mark.parametrize("package", installed())  # transformers at least
-def test_a_peer_has_the_same_size(package: str) -> None:
+@pytest.mark.parametrize("name", installed())  # those of transformers at least
+def test_a_peer_has_the_same_size(name: str) -> None:
     """What learns: in lightly one more token, in birder positions."""
-    ours, peer = TINY.build(), BUILDERS[package](TINY)
+    ours, peer = TINY.build(), BUILDERS[name](TINY)
     learning = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (ours, peer)]
-    more = {"transformers": 0, "lightly": TINY.embed_dim, "birder": 5 * TINY.embed_dim}
-    assert learning[1] - learning[0] == more[package]
+    more = {"lightly": TINY.embed_dim, "birder": 5 * TINY.embed_dim}
+    assert learning[1] - learning[0] == more.get(name, 0)
     assert peer.training
     assert not any(part.p for part in peer.modules() if isinstance(part, nn.Dropout))
     loss = _loss_in(peer(torch.randn(8, 3, 32, 32)))
     assert 0.5 < loss.item() < 4  # of targets of deviation 1
+
+
+def test_the_ways_of_attention_are_measured_apart() -> None:
+    ways = {name: BUILDERS[name](TINY).config._attn_implementation for name in installed() if "transformers" in name}
+    assert ways == {"transformers": "sdpa", "transformers, eager attention": "eager"}
 
 
 # ---------------------------------------------------------------- the turns

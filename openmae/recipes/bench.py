@@ -114,11 +114,11 @@ def contenders_of(settings: Bench, device: torch.device) -> list[Contender]:
     ]
     if settings.compile:
         found.append(Contender("openmae, compiled", Ours(paper, compiled=True), model, paper, compiled=True))
-    for package in installed():
-        found.append(Contender(package, Peer(package, paper), model, paper))
-        if settings.compile and package == REFERENCE:
-            work = Peer(package, paper, compiled=True)
-            found.append(Contender(f"{package}, compiled", work, model, paper, compiled=True))
+    for name in installed():
+        found.append(Contender(name, Peer(name, paper), model, paper))
+        if settings.compile and name == REFERENCE:
+            work = Peer(name, paper, compiled=True)
+            found.append(Contender(f"{name}, compiled", work, model, paper, compiled=True))
     for given in settings.peer:
         work_of_file = file_peer(given, paper.in_chans, paper.img_size)
         found.append(Contender(Path(given).name, work_of_file, model, paper, must_load=True))

@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from openmae.model import Architecture
 from openmae.recipes.bench_jobs import Job, PlainJob, Where, rehearsed, small
 
 
-def transformers_mae(architecture: Architecture) -> nn.Module:
-    """ViTMAEForPreTraining of Hugging Face transformers, as its configuration makes it."""
+def transformers_mae(architecture: Architecture, attention: str | None = None) -> nn.Module:
+    """ViTMAEForPreTraining of Hugging Face transformers. attention: its name for how that is computed; None for its
+    default, scaled_dot_product_attention."""
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     return ViTMAEForPreTraining(
@@ -38,6 +40,7 @@ def transformers_mae(architecture: Architecture) -> nn.Module:
             decoder_intermediate_size=int(architecture.decoder_embed_dim * architecture.mlp_ratio),
             mask_ratio=architecture.masking.mask_ratio,
             norm_pix_loss=True,
+            attn_implementation=attention,
         )
     )
 
@@ -125,23 +128,24 @@ def birder_mae(architecture: Architecture) -> nn.Module:
     return Autoencoder()
 
 
-BUILDERS: dict[str, Callable[[Architecture], nn.Module]] = {  # by the package that has to be installed
+BUILDERS: dict[str, Callable[[Architecture], nn.Module]] = {  # by the package that has to be installed, and how
     "transformers": transformers_mae,
+    "transformers, eager attention": partial(transformers_mae, attention="eager"),
     "lightly": lightly_mae,
     "birder": birder_mae,
 }
 
 
 def installed() -> list[str]:
-    """Those of the packages that are there."""
-    return [name for name in BUILDERS if importlib.util.find_spec(name) is not None]
+    """The names of BUILDERS whose package is there."""
+    return [name for name in BUILDERS if importlib.util.find_spec(name.partition(",")[0]) is not None]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another package's model. package: a key of BUILDERS."""
+    """Another package's model. name: a key of BUILDERS."""
 
-    package: str
+    name: str
     architecture: Architecture
     compiled: bool = False
 
@@ -151,7 +155,7 @@ class Peer:
         return self._job(self.architecture, self.compiled, where)
 
     def _job(self, architecture: Architecture, compiled: bool, where: Where) -> PlainJob:
-        model = BUILDERS[self.package](architecture)
+        model = BUILDERS[self.name](architecture)
         return PlainJob(model, compiled, where, architecture.in_chans, architecture.img_size)
 
 
