@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from openmae.data.heap import keep_freed_memory
+from openmae.data.heap import give_back_freed_memory, keep_freed_memory
 from openmae.recipes.bench_jobs import Job, Where, Work, resident, timed
 from openmae.train.step import is_out_of_memory
 
@@ -63,9 +63,8 @@ class _Runner:
         self._make_room()
 
     def turn(self) -> Turn:
-        """A turn's steps. On a GPU one more comes before them, since memory has to be fetched anew."""
-        if self.device != "cpu":
-            timed(self.job.step, 1, self.device)
+        """A turn's steps. One more comes before them, since memory has to be fetched anew."""
+        timed(self.job.step, 1, self.device)
         seconds = timed(self.job.step, self.steps, self.device)
         peak = self._peak()
         self._make_room()
@@ -78,13 +77,13 @@ class _Runner:
         return None if peak is None or self.job.base is None else peak - self.job.base
 
     def _make_room(self) -> None:
-        """For the next contender."""
-        if self.device == "cpu":
-            return
+        """For the next contender: what is left in memory is the weights and the optimizer's averages."""
         self.job.rest()
         gc.collect()  # what a step that failed has left
         if self.device == "cuda":
             torch.cuda.empty_cache()
+        give_back_freed_memory()
+        keep_freed_memory()  # in the next turn again
 
 
 # ---------------------------------------------------------------- the process
