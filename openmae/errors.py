@@ -1,16 +1,33 @@
-"""What a user can mend: reported as one sentence and exit code 2, never as a traceback."""
+"""What a user can mend: reported as one sentence and exit code 2, never as a traceback; and the other exit codes."""
+
+RUN_AGAIN = 75
+"""Exit code (EX_TEMPFAIL of sysexits.h) of a run that stopped before its end, was asked to or lost a process, and whose
+last checkpoint the same command goes on from."""
+NOT_WRITTEN = 74
+"""Exit code (EX_IOERR) of a run that trained to its end and could not write all of what it leaves."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell reports it."""
 
 
 class UserError(Exception):
-    """Bad input. The message is one sentence that says what is wrong and what to do about it."""
+    """Bad input. The message is one sentence that says what is wrong and what to do about it; it is empty where
+    another process says it."""
 
 
 class Interrupted(Exception):
     """The user or the system asked the job to stop; what was done is saved, what was learnt up to `step`."""
 
-    def __init__(self, message: str, step: int = 0) -> None:
+    def __init__(self, message: str, step: int = 0, code: int = INTERRUPTED) -> None:
         super().__init__(message)
-        self.step = step
+        self.step, self.code = step, code
+
+
+class RankLost(Exception):
+    """Another process of this run is gone or does not answer; the message says which."""
+
+
+class NotWritten(Exception):
+    """The job is done, and the disk did not take all of it; the message says what is missing and what to do."""
 
 
 class BrokenImage(Exception):

@@ -322,7 +322,7 @@ def test_turns_go_to_and_fro_and_who_is_killed_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(bench_rounds, "TURN_SECONDS", 0.2)
     order: list[str] = []
-    contenders = [sleeper(0.1), sleeper(0.15, 4), sleeper(0.2)]
+    contenders = [sleeper(0.1), sleeper(0.15, 6), sleeper(0.2)]
     _, booths = measure(contenders, CPU, 1, 3, lambda what, done, of: order.append(what))
     names = [contender.name for contender in contenders]
     assert order[-9:] == [*names, *names[::-1], *names]

@@ -205,6 +205,7 @@ import torch
 from openmae.data.stream import Batch
 from openmae.model import create_model
 from openmae.recipes.cost import memory
+from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
 from openmae.train.step import take_step
 
@@ -217,7 +218,8 @@ def train(model, batch, precision):
     batches = repeat(Batch(images, visible, queries, torch.zeros(batch, 0), torch.arange(batch), 0, []))
     optimizer = adamw(model, (0.9, 0.95), 0.05)
     for _ in range(2):
-        take_step(model, lambda m, b: m(b.images, b.visible, b.queries).loss, batches, optimizer,
+        learner = Learner(model, lambda m, b: m(b.images, b.visible, b.queries).loss)
+        take_step(learner, batches, optimizer,
                   batch_size=batch, clip_grad=None, device=torch.device("cpu"), precision=precision)
 
 tiny = dict(img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,

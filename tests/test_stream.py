@@ -32,6 +32,7 @@ from openmae.data.source import Source
 from openmae.data.stream import Batch, Stream
 from openmae.data.views import Augmentation, Crop, centred_view, cut, draw_crop, reduction, resize
 from openmae.masking import Masking
+from openmae.ranks import Ranks
 from tests.images import encoded, picture, write_images
 from tests.servers import serve
 
@@ -219,19 +220,20 @@ def test_views_do_not_depend_on_workers_micro_batches_or_restarts(
 
 
 @settings(max_examples=30)
-@given(world_size=st.sampled_from([1, 2, 4]), micro_batch=st.integers(1, 9), repeats=st.sampled_from([1, 2, 3]))
-def test_ranks_share_each_step_among_them(source: Source, world_size: int, micro_batch: int, repeats: int) -> None:
+@given(size=st.integers(1, 5), micro_batch=st.integers(1, 9), repeats=st.sampled_from([1, 2, 3]))
+def test_ranks_share_each_step_among_them(source: Source, size: int, micro_batch: int, repeats: int) -> None:
+    """Also where the batch cannot be divided evenly."""
     stream = stream_of(source, batch_size=8, repeats=repeats)
     whole = rows(stream.batches(0, 8, 0))
-    shares = [rows(stream.batches(0, micro_batch, 0, rank=r, world_size=world_size)) for r in range(world_size)]
-    each = 8 // world_size
-    together = [row for step in range(9) for share in shares for row in share[step * each : (step + 1) * each]]
-    assert together == whole
-
-
-def test_a_batch_that_ranks_cannot_share_is_refused(source: Source) -> None:
-    with pytest.raises(ValueError, match="not a multiple of world_size 4"):
-        stream_of(source, batch_size=6).batches(0, 6, 0, world_size=4)
+    parts = [Ranks(rank, size).share(8) for rank in range(size)]
+    shares = [rows(stream.batches(0, micro_batch, 0, part=part)) for part in parts]
+    steps = [
+        row
+        for step in range(9)
+        for part, share in zip(parts, shares, strict=True)
+        for row in share[step * len(part) : (step + 1) * len(part)]
+    ]
+    assert steps == whole
 
 
 @settings(max_examples=30)
@@ -433,7 +435,7 @@ def test_a_stream_is_the_same_from_every_source(tmp_path: Path) -> None:
             stream = stream_of(source, repeats=2)
             assert rows(stream.batches(0, 6, 0)) == expected, kind
             assert rows(stream.batches(4, 5, 2)) == expected[24:], kind
-            shares = [rows(stream.batches(0, 2, 0, rank=rank, world_size=2)) for rank in (0, 1)]
+            shares = [rows(stream.batches(0, 2, 0, part=Ranks(rank, 2).share(stream.batch_size))) for rank in (0, 1)]
             together = [row for step in range(9) for share in shares for row in share[3 * step : 3 * step + 3]]
             assert together == expected, kind
 

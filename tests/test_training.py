@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from openmae.errors import Interrupted, UserError
 from openmae.model import create_model
-from openmae.train.checkpoint import newest_checkpoint, save_checkpoint
+from openmae.train.checkpoint import newest_checkpoint, snapshot, write_checkpoint
+from openmae.train.learner import Learner
 from openmae.train.loop import MOST_DROPPED_IN_A_ROW, Plan, Position, _Steps, fit
 from openmae.train.optimizers import adamw, warmup_cosine
 from openmae.train.profile import RECORDED
@@ -30,6 +32,10 @@ from openmae.train.run import RunFolder, read_metrics
 from tests.images import TINY, write_images
 
 QUIET = Console(quiet=True)
+
+
+def no_loss(model: nn.Module, batch: Any) -> Tensor:
+    raise AssertionError("nothing is trained")
 
 
 @dataclass
@@ -83,8 +89,7 @@ class Task:
         with RunFolder(folder) as run:
             run.settle({"task": "regression"}, "data", ())
             return fit(
-                self.model,
-                self.loss_of,
+                Learner(self.model, self.loss_of),
                 self.batches_from,
                 adamw(self.model, (0.9, 0.95), 0.05),
                 run,
@@ -209,8 +214,7 @@ def test_micro_batches_stay_multiples_of_the_least_one() -> None:
     for micro_batch in (96, 64, 32):
         plan = Plan(1, 96, micro_batch, lambda step: 0.1, None, 1e9, 1, least_micro_batch=32)
         steps = _Steps(
-            task.model,
-            task.loss_of,
+            Learner(task.model, task.loss_of),
             task.batches_from,
             adamw(task.model, (0.9, 0.95), 0.0),
             plan,
@@ -322,6 +326,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from openmae.train import checkpoint as c
+from openmae.train.learner import Learner
 
 folder, kinds = Path(sys.argv[1]), ("_write_synced", "_sync_folder", "rename", "mkdir", "rmtree")
 
@@ -334,8 +339,11 @@ def setup(value):
     torch.nn.init.constant_(model.weight, value)
     return model, optimizer
 
+def save(step):
+    c.write_checkpoint(folder, c.snapshot(Learner(model, None), optimizer, step, {}))
+
 model, optimizer = setup(1.0)
-c.save_checkpoint(folder, 1, model, optimizer, {})
+save(1)
 torch.nn.init.constant_(model.weight, 2.0)
 for point in range(100):  # kill before, and after, the point-th touch of the disk
     child = os.fork()
@@ -350,7 +358,7 @@ for point in range(100):  # kill before, and after, the point-th touch of the di
         for name in ("open", "write", "fsync", "rename", "mkdir", "rmdir", "unlink", "close"):
             setattr(os, name, deadly(getattr(os, name)))
         c._write_synced = deadly(c._write_synced)
-        c.save_checkpoint(folder, 2, model, optimizer, {})
+        save(2)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     found, complaints = c.newest_checkpoint(folder)
@@ -388,7 +396,9 @@ def test_damage_is_noticed_named_and_the_one_before_is_used(tmp_path: Path, dama
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path, step, model, optimizer, {"loss_sum": 0.5})
+        taken = snapshot(Learner(model, no_loss), optimizer, step, {"loss_sum": 0.5})
+        assert taken is not None
+        write_checkpoint(tmp_path, taken)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
     weights = tmp_path / "step-00000003/model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -474,8 +484,8 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert_same_run(whole, killed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_whole_process_group_saves(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+def test_a_signal_to_the_whole_process_group_saves(tmp_path: Path, number: int, code: int) -> None:
     """As a terminal's Ctrl-C does: the loader's processes get it too."""
     data, out = write_images(tmp_path / "data", 40), tmp_path / "run"
     words = [*command(data, out, 2, 3000), "--checkpoint-minutes", "60"]
@@ -485,7 +495,7 @@ def test_a_signal_to_the_whole_process_group_saves(tmp_path: Path, number: int) 
         assert process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, number)
-    assert process.wait(timeout=60) == 130, (tmp_path / "log").read_text()
+    assert process.wait(timeout=60) == code, (tmp_path / "log").read_text()
     assert "which is saved" in (tmp_path / "log").read_text()
     assert steps_done(out) > 0
 

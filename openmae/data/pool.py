@@ -256,7 +256,8 @@ def _dismiss(workers: list[_Worker]) -> None:
 def _serve(work: Callable[[Task, Hand], Result], pipe: Connection, noted: Any, parent: int) -> None:
     """A worker's life."""
     # Ctrl-C and many schedulers signal the whole process group; the parent still needs results to end its step.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    signal.set_wakeup_fd(-1)  # of the parent's, who would take our signals for its own
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     give_back_freed_memory()  # of one large image there are few

@@ -2,7 +2,7 @@
 
 A visit is one decoding of an image: visit v is image v % n of pass v // n, in that pass's order. It gives
 `repeats` views; view p of the stream is view p % repeats of visit p // repeats. Step s takes views
-s * batch_size to (s + 1) * batch_size, of which each rank takes an equal run. Batches go on across the ends
+s * batch_size to (s + 1) * batch_size, of which each rank takes a run. Batches go on across the ends
 of epochs, so no image is left out, a batch may be larger than the data, and there is no pause.
 """
 
@@ -123,18 +123,16 @@ class Stream:
     noise: int = 0
 
     def batches(
-        self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, rank: int = 0, world_size: int = 1
+        self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, part: range | None = None
     ) -> Iterator[Batch]:
         """The stream from `first_step` on, each step in micro-batches of at most `micro_batch`.
 
         workers: processes that load; 0 loads in this one. The result is the same.
         pin: into page-locked memory, from where a GPU copies while it works.
-        rank, world_size: this process takes views rank / world_size to (rank + 1) / world_size of each step.
-        Raises ValueError where world_size does not divide batch_size.
+        part: which views of each step this process takes, of 0..batch_size; default all of them.
         """
-        if self.batch_size % world_size:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of world_size {world_size}")
-        share = self.batch_size // world_size
+        part = range(self.batch_size) if part is None else part
+        share = len(part)
         workers, ahead, most = self._sizes(min(micro_batch, share), workers)
         plan = [_runs(start, min(start + micro_batch, share), most) for start in range(0, share, micro_batch)]
         slots = workers * ahead
@@ -144,7 +142,7 @@ class Stream:
         def pieces() -> Iterator[_Piece]:
             slot = 0
             for step in range(first_step, self.steps):
-                begin = step * self.batch_size + rank * share
+                begin = step * self.batch_size + part.start
                 for start, stop in (run for runs in plan for run in runs):
                     yield _Piece(begin + start, begin + stop, self._images(begin + start, begin + stop), slot)
                     slot = (slot + 1) % slots if slots else 0

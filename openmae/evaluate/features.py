@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from openmae.data.statistics import Statistics, to_float
 from openmae.errors import BrokenImage, UserError
 from openmae.heads import Pool
 from openmae.model import ViT, patchify
+from openmae.ranks import ALONE, Ranks
 
 IMAGES_A_PIECE = 32  # made by one worker
 Precision = Literal["bf16", "fp32"]
@@ -63,6 +64,10 @@ class CentredImages:
                 parts, indices = [], []
         if indices:
             yield _batch(parts), indices
+
+    def part(self, indices: range) -> "CentredImages":
+        """Some of them, which are numbered from 0 then."""
+        return replace(self, source=self.source.take(np.arange(indices.start, indices.stop)))
 
     def view(self, data: bytes | OSError | BrokenImage) -> NDArray[Any]:
         """What a model sees of a file, (H, W, C) as decoded. Raises OSError and BrokenImage, as a source does."""
@@ -209,12 +214,14 @@ def extract(
     workers: int,
     batch_size: int = 256,
     progress: Callable[[int], None] = lambda done: None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """Features (n, ...) float32 and the indices (n,) of the images they are of, both on the CPU.
 
-    Broken images are left out. Raises UserError where nothing is left, or a feature is not finite.
+    ranks: who share the work; all get the whole result. Broken images are left out. Raises UserError where nothing is
+    left, or a feature is not finite.
     """
-    (found,), indices = extract_each(images, [features], device, workers, batch_size, progress)
+    (found,), indices = extract_each(images, [features], device, workers, batch_size, progress, ranks)
     return found, indices
 
 
@@ -225,27 +232,31 @@ def extract_each(
     workers: int,
     batch_size: int = 256,
     progress: Callable[[int], None] = lambda done: None,
+    ranks: Ranks = ALONE,
 ) -> tuple[list[Tensor], Tensor]:
     """As `extract`, several features of each image, which is read once."""
+    part = ranks.share(len(images), batch_size)  # in whole batches: rounding depends on what is computed together
     tables: list[Tensor] = []
     indices: list[int] = []
-    for batch, batch_indices in images.batches(batch_size, workers):
+    for batch, batch_indices in images.part(part).batches(batch_size, workers) if len(part) else ():
         start, end = len(indices), len(indices) + len(batch_indices)
         on_device = batch.to(device)
         with torch.inference_mode():
             found = [function(on_device).float().cpu() for function in functions]
         if not tables:
-            tables = [torch.empty(len(images), *rows.shape[1:]) for rows in found]
+            tables = [torch.empty(len(part), *rows.shape[1:]) for rows in found]
         for table, rows in zip(tables, found, strict=True):
             table[start:end] = rows
-        indices += batch_indices
-        progress(end)
-    if not indices:
+        indices += (part.start + index for index in batch_indices)
+        ranks.at(f"image {part.start + end} of {images.source.location}")
+        progress(end * ranks.size)
+    mine = [table[: len(indices)] for table in tables] if tables else [None] * len(functions)
+    whole = [table for table in map(ranks.rows, mine) if table is not None]
+    if not whole:
         raise images.why_none()
-    tables = [table[: len(indices)] for table in tables]
-    if not all(bool(table.isfinite().all()) for table in tables):
+    if not all(bool(table.isfinite().all()) for table in whole):
         raise UserError(
             f"features of {images.source.location} are not finite numbers: this model's weights are spoilt, or the "
             "images hold values far from those that it was trained on"
         )
-    return tables, torch.tensor(indices)
+    return whole, torch.tensor([index for found in ranks.gather(indices) for index in found])

@@ -11,17 +11,16 @@ from torch.nn import functional as F
 
 from openmae.data.statistics import Statistics
 from openmae.data.tasks import Answers, Task
-from openmae.errors import UserError
-from openmae.evaluate.features import CentredImages, Precision, autocast
+from openmae.evaluate.features import CentredImages, Precision, autocast, extract
 from openmae.evaluate.knn import accuracy
 from openmae.heads import Classifier
+from openmae.ranks import ALONE, Ranks
 
 HEADLINE: dict[Task, str] = {"classification": "top1", "multi-label": "mean_ap", "regression": "r2"}
 """The figure that a model is judged by; more is better."""
 SHARES = ("top1", "top5", "mean_ap")  # figures from 0 to 1
 
 
-@torch.no_grad()
 def predict(
     model: Classifier,
     statistics: Statistics,
@@ -31,27 +30,25 @@ def predict(
     batch_size: int = 256,
     progress: Callable[[int], None] = lambda done: None,
     precision: Precision = "fp32",
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, NDArray[np.int64]]:
     """Scores (n, K) float32 on the CPU, and the indices (n,) of the images they are of; broken ones are left out.
 
+    ranks: who share the work; all get the whole result.
     Raises UserError where nothing is left, or scores are not finite.
     """
+
+    def scores_of(batch: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return model(statistics.normalize(batch))
+
     was_training = model.training
     model.eval()
-    rows: list[Tensor] = []
-    indices: list[int] = []
-    for batch, batch_indices in images.batches(batch_size, workers):
-        with autocast(device, precision):
-            rows.append(model(statistics.normalize(batch.to(device))).float().cpu())
-        indices += batch_indices
-        progress(len(indices))
-    model.train(was_training)
-    if not rows:
-        raise images.why_none()
-    scores = torch.cat(rows)
-    if not scores.isfinite().all():
-        raise UserError("the model's answers are not finite numbers: its weights are damaged, or its training diverged")
-    return scores, np.array(indices)
+    try:
+        scores, indices = extract(images, scores_of, device, workers, batch_size, progress, ranks)
+    finally:
+        model.train(was_training)
+    return scores, indices.numpy()
 
 
 def measure(scores: Tensor, right: Answers) -> dict[str, float]:

@@ -28,6 +28,7 @@ from openmae.evaluate.probe import linear_predict
 from openmae.evaluate.rank import rankme
 from openmae.heads import Classifier, Pool
 from openmae.model import ViT, initialize
+from openmae.ranks import ALONE, Ranks
 from openmae.weights import Loaded
 
 Kind = Literal["knn", "linear"]
@@ -91,6 +92,8 @@ class How:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it cannot change)
     workers: int = 0
     seed: int = 0
+    ranks: Ranks = ALONE
+    """Who share the encoding; the figures are the lead's."""
 
 
 def untrained_twin(encoder: ViT, seed: int = 0) -> ViT:
@@ -111,7 +114,7 @@ def evaluate(
     """Figures of every kind of classifier on every kind of features, fitted on train and measured on val.
 
     sources, right: (train, val) and the answers to them, of the same names. The untrained encoder's features are
-    judged where the model's own do best. `say(what, done, of)` hears of the progress.
+    judged where the model's own do best. `say(what, done, of)` hears of the progress. [] on a rank that does not lead.
     Raises UserError where no image can be read.
     """
     functions, named = _functions(loaded, how)
@@ -123,14 +126,16 @@ def evaluate(
             say(what, done, total)
 
         images = centred_images(loaded.encoder, loaded.statistics, source)
-        found, indices = extract_each(images, functions, how.device, how.workers, progress=hear)
+        found, indices = extract_each(images, functions, how.device, how.workers, progress=hear, ranks=how.ranks)
         tables.append(found)
         answered.append(replace(answers, values=answers.values[indices.numpy()]))
+    if not how.ranks.leads:
+        return []
     evaluations: dict[Features, list[Evaluation]] = {}
     # The model first, since its best place is where the untrained encoder is asked too.
     for train, val, (features, places) in reversed(list(zip(*tables, named, strict=True))):
         found_here = []
-        ranks: dict[int, float] = {}  # by place, the same for every kind
+        rankmes: dict[int, float] = {}  # by place, the same for every kind
         for kind in how.kinds:
             asked = places
             if features == "untrained":
@@ -138,8 +143,8 @@ def evaluate(
             for place in asked:
                 number = places.index(place)
                 rows = (train[:, number], val[:, number]) if place else (train, val)
-                if place and number not in ranks:
-                    ranks[number] = rankme(rows[0].to(how.device))
+                if place and number not in rankmes:
+                    rankmes[number] = rankme(rows[0].to(how.device))
                 what = f"{kind}: {features}" + (f", layer {place.layer}, {place.pool}" if place else "")
                 figures = _figures(kind, rows, (answered[0], answered[1]), how, partial(say, what))
                 found_here.append(
@@ -148,7 +153,7 @@ def evaluate(
                         features=features,
                         task=right[0].task,
                         **figures,
-                        rankme=ranks.get(number),
+                        rankme=rankmes.get(number),
                         data=data,
                         pool=place.pool if place else None,
                         layer=place.layer if place else None,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from openmae.data.stream import Batch
 from openmae.model import Architecture, MaskedAutoencoder
+from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
 from openmae.train.step import Precision, autocast, is_out_of_memory, take_step
 
@@ -79,6 +80,7 @@ class _OurJob:
         self.model, self.where, self.device, self.amount = model, where, torch.device(where.device), 0.0
         self.optimizer = _optimizer(model, self.device)
         self.forward: Callable[..., Any] = torch.compile(model, dynamic=False) if compiled else model
+        self.learner = Learner(model, self._loss)
 
     def resize(self, micro_batch: int) -> None:
         architecture = self.model.architecture
@@ -94,8 +96,7 @@ class _OurJob:
 
     def step(self) -> None:
         take_step(
-            self.model,
-            self._loss,
+            self.learner,
             self.batches,
             self.optimizer,
             batch_size=int(self.amount),

@@ -40,7 +40,7 @@ def transformers_mae(architecture: Architecture, attention: str | None = None) -
             decoder_intermediate_size=int(architecture.decoder_embed_dim * architecture.mlp_ratio),
             mask_ratio=architecture.masking.mask_ratio,
             norm_pix_loss=True,
-            attn_implementation=attention,
+            attn_implementation=attention,  # type: ignore[call-arg]
         )
     )
 
@@ -48,8 +48,8 @@ def transformers_mae(architecture: Architecture, attention: str | None = None) -
 def lightly_mae(architecture: Architecture) -> nn.Module:
     """The parts that lightly gives for it, as its MAE example puts them together, around a VisionTransformer of timm.
     It has one more token, which it does not use."""
-    from lightly.models import utils  # type: ignore[import-not-found,unused-ignore]
-    from lightly.models.modules import (  # type: ignore[import-not-found,unused-ignore]
+    from lightly.models import utils  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from lightly.models.modules import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
         MaskedVisionTransformerDecoderTIMM,
         MaskedVisionTransformerTIMM,
     )
@@ -97,8 +97,8 @@ def lightly_mae(architecture: Architecture) -> nn.Module:
 
 def birder_mae(architecture: Architecture) -> nn.Module:
     """MAE_ViT of birder around its ViT, whose positions are learned; its decoder has 16 heads, whatever ours has."""
-    from birder.net.mim.mae_vit import MAE_ViT  # type: ignore[import-not-found,unused-ignore]
-    from birder.net.vit import ViT  # type: ignore[import-not-found,unused-ignore]
+    from birder.net.mim.mae_vit import MAE_ViT  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from birder.net.vit import ViT  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     shape = {
         "patch_size": architecture.patch_size[0],

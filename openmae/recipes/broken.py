@@ -1,12 +1,14 @@
 """Files that give no image: listed in the run folder, and too many of them stop the run."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from openmae.data.findings import most_broken
 from openmae.data.source import Source
 from openmae.data.statistics import Survey
 from openmae.data.stream import Batch
 from openmae.errors import UserError
+from openmae.ranks import Ranks
 from openmae.train.run import RunFolder
 
 
@@ -19,6 +21,11 @@ class BrokenFiles:
     def __init__(self, source: Source, folder: RunFolder, max_share: float) -> None:
         self.source, self.file, self.max_share = source, folder.path / "broken.txt", max_share
         self.seen: dict[str, str] = {}
+        self.news: dict[str, str] = {}
+        """Of the lead, what is not on the disk yet; of another rank, what the lead does not know yet."""
+        self.leads = folder.leads
+        if not self.leads:
+            return
         if not folder.has_begun:  # files that a failed start listed may be mended
             self.file.unlink(missing_ok=True)
         elif self.file.exists():
@@ -42,13 +49,28 @@ class BrokenFiles:
                 raise UserError(batch.failure)
             yield batch
 
+    def tell(self, ranks: Ranks) -> None:
+        """Exchanges what was found, all ranks together. Raises UserError where it is too much."""
+        for found in ranks.gather({} if self.leads else self.news):
+            self._add(found)
+        if not self.leads:
+            self.news = {}
+        with ranks.together():
+            self._check(len(self.seen), len(self.source))
+
     def _note(self, broken: Iterable[tuple[int, str]]) -> None:
-        named = {on_one_line(self.source.name(index)): on_one_line(reason) for index, reason in broken}
-        new = {path: reason for path, reason in named.items() if path not in self.seen}
+        self._add({on_one_line(self.source.name(index)): on_one_line(reason) for index, reason in broken})
+
+    def _add(self, found: dict[str, str]) -> None:
+        new = {path: reason for path, reason in found.items() if path not in self.seen}
         self.seen |= new
-        if new:
+        self.news |= new
+        if not self.leads or not self.news:
+            return
+        with suppress(OSError):  # a disk that does not take them gets them with the next ones
             with self.file.open("a", encoding="utf-8") as file:
-                file.writelines(f"{path}\t{reason}\n" for path, reason in new.items())
+                file.writelines(f"{path}\t{reason}\n" for path, reason in self.news.items())
+            self.news = {}
 
     def _check(self, broken: int, of: int) -> None:
         if broken > most_broken(self.max_share, of):

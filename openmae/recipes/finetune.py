@@ -25,13 +25,16 @@ from openmae.data.tasks import Answers, Task, answers, fewer_labels, split_for
 from openmae.errors import UserError
 from openmae.heads import Classifier, Pool, learn_last_blocks
 from openmae.model import SIZES, ViT, create_model, initialize
+from openmae.ranks import Ranks, each_in_turn, joined
 from openmae.recipes.choices import Recipe, Sides, pair, stored
 from openmae.recipes.finetune_choices import check_ranges, choose
 from openmae.recipes.finetune_job import Job, Start
 from openmae.recipes.machine import (
     Device,
     check_room,
+    check_shares,
     choose_device,
+    device_of,
     enough_memory,
     make_console,
     room_on_disk,
@@ -51,6 +54,9 @@ _HARMLESS = (
     "workers",
     "device",
     "checkpoint_minutes",
+    "keep",
+    "shard",
+    "timeout_minutes",
     "evaluations",
 )  # may differ between the starts of a run
 DERIVED = ("steps",)  # entries of a run's config.toml that follow from the others and the images
@@ -150,7 +156,13 @@ class Finetune:
     evaluations: int = 10
     """How many times the val images are classified, evenly over the run."""
     checkpoint_minutes: float = 10.0
-    """Time between checkpoints; one more comes at the end and on Ctrl-C."""
+    """Time between checkpoints; one more comes at the end, on Ctrl-C and on a scheduler's signal."""
+    keep: int = 2
+    """Checkpoints that stay on the disk, 1 or more; an older one goes when a newer one is safe."""
+    shard: bool = False
+    """Under torchrun: each process keeps a part of weights, gradients and averages, instead of all of them."""
+    timeout_minutes: float = 10.0
+    """Under torchrun: a process that does not answer or get on for so long is given up, and the run with it."""
     profile: bool = False
     """Record where the time of five early steps goes: RUN/profile/trace.json.gz for ui.perfetto.dev, and a table."""
 
@@ -173,42 +185,70 @@ def run(settings: Finetune) -> None:
 
 
 def finetune(settings: Finetune, console: Console) -> dict[str, float]:
-    """Trains, or goes on training, and leaves a whole run folder; gives the final figures on val, as `measure` names
-    them. Raises UserError, Interrupted."""
-    if settings.resume and settings.out is not None:
-        settings = stored(settings, read_config(settings.out), defaults_too=True)
-    if settings.model is None or settings.data is None or settings.out is None:
-        raise UserError("say what to train, on what, and where the run goes: openmae finetune MODEL DATA --out RUN")
+    """Trains, or goes on training, and leaves a whole run folder; alone, or with the processes that torchrun started.
+    Gives the final figures on val, as `measure` names them. Raises UserError, Interrupted, NotWritten, RankLost."""
     device = choose_device(settings.device)
-    keep_freed_memory()
     check_ranges(settings)
-    loaded = _loaded(settings, console)
-    with room_on_disk(settings.out), RunFolder(settings.out) as folder:
-        if folder.has_begun:  # it goes on with what was chosen then
-            settings = stored(settings, read_config(folder.path), defaults_too=False)
-        assert settings.data is not None
-        task, train, val = split_for(settings.data, settings.task, settings.seed)
-        _check_balance(settings.balance, task)
-        if settings.labels is not None:
-            train = fewer_labels(train, settings.labels, task, settings.seed)
-        right = answers(train, task)
-        asked = answers(val, task, right.names)
-        workers = workers_for(settings.workers, device)
-        start = _fresh(settings, train, workers) if loaded is None else _pretrained(settings, loaded)
+    with joined(device.type, settings.timeout_minutes * 60) as ranks:
+        console.quiet = console.quiet or not ranks.leads
+        return _finetune(settings, ranks, device_of(device, ranks), console)
+
+
+def _finetune(settings: Finetune, ranks: Ranks, device: torch.device, console: Console) -> dict[str, float]:
+    with ranks.together():
+        if settings.resume and settings.out is not None and ranks.leads:
+            settings = stored(settings, read_config(settings.out), defaults_too=True)
+        if settings.model is None or settings.data is None or settings.out is None:
+            raise UserError("say what to train, on what, and where the run goes: openmae finetune MODEL DATA --out RUN")
+    settings = ranks.from_lead(settings)
+    keep_freed_memory()
+    with ranks.together():
+        check_ranges(settings)
+        loaded = _loaded(settings, console)
+    assert settings.out is not None
+    out = settings.out
+    with room_on_disk(out), ranks.opening(lambda: RunFolder(out, leads=ranks.leads)) as folder:
+        with ranks.together():
+            if folder.has_begun:  # it goes on with what was chosen then
+                settings = stored(settings, read_config(folder.path), defaults_too=False)
+        settings = ranks.from_lead(settings)
+        with ranks.together():
+            task, train, val = each_in_turn(ranks, lambda: _split(settings))
+            right = answers(train, task)
+            asked = answers(val, task, right.names)
+            workers = workers_for(settings.workers, device, ranks)
+            start = _fresh(settings, train, workers) if loaded is None else _pretrained(settings, loaded)
+        ranks.agree(_fingerprint(train, val), f"{settings.data} holds other images")
         console.print(f"{task}: {_what(right)}; learnt from {len(train):,} images, judged by {len(val):,} others")
-        if not folder.has_begun:
+        if not folder.has_begun and ranks.leads:
             settings = choose(
                 settings, start.encoder, start.statistics, start.target, task, len(train), device, console
             )
-        check_ranges(settings)
-        with enough_memory():
-            model = build(settings, start.encoder, len(right.names))
-        check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 12)
-        steps = steps_of(settings, len(train), console)
-        folder.settle({**_flat(settings), "steps": steps}, _fingerprint(train, val), _HARMLESS)
-        job = Job(settings, folder, model.to(device), start, train, val, right, asked, steps, workers, device, console)
+        settings = ranks.from_lead(settings)
+        with ranks.together():
+            check_ranges(settings)
+            check_shares(settings, ranks)
+            with enough_memory():
+                model = build(settings, start.encoder, len(right.names))
+            steps = steps_of(settings, len(train), console)
+            if ranks.leads:
+                check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 12)
+                folder.settle({**_flat(settings), "steps": steps}, _fingerprint(train, val), _HARMLESS)
+        job = Job(
+            settings, folder, model.to(device), start, train, val, right, asked, steps, workers, device, console, ranks
+        )
         with enough_memory():
             return job.train()
+
+
+def _split(settings: Finetune) -> tuple[Task, Source, Source]:
+    """The task, and the images to learn from and to be judged by. Raises UserError."""
+    assert settings.data is not None
+    task, train, val = split_for(settings.data, settings.task, settings.seed)
+    _check_balance(settings.balance, task)
+    if settings.labels is not None:
+        train = fewer_labels(train, settings.labels, task, settings.seed)
+    return task, train, val
 
 
 def build(settings: Finetune, encoder: ViT, outputs: int) -> Classifier:

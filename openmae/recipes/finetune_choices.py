@@ -194,6 +194,7 @@ def _impossible(statistics: Statistics, task: Task) -> Values:
 
 _BOUNDS: Bounds = {
     **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad"), ABOVE_0),
+    **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "evaluations", "checkpoint_minutes", "mixup", "cutmix"), FROM_0),
     **dict.fromkeys(("max_broken", "random_erase"), SHARE),
     **dict.fromkeys(("drop_path", "ema_decay", "label_smoothing"), BELOW_1),

@@ -1,6 +1,7 @@
 """One fine-tuning run, everything chosen and opened: its batches, its loss, its figures, its weights."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,18 +22,21 @@ from openmae.data.statistics import Statistics
 from openmae.data.stream import Batch, Stream
 from openmae.data.tasks import Answers
 from openmae.data.views import Augmentation
-from openmae.errors import Interrupted
+from openmae.errors import Interrupted, NotWritten
 from openmae.evaluate.features import Precision, centred_images
 from openmae.evaluate.predict import SHARES, measure, predict
 from openmae.heads import Classifier
 from openmae.model import ViT
+from openmae.ranks import ALONE, Ranks
 from openmae.recipes.broken import BrokenFiles
 from openmae.recipes.choices import pair
 from openmae.recipes.finetune_choices import least_micro_batch
+from openmae.recipes.machine import written
 from openmae.recipes.results import Judged, judge, keep_result, whole_address
 from openmae.recipes.schedule import evenly, plan_of
 from openmae.report.page import write_report
 from openmae.train.checkpoint import save_model
+from openmae.train.learner import Learner
 from openmae.train.loop import fit
 from openmae.train.optimizers import adamw, averaged, keep_average, lars, layer_scale
 from openmae.train.run import RunFolder
@@ -74,16 +78,19 @@ class Job:
     workers: int
     device: torch.device
     console: Console
+    ranks: Ranks = ALONE
 
     def train(self) -> dict[str, float]:
         """Trains to the end and gives the final figures."""
-        settings, model, steps = self.settings, self.model, self.steps
+        settings, model, steps, ranks = self.settings, self.model, self.steps, self.ranks
         model.encoder.grad_checkpointing = settings.grad_checkpointing == "on"
-        optimizer = self._optimizer()
         order = balanced(self.right, settings.seed) if settings.balance == "sampling" else None
         shown = self.train_images if order is None else self.train_images.take(order)
         broken = BrokenFiles(shown, self.folder, settings.max_broken)
         stream = self._stream(order)
+        learner = Learner(model, self._loss(stream.batch_size, order), ranks, shard=settings.shard)
+        optimizer = self._optimizer()
+        unit = least_micro_batch(settings)
         val, val_pixels = in_memory(
             self.val_images, self.start.statistics.pixels, pair(settings.img_size), self.workers
         )
@@ -93,33 +100,40 @@ class Job:
         last: list[Judged] = []
 
         def validate(step: int) -> dict[str, Any]:
+            broken.tell(ranks)
             with averaged(optimizer):
+                whole = learner.whole()
                 scores, indices = predict(
-                    model,
+                    whole,
                     self.start.statistics,
                     judged,
                     self.device,
                     self.workers,
                     MOST_VALIDATED,
                     precision="fp32" if step == steps else precision,  # the last as `evaluate` will find it
+                    ranks=ranks,
                 )
-                self._save(step)
+                try:
+                    self._save(whole, step)
+                except OSError as error:
+                    self.console.print(f"warning: no weights at step {step}: {error}", style="yellow", soft_wrap=True)
             last[:] = [Judged(judged, self._in_units(scores), indices, self.asked)]
             figures.clear()
             figures.update(measure(last[0].scores, last[0].right))
             return {("eval/" if name in SHARES else "val_") + name: value for name, value in figures.items()}
 
         def batches_from(step: int, micro_batch: int) -> Iterator[Batch]:
-            return broken.watch(stream.batches(step, micro_batch, self.workers, pin=self.device.type == "cuda"))
+            part = ranks.share(stream.batch_size, unit)
+            pin = self.device.type == "cuda"
+            return broken.watch(stream.batches(step, micro_batch, self.workers, pin=pin, part=part))
 
         try:
             fit(
-                model,
-                self._loss(stream.batch_size, order),
+                learner,
                 batches_from,
                 optimizer,
                 self.folder,
-                plan_of(settings, steps, least_micro_batch(settings)),
+                plan_of(settings, steps, unit),
                 device=self.device,
                 precision=precision,
                 console=self.console,
@@ -129,14 +143,20 @@ class Job:
             )
         except Interrupted as stopped:
             with averaged(optimizer):
-                self._save(stopped.step or 0)
-            write_report(self.folder.path)
-            raise Interrupted(f"{stopped}; the same command goes on from there", stopped.step) from None
+                whole = learner.whole()
+                if ranks.leads:
+                    with suppress(NotWritten), written(self.folder.path, steps, stopped.step):
+                        self._save(whole, stopped.step)
+                        write_report(self.folder.path)
+            said_so = f"{stopped}; the same command goes on from there"
+            raise Interrupted(said_so, stopped.step, stopped.code) from None
         if not figures:  # the run had ended before
             validate(steps)
-        assert settings.data is not None
-        self.console.print(f"On the val images: {said(figures)}")
-        keep_result(self.folder.path, last[0], judge(last[0]), whole_address(settings.data), "val")
+        if ranks.leads:
+            assert settings.data is not None
+            self.console.print(f"On the val images: {said(figures)}")
+            with written(self.folder.path, steps, steps):
+                keep_result(self.folder.path, last[0], judge(last[0]), whole_address(settings.data), "val")
         return figures
 
     def _stream(self, order: NDArray[np.int64] | None) -> Stream:
@@ -209,8 +229,10 @@ class Job:
         shift, scale = self._unit()
         return scores * scale + shift
 
-    def _save(self, step: int) -> None:
-        """model.safetensors and model.json of the run, each complete or as it was before."""
+    def _save(self, model: Classifier, step: int) -> None:
+        """model.safetensors and model.json of the run, each complete or as it was before. Raises OSError."""
+        if not self.ranks.leads:
+            return
         settings = self.settings
         assert settings.model is not None
         assert settings.data is not None
@@ -223,23 +245,25 @@ class Job:
             "model": settings.model if self.start.is_new else whole_address(settings.model),
             "pre-training": self.start.provenance,
         }
-        head = self.model.head
+        head = model.head
         shift, scale = self._unit()
         with torch.no_grad():  # a regression's head is saved for the labels' own unit
             weight, bias = head.weight.clone(), head.bias.clone()
             head.weight.mul_(scale)
             head.bias.mul_(scale).add_(shift)
             info = model_json(
-                self.model,
+                model,
                 self.start.statistics,
                 provenance,
                 task=self.right.task,
                 class_names=self.right.names,
                 licence=self.start.licence,
             )
-            save_model(self.folder.path, self.model, info)
-            head.weight.copy_(weight)
-            head.bias.copy_(bias)
+            try:
+                save_model(self.folder.path, model, info)
+            finally:
+                head.weight.copy_(weight)
+                head.bias.copy_(bias)
 
 
 def said(figures: dict[str, float]) -> str:

@@ -11,7 +11,9 @@ import torch
 from rich.console import Console
 
 from openmae.data.memory import ram
-from openmae.errors import UserError
+from openmae.errors import NotWritten, UserError
+from openmae.ranks import ALONE, Ranks
+from openmae.recipes.choices import Settings
 from openmae.train.run import DISK_FULL
 from openmae.train.step import is_out_of_memory
 
@@ -29,14 +31,37 @@ def choose_device(wanted: Device) -> torch.device:
     return torch.device(wanted)
 
 
-def memory_of(device: torch.device) -> int:
-    """Bytes of memory that the device has in all."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else ram()
+def device_of(device: torch.device, ranks: Ranks) -> torch.device:
+    """The one of that type that is this rank's."""
+    return torch.device("cuda", ranks.local_rank) if device.type == "cuda" and ranks.size > 1 else device
 
 
-def workers_for(wanted: int | None, device: torch.device) -> int:
-    """Loader processes: as asked, or all cores but one beside a GPU; on a CPU half of them, for they share it."""
-    cores = _cores()
+def memory_of(device: torch.device, ranks: Ranks = ALONE) -> int:
+    """Bytes of memory that the device has in all, or a rank's part of what the machine has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return ram() // ranks.local_size
+
+
+def check_shares(settings: Settings, ranks: Ranks) -> None:
+    """Raises UserError where the batch cannot be shared among the ranks."""
+    assert settings.batch_size is not None
+    if settings.shard and settings.batch_size % ranks.size:
+        raise UserError(
+            f"--shard with --batch-size {settings.batch_size} and {ranks.size} processes: give a multiple of their "
+            "number, or leave --shard out"
+        )
+    if settings.batch_size < ranks.size:
+        raise UserError(
+            f"--batch-size {settings.batch_size} leaves some of the {ranks.size} processes without an image: raise it, "
+            "or start fewer"
+        )
+
+
+def workers_for(wanted: int | None, device: torch.device, ranks: Ranks = ALONE) -> int:
+    """Loader processes of a rank: as asked, or its share of the cores, all but one of them beside a GPU; on a CPU half
+    of them, for training takes them too."""
+    cores = max(1, _cores() // ranks.local_size)
     return _as_asked(wanted, min(16, max(1, cores - 1)) if device.type != "cpu" else min(4, cores // 2))
 
 
@@ -76,6 +101,21 @@ def room_on_disk(out: Path) -> Iterator[None]:
         raise UserError(
             f"the disk that holds {out} is full: free some space and run the same command again; what was saved "
             "before is untouched"
+        ) from error
+
+
+@contextmanager
+def written(run: Path, steps: int, step: int) -> Iterator[None]:
+    """Turns what the disk refuses of a run that has done its work into one sentence."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        cause = error.__cause__ if isinstance(error, UserError) else error
+        if not isinstance(cause, OSError):
+            raise
+        raise NotWritten(
+            f"the run in {run} took {step:,} of its {steps:,} steps, but its weights or report could not be written "
+            f"({cause.strerror}): mend that and run the same command again, which goes on from the last checkpoint"
         ) from error
 
 

@@ -17,6 +17,7 @@ from openmae.data.stream import Batch
 from openmae.errors import UserError
 from openmae.model import SIZES, MaskedAutoencoder
 from openmae.recipes.reading import counting
+from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
 from openmae.train.step import Precision, take_step
 
@@ -173,8 +174,9 @@ class _Clock:
     ) -> tuple[float, float]:
         """Seconds of a step without its update, and of that."""
         began = time.perf_counter()
+        learner = Learner(model, _loss_of)
         taken = take_step(
-            model, _loss_of, batches, optimizer, batch_size=count, clip_grad=None, device=device, precision=precision
+            learner, batches, optimizer, batch_size=count, clip_grad=None, device=device, precision=precision
         )
         taken.norm.item()  # waits for the device
         return time.perf_counter() - began - self.updating, self.updating

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from rich.console import Console
 from tyro.conf import Positional, arg
 
@@ -24,13 +25,16 @@ from openmae.data.order import generator
 from openmae.data.source import Source
 from openmae.data.statistics import Statistics, survey
 from openmae.errors import UserError
+from openmae.ranks import Ranks, each_in_turn, joined
 from openmae.recipes.broken import BrokenFiles
 from openmae.recipes.choices import Sides, Switch, pair, stored
 from openmae.recipes.compiling import check_compiles
 from openmae.recipes.machine import (
     Device,
     check_room,
+    check_shares,
     choose_device,
+    device_of,
     enough_memory,
     make_console,
     memory_of,
@@ -54,6 +58,9 @@ _HARMLESS = (
     "workers",
     "device",
     "checkpoint_minutes",
+    "keep",
+    "shard",
+    "timeout_minutes",
 )  # may differ between the starts of a run
 CHECKPOINT_BYTES = 4 * 10
 """Of a parameter: it and two averages of it, in up to 3 checkpoints, and it alone beside them."""
@@ -181,13 +188,19 @@ class Pretrain:
     """How many times the features are measured, evenly over the run, 0 for none: RankMe, and kNN accuracy where DATA
     has classes, on at most 5,000 images."""
     checkpoint_minutes: float = 10.0
-    """Time between checkpoints; one more comes at the end and on Ctrl-C."""
+    """Time between checkpoints; one more comes at the end, on Ctrl-C and on a scheduler's signal."""
+    keep: int = 2
+    """Checkpoints that stay on the disk, 1 or more; an older one goes when a newer one is safe."""
+    shard: bool = False
+    """Under torchrun: each process keeps a part of weights, gradients and averages, instead of all of them."""
+    timeout_minutes: float = 10.0
+    """Under torchrun: a process that does not answer or get on for so long is given up, and the run with it."""
     profile: bool = False
     """Record where the time of five early steps goes: RUN/profile/trace.json.gz for ui.perfetto.dev, and a table."""
 
 
 def run(settings: Pretrain) -> None:
-    """Trains, and says what to do with the result. Raises UserError, Interrupted."""
+    """Trains, and says what to do with the result. Raises UserError, Interrupted, NotWritten, RankLost."""
     console = make_console()
     pretrain(settings, console)
     console.print(
@@ -199,41 +212,64 @@ def run(settings: Pretrain) -> None:
 
 
 def pretrain(settings: Pretrain, console: Console) -> None:
-    """Trains, or goes on training, and leaves a whole run folder. Raises UserError, Interrupted."""
-    if settings.resume and settings.out is not None:
-        settings = stored(settings, read_config(settings.out), defaults_too=True)
-    if settings.out is None or settings.data is None:
-        raise UserError("say which images to learn from and where the run goes: openmae pretrain DATA --out RUN")
+    """Trains, or goes on training, and leaves a whole run folder; alone, or with the processes that torchrun started.
+    Raises as `run` does."""
     device = choose_device(settings.device)
-    keep_freed_memory()
     check_ranges(settings)
     masking_of(settings)  # raises
-    with room_on_disk(settings.out), RunFolder(settings.out) as folder:
-        source, val, shown = _sources(settings.data, settings.seed)
+    with joined(device.type, settings.timeout_minutes * 60) as ranks:
+        console.quiet = not ranks.leads
+        _pretrain(settings, ranks, device_of(device, ranks), console)
+
+
+def _pretrain(settings: Pretrain, ranks: Ranks, device: torch.device, console: Console) -> None:
+    with ranks.together():
+        if settings.resume and settings.out is not None and ranks.leads:
+            settings = stored(settings, read_config(settings.out), defaults_too=True)
+        if settings.out is None or settings.data is None:
+            raise UserError("say which images to learn from and where the run goes: openmae pretrain DATA --out RUN")
+    settings = ranks.from_lead(settings)
+    out, data, seed = settings.out, settings.data, settings.seed
+    assert out is not None
+    assert data is not None
+    keep_freed_memory()
+    with room_on_disk(out), ranks.opening(lambda: RunFolder(out, leads=ranks.leads)) as folder:
+        source, val, shown = each_in_turn(ranks, lambda: _sources(data, seed))
+        ranks.agree(source.fingerprint, f"{settings.data} holds other images")
         console.print(f"{len(source):,} images in {source.location}; {len(shown)} shown in the pictures")
         _warn_of_splits(source, console)
-        workers = workers_for(settings.workers, device)
+        workers = workers_for(settings.workers, device, ranks)
         look = None
-        if folder.has_begun:  # it goes on with what was chosen then
-            settings = stored(settings, read_config(folder.path), defaults_too=False)
-        else:
-            console.print("Reading a sample of them: sizes, mean and standard deviation")
-            look = survey(source, settings.seed, settings.in_chans, settings.bands, workers, depth=settings.pixel_type)
-            settings = choose(settings, look, len(source), device, memory_of(device), console)
-        check_ranges(settings)
-        if settings.compile == "on":
-            check_compiles(settings, device)
-        statistics = _statistics(settings)
-        model = build(settings)
-        check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * CHECKPOINT_BYTES)
-        steps = steps_of(settings, len(source), console)
-        folder.settle({**_flat(settings), "steps": steps}, source.fingerprint, _HARMLESS)
-        broken = BrokenFiles(source, folder, settings.max_broken)
-        if look is not None:
-            broken.note_survey(look, pair(settings.patch_size))
+        with ranks.together():
+            if folder.has_begun:  # it goes on with what was chosen then
+                settings = stored(settings, read_config(folder.path), defaults_too=False)
+            elif ranks.leads:
+                console.print("Reading a sample of them: sizes, mean and standard deviation")
+                look = survey(
+                    source, settings.seed, settings.in_chans, settings.bands, workers, depth=settings.pixel_type
+                )
+                settings = choose(settings, look, len(source), device, memory_of(device, ranks), console)
+        settings = ranks.from_lead(settings)
+        with ranks.together():
+            check_ranges(settings)
+            check_shares(settings, ranks)
+            if settings.compile == "on":
+                check_compiles(settings, device)
+            statistics = _statistics(settings)
+            model = build(settings)
+            steps = steps_of(settings, len(source), console)
+            if ranks.leads:
+                weights = sum(p.numel() for p in model.parameters())
+                check_room(folder.path, needed=weights * CHECKPOINT_BYTES)
+                folder.settle({**_flat(settings), "steps": steps}, source.fingerprint, _HARMLESS)
+            broken = BrokenFiles(source, folder, settings.max_broken)
+            if look is not None:
+                broken.note_survey(look, pair(settings.patch_size))
         with enough_memory():
             model.to(device)
-            train(settings, folder, model, source, val, shown, statistics, broken, steps, workers, device, console)
+            train(
+                settings, folder, model, source, val, shown, statistics, broken, steps, workers, device, console, ranks
+            )
 
 
 def _flat(settings: Pretrain) -> dict[str, Any]:

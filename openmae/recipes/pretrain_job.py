@@ -1,9 +1,9 @@
 """One pre-training run, everything chosen and opened: the model, its batches, its pictures, its weights."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,18 +15,21 @@ from openmae.data.source import Source
 from openmae.data.statistics import Statistics
 from openmae.data.stream import Batch, Stream
 from openmae.data.views import Augmentation
-from openmae.errors import Interrupted, UserError
+from openmae.errors import Interrupted, NotWritten, UserError
 from openmae.evaluate.features import Precision
 from openmae.model import MaskedAutoencoder, patchify
+from openmae.ranks import Ranks
 from openmae.recipes.broken import BrokenFiles
 from openmae.recipes.choices import pair
 from openmae.recipes.compiling import compiled
+from openmae.recipes.machine import written
 from openmae.recipes.panel import draw_panel
 from openmae.recipes.schedule import evenly, plan_of
 from openmae.recipes.watch import Watch
 from openmae.report.page import write_report
 from openmae.targets import PCA
 from openmae.train.checkpoint import save_model
+from openmae.train.learner import Learner
 from openmae.train.loop import fit
 from openmae.train.optimizers import adamw
 from openmae.train.run import RunFolder
@@ -49,6 +52,7 @@ def train(
     workers: int,
     device: torch.device,
     console: Console,
+    ranks: Ranks,
 ) -> None:
     """Trains to the end, drawing and measuring as it goes; leaves weights and report. Raises as `fit` does."""
     assert settings.batch_size is not None
@@ -69,7 +73,8 @@ def train(
         model.target.fit(_sample_patches(stream, statistics, model.encoder.patch_size))
 
     def batches_from(step: int, micro_batch: int) -> Iterator[Batch]:
-        return broken.watch(stream.batches(step, micro_batch, workers, pin=device.type == "cuda"))
+        part = ranks.share(stream.batch_size)
+        return broken.watch(stream.batches(step, micro_batch, workers, pin=device.type == "cuda", part=part))
 
     def loss(images: Tensor, visible: Tensor, queries: Tensor) -> Tensor:
         result: Tensor = model(statistics.normalize(images), visible, queries).loss
@@ -83,49 +88,66 @@ def train(
     def loss_of(_: MaskedAutoencoder, batch: Batch) -> Tensor:
         return loss(batch.images, batch.visible, batch.queries)
 
+    learner = Learner(model, loss_of, ranks, shard=settings.shard)
+    optimizer = adamw(model, (0.9, 0.95), settings.weight_decay)
     pictured = [(shown.name(index), partial(shown.read, index)) for index in range(len(shown))]
 
-    def show(step: int) -> None:
+    def keep_weights(whole: MaskedAutoencoder, step: int) -> None:
+        provenance = {"job": "pretrain", "data": settings.data, "step": step, "seed": settings.seed}
+        save_model(folder.path, whole, model_json(whole, statistics, provenance))
+
+    def show(whole: MaskedAutoencoder, step: int) -> None:
         picture = folder.path / "pictures" / f"step-{step:08d}.png"
         try:
-            draw_panel(model, statistics, pictured, picture, seed=settings.seed)
-        except UserError as error:  # the run does not end for want of a picture
+            draw_panel(whole, statistics, pictured, picture, seed=settings.seed)
+            keep_weights(whole, step)
+        except (UserError, OSError) as error:  # the run does not end for want of a picture
             console.print(f"warning: no picture at step {step}: {error}", style="yellow", soft_wrap=True)
-        save_weights(model, statistics, settings, folder.path, step)
 
     precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
     picture_steps, watch_steps = (evenly(steps, count) for count in (settings.pictures, settings.evaluations))
     seen = steps * settings.batch_size // max(1, settings.evaluations)  # images from one look to the next
     watch = None
     if watch_steps:
-        watch = Watch(model.encoder, source, val, statistics, settings.seed, seen, workers, device, precision, console)
+        watch = Watch(
+            model.encoder, source, val, statistics, settings.seed, seen, workers, device, precision, console, ranks
+        )
 
     def observe(step: int) -> dict[str, Any]:
-        if step in picture_steps:
-            show(step)
-        return watch(model) if watch is not None and step in watch_steps else {}
+        broken.tell(ranks)
+        whole = learner.whole()
+        if step in picture_steps and ranks.leads:
+            show(whole, step)
+        return watch(whole) if watch is not None and step in watch_steps else {}
+
+    def leave(step: int) -> None:
+        """The weights and the report, of all ranks together."""
+        whole = learner.whole()
+        if ranks.leads:
+            with written(folder.path, steps, step):
+                keep_weights(whole, step)
+                write_report(folder.path)
 
     try:
         fit(
-            model,
-            loss_of,
+            learner,
             batches_from,
-            adamw(model, (0.9, 0.95), settings.weight_decay),
+            optimizer,
             folder,
             plan_of(settings, steps),
             device=device,
             precision=precision,
             console=console,
             name_of=source.name,
-            after={step: partial(observe, step) for step in picture_steps | watch_steps},
+            after={step: partial(observe, step) for step in picture_steps | watch_steps | {steps}},
             profile=settings.profile,
         )
     except Interrupted as stopped:
-        save_weights(model, statistics, settings, folder.path, stopped.step)
-        write_report(folder.path)
-        raise Interrupted(f"{stopped}; the same command goes on from there", stopped.step) from None
-    save_weights(model, statistics, settings, folder.path, steps)
-    write_report(folder.path)
+        with suppress(NotWritten):
+            leave(stopped.step)
+        said = f"{stopped}; the same command goes on from there"
+        raise Interrupted(said, stopped.step, stopped.code) from None
+    leave(steps)
 
 
 def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[int, ...]) -> Tensor:
@@ -138,9 +160,3 @@ def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[in
         if len(patches) >= 512 and sum(map(len, patches)) >= 10 * patches[0].shape[1]:
             return torch.cat(patches)
     raise AssertionError("count() never ends")
-
-
-def save_weights(model: MaskedAutoencoder, statistics: Statistics, settings: "Pretrain", run: Path, step: int) -> None:
-    """model.safetensors and model.json of the run, each complete or as it was before."""
-    provenance = {"job": "pretrain", "data": settings.data, "step": step, "seed": settings.seed}
-    save_model(run, model, model_json(model, statistics, provenance))

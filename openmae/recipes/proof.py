@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -21,9 +22,10 @@ from openmae.evaluate.probe import STRENGTHS
 from openmae.evaluate.proof import BASELINES, Evaluation, How, Kind, evaluate
 from openmae.heads import Pool
 from openmae.model import ViT
+from openmae.ranks import Ranks, joined
 from openmae.recipes.choices import choose_precision
 from openmae.recipes.keeping import keep
-from openmae.recipes.machine import Device, choose_device, make_console, workers_for
+from openmae.recipes.machine import Device, choose_device, device_of, make_console, workers_for
 from openmae.report.layers import layers_curve
 from openmae.report.results import standard_error
 from openmae.train.checkpoint import write_file
@@ -34,6 +36,7 @@ FIGURES = {"top1": "top-1", "top5": "top-5", "mean_ap": "mean AP", "r2": "R²"}
 _TITLES: dict[str, str] = {"knn": "kNN", "linear": "Linear probe's"}
 _MOST_OF_RAM = 0.5  # for features
 _LARGE_ERROR = 0.01  # of an accuracy
+_TIMEOUT = 3600.0  # seconds for which ranks wait for each other, the lead's classifiers among it
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,20 @@ def prove(
     settings: Proof, kinds: Sequence[Kind], k: int = knn.K, temperature: float = knn.TEMPERATURE
 ) -> list[Evaluation]:
     """Evaluates, prints the table, and, where MODEL is a run folder, keeps the figures in its evaluations.json."""
+    device = choose_device(settings.device)
+    with joined(device.type, _TIMEOUT) as ranks:
+        return _prove(settings, kinds, k, temperature, ranks, device_of(device, ranks))
+
+
+def _prove(
+    settings: Proof, kinds: Sequence[Kind], k: int, temperature: float, ranks: Ranks, device: torch.device
+) -> list[Evaluation]:
     console = make_console()
+    console.quiet = not ranks.leads
     if not 0 <= settings.seed < 2**63:
         raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
     loaded = load_native(settings.model)
     places = _places(settings, loaded.encoder)
-    device = choose_device(settings.device)
     task, train, val = split_for(settings.data, settings.task, settings.seed)
     right = answers(train, task)
     encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
@@ -90,8 +101,9 @@ def prove(
         temperature,
         choose_precision(device)[0] if settings.precision == "auto" else settings.precision,
         device,
-        workers_for(settings.workers, device),
+        workers_for(settings.workers, device, ranks),
         settings.seed,
+        ranks,
     )
     columns = (
         TextColumn("{task.description}"),
@@ -106,6 +118,9 @@ def prove(
             bar.update(shown, description=what, completed=done, total=of or None)
 
         evaluations = evaluate(loaded, (train, val), (right, answers(val, task, right.names)), settings.data, how, say)
+    ranks.gather(None)  # the others stay until the lead has its figures
+    if not ranks.leads:
+        return []
     _say_what_is_left_out(train, val, evaluations[0], console)
     show_table(evaluations, console)
     show_advice(evaluations, console)

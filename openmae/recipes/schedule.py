@@ -54,6 +54,7 @@ def plan_of(settings: Settings, steps: int, least_micro_batch: int = 1) -> Plan:
         settings.checkpoint_minutes * 60,
         log_every=max(1, min(50, steps // 200)),
         least_micro_batch=least_micro_batch,
+        keep=settings.keep,
     )
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from openmae.errors import UserError
 from openmae.heads import learn_last_blocks
 from openmae.model import SIZES
+from openmae.ranks import refuse_ranks
 from openmae.recipes.choices import stored
 from openmae.recipes.finetune import Finetune, finetune
 from openmae.recipes.finetune_choices import check_ranges
@@ -30,6 +31,7 @@ def sweep(settings: Finetune, parts: Sequence[str], console: Console) -> None:
     The same command again, after a crash or Ctrl-C, goes on where it was; other parts come beside those that are there.
     Raises UserError, Interrupted.
     """
+    refuse_ranks("a sweep over --blocks")
     if settings.out is None:
         raise UserError("say where the runs go: openmae finetune MODEL DATA --out RUN")
     if (settings.out / "config.toml").exists():

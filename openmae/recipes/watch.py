@@ -20,6 +20,7 @@ from openmae.evaluate.features import CentredImages, KeptImages, Precision, cent
 from openmae.evaluate.knn import accuracy, knn_predict
 from openmae.evaluate.rank import rankme
 from openmae.model import MaskedAutoencoder, ViT
+from openmae.ranks import ALONE, Ranks
 
 MOST_REFERENCES, MOST_QUERIES = 5000, 1000
 _FEWEST = 600  # images of a sample, however short the run
@@ -44,12 +45,15 @@ class Watch:
         device: torch.device,
         precision: Precision,
         console: Console,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Chooses the sample; images are read when they are first asked for.
 
         val: where its queries are from; None: from train, apart from the references.
-        passes: images that training sees between two looks, which bounds the sample.
+        passes: images that training sees between two looks, which bounds the sample. ranks: who share the work; all
+            have to ask for the figures together.
         """
+        self.ranks = ranks
         self.statistics, self.device, self.precision, self.console = statistics, device, precision, console
         most = max(_FEWEST, int(passes * _SHARE))
         queries = min(MOST_QUERIES, most // 3)
@@ -109,7 +113,7 @@ class Watch:
     def _features(self, model: MaskedAutoencoder, which: int) -> tuple[Tensor, Tensor]:
         """(n, D) of the references (0) or the queries (1), and which of them these are."""
         function = pooled(model.encoder, self.statistics, "mean", precision=self.precision)
-        return extract(self.images[which], function, self.device, self.workers)
+        return extract(self.images[which], function, self.device, self.workers, ranks=self.ranks)
 
 
 def _small_or_not(images: CentredImages) -> CentredImages:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,9 +22,14 @@ from torch import Tensor, nn
 
 from openmae.heads import Classifier
 from openmae.model import MaskedAutoencoder
+from openmae.train.sharding import gathered, placed
 from openmae.weights import serialize
 
-KEEP = 2  # the newest, and one before it in case the newest is damaged
+if TYPE_CHECKING:
+    from openmae.train.learner import Learner
+
+KEEP = 2
+"""Checkpoints: the newest, and one before it in case the newest is damaged."""
 _PREFIX = "step-"
 
 
@@ -68,25 +73,33 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
-def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-) -> Path:
-    """Writes `folder/step-XXXXXXXX` and removes all but the newest KEEP. Raises OSError, leaving older ones."""
-    final = folder / f"{_PREFIX}{step:08d}"
+def snapshot(
+    learner: "Learner[Any, Any]", optimizer: torch.optim.Optimizer, step: int, state: dict[str, Any]
+) -> Checkpoint | None:
+    """What training can go on from, copied to the CPU, so that training may go on meanwhile; None but on the lead. All
+    ranks together."""
+    parts: list[dict[str, Tensor]] = []
+    for tensors in (learner.model.state_dict(), optimizer_tensors(learner.model, optimizer)):
+        parts.append({})
+        for key, tensor in tensors.items():
+            whole = gathered(tensor.detach())  # by all ranks
+            if learner.ranks.leads:
+                parts[-1][key] = whole.to("cpu", copy=True).contiguous()
+    return Checkpoint(step, parts[0], parts[1], state) if learner.ranks.leads else None
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> Path:
+    """Writes `folder/step-XXXXXXXX` and removes all but the newest `keep`. Raises OSError, leaving older ones."""
+    final = folder / f"{_PREFIX}{checkpoint.step:08d}"
     aside = folder / f".{final.name}.part"
-    files = {
-        "model.safetensors": save(_on_cpu(model.state_dict())),
-        "optimizer.safetensors": save(_on_cpu(optimizer_tensors(model, optimizer))),
-        "state.json": json.dumps({"step": step, **state}).encode(),
-    }
-    files["checksums.json"] = json.dumps(
-        {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    ).encode()
+    checksums: dict[str, str] = {}
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        for name, data in files.items():
+        for name, data in _files(checkpoint):
             _write_synced(aside / name, data)
+            checksums[name] = hashlib.sha256(data).hexdigest()
+        _write_synced(aside / "checksums.json", json.dumps(checksums).encode())
         _sync_folder(aside)
         if final.exists():  # of this step, saved before: nothing newer can be in it
             shutil.rmtree(final)
@@ -95,9 +108,15 @@ def save_checkpoint(
     except OSError:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    for old in _steps(folder)[:-KEEP]:
+    for old in _steps(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
+    yield "model.safetensors", save(checkpoint.weights)
+    yield "optimizer.safetensors", save(checkpoint.optimizer)
+    yield "state.json", json.dumps({"step": checkpoint.step, **checkpoint.state}).encode()
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -128,15 +147,30 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts weights and optimizer state back. Raises RuntimeError or KeyError where they do not fit."""
-    model.load_state_dict(checkpoint.weights)
-    parameters = dict(model.named_parameters())
-    for key, value in checkpoint.optimizer.items():
+def restore(checkpoint: Checkpoint | None, learner: "Learner[Any, Any]", optimizer: torch.optim.Optimizer) -> None:
+    """Puts the lead's weights and optimizer state back on all ranks, which call this together, the others with None.
+
+    Raises RuntimeError or KeyError where they do not fit.
+    """
+    ranks = learner.ranks
+    weights = {} if checkpoint is None else checkpoint.weights
+    held = {} if checkpoint is None else checkpoint.optimizer
+    named = learner.model.state_dict()
+    if ranks.leads and weights.keys() != named.keys():
+        raise RuntimeError(f"the checkpoint's weights are others than the model's: {weights.keys() ^ named.keys()}")
+    with torch.no_grad():
+        for name, tensor in named.items():
+            if (value := weights.get(name)) is not None and value.shape != tensor.shape:
+                raise RuntimeError(f"{name} has shape {tuple(value.shape)} instead of {tuple(tensor.shape)}")
+            tensor.copy_(placed(value, tensor, ranks))
+    parameters = dict(learner.model.named_parameters())
+    for key, shape, dtype in ranks.from_lead([(key, tuple(value.shape), value.dtype) for key, value in held.items()]):
         name, entry = key.rsplit(":", 1)
-        parameter = parameters[name]
+        parameter = parameters[name].detach()
         # AdamW's fused step counts live beside the parameter, in float32.
-        optimizer.state[parameter][entry] = value.to(parameter.device)
+        plain = torch.empty(shape, dtype=dtype, device=parameter.device)
+        like = parameter if shape == tuple(parameter.shape) and dtype == parameter.dtype else plain
+        optimizer.state[parameters[name]][entry] = placed(held.get(key), like, ranks)
 
 
 def _read(path: Path) -> Checkpoint:
@@ -151,10 +185,6 @@ def _read(path: Path) -> Checkpoint:
 
 def _steps(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*"))
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
 
 
 def _write_synced(path: Path, data: bytes) -> None:

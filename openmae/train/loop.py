@@ -1,27 +1,27 @@
 """The training loop. It knows a model, a loss function, batches, an optimizer and a folder; nothing of MAE."""
 
 import gc
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType
-from typing import Any, Generic, Self
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Generic
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
 
 from openmae.data.heap import give_back_freed_memory
-from openmae.errors import Interrupted, UserError
-from openmae.train.checkpoint import newest_checkpoint, restore, save_checkpoint
+from openmae.errors import INTERRUPTED, RUN_AGAIN, Interrupted, NotWritten, UserError
+from openmae.ranks import Ranks
+from openmae.train.checkpoint import KEEP, newest_checkpoint, restore, snapshot
 from openmae.train.console import Progress
+from openmae.train.learner import Learner
 from openmae.train.profile import profiled
 from openmae.train.run import RunFolder
-from openmae.train.step import B, M, Precision, Taken, is_out_of_memory, take_step
+from openmae.train.saving import Saver
+from openmae.train.step import B, M, Precision, Taken, autocast, is_out_of_memory, take_step
+from openmae.train.stop import Stop
 
 MOST_DROPPED_IN_A_ROW = 5  # steps without a finite gradient before the run stops
 
@@ -35,7 +35,7 @@ class Plan:
     least_micro_batch.
     lr: the learning rate of a step. clip_grad: largest norm of the whole gradient, None for no bound.
     checkpoint_seconds: time between checkpoints; one more comes at the end and when the run is interrupted.
-    log_every: steps that a line of metrics.jsonl averages over.
+    keep: how many of them stay on the disk. log_every: steps that a line of metrics.jsonl averages over.
     """
 
     steps: int
@@ -46,6 +46,7 @@ class Plan:
     checkpoint_seconds: float
     log_every: int
     least_micro_batch: int = 1
+    keep: int = KEEP
 
 
 @dataclass
@@ -58,6 +59,11 @@ class Position:
     dropped: int = 0
     dropped_in_a_row: int = 0
 
+    @property
+    def mean_loss(self) -> float:
+        """Since the last line of the log."""
+        return self.loss_sum / max(1, self.loss_steps)
+
     def note(self, taken: Taken) -> None:
         """Counts a step; this waits for the device."""
         if torch.isfinite(taken.loss + taken.norm):
@@ -69,18 +75,8 @@ class Position:
             self.dropped_in_a_row += 1
 
 
-@dataclass
-class _Clock:
-    """Time and samples since the last line of the log."""
-
-    began: float = field(default_factory=time.perf_counter)
-    waited: float = 0.0
-    samples: int = 0
-
-
 def fit(
-    model: M,
-    loss_of: Callable[[M, B], Tensor],
+    learner: Learner[M, B],
     batches_from: Callable[[int, int], Iterator[B]],
     optimizer: torch.optim.Optimizer,
     run: RunFolder,
@@ -95,59 +91,58 @@ def fit(
 ) -> Position:
     """Trains to the plan's last step, from the newest good checkpoint of the run folder where there is one.
 
-    loss_of: mean loss over a batch, a scalar. batches_from: the endless stream from a step on, in
-    micro-batches of at most the size given, which never cross a step. name_of: what to call a sample when its
-    gradient is not finite. after: what to do after certain steps; the numbers that it returns are logged.
-    profile: record where the time of some early steps goes, in the run folder.
+    batches_from: this rank's endless stream from a step on, in micro-batches of at most the size given, which never
+    cross a step. name_of: what to call a sample when its gradient is not finite. after: what to do after certain steps,
+    on all ranks; the numbers that the lead's returns are logged. profile: record where the time of some early steps
+    goes, in the run folder.
 
-    A step whose loss or gradient is not finite does not touch the weights or the optimizer's averages.
-    Raises UserError after MOST_DROPPED_IN_A_ROW of them, Interrupted on Ctrl-C or SIGTERM (after a
-    checkpoint), OSError where the folder cannot be written, torch's error where one least micro-batch is more than
-    the memory holds.
+    A step whose loss or gradient is not finite does not touch the weights or the optimizer's averages. Where the disk
+    does not take a checkpoint or a line of the log, training goes on, with a warning.
+    Raises UserError after MOST_DROPPED_IN_A_ROW steps that are not finite, Interrupted on Ctrl-C, SIGTERM or SIGUSR1
+    (after a checkpoint), NotWritten where the last checkpoint or the log could not be written, RankLost where another
+    rank is gone, torch's error where one least micro-batch is more than the memory holds.
     """
-    position = resume(model, optimizer, run, console)
+    ranks = learner.ranks
+    position = resume(learner, optimizer, run, console)
     if position.step:
         is_whole = position.step == plan.steps
         said = f"The run in {run.path} is complete" if is_whole else f"Going on with the run in {run.path}"
         console.print(f"{said}: {position.step:,} of {plan.steps:,} steps are taken", soft_wrap=True)
-    steps = _Steps(model, loss_of, batches_from, optimizer, plan, device, precision, console)
+    steps = _Steps(learner, batches_from, optimizer, plan, device, precision, console)
+    log = _Log(run, plan, console)
     # A GPU is given the next step before the last one's loss is read, so that it never waits for us.
     unread: deque[Taken] = deque()
     most_unread = 1 if device.type == "cuda" else 0
     suspects: deque[list[int]] = deque(maxlen=MOST_DROPPED_IN_A_ROW)
-    saved_at = time.monotonic()
-    clock, begun_at, seconds_a_step = _Clock(), position.step, 0.0
+    begun_at, seconds_a_step = position.step, 0.0
 
-    def read(most_left: int) -> None:
-        while len(unread) > most_left:
-            taken = unread.popleft()
-            position.note(taken)
-            if position.dropped_in_a_row:
-                suspects.append(taken.indices)
-            if position.dropped_in_a_row >= MOST_DROPPED_IN_A_ROW:
-                raise UserError(_not_finite(position, run.path, suspects, name_of))
+    learner.model.train()
+    with Stop() as stop, Progress(plan.steps, console) as progress, profiled(run, profile, console) as profiler:
+        votes = _Votes(stop, ranks, plan.checkpoint_seconds)
 
-    def save() -> None:
-        state = {k: getattr(position, k) for k in ("loss_sum", "loss_steps", "dropped", "dropped_in_a_row")}
-        run.sync()
-        save_checkpoint(run.checkpoints, position.step, model, optimizer, state)
+        def read(most_left: int) -> None:
+            while len(unread) > most_left:
+                taken = unread.popleft()
+                position.note(taken)
+                votes.count(taken)
+                if position.dropped_in_a_row:
+                    suspects.append(taken.indices)
+                if position.dropped_in_a_row >= MOST_DROPPED_IN_A_ROW:
+                    raise UserError(_not_finite(position, run, suspects, name_of, ranks))
 
-    model.train()
-    with _Stop() as stop, Progress(plan.steps, console) as progress, profiled(run.path, profile, console) as profiler:
         while position.step < plan.steps:
             began = time.perf_counter()
+            ranks.at(f"step {position.step + 1}")
             lr = plan.lr(position.step)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("lr_scale", 1.0)
-            taken = steps.take(position.step)
+            taken = steps.take(position.step, votes.cast)
             profiler.step()
             position.step += 1
-            clock.waited += taken.waited
-            clock.samples += plan.batch_size
+            log.count(taken)
             unread.append(taken)
-            is_due = time.monotonic() - saved_at >= plan.checkpoint_seconds
             is_last = position.step == plan.steps
-            is_read = position.step % plan.log_every == 0 or is_last or is_due or stop.asked or position.step in after
+            is_read = position.step % plan.log_every == 0 or is_last or position.step in after
             read(0 if is_read else most_unread)
 
             seconds = time.perf_counter() - began
@@ -155,53 +150,146 @@ def fit(
             if steps_here > 1:
                 seconds_a_step = seconds if steps_here == 2 else 0.95 * seconds_a_step + 0.05 * seconds
             left = seconds_a_step * (plan.steps - position.step) if steps_here > 1 else None
-            elapsed = time.perf_counter() - clock.began
-            mean_loss = position.loss_sum / max(1, position.loss_steps)
-            progress.show(position.step, mean_loss, lr, clock.samples / elapsed, clock.waited / elapsed, left)
+            progress.show(position.step, position.mean_loss, lr, *log.rates(), left)
 
             observed = after[position.step]() if position.step in after else {}
-            model.train()
+            learner.model.train()
             if position.step % plan.log_every == 0 or is_last or observed:
-                line = {
-                    "step": position.step,
-                    "loss": mean_loss if position.loss_steps else None,
-                    "lr": lr,
-                    "grad_norm": taken.norm.item() if torch.isfinite(taken.norm) else None,
-                    "images_per_second": round(clock.samples / elapsed, 2),
-                    "data_wait": round(clock.waited / elapsed, 4),
-                    "dropped": position.dropped,
-                    "time": round(time.time(), 3),
-                }
-                run.log({**line, **observed})
-                position.loss_sum, position.loss_steps, clock = 0.0, 0, _Clock()
-            if is_due or stop.asked or is_last:
-                read(0)  # the signal may have come since
-                save()
-                saved_at = time.monotonic()
-            if stop.asked and not is_last:
-                raise Interrupted(f"stopped at step {position.step} of {plan.steps}, which is saved", position.step)
+                log.write(position, taken, lr, observed)
+            if votes.is_due or votes.code or is_last:
+                read(0)  # a GPU's last step
+                log.save(position, learner, optimizer, wait=bool(votes.code) or is_last)
+                votes.is_due = False
+            if votes.code and not is_last:
+                is_saved = ranks.from_lead(log.saver.saved == position.step)
+                said = "which is saved" if is_saved else "which could not be saved"
+                raise Interrupted(f"stopped at step {position.step} of {plan.steps}, {said}", position.step, votes.code)
+    log.check(position, ranks)
     return position
 
 
-def resume(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder, console: Console) -> Position:
+class _Votes:
+    """What the ranks have to agree on: whether somebody was asked to stop, and whether to save, by the lead's clock.
+
+    code: the exit code that was asked for, 0 where none was. is_due: whether it is time to save.
+    """
+
+    def __init__(self, stop: Stop, ranks: Ranks, checkpoint_seconds: float) -> None:
+        self.stop, self.ranks, self.every = stop, ranks, checkpoint_seconds
+        self.saved_at = time.monotonic()
+        self.code, self.is_due = 0, False
+
+    def cast(self) -> tuple[float, ...]:
+        """This rank's."""
+        is_due = self.ranks.leads and time.monotonic() - self.saved_at >= self.every
+        if is_due:
+            self.saved_at = time.monotonic()
+        return float(self.stop.code == INTERRUPTED), float(self.stop.code == RUN_AGAIN), float(is_due)
+
+    def count(self, taken: Taken) -> None:
+        """Those of all ranks, of a step."""
+        interrupted, again, is_due = taken.votes.tolist()
+        if interrupted or again:
+            self.code = INTERRUPTED if interrupted else RUN_AGAIN
+        self.is_due = self.is_due or is_due > 0
+
+
+class _Log:
+    """What a run leaves on the disk as it goes on: lines of the log, and checkpoints. The disk may refuse both."""
+
+    def __init__(self, run: RunFolder, plan: Plan, console: Console) -> None:
+        self.run, self.plan, self.console = run, plan, console
+        self.saver = Saver(run.checkpoints, plan.keep, self._warn)
+        self._refusal: str | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.began, self.waited, self.samples = time.perf_counter(), 0.0, 0
+
+    def _warn(self, sentence: str) -> None:
+        self.console.print(f"warning: {sentence}", style="yellow", soft_wrap=True)
+
+    def count(self, taken: Taken) -> None:
+        """Notes a step."""
+        self.waited += taken.waited
+        self.samples += self.plan.batch_size
+
+    def rates(self) -> tuple[float, float]:
+        """(images/s, share of the time spent waiting for them) since the last line."""
+        elapsed = time.perf_counter() - self.began
+        return self.samples / elapsed, self.waited / elapsed
+
+    def write(self, position: Position, taken: Taken, lr: float, observed: dict[str, Any]) -> None:
+        """Appends a line, and begins the next one."""
+        rate, waiting = self.rates()
+        line = {
+            "step": position.step,
+            "loss": position.mean_loss if position.loss_steps else None,
+            "lr": lr,
+            "grad_norm": taken.norm.item() if torch.isfinite(taken.norm) else None,
+            "images_per_second": round(rate, 2),
+            "data_wait": round(waiting, 4),
+            "dropped": position.dropped,
+            "time": round(time.time(), 3),
+        }
+        self._try(lambda: self.run.log({**line, **observed}))
+        position.loss_sum, position.loss_steps = 0.0, 0
+        self._begin()
+
+    def save(self, position: Position, learner: Learner[M, B], optimizer: torch.optim.Optimizer, wait: bool) -> None:
+        """Begins a checkpoint. wait: until it is on the disk."""
+        state = {k: getattr(position, k) for k in ("loss_sum", "loss_steps", "dropped", "dropped_in_a_row")}
+        taken = snapshot(learner, optimizer, position.step, state)
+        if self._try(self.run.sync):  # a run that goes on from there would lack these lines
+            self.saver.wait()
+            self.saver.refuse(position.step, f"metrics.jsonl cannot be written ({self._refusal})")
+            return
+        self.saver.save(taken)
+        if wait:
+            self.saver.wait()
+
+    def check(self, position: Position, ranks: Ranks) -> None:
+        """Raises NotWritten, on all ranks, where the end of the run is not on the disk."""
+        if refusal := ranks.from_lead(self.saver.refusal):
+            raise NotWritten(
+                f"the run in {self.run.path} took all its {position.step} steps, but its last checkpoint is not on the "
+                f"disk ({refusal}): free some space and run the same command again, which goes on from the last one"
+            )
+
+    def _try(self, write: Callable[[], None]) -> bool:
+        """Whether the disk refused; it is said once."""
+        try:
+            write()
+        except OSError as error:
+            refusal = error.strerror or str(error)
+            if refusal != self._refusal:
+                self._warn(f"metrics.jsonl cannot be written: {refusal}; training goes on, and its lines wait")
+            self._refusal = refusal
+            return True
+        self._refusal = None
+        return False
+
+
+def resume(learner: Learner[M, B], optimizer: torch.optim.Optimizer, run: RunFolder, console: Console) -> Position:
     """Puts model and optimizer where the newest good checkpoint left them; step 0 where none was ever saved.
 
     Raises UserError where there are only damaged ones.
     """
-    checkpoint, complaints = newest_checkpoint(run.checkpoints)
-    for complaint in complaints:
-        console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
-    if checkpoint is None:
-        if complaints or any(run.checkpoints.glob("damaged-*")):
+    ranks = learner.ranks
+    with ranks.together():
+        checkpoint, complaints = newest_checkpoint(run.checkpoints) if ranks.leads else (None, [])
+        for complaint in complaints:
+            console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
+        if checkpoint is None and (complaints or (ranks.leads and any(run.checkpoints.glob("damaged-*")))):
             raise UserError(
                 f"every checkpoint in {run.checkpoints} is damaged, so the run cannot go on: restore one from a copy, "
                 "or choose another --out to begin anew"
             )
-        run.rewind(0)
-        return Position()
-    restore(checkpoint, model, optimizer)
-    run.rewind(checkpoint.step)
-    return Position(checkpoint.step, **checkpoint.state)
+    step, state = ranks.from_lead((0, {}) if checkpoint is None else (checkpoint.step, checkpoint.state))
+    if step:
+        restore(checkpoint, learner, optimizer)
+    run.rewind(step)
+    return Position(step, **state)
 
 
 class _Steps(Generic[M, B]):
@@ -209,8 +297,7 @@ class _Steps(Generic[M, B]):
 
     def __init__(
         self,
-        model: M,
-        loss_of: Callable[[M, B], Tensor],
+        learner: Learner[M, B],
         batches_from: Callable[[int, int], Iterator[B]],
         optimizer: torch.optim.Optimizer,
         plan: Plan,
@@ -218,37 +305,62 @@ class _Steps(Generic[M, B]):
         precision: Precision,
         console: Console,
     ) -> None:
-        self.model, self.loss_of, self.batches_from, self.optimizer = model, loss_of, batches_from, optimizer
+        self.learner, self.batches_from, self.optimizer = learner, batches_from, optimizer
         self.plan, self.device, self.precision, self.console = plan, device, precision, console
-        self.micro_batch = min(plan.micro_batch, plan.batch_size)
+        share = learner.ranks.share(plan.batch_size, plan.least_micro_batch)
+        self.share, self.micro_batch = len(share), min(plan.micro_batch, len(share))
         self.batches: Iterator[B] | None = None
 
-    def take(self, number: int) -> Taken:
+    def take(self, number: int, votes: Callable[[], tuple[float, ...]] = tuple) -> Taken:
         """The step of this number, which is the first one or follows the last one taken."""
         while True:
             if self.batches is None:
-                self.batches = self.batches_from(number, self.micro_batch)
-            taken = self._try(self.batches)
+                self.batches = self._begun(number)
+            taken = self._try(self.batches, votes)
             if taken is not None:
                 return taken
-            self.batches = None  # ends its processes before the next ones start
             self._shrink()
 
-    def _try(self, batches: Iterator[B]) -> Taken | None:
+    def _begun(self, number: int) -> Iterator[B]:
+        """The batches from that step on. Where several train, after they found a micro-batch that all of them hold:
+        later, one alone could not take a smaller one while the others wait for its gradient."""
+        while True:
+            batches = self.batches_from(number, self.micro_batch)
+            if self.learner.ranks.size == 1 or self.learner.shard:
+                return batches
+            first = next(batches)
+            ran_out = self.learner.ranks.sum(torch.tensor(float(not self._holds(first)), device=self.device))
+            if not ran_out:
+                return chain([first], batches)
+            del batches
+            self._shrink()
+
+    def _holds(self, batch: B) -> bool:
+        try:
+            with self.learner.accumulating(is_last=False), autocast(self.device, self.precision):
+                self.learner.loss(batch.to(self.device)).backward()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or self._half() == 0:
+                raise
+            return False
+        return True
+
+    def _try(self, batches: Iterator[B], votes: Callable[[], tuple[float, ...]]) -> Taken | None:
         """None where memory ran out; what the step had computed is free again on return."""
         try:
             return take_step(
-                self.model,
-                self.loss_of,
+                self.learner,
                 batches,
                 self.optimizer,
                 batch_size=self.plan.batch_size,
+                share=self.share,
                 clip_grad=self.plan.clip_grad,
                 device=self.device,
                 precision=self.precision,
+                votes=votes,
             )
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or self._half() == 0:
+            if not is_out_of_memory(error) or self._half() == 0 or self.learner.ranks.size > 1:
                 raise
             return None
 
@@ -258,6 +370,7 @@ class _Steps(Generic[M, B]):
         return self.micro_batch // 2 // least * least
 
     def _shrink(self) -> None:
+        self.batches = None  # ends its processes before the next ones start
         self.micro_batch = self._half()
         self.optimizer.zero_grad(set_to_none=True)
         gc.collect()  # an error and the frames that it came through hold each other
@@ -272,36 +385,17 @@ class _Steps(Generic[M, B]):
         )
 
 
-class _Stop:
-    """Notes a first Ctrl-C or SIGTERM, so that the step at hand can end; a second one leaves at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-def _not_finite(position: Position, run: Path, suspects: deque[list[int]], name_of: Callable[[int], str]) -> str:
+def _not_finite(
+    position: Position, run: RunFolder, suspects: deque[list[int]], name_of: Callable[[int], str], ranks: Ranks
+) -> str:
     """The sentence, after the files of the dropped steps were listed in the run folder."""
-    names = [name_of(index) for indices in suspects for index in indices]
-    text = "".join(f"{name}\n" for name in names)
-    (run / "not_finite.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+    steps = zip(*ranks.gather(list(suspects)), strict=True)
+    names = [name_of(index) for parts in steps for indices in parts for index in indices]
+    if ranks.leads:
+        text = "".join(f"{name}\n" for name in names)
+        (run.path / "not_finite.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
     return (
         f"the loss or its gradient was not finite in {position.dropped_in_a_row} steps in a row (to step "
-        f"{position.step}); their files are listed in {run / 'not_finite.txt'} ({', '.join(names[:3])}, ...): look at "
-        "them, or begin in another --out with a lower --blr; the weights are untouched by these steps"
+        f"{position.step}); their files are listed in {run.path / 'not_finite.txt'} ({', '.join(names[:3])}, ...): "
+        "look at them, or begin in another --out with a lower --blr; the weights are untouched by these steps"
     )

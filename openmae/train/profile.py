@@ -3,12 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from torch.profiler import ProfilerActivity, profile, schedule
+
+from openmae.train.run import RunFolder
 
 SKIPPED, RECORDED = 3, 5  # steps: the first wait for processes and memory
 _ROWS = 20
@@ -29,15 +30,15 @@ class Profiler:
 
 
 @contextmanager
-def profiled(run: Path, wanted: bool, console: Console) -> Iterator[Profiler]:
+def profiled(run: RunFolder, wanted: bool, console: Console) -> Iterator[Profiler]:
     """Records RECORDED steps after the first SKIPPED, where wanted: RUN/profile/trace.json.gz, which opens in
     ui.perfetto.dev, and RUN/profile/top.txt, which is printed too. Says so where a run takes fewer steps."""
     profiler = Profiler()
-    if not wanted:
+    if not wanted or not run.leads:
         yield profiler
         return
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its own lines are for its makers
-    folder = run / "profile"
+    folder = run.path / "profile"
     folder.mkdir(exist_ok=True)
 
     def write(recorder: Any) -> None:

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, BinaryIO, Self
 
 import tomli_w
 import torch
@@ -27,17 +28,24 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunFolder:
-    """An open run folder, locked against a second process until closed; a context manager."""
+    """An open run folder, locked against a second process until closed; a context manager.
 
-    def __init__(self, path: Path) -> None:
+    Of the processes that train together only the lead's touches the disk.
+    """
+
+    def __init__(self, path: Path, *, leads: bool = True) -> None:
         """Takes the folder, making it where it does not exist.
 
         Raises UserError where it belongs to something else, another process trains in it, or it cannot be
         written.
         """
-        self.path = path
+        self.path, self.leads = path, leads
         self.checkpoints = path / "checkpoints"
-        self._metrics: IO[str] | None = None
+        self._unwritten = b""  # lines that the disk has not taken
+        self._metrics: BinaryIO | None = None
+        self._lock: IO[str] | None = None
+        if not leads:
+            return
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: choose another --out")
         if path.is_dir() and not (path / "config.toml").exists():
@@ -62,12 +70,13 @@ class RunFolder:
     ) -> None:
         if self._metrics is not None:
             self._metrics.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def has_begun(self) -> bool:
         """Whether something has been learnt in this folder: a checkpoint was saved, be it damaged since."""
-        return any(self.checkpoints.glob("*step-*"))
+        return self.leads and any(self.checkpoints.glob("*step-*"))
 
     def settle(self, config: dict[str, Any], fingerprint: str, may_differ: Collection[str]) -> None:
         """Writes config.toml and environment.json; where the run has begun, checks that it is a run of these settings.
@@ -113,19 +122,37 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Drops what metrics.jsonl says of steps after `step`, which a resumed run takes anew."""
         file = self.path / "metrics.jsonl"
-        if file.exists():
+        if self.leads and file.exists():
             kept = [line for line in read_metrics(self.path) if line["step"] <= step]
             write_file(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def log(self, line: dict[str, Any]) -> None:
-        """Appends one line to metrics.jsonl. Raises OSError."""
+        """Appends one line to metrics.jsonl. Raises OSError where the disk does not take it; it is kept, and appended
+        with the next one."""
+        if not self.leads:
+            return
+        self._unwritten += json.dumps(line).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes the lines that the disk has not taken yet. Raises OSError."""
+        if not self._unwritten:
+            return
         if self._metrics is None:
-            self._metrics = (self.path / "metrics.jsonl").open("a")
-        self._metrics.write(json.dumps(line) + "\n")
-        self._metrics.flush()
+            self._metrics = (self.path / "metrics.jsonl").open("ab", buffering=0)
+        whole = self._metrics.seek(0, os.SEEK_END)
+        try:
+            if self._metrics.write(self._unwritten) != len(self._unwritten):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / "metrics.jsonl"))
+        except OSError:
+            with suppress(OSError):
+                self._metrics.truncate(whole)  # no torn line in the middle
+            raise
+        self._unwritten = b""
 
     def sync(self) -> None:
         """Puts what was logged on the disk itself, before a checkpoint that stands for it. Raises OSError."""
+        self.flush()
         if self._metrics is not None:
             os.fsync(self._metrics.fileno())
 

@@ -5,11 +5,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
+
+from openmae.train.sharding import gathered
+
+if TYPE_CHECKING:
+    from openmae.train.learner import Learner
 
 Precision = Literal["bf16", "fp32"]
 
@@ -34,52 +39,62 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Taken:
-    """What came of a step. loss, norm: scalars on the device, maybe not computed yet; norm: of the whole gradient,
-    before clipping; indices: of the samples; waited: seconds until the batches came."""
+    """What came of a step. loss, norm: scalars on the device, maybe not computed yet, the same on all ranks; norm: of
+    the whole gradient, before clipping; votes: the ranks', added up; indices: of this rank's samples; waited: seconds
+    until its batches came."""
 
     loss: Tensor
     norm: Tensor
+    votes: Tensor
     indices: list[int]
     waited: float
 
 
 def take_step(
-    model: M,
-    loss_of: Callable[[M, B], Tensor],
+    learner: "Learner[M, B]",
     batches: Iterator[B],
     optimizer: torch.optim.Optimizer,
     *,
     batch_size: int,
+    share: int | None = None,
     clip_grad: float | None,
     device: torch.device,
     precision: Precision,
+    votes: Callable[[], tuple[float, ...]] = tuple,
 ) -> Taken:
-    """One optimizer step over `batch_size` samples, in the micro-batches that come; nothing in it waits for the device.
+    """One optimizer step over `batch_size` samples, in the micro-batches that come; nothing in it waits for a GPU.
 
-    Where loss or gradient is not finite, neither the weights nor the optimizer's averages move. The optimizer has to
-    heed `found_inf`, as torch's fused ones and ours do.
+    share: how many of the samples are this rank's; default all. votes: gives numbers, when
+    the gradient is there, that are added up over the ranks in the exchange that the loss needs anyway.
+    Where loss or gradient is not finite on any rank, neither the weights nor the optimizer's averages move, on all of
+    them. The optimizer has to heed `found_inf`, as torch's fused ones and ours do.
     """
     optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=device)
     indices: list[int] = []
-    waited = 0.0
-    while len(indices) < batch_size:
+    waited, share = 0.0, batch_size if share is None else share
+    ranks = learner.ranks
+    while len(indices) < share:
         began = perf_counter()
         with record_function("wait for images"):
             batch = next(batches)
         waited += perf_counter() - began
-        with record_function("forward"), autocast(device, precision):
-            part = loss_of(model, batch.to(device)) * (len(batch) / batch_size)
-        with record_function("backward"):
-            part.backward()
+        is_last = len(indices) + len(batch) >= share
+        with learner.accumulating(is_last), ranks.waiting() if is_last else nullcontext():
+            with record_function("forward"), autocast(device, precision):
+                part = learner.loss(batch.to(device)) * (len(batch) / batch_size)
+            with record_function("backward"):  # gradients are averaged over the ranks, and the batch is all of theirs
+                (part * ranks.size).backward()
         loss += part.detach()
         indices += batch.indices.tolist()
-    norm = nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+    told = ranks.sum(torch.cat([loss[None], torch.tensor(votes(), device=device)]))
+    norm = gathered(nn.utils.get_total_norm(p.grad for p in learner.model.parameters() if p.grad is not None))
     if clip_grad is not None:
-        nn.utils.clip_grads_with_norm_(model.parameters(), clip_grad, norm)
-    optimizer.found_inf = (~torch.isfinite(loss + norm)).float()  # type: ignore[attr-defined]  # as GradScaler does
+        nn.utils.clip_grads_with_norm_(learner.model.parameters(), clip_grad, norm)
+    optimizer.found_inf = (~torch.isfinite(told[0] + norm)).float()  # type: ignore[attr-defined]  # as GradScaler does
     optimizer.step()
-    return Taken(loss, norm, indices, waited)
+    learner.level()
+    return Taken(told[0], norm, told[1:], indices, waited)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,0 +1,72 @@
+"""Being asked to stop: Ctrl-C, and the signals by which schedulers announce that a machine is taken away."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any, Self
+
+from openmae.errors import INTERRUPTED, RUN_AGAIN
+
+DEADLINE = 120.0
+"""Seconds from the first signal to the end, whatever is still unsaved then."""
+GRACE = 2.0
+"""Seconds in which further signals belong to the first: a terminal and torchrun both pass on a Ctrl-C."""
+_CODES: dict[int, int] = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: RUN_AGAIN, signal.SIGUSR1: RUN_AGAIN}
+
+
+class Stop:
+    """Notes a first SIGINT, SIGTERM or SIGUSR1, so that the step at hand can end and be saved; a second one leaves at
+    once. A context manager.
+
+    A thread hears them, for the main one may be inside a library that waits for another machine.
+    """
+
+    def __init__(self) -> None:
+        self.code = 0
+        """The exit code that was asked for; 0 while nobody has asked."""
+        self._before: dict[int, Any] = {}
+        self._ends: tuple[socket.socket, socket.socket] | None = None
+        self._fd_before = -1
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            ours, theirs = self._ends = socket.socketpair()
+            theirs.setblocking(False)
+            self._fd_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+            for number in _CODES:
+                self._before[number] = signal.signal(number, lambda number, frame: None)
+            threading.Thread(target=self._listen, args=(ours,), name="signals", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._ends is not None:
+            signal.set_wakeup_fd(self._fd_before)
+            self._ends[1].close()  # ends the thread
+
+    def _listen(self, ours: socket.socket) -> None:
+        with ours:
+            first = 0.0
+            try:
+                while heard := ours.recv(64):
+                    if not any(number in _CODES for number in heard):
+                        continue
+                    if not self.code:
+                        first = time.monotonic()
+                        self.code = next(_CODES[number] for number in heard if number in _CODES)
+                    elif time.monotonic() - first > GRACE:
+                        _leave(self.code, "asked twice to stop")
+                    ours.settimeout(max(0.1, first + DEADLINE - time.monotonic()))
+            except TimeoutError:
+                _leave(self.code, f"not saved within {DEADLINE:.0f} s")
+
+
+def _leave(code: int, why: str) -> None:
+    """Ends the process as it stands: a write under way leaves what was there before."""
+    print(f"openmae: {why}: stopped at once; the same command goes on from the last checkpoint.", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,277 @@
+"""Several real processes, started by torchrun, train as one does: the same samples, the same weights; and stop, go on
+with other numbers of processes, and notice when one of them is gone."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from openmae.ranks import Ranks
+from openmae.train.checkpoint import newest_checkpoint
+from openmae.train.run import read_metrics
+from tests.images import TINY, write_images
+
+SHORT = "--epochs 4 --workers 0 --pictures 1 --evaluations 2 --batch-size 10 --micro-batch 4"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data"), 68)
+
+
+def words(data: Path, out: Path, more: str = "") -> list[str]:
+    return ["pretrain", str(data), "--out", str(out), *TINY, *SHORT.split(), *more.split()]
+
+
+def torchrun(processes: int, *command: str, options: str = "") -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*launcher, *options.split(), "-m", "openmae", *command]
+
+
+def run(command: list[str], code: int = 0) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, env=environment())
+    said = done.stdout + done.stderr
+    assert done.returncode == code, said
+    return said
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+def alone(data: Path, out: Path, more: str = "") -> Path:
+    run([sys.executable, "-m", "openmae", *words(data, out, more)])
+    return out
+
+
+@pytest.fixture(scope="module")
+def single(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    return alone(data, tmp_path_factory.mktemp("single") / "run")
+
+
+def assert_close(one: Path, other: Path) -> None:
+    """The same losses, figures, weights and averages, but for the rounding of other sums."""
+    logs = [read_metrics(run) for run in (one, other)]
+    assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
+    for a, b in zip(*logs, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+        for name in ("rankme", "eval/knn_top1"):
+            assert (name in a) is (name in b)
+            assert a.get(name, 0) == pytest.approx(b.get(name, 0), rel=1e-3)
+    found = [newest_checkpoint(run / "checkpoints")[0] for run in (one, other)]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0].step == found[1].step
+    for part in ("weights", "optimizer"):
+        a, b = (getattr(checkpoint, part) for checkpoint in found)
+        assert a.keys() == b.keys()
+        for name, value in a.items():
+            if part == "weights" and name.endswith("qkv.bias"):  # nothing depends on the keys' part: its gradient is
+                q, _, v = b[name].chunk(3)  # rounding alone, which Adam makes steps of
+                b[name] = torch.cat([q, value.chunk(3)[1], v])
+            torch.testing.assert_close(
+                value, b[name], atol=2e-6, rtol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
+            )
+    weights = [load_file(run / "model.safetensors") for run in (one, other)]
+    assert weights[0].keys() == weights[1].keys()
+
+
+# ---------------------------------------------------------------- shares
+
+
+@given(st.integers(1, 40), st.integers(0, 300), st.integers(1, 40))
+def test_shares_are_all_of_it_in_order_and_even(size: int, count: int, unit: int) -> None:
+    shares = [Ranks(rank, size).share(count, unit) for rank in range(size)]
+    assert [index for share in shares for index in share] == list(range(count))
+    full = [len(share) // unit for share in shares]
+    assert max(full) - min(full) <= 1 or count < unit * size
+    assert all(share.start % unit == 0 for share in shares if share)
+
+
+# ---------------------------------------------------------------- as one
+
+
+@pytest.mark.parametrize(
+    ("processes", "more"),
+    [(2, ""), (4, "--micro-batch 2"), (2, "--shard"), (2, "--shard --grad-checkpointing on --micro-batch 3")],
+    ids=["2", "4", "sharded", "sharded and checkpointed"],
+)
+def test_several_train_as_one_does(data: Path, single: Path, tmp_path: Path, processes: int, more: str) -> None:
+    run(torchrun(processes, *words(data, tmp_path / "run", more)))
+    assert len(read_metrics(single)) >= 20
+    assert_close(single, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [((4, ""), (1, "")), ((2, ""), (2, "--shard")), ((2, "--shard"), (4, "")), ((1, ""), (2, ""))],
+    ids=["4 then 1", "2 then 2 sharded", "2 sharded then 4", "1 then 2"],
+)
+def test_a_run_goes_on_with_other_processes(
+    data: Path, single: Path, tmp_path: Path, first: tuple[int, str], then: tuple[int, str]
+) -> None:
+    """The first ones are killed after some steps; who goes on takes the same batches."""
+    out = tmp_path / "run"
+    command = words(data, out, f"--checkpoint-minutes 0 {first[1]}")
+    with started(torchrun(first[0], *command) if first[0] > 1 else python(*command), tmp_path / "log") as process:
+        wait_for(lambda: (steps := steps_done(out)) and steps > 3, process)
+        ranks = ranks_of(process).values()
+        for number in (process.pid, *ranks):  # torchrun's death would not end them
+            os.kill(number, signal.SIGKILL)
+        wait_for(lambda: not any(Path(f"/proc/{number}/fd").exists() for number in ranks), None)
+    assert 3 < steps_done(out) < read_metrics(single)[-1]["step"]
+    command = words(data, out, then[1])
+    said = run(torchrun(then[0], *command) if then[0] > 1 else python(*command))
+    assert "Going on with the run" in said
+    assert_close(single, out)
+
+
+# ---------------------------------------------------------------- stops, kills, hangs
+
+
+def python(*command: str) -> list[str]:
+    return [sys.executable, "-m", "openmae", *command]
+
+
+@contextmanager
+def started(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, env=environment())
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(condition: Any, process: subprocess.Popen[bytes] | None, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def steps_done(out: Path) -> int:
+    return max((int(path.name.removeprefix("step-")) for path in out.glob("checkpoints/step-*")), default=0)
+
+
+def ranks_of(process: subprocess.Popen[bytes]) -> dict[int, int]:
+    """Rank -> process, of those that torchrun has started."""
+    found = {}
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for child in children:
+        given = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        rank = next((int(entry.split(b"=")[1]) for entry in given if entry.startswith(b"RANK=")), None)
+        if rank is not None:
+            found[rank] = int(child)
+    return found
+
+
+LONG = "--epochs 4000 --pictures 0 --evaluations 0 --checkpoint-minutes 60"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_to_one_rank_saves_and_stops_all(data: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Without torchrun around them, so that each rank's own exit code is seen."""
+    processes = by_hand(2, words(data, tmp_path / "run", LONG), tmp_path)
+    try:
+        wait_for(lambda: "step 1/" in (tmp_path / "log0").read_text(), processes[0])
+        processes[1].send_signal(number)
+        code = 130 if number == signal.SIGINT else 75
+        assert [process.wait(timeout=60) for process in processes] == [code, code], (tmp_path / "log0").read_text()
+    finally:
+        for process in processes:
+            process.kill()
+    assert re.search(r"stopped at step \d+ of \d+, which is saved; the same command", (tmp_path / "log0").read_text())
+    assert "stopped" not in (tmp_path / "log1").read_text()
+    assert steps_done(tmp_path / "run") > 0
+
+
+def by_hand(size: int, command: list[str], folder: Path) -> list[subprocess.Popen[bytes]]:
+    """The ranks, as a scheduler without torchrun starts them."""
+    port = free_port()
+    processes = []
+    for rank in range(size):
+        given = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
+        given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        with (folder / f"log{rank}").open("w") as log:
+            processes.append(
+                subprocess.Popen(
+                    python(*command),
+                    stdout=log,
+                    stderr=log,
+                    env={**environment(), **{name: str(value) for name, value in given.items()}},
+                )
+            )
+    return processes
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.mark.parametrize(("how", "who"), [("killed", 1), ("hung", 1), ("hung", 0)])
+def test_who_is_gone_is_named_and_the_others_stop(data: Path, tmp_path: Path, how: str, who: int) -> None:
+    processes = by_hand(3, words(data, tmp_path / "run", f"{LONG} --timeout-minutes 0.1"), tmp_path)
+    others = [rank for rank in range(3) if rank != who]
+    try:
+        wait_for(lambda: "step 1/" in (tmp_path / "log0").read_text(), processes[0])
+        processes[who].send_signal(signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+        began = time.monotonic()
+        codes = [processes[rank].wait(timeout=60) for rank in others]
+        took = time.monotonic() - began
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    said = [(tmp_path / f"log{rank}").read_text() for rank in others]
+    assert codes == [75, 75], said
+    assert took < 20
+    if how == "hung" and who == 0:  # it also keeps what the others look at: torchrun does, where it runs
+        assert "rank 0" in said[0], said
+    else:
+        assert f"rank {who} (process {processes[who].pid} on " in said[0], said
+    assert all("run the same command again" in text for text in said), said
+    assert not any("Traceback" in text for text in said), said
+
+
+def test_torchrun_starts_again_and_the_run_goes_on(data: Path, single: Path, tmp_path: Path) -> None:
+    """A rank is killed; torchrun ends the others, starts all anew, and the run ends as if nothing had happened."""
+    out = tmp_path / "run"
+    command = torchrun(2, *words(data, out, "--checkpoint-minutes 0"), options="--max-restarts=2")
+    with started(command, tmp_path / "log") as process:
+        wait_for(lambda: steps_done(out) > 3, process)
+        os.kill(ranks_of(process)[1], signal.SIGKILL)
+        assert process.wait(timeout=120) == 0, (tmp_path / "log").read_text()
+    assert "Going on with the run" in (tmp_path / "log").read_text()
+    assert_close(single, out)
+
+
+def test_bad_input_is_said_once_by_all(data: Path, tmp_path: Path) -> None:
+    said = run(torchrun(2, *words(data, tmp_path / "run", "--batch-size 1")), code=1)  # torchrun's own
+    assert said.count("--batch-size 1 leaves some of the 2 processes without an image") == 1
+    assert "exitcode  : 2" in said
+    (tmp_path / "busy").mkdir()
+    (tmp_path / "busy/other.txt").touch()
+    said = run(torchrun(2, *words(data, tmp_path / "busy")), code=1)
+    assert said.count("is not empty and is not a run") == 1
+    assert "Traceback" not in said[: said.index("failed (exitcode: 2)")]
