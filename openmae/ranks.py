@@ -28,10 +28,9 @@ from openmae.errors import RUN_AGAIN, Interrupted, NotWritten, RankLost, UserErr
 
 T = TypeVar("T")
 
-LEAST_TIMEOUT = 2.0  # seconds
 _BEATS = 10  # within a timeout
 _LONGEST_BEAT = 5.0  # seconds between two
-_CONNECT_SECONDS = 300.0  # until all processes have come
+_PATIENCE = 10.0  # seconds for what should take none
 
 
 @dataclass(frozen=True)
@@ -251,16 +250,19 @@ class _Heart:
         self._ended = threading.Event()
         self._seen: dict[int, _Seen] = {}
         self._heard = 0.0
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._live, self._watch)]
 
     def start(self) -> None:
         self._beat()  # so that all keys are there before anyone looks
         dist.barrier()
         self._heard = time.monotonic()
-        for work in (self._live, self._watch):
-            threading.Thread(target=work, name="heart", daemon=True).start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         self._ended.set()
+        for thread in self._threads:  # one that is inside torch as Python ends would abort the process
+            thread.join(_PATIENCE)
         with suppress(RuntimeError):
             self._store.set(f"ended/{self.rank}", "")
 

@@ -1,14 +1,16 @@
 """Several real processes, started by torchrun, train as one does: the same samples, the same weights; and stop, go on
 with other numbers of processes, and notice when one of them is gone."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ from openmae.ranks import Ranks
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
 from tests.images import TINY, write_images
+from tests.test_training import Task
 
+PYTHON = [sys.executable, "-m", "openmae"]
 SHORT = "--epochs 4 --workers 0 --pictures 1 --evaluations 2 --batch-size 10 --micro-batch 4"
 
 
@@ -53,7 +57,7 @@ def environment() -> dict[str, str]:
 
 
 def alone(data: Path, out: Path, more: str = "") -> Path:
-    run([sys.executable, "-m", "openmae", *words(data, out, more)])
+    run([*PYTHON, *words(data, out, more)])
     return out
 
 
@@ -108,8 +112,12 @@ def test_shares_are_all_of_it_in_order_and_even(size: int, count: int, unit: int
 
 @pytest.mark.parametrize(
     ("processes", "more"),
-    [(2, ""), (4, "--micro-batch 2"), (2, "--shard"), (2, "--shard --grad-checkpointing on --micro-batch 3")],
-    ids=["2", "4", "sharded", "sharded and checkpointed"],
+    [
+        pytest.param(2, "", id="2"),
+        pytest.param(4, "--micro-batch 2", id="4", marks=pytest.mark.slow),
+        pytest.param(2, "--shard --grad-checkpointing on --micro-batch 3", id="sharded and checkpointed"),
+        pytest.param(5, "--shard --workers 1", id="5 sharded", marks=pytest.mark.slow),
+    ],
 )
 def test_several_train_as_one_does(data: Path, single: Path, tmp_path: Path, processes: int, more: str) -> None:
     run(torchrun(processes, *words(data, tmp_path / "run", more)))
@@ -119,8 +127,12 @@ def test_several_train_as_one_does(data: Path, single: Path, tmp_path: Path, pro
 
 @pytest.mark.parametrize(
     ("first", "then"),
-    [((4, ""), (1, "")), ((2, ""), (2, "--shard")), ((2, "--shard"), (4, "")), ((1, ""), (2, ""))],
-    ids=["4 then 1", "2 then 2 sharded", "2 sharded then 4", "1 then 2"],
+    [
+        pytest.param((4, ""), (1, ""), id="4 then 1", marks=pytest.mark.slow),
+        pytest.param((2, ""), (2, "--shard"), id="2 then 2 sharded", marks=pytest.mark.slow),
+        pytest.param((2, "--shard"), (3, ""), id="2 sharded then 3"),
+        pytest.param((1, ""), (2, ""), id="1 then 2", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_goes_on_with_other_processes(
     data: Path, single: Path, tmp_path: Path, first: tuple[int, str], then: tuple[int, str]
@@ -145,7 +157,7 @@ def test_a_run_goes_on_with_other_processes(
 
 
 def python(*command: str) -> list[str]:
-    return [sys.executable, "-m", "openmae", *command]
+    return [*PYTHON, *command]
 
 
 @contextmanager
@@ -187,7 +199,14 @@ def ranks_of(process: subprocess.Popen[bytes]) -> dict[int, int]:
 LONG = "--epochs 4000 --pictures 0 --evaluations 0 --checkpoint-minutes 60"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="SIGTERM"),
+        pytest.param(signal.SIGUSR1, id="SIGUSR1", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_to_one_rank_saves_and_stops_all(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     """Without torchrun around them, so that each rank's own exit code is seen."""
     processes = by_hand(2, words(data, tmp_path / "run", LONG), tmp_path)
@@ -204,7 +223,9 @@ def test_a_signal_to_one_rank_saves_and_stops_all(data: Path, tmp_path: Path, nu
     assert steps_done(tmp_path / "run") > 0
 
 
-def by_hand(size: int, command: list[str], folder: Path) -> list[subprocess.Popen[bytes]]:
+def by_hand(
+    size: int, command: list[str], folder: Path, launcher: Sequence[str] = PYTHON
+) -> list[subprocess.Popen[bytes]]:
     """The ranks, as a scheduler without torchrun starts them."""
     port = free_port()
     processes = []
@@ -214,7 +235,7 @@ def by_hand(size: int, command: list[str], folder: Path) -> list[subprocess.Pope
         with (folder / f"log{rank}").open("w") as log:
             processes.append(
                 subprocess.Popen(
-                    python(*command),
+                    [*launcher, *command],
                     stdout=log,
                     stderr=log,
                     env={**environment(), **{name: str(value) for name, value in given.items()}},
@@ -229,7 +250,15 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-@pytest.mark.parametrize(("how", "who"), [("killed", 1), ("hung", 1), ("hung", 0)])
+@pytest.mark.parametrize(
+    ("how", "who"),
+    [
+        ("killed", 1),
+        ("hung", 1),
+        pytest.param("hung", 0, marks=pytest.mark.slow),
+        pytest.param("killed", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_who_is_gone_is_named_and_the_others_stop(data: Path, tmp_path: Path, how: str, who: int) -> None:
     processes = by_hand(3, words(data, tmp_path / "run", f"{LONG} --timeout-minutes 0.1"), tmp_path)
     others = [rank for rank in range(3) if rank != who]
@@ -246,7 +275,7 @@ def test_who_is_gone_is_named_and_the_others_stop(data: Path, tmp_path: Path, ho
     said = [(tmp_path / f"log{rank}").read_text() for rank in others]
     assert codes == [75, 75], said
     assert took < 20
-    if how == "hung" and who == 0:  # it also keeps what the others look at: torchrun does, where it runs
+    if who == 0:  # it also keeps what the others look at: torchrun does, where it runs
         assert "rank 0" in said[0], said
     else:
         assert f"rank {who} (process {processes[who].pid} on " in said[0], said
@@ -254,6 +283,7 @@ def test_who_is_gone_is_named_and_the_others_stop(data: Path, tmp_path: Path, ho
     assert not any("Traceback" in text for text in said), said
 
 
+@pytest.mark.slow
 def test_torchrun_starts_again_and_the_run_goes_on(data: Path, single: Path, tmp_path: Path) -> None:
     """A rank is killed; torchrun ends the others, starts all anew, and the run ends as if nothing had happened."""
     out = tmp_path / "run"
@@ -264,6 +294,110 @@ def test_torchrun_starts_again_and_the_run_goes_on(data: Path, single: Path, tmp
         assert process.wait(timeout=120) == 0, (tmp_path / "log").read_text()
     assert "Going on with the run" in (tmp_path / "log").read_text()
     assert_close(single, out)
+
+
+# ---------------------------------------------------------------- fine-tuning and measuring
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["--batch-size 64 --mixup 0.8 --drop-path 0.2 --ema-decay 0.9", "--batch-size 24 --mixup 0 --cutmix 0 --shard"],
+    ids=["mixed and averaged", "sharded"],
+)
+def test_fine_tuning_by_several_is_as_by_one(data: Path, single: Path, tmp_path: Path, more: str) -> None:
+    quick = "--epochs 5 --workers 0 --evaluations 2 --precision fp32 --device cpu --blr 0.002"
+    command = ["finetune", str(single), str(data), *quick.split(), *more.split(), "--out"]
+    run(python(*command, str(tmp_path / "one")))
+    run(torchrun(2, *command, str(tmp_path / "two")))
+    assert_close(tmp_path / "one", tmp_path / "two")
+    told = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+    figures = [next(iter(one.values()))["clean"]["figures"] for one in told]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More images than fit in a batch, not a multiple of the ranks, one of them broken."""
+    folder = write_images(tmp_path_factory.mktemp("many") / "many", 811, classes=3)
+    (folder / "class1/400.jpg").write_bytes(b"broken")
+    return folder
+
+
+@pytest.mark.slow
+def test_knn_and_probe_by_several_are_as_by_one(many: Path, single: Path, tmp_path: Path) -> None:
+    found = []
+    for processes in (1, 3):
+        model = tmp_path / f"by{processes}"
+        shutil.copytree(single, model)
+        for command in ("knn", "probe"):
+            words = [command, str(model), str(many), "--device", "cpu", "--workers", "0", "--precision", "fp32"]
+            said = run(python(*words) if processes == 1 else torchrun(processes, *words))
+            assert said.count("1 images cannot be read and are left out") == 1
+        found.append(json.loads((model / "evaluations.json").read_text()))
+    for one, other in zip(*found, strict=True):
+        assert one["train_images"] + one["val_images"] == 810
+        assert {**one, "time": None} == {**other, "time": None}
+
+
+ONE_RANK = """
+import json, sys
+from pathlib import Path
+from openmae.ranks import joined
+from tests.test_training import Task, TooLarge
+
+what, folder = sys.argv[1], Path(sys.argv[2])
+with joined("cpu", 60) as ranks:
+    task = TooLarge(most=2 if ranks.rank == 1 else 8) if what == "memory" else Task(micro_batch=3)
+    task.ranks = ranks
+    if what == "loss":
+        task.poison = lambda step: step in (3, 4) and ranks.rank == 1
+    if what == "gradient" and ranks.rank == 1:
+        calls = []
+        def spoil(gradient):
+            calls.append(1)
+            return gradient * float("inf") if len(calls) == 4 else gradient
+        task.model[0].bias.register_hook(spoil)
+    position = task.train(folder, 6)
+    print(json.dumps([ranks.rank, position.dropped, getattr(task, "sizes", [])]), flush=True)
+"""
+
+
+def train_task(what: str, folder: Path) -> list[list[Any]]:
+    """What each of two ranks says: its number, the steps dropped, the sizes of its micro-batches."""
+    file = folder / "one_rank.py"
+    file.write_text(ONE_RANK)
+    given = {**environment(), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = [*command, str(file), what, str(folder / "run")]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120, env=given)
+    assert done.returncode == 0, done.stderr
+    return sorted(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+
+
+def newest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    found, _ = newest_checkpoint(folder / "checkpoints")
+    assert found is not None
+    return found.weights, found.optimizer
+
+
+@pytest.mark.parametrize(
+    ("what", "dropped"), [("loss", 2), pytest.param("gradient", 1, marks=pytest.mark.slow)], ids=["loss", "gradient"]
+)
+def test_what_is_not_finite_on_one_rank_is_dropped_by_all(tmp_path: Path, what: str, dropped: int) -> None:
+    assert [told[1] for told in train_task(what, tmp_path)] == [dropped, dropped]
+    weights, averages = newest(tmp_path / "run")
+    assert all(value.isfinite().all() for value in (*weights.values(), *averages.values()))
+    assert {value.item() for name, value in averages.items() if name.endswith(":step")} == {6 - dropped}
+
+
+def test_where_one_rank_runs_out_of_memory_all_take_smaller_micro_batches(tmp_path: Path) -> None:
+    told = train_task("memory", tmp_path)
+    assert [set(sizes[1:]) for _, _, sizes in told] == [{2}, {2}]  # what the first one holds was tried before
+    small = Task(micro_batch=2)
+    small.train(tmp_path / "one", 6)
+    for ours, theirs in zip(newest(tmp_path / "run"), newest(tmp_path / "one"), strict=True):
+        for name, value in ours.items():
+            torch.testing.assert_close(value, theirs[name], atol=1e-6, rtol=1e-5)
 
 
 def test_bad_input_is_said_once_by_all(data: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from openmae.heads import Classifier, Pool, learn_last_blocks
 from openmae.model import SIZES, ViT, create_model, initialize
 from openmae.ranks import Ranks, each_in_turn, joined
 from openmae.recipes.choices import Recipe, Sides, pair, stored
-from openmae.recipes.finetune_choices import check_ranges, choose
+from openmae.recipes.finetune_choices import check_ranges, choose, least_micro_batch
 from openmae.recipes.finetune_job import Job, Start
 from openmae.recipes.machine import (
     Device,
@@ -169,7 +169,7 @@ class Finetune:
 
 def run(settings: Finetune) -> None:
     """Trains, and says what came out. Raises UserError, Interrupted."""
-    console = make_console()
+    console = make_console(outlives_terminal=True)
     parts = settings.blocks.split(",")
     if len(parts) > 1 or (settings.out is not None and (settings.out / SWEEP).exists()):
         from openmae.recipes.sweep import sweep
@@ -227,7 +227,7 @@ def _finetune(settings: Finetune, ranks: Ranks, device: torch.device, console: C
         settings = ranks.from_lead(settings)
         with ranks.together():
             check_ranges(settings)
-            check_shares(settings, ranks)
+            check_shares(settings, ranks, least_micro_batch(settings))
             with enough_memory():
                 model = build(settings, start.encoder, len(right.names))
             steps = steps_of(settings, len(train), console)

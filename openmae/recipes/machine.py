@@ -1,11 +1,13 @@
 """What the jobs ask of the machine: device, loader workers, room on the disk, a console."""
 
+import io
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TextIO
 
 import torch
 from rich.console import Console
@@ -43,18 +45,19 @@ def memory_of(device: torch.device, ranks: Ranks = ALONE) -> int:
     return ram() // ranks.local_size
 
 
-def check_shares(settings: Settings, ranks: Ranks) -> None:
-    """Raises UserError where the batch cannot be shared among the ranks."""
+def check_shares(settings: Settings, ranks: Ranks, unit: int = 1) -> None:
+    """Raises UserError where the batch cannot be shared among the ranks, in whole units of so many images."""
     assert settings.batch_size is not None
     if settings.shard and settings.batch_size % ranks.size:
         raise UserError(
             f"--shard with --batch-size {settings.batch_size} and {ranks.size} processes: give a multiple of their "
             "number, or leave --shard out"
         )
-    if settings.batch_size < ranks.size:
+    if -(-settings.batch_size // unit) < ranks.size:
+        of = f", since it is shared in groups of {unit}" if unit > 1 else ""
         raise UserError(
-            f"--batch-size {settings.batch_size} leaves some of the {ranks.size} processes without an image: raise it, "
-            "or start fewer"
+            f"--batch-size {settings.batch_size} leaves some of the {ranks.size} processes without an image{of}: raise "
+            "it, or start fewer"
         )
 
 
@@ -133,7 +136,49 @@ def enough_memory() -> Iterator[None]:
         ) from error
 
 
-def make_console() -> Console:
-    """Plain text to standard output, taken as it is; no line is broken where the output is not a terminal."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=10_000)
+def make_console(*, outlives_terminal: bool = False) -> Console:
+    """Plain text to standard output, taken as it is; no line is broken where the output is not a terminal.
+
+    outlives_terminal: what can no longer be shown, because the terminal or the reader has left, is dropped.
+    """
+    file: Any = _Lasting(sys.stdout) if outlives_terminal else None
+    console = Console(file=file, highlight=False, markup=False, emoji=False)
+    if console.is_terminal:
+        return console
+    return Console(file=file, highlight=False, markup=False, emoji=False, width=10_000)
+
+
+class _Lasting(io.TextIOBase):
+    """A stream whose reader may leave."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.stream.encoding
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def write(self, text: str) -> int:
+        with self._until_it_leaves():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._until_it_leaves():
+            self.stream.flush()
+
+    @contextmanager
+    def _until_it_leaves(self) -> Iterator[None]:
+        """What is written from then on goes nowhere, also what Python writes as it ends."""
+        try:
+            yield
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)

@@ -201,7 +201,7 @@ class Pretrain:
 
 def run(settings: Pretrain) -> None:
     """Trains, and says what to do with the result. Raises UserError, Interrupted, NotWritten, RankLost."""
-    console = make_console()
+    console = make_console(outlives_terminal=True)
     pretrain(settings, console)
     console.print(
         f"\nThe encoder is in {settings.out}. Look at:   {settings.out}/report.html\n"

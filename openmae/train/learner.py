@@ -19,7 +19,6 @@ from openmae.ranks import ALONE, Ranks
 from openmae.train.sharding import gathered
 from openmae.train.step import B, M
 
-
 # What does not learn is the same on all ranks anyway; newer versions of torch have another name for it.
 _SYNC_NO_BUFFERS: dict[str, Any] = {
     next(

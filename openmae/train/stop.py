@@ -19,7 +19,7 @@ _CODES: dict[int, int] = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: RUN_AGAIN,
 
 class Stop:
     """Notes a first SIGINT, SIGTERM or SIGUSR1, so that the step at hand can end and be saved; a second one leaves at
-    once. A context manager.
+    once. That the terminal closes has no effect. A context manager.
 
     A thread hears them, for the main one may be inside a library that waits for another machine.
     """
@@ -38,6 +38,7 @@ class Stop:
             self._fd_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
             for number in _CODES:
                 self._before[number] = signal.signal(number, lambda number, frame: None)
+            self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
             threading.Thread(target=self._listen, args=(ours,), name="signals", daemon=True).start()
         return self
 
