@@ -21,6 +21,7 @@ class Server:
     url: str
     fail: Callable[[int, str], str] = lambda number, path: ""
     requests: list[str] = field(default_factory=list)
+    ranges: list[range] = field(default_factory=list)
     most_at_once: int = 0
 
 
@@ -65,6 +66,7 @@ def serve(folder: Path) -> Iterator[Server]:
                 return
             status = file.stat()
             first, _, last = wanted.removeprefix("bytes=").partition("-")
+            server.ranges.append(range(int(first), int(last) + 1))
             with file.open("rb") as opened:
                 opened.seek(int(first))
                 part = opened.read(int(last) + 1 - int(first))

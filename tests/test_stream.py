@@ -424,6 +424,26 @@ def every_kind(tmp_path: Path) -> dict[str, str]:
     return {name: str(tmp_path / name) for name in names}
 
 
+def test_each_rank_reads_only_what_it_needs(tmp_path: Path) -> None:
+    """Of shards on a web server: the ranks' parts of an epoch are one pass over the images, and a little more."""
+    data = write_images(tmp_path / "data", 60)
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for file in sorted(data.rglob("*.*")):
+            tar.add(file, f"{file.stem}.{file.suffix[1:]}")
+    size = sum(file.stat().st_size for file in data.rglob("*.*"))
+    with serve(tmp_path) as server:
+        source = open_source(f"{server.url}/shard.tar")
+        read = []
+        for rank in range(4):
+            server.ranges.clear()
+            stream = stream_of(source, batch_size=12, steps=5)  # an epoch
+            batches = stream.batches(0, 3, 0, part=Ranks(rank, 4).share(12))
+            assert sum(len(batch) for batch in batches) == 15
+            read.append(sum(map(len, server.ranges)))
+    assert sum(read) < 1.1 * size
+    assert max(read) < 0.4 * size
+
+
 def test_a_stream_is_the_same_from_every_source(tmp_path: Path) -> None:
     kinds = every_kind(tmp_path)
     expected = rows(stream_of(open_source(kinds["folder"]), repeats=2).batches(0, 6, 0))
