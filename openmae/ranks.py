@@ -120,6 +120,8 @@ class Ranks:
         except RuntimeError as error:
             if not _is_of_the_network(error):
                 raise
+            if self.heart.somebody_complained():
+                raise UserError("") from error
             raise RankLost(self.heart.who_is_lost()) from error
         finally:
             self.heart.is_waiting = False
@@ -203,8 +205,10 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
     except RankLost:  # no farewell, which would wait for whoever is lost
         heart.stop()
         raise
-    except (UserError, Interrupted, NotWritten) as error:  # of all ranks alike
-        if rank > 0 and not isinstance(error, UserError):
+    except (UserError, Interrupted, NotWritten) as error:  # of all ranks alike, or of one that others notice
+        if isinstance(error, UserError):
+            heart.complain()
+        elif rank > 0:
             error.args = ("",)  # the lead says it
         heart.stop()
         dist.destroy_process_group()
@@ -268,6 +272,17 @@ class _Heart:
 
     def move(self, place: str) -> None:
         self.place, self.moves = place, self.moves + 1
+
+    def complain(self) -> None:
+        """Lets the others know that this one leaves for a reason that it says."""
+        with suppress(RuntimeError):
+            self._store.set("complaint", "")
+
+    def somebody_complained(self) -> bool:
+        """Whether another one did."""
+        with suppress(RuntimeError):
+            return bool(self._store.check(["complaint"]))
+        return False
 
     def who_is_lost(self) -> str:
         """Looks at all ranks for a few beats: who does not beat any more."""

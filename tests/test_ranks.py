@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from openmae.ranks import Ranks
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
-from tests.images import TINY, write_images
+from tests.images import TINY, picture, write_images
 from tests.test_training import Task
 
 PYTHON = [sys.executable, "-m", "openmae"]
@@ -398,6 +398,26 @@ def test_where_one_rank_runs_out_of_memory_all_take_smaller_micro_batches(tmp_pa
     for ours, theirs in zip(newest(tmp_path / "run"), newest(tmp_path / "one"), strict=True):
         for name, value in ours.items():
             torch.testing.assert_close(value, theirs[name], atol=1e-6, rtol=1e-5)
+
+
+def test_too_many_broken_files_of_one_rank_end_the_run_in_its_words(tmp_path: Path) -> None:
+    """They break after the run has begun, when only the loaders find them."""
+    broken = tmp_path / "data"
+    broken.mkdir()
+    for number in range(60):  # too large to be kept decoded in memory
+        picture(number, (90, 90)).save(broken / f"{number:03d}.jpg")
+    processes = by_hand(2, words(broken, tmp_path / "run", LONG), tmp_path)
+    try:
+        wait_for(lambda: "step 1/" in (tmp_path / "log0").read_text(), processes[0])
+        for file in sorted(broken.rglob("*.*"))[::3]:
+            os.truncate(file, 10)
+        assert [process.wait(timeout=60) for process in processes] == [2, 2]
+    finally:
+        for process in processes:
+            process.kill()
+    said = "".join((tmp_path / f"log{rank}").read_text() for rank in (0, 1))
+    assert "files cannot be used, more than --max-broken 0.01 allows" in said
+    assert "is gone" not in said
 
 
 def test_bad_input_is_said_once_by_all(data: Path, tmp_path: Path) -> None:

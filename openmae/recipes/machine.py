@@ -131,8 +131,8 @@ def enough_memory() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            "the machine ran out of memory: run the same command again with a smaller --micro-batch, which leaves "
-            "the batch as it is; the run goes on from its last checkpoint"
+            "the machine ran out of memory: run the same command again with --grad-checkpointing on or a smaller "
+            "--micro-batch, which leave the result as it is; the run goes on from its last checkpoint"
         ) from error
 
 
