@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from openmae import __version__
-from openmae.errors import Interrupted, UserError
+from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError
 
 COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass, what it does)
     "quickstart": ("quickstart", "Quickstart", "pre-train on real images that come along, and show that it worked"),
@@ -34,15 +34,17 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
     "stats": ("stats", "Stats", "mean, deviation and percentiles of your images: DATA"),
     "check": ("check", "Check", "broken files, odd sizes, duplicates, suspicious labels: DATA"),
     "pack": ("pack", "Pack", "write tar shards of smaller images, which load faster: DATA SHARDS"),
+    "doctor": ("doctor", "Doctor", "whether this machine can train, and what to mend"),
+    "launch": ("launch", "Launch", "hand a training to a cluster's scheduler: slurm COMMAND ..."),
     "plan": ("plan", "Plan", "steps, hours, memory and cost of a pre-training before it starts: [DATA]"),
     "bench": ("bench", "Bench", "how fast a training step is here, beside other implementations"),
     "report": ("report", "Report", "write RUN/report.html anew: RUN"),
 }
-INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns 0 (`check`: how severe its findings are), 2 for bad input, 130 when asked to stop."""
+    """Runs a command; returns 0 (`check`: how severe its findings are), 2 for bad input, 130 after Ctrl-C, 75 where the
+    same command should be run again, 74 where the end of a run could not be written."""
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):  # names of files and classes may be no text that they can show
         if isinstance(stream, io.TextIOWrapper):
@@ -56,12 +58,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(argv[0], argv[1:])
     except UserError as error:
-        end = "" if str(error).endswith(("?", ".")) else "."
-        print(f"openmae {argv[0]}: {error}{end}", file=sys.stderr)
+        _complain(argv[0], str(error))
         return 2
     except Interrupted as stopped:
-        print(f"openmae {argv[0]}: {stopped}.", file=sys.stderr)
-        return INTERRUPTED
+        _complain(argv[0], str(stopped))
+        return stopped.code
+    except NotWritten as error:
+        _complain(argv[0], str(error))
+        return NOT_WRITTEN
+    except RankLost as lost:
+        _complain(argv[0], f"{lost}: all stop; run the same command again")
+        os._exit(RUN_AGAIN)  # torch's farewell would wait for whoever is lost
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         sys.stderr.close()
         return 0
@@ -75,6 +82,14 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def _complain(command: str, sentence: str) -> None:
+    """On standard error; nothing where another process says it."""
+    if sentence:
+        end = "" if sentence.endswith(("?", ".")) else "."
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            print(f"openmae {command}: {sentence}{end}", file=sys.stderr, flush=True)
+
+
 def _run(command: str, argv: list[str]) -> int:
     # Idle torch threads sleep instead of spinning, which would take the cores from the loader's processes:
     # 15% more images/s on 2 cores. Read when torch is first imported.
@@ -85,6 +100,23 @@ def _run(command: str, argv: list[str]) -> int:
     from openmae.data.cache import cache_folder
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    if command == "launch":
+        return _launch(argv)
+    recipe, settings = _read(command, argv)
+    return recipe.run(settings) or 0  # most return nothing
+
+
+def _launch(argv: list[str]) -> int:
+    """Runs `launch`: its own words, --, and those of the command that it launches."""
+    at = argv.index("--") if "--" in argv else len(argv)
+    if at == len(argv) and not {"-h", "--help"} & set(argv):
+        raise UserError("the command to launch comes after --: openmae launch slurm -- pretrain DATA --out RUN")
+    recipe, settings = _read("launch", argv[:at])
+    return recipe.run(settings, argv[at + 1 :], lambda words: _read(words[0], words[1:])[1]) or 0
+
+
+def _read(command: str, argv: list[str]) -> tuple[Any, Any]:
+    """(the command's recipe, the settings that these words make). Raises UserError, SystemExit after --help."""
     if command not in COMMANDS:
         raise UserError(f"there is no command '{command}'{_suggestion(command, list(COMMANDS))}: see openmae --help")
     module_name, class_name, _ = COMMANDS[command]
@@ -92,7 +124,7 @@ def _run(command: str, argv: list[str]) -> int:
     settings_type = getattr(recipe, class_name)
     argv = _with_config_file(argv, settings_type, getattr(recipe, "DERIVED", ()))
     _check_flags(argv, settings_type)
-    return recipe.run(_parsed(command, argv, settings_type)) or 0  # most return nothing
+    return recipe, _parsed(command, argv, settings_type)
 
 
 def _parsed(command: str, argv: list[str], settings_type: type) -> Any:

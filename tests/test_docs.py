@@ -8,14 +8,15 @@ import pytest
 import torch
 import tyro
 
-from openmae.cli import COMMANDS, main
+from openmae.cli import COMMANDS, _read, main
 from openmae.recipes.pretrain import Pretrain
 from tests.images import TINY, picture, write_images
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-MEASURED_SMALL = {  # what would measure a large model for minutes
+MEASURED_SMALL = {  # what would measure a large model for minutes, or start other processes
+    "doctor": ["--processes", "1"],
     "plan": ["--model", "vit_tiny", "--img-size", "32", "--seconds", "1"],
     "bench": ["--model", "vit_tiny", "--micro-batch", "1", "--rounds", "1", "--precision", "fp32"],
 }
@@ -36,6 +37,11 @@ def test_the_readmes_commands_and_python_run(
         if "imagenet" in words:  # a week on a GPU: that its flags exist has to do
             assert tyro.cli(Pretrain, args=words[1:]).recipe == "paper"
             continue
+        if words[0] == "launch":  # it takes a cluster: test_launch.py runs it
+            at = words.index("--")
+            assert _read("launch", words[1:at])[1].nodes == 2
+            assert _read(words[at + 1], words[at + 2 :])[1].data == "your/images"
+            continue
         if words == ["bench"]:  # a process for each contender: test_bench.py runs it
             continue
         small = {
@@ -52,7 +58,10 @@ def test_the_readmes_commands_and_python_run(
 
 @pytest.mark.parametrize(
     "page",
-    ["data.md", "features.md", "pack.md", "speed.md", "plan.md", pytest.param("bench.md", marks=pytest.mark.slow)],
+    [
+        *("data.md", "doctor.md", "features.md", "pack.md", "speed.md", "plan.md"),
+        pytest.param("bench.md", marks=pytest.mark.slow),
+    ],
 )
 def test_the_pages_commands_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.decode import PixelFormat, decode, open_image
+from openmae.data.limits import memory_limit
 from openmae.data.pool import Hand, ordered
 from openmae.data.source import Remade, Source
 from openmae.data.views import reduction
@@ -117,5 +118,7 @@ def _looks_small(source: Source, pixels: PixelFormat, img_size: tuple[int, int],
 
 
 def ram() -> int:
-    """Bytes of memory that the machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**33
+    """Bytes of memory that the machine has, or that this container or job may use of it."""
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**33
+    limit, _ = memory_limit()
+    return has if limit is None else min(has, limit)

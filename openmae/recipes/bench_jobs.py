@@ -83,16 +83,7 @@ class _OurJob:
         self.learner = Learner(model, self._loss)
 
     def resize(self, micro_batch: int) -> None:
-        architecture = self.model.architecture
-        images = _images(micro_batch, architecture.in_chans, architecture.img_size).to(self.device)
-        generator, grid = np.random.default_rng(0), self.model.encoder.grid
-        batches = []
-        for _ in range(_MASKS):
-            drawn = [self.model.masking.draw(generator, grid) for _ in range(micro_batch)]
-            visible, queries = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
-            batch = Batch(images, visible, queries, torch.zeros(micro_batch, 0), torch.arange(micro_batch), 0, [])
-            batches.append(batch.to(self.device))
-        self.batches, self.amount = cycle(batches), float(micro_batch)
+        self.batches, self.amount = cycle(random_batches(self.model, micro_batch, _MASKS)), float(micro_batch)
 
     def step(self) -> None:
         take_step(
@@ -203,6 +194,20 @@ def small(architecture: Architecture) -> Architecture:
     masking = replace(architecture.masking, mask_ratio=0.5)
     narrow = replace(architecture, embed_dim=32, num_heads=1, decoder_embed_dim=32, decoder_num_heads=1)
     return replace(narrow, img_size=sides, depth=1, decoder_depth=1, masking=masking)
+
+
+def random_batches(model: MaskedAutoencoder, size: int, masks: int) -> list[Batch]:
+    """Batches of the same random images, of mean 0 and deviation 1, each with other masks, where the model lies."""
+    device = model.encoder.class_token.device
+    images = _images(size, model.encoder.in_chans, model.encoder.img_size).to(device)
+    draws = np.random.default_rng(0)
+    batches = []
+    for _ in range(masks):
+        drawn = [model.masking.draw(draws, model.encoder.grid) for _ in range(size)]
+        visible, queries = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
+        batch = Batch(images, visible, queries, torch.zeros(size, 0), torch.arange(size), 0, [])
+        batches.append(batch.to(device))
+    return batches
 
 
 def _images(count: int, in_chans: int, img_size: tuple[int, ...]) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from openmae.data.stream import Batch
 from openmae.errors import UserError
 from openmae.model import SIZES, MaskedAutoencoder
+from openmae.recipes.bench_jobs import random_batches
 from openmae.recipes.reading import counting
 from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
@@ -129,13 +131,13 @@ def dry_run(
     def fits(seconds: float) -> bool:
         return time.perf_counter() + seconds < deadline
 
-    count, batches = 1, _random_batches(model, 1)
+    count, batches = 1, repeat(*random_batches(model, 1, masks=1))
     step(batches, count)  # memory is fetched, and the processor's libraries start
     times = [step(batches, count)]
     # As many images as leave time for a few steps: a processor works better on many.
     while 2 * count <= most and fits((FEW_STEPS + 1) * 2 * sum(times[0])):
         count *= 2
-        batches = _random_batches(model, count)
+        batches = repeat(*random_batches(model, count, masks=1))
         times = [step(batches, count)]
     with counting(f"measuring in {precision}", MOST_STEPS * count, console) as say:
         while len(times) < MOST_STEPS and fits(sum(times[-1])):
@@ -183,16 +185,5 @@ class _Clock:
 
 
 def _loss_of(model: MaskedAutoencoder, batch: Batch) -> Tensor:
-    loss: Tensor = model(batch.images.float(), batch.visible, batch.queries).loss
+    loss: Tensor = model(batch.images, batch.visible, batch.queries).loss
     return loss
-
-
-def _random_batches(model: MaskedAutoencoder, count: int) -> Iterator[Batch]:
-    """Endless batches of the same random images."""
-    draws = np.random.default_rng(0)
-    masks = [model.masking.draw(draws, model.encoder.grid) for _ in range(count)]
-    visible, queries = (torch.from_numpy(np.stack(part)) for part in zip(*masks, strict=True))
-    images = torch.randn(count, model.encoder.in_chans, *model.encoder.img_size)
-    batch = Batch(images, visible, queries, torch.zeros(count, 0), torch.arange(count), 0, [])
-    while True:
-        yield batch

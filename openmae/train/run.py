@@ -49,7 +49,7 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: choose another --out")
         if path.is_dir() and not (path / "config.toml").exists():
-            left_by_a_failed_start = {"lock", "broken.txt"}
+            left_by_a_failed_start = {"lock", "broken.txt", "slurm"}
             if any(e.name not in left_by_a_failed_start and not e.name.startswith(".") for e in path.iterdir()):
                 raise UserError(f"{path} is not empty and is not a run: choose another --out")
         try:
