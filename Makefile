@@ -1,10 +1,12 @@
 # make quickstart   set up, then pre-train on real images and show that it worked
 # make test         set up, then run the tests
+# make audit        ask the internet whether a package that the tests run with is known to be vulnerable
 # Needs git, make and python3 (3.11 or newer) alone; everything goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-slow lint format clean
+.PHONY: quickstart test test-slow lint format lock audit clean
 
 quickstart: .venv/ready
 	$(BIN)/openmae quickstart
@@ -25,14 +27,34 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# constraints.txt pins what the tests are run with; users of the package get its version ranges.
-.venv/ready: pyproject.toml constraints.txt
+# requirements.lock holds what the tests run with and what builds the package, all of it, by version and SHA-256; users
+# of the package get its version ranges.
+.venv/ready: pyproject.toml requirements.lock
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'openmae needs Python 3.11 or newer; give it as make PYTHON=...')"
 	$(PYTHON) -c "import ensurepip" || (echo "this python3 cannot make environments: install python3-venv" && exit 1)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps imagecorruptions-imaug
+	$(PIP) --no-deps --require-hashes --requirement requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
+
+# What changed in pyproject.toml, the rest as it was; newer versions of all by make lock UPGRADE=--upgrade. The package
+# whose own requirements are not wanted (a second OpenCV, which draws windows) is in the lock without them.
+lock: .venv/ready
+	$(PYTHON) -m venv .venv/tools
+	.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	printf 'hatchling\neditables\n' > .venv/build.in
+	.venv/tools/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate --extra dev --extra corruptions --no-emit-package opencv-python --output-file requirements.lock \
+	  pyproject.toml .venv/build.in
+
+# Whether a version in the lock is known to be vulnerable; this asks a service on the internet.
+audit: .venv/ready
+	$(PYTHON) -m venv .venv/tools
+	.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	@.venv/tools/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	  --requirement requirements.lock > .venv/audit.txt 2>&1; found=$$?; tail -n 40 .venv/audit.txt; \
+	if grep -qE 'could not be audited|ConnectionError|Max retries' .venv/audit.txt; then \
+	  echo "nothing is known: the service that knows of vulnerabilities cannot be reached from here"; fi; exit $$found
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,11 +7,12 @@ import importlib
 import io
 import os
 import sys
-import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from openmae import __version__
+from openmae.data.address import hide
+from openmae.data.parsing import read_toml
 from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError
 
 COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass, what it does)
@@ -45,7 +46,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns 0 (`check`: how severe its findings are), 2 for bad input, 130 after Ctrl-C, 75 where the
     same command should be run again, 74 where the end of a run could not be written."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = [hide(word) for word in (sys.argv[1:] if argv is None else argv)]  # addresses, from here on
     for stream in (sys.stdout, sys.stderr):  # names of files and classes may be no text that they can show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -85,6 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 def _complain(command: str, sentence: str) -> None:
     """On standard error; nothing where another process says it."""
     if sentence:
+        sentence = sentence.replace("\n", " ")  # what a library says may be of several lines
         end = "" if sentence.endswith(("?", ".")) else "."
         with contextlib.suppress(OSError):  # the terminal may be closed
             print(f"openmae {command}: {sentence}{end}", file=sys.stderr, flush=True)
@@ -154,34 +156,45 @@ def _with_config_file(argv: list[str], settings_type: type, derived: tuple[str, 
                 raise UserError("--config needs a file: --config settings.toml")
             given = argv[:at] + argv[at + (1 if "=" in word else 2) :]
             first_flag = next((i for i, w in enumerate(given) if w.startswith("--")), len(given))
-            words = _config_words(Path(values[0]), settings_type, derived, with_data=first_flag == 0)
+            words = _config_words(Path(values[0]), settings_type, derived, with_places=first_flag == 0)
             return given[:first_flag] + words + given[first_flag:]
     return argv
 
 
-def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], with_data: bool) -> list[str]:
+def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], with_places: bool) -> list[str]:
+    from openmae.refusal import has_place
+
     try:
-        values = tomllib.loads(file.read_text())
+        values = read_toml(file.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error}): give a TOML file") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise UserError(f"{file} is not TOML ({error}): mend that line") from error
     known = [field.name for field in dataclasses.fields(settings_type)]
+    hints = get_type_hints(settings_type, include_extras=True)
     words: list[str] = []
+    placed: dict[str, str] = {}  # MODEL and DATA; those on the command line take their place
     for key, value in values.items():
         name = key.replace("-", "_")
         if name in derived:
             continue
         if name not in known:
             raise UserError(f"{file} has an unknown key '{key}'{_suggestion(name, known)}")
-        if name == "data":  # positional; one given on the command line takes its place
-            words = [str(value), *words] if with_data else words
+        if isinstance(value, dict):
+            raise UserError(f"{file} has a table '{key}': give settings without tables")
+        if any(isinstance(one, str) and one.startswith("-") for one in (value if isinstance(value, list) else [value])):
+            raise UserError(f"{file} has '{key}' as {value!r}, which would be read as a flag: give another value")
+        given = _flag_words(name.replace("_", "-"), value)
+        if has_place(hints[name]):
+            placed[name] = hide(str(value))
         else:
-            words += _flag_words(name.replace("_", "-"), value)
-    return words
+            words += given
+    return [*(placed[name] for name in known if name in placed), *words] if with_places else words
 
 
 def _flag_words(flag: str, value: Any) -> list[str]:
+    if isinstance(value, int) and value.bit_length() > 1000:
+        value = float("inf")  # which is refused; Python declines to write so many digits
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
     if isinstance(value, list) and flag in ("img-size", "patch-size"):

@@ -33,7 +33,7 @@ def why_refused(command: str, argv: Sequence[str], settings_type: type) -> str:
     if unknown := [word for word in loose if word.startswith("-")]:
         return f"there is no flag {unknown[0]}: see openmae {command} --help"
     required = [field.name for field in dataclasses.fields(settings_type) if field.default is dataclasses.MISSING]
-    places = [name for name in required if _has_place(hints[name])]
+    places = [name for name in required if has_place(hints[name])]
     missing = places[len(loose) :] + [name for name in required if name not in places and name not in flags]
     usage = f"openmae {command} {' '.join(_shown(name, hints[name]) for name in required)}"
     if missing:
@@ -93,7 +93,8 @@ def _complaint(given: Sequence[str], kind: _Kind) -> str:
     return kind.advice or "give one" if len(given) < (kind.words or 0) else ""
 
 
-def _has_place(hint: Any) -> bool:
+def has_place(hint: Any) -> bool:
+    """Whether a setting of this type is given by its place, not by a flag."""
     return _POSITIONAL in getattr(hint, "__metadata__", ())
 
 
@@ -101,7 +102,7 @@ def _shown(name: str, hint: Any) -> str:
     """DATA for what has its place, --out RUN for a flag."""
     notes = getattr(hint, "__metadata__", ())
     metavar = next((note.metavar for note in notes if getattr(note, "metavar", None)), name.upper())
-    return metavar if _has_place(hint) else f"{_flag(name)} {metavar}"
+    return metavar if has_place(hint) else f"{_flag(name)} {metavar}"
 
 
 def _flag(name: str) -> str:

@@ -84,7 +84,7 @@ class PCA(nn.Module):
         size = math.prod(patch_size) * in_chans
         self.values = min(coefficients, size)
         self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("components", torch.eye(size)[:, : self.values].clone())  # (P, K)
+        self.register_buffer("components", torch.eye(size, self.values))  # (P, K)
         self.register_buffer("scale", torch.ones(()))
 
     @torch.no_grad()

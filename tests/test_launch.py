@@ -64,6 +64,7 @@ def test_a_local_job_trains_in_two_processes_to_the_end(tmp_path: Path) -> None:
     assert "The encoder is in" not in logs[1]
 
 
+@pytest.mark.slow
 def test_a_slurm_job_saves_and_is_queued_again_when_its_time_is_over(
     tmp_path: Path, slurm: FakeSlurm, run: Run
 ) -> None:

@@ -496,7 +496,7 @@ def test_ctrl_c_is_one_sentence(photographs: Path, reference: dict[str, bytes], 
         time.sleep(0.001)
     command.send_signal(signal.SIGINT)
     _, errors = command.communicate(timeout=60)
-    assert command.returncode == 130
+    assert command.returncode == 130, errors
     assert errors == "openmae pack: stopped; the same command goes on with the first shard that is not finished.\n"
     assert contents(pack(photographs, shards, max_broken=0.02)) == reference
 

@@ -254,7 +254,7 @@ def free_port() -> int:
     ("how", "who"),
     [
         ("killed", 1),
-        ("hung", 1),
+        pytest.param("hung", 1, marks=pytest.mark.slow),
         pytest.param("hung", 0, marks=pytest.mark.slow),
         pytest.param("killed", 0, marks=pytest.mark.slow),
     ],
@@ -301,8 +301,10 @@ def test_torchrun_starts_again_and_the_run_goes_on(data: Path, single: Path, tmp
 
 @pytest.mark.parametrize(
     "more",
-    ["--batch-size 64 --mixup 0.8 --drop-path 0.2 --ema-decay 0.9", "--batch-size 24 --mixup 0 --cutmix 0 --shard"],
-    ids=["mixed and averaged", "sharded"],
+    [
+        pytest.param("--batch-size 64 --mixup 0.8 --drop-path 0.2 --ema-decay 0.9", id="mixed and averaged"),
+        pytest.param("--batch-size 24 --mixup 0 --cutmix 0 --shard", id="sharded", marks=pytest.mark.slow),
+    ],
 )
 def test_fine_tuning_by_several_is_as_by_one(data: Path, single: Path, tmp_path: Path, more: str) -> None:
     quick = "--epochs 5 --workers 0 --evaluations 2 --precision fp32 --device cpu --blr 0.002"

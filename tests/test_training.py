@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from openmae.errors import Interrupted, UserError
 from openmae.model import create_model
+from openmae.ranks import ALONE
 from openmae.train.checkpoint import newest_checkpoint, snapshot, write_checkpoint
 from openmae.train.learner import Learner
 from openmae.train.loop import MOST_DROPPED_IN_A_ROW, Plan, Position, _Steps, fit
@@ -55,6 +56,8 @@ class Samples:
 class Task:
     """Linear regression whose stream, like the real one, is a function of the step."""
 
+    ranks = ALONE
+
     def __init__(self, micro_batch: int = 8, poison: Callable[[int], bool] = lambda step: False) -> None:
         self.micro_batch, self.poison = micro_batch, poison
         self.data = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
@@ -63,7 +66,8 @@ class Task:
 
     def batches_from(self, step: int, micro_batch: int) -> Iterator[Samples]:
         while True:
-            indices = torch.arange(8 * step, 8 * step + 8) % 64
+            part = self.ranks.share(8)
+            indices = torch.arange(8 * step + part.start, 8 * step + part.stop) % 64
             for part in indices.split(micro_batch):
                 rows = self.data[part].clone()
                 if self.poison(step):
@@ -86,10 +90,11 @@ class Task:
         plan = Plan(
             steps, 8, self.micro_batch, lambda step: 0.01 * (1 + step), clip_grad, checkpoint_seconds=1e9, log_every=2
         )
-        with RunFolder(folder) as run:
-            run.settle({"task": "regression"}, "data", ())
+        with RunFolder(folder, leads=self.ranks.leads) as run:
+            if self.ranks.leads:
+                run.settle({"task": "regression"}, "data", ())
             return fit(
-                Learner(self.model, self.loss_of),
+                Learner(self.model, self.loss_of, self.ranks),
                 self.batches_from,
                 adamw(self.model, (0.9, 0.95), 0.05),
                 run,

@@ -1,8 +1,11 @@
 """Images in arrays: .npy, and .npz with `images` and `labels` or as MedMNIST has them."""
 
+import ast
 import hashlib
 import io
+import lzma
 import math
+import struct
 import zipfile
 import zlib
 from functools import cached_property
@@ -19,6 +22,9 @@ from openmae.errors import BrokenImage, UserError
 
 SPLITS = ("train", "val", "test")
 
+_LONGEST_HEADER = 10_000  # bytes, as numpy itself bounds it
+_MOST_BYTES = 1 << 62
+_DAMAGE = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error)  # what zipfile raises
 _SHAPES = "(images, height, width) or (images, height, width, channels)"
 
 
@@ -40,6 +46,9 @@ class ArrayFile(LabelledSource):
         _check_shape(self.shape, self.dtype, str(path))
         if columns_first:
             raise UserError(f"{path} has its columns first: save numpy.ascontiguousarray of it")
+        there, length = path.stat().st_size - self._start, math.prod(self.shape) * self.dtype.itemsize
+        if there < length // 2:  # a header may promise more than an index of it has room for
+            raise UserError(f"{path} is cut off: it has {there:,} of {length:,} bytes; copy or save it anew")
         self._head = _npy_head(self.shape[1:], self.dtype)
         self._file: OpenFile | None = None
 
@@ -116,7 +125,7 @@ def npz_arrays(path: Path) -> dict[str, str]:
     Raises UserError where there is none.
     """
     with _opened(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
     splits = {split: f"{split}_images" for split in SPLITS if f"{split}_images" in names}
     if splits:
         return splits
@@ -140,15 +149,22 @@ def open_npz_array(path: Path, name: str) -> ArraysInMemory:
         classes: tuple[str, ...] = ()
         if f"{label_name}.npy" in archive.namelist():
             labels = _read(archive, path, label_name)
-            if len(labels) != len(images):
-                raise UserError(
-                    f"{path} has {len(labels):,} {label_name} for {len(images):,} {name}: give each image one"
-                )
-            if labels.size == len(labels):
-                numbers, classes = number_labels(label_text(label) for label in labels.reshape(-1).tolist())
-            elif labels.ndim == 2:  # a column a class, 1 where it applies
-                numbers, classes = number_labels(label_text(np.flatnonzero(row).tolist()) for row in labels)
+            if (count := len(labels) if labels.ndim else 1) != len(images):
+                raise UserError(f"{path} has {count:,} {label_name} for {len(images):,} {name}: give each image one")
+            try:
+                numbers, classes = _numbered(labels)
+            except ValueError as error:  # text that is none
+                raise UserError(f"{label_name} of {path} cannot be read ({error}): save it anew") from error
     return ArraysInMemory(path, name, images, numbers, classes, checksum)
+
+
+def _numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """Numbers and names of labels (n,) or (n, 1), or of a column a class (n, K), 1 where it applies; none of others."""
+    if labels.ndim and labels.size == len(labels):
+        return number_labels(label_text(label) for label in labels.reshape(-1).tolist())
+    if labels.ndim == 2:
+        return number_labels(label_text(np.flatnonzero(row).tolist()) for row in labels)
+    return None, ()
 
 
 def _read(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[Any]:
@@ -163,25 +179,35 @@ def _read(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[Any]:
                 )
         with archive.open(f"{name}.npy") as member:
             return npy.read_array(member, allow_pickle=False)
-    except (ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, OSError) as error:
+    except (*_DAMAGE, EOFError, KeyError, RuntimeError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{name} of {path} cannot be read ({error}): save it anew with numpy.savez") from error
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} cannot be read ({error}): save it anew with numpy.savez") from error
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     """(shape, dtype, whether columns come first) of the .npy that starts here. Raises ValueError."""
-    version = npy.read_magic(file)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, columns_first, dtype = read(file)
+    size = 2 if npy.read_magic(file) == (1, 0) else 4
+    length = int.from_bytes(file.read(size), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"its header of {length:,} bytes is too long")
+    try:
+        found = ast.literal_eval(file.read(length).decode("latin-1"))
+        shape, columns_first, dtype = found["shape"], found["fortran_order"], npy.descr_to_dtype(found["descr"])
+    except Exception as error:  # what parsing raises on a damaged text is of nearly every kind
+        raise ValueError(f"its header cannot be read: {error}") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
-    return shape, dtype, columns_first
+    if not isinstance(shape, tuple) or not all(type(side) is int and 0 <= side < _MOST_BYTES for side in shape):
+        raise ValueError(f"its header gives {shape} for a shape")
+    if math.prod(shape) * dtype.itemsize >= _MOST_BYTES:
+        raise ValueError(f"its header gives it the shape {shape}, which no file holds")
+    return shape, dtype, bool(columns_first)
 
 
 def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> None:

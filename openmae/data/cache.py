@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.data.parsing import read_json
+
 Arrays = Mapping[str, NDArray[Any]]
 
 _ABOUT = "about"  # the array that holds the JSON text
@@ -50,7 +52,7 @@ def recall(file: Path) -> tuple[Arrays, dict[str, Any]] | None:
     """What was kept, mapped into memory; None where there is nothing or it is damaged."""
     try:
         arrays = map_arrays(file)
-        return arrays, json.loads(arrays[_ABOUT].tobytes())
+        return arrays, read_json(arrays[_ABOUT].tobytes())
     except (OSError, ValueError, KeyError):
         return None
 

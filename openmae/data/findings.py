@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from openmae.data.duplicates import same_files
 from openmae.data.folder import misnamed_splits
 from openmae.data.inspection import Inspection
-from openmae.data.labels import LabelledSource
+from openmae.data.labels import LabelledSource, is_number
 from openmae.data.shard_source import ShardSource
 from openmae.data.source import Source, Subset
 
@@ -290,7 +290,7 @@ def _classes(split: Split) -> Iterator[Finding]:
             f"classes{_of(split)} differ by capitals or spaces only: {_listed(alike)}",
             "if they are the same class, give them the same name",
         )
-    if all(name.isdecimal() for name in names) and [*names] != sorted(names, key=int):
+    if all(is_number(name) for name in names) and [*names] != sorted(names, key=int):
         yield Finding(
             "note",
             f"the classes{_of(split)} are called by numbers, and are counted in the order of their letters: "

@@ -11,6 +11,7 @@ from openmae.errors import UserError
 
 NO_LABEL = -1
 SEPARATORS = ";|"  # between the labels of an image that has several
+_MOST_DIGITS = 18
 
 
 class LabelledSource(Source, ABC):
@@ -60,6 +61,11 @@ def label_text(value: object) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
+def is_number(text: str) -> bool:
+    """Whether it is digits, and not so many that Python declines to count with them."""
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
 def number_labels(
     texts: Iterable[str], names: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
@@ -72,13 +78,13 @@ def number_labels(
     """
     codes: dict[str, int] = {}
     found = np.fromiter((codes.setdefault(text, len(codes)) for text in texts), np.int64)
-    none = ("", "-1") if all(text.isdecimal() for text in codes if text not in ("", "-1")) else ("",)
+    none = ("", "-1") if all(is_number(text) for text in codes if text not in ("", "-1")) else ("",)
     labels = [text for text in codes if text not in none]
     if not labels:
         return None, ()
     if names is None and "" in codes and any(mark in text for text in labels for mark in SEPARATORS):
         labels.append("")
-    all_numbers = all(text.isdecimal() for text in labels)
+    all_numbers = all(is_number(text) for text in labels)
     classes = sorted(labels, key=int if all_numbers else str) if names is None else list(names)
     position = {str(i) if all_numbers and names else name: i for i, name in enumerate(classes)}
     return np.array([position.get(text, NO_LABEL) for text in codes])[found], tuple(classes)

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from openmae.data.address import hide
 from openmae.data.arrays import ArrayFile, npz_arrays, open_npz_array
 from openmae.data.folder import COMPRESSED, ImageFolder, open_folder, unpacking
 from openmae.data.joined import Joined
@@ -111,6 +112,7 @@ def _divided(parts: Parts) -> bool:
 
 
 def _parts(data: str) -> Parts:
+    data = hide(data)
     place = Path(data)
     try:
         is_folder, is_file = place.is_dir(), place.is_file()
@@ -130,7 +132,7 @@ def _parts(data: str) -> Parts:
 
 
 def _remote_parts(data: str) -> Parts:
-    if "{" in data or data.endswith(".tar"):
+    if "{" in data or data.partition("?")[0].endswith(".tar"):
         return _shard_parts(data, expand(data))
     if shards := packed_shards(data) or tar_files(data):
         return _shard_parts(data, shards)

@@ -2,12 +2,12 @@
 
 import contextlib
 import hashlib
-import json
 import os
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from openmae.data.labels import LabelledSource, label_text, number_labels
 from openmae.data.open_file import memory_bytes
+from openmae.data.parsing import read_json
 from openmae.data.source import Names
 from openmae.errors import BrokenImage, UserError
 
@@ -29,14 +30,25 @@ _MOST_OPEN = 16  # files kept open by one process
 def open_parquet(file: Path) -> Any:
     """The pyarrow.parquet.ParquetFile. Raises UserError where it cannot be read."""
     try:
-        import pyarrow
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise UserError("reading .parquet needs pyarrow: pip install 'openmae[parquet]'") from error
+    with readable(file):
+        opened = ParquetFile(file, memory_map=True)
+        _ = opened.schema_arrow  # is made when it is asked for
+        return opened
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Turns what pyarrow raises on a damaged file into UserError."""
+    import pyarrow
+
     try:
-        return ParquetFile(file, memory_map=True)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{file} cannot be read as parquet ({error}): check the file") from error
+        yield
+    except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{file} cannot be read as parquet ({said}): check the file") from error
 
 
 def image_column(schema: Any) -> str | None:
@@ -92,7 +104,7 @@ class ParquetImages(LabelledSource):
         sizes = []
         rows = 0
         for number, file in enumerate(self.files):
-            with open_parquet(file) as opened:
+            with open_parquet(file) as opened, readable(file):
                 for place in range(opened.num_row_groups):
                     self.groups.append((number, place))
                     self.first_rows.append(rows)
@@ -129,7 +141,8 @@ class ParquetImages(LabelledSource):
     def read(self, index: int) -> bytes:
         """The image's bytes. Raises OSError where the file cannot be read, BrokenImage where the row has no bytes."""
         number = bisect_right(self.first_rows, index) - 1
-        data = self._group(number)[index - self.first_rows[number]].as_py()
+        rows, place = self._group(number), index - self.first_rows[number]
+        data = rows[place].as_py() if place < len(rows) else None
         if data is None:
             raise BrokenImage("the table has no bytes of it")
         return bytes(data)
@@ -169,7 +182,7 @@ class ParquetImages(LabelledSource):
             kind = opened.schema_arrow.field(self.column).type
             leaf = f"{self.column}.bytes" if pyarrow.types.is_struct(kind) else self.column
             images = opened.read_row_group(place, columns=[leaf], use_threads=False).column(0)
-        except (UserError, OSError, pyarrow.ArrowException) as error:
+        except (UserError, OSError, MemoryError, pyarrow.ArrowException) as error:
             raise OSError(f"{self.files[file]}: {error}") from error
         if pyarrow.types.is_struct(images.type):
             images = images.flatten()[0]
@@ -197,7 +210,7 @@ def open_parquet_images(location: str, files: Sequence[Path]) -> ParquetImages:
             classes = classes or _hub_classes(schema, label)
             for paths, values in _rows(file, opened, column, label):
                 for path in paths:
-                    text += os.fsencode(path or f"{file.name}#{len(ends)}")
+                    text += os.fsencode(str(path or f"{file.name}#{len(ends)}"))
                     ends.append(len(text))
                 labels += values
     if not len(ends):
@@ -218,18 +231,17 @@ def _rows(file: Path, opened: Any, column: str, label: str | None) -> Iterator[t
     for place in range(opened.num_row_groups):
         rows = opened.metadata.row_group(place).num_rows
         wanted = [name for name in (path, label) if name is not None]
-        try:
+        with readable(file):
             found = opened.read_row_group(place, columns=wanted, use_threads=False)
-        except (OSError, pyarrow.ArrowException) as error:
-            raise UserError(f"{', '.join(wanted)} of {file} cannot be read ({error}): check the file") from error
-        paths = [entry and entry["path"] for entry in found.column(column).to_pylist()] if path else [None] * rows
-        yield paths, [label_text(value) for value in found.column(label).to_pylist()] if label else [""] * rows
+            paths = [entry and entry["path"] for entry in found.column(column).to_pylist()] if path else [None] * rows
+            labels = [label_text(value) for value in found.column(label).to_pylist()] if label else [""] * rows
+        yield paths, labels
 
 
 def _hub_classes(schema: Any, label: str | None) -> list[str] | None:
     """The names of a ClassLabel, which the `datasets` library keeps in the schema."""
     try:
-        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
+        names = read_json(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
         return [str(name) for name in names]
     except (KeyError, TypeError, ValueError):
         return None

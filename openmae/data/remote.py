@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from openmae.data.address import HIDDEN, hide, shown, whole
 from openmae.errors import UserError
 
 Item = TypeVar("Item")
@@ -34,6 +35,7 @@ class Patience:
 
 PATIENCE = Patience()
 _AT_ONCE = 32  # requests under way in one process
+_MOST_OF_A_FILE = 1 << 28  # bytes of one that is fetched whole: a list of shards or of classes
 
 # Errors of the libraries below, which need not be installed, by the names of their classes.
 _NO_CREDENTIALS = frozenset(("NoCredentialsError", "PartialCredentialsError"))
@@ -127,11 +129,11 @@ class _Http(_Server):
 
     async def _range(self, span: Span) -> bytes:
         async with self._get(span.url, f"bytes={span.start}-{span.start + span.length - 1}") as answer:
-            return bytes(await answer.read())
+            return await _body(answer, span.length)
 
     async def file(self, url: str) -> bytes:
         async with self._get(url) as answer:
-            return bytes(await answer.read())
+            return await _body(answer, _MOST_OF_A_FILE)
 
     async def look_up(self, url: str) -> RemoteFile:
         async with self._get(url, "bytes=0-0") as answer:
@@ -141,25 +143,38 @@ class _Http(_Server):
             return RemoteFile(url, int(size), answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
 
     async def list_files(self, url: str) -> list[str]:
-        return [entry["name"] for entry in await self.filesystem._ls(url, detail=True)]
+        return [hide(entry["name"]) for entry in await self.filesystem._ls(whole(url), detail=True)]
 
     @asynccontextmanager
     async def _get(self, url: str, wanted: str | None = None) -> AsyncIterator[Any]:
         headers = {"Accept-Encoding": "identity", **({"Range": wanted} if wanted else {})}
         session = await self.filesystem.set_session()
-        async with session.get(self.filesystem.encode_url(url), headers=headers) as answer:
+        async with session.get(self.filesystem.encode_url(whole(url)), headers=headers) as answer:
             if answer.status in (404, 410):
                 raise FileNotFoundError("there is no such file")
             if 400 <= answer.status < 500 and answer.status not in (408, 425, 429):
                 raise Refused(f"the server answered {answer.status} {answer.reason}")
             if wanted and answer.status == 200:
                 raise UserError(
-                    f"the server of {url} does not give parts of files (HTTP ranges), which images are read by: "
+                    f"the server of {shown(url)} does not give parts of files (HTTP ranges), which images are read by: "
                     "download the shards and give their folder, or serve them with nginx, Apache or S3"
                 )
             if answer.status not in (200, 206):
                 raise OSError(f"the server answered {answer.status} {answer.reason}")
             yield answer
+
+
+async def _body(answer: Any, most: int) -> bytes:
+    """What the server sends. Raises Refused where that is more than `most` bytes, once it can be told."""
+    if answer.content_length is not None and answer.content_length <= most:
+        return bytes(await answer.read())
+    parts, total = [], 0
+    async for part in answer.content.iter_any():
+        parts.append(part)
+        total += len(part)
+        if total > most:
+            raise Refused(f"the server sends more than the {most:,} bytes that were asked for")
+    return b"".join(parts)
 
 
 class _S3(_Server):
@@ -184,7 +199,12 @@ def _server(url: str) -> _Server:
     """Made anew in every process: connections and the thread that serves them do not survive a fork."""
     protocol = url.partition("://")[0]
     if protocol not in ("http", "https", "s3"):
-        raise UserError(f"{url} cannot be read: give http://, https:// or s3://, or a path")
+        raise UserError(f"{shown(url)} cannot be read: give http://, https:// or s3://, or a path")
+    if protocol == "s3" and f"{HIDDEN}@" in shown(url):
+        raise UserError(
+            f"{shown(url)} names who asks: leave that out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run "
+            "aws configure"
+        )
     key = (os.getpid(), protocol)
     if key not in _servers:
         _servers[key] = _connect_s3() if protocol == "s3" else _connect_http()
@@ -267,7 +287,7 @@ async def _persist(ask: Callable[[], Awaitable[Result]], url: str, progress: _Pr
             progress.last = time.monotonic()
             return result
         except (FileNotFoundError, PermissionError, Refused) as refusal:
-            return type(refusal)(f"{url}: {refusal}")
+            return type(refusal)(shown(f"{url}: {refusal}"))
         except UserError:
             raise
         except Exception as failure:  # the libraries below raise nearly every kind
@@ -280,4 +300,4 @@ async def _persist(ask: Callable[[], Awaitable[Result]], url: str, progress: _Pr
     advice = ""
     if type(error).__name__ in _UNREACHABLE:
         advice = f"; check the address{', AWS_ENDPOINT_URL' if url.startswith('s3') else ''} and the network"
-    return OSError(f"{url}: {str(error) or type(error).__name__} ({PATIENCE.tries} tries){advice}")
+    return OSError(shown(f"{url}: {str(error) or type(error).__name__} ({PATIENCE.tries} tries){advice}"))

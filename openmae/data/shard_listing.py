@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -21,9 +20,11 @@ from openmae.data.cache import Arrays, cache_file, keep, map_arrays, recall, wri
 from openmae.data.folder import SPLIT_NAMES
 from openmae.data.labels import NO_LABEL, number_labels
 from openmae.data.listing import RACY_NS, Status, fingerprint
+from openmae.data.open_file import memory_bytes
+from openmae.data.parsing import read_json
 from openmae.data.remote import Refused, Span, fetch_file, fetch_spans, is_remote, list_folder, look_up
 from openmae.data.shard_source import ShardSource
-from openmae.data.shards import INDEX, Shard, ShardIndex, listed_shards, parse_index, read_index
+from openmae.data.shards import DAMAGE, INDEX, Shard, ShardIndex, listed_shards, parse_index, read_index
 from openmae.data.source import Names
 from openmae.data.tar import TarSamples, scan
 from openmae.errors import UserError
@@ -81,7 +82,7 @@ def packed_shards(folder: str) -> list[str] | None:
         return None
     try:
         return [shard.url for shard in listed_shards(described, f"{folder}/")]
-    except (ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise UserError(f"{folder}/{INDEX} is damaged ({error!r}): pack the shards again") from error
 
 
@@ -100,7 +101,7 @@ def _described(folder: str) -> dict[str, Any] | None:
     """The index.json of a folder, unless there is none or it is not `openmae pack` who wrote it."""
     try:
         text = fetch_file(f"{folder}/{INDEX}") if is_remote(folder) else (Path(folder) / INDEX).read_bytes()
-        described = json.loads(text)
+        described = read_json(text)
     except (ValueError, *_NOT_THERE):
         return None
     except OSError as error:
@@ -116,7 +117,7 @@ def _packed_index(folder: str) -> ShardIndex | None:
         return read_index(Path(folder))
     try:
         return parse_index(described, _fetched_arrays(folder, described["index"]), f"{folder}/")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *DAMAGE) as error:
         raise UserError(
             f"the index of the shards in {folder} cannot be read ({error}): try again, or pack them again"
         ) from error
@@ -128,6 +129,8 @@ def _fetched_arrays(folder: str, described: dict[str, Any]) -> Arrays:
     with contextlib.suppress(OSError, ValueError):
         return map_arrays(file)
     url, length = f"{folder}/{described['url']}", int(described["filesize"])
+    if length > memory_bytes() // 4:
+        raise ValueError(f"{url} takes {length:,} bytes, more than a quarter of this machine's memory")
     parts = fetch_spans([Span(url, at, min(_PART, length - at)) for at in range(0, length, _PART)])
     digest = hashlib.sha256()
     with tempfile.NamedTemporaryFile() as temporary:
@@ -206,7 +209,7 @@ def _recalled(file: Path, urls: Sequence[str], expected: dict[str, Any]) -> Shar
         for shard, url in zip(about["shardlist"], urls, strict=True):
             shard["url"] = url
         return parse_index(about, arrays, "")
-    except (ValueError, KeyError, TypeError):
+    except DAMAGE:
         return None
 
 

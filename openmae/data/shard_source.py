@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
+from openmae.data import address
 from openmae.data.labels import LabelledSource
-from openmae.data.open_file import OpenFile
+from openmae.data.open_file import MOST_BYTES, OpenFile
 from openmae.data.remote import Span, fetch_spans, is_remote
 from openmae.data.shards import ShardIndex
 from openmae.errors import BrokenImage
@@ -32,10 +33,11 @@ class ShardSource(LabelledSource):
         return len(self.index)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"location": self.location, "index": self.index}
+        return {"location": self.location, "index": self.index, "secrets": address.secrets()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        address.know(state["secrets"])
+        self.__init__(state["location"], state["index"])  # type: ignore[misc]
 
     def name(self, index: int) -> str:
         """The name that the index gives it; the member of the tar file where there was no index."""
@@ -59,12 +61,10 @@ class ShardSource(LabelledSource):
         found: list[bytes | OSError | BrokenImage]
         if any(is_remote(span.url) for span in spans):
             ends = [self.index.shards[self.index.shard[index]].bytes for index in indices]
-            whole = [span for span, end in zip(spans, ends, strict=True) if span.start + span.length <= end]
+            refusals = [self._refusal(span, end) for span, end in zip(spans, ends, strict=True)]
+            whole = [span for span, refusal in zip(spans, refusals, strict=True) if refusal is None]
             fetched = iter(fetch_spans(whole))
-            found = [
-                next(fetched) if span.start + span.length <= end else self._cut_off(span, end)
-                for span, end in zip(spans, ends, strict=True)
-            ]
+            found = [next(fetched) if refusal is None else refusal for refusal in refusals]
         else:
             found = [self._read_local(span) for span in spans]
         return [self._checked(index, data) for index, data in zip(indices, found, strict=True)]
@@ -82,14 +82,17 @@ class ShardSource(LabelledSource):
     def _read_local(self, span: Span) -> bytes | OSError | BrokenImage:
         try:
             shard = self._open(span.url)
-            if span.start + span.length > shard.bytes:  # before so much memory is asked for
-                return self._cut_off(span, shard.bytes)
-            return shard.read(span.start, span.length)
+            return self._refusal(span, shard.bytes) or shard.read(span.start, span.length)
         except OSError as error:
             return error
 
-    def _cut_off(self, span: Span, end: int) -> BrokenImage:
-        """Why an image is not there of which the shard ends too early, and how many it has in common with it."""
+    def _refusal(self, span: Span, end: int) -> BrokenImage | None:
+        """Why an image is not read, before so much memory is asked for: the shard ends too early, and how many it has
+        in common with it; or it is larger than images are."""
+        if span.start + span.length <= end:
+            if span.length <= MOST_BYTES:
+                return None
+            return BrokenImage(f"its {span.length:,} bytes are more than an image has")
         number = next(i for i, shard in enumerate(self.index.shards) if shard.url == span.url)
         ends = (self.index.offset + self.index.size)[self.index.shard == number]
         return BrokenImage(

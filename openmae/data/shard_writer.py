@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from openmae.data.cache import map_arrays, write_arrays
 from openmae.data.packing import Packed
+from openmae.data.parsing import read_json
 
 PARTS = ".parts"
 
@@ -55,7 +56,7 @@ def read_part(shard: Path) -> Part | None:
     """What a finished shard holds; None where it is not finished, was cut off, or misses images that may return."""
     try:
         arrays = map_arrays(_part_file(shard))
-        about: dict[str, Any] = json.loads(arrays["about"].tobytes())
+        about: dict[str, Any] = read_json(arrays["about"].tobytes())
         left_out = tuple(LeftOut(*entry) for entry in about["left_out"])
         if shard.stat().st_size != about["bytes"] or any(image.may_return for image in left_out):
             return None

@@ -32,13 +32,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.cache import Arrays, map_arrays, write_arrays
+from openmae.data.labels import NO_LABEL
 from openmae.data.listing import fingerprint
+from openmae.data.parsing import read_json
 from openmae.data.source import Names
 from openmae.errors import UserError
 
 INDEX = "index.json"
 ARRAYS = "index.npz"
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+"""What reading a damaged index raises."""
 SETTINGS = "pack.json"  # of `openmae pack`, written first: without an index beside it, the shards are not all there
+_MOST_BYTES = 1 << 62  # of a shard
 
 
 @dataclass(frozen=True)
@@ -124,44 +129,76 @@ def read_index(folder: Path) -> ShardIndex:
     Raises UserError where it is damaged, or its two files do not belong together.
     """
     try:
-        described = json.loads((folder / INDEX).read_bytes())
-        arrays = folder / described["index"]["url"]
+        described = read_json((folder / INDEX).read_bytes())
+        arrays = Path(_below(f"{folder}/", described["index"]["url"]))
         if arrays.stat().st_size != described["index"]["filesize"]:
             raise ValueError(f"{arrays.name} has another size than {INDEX} says")
         return parse_index(described, map_arrays(arrays), f"{folder}/")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *DAMAGE) as error:
         raise UserError(f"the index of the shards in {folder} is damaged ({error}): pack them again") from error
 
 
 def listed_shards(described: Mapping[str, Any], base: str) -> tuple[Shard, ...]:
     """The shards of an index.json. base: what stands before their urls.
 
-    Raises ValueError, KeyError or TypeError where it is damaged.
+    Raises one of DAMAGE where it is damaged.
     """
     return tuple(
-        Shard(base + s["url"], int(s["nsamples"]), int(s["filesize"]), s.get("sha256", ""))
+        Shard(_below(base, s["url"]), int(s["nsamples"]), int(s["filesize"]), s.get("sha256", ""))
         for s in described["shardlist"]
     )
+
+
+def _below(base: str, url: str) -> str:
+    """Where an index's url is. Raises ValueError where that is not in the folder `base`, or no name of a file."""
+    if base and (url.startswith("/") or "://" in url or ".." in url.split("/")):
+        raise ValueError(f"{url} lies outside of its folder")
+    if b"\0" in os.fsencode(url):  # which raises where it is no text
+        raise ValueError("a name of a shard is none")
+    return base + url
 
 
 def parse_index(described: Mapping[str, Any], arrays: Arrays, base: str) -> ShardIndex:
     """The index of an index.json and its arrays. base: what stands before the shards' urls.
 
-    crc32 and damage need not be there. Raises ValueError, KeyError or TypeError where it is damaged.
+    crc32 and damage need not be there. Raises one of DAMAGE where it is damaged.
     """
     shards = listed_shards(described, base)
     names = Names(arrays["text"], arrays["ends"])
     columns = {key: arrays[key] for key in ("shard", "offset", "size", "label")}
     crc32 = arrays.get("crc32")
-    lengths = {len(column) for column in (*columns.values(), *([] if crc32 is None else [crc32]))}
-    if lengths != {len(names)} or sum(s.samples for s in shards) != len(names):
+    all_columns = columns if crc32 is None else {**columns, "crc32": crc32}
+    if {len(column) for column in all_columns.values()} != {len(names)} or sum(s.samples for s in shards) != len(names):
         raise ValueError("its arrays have different lengths")
+    classes = tuple(described["class_names"])
+    if not all(isinstance(name, str) for name in (*classes, described["fingerprint"])):
+        raise ValueError("its names are no text")
+    _check_columns(names, shards, all_columns, len(classes))
     return ShardIndex(
         shards,
         names,
         **columns,
         crc32=crc32,
-        class_names=tuple(described["class_names"]),
+        class_names=classes,
         fingerprint=described["fingerprint"],
         damage=tuple(described.get("damage", ())),
     )
+
+
+def _check_columns(names: Names, shards: tuple[Shard, ...], columns: Mapping[str, NDArray[Any]], classes: int) -> None:
+    """Raises ValueError where a number of the index points outside of what it is a number in."""
+    bounds = {
+        "ends": (names.ends, 0, len(names.text)),
+        "shard": (columns["shard"], 0, len(shards) - 1),
+        "offset": (columns["offset"], 0, _MOST_BYTES),
+        "size": (columns["size"], 0, _MOST_BYTES),
+        "label": (columns["label"], NO_LABEL, classes - 1),
+        "crc32": (columns.get("crc32", np.empty(0, np.uint32)), 0, 2**32 - 1),
+    }
+    for name, (column, least, most) in bounds.items():
+        if column.ndim != 1 or column.dtype.kind not in "iu":
+            raise ValueError(f"{name} is no list of whole numbers")
+        if len(column) and not least <= column.min() <= column.max() <= most:
+            raise ValueError(f"{name} holds numbers outside of {least} to {most}")
+    if names.text.dtype != np.uint8 or (names.ends[1:] < names.ends[:-1]).any():
+        raise ValueError("its names are in disorder")

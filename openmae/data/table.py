@@ -15,7 +15,7 @@ from openmae.data.cache import cache_file, keep, recall
 from openmae.data.labels import LabelledSource, label_text, number_labels
 from openmae.data.listing import RACY_NS, fingerprint
 from openmae.data.open_file import read_file
-from openmae.data.parquet import open_parquet
+from openmae.data.parquet import open_parquet, readable
 from openmae.data.source import Names
 from openmae.errors import UserError
 
@@ -98,8 +98,8 @@ def _read(table: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     seen: dict[str, str] = {}
     has_splits = False
     for number, (path, label, split) in enumerate(_rows(table), 1):
-        if not path or not isinstance(path, str):
-            raise UserError(f"row {number:,} of {table} has no path: give it one or take the row out")
+        if not path or not isinstance(path, str) or "\0" in path:
+            raise UserError(f"row {number:,} of {table} has no path to a file: give it one or take the row out")
         if (which := SPLITS.get(str(split))) is None and split is not None:
             raise UserError(f"row {number:,} of {table} has the split '{split}': write train or val")
         has_splits = which is not None
@@ -168,8 +168,12 @@ def _parquet_rows(table: Path) -> Iterator[Row]:
     with open_parquet(table) as file:
         header = file.schema_arrow.names
         _check_columns(header, table)
-        for batch in file.iter_batches(columns=[name for name in _COLUMNS if name in header]):
-            columns = [batch.column(name).to_pylist() if name in header else None for name in _COLUMNS]
+        batches = file.iter_batches(columns=[name for name in _COLUMNS if name in header])
+        while True:
+            with readable(table):
+                if (batch := next(batches, None)) is None:
+                    return
+                columns = [batch.column(name).to_pylist() if name in header else None for name in _COLUMNS]
             for row in range(batch.num_rows):
                 path, label, split = (None if column is None else column[row] for column in columns)
                 yield path, label, split

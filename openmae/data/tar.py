@@ -4,13 +4,13 @@ A sample in the WebDataset layout is a run of files with the same key, the path 
 name: `00/17.jpg`, `00/17.cls`, `00/17.json`.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from openmae.data.labels import label_text
 from openmae.data.listing import EXTENSIONS
+from openmae.data.parsing import read_json
 
 Fetch = Callable[[int, int], bytes]
 """(offset, length) -> the bytes there, fewer where the file ends. Raises OSError."""
@@ -18,6 +18,7 @@ Fetch = Callable[[int, int], bytes]
 _BLOCK = 512  # bytes of a header, and what contents are padded to
 _MOST_LABEL_BYTES = 1 << 20  # of a .cls or .json file that is read for a label
 _MOST_NAME_BYTES = 1 << 16  # of an extended header
+_MOST_BYTES = 1 << 62  # of a member, which keeps every sum of an offset and a size within 63 bits
 
 
 @dataclass
@@ -92,7 +93,7 @@ def _label(group: list[_Member], window: "_Window") -> str:
         if extension == "cls":
             return text.strip()
         try:
-            described = json.loads(text)
+            described = read_json(text)
         except ValueError:
             continue
         for name in ("label", "cls") if isinstance(described, dict) else ():
@@ -111,8 +112,12 @@ def _members(window: "_Window", length: int) -> Iterator[_Member]:
         if len(header) < _BLOCK or not header.strip(b"\0"):
             return
         size, kind = _number(header[124:136]), header[156:157]
-        if sum(header) - sum(header[148:156]) + 8 * ord(" ") != _number(header[148:156]) or size < 0:
+        if sum(header) - sum(header[148:156]) + 8 * ord(" ") != _number(header[148:156]):
             raise ValueError(f"no tar header at byte {position:,}")
+        if kind not in b"LxgK":
+            size = int(extended.get("size", size))
+        if not 0 <= size < _MOST_BYTES:  # a negative one would lead back to where this one began, without end
+            raise ValueError(f"a file of {size:,} bytes at byte {position:,}")
         start = position + _BLOCK
         if kind in b"LxgK":
             if size > _MOST_NAME_BYTES:
@@ -123,7 +128,6 @@ def _members(window: "_Window", length: int) -> Iterator[_Member]:
             elif kind == b"x":
                 extended = _extended(text)
         else:
-            size = int(extended.get("size", size))
             if kind in b"0\0" + b"7":
                 name = extended.get("path") or long_name or _name(header)
                 yield _Member(name.removeprefix("./"), start, size)

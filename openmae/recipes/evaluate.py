@@ -202,7 +202,7 @@ def _images(settings: Evaluate, loaded: Loaded, task: Task) -> tuple[Source, Spl
             f"{data} has no splits train and val, and {settings.model} did not learn from it: leave --split out, or "
             "make folders train and val"
         )
-    _, train, val = split_for(data, task, loaded.info["provenance"]["seed"])
+    _, train, val = split_for(data, task, loaded.info["provenance"].get("seed", 0))
     if loaded.info["provenance"].get("held_out", val.fingerprint) != val.fingerprint:
         raise UserError(
             f"{data} has changed since {settings.model} learnt from it, and nobody knows which of its images were held "

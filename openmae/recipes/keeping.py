@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from openmae.data.parsing import read_json
 from openmae.errors import UserError
 from openmae.evaluate.proof import Evaluation
 from openmae.report.page import write_report
@@ -37,7 +38,7 @@ def _question(entry: dict[str, Any]) -> list[Any]:
 
 def _read(file: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(file.read_bytes()) if file.exists() else []
+        found = read_json(file.read_bytes()) if file.exists() else []
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): move it away") from error
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from openmae.data.address import whole
 from openmae.errors import UserError
 from openmae.ranks import refuse_ranks
 from openmae.recipes import finetune_choices, pretrain_choices
@@ -165,6 +166,11 @@ def _checked(command: Sequence[str], read: Callable[[Sequence[str]], Any], proce
     if not command or command[0] not in LAUNCHED:
         said = f"'{command[0]}' cannot be launched" if command else "there is nothing to launch"
         raise UserError(f"{said}: give one of {', '.join(LAUNCHED)} after --, as in {_USAGE}")
+    if any(whole(word) != word for word in command):
+        raise UserError(
+            "the address has a secret in it, which the job's file would keep: put it into ~/.netrc on the cluster, and "
+            "leave it out of the address"
+        )
     inner = read(command)
     if isinstance(inner, Probe) and inner.recipe != "paper":
         raise UserError("probe computes features once, which needs no cluster: run it here, or add --recipe paper")

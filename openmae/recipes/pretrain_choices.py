@@ -39,7 +39,7 @@ _BOUNDS: Bounds = {
     **dict.fromkeys(("warmup_epochs", "weight_decay", "pictures", "evaluations", "checkpoint_minutes"), FROM_0),
     "max_broken": SHARE,
     "seed": SEED,
-    "std": (lambda numbers: min(numbers) > 0, "give numbers above 0"),
+    "std": (lambda numbers: min(numbers, default=0) > 0, "give numbers above 0"),
 }
 PAPER = "the paper's (Table 8)"
 FAST_FRACTION, FAST_DEPTH = 0.25, 4

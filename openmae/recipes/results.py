@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from openmae.data.order import generator
+from openmae.data.parsing import read_json
 from openmae.data.source import Source
 from openmae.data.tasks import Answers
 from openmae.errors import UserError
@@ -163,10 +164,10 @@ def read_results(run: Path) -> dict[str, Any]:
     """What results.json holds; empty where there is none. Raises UserError where it is damaged."""
     file = run / "results.json"
     try:
-        found = json.loads(file.read_bytes()) if file.exists() else {}
+        found = read_json(file.read_bytes()) if file.exists() else {}
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}): move it away") from error
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
         raise UserError(f"{file} is damaged (it does not hold sets of images): move it away")
     return found
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from openmae.data.parsing import read_json
 from openmae.errors import UserError
 from openmae.heads import learn_last_blocks
 from openmae.model import SIZES
@@ -75,7 +76,7 @@ def _kept(out: Path) -> dict[str, Any]:
     """What earlier starts found. Raises UserError where it is damaged."""
     file = out / SWEEP
     try:
-        found = json.loads(file.read_bytes()) if file.exists() else {}
+        found = read_json(file.read_bytes()) if file.exists() else {}
         return {part: one for part, one in found.items() if {"figures", "parameters", "seconds"} <= set(one)}
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}): move it away, and run the same command again") from error

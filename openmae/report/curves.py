@@ -6,6 +6,7 @@ function gives "" where there is nothing to draw. The same lines give the same t
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any, TypeGuard
@@ -21,6 +22,8 @@ Metrics = Sequence[dict[str, Any]]
 BLUE, GREY, INK = "#1f5fa8", "#c3cbd6", "#333333"
 _PALETTE = (BLUE, "#c4561e", "#2c8a57", "#8a4fa0", "#9a7b12", "#b0305c")
 _FEW = 12  # points or fewer are marked, and not smoothed
+_LARGEST = 1e100
+_NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # what no SVG can hold
 STYLE: Any = {  # matplotlib types its keys one by one
     "text.parse_math": False,  # names come from outside
     "svg.fonttype": "none",  # text stays text
@@ -172,8 +175,8 @@ def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value read from JSON is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value read from JSON is a finite number, and none so large that drawing it overflows."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _one(metrics: Metrics, name: str, title: str, smooth: bool = True) -> str:
@@ -225,5 +228,5 @@ def svg_text(figure: Figure) -> str:
     with warnings.catch_warnings():  # of letters that our font lacks: text stays text, and the reader's fonts have them
         warnings.filterwarnings("ignore", "Glyph")
         figure.savefig(buffer, format="svg", metadata=nothing)
-    text = buffer.getvalue()
+    text = _NO_XML.sub("\ufffd", buffer.getvalue())
     return text[text.index("<svg") :]  # the XML prolog names a file on the web

@@ -89,6 +89,10 @@ def _said(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(_said, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_said(entry)}" for key, entry in value.items())
+    if isinstance(value, int) and value.bit_length() > 1000:  # Python declines to write the digits of the largest
+        return f"a number of {value.bit_length():,} bits"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -1,7 +1,6 @@
 """report.html of a run: one file that needs nothing else, built from the run folder alone."""
 
 import io
-import json
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from openmae.errors import UserError
+from openmae.data.header import check_size
+from openmae.data.parsing import read_json
+from openmae.errors import BrokenImage, UserError
 from openmae.report.curves import curves, is_number, series
 from openmae.report.html import (
     data_uri,
@@ -84,7 +85,7 @@ def _run_page(run: Path) -> list[str]:
 
 def _classifier_facts(model: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, str]:
     """What was learnt, from what, and how well the val images are done at the end."""
-    task, names = model.get("task"), model.get("class_names") or []
+    task, names = model.get("task"), _list(model.get("class_names"))
     count = {"classification": f", {len(names):,} classes", "multi-label": f", {len(names):,} labels"}.get(
         str(task), ""
     )
@@ -117,7 +118,7 @@ def _status(config: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     steps, _ = series(metrics, "step")
     reached = int(steps.max()) if len(steps) else 0
     total = config.get("steps")
-    if not isinstance(total, int):
+    if not is_number(total):
         return f"at step {reached:,}"
     return "complete" if reached >= total else f"at step {reached:,} of {total:,}"
 
@@ -128,14 +129,16 @@ def _training_seconds(config: dict[str, Any], metrics: list[dict[str, Any]]) -> 
     batch_size = config.get("batch_size", 0)
     if not len(steps) or not is_number(batch_size) or not (speeds > 0).all():
         return None
-    return float((np.diff(steps, prepend=0) * batch_size / speeds).sum())
+    with np.errstate(over="ignore"):
+        seconds = float((np.diff(steps, prepend=0) * batch_size / speeds).sum())
+    return seconds if is_number(seconds) else None
 
 
 def _device(config: dict[str, Any], starts: list[dict[str, Any]]) -> str:
     if not starts:
         return ""
     last = starts[-1]
-    gpus = [str(gpu) for gpu in last.get("gpus") or []]
+    gpus = [str(gpu) for gpu in _list(last.get("gpus"))]
     if gpus and config.get("device") != "cpu":
         return ", ".join(f"{gpus.count(gpu)} x {gpu}" if gpus.count(gpu) > 1 else gpu for gpu in dict.fromkeys(gpus))
     cores = f", {last['cores']} cores" if last.get("cores") else ""
@@ -263,12 +266,13 @@ def _figure(file: Path, small: bool) -> str:
     """The picture with its step; "" where it is damaged. Small ones are JPEG, a tenth of the bytes."""
     try:
         data = file.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             width, height = image.size
+            check_size(height, width, 4)
+            image.load()
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "JPEG", quality=85)
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises on damaged files
+    except (OSError, SyntaxError, ValueError, BrokenImage, Image.DecompressionBombError):  # of damaged files
         return ""
     uri = data_uri(buffer.getvalue(), "image/jpeg") if small else data_uri(data, "image/png")
     step = _step(file)
@@ -321,14 +325,19 @@ def _environment(starts: list[dict[str, Any]]) -> str:
 def _starts(run: Path) -> list[dict[str, Any]]:
     """The starts of environment.json, oldest first."""
     found = _read_json(run / "environment.json")
-    starts = found.get("starts", []) if isinstance(found, dict) else []
+    starts = _list(found.get("starts")) if isinstance(found, dict) else []
     return [start for start in starts if isinstance(start, dict)]
+
+
+def _list(value: Any) -> list[Any]:
+    """The value, or an empty list where it is none."""
+    return value if isinstance(value, list) else []
 
 
 def _read_json(file: Path) -> Any:
     """What the file holds, None where there is none. Raises UserError where it is damaged."""
     try:
-        return json.loads(file.read_bytes())
+        return read_json(file.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

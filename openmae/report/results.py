@@ -109,7 +109,7 @@ def _class_table(classes: Any) -> str:
             f"{one['images']:,}",
             f"{one['accuracy']:.1%}",
             f"{one['precision']:.1%}" if is_number(one.get("precision")) else "",
-            f"{one['taken_for']} ({one['times']})" if one.get("taken_for") is not None else "",
+            f"{one['taken_for']} ({one.get('times')})" if one.get("taken_for") is not None else "",
         )
         for one in classes
         if isinstance(one, dict) and is_number(one.get("images")) and is_number(one.get("accuracy"))
@@ -172,6 +172,9 @@ def _figure(run: Path, pictures: dict[str, Any], name: str, alt: str) -> str:
     if not isinstance(pictures.get(name), str):
         return ""
     file = run / pictures[name]
-    if file.suffix not in _KINDS or not file.is_file() or not file.resolve().is_relative_to(run.resolve()):
+    try:
+        if file.suffix not in _KINDS or not file.is_file() or not file.resolve().is_relative_to(run.resolve()):
+            return ""
+        return f"<figure>{picture(file.read_bytes(), _KINDS[file.suffix], alt)}</figure>"
+    except OSError:  # such as a name that is too long for one
         return ""
-    return f"<figure>{picture(file.read_bytes(), _KINDS[file.suffix], alt)}</figure>"

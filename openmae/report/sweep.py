@@ -33,11 +33,11 @@ def sweep_page(sweep: Any) -> list[str]:
         "If one block is nearly as good as all, the pre-trained features fit the task: training little is cheaper and "
         "forgets less. A large gain from 0 to 1 says that what the features hold is not linearly separable yet."
     )
-    svg = sweep_curve(parts)
+    svg, said = sweep_curve(parts), "The final figure over the blocks that learn"
     return [
         section(
             "Partial fine-tuning",
-            f"<figure>{picture(svg.encode(), 'image/svg+xml', 'The final figure over the blocks that learn')}</figure>",
+            f"<figure>{picture(svg.encode(), 'image/svg+xml', said)}</figure>" if svg else "",
             numbers_table(head, rows),
             paragraph(f"Figures are of the val images. {advice}"),
         )
@@ -45,9 +45,13 @@ def sweep_page(sweep: Any) -> list[str]:
 
 
 def sweep_curve(parts: dict[str, Any]) -> str:
-    """SVG: the figure to judge by over the number of blocks. parts: as sweep.json has them, of one task."""
-    name = next(iter(next(iter(parts.values()))["figures"]))
-    keys = [key for key in ("top1", "mean_ap", "r2", name) if all(key in one["figures"] for one in parts.values())]
+    """SVG: the figure to judge by over the number of blocks; "" where they have none in common. parts: as sweep.json
+    has them, of one task."""
+    first, *others = (one["figures"] for one in parts.values())
+    names = dict.fromkeys(("top1", "mean_ap", "r2", *first))
+    keys = [name for name in names if all(is_number(figures.get(name)) for figures in (first, *others))]
+    if not keys:
+        return ""
     label = next(iter(shown_figures({keys[0]: 0.0})), keys[0])
     return blocks_curve([(blocks, one["figures"][keys[0]]) for blocks, one in parts.items()], f"{label} on val")
 

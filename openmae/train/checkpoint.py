@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from openmae.data.parsing import read_json
 from openmae.heads import Classifier
 from openmae.model import MaskedAutoencoder
 from openmae.train.sharding import gathered, placed
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 KEEP = 2
 """Checkpoints: the newest, and one before it in case the newest is damaged."""
 _PREFIX = "step-"
+_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> 
 
 
 def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
-    yield "model.safetensors", save(checkpoint.weights)
-    yield "optimizer.safetensors", save(checkpoint.optimizer)
-    yield "state.json", json.dumps({"step": checkpoint.step, **checkpoint.state}).encode()
+    state = {"step": checkpoint.step, **checkpoint.state}
+    yield from zip(
+        _FILES, (save(checkpoint.weights), save(checkpoint.optimizer), json.dumps(state).encode()), strict=True
+    )
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -129,7 +132,7 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     for path in reversed(_steps(folder)):
         try:
             return _read(path), complaints
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
@@ -167,6 +170,8 @@ def restore(checkpoint: Checkpoint | None, learner: "Learner[Any, Any]", optimiz
     for key, shape, dtype in ranks.from_lead([(key, tuple(value.shape), value.dtype) for key, value in held.items()]):
         name, entry = key.rsplit(":", 1)
         parameter = parameters[name].detach()
+        if shape not in ((), tuple(parameter.shape)):
+            raise RuntimeError(f"{key} has shape {shape} instead of {tuple(parameter.shape)}")
         # AdamW's fused step counts live beside the parameter, in float32.
         plain = torch.empty(shape, dtype=dtype, device=parameter.device)
         like = parameter if shape == tuple(parameter.shape) and dtype == parameter.dtype else plain
@@ -174,13 +179,16 @@ def restore(checkpoint: Checkpoint | None, learner: "Learner[Any, Any]", optimiz
 
 
 def _read(path: Path) -> Checkpoint:
-    checksums = json.loads((path / "checksums.json").read_bytes())
-    files = {name: (path / name).read_bytes() for name in checksums}
-    for name, data in files.items():
+    checksums = read_json((path / "checksums.json").read_bytes())
+    weights, optimizer, text = ((path / name).read_bytes() for name in _FILES)
+    for name, data in zip(_FILES, (weights, optimizer, text), strict=True):
         if hashlib.sha256(data).hexdigest() != checksums[name]:
             raise ValueError(f"{name} has changed since it was written")
-    state = json.loads(files["state.json"])
-    return Checkpoint(state.pop("step"), load(files["model.safetensors"]), load(files["optimizer.safetensors"]), state)
+    state = read_json(text)
+    step = state.pop("step")
+    if path.name != f"{_PREFIX}{step:08d}" or not all(isinstance(value, int | float) for value in state.values()):
+        raise ValueError("state.json is of another checkpoint")
+    return Checkpoint(step, load(weights), load(optimizer), state)
 
 
 def _steps(folder: Path) -> list[Path]:

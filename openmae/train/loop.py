@@ -286,10 +286,20 @@ def resume(learner: Learner[M, B], optimizer: torch.optim.Optimizer, run: RunFol
                 "or choose another --out to begin anew"
             )
     step, state = ranks.from_lead((0, {}) if checkpoint is None else (checkpoint.step, checkpoint.state))
+    position = Position()
     if step:
-        restore(checkpoint, learner, optimizer)
+        try:
+            restore(checkpoint, learner, optimizer)
+            position = Position(step, **state)
+        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"the checkpoint of step {step} in {run.checkpoints} is of another model ({error}): restore the run "
+                "from a copy, or choose another --out to begin anew"
+            ) from error
     run.rewind(step)
-    return Position(step, **state)
+    return position
 
 
 class _Steps(Generic[M, B]):

@@ -8,7 +8,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,6 +19,8 @@ from typing import IO, Any, BinaryIO, Self
 import tomli_w
 import torch
 
+from openmae.data.address import shown
+from openmae.data.parsing import read_json, read_toml
 from openmae.errors import UserError
 from openmae.train.checkpoint import write_file
 
@@ -90,7 +91,7 @@ class RunFolder:
                 raise UserError(f"{key} is {value!a}, which is no UTF-8 text and cannot be kept: rename it")
         starts: list[dict[str, Any]] = []
         if self.has_begun:
-            before = read_config(self.path)
+            before = {key: _plain(value) for key, value in read_config(self.path).items()}
             differing = [k for k in {**before, **config} if k not in may_differ and before.get(k) != config.get(k)]
             if differing:
                 said = ", ".join(f"{k} = {before.get(k)}, not {config.get(k)}" for k in differing[:_MOST_NAMED])
@@ -113,7 +114,9 @@ class RunFolder:
     def _starts(self) -> list[dict[str, Any]]:
         file = self.path / "environment.json"
         try:
-            return list(json.loads(file.read_bytes())["starts"])
+            starts = list(read_json(file.read_bytes())["starts"])
+            _ = [start["data_fingerprint"] for start in starts]
+            return starts
         except FileNotFoundError:
             return []
         except (ValueError, KeyError, TypeError) as error:
@@ -123,7 +126,7 @@ class RunFolder:
         """Drops what metrics.jsonl says of steps after `step`, which a resumed run takes anew."""
         file = self.path / "metrics.jsonl"
         if self.leads and file.exists():
-            kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+            kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= step]
             write_file(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def log(self, line: dict[str, Any]) -> None:
@@ -160,22 +163,25 @@ class RunFolder:
 def read_config(run: Path) -> dict[str, Any]:
     """config.toml as a dict. Raises UserError where the folder is no run or the file is damaged."""
     try:
-        return tomllib.loads((run / "config.toml").read_text())
+        return read_toml((run / "config.toml").read_text())
     except FileNotFoundError as error:
         raise UserError(f"{run} is not a run folder: it has no config.toml") from error
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{run / 'config.toml'} cannot be read ({error}): restore it, or choose another run") from error
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one torn by a kill, necessarily the last, is left out."""
-    lines = []
+    """The lines of metrics.jsonl up to the first that is none, such as one torn by a kill."""
+    lines: list[dict[str, Any]] = []
     file = run / "metrics.jsonl"
-    for text in file.read_text().splitlines() if file.exists() else []:
+    for text in file.read_bytes().splitlines() if file.exists() else []:
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = read_json(text)
+        except ValueError:
             break
+        if not isinstance(line, dict) or not isinstance(line.get("step", 0), int | float):
+            break
+        lines.append(line)
     return lines
 
 
@@ -184,7 +190,7 @@ def environment() -> dict[str, Any]:
     packages = ("openmae", "torch", "numpy", "pillow", "simplejpeg")
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["openmae", *sys.argv[1:]],
+        "command": ["openmae", *map(shown, sys.argv[1:])],
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
         "commit": _commit(),
@@ -233,5 +239,7 @@ def _is_text(value: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """As TOML gives it back: tuples are lists."""
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+    """As TOML gives it back: tuples are lists. Addresses are without their secrets."""
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return shown(value) if isinstance(value, str) else value

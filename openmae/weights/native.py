@@ -1,10 +1,11 @@
 """Our own format: `model.safetensors` and, beside it and inside its header, `model.json`."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,12 +13,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 import openmae
+from openmae.data.address import shown
+from openmae.data.parsing import read_json
 from openmae.data.statistics import Statistics
+from openmae.data.tasks import Task
 from openmae.errors import UserError
-from openmae.heads import Classifier
+from openmae.heads import Classifier, Pool
 from openmae.model import Architecture, MaskedAutoencoder, ViT
 
 _KEY = "openmae"  # of the header entry that holds model.json
+_WHOLE = ("in_chans", "embed_dim", "depth", "num_heads", "decoder_embed_dim", "decoder_depth", "decoder_num_heads")
+_MOST_POSITIONS = 2**28  # numbers: they are computed, so nothing in a small file bounds them
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,13 @@ class Loaded:
 
     @property
     def classifier(self) -> Classifier:
-        """The model that fine-tuning left. Raises UserError where it has no head."""
+        """The model that fine-tuning left. Raises UserError where it has no head, or does not say what that answers."""
         if not isinstance(self.model, Classifier):
             raise UserError(
                 f"{self.name} is pre-trained and has not learnt any labels: openmae finetune {self.name} DATA --out RUN"
             )
+        if self.info["class_names"] is None or self.info["task"] is None:
+            raise UserError(f"{self.name} does not say what its outputs stand for: give a run of openmae finetune")
         return self.model
 
 
@@ -78,7 +86,7 @@ def model_json(
         "statistics": statistics.to_dict(),
         "task": task,
         "class_names": None if class_names is None else list(class_names),
-        "provenance": provenance,
+        "provenance": {key: shown(value) if isinstance(value, str) else value for key, value in provenance.items()},
         "licence": licence,
     }
 
@@ -91,9 +99,15 @@ def serialize(model: MaskedAutoencoder | Classifier, info: dict[str, Any]) -> by
 def load_native(path: Path | str) -> Loaded:
     """Reads a run folder or a `.safetensors` file; strictly: every weight, no other, of the right shape.
 
-    Raises UserError with what does not fit.
+    Nothing is unpickled, and nothing is made that is larger than the file has weights for. Raises UserError with what
+    does not fit.
     """
     path = Path(path)
+    if path.suffix == ".distcp" or (path.is_dir() and _is_sharded(path)):
+        raise UserError(
+            f"{path} is a sharded checkpoint of torch.distributed, which is not read: parts of it are pickled, and a "
+            "pickle can run any code; give a run folder, or a .safetensors file of openmae"
+        )
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.exists():
         hint = "give a run folder" + (" whose run has saved weights" if path.is_dir() else "")
@@ -109,14 +123,50 @@ def load_native(path: Path | str) -> Loaded:
     if _KEY not in metadata:
         raise UserError(f"{file} was not written by openmae: its header does not describe a model")
     try:
-        info = json.loads(metadata[_KEY])
+        info = read_json(metadata[_KEY])
         statistics = Statistics.from_dict(info["statistics"])
-        _ = info["provenance"].get("step")
-        model = _build(info)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{file} describes a model that this version of openmae cannot build ({error})") from error
+        _check(info, statistics, len(weights))
+        with torch.device("meta"):  # which takes no memory, whatever sizes it says
+            blank = _build(info)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        said = str(error).split("\n", 1)[0]
+        raise UserError(f"{file} describes a model that this version of openmae cannot build ({said})") from error
+    _check_fits(blank, weights, str(file))
+    model = _build(info)
     fill(model, weights, str(file))
     return Loaded(model.eval(), statistics, info, str(path))
+
+
+def _is_sharded(folder: Path) -> bool:
+    """Whether torch.distributed.checkpoint wrote it."""
+    is_ours = (folder / "model.safetensors").exists()
+    return not is_ours and ((folder / ".metadata").exists() or any(folder.glob("*.distcp")))
+
+
+def _check(info: dict[str, Any], statistics: Statistics, weights: int) -> None:
+    """Raises ValueError, TypeError, KeyError or AttributeError where the description lacks what readers of it rely on,
+    or has more parts than a file with so many weights."""
+    _ = info["provenance"].get("step")
+    shape = info["architecture"]
+    encoder = shape.get("encoder", shape)
+    for name in _WHOLE:
+        if type(number := {**shape, **encoder}.get(name, 1)) is not int or number < 1:
+            raise ValueError(f"{name} is {number}")
+    if encoder["in_chans"] != statistics.pixels.in_chans:
+        raise ValueError(f"statistics of {statistics.pixels.in_chans} channels, and {encoder['in_chans']} of images")
+    if max(encoder["depth"], shape.get("decoder_depth", 0)) > weights:
+        raise ValueError("it has more blocks than weights")
+    patches = math.prod(side // patch for side, patch in zip(encoder["img_size"], encoder["patch_size"], strict=True))
+    if patches * max(encoder["embed_dim"], shape.get("decoder_embed_dim", 0)) > _MOST_POSITIONS:
+        raise ValueError(f"images of {encoder['img_size']} have too many patches of {encoder['patch_size']}")
+    if info.get("kind", "autoencoder") != "autoencoder":
+        names, task, outputs = info["class_names"], info["task"], shape["outputs"]
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError("its class names are no list of names")
+        if (names is not None and len(names) != outputs) or task not in (None, *get_args(Task)):
+            raise ValueError("its outputs, their names and its task do not go together")
+        if shape["pool"] not in get_args(Pool):
+            raise ValueError(f"its pool is {shape['pool']}")
 
 
 def _build(info: dict[str, Any]) -> MaskedAutoencoder | Classifier:
@@ -127,6 +177,11 @@ def _build(info: dict[str, Any]) -> MaskedAutoencoder | Classifier:
 
 def fill(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:
     """Loads weights into the model. Raises UserError that lists what is missing, unexpected or misshapen."""
+    _check_fits(model, weights, name)
+    model.load_state_dict(weights)
+
+
+def _check_fits(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:
     expected = model.state_dict()
     problems = [f"{key} is missing" for key in expected if key not in weights]
     problems += [f"{key} is unexpected" for key in weights if key not in expected]
@@ -135,7 +190,11 @@ def fill(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:
         for key, value in expected.items()
         if key in weights and weights[key].shape != value.shape
     ]
+    problems += [
+        f"{key} is of {weights[key].dtype}, not {value.dtype}"
+        for key, value in expected.items()
+        if key in weights and weights[key].is_floating_point() != value.is_floating_point()
+    ]
     if problems:
         rest = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise UserError(f"{name} does not fit its model: {', '.join(problems[:8])}{rest}")
-    model.load_state_dict(weights)
