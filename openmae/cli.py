@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import errno
 import importlib
 import io
 import os
@@ -74,6 +75,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:  # the system's refusal, wherever it came; a bug would not carry a file's name
+        if error.errno in (errno.ENOSPC, errno.EIO) and error.filename is None:
+            _complain(argv[0], f"its output cannot be written ({error.strerror}): mend that and run it again")
+            return 2
         if error.errno is None or error.filename is None:
             raise
         print(f"openmae {argv[0]}: {error.filename}: {error.strerror}: mend that and run it again.", file=sys.stderr)

@@ -498,6 +498,8 @@ class MaskedAutoencoder(nn.Module):
         return visible, queries
 
 
+_MOST_BLOCKS, _MOST_PATCHES = 10_000, 2**22  # more is a slip, and would be built for hours
+
 SIZES: dict[str, tuple[int, int, int]] = {  # embed_dim, depth, num_heads
     "vit_tiny": (192, 12, 3),
     "vit_small": (384, 12, 6),
@@ -543,6 +545,14 @@ class Architecture:
         for name in ("in_chans", "depth", "decoder_depth", "num_heads", "decoder_num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
+        for name in ("depth", "decoder_depth"):
+            if getattr(self, name) > _MOST_BLOCKS:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at most {_MOST_BLOCKS:,}")
+        if math.prod(grid_of(self.img_size, self.patch_size)) > _MOST_PATCHES:
+            raise ValueError(
+                f"img_size {_by(self.img_size)} makes more than {_MOST_PATCHES:,} patches of {_by(self.patch_size)}: "
+                "choose a smaller img_size or a larger patch_size"
+            )
         if self.class_tokens < 0:
             raise ValueError(f"class_tokens is {self.class_tokens}; give 0 or more")
         if self.mlp_ratio <= 0:

@@ -204,10 +204,18 @@ def test_a_peer_that_cannot_be_loaded_is_refused(run: Run, tmp_path: Path) -> No
         ("--mask-ratio 1", ("mask_ratio is 1",)),
         ("--decoder-depth 0", ("decoder_depth is 0",)),
         ("--precision fp16", ("--precision is fp16",)),
+        ("--precision", ("--precision is without a value",)),
+        ("--img-size 100000000", ("more than 4,194,304 patches",)),
+        ("--out /proc/bench", ("/proc/bench cannot be written", "choose another --out")),
     ],
 )
 def test_settings_out_of_range_are_refused(run: Run, flags: str, words: tuple[str, ...]) -> None:
     refused(run("bench", *flags.split()), *words)
+
+
+def test_compiling_without_a_compiler_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    refused(run("bench", "--compile", "--device", "cpu"), "--compile needs a C++ compiler")
 
 
 def test_a_file_has_to_give_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

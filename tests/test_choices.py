@@ -149,7 +149,7 @@ def test_the_memory_decides_how_many_images_go_through_at_once() -> None:
     assert [again for _, again in sizes] == ["off", "off", "on"]
     assert sizes[0][0] > 8 * sizes[1][0] >= 8 * 16
     assert sizes[2][0] >= 8
-    with pytest.raises(UserError, match=r"vit_large takes more than the 5 GB of this CUDA: choose a smaller --model"):
+    with pytest.raises(UserError, match=r"vit_large takes more than the 5.0 GB of this CUDA: choose a smaller --model"):
         pretraining(1_281_167, GPU, recipe="paper", model="vit_large", memory=5 * 10**9)
     assert pretraining(50_000, GPU, side=32, model="vit_tiny", memory=150 * 10**9).micro_batch == 1024  # the batch
     assert pretraining(50_000, CPU, side=32).micro_batch == 64

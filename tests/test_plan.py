@@ -21,10 +21,11 @@ from openmae.recipes import plan as plan_recipe
 from openmae.recipes.cost import flops, parameters
 from openmae.recipes.plan_estimate import Estimate
 from openmae.recipes.plan_speed import Speed, read_measured
-from openmae.recipes.plan_tables import si, size_of, time_of
+from openmae.recipes.plan_tables import si, time_of
 from openmae.recipes.pretrain import Pretrain
 from openmae.recipes.pretrain_choices import choose
 from openmae.recipes.pretrain_model import architecture_of
+from openmae.recipes.reading import size_of
 from tests.commands import Run, refused
 from tests.images import TINY, write_images
 
@@ -147,7 +148,7 @@ def test_a_dry_run_and_its_numbers_agree(run: Run, tmp_path: Path) -> None:
     data = write_images(tmp_path / "images", 40)
     code, output, errors = run("plan", data, *SHORT)
     assert code == 0, errors
-    assert "40 images x 4 epochs in batches of 8: 20 steps" in said(output, "length")
+    assert "36 images x 4 epochs in batches of 8: 18 steps" in said(output, "length")
     rate = float(re.search(r"([\d.,]+) images/s", said(output, "speed"))[1].replace(",", ""))  # type: ignore[index]
     seconds = float(re.search(r"([\d.]+) s,", said(output, "time"))[1])  # type: ignore[index]
     assert rate * seconds == pytest.approx(160, rel=0.02)
@@ -220,6 +221,7 @@ def test_the_nearest_that_was_measured(tmp_path: Path) -> None:
         ('{"machine": "m", "device": "cpu", "results": []}', "no result of openmae"),
         ('{"machine": "m", "device": "cpu", "results": [{"contender": "openmae"}]}', "is not of openmae bench"),
         ('{"machine": "m", "device": "cpu", "results": 3}', "is not of openmae bench"),
+        ("[" * 200_000, "cannot be read"),
     ],
 )
 def test_foreign_files_are_refused(run: Run, tmp_path: Path, text: str, word: str) -> None:
@@ -227,7 +229,15 @@ def test_foreign_files_are_refused(run: Run, tmp_path: Path, text: str, word: st
     refused(run("plan", "--images", 100, "--measured", tmp_path / "bench.json"), "--measured", word)
 
 
-@pytest.mark.parametrize("different", [{"tflops": 0}, {"tflops": "much"}, {"model": "resnet"}, {"precision": "fp8"}])
+@pytest.mark.parametrize(
+    "different",
+    [
+        *({"tflops": value} for value in (0, "much", 1e-320, 10**400)),
+        *({"peak_memory": value} for value in (-5, float("inf"), 10**400)),
+        {"model": "resnet"},
+        {"precision": "fp8"},
+    ],
+)
 def test_foreign_results_are_refused(run: Run, tmp_path: Path, different: dict[str, Any]) -> None:
     file = bench(tmp_path / "bench.json", different)
     refused(run("plan", "--images", 100, "--measured", file), "is not of openmae bench")
@@ -237,6 +247,15 @@ def test_missing_files_and_memory_are_refused(run: Run, tmp_path: Path) -> None:
     refused(run("plan", "--images", 100, "--measured", tmp_path / "none.json"), "none.json", "cannot be read")
     file = bench(tmp_path / "bench.json", {"peak_memory": None})
     refused(run("plan", "--images", 100, "--measured", file), "--memory")
+    file.write_text(file.read_text().replace('"cuda"', '"meta"'))
+    refused(run("plan", "--images", 100, "--measured", file), "is not of openmae bench", "device meta")
+
+
+def test_as_many_images_are_planned_as_will_be_trained_on(run: Run, tmp_path: Path) -> None:
+    """A few are set aside for the pictures, where there are no splits."""
+    data = write_images(tmp_path / "data", 40)
+    words = "--model vit_tiny --img-size 32 --seconds 1 --device cpu --batch-size 4".split()
+    assert "36 images x" in run("plan", data, *words)[1]
 
 
 @pytest.mark.parametrize(
@@ -252,6 +271,11 @@ def test_missing_files_and_memory_are_refused(run: Run, tmp_path: Path) -> None:
         ("--images 100 --price nan", "--price is nan"),
         ("--images 100 --seconds -1", "--seconds is -1"),
         ("--images 100 --epochs 0", "--epochs is 0"),
+        ("--images 100 --epochs 1e308", "--epochs is 1e+308: give a number above 0, at most 1e+12"),
+        ("--images 100 --memory 1e300", "--memory is 1e+300"),
+        ("--images 100 --decoder-depth 1000000000", "decoder_depth is 1000000000; give at most 10,000"),
+        ("--images 100 --img-size 100000000", "more than 4,194,304 patches"),
+        ("--images 1 --epochs 1", "1 image seen 1 time are 1 view, and"),
         ("--images 100 --batch-size 0", "--batch-size is 0"),
         ("--images 100 --micro-batch 0", "--micro-batch is 0"),
         ("--images 100 --mask-ratio 1", "mask_ratio is 1"),
@@ -260,7 +284,7 @@ def test_missing_files_and_memory_are_refused(run: Run, tmp_path: Path) -> None:
         ("--images 100 --embed-dim 100 --num-heads 3", "embed_dim 100"),
         ("--images 100 --epochs 1 --batch-size 4096", "--batch-size 4,096"),
         ("--images 100 --batch-size 8 --gpus 16", "--gpus is 16"),
-        ("--images 100 --memory 0.01", "smaller --model"),
+        ("--images 100 --memory 0.01", "takes more than the 10 MB of this CPU"),
         ("--images 100 --modle vit_base", "--model"),
     ],
 )

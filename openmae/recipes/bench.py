@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal
 
 import torch
@@ -26,6 +27,7 @@ from openmae.model import Architecture, create_model
 from openmae.recipes.bench_jobs import Ours, Where
 from openmae.recipes.bench_peers import Peer, file_peer, installed
 from openmae.recipes.bench_rounds import PRODUCT, Contender, Say, measure, table_of
+from openmae.recipes.compiling import missing_compiler
 from openmae.recipes.machine import Device, choose_device, make_console, room_on_disk
 from openmae.recipes.pretrain_choices import FAST_DEPTH, FAST_FRACTION
 from openmae.recipes.reading import several
@@ -36,6 +38,7 @@ from openmae.train.run import environment
 from openmae.train.step import Precision, has_fast_bf16
 
 REFERENCE = "transformers"
+_LARGEST_FILE = 100_000  # bytes, of what it writes
 
 
 @dataclass(frozen=True)
@@ -73,22 +76,22 @@ def run(settings: Bench) -> None:
     """Measures, prints the tables, keeps them. Raises UserError."""
     console = make_console()
     device = choose_device(settings.device)
-    _check_ranges(settings)
+    _check_ranges(settings, device)
     contenders = contenders_of(settings, device)
     title = f"{contenders[0].model}, {settings.img_size} pixels"
     machine = environment()
     tables: list[Table] = []
-    with room_on_disk(settings.out or Path()):
+    if settings.out is not None:
+        _check_writable(settings.out)
+    for precision in precisions_of(settings.precision, device):
+        where = Where(device.type, precision)
+        tables.append(measured(title, contenders, where, settings.micro_batch, settings.rounds, console))
+        if len(tables) == 1:
+            console.print(machine_line(machine, device))
+        show(tables[-1], console)
         if settings.out is not None:
-            settings.out.mkdir(parents=True, exist_ok=True)
-        for precision in precisions_of(settings.precision, device):
-            where = Where(device.type, precision)
-            tables.append(measured(title, contenders, where, settings.micro_batch, settings.rounds, console))
-            if settings.out is not None:
+            with room_on_disk(settings.out):
                 keep(settings.out, tables, machine, device)
-    console.print(machine_line(machine, device))
-    for table in tables:
-        show(table, console)
     if not any(table.results for table in tables):
         raise UserError("nothing could be measured, for the reasons above: mend them, or try a smaller --micro-batch")
     if settings.out is not None:
@@ -147,11 +150,25 @@ def precisions_of(wanted: Sequence[Precision] | None, device: torch.device) -> l
     return ["bf16", "fp32"] if has_fast_bf16(device) else ["fp32"]
 
 
-def _check_ranges(settings: Bench) -> None:
+def _check_ranges(settings: Bench, device: torch.device) -> None:
     for name in ("micro_batch", "rounds", "img_size"):
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}: give 1 or more")
+    if settings.precision == ():
+        raise UserError("--precision is without a value: give bf16, fp32 or both")
+    if settings.compile and (missing := missing_compiler(device)):
+        raise UserError(f"--compile needs {missing}: install it, or leave --compile out")
+
+
+def _check_writable(out: Path) -> None:
+    """Raises UserError, before minutes of measuring."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out) as file:
+            file.write(bytes(_LARGEST_FILE))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}): choose another --out") from error
 
 
 # ---------------------------------------------------------------- measuring and saying

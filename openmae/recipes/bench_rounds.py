@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from statistics import median, quantiles
@@ -114,6 +114,8 @@ class Booth:
         if self.process is not None and self.pipe is not None:
             self.pipe.close()
             self.process.join(_PATIENCE if self.contender.compiled and not self.is_busy else 0)
+            with suppress(ProcessLookupError):  # it has ended, or has not begun
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.kill()
             self.process.join()
             self.process.close()

@@ -19,7 +19,7 @@ from openmae.recipes.bench_jobs import Job, Where, Work, resident, timed
 from openmae.train.step import is_out_of_memory
 
 _WATCH_SECONDS = 0.5
-_MOST_REASON = 100  # characters
+_MOST_REASON = 300  # characters
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class Answer:
 def serve(work: Work, where: Where, pipe: Connection, parent: int) -> None:
     """The process's life: says that it has built its contender, then answers until the pipe is closed or the parent
     has died."""
+    os.setsid()  # with whatever it starts, so that all of it can be ended together
     quiet = os.open(os.devnull, os.O_WRONLY)  # what libraries print would tear the parent's progress
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)

@@ -24,8 +24,9 @@ Bounds = Mapping[str, tuple[Callable[[Any], bool], str]]
 Recipe = Literal["auto", "paper"]
 Switch = Literal["auto", "on", "off"]
 
-ABOVE_0: tuple[Callable[[Any], bool], str] = (lambda n: n > 0, "give a number above 0")
-FROM_0: tuple[Callable[[Any], bool], str] = (lambda n: n >= 0, "give 0 or more")
+MOST = 1e12  # of any number: more is a slip, and makes figures that nothing can hold
+ABOVE_0: tuple[Callable[[Any], bool], str] = (lambda n: 0 < n <= MOST, f"give a number above 0, at most {MOST:g}")
+FROM_0: tuple[Callable[[Any], bool], str] = (lambda n: 0 <= n <= MOST, f"give 0 or more, at most {MOST:g}")
 SHARE: tuple[Callable[[Any], bool], str] = (lambda n: 0 <= n <= 1, "give a share from 0 to 1")
 BELOW_1: tuple[Callable[[Any], bool], str] = (lambda n: 0 <= n < 1, "give a number from 0 and below 1")
 SEED: tuple[Callable[[Any], bool], str] = (lambda n: 0 <= n < 2**63, "give a number from 0 and below 2**63")

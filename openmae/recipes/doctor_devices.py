@@ -12,7 +12,8 @@ import torch
 
 from openmae.recipes.doctor_finding import Finding
 from openmae.recipes.machine import choose_device
-from openmae.recipes.plan_tables import si, size_of
+from openmae.recipes.plan_tables import si
+from openmae.recipes.reading import size_of
 from openmae.train.step import has_fast_bf16
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")

@@ -16,8 +16,8 @@ import torch
 from openmae.model import create_model
 from openmae.recipes.cost import parameters
 from openmae.recipes.doctor_finding import Finding
-from openmae.recipes.plan_tables import size_of
 from openmae.recipes.pretrain import CHECKPOINT_BYTES
+from openmae.recipes.reading import size_of
 from openmae.train.checkpoint import write_file
 from openmae.train.run import DISK_FULL
 

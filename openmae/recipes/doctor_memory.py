@@ -12,7 +12,7 @@ from openmae.model import create_model
 from openmae.recipes.cost import parameters
 from openmae.recipes.doctor_finding import Finding
 from openmae.recipes.machine import reading_workers
-from openmae.recipes.plan_tables import size_of
+from openmae.recipes.reading import size_of
 
 _LEAST = 10**9  # bytes that the smallest training takes: program, model, a few images
 _BYTES_A_PARAMETER = 16  # it, its gradient, two averages

@@ -20,7 +20,7 @@ from openmae.model import create_model
 from openmae.recipes.cost import parameters
 from openmae.recipes.doctor_finding import Finding
 from openmae.recipes.doctor_rank import LARGE, STAGES
-from openmae.recipes.plan_tables import size_of
+from openmae.recipes.reading import size_of
 
 WORKER = (sys.executable, "-m", "openmae.recipes.doctor_rank")
 _POLL_SECONDS = 0.05

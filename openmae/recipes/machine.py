@@ -142,10 +142,17 @@ def make_console(*, outlives_terminal: bool = False) -> Console:
     outlives_terminal: what can no longer be shown, because the terminal or the reader has left, is dropped.
     """
     file: Any = _Lasting(sys.stdout) if outlives_terminal else None
-    console = Console(file=file, highlight=False, markup=False, emoji=False)
+    console = _Console(file=file, highlight=False, markup=False, emoji=False)
     if console.is_terminal:
         return console
-    return Console(file=file, highlight=False, markup=False, emoji=False, width=10_000)
+    return _Console(file=file, highlight=False, markup=False, emoji=False, width=10_000)
+
+
+class _Console(Console):
+    """Whose reader may leave: that ends the command, and is no error (cli.py)."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 class _Lasting(io.TextIOBase):

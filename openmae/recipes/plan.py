@@ -7,7 +7,6 @@ The first line takes a few steps here; the second reads what `openmae bench --ou
 How everything is computed, and what is assumed: docs/plan.md.
 """
 
-import math
 import shlex
 import time
 from dataclasses import dataclass, fields, replace
@@ -20,16 +19,16 @@ from tyro.conf import Positional, arg
 
 from openmae.data.decode import PixelFormat
 from openmae.data.heap import keep_freed_memory
-from openmae.data.opening import open_source
+from openmae.data.opening import has_splits, open_source
 from openmae.data.statistics import Statistics, Survey, survey
 from openmae.errors import UserError
-from openmae.recipes.choices import Sides, Switch, shown
+from openmae.recipes.choices import MOST, Sides, Switch, shown
 from openmae.recipes.cost import largest_micro_batch
 from openmae.recipes.machine import Device, choose_device, make_console, memory_of, workers_for
 from openmae.recipes.plan_estimate import Estimate, work_of
 from openmae.recipes.plan_speed import Measured, Speed, dry_run, read_measured
 from openmae.recipes.plan_tables import show
-from openmae.recipes.pretrain import Pretrain
+from openmae.recipes.pretrain import Pretrain, held_out
 from openmae.recipes.pretrain_choices import USABLE_MEMORY, check_ranges, choose
 from openmae.recipes.pretrain_model import architecture_of, build, masking_of
 from openmae.recipes.schedule import steps_of
@@ -164,8 +163,8 @@ def _check(settings: Plan) -> None:
     """Raises UserError for numbers that mean nothing; pretrain's own are checked as there."""
     for name in ("images", "gpus", "link", "price", "memory", "seconds"):
         value = getattr(settings, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise UserError(f"--{name} is {shown(value)}: give a number above 0")
+        if value is not None and not 0 < value <= MOST:
+            raise UserError(f"--{name} is {shown(value)}: give a number above 0, at most {MOST:g}")
     if (settings.data is None) == (settings.images is None):
         raise UserError(
             "give either the images or how many there are: openmae plan DATA, or openmae plan --images 5000"
@@ -215,7 +214,8 @@ def _look(settings: Plan, pretrain: Pretrain, device: torch.device, console: Con
     source = open_source(settings.data, "train")
     console.print(f"{len(source):,} images in {source.location}; looking at some of them")
     workers = workers_for(None, device)
-    return survey(source, 0, pretrain.in_chans, workers=workers, most=_LOOKED_AT), len(source)
+    images = len(source) if has_splits(settings.data) else len(source) - held_out(len(source))
+    return survey(source, 0, pretrain.in_chans, workers=workers, most=_LOOKED_AT), images
 
 
 def _measure(

@@ -1,7 +1,5 @@
 """How fast a machine trains: measured by a few steps here, or read from what `openmae bench` wrote elsewhere."""
 
-import json
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from openmae.data.parsing import read_json
 from openmae.data.stream import Batch
 from openmae.errors import UserError
 from openmae.model import SIZES, MaskedAutoencoder
@@ -25,6 +24,7 @@ from openmae.train.step import Precision, take_step
 
 MOST_STEPS, FEW_STEPS = 20, 5
 _OURS = "openmae"  # the contender of bench.json
+_LEAST_RATE, _MOST = 1e6, 1e24  # operations a second, and bytes, that a machine may have
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,15 @@ def read_measured(file: Path) -> Measured:
     file = file / "bench.json" if file.is_dir() else file
     advice = "give the bench.json that openmae bench --out FOLDER writes"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--measured {file} cannot be read ({error}): {advice}") from error
     try:
         entries = tuple(_entry(result) for result in found["results"] if _is_ours(result))
-        measured = Measured(str(found["machine"]), str(found["device"]), entries)
-    except (KeyError, TypeError, ValueError) as error:
+        if found["device"] not in ("cpu", "cuda", "mps"):
+            raise ValueError(f"device {found['device']}")
+        measured = Measured(" ".join(str(found["machine"]).split()), found["device"], entries)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"--measured {file} is not of openmae bench ({error!r}): {advice}") from error
     if not entries:
         raise UserError(f"--measured {file} has no result of {_OURS} itself: {advice}")
@@ -101,8 +103,10 @@ def _entry(result: Any) -> _Entry:
     rate, memory = float(result["tflops"]) * 1e12, result["peak_memory"]
     if result["model"] not in SIZES or result["precision"] not in ("bf16", "fp32"):
         raise ValueError(f"{result['model']} in {result['precision']}")
-    if not (math.isfinite(rate) and rate > 0):
+    if not _LEAST_RATE < rate < _MOST:
         raise ValueError(f"tflops {result['tflops']}")
+    if memory is not None and not 0 < memory < _MOST:
+        raise ValueError(f"peak_memory {memory}")
     return _Entry(result["model"], result["precision"], rate, None if memory is None else int(memory))
 
 

@@ -10,7 +10,7 @@ from openmae.recipes.cost import parameters
 from openmae.recipes.plan_estimate import Estimate, Scaled
 from openmae.recipes.pretrain import CHECKPOINT_BYTES
 from openmae.recipes.pretrain_choices import USABLE_MEMORY
-from openmae.recipes.reading import several
+from openmae.recipes.reading import several, size_of
 
 
 def show(estimate: Estimate, changes: Iterable[tuple[str, Estimate]], price: float | None, console: Console) -> None:
@@ -111,11 +111,6 @@ def time_of(hours: float) -> str:
         if hours < most:
             return f"{hours * size:.3g} {unit}"
     return f"{hours / 24:,.1f} days"
-
-
-def size_of(count: float) -> str:
-    """Bytes as 12 MB, 3.4 GB."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
 def si(number: float) -> str:

@@ -217,6 +217,8 @@ def pretrain(settings: Pretrain, console: Console) -> None:
     device = choose_device(settings.device)
     check_ranges(settings)
     masking_of(settings)  # raises
+    if settings.compile == "on":
+        check_compiles(settings, device)
     with joined(device.type, settings.timeout_minutes * 60) as ranks:
         console.quiet = not ranks.leads
         _pretrain(settings, ranks, device_of(device, ranks), console)
@@ -301,10 +303,15 @@ def _sources(data: str, seed: int) -> tuple[Source, Source | None, Source]:
         val = open_source(data, "val")
         return source, val, val.take(generator(seed, "split").permutation(len(val))[:8])
     order = generator(seed, "split").permutation(len(source))
-    aside = min(8, len(source) // 10)
+    aside = held_out(len(source))
     if aside == 0:  # too few to set any aside
         return source, None, source.take(order[:8])
     return source.take(np.sort(order[aside:])), None, source.take(order[:aside])
+
+
+def held_out(images: int) -> int:
+    """How many of so many images are set aside for the pictures where there are no splits."""
+    return min(8, images // 10)
 
 
 def _warn_of_splits(source: Source, console: Console) -> None:

@@ -28,6 +28,7 @@ from openmae.recipes.choices import (
 from openmae.recipes.compiling import PAYS_FROM, missing_compiler
 from openmae.recipes.cost import flops, largest_micro_batch
 from openmae.recipes.pretrain_model import architecture_of
+from openmae.recipes.reading import size_of
 from openmae.train.step import Precision
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _for_machine(settings: "Pretrain", images: int, device: torch.device, memory
     if at_once < 1:
         raise UserError(
             f"one image of {shown(settings.img_size)} pixels through {settings.model} takes more than the "
-            f"{memory / 1e9:,.0f} GB of this {device.type.upper()}: choose a smaller --model or --img-size, or a "
+            f"{size_of(memory)} of this {device.type.upper()}: choose a smaller --model or --img-size, or a "
             "larger --patch-size"
         )
     work = flops(architecture).step * settings.epochs * images

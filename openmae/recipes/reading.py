@@ -79,3 +79,8 @@ def counted(counts: Counter[str] | Counter[int]) -> str:
 def several(count: int, what: str) -> str:
     """1 shard, 2,000 shards."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def size_of(count: float) -> str:
+    """Bytes as 12 MB, 3.4 GB."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"

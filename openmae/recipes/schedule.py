@@ -4,6 +4,7 @@ from rich.console import Console
 
 from openmae.errors import UserError
 from openmae.recipes.choices import Settings
+from openmae.recipes.reading import several
 from openmae.train.loop import Plan
 from openmae.train.optimizers import warmup_cosine
 
@@ -19,7 +20,9 @@ def steps_of(settings: Settings, images: int, console: Console) -> int:
     assert settings.batch_size is not None
     views = settings.epochs * images
     steps = round(views / settings.batch_size)
-    said = f"{images:,} images seen {settings.epochs:g} times are {views:,.0f} views"
+    times = f"{settings.epochs:g} time{'s' * (settings.epochs != 1)}"
+    shown = f"{views:,.0f} view{'s' * (round(views) != 1)}" if views >= 1 else "less than a view"
+    said = f"{several(images, 'image')} seen {times} are {shown}"
     if steps == 0:
         raise UserError(
             f"{said}, and --batch-size {settings.batch_size:,} takes more in one step: lower it, or raise --epochs"
