@@ -148,10 +148,11 @@ def test_a_dry_run_and_its_numbers_agree(run: Run, tmp_path: Path) -> None:
     data = write_images(tmp_path / "images", 40)
     code, output, errors = run("plan", data, *SHORT)
     assert code == 0, errors
-    assert "36 images x 4 epochs in batches of 8: 18 steps" in said(output, "length")
+    length = "36 images x 4 epochs in batches of 8: 18 steps"  # of 40, of which 4 are set aside for the pictures
+    assert length in said(output, "length")
     rate = float(re.search(r"([\d.,]+) images/s", said(output, "speed"))[1].replace(",", ""))  # type: ignore[index]
     seconds = float(re.search(r"([\d.]+) s,", said(output, "time"))[1])  # type: ignore[index]
-    assert rate * seconds == pytest.approx(160, rel=0.02)
+    assert rate * seconds == pytest.approx(144, rel=0.02)
     assert "in fp32 on this CPU" in said(output, "speed")
     assert "fits in 80%" in output
     command = shlex.split(output.strip().splitlines()[-1])
@@ -249,13 +250,6 @@ def test_missing_files_and_memory_are_refused(run: Run, tmp_path: Path) -> None:
     refused(run("plan", "--images", 100, "--measured", file), "--memory")
     file.write_text(file.read_text().replace('"cuda"', '"meta"'))
     refused(run("plan", "--images", 100, "--measured", file), "is not of openmae bench", "device meta")
-
-
-def test_as_many_images_are_planned_as_will_be_trained_on(run: Run, tmp_path: Path) -> None:
-    """A few are set aside for the pictures, where there are no splits."""
-    data = write_images(tmp_path / "data", 40)
-    words = "--model vit_tiny --img-size 32 --seconds 1 --device cpu --batch-size 4".split()
-    assert "36 images x" in run("plan", data, *words)[1]
 
 
 @pytest.mark.parametrize(
