@@ -103,6 +103,7 @@ def test_every_line_that_is_not_ok_has_a_remedy(run: Run, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_among_the_processes_of_a_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As torchrun starts them: rank 0 here, rank 1 beside it."""
     with socket.socket() as free:

@@ -124,6 +124,7 @@ def on_hosts(
     return started
 
 
+@pytest.mark.slow
 def test_two_hosts_train_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, out = write_images(tmp_path / "images", 16), tmp_path / "run"
     with two_hosts() as (what, before, env):
