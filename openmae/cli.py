@@ -45,6 +45,18 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs a command, and returns its exit code; one of several ranks leaves with it at once."""
+    code = _main(argv)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # All is written by now, and threads of torch's may abort a process while Python takes itself apart.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    return code
+
+
+def _main(argv: list[str] | None) -> int:
     """Runs a command; returns 0 (`check`: how severe its findings are), 2 for bad input, 130 after Ctrl-C, 75 where the
     same command should be run again, 74 where the end of a run could not be written."""
     argv = [hide(word) for word in (sys.argv[1:] if argv is None else argv)]  # addresses, from here on
@@ -70,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         return NOT_WRITTEN
     except RankLost as lost:
         _complain(argv[0], f"{lost}: all stop; run the same command again")
-        os._exit(RUN_AGAIN)  # torch's farewell would wait for whoever is lost
+        return RUN_AGAIN
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         sys.stderr.close()
         return 0

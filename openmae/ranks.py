@@ -214,6 +214,7 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
         dist.destroy_process_group()
         raise
     heart.stop()
+    heart.see_all_end()
     dist.destroy_process_group()
 
 
@@ -269,6 +270,11 @@ class _Heart:
             thread.join(_PATIENCE)
         with suppress(RuntimeError):
             self._store.set(f"ended/{self.rank}", "")
+
+    def see_all_end(self) -> None:
+        """Waits a little for the others, who may still be reading what this one has sent them last."""
+        with suppress(RuntimeError):
+            self._store.wait([f"ended/{rank}" for rank in range(self.size)], timedelta(seconds=_PATIENCE))
 
     def move(self, place: str) -> None:
         self.place, self.moves = place, self.moves + 1
