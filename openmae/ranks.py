@@ -171,7 +171,7 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
 
     device: the type that tensors lie on, cpu (gloo) or cuda (NCCL, and gloo for what lies on the CPU).
     timeout: seconds after which a rank that does not answer, or does not get on, is given up.
-    Raises UserError where the environment does not make sense or the others do not come.
+    Raises UserError where the environment does not make sense, RankLost where the others do not come.
     """
     size = _number("WORLD_SIZE", 1)
     if size == 1:
@@ -189,17 +189,14 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
     elif device != "cpu":
         raise UserError(f"several processes cannot share an {device} device: start one, or give --device cpu")
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-            timeout=timedelta(seconds=timeout),
-        )
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"the {size} processes do not find each other ({_first_line(error)}): start them with torchrun, and check "
-            "that the machines reach each other at its --rdzv-endpoint"
-        ) from error
-    heart = _Heart(rank, size, timeout)
-    heart.start()
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        heart = _Heart(rank, size, timeout)
+        heart.start()
+    except ValueError as error:
+        raise UserError(f"{_first_line(error)}: start several processes with torchrun") from error
+    except RuntimeError as error:  # it may be over when they are started again
+        raise RankLost(f"the {size} processes do not find each other ({_first_line(error)})") from error
     try:
         yield Ranks(rank, size, local_rank, local_size, heart)
     except RankLost:  # no farewell, which would wait for whoever is lost
