@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+from types import FrameType
 from typing import Any, Self
 
 from openmae.errors import INTERRUPTED, RUN_AGAIN
@@ -37,7 +38,7 @@ class Stop:
             theirs.setblocking(False)
             self._fd_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
             for number in _CODES:
-                self._before[number] = signal.signal(number, lambda number, frame: None)
+                self._before[number] = signal.signal(number, self._note)
             self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
             threading.Thread(target=self._listen, args=(ours,), name="signals", daemon=True).start()
         return self
@@ -49,6 +50,9 @@ class Stop:
             signal.set_wakeup_fd(self._fd_before)
             self._ends[1].close()  # ends the thread
 
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.code = self.code or _CODES[number]  # at once, where the main thread is in Python
+
     def _listen(self, ours: socket.socket) -> None:
         with ours:
             first = 0.0
@@ -56,9 +60,9 @@ class Stop:
                 while heard := ours.recv(64):
                     if not any(number in _CODES for number in heard):
                         continue
-                    if not self.code:
+                    if not first:
                         first = time.monotonic()
-                        self.code = next(_CODES[number] for number in heard if number in _CODES)
+                        self.code = self.code or next(_CODES[number] for number in heard if number in _CODES)
                     elif time.monotonic() - first > GRACE:
                         _leave(self.code, "asked twice to stop")
                     ours.settimeout(max(0.1, first + DEADLINE - time.monotonic()))
