@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
         "Evaluate",
         "how good a fine-tuned model is, class by class, and where it errs: MODEL DATA",
     ),
+    "export": ("export", "Export", "for timm, transformers, ONNX, ..., checked: MODEL --to FORMAT --out PATH"),
     "stats": ("stats", "Stats", "mean, deviation and percentiles of your images: DATA"),
     "check": ("check", "Check", "broken files, odd sizes, duplicates, suspicious labels: DATA"),
     "pack": ("pack", "Pack", "write tar shards of smaller images, which load faster: DATA SHARDS"),

@@ -10,9 +10,34 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from openmae.model import ViT, layer_norm, patchify
+from openmae.model import ViT, patchify
 
 Pool = Literal["mean", "class"]
+
+
+class Encoder(nn.Module):
+    """A ViT with nothing on it: what a released file holds whose decoder was left out."""
+
+    def __init__(self, encoder: ViT) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def arguments(self) -> dict[str, Any]:
+        """Plain values that describe it, for `from_arguments`."""
+        return {"encoder": self.encoder.arguments()}
+
+    @classmethod
+    def from_arguments(cls, values: dict[str, Any]) -> "Encoder":
+        """One of that shape. Raises KeyError, TypeError or ValueError for values that describe none."""
+        return cls(_vit(values["encoder"]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, *S), normalised, -> features (B, T + N, D), class tokens first."""
+        return self.encoder(images)
+
+    def encode(self, images: Tensor, layer: int | None = None) -> Tensor:
+        """The same, after block `layer`, 1..depth; default the last."""
+        return self.encoder(images, layer)
 
 
 class Classifier(nn.Module):
@@ -35,7 +60,7 @@ class Classifier(nn.Module):
             raise ValueError(f"drop_path is {drop_path}; give a number from 0 and below 1")
         self.pool, self.drop_path = pool, drop_path
         self.encoder = encoder
-        self.norm = layer_norm(encoder.embed_dim) if pool == "mean" else None
+        self.norm = nn.LayerNorm(encoder.embed_dim, encoder.norm_eps) if pool == "mean" else None
         if pool == "mean":
             encoder.norm.requires_grad_(False)  # it is not asked
         self.batch_norm = nn.BatchNorm1d(encoder.embed_dim, eps=1e-6, affine=False) if batch_norm else None
@@ -53,12 +78,23 @@ class Classifier(nn.Module):
     @classmethod
     def from_arguments(cls, values: dict[str, Any]) -> "Classifier":
         """One of that shape. Raises KeyError, TypeError or ValueError for values that describe none."""
-        tuples = {
-            name: tuple(sides)
-            for name in ("img_size", "patch_size", "position_grid")
-            if (sides := values["encoder"][name]) is not None
-        }
-        return cls(ViT(**{**values["encoder"], **tuples}), values["outputs"], values["pool"], values["batch_norm"])
+        return cls(_vit(values["encoder"]), values["outputs"], values["pool"], values["batch_norm"])
+
+    @torch.no_grad()
+    def without_batch_norm(self) -> "Classifier":
+        """The same function with the normalisation of the features as a part of the linear layer; itself where it has
+        none."""
+        if self.batch_norm is None:
+            return self
+        assert self.batch_norm.running_var is not None
+        assert self.batch_norm.running_mean is not None
+        plain = Classifier(self.encoder, self.head.out_features, self.pool)
+        scale = (self.batch_norm.running_var + self.batch_norm.eps).rsqrt()
+        if plain.norm is not None and self.norm is not None:
+            plain.norm.load_state_dict(self.norm.state_dict())
+        plain.head.weight.copy_(self.head.weight * scale)
+        plain.head.bias.copy_(self.head.bias - self.head.weight @ (scale * self.batch_norm.running_mean))
+        return plain.train(self.training)
 
     @torch.no_grad()
     def initialize(self, std: float, generator: torch.Generator | None = None) -> None:
@@ -73,6 +109,13 @@ class Classifier(nn.Module):
         """
         features = self.features(images, noise)
         return self.head(features if self.batch_norm is None else self.batch_norm(features))
+
+    def encode(self, images: Tensor, layer: int | None = None) -> Tensor:
+        """Images (B, C, *S), normalised, -> features (B, T + N, D) of the encoder, class tokens first.
+
+        layer: the block whose output is taken, 1..depth; default the last.
+        """
+        return self.encoder(images, layer)
 
     def features(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """(B, C, *S) -> (B, D): pooled and normalised, what the linear layer reads (before its batch norm)."""
@@ -92,6 +135,16 @@ class Classifier(nn.Module):
         rates = torch.linspace(0, self.drop_path, depth) * torch.tensor(learns)
         rates = rates.to(noise)[:, None]  # (L, 1)
         return (noise.view(-1, depth, 2) >= rates) / (1 - rates)
+
+
+def _vit(values: dict[str, Any]) -> ViT:
+    """Of the values of its `arguments`, as JSON gives them."""
+    tuples = {
+        name: tuple(sides)
+        for name in ("img_size", "patch_size", "position_grid")
+        if (sides := values[name]) is not None
+    }
+    return ViT(**{**values, **tuples})
 
 
 def learn_last_blocks(model: Classifier, blocks: float) -> None:

@@ -88,6 +88,8 @@ def take(tokens: Tensor, indices: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------- blocks
 
+NORM_EPS = 1e-6  # of every LayerNorm, as the paper's weights were trained
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k' / sqrt(d)) v over (B, heads, tokens, d)."""
@@ -145,11 +147,11 @@ class MLP(nn.Sequential):
 class Block(nn.Module):
     """Pre-norm: attention, then MLP, each added to what came in."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, norm_eps: float = NORM_EPS) -> None:
         super().__init__()
-        self.norm1 = layer_norm(dim)
+        self.norm1 = nn.LayerNorm(dim, norm_eps)
         self.attn = Attention(dim, num_heads)
-        self.norm2 = layer_norm(dim)
+        self.norm2 = nn.LayerNorm(dim, norm_eps)
         self.mlp = MLP(dim, mlp_ratio)
 
     def forward(self, x: Tensor, keep: Tensor | None = None, last: int | None = None) -> Tensor:
@@ -167,10 +169,10 @@ class CrossBlock(nn.Module):
 
     def __init__(self, dim: int, memory_dim: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
-        self.norm1 = layer_norm(dim)
-        self.norm_memory = layer_norm(memory_dim)
+        self.norm1 = nn.LayerNorm(dim, NORM_EPS)
+        self.norm_memory = nn.LayerNorm(memory_dim, NORM_EPS)
         self.attn = CrossAttention(dim, memory_dim, num_heads)
-        self.norm2 = layer_norm(dim)
+        self.norm2 = nn.LayerNorm(dim, NORM_EPS)
         self.mlp = MLP(dim, mlp_ratio)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
@@ -186,11 +188,6 @@ def run_block(block: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
     if recompute and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing random in a block
     return block(*inputs)
-
-
-def layer_norm(dim: int) -> nn.LayerNorm:
-    """LayerNorm with the paper's epsilon."""
-    return nn.LayerNorm(dim, eps=1e-6)
 
 
 @torch.no_grad()
@@ -224,6 +221,8 @@ class ViT(nn.Module):
         mlp_ratio: float = 4.0,
         class_tokens: int = 1,
         position_grid: tuple[int, ...] | None = None,
+        norm_eps: float = NORM_EPS,
+        learned_positions: bool = False,
     ) -> None:
         super().__init__()
         _check_width("embed_dim", embed_dim, num_heads, len(img_size))
@@ -231,26 +230,31 @@ class ViT(nn.Module):
         self.grid = grid_of(img_size, patch_size)
         self.embed_dim, self.depth, self.class_tokens = embed_dim, depth, class_tokens
         self.num_heads, self.mlp_ratio, self.position_grid = num_heads, mlp_ratio, position_grid
+        self.norm_eps, self.learned_positions = norm_eps, learned_positions
         self.grad_checkpointing = False
         self.patch_embed = nn.Linear(math.prod(patch_size) * in_chans, embed_dim)
         self.class_token = nn.Parameter(torch.zeros(class_tokens, embed_dim))  # its position is zero
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
-        self.norm = layer_norm(embed_dim)
-        self.register_buffer("positions", sincos_positions(self.grid, embed_dim, position_grid), persistent=False)
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, norm_eps) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim, norm_eps)
+        _set_positions(self, sincos_positions(self.grid, embed_dim, position_grid), learned_positions)
 
     def arguments(self) -> dict[str, Any]:
         """Plain values from which `ViT(**arguments)` makes one of the same shape."""
         names = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "class_tokens")
-        return {name: getattr(self, name) for name in (*names, "position_grid")}
+        return {name: getattr(self, name) for name in (*names, "position_grid", "norm_eps", "learned_positions")}
 
     def resized(self, img_size: tuple[int, ...]) -> "ViT":
-        """A copy for images of another size, its positions interpolated between those that this one was trained with.
+        """A copy for images of another size, its positions interpolated between those that this one was trained with:
+        sine-cosine ones exactly, learned ones by bicubic interpolation, as MAE's code does it for fine-tuning.
 
         Raises ValueError where the patches do not cut that size.
         """
-        values = {**self.arguments(), "img_size": img_size, "position_grid": self.position_grid or self.grid}
-        copy = ViT(**values)
-        copy.load_state_dict(self.state_dict())
+        counted_in = None if self.learned_positions else self.position_grid or self.grid
+        copy = ViT(**{**self.arguments(), "img_size": img_size, "position_grid": counted_in})
+        weights = self.state_dict()
+        if self.learned_positions:
+            weights["positions"] = _interpolated(weights["positions"], self.grid, copy.grid)
+        copy.load_state_dict(weights)
         copy.grad_checkpointing = self.grad_checkpointing
         return copy.to(self.class_token.device)
 
@@ -307,16 +311,18 @@ class SelfDecoder(nn.Module):
         mlp_ratio: float,
         values: int,
         masks_encoded: bool = False,
+        norm_eps: float = NORM_EPS,
+        learned_positions: bool = False,
     ) -> None:
         super().__init__()
         _check_width("decoder_embed_dim", dim, num_heads, len(grid))
         self.grad_checkpointing = False
         self.embed = nn.Linear(memory_dim, dim)
         self.mask_token = None if masks_encoded else nn.Parameter(torch.zeros(dim))
-        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio) for _ in range(depth))
-        self.norm = layer_norm(dim)
+        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, norm_eps) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, norm_eps)
         self.head = nn.Linear(dim, values)
-        self.register_buffer("positions", sincos_positions(grid, dim), persistent=False)
+        _set_positions(self, sincos_positions(grid, dim), learned_positions)
 
     def forward(self, states: Sequence[Tensor], places: Tensor, queries: Tensor) -> Tensor:
         """Encoder output (B, T + V, D) of patches at (B, V) places, (B, Q) queries -> predictions (B, Q, K).
@@ -362,9 +368,9 @@ class CrossDecoder(nn.Module):
         self.mix = nn.Parameter(torch.full((depth, layers), 1 / layers)) if layers > 1 else None
         self.mask_token = nn.Parameter(torch.zeros(dim))
         self.blocks = nn.ModuleList(CrossBlock(dim, memory_dim, num_heads, mlp_ratio) for _ in range(depth))
-        self.norm = layer_norm(dim)
+        self.norm = nn.LayerNorm(dim, NORM_EPS)
         self.head = nn.Linear(dim, values)
-        self.register_buffer("positions", sincos_positions(grid, dim), persistent=False)
+        _set_positions(self, sincos_positions(grid, dim), learned=False)
 
     def forward(self, states: Sequence[Tensor], places: Tensor, queries: Tensor) -> Tensor:
         """L encoder states (B, T + V, D), (B, Q) queries -> predictions (B, Q, K)."""
@@ -529,6 +535,10 @@ class Architecture:
     encoder_mask_token: bool
     target: Literal["pixel", "norm_pix", "pca", "hog"]
     masking: Masking
+    # What others' weights may have been trained with; openmae's own have these.
+    norm_eps: float = NORM_EPS
+    learned_positions: bool = False
+    decoder_learned_positions: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for model.json."""
@@ -577,6 +587,9 @@ class Architecture:
             self.num_heads,
             self.mlp_ratio,
             self.class_tokens,
+            None,
+            self.norm_eps,
+            self.learned_positions,
         )
         target = TARGETS[self.target](self.patch_size, self.in_chans)
         shape = (
@@ -589,7 +602,7 @@ class Architecture:
             target.values,
         )
         decoder = (
-            SelfDecoder(*shape, self.encoder_mask_token)
+            SelfDecoder(*shape, self.encoder_mask_token, self.norm_eps, self.decoder_learned_positions)
             if self.decoder == "self"
             else CrossDecoder(*shape, self.decoder_layers)
         )
@@ -655,6 +668,22 @@ def create_model(
         target="norm_pix" if target == "pixel" and norm_pix_loss else target,
         masking=Masking() if masking is None else masking,
     ).build()
+
+
+def _set_positions(module: nn.Module, positions: Tensor, learned: bool) -> None:
+    """Fixed ones are computed anew wherever the weights are read, and not kept with them."""
+    if learned:
+        module.positions = nn.Parameter(positions)
+    else:
+        module.register_buffer("positions", positions, persistent=False)
+
+
+def _interpolated(positions: Tensor, grid: tuple[int, ...], to: tuple[int, ...]) -> Tensor:
+    """(N, D) learned positions of a grid -> those of another."""
+    if len(grid) != 2:
+        raise ValueError("learned positions can be interpolated for images only, which have two axes")
+    planes = positions.unflatten(0, grid).permute(2, 0, 1)[None]  # (1, D, rows, columns)
+    return F.interpolate(planes, to, mode="bicubic", align_corners=False)[0].flatten(1).T.contiguous()
 
 
 def _true_indices(mask: Tensor, count: int) -> Tensor:

@@ -23,7 +23,7 @@ from openmae.evaluate.features import centred_images, pooled, readouts
 from openmae.evaluate.proof import How, evaluate, untrained_twin
 from openmae.recipes import quickstart
 from openmae.train.run import RunFolder, read_metrics
-from openmae.weights import load_native
+from openmae.weights import load_model
 from tests.commands import Run, refused
 from tests.images import TINY, picture, write_images
 
@@ -206,14 +206,14 @@ def test_evaluation_reads_its_labels_by_name(finished: Path, tmp_path: Path) -> 
     train, val = labelled_splits(str(tmp_path), 0)
     right = answers(train, "classification")
     asked = answers(val, "classification", right.names)
-    loaded = load_native(finished)
+    loaded = load_model(finished)
     how = How(["knn", "linear"], readouts(loaded.encoder, None, ["mean"]), k=3)
     found = [e for e in evaluate(loaded, (train, val), (right, asked), "colours", how) if e.features == "raw pixels"]
     assert [e.top1 for e in found] == [1.0, 1.0]
 
 
 def test_features_are_the_pooled_tokens(finished: Path, data: Path) -> None:
-    loaded = load_native(finished)
+    loaded = load_model(finished)
     images = centred_images(loaded.encoder, loaded.statistics, labelled_splits(str(data), 0)[1])
     batch, _ = next(images.batches(4, 0))
     tokens = loaded.encoder(loaded.statistics.normalize(batch))

@@ -39,7 +39,7 @@ from openmae.heads import Classifier
 from openmae.recipes import embed as recipe
 from openmae.recipes.embedded_parts import parts_folder
 from openmae.report.neighbours import Tile, captioned_sheet
-from openmae.weights import load_native, model_json, serialize
+from openmae.weights import load_model, model_json, serialize
 from tests.commands import Run, refused
 from tests.images import picture, write_images
 
@@ -84,7 +84,7 @@ def array_images(file: Path, count: int) -> NDArray[np.uint8]:
 
 def by_torch(file: Path, images: NDArray[Any], layer: int | None = None, pool: str = "mean") -> NDArray[np.float32]:
     """The vectors as anyone would compute them."""
-    loaded = load_native(file)
+    loaded = load_model(file)
     white = {"uint8": 255, "uint16": 65535}[str(images.dtype)]
     pixels = torch.from_numpy(images.astype(np.float32) / white).permute(0, 3, 1, 2)
     with torch.no_grad():
@@ -218,7 +218,7 @@ def test_labels_come_along_from_wherever_they_are(model: Path, tmp_path: Path, r
 def test_batches_are_the_same_wherever_one_starts(
     count: int, batch_size: int, begun: int, broken: set[int], model: Path, broken_tables: Path
 ) -> None:
-    loaded = load_native(model)
+    loaded = load_model(model)
     embedder = embedder_of(loaded, None, "mean", "fp32", CPU)
     table = broken_tables / "table.csv"
     names = [f"{'broken' if i in broken else i % 10}.png" for i in range(count)]
@@ -492,7 +492,7 @@ def test_pyarrow_that_is_missing_is_named_before_anything_is_read(
 
 def test_a_model_that_diverged_is_refused(tmp_path: Path, run: Run) -> None:
     file = save_model(tmp_path / "m.safetensors")
-    loaded = load_native(file)
+    loaded = load_model(file)
     with torch.no_grad():
         loaded.encoder.norm.weight.fill_(torch.nan)
     file.write_bytes(serialize(loaded.model, loaded.info))

@@ -449,7 +449,7 @@ def test_bad_models_and_data_are_refused(tmp_path: Path, run: Run) -> None:
     refused(run("evaluate", small, data, "--corruptions", "fog"), "32 pixels a side or more")
     deep = a_model(tmp_path / "deep", pixels=PixelFormat(3, None, "uint16"))
     refused(run("evaluate", deep, data, "--corruptions", "fog"), "8 bits")
-    broken = openmae.weights.load_native(model)
+    broken = openmae.weights.load_model(model)
     broken.classifier.head.bias.data[0] = torch.nan
     (tmp_path / "nan.safetensors").write_bytes(serialize(broken.model, broken.info))
     refused(run("evaluate", tmp_path / "nan.safetensors", data), "not finite numbers")

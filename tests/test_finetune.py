@@ -23,7 +23,7 @@ from openmae.heads import Classifier
 from openmae.recipes import finetune_job
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
-from openmae.weights import load_native
+from openmae.weights import load_model
 from tests.commands import Run, refused
 from tests.images import TINY, picture, write_images
 
@@ -73,12 +73,12 @@ def test_it_learns_and_leaves_a_whole_run(model: Path, data: Path, tmp_path: Pat
     assert info["class_names"] == ["blue", "green", "red"]
     assert (info["kind"], info["task"], info["provenance"]["job"]) == ("classifier", "classification", "finetune")
     assert info["provenance"]["pre-training"]["job"] == "pretrain"
-    assert info["statistics"] == load_native(model).info["statistics"]
+    assert info["statistics"] == load_model(model).info["statistics"]
 
     classifier = openmae.load(out)
     assert isinstance(classifier, Classifier)
     red = sorted((data / "val/red").iterdir())
-    loaded = load_native(out)
+    loaded = load_model(out)
     view = torch.stack([torch.from_numpy(np.array(Image.open(path).resize((16, 16)))) for path in red])
     scores = classifier(loaded.statistics.normalize(view.permute(0, 3, 1, 2)))
     assert (scores.argmax(1) == 2).float().mean() > 0.8
@@ -168,7 +168,7 @@ def test_several_labels_at_once(model: Path, data: Path, tmp_path: Path, run: Ru
     assert code == 0, errors
     assert "multi-label: 3 labels" in shown
     assert "mean average precision" in shown
-    assert load_native(out).info["class_names"] == ["big", "loud", "wet"]
+    assert load_model(out).info["class_names"] == ["big", "loud", "wet"]
 
 
 def test_a_number_is_predicted_in_its_own_unit(model: Path, tmp_path: Path, run: Run) -> None:
@@ -188,7 +188,7 @@ def test_a_number_is_predicted_in_its_own_unit(model: Path, tmp_path: Path, run:
     last = read_metrics(out)[-1]
     assert last["val_r2"] > 0.9
     assert last["val_mae"] < 3
-    loaded = load_native(out)
+    loaded = load_model(out)
     bright = torch.full((1, 3, 16, 16), 120, dtype=torch.uint8)
     assert loaded.classifier(loaded.statistics.normalize(bright)).item() == pytest.approx(1012, abs=4)
 

@@ -32,7 +32,7 @@ from openmae.train.learner import Learner
 from openmae.train.loop import resume
 from openmae.train.optimizers import adamw
 from openmae.train.run import RunFolder
-from openmae.weights import load_native
+from openmae.weights import load_model
 from tests.images import TINY, picture, write_images
 from tests.mutations import bounded, damaged, with_wrong_values, wrong_lines, wrong_values
 from tests.test_training import no_loss
@@ -110,7 +110,7 @@ def test_weights(finished: Path, classes: Path, tmp_path: Path, kind: str, seeds
         whole = draws.choice(originals)
         data = damaged(draws, whole) if kind == "bytes" else wrong_header(draws, whole, inner=kind == "model")
         (tmp_path / "model.safetensors").write_bytes(data)
-        loaded = load_native(tmp_path / "model.safetensors")
+        loaded = load_model(tmp_path / "model.safetensors")
         if loaded.encoder.positions.shape[0] <= 4096:
             loaded.encoder(torch.zeros(1, loaded.encoder.in_chans, *loaded.encoder.img_size))
         return True
@@ -144,7 +144,7 @@ def test_checkpoints(finished: Path, tmp_path: Path, crafted: bool, seeds: range
         (tmp_path / "run/config.toml").touch()
         for file, content in files.items():
             (folder / file).write_bytes(content)
-        model = load_native(finished).autoencoder
+        model = load_model(finished).autoencoder
         learner = Learner(model, no_loss)
         with RunFolder(tmp_path / "run") as run:
             position = resume(learner, adamw(model, (0.9, 0.95), 0.05), run, Console(quiet=True))

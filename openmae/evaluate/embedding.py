@@ -21,7 +21,7 @@ from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.features import CentredImages, Precision, centred_images, pooled
 from openmae.heads import Pool
 from openmae.model import ViT
-from openmae.weights import Loaded, load_native
+from openmae.weights import Loaded, load_model
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def embed(
     layer: 1 to the encoder's depth, default the last. split: default all of DATA. In float32.
     Raises UserError as `openmae embed` does.
     """
-    loaded = load_native(Path(model))
+    loaded = load_model(Path(model))
     embedder = embedder_of(loaded, layer, pool, "fp32", torch.device(device))
     images = centred_images(embedder.encoder, embedder.statistics, open_source(data, split))
     vectors: list[NDArray[np.float32]] = []

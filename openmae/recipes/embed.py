@@ -36,7 +36,7 @@ from openmae.recipes.label_texts import LabelTexts
 from openmae.recipes.machine import Device, choose_device, make_console, room_on_disk, workers_for
 from openmae.recipes.reading import Say, check_out, counting, pace, several
 from openmae.train.checkpoint import write_file
-from openmae.weights import Loaded, load_native
+from openmae.weights import Loaded, load_model
 
 PART_SECONDS = 20.0  # of work that a kill may cost
 PART_BYTES = 2**26  # of vectors in memory
@@ -89,7 +89,7 @@ def run(settings: Embed) -> None:
     """Embeds what is not embedded yet, and looks for what is asked. Raises UserError."""
     console = make_console()
     _check(settings)
-    loaded = load_native(settings.model)
+    loaded = load_model(settings.model)
     device = choose_device(settings.device)
     workers = workers_for(settings.workers, device)
     source = _source(settings)

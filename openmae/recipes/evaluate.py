@@ -40,7 +40,7 @@ from openmae.recipes.reading import counting
 from openmae.recipes.results import Judged, check_results, judge, keep_result, set_name, whole_address
 from openmae.report.results import shown_figures
 from openmae.train.run import read_config
-from openmae.weights import Loaded, load_native
+from openmae.weights import Loaded, load_model
 
 Split = Literal["train", "val", "all"]
 _MOST_ROWS = 20  # of the table of classes; of more, the best and the worst
@@ -85,7 +85,7 @@ def run(settings: Evaluate) -> None:
     kinds, severities = _kinds(settings), _severities(settings)
     _check_numbers(settings)
     check_save(settings.save, settings.data)
-    loaded = load_native(settings.model)
+    loaded = load_model(settings.model)
     model = loaded.classifier
     task: Task = loaded.info["task"]
     device = choose_device(settings.device)

@@ -44,7 +44,7 @@ from openmae.recipes.results import whole_address
 from openmae.recipes.schedule import steps_of
 from openmae.report.sweep import SWEEP
 from openmae.train.run import RunFolder, read_config
-from openmae.weights import Loaded, load_native
+from openmae.weights import Loaded, load_model
 
 _HARMLESS = (
     "data",
@@ -274,7 +274,7 @@ def _loaded(settings: Finetune, console: Console) -> Loaded | None:
     if settings.model not in SIZES:
         if settings.model.startswith("vit_") and not Path(settings.model).exists():
             raise UserError(f"{settings.model} is no size, nor a run folder: give one of {', '.join(SIZES)}, or a run")
-        loaded = load_native(Path(settings.model))
+        loaded = load_model(Path(settings.model))
         if isinstance(loaded.model, Classifier) and not settings.from_scratch:
             console.print(f"{settings.model} was fine-tuned before: its encoder is kept, and its head made anew")
         if settings.patch_size is not None and pair(settings.patch_size) != loaded.encoder.patch_size:

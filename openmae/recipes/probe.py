@@ -20,7 +20,7 @@ from openmae.recipes.finetune import Finetune, finetune
 from openmae.recipes.finetune_choices import LINEAR_PROBE
 from openmae.recipes.machine import make_console
 from openmae.recipes.proof import Proof, prove
-from openmae.weights import load_native
+from openmae.weights import load_model
 
 _EPOCHS, _EPOCHS_OF_LARGE = 90.0, 50.0  # paper, A.1: 50 are enough for ViT-L and H
 _LARGE = 1024  # width of ViT-L
@@ -59,7 +59,7 @@ def _by_the_paper(settings: Probe) -> None:
         raise UserError("--recipe paper reads the last layer: leave out --layer, or --recipe paper")
     if settings.pool not in (None, "mean", "class"):
         raise UserError(f"--pool is '{settings.pool}': with --recipe paper give mean or class")
-    width = load_native(settings.model).encoder.embed_dim
+    width = load_model(settings.model).encoder.embed_dim
     epochs = settings.epochs or (_EPOCHS if width < _LARGE else _EPOCHS_OF_LARGE)
     paper: dict[str, Any] = {**LINEAR_PROBE}
     batch_size = settings.batch_size or paper["batch_size"]

@@ -29,7 +29,7 @@ from openmae.recipes.machine import Device, choose_device, device_of, make_conso
 from openmae.report.layers import layers_curve
 from openmae.report.results import standard_error
 from openmae.train.checkpoint import write_file
-from openmae.weights import load_native
+from openmae.weights import load_model
 
 SAID: dict[str, str] = {"knn": "kNN", "linear": "linear"}
 FIGURES = {"top1": "top-1", "top5": "top-5", "mean_ap": "mean AP", "r2": "R²"}
@@ -85,7 +85,7 @@ def _prove(
     console.quiet = not ranks.leads
     if not 0 <= settings.seed < 2**63:
         raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
-    loaded = load_native(settings.model)
+    loaded = load_model(settings.model)
     places = _places(settings, loaded.encoder)
     task, train, val = split_for(settings.data, settings.task, settings.seed)
     right = answers(train, task)

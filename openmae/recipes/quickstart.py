@@ -10,7 +10,6 @@ crops come from different squares of each picture, so that no pixel of the one i
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -20,35 +19,12 @@ from PIL import Image
 from tyro.conf import arg
 
 from openmae.data.order import generator
-from openmae.errors import UserError
+from openmae.recipes.bundled import bundled_names, bundled_pictures
 from openmae.recipes.machine import make_console
 from openmae.recipes.pretrain import Pretrain, pretrain
 from openmae.recipes.proof import Proof, prove
 from openmae.recipes.reconstruct import Reconstruct, reconstruct
 
-PICTURES = {
-    "skimage.data": (
-        "astronaut.png",
-        "brick.png",
-        "camera.png",
-        "cell.png",
-        "chelsea.png",
-        "coffee.png",
-        "coins.png",
-        "grass.png",
-        "gravel.png",
-        "hubble_deep_field.jpg",
-        "ihc.png",
-        "moon.png",
-        "motorcycle_left.png",
-        "page.png",
-        "retina.jpg",
-        "rocket.jpg",
-        "text.png",
-    ),
-    "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
-}
-LONGEST_SIDE = 640  # pixels; larger pictures are reduced to it
 SQUARE = 80  # pixels; the squares of a picture's chessboard belong to train and val in turn
 CROP = 64
 CROPS = {"train": 100, "val": 40}  # of each picture
@@ -71,8 +47,8 @@ def run(settings: Quickstart) -> None:
     if not images.exists():
         write_images(images)
     console.print(
-        f"1. Images: {len(_names())} photographs and micrographs from scikit-image and scikit-learn, cut into crops of "
-        f"{CROP} x {CROP} pixels in {images}\n\n2. Pre-training: no labels are used"
+        f"1. Images: {len(bundled_names())} photographs and micrographs from scikit-image and scikit-learn, cut into "
+        f"crops of {CROP} x {CROP} pixels in {images}\n\n2. Pre-training: no labels are used"
     )
     pretrain(
         Pretrain(
@@ -110,8 +86,7 @@ def write_images(folder: Path) -> None:
     """Writes `folder/{train,val}/PICTURE/NNN.png`, all or nothing. Raises UserError where a picture is missing."""
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
-    for number, (package, name) in enumerate(_names()):
-        picture = _open(package, name)
+    for number, (name, picture) in enumerate(bundled_pictures()):
         for split, count in CROPS.items():
             place = aside / split / Path(name).stem
             place.mkdir(parents=True)
@@ -132,20 +107,6 @@ def crops(picture: NDArray[np.uint8], split: str, count: int, draws: np.random.G
         top, left = row * SQUARE + down, column * SQUARE + right
         found.append(picture[top : top + CROP, left : left + CROP])
     return found
-
-
-def _names() -> list[tuple[str, str]]:
-    return [(package, name) for package, names in PICTURES.items() for name in names]
-
-
-def _open(package: str, name: str) -> NDArray[np.uint8]:
-    try:
-        with resources.files(package).joinpath(name).open("rb") as file:
-            image = Image.open(file).convert("RGB")
-    except (OSError, ModuleNotFoundError) as error:
-        raise UserError(f"{name} of {package} is missing: install scikit-image and scikit-learn anew") from error
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    return np.array(image)
 
 
 def _one_of_each(folder: Path, count: int) -> Sequence[Path]:

@@ -17,7 +17,7 @@ from openmae.data.opening import has_splits, open_source
 from openmae.errors import UserError
 from openmae.recipes.machine import Device, choose_device, make_console
 from openmae.recipes.panel import draw_panel
-from openmae.weights import load_native
+from openmae.weights import load_model
 
 MOST_IMAGES = 16
 # Advice of errors that is for whoever trains; here channels, patches and size are the model's.
@@ -60,7 +60,7 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     """Writes the picture. Raises UserError for images that cannot be read, and for a ratio out of range."""
     if settings.out.suffix.lower() != ".png":
         raise UserError(f"--out is {settings.out}: the picture is a PNG, so give a name that ends in .png")
-    loaded = load_native(settings.model)
+    loaded = load_model(settings.model)
     model = loaded.autoencoder.to(choose_device(settings.device))
     if not settings.images:
         raise UserError("name the images to look at: openmae reconstruct MODEL IMAGE... --out PNG")

@@ -23,7 +23,7 @@ from openmae.report.sweep import SWEEP, by_blocks
 from openmae.train.checkpoint import write_file
 from openmae.train.console import duration
 from openmae.train.run import read_config
-from openmae.weights import load_native
+from openmae.weights import load_model
 
 
 def sweep(settings: Finetune, parts: Sequence[str], console: Console) -> None:
@@ -57,7 +57,7 @@ def _check(settings: Finetune, parts: Sequence[str]) -> None:
     check_ranges(settings)
     if settings.model is None:  # --resume
         return
-    depth = SIZES[settings.model][1] if settings.model in SIZES else load_native(Path(settings.model)).encoder.depth
+    depth = SIZES[settings.model][1] if settings.model in SIZES else load_model(Path(settings.model)).encoder.depth
     if too_many := [part for part in parts if part != "all" and float(part) > depth]:
         raise UserError(f"--blocks has {too_many[0]}, and this encoder has {depth}: give at most {depth}, or all")
 
@@ -84,7 +84,7 @@ def _kept(out: Path) -> dict[str, Any]:
 
 def _learning(run: Path, blocks: str) -> int:
     """How many parameters learnt in a run."""
-    model = load_native(run).classifier
+    model = load_model(run).classifier
     model.requires_grad_(True)
     if model.norm is not None:
         model.encoder.norm.requires_grad_(False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-_TOKENS = ("class_token", "mask_token", "mix")  # learned, but neither matrices nor to be pulled to zero
+_TOKENS = ("class_token", "mask_token", "mix", "positions")  # learned, but neither matrices nor to be pulled to zero
 
 
 def adamw(
@@ -46,14 +46,14 @@ def _groups(model: nn.Module, weight_decay: float, lr_scale: Callable[[str], flo
 
 def layer_scale(layer_decay: float, depth: int) -> Callable[[str], float]:
     """What layer-wise decay multiplies the rate of a classifier's parameter by: layer_decay^(depth + 1 - k), with
-    k = 0 for the embedding and the class token, 1..depth for the blocks; the head and the norms behind the last block
-    keep the whole rate (paper, Table 9, after BEiT)."""
+    k = 0 for the embedding, the class token and learned positions, 1..depth for the blocks; the head and the norms
+    behind the last block keep the whole rate (paper, Table 9, after BEiT)."""
 
     def scale(name: str) -> float:
         parts = name.removeprefix("encoder.").split(".")
         if parts[0] == "blocks":
             return layer_decay ** (depth - int(parts[1]))
-        is_first = parts[0] in ("patch_embed", "class_token")
+        is_first = parts[0] in ("patch_embed", "class_token", "positions")
         return layer_decay ** (depth + 1) if is_first else 1.0
 
     return scale

@@ -2,18 +2,20 @@
 
 from pathlib import Path
 
-from openmae.heads import Classifier
-from openmae.model import MaskedAutoencoder
-from openmae.weights.native import Loaded, fill, load_native, model_json, serialize
+from openmae.weights.loaded import Loaded, Model, model_json
+from openmae.weights.native import fill, serialize
+from openmae.weights.opening import load_model
 
-__all__ = ["Loaded", "fill", "load", "load_native", "model_json", "serialize"]
+__all__ = ["Loaded", "Model", "fill", "load", "load_model", "model_json", "serialize"]
 
 
-def load(model: str | Path) -> MaskedAutoencoder | Classifier:
-    """The model of a run folder or a `.safetensors` file of ours, in evaluation mode, on the CPU: a MaskedAutoencoder
-    from pre-training, a Classifier from fine-tuning; both have the `encoder`.
+def load(model: str | Path) -> Model:
+    """A model in evaluation mode, on the CPU: a MaskedAutoencoder from pre-training, a Classifier from fine-tuning, an
+    Encoder from a file that has neither decoder nor head; all have the `encoder`, and `encode(images)`.
 
-    `openmae.weights.load_native` gives the input statistics and the provenance stored with it too.
-    Raises UserError where it is neither, or weights are missing, unexpected or misshapen.
+    model: a run folder, a `.safetensors` file of ours, a released file or training checkpoint of Meta's MAE code, a
+    folder of transformers', a file, folder or model name of timm's, or `hub:user/name`.
+    `openmae.weights.load_model` gives the input statistics, the licence and the provenance stored with it too.
+    Raises UserError where it is none of these, or weights are missing, unexpected or misshapen.
     """
-    return load_native(Path(model)).model
+    return load_model(model).model

@@ -2,98 +2,31 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-import openmae
-from openmae.data.address import shown
 from openmae.data.parsing import read_json
 from openmae.data.statistics import Statistics
 from openmae.data.tasks import Task
 from openmae.errors import UserError
-from openmae.heads import Classifier, Pool
-from openmae.model import Architecture, MaskedAutoencoder, ViT
+from openmae.heads import Classifier, Encoder, Pool
+from openmae.model import Architecture
+from openmae.weights.entries import complain
+from openmae.weights.loaded import Loaded, Model
 
-_KEY = "openmae"  # of the header entry that holds model.json
+KEY = "openmae"  # of the header entry that holds model.json
 _WHOLE = ("in_chans", "embed_dim", "depth", "num_heads", "decoder_embed_dim", "decoder_depth", "decoder_num_heads")
 _MOST_POSITIONS = 2**28  # numbers: they are computed, so nothing in a small file bounds them
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model and what travels with it."""
-
-    model: MaskedAutoencoder | Classifier
-    statistics: Statistics
-    info: dict[str, Any]
-    name: str
-
-    @property
-    def encoder(self) -> ViT:
-        """The ViT, which both kinds have."""
-        return self.model.encoder
-
-    @property
-    def autoencoder(self) -> MaskedAutoencoder:
-        """The model that pre-training left. Raises UserError where it has no decoder any more."""
-        if not isinstance(self.model, MaskedAutoencoder):
-            raise UserError(
-                f"{self.name} was fine-tuned and has no decoder, so it cannot fill in patches: give the run that it "
-                f"was fine-tuned from ({self.info['provenance'].get('model') or 'not stated'})"
-            )
-        return self.model
-
-    @property
-    def classifier(self) -> Classifier:
-        """The model that fine-tuning left. Raises UserError where it has no head, or does not say what that answers."""
-        if not isinstance(self.model, Classifier):
-            raise UserError(
-                f"{self.name} is pre-trained and has not learnt any labels: openmae finetune {self.name} DATA --out RUN"
-            )
-        if self.info["class_names"] is None or self.info["task"] is None:
-            raise UserError(f"{self.name} does not say what its outputs stand for: give a run of openmae finetune")
-        return self.model
-
-
-def model_json(
-    model: MaskedAutoencoder | Classifier,
-    statistics: Statistics,
-    provenance: dict[str, Any],
-    *,
-    task: str | None = None,
-    class_names: Sequence[str] | None = None,
-    licence: str | None = None,
-) -> dict[str, Any]:
-    """What model.json says: kind, architecture, input statistics, what the outputs stand for, where the weights come
-    from, their licence.
-
-    licence: of the weights that this one began from; they belong to whoever trained them, so it is null until they
-    say.
-    """
-    is_classifier = isinstance(model, Classifier)
-    return {
-        "format": 1,
-        "openmae": openmae.__version__,
-        "kind": "classifier" if is_classifier else "autoencoder",
-        "architecture": model.arguments() if isinstance(model, Classifier) else model.architecture.to_dict(),
-        "statistics": statistics.to_dict(),
-        "task": task,
-        "class_names": None if class_names is None else list(class_names),
-        "provenance": {key: shown(value) if isinstance(value, str) else value for key, value in provenance.items()},
-        "licence": licence,
-    }
-
-
-def serialize(model: MaskedAutoencoder | Classifier, info: dict[str, Any]) -> bytes:
+def serialize(model: Model, info: dict[str, Any]) -> bytes:
     """The safetensors file: every weight and buffer of the state dict, `info` in its header."""
-    return save({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, {_KEY: json.dumps(info)})
+    return save({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, {KEY: json.dumps(info)})
 
 
 def load_native(path: Path | str) -> Loaded:
@@ -114,16 +47,11 @@ def load_native(path: Path | str) -> Loaded:
         if runs := sorted(path.glob("blocks-*/model.safetensors")):  # a sweep
             hint = f"give one of the runs in {path}, such as {runs[0].parent}"
         raise UserError(f"{file} does not exist: {hint}")
-    try:
-        with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
-            weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is not a whole safetensors file ({error}): copy or make it anew") from error
-    if _KEY not in metadata:
+    metadata, weights = read_header(file), read_safetensors(file)
+    if KEY not in metadata:
         raise UserError(f"{file} was not written by openmae: its header does not describe a model")
     try:
-        info = read_json(metadata[_KEY])
+        info = read_json(metadata[KEY])
         statistics = Statistics.from_dict(info["statistics"])
         _check(info, statistics, len(weights))
         with torch.device("meta"):  # which takes no memory, whatever sizes it says
@@ -135,6 +63,23 @@ def load_native(path: Path | str) -> Loaded:
     model = _build(info)
     fill(model, weights, str(file))
     return Loaded(model.eval(), statistics, info, str(path))
+
+
+def read_header(file: Path) -> dict[str, str]:
+    """What a safetensors file says besides its weights. Raises UserError where it is none, or not whole."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is not a whole safetensors file ({error}): copy or make it anew") from error
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The weights of a safetensors file. Raises UserError where it is none, or not whole."""
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is not a whole safetensors file ({error}): copy or make it anew") from error
 
 
 def _is_sharded(folder: Path) -> bool:
@@ -159,7 +104,7 @@ def _check(info: dict[str, Any], statistics: Statistics, weights: int) -> None:
     patches = math.prod(side // patch for side, patch in zip(encoder["img_size"], encoder["patch_size"], strict=True))
     if patches * max(encoder["embed_dim"], shape.get("decoder_embed_dim", 0)) > _MOST_POSITIONS:
         raise ValueError(f"images of {encoder['img_size']} have too many patches of {encoder['patch_size']}")
-    if info.get("kind", "autoencoder") != "autoencoder":
+    if info.get("kind", "autoencoder") == "classifier":
         names, task, outputs = info["class_names"], info["task"], shape["outputs"]
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ValueError("its class names are no list of names")
@@ -169,10 +114,12 @@ def _check(info: dict[str, Any], statistics: Statistics, weights: int) -> None:
             raise ValueError(f"its pool is {shape['pool']}")
 
 
-def _build(info: dict[str, Any]) -> MaskedAutoencoder | Classifier:
-    if info.get("kind", "autoencoder") == "autoencoder":
+def _build(info: dict[str, Any]) -> Model:
+    kind = info.get("kind", "autoencoder")
+    if kind == "autoencoder":
         return Architecture.from_dict(info["architecture"]).build()
-    return Classifier.from_arguments(info["architecture"])
+    others: dict[str, type[Classifier] | type[Encoder]] = {"classifier": Classifier, "encoder": Encoder}
+    return others[kind].from_arguments(info["architecture"])
 
 
 def fill(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:
@@ -195,6 +142,4 @@ def _check_fits(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -
         for key, value in expected.items()
         if key in weights and weights[key].is_floating_point() != value.is_floating_point()
     ]
-    if problems:
-        rest = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise UserError(f"{name} does not fit its model: {', '.join(problems[:8])}{rest}")
+    complain(problems, name)

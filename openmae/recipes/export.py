@@ -1,0 +1,159 @@
+"""A model in another library's format, checked with that library on real images before it is there.
+
+openmae export runs/first --to timm --out first-timm.safetensors
+openmae export runs/first --to hf-mae --out first-hf
+openmae export runs/classifier --to onnx --out serving/model.onnx
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from torch import Tensor
+from tyro.conf import Positional, arg
+
+from openmae.errors import UserError
+from openmae.recipes import export_native, export_timm
+from openmae.recipes.export_check import Compared, real_images
+from openmae.recipes.machine import make_console, room_on_disk
+from openmae.weights import Loaded, load_model
+
+To = Literal["safetensors", "timm", "hf-mae", "hf-vit", "onnx", "pt2"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a model in another library's format, and check it with that library on real images."""
+
+    model: Positional[Annotated[Path, arg(metavar="MODEL")]]
+    """A run folder, or any file, folder or name that openmae.load takes."""
+    to: To
+    """safetensors: openmae's own file. timm: for timm.create_model. hf-mae, hf-vit: a folder for transformers, with the
+    decoder (ViTMAEForPreTraining) or without it (ViTModel, ViTForImageClassification)."""
+    out: Annotated[Path, arg(metavar="PATH")]
+    """File or folder to write; model.json, beside or in it, says what it is and how to prepare images."""
+    data: Annotated[str | None, arg(metavar="DATA")] = None
+    """Images to check it on. Default: photographs that come with the installation."""
+    force: bool = False
+    """Write over what is there."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One of the formats.
+
+    suffixes: what a file of it ends in; none where it is a folder. write: gives sentences on what it cannot hold.
+    """
+
+    suffixes: tuple[str, ...]
+    write: Callable[[Loaded, Path], list[str]]
+    compare: Callable[[Loaded, Path, Tensor], Compared]
+    usage: Callable[[Loaded, Path], str]
+
+
+FORMATS: dict[str, Format] = {
+    "safetensors": Format((".safetensors",), export_native.write, export_native.compare, export_native.usage),
+    "timm": Format((".safetensors",), export_timm.write, export_timm.compare, export_timm.usage),
+}
+
+
+def run(settings: Export) -> None:
+    """Writes, reads it again with the other library, compares, and only then puts it in its place. Raises UserError."""
+    console = make_console()
+    form = FORMATS[settings.to]
+    _check_out(settings, form)
+    loaded = load_model(settings.model)
+    console.print(f"{settings.model}: {described(loaded)}")
+    images = real_images(loaded, settings.data)
+    with room_on_disk(settings.out.parent), _aside(settings.out) as part:
+        notes = form.write(loaded, part)
+        found = form.compare(loaded, part, images)
+        if not found.difference <= found.allowed:
+            raise UserError(
+                f"{found.by} gives {found.outputs} that differ by {found.difference:.1e} from the model's, more than "
+                f"{found.allowed:.0e}, on {len(images)} images: nothing was written; please report this"
+            )
+        _describe(settings, loaded, part, found, len(images), notes)
+        _put(part, settings.out, not form.suffixes)
+    for note in notes:
+        console.print(f"{note}.", style="yellow", soft_wrap=True)
+    console.print(
+        f"Checked with {found.by} on {len(images)} images: {found.outputs} differ by at most {found.difference:.1e} "
+        f"(they reach {found.largest:.3g}; {found.allowed:.0e} is allowed)"
+    )
+    console.print(f"Licence of the weights: {loaded.licence}\nIt is in {settings.out}. Use it:\n")
+    console.print(f"  {form.usage(loaded, settings.out)}", soft_wrap=True, highlight=False)
+
+
+def described(loaded: Loaded) -> str:
+    """autoencoder, 12 blocks of width 768, images of 224 x 224 with 3 channels, patches of 16 x 16."""
+    vit = loaded.encoder
+    size, patch = (" x ".join(map(str, sides)) for sides in (vit.img_size, vit.patch_size))
+    channels = "1 channel" if vit.in_chans == 1 else f"{vit.in_chans} channels"
+    return (
+        f"{loaded.info.get('kind', 'autoencoder')}, {vit.depth} blocks of width {vit.embed_dim}, images of {size} with "
+        f"{channels}, patches of {patch}"
+    )
+
+
+def sidecar(out: Path, is_folder: bool) -> Path:
+    """Where model.json goes: in the folder, or beside the file under its name."""
+    return out / "model.json" if is_folder else out.with_suffix(".json")
+
+
+def _check_out(settings: Export, form: Format) -> None:
+    out = settings.out
+    if form.suffixes and out.suffix.lower() not in form.suffixes:
+        raise UserError(f"--out is {out}: give a file that ends in {' or '.join(form.suffixes)}")
+    taken = [place for place in (out, sidecar(out, not form.suffixes)) if os.path.lexists(place)]
+    if taken and not settings.force:
+        raise UserError(f"{taken[0]} is there already: give another --out, or --force to write over it")
+    if form.suffixes and out.is_dir():
+        raise UserError(f"--out is {out}, which is a folder: give a file")
+    if not form.suffixes and out.exists() and not (out.is_dir() and (out / "config.json").exists()):
+        raise UserError(f"--out is {out}, which no export to {settings.to} has written: give another")
+    if any(settings.model.resolve() in (place.resolve(), place.resolve().parent) for place in taken):
+        raise UserError(f"--out is {out}, which would write over a part of {settings.model}: give another")
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A place beside `out` of the same name, in a folder that is gone afterwards."""
+    folder = out.parent / f".{out.name}.{os.getpid()}.part"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out.parent} cannot be written to ({error.strerror}): choose another --out") from error
+    try:
+        yield folder / out.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _describe(settings: Export, loaded: Loaded, part: Path, found: Compared, images: int, notes: list[str]) -> None:
+    """Keeps with the weights what they are, how images are prepared for them, and how far the check found them off."""
+    about: dict[str, Any] = {
+        "to": settings.to,
+        "checked_with": found.by,
+        "compared": found.outputs,
+        "images": images,
+        "largest_difference": found.difference,
+        "allowed_difference": found.allowed,
+        "largest_output": found.largest,
+        "notes": notes,
+    }
+    place = sidecar(part, part.is_dir())
+    place.write_text(json.dumps({**loaded.info, "export": about}, indent=1))
+
+
+def _put(part: Path, out: Path, is_folder: bool) -> None:
+    """Moves what is whole into its place."""
+    if is_folder and out.exists():
+        shutil.rmtree(out)
+    for place in sorted(part.parent.iterdir()):
+        place.rename(out.parent / place.name)

@@ -1,0 +1,116 @@
+"""Two names for one weight: a table of what a weight of ours is called and how it lies in another format.
+
+A format is such a table, from which reading, writing and the list of what does not fit all follow.
+Shapes: T class tokens, N patches, D encoder width, C channels, P values in a patch.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openmae.errors import UserError
+from openmae.model import patchify
+
+Tensors = tuple[Tensor, ...]
+_MOST_LISTED = 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Weights that mean the same under two sets of names.
+
+    read: theirs -> ours. write: ours -> theirs, from which the shapes that a file must have follow too.
+    """
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    read: Callable[..., Tensors] = lambda *tensors: tensors
+    write: Callable[..., Tensors] = lambda *tensors: tensors
+
+
+def layer(ours: str, theirs: str) -> list[Entry]:
+    """The weight and the bias of a linear layer or a LayerNorm, under another name."""
+    return [Entry((f"{ours}.{part}",), (f"{theirs}.{part}",)) for part in ("weight", "bias")]
+
+
+def patch_projection(ours: str, theirs: str, patch_size: tuple[int, ...], in_chans: int) -> list[Entry]:
+    """Of patches (D, P), values in the order row, column, channel; theirs is a convolution's (D, C, rows, columns)."""
+    weight = Entry(
+        (f"{ours}.weight",),
+        (f"{theirs}.weight",),
+        lambda kernel: (patchify(kernel, patch_size)[:, 0],),
+        lambda matrix: (matrix.unflatten(1, (*patch_size, in_chans)).movedim(-1, 1),),
+    )
+    return [weight, Entry((f"{ours}.bias",), (f"{theirs}.bias",))]
+
+
+def tokens(ours: str, class_token: str, positions: str, count: int) -> Entry:
+    """The class tokens (T, D) and the patches' positions (N, D); theirs are (1, T, D) and, with a position for the
+    class tokens too, (1, T + N, D). What is added to a class token in all cases is part of it here."""
+    names = (f"{ours}.class_token", f"{ours}.positions")
+    if count == 0:
+        return Entry(names[1:], (positions,), lambda places: (places[0],), lambda places: (places[None],))
+    return Entry(
+        names,
+        (class_token, positions),
+        lambda token, places: (token[0] + places[0, :count], places[0, count:]),
+        lambda token, places: (token[None], torch.cat([torch.zeros_like(token), places])[None]),
+    )
+
+
+def read_weights(
+    blank: nn.Module, entries: Iterable[Entry], weights: Mapping[str, Tensor], name: str, left_out: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """The model's weights, float32, out of a file's.
+
+    blank: a model of that shape on the meta device. left_out: names of the file's that no model of ours has a place
+    for, knowingly. Weights of `blank` without an entry stay as they are made.
+    Raises UserError that lists, under the file's names, what is missing, unexpected or misshapen.
+    """
+    entries = list(entries)
+    ours = named(blank)
+    shapes = {
+        key: tuple(tensor.shape)
+        for entry in entries
+        for key, tensor in zip(entry.theirs, entry.write(*(ours[key] for key in entry.ours)), strict=True)
+    }
+    problems = [f"{key} is missing" for key in shapes if key not in weights]
+    problems += [f"{key} is unexpected" for key in weights if key not in shapes and key not in set(left_out)]
+    for key, shape in shapes.items():
+        if key in weights and tuple(weights[key].shape) != shape:
+            problems.append(f"{key} is {tuple(weights[key].shape)}, not {shape}")
+        elif key in weights and not weights[key].is_floating_point():
+            problems.append(f"{key} is of {weights[key].dtype}, not of floating point")
+    complain(problems, name)
+    kept = blank.state_dict()
+    return {
+        key: tensor.contiguous()
+        for entry in entries
+        for key, tensor in zip(entry.ours, entry.read(*(weights[key].float() for key in entry.theirs)), strict=True)
+        if key in kept
+    }
+
+
+def complain(problems: list[str], name: str) -> None:
+    """Raises UserError with the first of these, where there are any."""
+    if problems:
+        rest = f" and {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
+        raise UserError(f"{name} does not fit its model: {', '.join(problems[:_MOST_LISTED])}{rest}")
+
+
+def write_weights(model: nn.Module, entries: Iterable[Entry]) -> dict[str, Tensor]:
+    """The model's weights under the other names, on the CPU."""
+    ours = named(model)
+    return {
+        key: tensor.detach().cpu().contiguous()
+        for entry in entries
+        for key, tensor in zip(entry.theirs, entry.write(*(ours[key] for key in entry.ours)), strict=True)
+    }
+
+
+def named(model: nn.Module) -> dict[str, Any]:
+    """Parameters and buffers by their names; the fixed positions too, which a state dict leaves out."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())

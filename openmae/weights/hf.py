@@ -1,0 +1,312 @@
+"""Folders of Hugging Face transformers: ViTMAEForPreTraining, ViTMAEModel, ViTModel, ViTForImageClassification.
+
+Names and shapes: transformers' models/vit and models/vit_mae. Version 5 has other names in memory and writes the old
+ones; both are read.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openmae.data.parsing import read_json
+from openmae.data.statistics import Statistics
+from openmae.errors import UserError
+from openmae.heads import Classifier, Encoder
+from openmae.masking import Masking
+from openmae.model import Architecture, MaskedAutoencoder, ViT
+from openmae.weights.entries import Entry, layer, patch_projection, read_weights, tokens
+from openmae.weights.loaded import Loaded, Model, model_json
+from openmae.weights.native import read_safetensors
+from openmae.weights.pickled import read_pickled
+from openmae.weights.shapes import are_sincos, count_blocks, photo_statistics, required, stated_statistics
+
+KINDS = ("vit", "vit_mae")  # model_type in config.json
+_NEW_TO_OLD = (
+    (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
+    (r"\bdecoder_layers\.(\d+)\.", r"decoder_encoder.layer.\1."),
+    (r"\.attention\.q_proj\.", ".attention.attention.query."),
+    (r"\.attention\.k_proj\.", ".attention.attention.key."),
+    (r"\.attention\.v_proj\.", ".attention.attention.value."),
+    (r"\.attention\.o_proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+)
+_NEW = re.compile(r"\.attention\.q_proj\.")
+_POOLER = ("pooler.dense.weight", "pooler.dense.bias")  # of ViTModel: behind the encoder, and trained by none of MAE's
+
+
+def block_entries(ours: str, theirs: str, depth: int, dim: int, biases: bool) -> list[Entry]:
+    """Of a stack of blocks; their queries, keys and values are three layers. biases: of those."""
+    found = []
+    for number in range(depth):
+        our, their = f"{ours}.{number}", f"{theirs}.{number}"
+        names = tuple(f"{their}.attention.attention.{part}" for part in ("query", "key", "value"))
+        found.append(
+            Entry(
+                (f"{our}.attn.qkv.weight",),
+                tuple(f"{name}.weight" for name in names),
+                lambda *three: (torch.cat(three),),
+                lambda whole: whole.chunk(3),
+            )
+        )
+        found.append(
+            Entry(
+                (f"{our}.attn.qkv.bias",),
+                tuple(f"{name}.bias" for name in names),
+                lambda *three: (torch.cat(three),),
+                lambda whole: whole.chunk(3),
+            )
+            if biases
+            else Entry((f"{our}.attn.qkv.bias",), (), lambda: (torch.zeros(3 * dim),), lambda whole: ())
+        )
+        for our_part, their_part in (
+            ("attn.proj", "attention.output.dense"),
+            ("norm1", "layernorm_before"),
+            ("norm2", "layernorm_after"),
+            ("mlp.0", "intermediate.dense"),
+            ("mlp.2", "output.dense"),
+        ):
+            found += layer(f"{our}.{our_part}", f"{their}.{their_part}")
+    return found
+
+
+def encoder_entries(encoder: ViT, prefix: str = "", biases: bool = True) -> list[Entry]:
+    """Of a ViT with its final norm."""
+    inside = f"{prefix}embeddings"
+    return [
+        *patch_projection(
+            "encoder.patch_embed", f"{inside}.patch_embeddings.projection", encoder.patch_size, encoder.in_chans
+        ),
+        tokens("encoder", f"{inside}.cls_token", f"{inside}.position_embeddings", encoder.class_tokens),
+        *block_entries("encoder.blocks", f"{prefix}encoder.layer", encoder.depth, encoder.embed_dim, biases),
+        *layer("encoder.norm", f"{prefix}layernorm"),
+    ]
+
+
+def entries(model: Model, biases: bool = True) -> list[Entry]:
+    """Of ViTModel's or ViTMAEModel's weights, ViTForImageClassification's, or ViTMAEForPreTraining's."""
+    if isinstance(model, Encoder):
+        return encoder_entries(model.encoder, "", biases)
+    whole = encoder_entries(model.encoder, "vit.", biases)
+    if isinstance(model, Classifier):
+        return whole + layer("head", "classifier")
+    return [
+        *whole,
+        *layer("decoder.embed", "decoder.decoder_embed"),
+        Entry(
+            ("decoder.mask_token",),
+            ("decoder.mask_token",),
+            lambda token: (token[0, 0],),
+            lambda token: (token[None, None],),
+        ),
+        Entry(
+            ("decoder.positions",),
+            ("decoder.decoder_pos_embed",),
+            lambda places: (places[0, 1:],),
+            lambda places: (torch.cat([torch.zeros_like(places[:1]), places])[None],),
+        ),
+        *block_entries(
+            "decoder.blocks",
+            "decoder.decoder_encoder.layer",
+            model.architecture.decoder_depth,
+            model.architecture.decoder_embed_dim,
+            biases,
+        ),
+        *layer("decoder.norm", "decoder.decoder_norm"),
+        *layer("decoder.head", "decoder.decoder_pred"),
+    ]
+
+
+def load_folder(folder: Path, config: Mapping[str, Any]) -> Loaded:
+    """The model of a folder of transformers'. Raises UserError with what does not fit."""
+    name = str(folder)
+    weights = {_old_name(key): tensor for key, tensor in _weights(folder).items()}
+    described = _Config(config, name)
+    try:
+        with torch.device("meta"):
+            blank = _build(described, weights)
+        left_out = _POOLER if isinstance(blank, Encoder) else ()
+        read = read_weights(blank, entries(blank, described.biases), weights, name, left_out)
+        model = _build(described, weights)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{name} describes a model that openmae cannot build ({error})") from error
+    model.load_state_dict(read)
+    in_chans = model.encoder.in_chans
+    statistics, assumed = _statistics(folder, in_chans)
+    dropped = {"left_out": [key for key in _POOLER if key in weights]} if isinstance(model, Encoder) else {}
+    names, task = described.classes() if isinstance(model, Classifier) else (None, None)
+    provenance = {"format": "transformers", "file": name, **{k: v for k, v in dropped.items() if v}, "assumed": assumed}
+    info = model_json(model, statistics, provenance, task=task, class_names=names, licence=licence_of(folder))
+    return Loaded(model.eval(), statistics, info, name)
+
+
+class _Config:
+    """config.json of transformers, each value checked as it is asked for."""
+
+    def __init__(self, values: Mapping[str, Any], name: str) -> None:
+        self.values, self.name = values, name
+        self.is_mae = values.get("model_type") == "vit_mae"
+        self.biases = values.get("qkv_bias", True) is not False
+        if (activation := values.get("hidden_act", "gelu")) != "gelu":
+            raise UserError(f"{name} computes with {activation}, and openmae's blocks with gelu: it cannot be loaded")
+
+    def number(self, key: str, default: int) -> int:
+        value = self.values.get(key, default)
+        if type(value) is not int or not 0 < value < 2**31:
+            raise UserError(f"{self.name}/config.json has {key} as {value!r}: it must be a whole number above 0")
+        return value
+
+    def fraction(self, key: str, default: float) -> float:
+        value = self.values.get(key, default)
+        if type(value) not in (int, float) or not 0 < value < 1:
+            raise UserError(f"{self.name}/config.json has {key} as {value!r}: it must lie between 0 and 1")
+        return float(value)
+
+    def sides(self, key: str, default: int) -> tuple[int, int]:
+        value = self.values.get(key, default)
+        pair = value if isinstance(value, list) else [value, value]
+        if len(pair) != 2 or any(type(side) is not int or not 0 < side < 2**20 for side in pair):
+            raise UserError(f"{self.name}/config.json has {key} as {value!r}: it must be one whole number, or two")
+        return pair[0], pair[1]
+
+    def classes(self) -> tuple[list[str] | None, str | None]:
+        """(names in the order of the outputs, the task); None where there are none."""
+        names = self.values.get("id2label")
+        if not isinstance(names, dict):
+            return None, None
+        try:
+            ordered = [names[str(number)] for number in range(len(names))]
+        except KeyError as error:
+            raise UserError(f"{self.name}/config.json has no name for output {error}: mend its id2label") from error
+        if not all(isinstance(name, str) for name in ordered):
+            raise UserError(f"{self.name}/config.json has an id2label that is no list of names: mend it")
+        tasks = {"multi_label_classification": "multi-label", "regression": "regression"}
+        return ordered, tasks.get(str(self.values.get("problem_type")), "classification")
+
+
+def _build(config: _Config, weights: Mapping[str, Tensor]) -> Model:
+    name = config.name
+    has_head, has_decoder = "classifier.weight" in weights, any(key.startswith("decoder.") for key in weights)
+    prefix = "vit." if has_head or has_decoder else ""
+    places = required(weights, f"{prefix}embeddings.position_embeddings", 3, name)[0]
+    width = config.number("hidden_size", 768)
+    img_size, patch_size = config.sides("image_size", 224), config.sides("patch_size", 16)
+    grid = tuple(side // patch for side, patch in zip(img_size, patch_size, strict=True))
+    hidden = config.number("intermediate_size", 3072)
+    depth = config.number("num_hidden_layers", 12)
+    stored = count_blocks(weights, f"{prefix}encoder.layer.")
+    if depth != stored:
+        raise UserError(f"{name} does not fit its model: config.json says {depth} layers, and there are {stored}")
+    vit: dict[str, Any] = {
+        "img_size": img_size,
+        "patch_size": patch_size,
+        "in_chans": config.number("num_channels", 3),
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": config.number("num_attention_heads", 12),
+        "mlp_ratio": hidden / width,
+        "class_tokens": 1,
+        "norm_eps": config.fraction("layer_norm_eps", 1e-12),
+        "learned_positions": not are_sincos(places[1:], grid),
+    }
+    if has_head:
+        return Classifier(ViT(**vit), len(required(weights, "classifier.weight", 2, name)), "class")
+    if not has_decoder:
+        return Encoder(ViT(**vit))
+    return _autoencoder(config, weights, vit, grid)
+
+
+def _autoencoder(
+    config: _Config, weights: Mapping[str, Tensor], vit: dict[str, Any], grid: tuple[int, ...]
+) -> MaskedAutoencoder:
+    name = config.name
+    places = required(weights, "decoder.decoder_pos_embed", 3, name)[0]
+    if places[0].any():
+        raise UserError(f"{name} has a decoder that gives the class token a position, which openmae's does not")
+    width = config.number("decoder_hidden_size", 512)
+    ratio = config.number("decoder_intermediate_size", 2048) / width
+    if ratio != vit["mlp_ratio"]:
+        raise UserError(
+            f"{name} has MLPs {vit['mlp_ratio']:g} times as wide as its encoder and {ratio:g} times as its decoder; "
+            "openmae's have one ratio: export ViTMAEModel from it, which is the encoder alone"
+        )
+    return Architecture(
+        **vit,
+        decoder="self",
+        decoder_embed_dim=width,
+        decoder_depth=config.number("decoder_num_hidden_layers", 8),
+        decoder_num_heads=config.number("decoder_num_attention_heads", 16),
+        decoder_layers=1,
+        encoder_mask_token=False,
+        target="norm_pix" if config.values.get("norm_pix_loss") is True else "pixel",
+        masking=Masking(mask_ratio=config.fraction("mask_ratio", 0.75)),
+        decoder_learned_positions=not are_sincos(places[1:], grid),
+    ).build()
+
+
+def _old_name(key: str) -> str:
+    """A weight's name as files have it, for one that is called as version 5 calls it in memory."""
+    for new, old in _NEW_TO_OLD:
+        key = re.sub(new, old, key)
+    return key
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """From the one file or the several that an index lists, safetensors before pickled ones."""
+    for single, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", _read_bin)):
+        if (folder / single).exists():
+            return read(folder / single)
+        index = folder / f"{single}.index.json"
+        if index.exists():
+            try:
+                files = sorted(set(read_json(index.read_bytes())["weight_map"].values()))
+                if any(Path(file).name != file for file in files):
+                    raise ValueError("it points out of its folder")
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise UserError(f"{index} is damaged ({error}): copy it anew") from error
+            parts = [read(folder / file) for file in files]
+            return {key: tensor for part in parts for key, tensor in part.items()}
+    raise UserError(
+        f"{folder} has a config.json, and no model.safetensors or pytorch_model.bin beside it: fetch that too"
+    )
+
+
+def _read_bin(file: Path) -> dict[str, Tensor]:
+    return read_pickled(file)[0]
+
+
+def _statistics(folder: Path, in_chans: int) -> tuple[Statistics, list[str]]:
+    """(of its image processor, what had to be assumed)."""
+    file = folder / "preprocessor_config.json"
+    if not file.exists():
+        return photo_statistics(in_chans), [
+            "input statistics: ImageNet's" if in_chans == 3 else "input statistics: 0.5"
+        ]
+    try:
+        values = read_json(file.read_bytes())
+        scaled = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
+        depths = {255: "uint8", 65535: "uint16", 1: "float32"}
+        given = {"mean": values["image_mean"], "std": values["image_std"], "pixel_type": depths[round(1 / scaled)]}
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{file} does not say how images are scaled ({error}): mend it, or move it away") from error
+    return stated_statistics(given, in_chans, str(folder)), []
+
+
+def licence_of(folder: Path) -> str | None:
+    """What the model card's head says, in the Hub's form; None where there is no card, or no line of it."""
+    try:
+        lines = (folder / "README.md").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    if not lines or lines[0].strip() != "---":
+        return None
+    for line in lines[1:]:
+        if line.strip() == "---":
+            return None
+        if found := re.fullmatch(r"license:\s*[\"']?([\w.+-]+)[\"']?\s*", line):
+            return found[1]
+    return None

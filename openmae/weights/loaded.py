@@ -1,0 +1,89 @@
+"""A model and what travels with it: input statistics, what its outputs stand for, where it comes from, its licence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import openmae
+from openmae.data.address import shown
+from openmae.data.statistics import Statistics
+from openmae.errors import UserError
+from openmae.heads import Classifier, Encoder
+from openmae.model import MaskedAutoencoder, ViT
+
+Model = MaskedAutoencoder | Classifier | Encoder
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what travels with it."""
+
+    model: Model
+    statistics: Statistics
+    info: dict[str, Any]
+    name: str
+
+    @property
+    def encoder(self) -> ViT:
+        """The ViT, which all kinds have."""
+        return self.model.encoder
+
+    @property
+    def autoencoder(self) -> MaskedAutoencoder:
+        """The model that pre-training left. Raises UserError where it has no decoder any more."""
+        if isinstance(self.model, Encoder):
+            raise UserError(
+                f"{self.name} holds an encoder alone, without the decoder that fills in patches: give a run folder, or "
+                "a file that has the decoder too (of Meta's, one with 'full' or 'visualize' in its name)"
+            )
+        if not isinstance(self.model, MaskedAutoencoder):
+            raise UserError(
+                f"{self.name} was fine-tuned and has no decoder, so it cannot fill in patches: give the run that it "
+                f"was fine-tuned from ({self.info['provenance'].get('model') or 'not stated'})"
+            )
+        return self.model
+
+    @property
+    def classifier(self) -> Classifier:
+        """The model that fine-tuning left. Raises UserError where it has no head, or does not say what that answers."""
+        if not isinstance(self.model, Classifier):
+            raise UserError(
+                f"{self.name} is pre-trained and has not learnt any labels: openmae finetune {self.name} DATA --out RUN"
+            )
+        if self.info["class_names"] is None or self.info["task"] is None:
+            raise UserError(f"{self.name} does not say what its outputs stand for: give a run of openmae finetune")
+        return self.model
+
+    @property
+    def licence(self) -> str:
+        """Of the weights, in a few words."""
+        return self.info.get("licence") or "not stated"
+
+
+def model_json(
+    model: Model,
+    statistics: Statistics,
+    provenance: dict[str, Any],
+    *,
+    task: str | None = None,
+    class_names: Sequence[str] | None = None,
+    licence: str | None = None,
+) -> dict[str, Any]:
+    """What model.json says: kind, architecture, input statistics, what the outputs stand for, where the weights come
+    from, their licence.
+
+    licence: of the weights that this one began from; they belong to whoever trained them, so it is null until they
+    say.
+    """
+    kinds: dict[type, str] = {Classifier: "classifier", Encoder: "encoder", MaskedAutoencoder: "autoencoder"}
+    return {
+        "format": 1,
+        "openmae": openmae.__version__,
+        "kind": kinds[type(model)],
+        "architecture": model.architecture.to_dict() if isinstance(model, MaskedAutoencoder) else model.arguments(),
+        "statistics": statistics.to_dict(),
+        "task": task,
+        "class_names": None if class_names is None else list(class_names),
+        "provenance": {key: shown(value) if isinstance(value, str) else value for key, value in provenance.items()},
+        "licence": licence,
+    }

@@ -1,0 +1,132 @@
+"""Files of Meta's MAE code: released ones and training checkpoints; encoders alone, with decoder, fine-tuned.
+
+Names and shapes: github.com/facebookresearch/mae (models_mae.py, models_vit.py, util/misc.py).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openmae.errors import UserError
+from openmae.masking import Masking
+from openmae.model import Architecture, MaskedAutoencoder
+from openmae.weights.entries import Entry, layer, read_weights
+from openmae.weights.loaded import Loaded, model_json
+from openmae.weights.shapes import are_sincos, count_blocks, photo_statistics, required
+from openmae.weights.timm import Stated, block_entries, encoder_entries, load_weights, vit_arguments
+
+_DECODER_HEADS = 16  # of every decoder in that code, and no file says it
+_LICENCE = "CC-BY-NC-4.0"
+_RELEASED = {  # the first digits of the files' MD5, as README.md and FINETUNE.md there give them
+    "8cad7c": "mae_pretrain_vit_base.pth",
+    "b8b06e": "mae_pretrain_vit_large.pth",
+    "9bdbb0": "mae_pretrain_vit_huge.pth",
+    "1b25e9": "mae_finetuned_vit_base.pth",
+    "51f550": "mae_finetuned_vit_large.pth",
+    "2541f2": "mae_finetuned_vit_huge.pth",
+}
+_RELEASED_NAMES = ("mae_pretrain_vit_", "mae_finetuned_vit_", "mae_visualize_vit_")
+
+
+def decoder_entries(depth: int) -> list[Entry]:
+    """Of the decoder; theirs has a position, zero, for the class token."""
+    return [
+        *layer("decoder.embed", "decoder_embed"),
+        Entry(
+            ("decoder.mask_token",), ("mask_token",), lambda token: (token[0, 0],), lambda token: (token[None, None],)
+        ),
+        Entry(
+            ("decoder.positions",),
+            ("decoder_pos_embed",),
+            lambda places: (places[0, 1:],),
+            lambda places: (torch.cat([torch.zeros_like(places[:1]), places])[None],),
+        ),
+        *block_entries("decoder.blocks", "decoder_blocks", depth),
+        *layer("decoder.norm", "decoder_norm"),
+        *layer("decoder.head", "decoder_pred"),
+    ]
+
+
+def entries(model: MaskedAutoencoder) -> list[Entry]:
+    """Of a whole autoencoder."""
+    return [
+        *encoder_entries(model.encoder),
+        *layer("encoder.norm", "norm"),
+        *decoder_entries(model.architecture.decoder_depth),
+    ]
+
+
+def load_weights_of(file: Path, weights: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Loaded:
+    """The model of a file of Meta's. arguments: those of the training, empty in released files.
+
+    Raises UserError as `read_weights` does.
+    """
+    name = str(file)
+    licence, released = _licence(file, arguments)
+    provenance = {"format": "meta", "file": name, **({"released_as": released} if released else {})}
+    if not any(key.startswith(("decoder_", "mask_token")) for key in weights):
+        return load_weights(weights, name, Stated(licence=licence), provenance)
+    architecture, assumed = _architecture(weights, arguments, file)
+    try:
+        with torch.device("meta"):
+            blank = architecture.build()
+        read = read_weights(blank, entries(blank), weights, name)
+        model = architecture.build()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{name} describes a model that openmae cannot build ({error})") from error
+    model.load_state_dict(read)
+    statistics = photo_statistics(architecture.in_chans)
+    assumed.append("input statistics: ImageNet's")
+    info = model_json(model, statistics, {**provenance, "assumed": assumed}, licence=licence)
+    return Loaded(model.eval(), statistics, info, name)
+
+
+def _architecture(
+    weights: Mapping[str, Tensor], arguments: Mapping[str, Any], file: Path
+) -> tuple[Architecture, list[str]]:
+    """(the shape, what of it no line of the file says)."""
+    name = str(file)
+    vit = vit_arguments(weights, Stated(), name)
+    if vit["class_tokens"] != 1:
+        raise UserError(f"{name} does not fit its model: cls_token is missing")
+    width = required(weights, "decoder_embed.weight", 2, name).shape[0]
+    places = required(weights, "decoder_pos_embed", 3, name)[0]
+    if places[0].any():
+        raise UserError(f"{name} has a decoder that gives the class token a position, which openmae's does not")
+    assumed = []
+    norm_pix = arguments.get("norm_pix_loss")
+    if not isinstance(norm_pix, bool):
+        norm_pix = "visualize" not in file.name  # those are the ones that predict pixels as they are
+        assumed.append(f"target: {'norm_pix' if norm_pix else 'pixel'}, by the file's name")
+    ratio = arguments.get("mask_ratio", 0.75)
+    if not isinstance(ratio, float) or not 0 < ratio < 1:
+        raise UserError(f"{name} says that its mask_ratio is {ratio}: it must lie between 0 and 1")
+    grid = tuple(side // patch for side, patch in zip(vit["img_size"], vit["patch_size"], strict=True))
+    return Architecture(
+        **vit,
+        decoder="self",
+        decoder_embed_dim=width,
+        decoder_depth=count_blocks(weights, "decoder_blocks."),
+        decoder_num_heads=_DECODER_HEADS,
+        decoder_layers=1,
+        encoder_mask_token=False,
+        target="norm_pix" if norm_pix else "pixel",
+        masking=Masking(mask_ratio=ratio),
+        decoder_learned_positions=not are_sincos(places[1:], grid),
+    ), assumed
+
+
+def _licence(file: Path, arguments: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """(the licence, the name of the released file that this is). Meta's are known by their MD5, the ones with decoder
+    by their names; what somebody trained with that code is theirs, and says nothing."""
+    if arguments:
+        return None, None
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if released := _RELEASED.get(digest[:6]):
+        return _LICENCE, released
+    return (_LICENCE, file.name) if file.name.startswith(_RELEASED_NAMES) else (None, None)

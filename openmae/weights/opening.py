@@ -1,0 +1,100 @@
+"""Whatever MODEL may be -> the model and what travels with it. Which format it is, is found by looking at it."""
+
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from openmae.data.parsing import read_json
+from openmae.errors import UserError
+from openmae.weights import hf, hub, meta, timm
+from openmae.weights.loaded import Loaded
+from openmae.weights.native import KEY, load_native, read_header, read_safetensors
+from openmae.weights.pickled import read_pickled
+
+_FOR_SERVING = {".onnx": "ONNX", ".pt2": "torch.export"}
+
+
+def load_model(model: str | Path) -> Loaded:
+    """A run folder, a `.safetensors` file of ours, a file of Meta's, a folder of transformers', a file, folder or model
+    name of timm's, or `hub:user/name` for a repository of the Hugging Face Hub that holds one of these.
+
+    Strictly: every weight, no other, of the right shape. Nothing is run that a file says, and nothing made that is
+    larger than the file has weights for. Raises UserError with what does not fit.
+    """
+    name = str(model)
+    if name.startswith(hub.PREFIX):
+        return hub.renamed(load_model(hub.fetched(name)), name)
+    path = Path(model)
+    if path.is_dir():
+        return _load_folder(path)
+    if not path.exists():
+        if re.fullmatch(r"\w+(\.\w+)?", name) and (loaded := timm.load_name(name)) is not None:
+            return loaded
+        return load_native(path)  # which says what is missing
+    if path.suffix.lower() in _FOR_SERVING:
+        what = _FOR_SERVING[path.suffix.lower()]
+        raise UserError(
+            f"{path} is a graph of {what} for serving, not weights: give the model that it was exported from"
+        )
+    if _is_pickled(path):
+        weights, arguments = read_pickled(path)
+        return _of_keys(path, weights, arguments)
+    return _load_safetensors(path)
+
+
+def _load_folder(folder: Path) -> Loaded:
+    config = folder / "config.json"
+    if not config.exists():
+        return load_native(folder)
+    try:
+        described = read_json(config.read_bytes())
+        if not isinstance(described, dict):
+            raise ValueError("it is no table of settings")
+    except (ValueError, OSError) as error:
+        raise UserError(f"{config} is damaged ({error}): copy it anew") from error
+    kind = described.get("model_type")
+    if kind in hf.KINDS:
+        return hf.load_folder(folder, described)
+    if "architecture" in described and kind is None:
+        stated = timm.stated_by(described, str(folder))
+        return _timm_file(timm.folder_weights(folder), str(folder), stated)
+    raise UserError(
+        f"{folder} is of the kind '{kind}', and of transformers openmae reads {' and '.join(hf.KINDS)}: give one of "
+        "those"
+    )
+
+
+def _timm_file(file: Path, name: str, stated: timm.Stated) -> Loaded:
+    weights = read_pickled(file)[0] if _is_pickled(file) else read_safetensors(file)
+    return timm.load_weights(weights, name, stated)
+
+
+def _load_safetensors(file: Path) -> Loaded:
+    metadata = read_header(file)
+    if KEY in metadata:
+        return load_native(file)
+    weights = read_safetensors(file)
+    if timm.KEY in metadata:
+        try:
+            stated = timm.stated_by(read_json(metadata[timm.KEY]), str(file))
+        except ValueError as error:
+            raise UserError(f"{file} has a damaged header ({error}): copy or make it anew") from error
+        return timm.load_weights(weights, str(file), stated)
+    return _of_keys(file, weights, {})
+
+
+def _of_keys(file: Path, weights: dict[str, Tensor], arguments: dict[str, object]) -> Loaded:
+    """A file that says no more than its weights' names."""
+    if any(key.startswith(("vit.", "embeddings.")) for key in weights):
+        raise UserError(f"{file} is of transformers, whose config.json says its shape: give the folder with both")
+    if file.suffix == ".safetensors":
+        return timm.load_weights(weights, str(file))
+    return meta.load_weights_of(file, weights, arguments)
+
+
+def _is_pickled(file: Path) -> bool:
+    """Whether torch.save wrote it, in its format of today, a zip, or of before version 1.6."""
+    with file.open("rb") as opened:
+        start = opened.read(4)
+    return start[:2] == b"PK" or start[:1] == b"\x80"

@@ -1,0 +1,73 @@
+"""Files of torch.save, read as weights and nothing else: whatever would run code is refused, and not run."""
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openmae.errors import UserError
+
+_NESTS = ("model", "state_dict")  # Meta's training checkpoints and released files; timm's
+_ARGUMENTS: list[Any] = [
+    argparse.Namespace
+]  # the one type in Meta's training checkpoints that torch does not allow by itself
+
+
+def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(the weights, the training's arguments where the file keeps any). Raises UserError.
+
+    Tensors are mapped, not read: an optimizer's state beside the weights costs nothing.
+    """
+    try:
+        with torch.serialization.safe_globals(_ARGUMENTS):
+            content = torch.load(file, "cpu", weights_only=True, mmap=zipfile.is_zipfile(file) or None)
+    except pickle.UnpicklingError as error:
+        found = re.search(
+            r"GLOBAL ([\w.]+)|(?:Unsupported|Trying to call reduce for unrecognized) \S+ ([\w.]+)", str(error)
+        )
+        what = next((name for name in (found.groups() if found else ()) if name), None)
+        if what is None or what.startswith("default"):
+            raise UserError(f"{file} is no file of weights, or damaged: copy or make it anew") from error
+        raise UserError(
+            f"{file} holds more than weights ({what}), and reading that could run any code; nothing of it was run: "
+            "save its state dict alone, where you trust it"
+        ) from error
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        OSError,
+        EOFError,
+        AssertionError,
+    ) as error:
+        raise UserError(f"{file} is no whole file of torch.save ({_first(error)}): copy or make it anew") from error
+    weights = _weights_in(content)
+    if weights is None:
+        raise UserError(f"{file} holds no weights: give a file with a state dict, alone or under 'model'")
+    arguments = content.get("args")
+    return weights, dict(vars(arguments)) if isinstance(arguments, argparse.Namespace) else {}
+
+
+def _weights_in(content: Any) -> dict[str, Tensor] | None:
+    if not isinstance(content, Mapping):
+        return None
+    for nest in _NESTS:
+        if isinstance(content.get(nest), Mapping):
+            content = content[nest]
+            break
+    whole = {key: tensor for key, tensor in content.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
+    if not whole or len(whole) < len(content) or any(tensor.layout != torch.strided for tensor in whole.values()):
+        return None
+    return whole
+
+
+def _first(error: Exception) -> str:
+    return str(error).split("\n", 1)[0][:200] or type(error).__name__

@@ -1,0 +1,91 @@
+"""What a file of weights leaves unsaid about its model, found by looking at them; what cannot be found is refused."""
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openmae.data.decode import PixelFormat
+from openmae.data.statistics import Statistics
+from openmae.errors import UserError
+from openmae.model import SIZES, sincos_positions
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that photo models are trained with
+_SAME = 1e-5  # at most this between positions that are called sine-cosine ones
+_HEADS = {width: heads for width, _, heads in SIZES.values()}
+
+
+def count_blocks(keys: Collection[str], prefix: str) -> int:
+    """How many blocks' weights there are, `prefix` 0 to the highest number."""
+    pattern = re.compile(re.escape(prefix) + r"(\d{1,4})\.")
+    return max((int(found[1]) + 1 for key in keys if (found := pattern.match(key))), default=0)
+
+
+def required(weights: Mapping[str, Tensor], key: str, axes: int, name: str) -> Tensor:
+    """That weight. Raises UserError where it is missing or has another number of axes."""
+    if key not in weights:
+        raise UserError(f"{name} does not fit its model: {key} is missing")
+    if weights[key].ndim != axes or 0 in weights[key].shape:
+        raise UserError(f"{name} does not fit its model: {key} is {tuple(weights[key].shape)}, not of {axes} axes")
+    return weights[key]
+
+
+def heads_of(width: int, name: str) -> int:
+    """Attention heads of a standard width; weights do not tell. Raises UserError for another width."""
+    if width not in _HEADS:
+        raise UserError(
+            f"{name} does not say how many attention heads it has, and {width} is no standard width: give a folder "
+            "with its config.json"
+        )
+    return _HEADS[width]
+
+
+def grid_of_positions(positions: Tensor) -> tuple[tuple[int, int] | None, bool]:
+    """The grid (rows, columns) that positions (N, D) are for, and whether they are learned.
+
+    Sine-cosine ones tell their grid themselves; learned ones are taken for a square's, None where N is no square.
+    """
+    for grid in _grids(len(positions)):
+        if are_sincos(positions, grid):
+            return grid, False
+    side = math.isqrt(len(positions))
+    return ((side, side) if side * side == len(positions) else None), True
+
+
+def are_sincos(positions: Tensor, grid: tuple[int, ...]) -> bool:
+    """Whether positions (N, D) are the fixed ones of that grid."""
+    count, width = positions.shape
+    if width % 4 or count != math.prod(grid):
+        return False
+    with torch.device("cpu"):  # where the weights are, whatever is being built around this
+        return torch.allclose(positions.float(), sincos_positions(grid, width), rtol=0, atol=_SAME)
+
+
+def photo_statistics(in_chans: int) -> Statistics:
+    """What models of 8-bit images are mostly trained with: ImageNet's for colour, 0.5 and 0.5 for other channels."""
+    mean, std = IMAGENET if in_chans == 3 else ((0.5,) * in_chans, (0.5,) * in_chans)
+    return Statistics(mean, std, PixelFormat(in_chans, None, "uint8"))
+
+
+def stated_statistics(values: Mapping[str, Any], in_chans: int, name: str) -> Statistics:
+    """Of `mean` and `std` as another library keeps them: a number for each channel. Raises UserError for others."""
+    try:
+        mean, std = (tuple(float(number) for number in values[key]) for key in ("mean", "std"))
+        if not all(math.isfinite(number) for number in mean + std) or min(std) <= 0:
+            raise ValueError("a deviation must be above 0")
+        return Statistics(mean, std, PixelFormat(in_chans, None, values.get("pixel_type", "uint8")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{name} states a mean and a deviation that cannot be used ({error}): mend its config"
+        ) from error
+
+
+def _grids(count: int) -> Iterator[tuple[int, int]]:
+    """Grids of so many patches, the squarest first."""
+    for rows in range(math.isqrt(count), 0, -1):
+        if count % rows == 0:
+            yield rows, count // rows
+            yield count // rows, rows

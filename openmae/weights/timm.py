@@ -1,0 +1,212 @@
+"""timm's Vision Transformers: files, folders of the Hub with timm's config.json, and model names.
+
+Meta's released files name an encoder's weights in the same way, see `meta`.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openmae.errors import UserError
+from openmae.heads import Classifier, Encoder
+from openmae.model import NORM_EPS, ViT
+from openmae.weights.entries import Entry, layer, patch_projection, read_weights, tokens
+from openmae.weights.loaded import Loaded, model_json
+from openmae.weights.shapes import (
+    count_blocks,
+    grid_of_positions,
+    heads_of,
+    photo_statistics,
+    required,
+    stated_statistics,
+)
+
+KEY = "timm"  # of the header entry in which a file that openmae exports says what `create_model` needs
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What is known of a model beside its weights; None where nothing says it."""
+
+    num_heads: int | None = None
+    img_size: tuple[int, int] | None = None
+    norm_eps: float = NORM_EPS
+    statistics: Mapping[str, Any] | None = None
+    licence: str | None = None
+    class_names: list[str] | None = None
+    task: str | None = None
+
+
+def block_entries(ours: str, theirs: str, depth: int) -> list[Entry]:
+    """Of a stack of blocks."""
+    parts = {"norm1": "norm1", "attn.qkv": "attn.qkv", "attn.proj": "attn.proj", "norm2": "norm2"}
+    parts |= {"mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}
+    return [
+        entry
+        for number in range(depth)
+        for our, their in parts.items()
+        for entry in layer(f"{ours}.{number}.{our}", f"{theirs}.{number}.{their}")
+    ]
+
+
+def encoder_entries(encoder: ViT) -> list[Entry]:
+    """Of a ViT without its final norm, which not all models have."""
+    return [
+        *patch_projection("encoder.patch_embed", "patch_embed.proj", encoder.patch_size, encoder.in_chans),
+        tokens("encoder", "cls_token", "pos_embed", encoder.class_tokens),
+        *block_entries("encoder.blocks", "blocks", encoder.depth),
+    ]
+
+
+def entries(model: Encoder | Classifier) -> list[Entry]:
+    """Of a model as timm has it: a norm before the pooling, or, where the patches' mean is pooled, behind it."""
+    norm = [] if isinstance(model, Classifier) and model.pool == "mean" else layer("encoder.norm", "norm")
+    pooled = layer("norm", "fc_norm") if isinstance(model, Classifier) and model.pool == "mean" else []
+    head = layer("head", "head") if isinstance(model, Classifier) else []
+    return [*encoder_entries(model.encoder), *norm, *pooled, *head]
+
+
+def vit_arguments(weights: Mapping[str, Tensor], stated: Stated, name: str) -> dict[str, Any]:
+    """What `ViT` takes for weights of this layout. Raises UserError where they are no ViT's, or leave it open."""
+    kernel = required(weights, "patch_embed.proj.weight", 4, name)
+    places = required(weights, "pos_embed", 3, name)[0]
+    width, in_chans, *patch_size = kernel.shape
+    classes = required(weights, "cls_token", 3, name).shape[1] if "cls_token" in weights else 0
+    depth = count_blocks(weights, "blocks.")
+    if depth == 0:
+        raise UserError(f"{name} does not fit its model: blocks.0 is missing")
+    hidden = len(required(weights, "blocks.0.mlp.fc1.weight", 2, name))
+    if len(places) <= classes or places.shape[1] != width:
+        raise UserError(f"{name} does not fit its model: pos_embed is {tuple(places.shape)} for a width of {width}")
+    grid, learned = grid_of_positions(places[classes:])
+    if stated.img_size is not None and learned:
+        grid = (stated.img_size[0] // patch_size[0], stated.img_size[1] // patch_size[1])
+    if grid is None:
+        raise UserError(
+            f"{name} has {len(places) - classes} positions, and does not say how many rows they are: give a folder "
+            "with its config.json"
+        )
+    return {
+        "img_size": (grid[0] * patch_size[0], grid[1] * patch_size[1]),
+        "patch_size": tuple(patch_size),
+        "in_chans": in_chans,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": stated.num_heads or heads_of(width, name),
+        "mlp_ratio": hidden / width,
+        "class_tokens": classes,
+        "norm_eps": stated.norm_eps,
+        "learned_positions": learned,
+    }
+
+
+def load_weights(
+    weights: Mapping[str, Tensor], name: str, stated: Stated | None = None, provenance: Mapping[str, Any] | None = None
+) -> Loaded:
+    """The encoder or the classifier of a file of this layout. Raises UserError as `read_weights` does."""
+    stated = Stated() if stated is None else stated
+    arguments = vit_arguments(weights, stated, name)
+
+    def build() -> Encoder | Classifier:
+        encoder = ViT(**arguments)
+        if "head.weight" not in weights:
+            return Encoder(encoder)
+        outputs = len(required(weights, "head.weight", 2, name))
+        return Classifier(encoder, outputs, "mean" if "fc_norm.weight" in weights else "class")
+
+    try:
+        with torch.device("meta"):
+            blank = build()
+        read = read_weights(blank, entries(blank), weights, name)
+        model = build()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{name} describes a model that openmae cannot build ({error})") from error
+    model.load_state_dict(read, strict=False)  # what is left is made, and not asked: `read_weights` has compared
+    assumed = []
+    in_chans = model.encoder.in_chans
+    if stated.statistics is None:
+        statistics = photo_statistics(in_chans)
+        assumed.append("input statistics: ImageNet's" if in_chans == 3 else "input statistics: mean 0.5, deviation 0.5")
+    else:
+        statistics = stated_statistics(stated.statistics, in_chans, name)
+    said = {"format": "timm", "file": name, **(provenance or {}), "assumed": assumed}
+    names = stated.class_names if isinstance(model, Classifier) else None
+    if names is not None and isinstance(model, Classifier) and len(names) != model.head.out_features:
+        raise UserError(f"{name} has {model.head.out_features} outputs and names {len(names)} classes: mend its config")
+    task = None if names is None else stated.task or "classification"
+    info = model_json(model, statistics, said, task=task, class_names=names, licence=stated.licence)
+    return Loaded(model.eval(), statistics, info, name)
+
+
+def stated_by(config: Mapping[str, Any], name: str) -> Stated:
+    """What timm's config.json says, or the header of a file that openmae exported. Raises UserError where damaged."""
+    try:
+        given = config.get("pretrained_cfg") or {}
+        arguments = config.get("model_args") or {}
+        statistics = None
+        if "mean" in given and "std" in given:
+            statistics = {key: given[key] for key in ("mean", "std")} | {"pixel_type": given.get("pixel_type", "uint8")}
+        size = arguments.get("img_size") or (given.get("input_size") or [None])[1:] or None
+        if isinstance(size, int):
+            size = (size, size)
+        if size is not None and not (len(size) == 2 and all(type(side) is int for side in size)):
+            raise ValueError(f"img_size is {size}")
+        heads = arguments.get("num_heads")
+        if heads is not None and not (type(heads) is int and heads > 0):
+            raise ValueError(f"num_heads is {heads}")
+        names = config.get("label_names") or given.get("label_names")
+        if names is not None and not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
+            raise ValueError("label_names is no list of names")
+        return Stated(
+            heads,
+            None if size is None else (size[0], size[1]),
+            float(config.get("norm_eps", NORM_EPS)),
+            statistics,
+            given.get("license"),
+            names,
+            config.get("task"),
+        )
+    except (AttributeError, TypeError, ValueError, LookupError) as error:
+        raise UserError(
+            f"{name} describes its model in a way that cannot be read ({error}): copy or make it anew"
+        ) from error
+
+
+def load_name(model: str) -> Loaded | None:
+    """A model of timm's by its name, with the weights that timm has for it; None where timm has no such model, or is
+    not installed. Raises UserError where its weights cannot be had, or are no plain ViT's."""
+    if importlib.util.find_spec("timm") is None:
+        return None
+    import timm
+
+    base = model.split(".", 1)[0]
+    if not timm.is_model(base):
+        return None
+    try:
+        found = timm.create_model(model, pretrained=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        said = str(error).split("\n", 1)[0]
+        raise UserError(
+            f"timm has no weights for {model} here ({said}): see that it can fetch them, or give a file"
+        ) from error
+    if not isinstance(found, timm.models.VisionTransformer):
+        raise UserError(f"timm's {model} is no plain Vision Transformer: choose a model whose name begins with vit_")
+    vit: Any = found
+    block, cfg, size = vit.blocks[0], vit.pretrained_cfg, vit.patch_embed.img_size
+    stated = Stated(
+        block.attn.num_heads, (size[0], size[1]), block.norm1.eps, cfg, cfg.get("license"), cfg.get("label_names")
+    )
+    return load_weights(vit.state_dict(), f"timm's {model}", stated, {"file": model})
+
+
+def folder_weights(folder: Path) -> Path:
+    """The file of weights in a folder with timm's config.json. Raises UserError where there is none."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).exists():
+            return folder / name
+    raise UserError(f"{folder} has timm's config.json, and no model.safetensors beside it: fetch that too")
