@@ -83,7 +83,7 @@ def test_no_pickle_runs(finished: Path, data: Path, tmp_path: Path, kind: str, r
     bad = pickles(Trap(mark))[kind]
     for name in ("a.pth", "a.pt", "a.bin", "a.ckpt", "a.safetensors"):
         (tmp_path / name).write_bytes(bad)
-        refused(run("knn", tmp_path / name, data), "is not a whole safetensors file")
+        refused(run("knn", tmp_path / name, data), str(tmp_path / name))
     for name in ("a.npy", "a.npz", "a.parquet", "a.tar", "a.csv"):
         (tmp_path / name).write_bytes(bad)
         with pytest.raises(UserError):
@@ -133,7 +133,8 @@ def test_sharded_checkpoints_of_torch_are_refused(data: Path, tmp_path: Path, na
 
 
 def test_nothing_in_the_package_unpickles_or_runs_words() -> None:
-    """By the text of the source: torch.load, pickle.load, allow_pickle=True, shells, eval."""
+    """By the text of the source: torch.load (but of weights alone, in one place), pickle.load, allow_pickle=True,
+    shells, eval."""
     forbidden = re.compile(
         r"torch\.load|pickle\.loads?\(|allow_pickle=True|os\.system|os\.popen|shell=True|(?<![\w.])(?:eval|exec)\(|joblib"
     )
@@ -144,7 +145,8 @@ def test_nothing_in_the_package_unpickles_or_runs_words() -> None:
         for line in file.read_text().splitlines()
         if forbidden.search(line)
     ]
-    assert not found
+    assert [line for line in found if "weights_only=True" not in line] == []
+    assert len(found) == 1, found
 
 
 # ---------------------------------------------------------------- archives and names

@@ -34,7 +34,7 @@ from openmae.recipes.embedded_parts import Parts, opened_parts, parts_folder, re
 from openmae.recipes.feature_file import companions, read_about, require_writer, write_features
 from openmae.recipes.label_texts import LabelTexts
 from openmae.recipes.machine import Device, choose_device, make_console, room_on_disk, workers_for
-from openmae.recipes.reading import Say, check_out, counting, pace, several
+from openmae.recipes.reading import Say, check_out, counting, pace, say_origin, several
 from openmae.train.checkpoint import write_file
 from openmae.weights import Loaded, load_model
 
@@ -51,7 +51,7 @@ class Embed:
     """
 
     model: Positional[Annotated[Path, arg(metavar="MODEL")]]
-    """A run folder, pre-trained or fine-tuned, or a .safetensors file of openmae."""
+    """A run folder, pre-trained or fine-tuned, or whatever else openmae.load takes: see docs/weights.md."""
     data: Positional[Annotated[str, arg(metavar="DATA")]]
     """Images: whatever pretrain takes; labels come along where there are any."""
     out: Annotated[Path, arg(metavar="FILE.parquet|FILE.npy")]
@@ -90,6 +90,7 @@ def run(settings: Embed) -> None:
     console = make_console()
     _check(settings)
     loaded = load_model(settings.model)
+    say_origin(loaded, console)
     device = choose_device(settings.device)
     workers = workers_for(settings.workers, device)
     source = _source(settings)

@@ -36,7 +36,7 @@ from openmae.evaluate.subsets import Classes, question
 from openmae.recipes.corrupted import measure_corruptions
 from openmae.recipes.machine import Device, choose_device, make_console, workers_for
 from openmae.recipes.predictions import check_save, save_predictions
-from openmae.recipes.reading import counting
+from openmae.recipes.reading import counting, say_origin
 from openmae.recipes.results import Judged, check_results, judge, keep_result, set_name, whole_address
 from openmae.report.results import shown_figures
 from openmae.train.run import read_config
@@ -53,7 +53,7 @@ class Evaluate:
     """Judge a fine-tuned model by labelled images. Labels are matched to the model's classes by their names."""
 
     model: Positional[Annotated[Path, arg(metavar="MODEL")]]
-    """A run folder of openmae finetune, or its .safetensors file."""
+    """A run folder of openmae finetune, or another classifier that openmae.load takes and that names its classes."""
     data: Positional[Annotated[str, arg(metavar="DATA")]]
     """Labelled images: a folder with a folder for each class, a table, shards, parquet or an array."""
     split: Split | None = None
@@ -86,12 +86,13 @@ def run(settings: Evaluate) -> None:
     _check_numbers(settings)
     check_save(settings.save, settings.data)
     loaded = load_model(settings.model)
+    say_origin(loaded, console)
     model = loaded.classifier
     task: Task = loaded.info["task"]
     device = choose_device(settings.device)
     model.to(device)
     workers = workers_for(settings.workers, device)
-    source, split = _images(settings, loaded, task)
+    source, split = judged_images(settings, loaded, task)
     asked = question(source, task, loaded.info["class_names"], settings.classes)
     images = centred_images(model.encoder, loaded.statistics, source)
     if kinds:
@@ -184,7 +185,7 @@ def _ends(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(rows) if len(rows) <= _MOST_ROWS else [*rows[:_BEST], *rows[-_WORST:]]
 
 
-def _images(settings: Evaluate, loaded: Loaded, task: Task) -> tuple[Source, Split]:
+def judged_images(settings: Evaluate, loaded: Loaded, task: Task) -> tuple[Source, Split]:
     """The images to judge by, and what part of DATA they are."""
     data, split = settings.data, settings.split
     if has_splits(data):

@@ -40,11 +40,12 @@ from openmae.recipes.machine import (
     room_on_disk,
     workers_for,
 )
+from openmae.recipes.reading import say_origin
 from openmae.recipes.results import whole_address
 from openmae.recipes.schedule import steps_of
 from openmae.report.sweep import SWEEP
 from openmae.train.run import RunFolder, read_config
-from openmae.weights import Loaded, load_model
+from openmae.weights import Loaded, is_timm_name, load_model
 
 _HARMLESS = (
     "data",
@@ -67,8 +68,8 @@ class Finetune:
     """Train an encoder on labels. The same command again, after a crash or Ctrl-C, goes on where the run was."""
 
     model: Positional[Annotated[str | None, arg(metavar="MODEL")]] = None
-    """A run folder or a .safetensors file of openmae; or, to begin with fresh weights, vit_tiny, vit_small, vit_base,
-    vit_large or vit_huge."""
+    """A run folder, or whatever else openmae.load takes (docs/weights.md); or, to begin with fresh weights, vit_tiny,
+    vit_small, vit_base, vit_large or vit_huge."""
     data: Positional[Annotated[str | None, arg(metavar="DATA")]] = None
     """Labelled images: a folder with a folder for each class, a table, shards, parquet or an array. With splits train
     and val these are used; otherwise a fifth of each class is held out, the same images every time."""
@@ -272,9 +273,11 @@ def _loaded(settings: Finetune, console: Console) -> Loaded | None:
     """MODEL; None where it is the name of a size."""
     assert settings.model is not None
     if settings.model not in SIZES:
-        if settings.model.startswith("vit_") and not Path(settings.model).exists():
+        model = settings.model
+        if model.startswith("vit_") and not Path(model).exists() and not is_timm_name(model):
             raise UserError(f"{settings.model} is no size, nor a run folder: give one of {', '.join(SIZES)}, or a run")
         loaded = load_model(Path(settings.model))
+        say_origin(loaded, console)
         if isinstance(loaded.model, Classifier) and not settings.from_scratch:
             console.print(f"{settings.model} was fine-tuned before: its encoder is kept, and its head made anew")
         if settings.patch_size is not None and pair(settings.patch_size) != loaded.encoder.patch_size:
@@ -338,5 +341,5 @@ def _flat(settings: Finetune) -> dict[str, Any]:
     assert settings.model is not None
     values = asdict(settings)
     del values["resume"], values["out"], values["profile"]
-    model = settings.model if settings.model in SIZES else whole_address(settings.model)
+    model = whole_address(settings.model) if Path(settings.model).exists() else settings.model
     return {**values, "model": model, "data": whole_address(settings.data)}

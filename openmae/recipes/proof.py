@@ -26,6 +26,7 @@ from openmae.ranks import Ranks, joined
 from openmae.recipes.choices import choose_precision
 from openmae.recipes.keeping import keep
 from openmae.recipes.machine import Device, choose_device, device_of, make_console, workers_for
+from openmae.recipes.reading import say_origin
 from openmae.report.layers import layers_curve
 from openmae.report.results import standard_error
 from openmae.train.checkpoint import write_file
@@ -44,7 +45,7 @@ class Proof:
     """Settings of an evaluation of frozen features."""
 
     model: Positional[Annotated[Path, arg(metavar="MODEL")]]
-    """A run folder, or a .safetensors file of openmae."""
+    """A run folder, or whatever else openmae.load takes: see docs/weights.md."""
     data: Positional[Annotated[str, arg(metavar="DATA")]]
     """Labelled images: a folder with a folder for each class, a table, shards, parquet or an array. With splits train
     and val these are used; otherwise a fifth of each class is held out, the same images every time."""
@@ -86,6 +87,7 @@ def _prove(
     if not 0 <= settings.seed < 2**63:
         raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
     loaded = load_model(settings.model)
+    say_origin(loaded, console)
     places = _places(settings, loaded.encoder)
     task, train, val = split_for(settings.data, settings.task, settings.seed)
     right = answers(train, task)
@@ -124,7 +126,7 @@ def _prove(
     _say_what_is_left_out(train, val, evaluations[0], console)
     show_table(evaluations, console)
     show_advice(evaluations, console)
-    if settings.model.is_dir():
+    if (settings.model / "config.toml").exists():  # a run, not a folder of another library's
         pictures = _draw_layers(evaluations, settings.model)
         keep(evaluations, settings.model)
         console.print(f"Kept in {settings.model}: {', '.join(['evaluations.json', *pictures, 'report.html'])}")

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from openmae.errors import UserError
 from openmae.train.console import PLAIN_SECONDS, duration
+from openmae.weights import Loaded
 
 _MOST_KINDS = 4  # of formats, modes and the like that are named
 _FIRST_SECONDS = 2.0  # before the first plain line
@@ -28,6 +29,12 @@ def check_out(out: Path, *suffixes: str) -> None:
         raise UserError(f"{out.parent} cannot be made ({error.strerror}): choose another --out") from error
     if out.is_dir():
         raise UserError(f"--out is {out}, which is a folder: give a file")
+
+
+def say_origin(loaded: Loaded, console: Console) -> None:
+    """The licence of weights that somebody else trained, and what had to be assumed of them."""
+    if loaded.origin:
+        console.print(f"{loaded.name}: {loaded.origin}", style="yellow", soft_wrap=True)
 
 
 class Say(Protocol):

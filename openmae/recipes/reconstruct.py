@@ -17,6 +17,7 @@ from openmae.data.opening import has_splits, open_source
 from openmae.errors import UserError
 from openmae.recipes.machine import Device, choose_device, make_console
 from openmae.recipes.panel import draw_panel
+from openmae.recipes.reading import say_origin
 from openmae.weights import load_model
 
 MOST_IMAGES = 16
@@ -33,7 +34,7 @@ class Reconstruct:
     """Draw what the model makes of images of which it sees a part."""
 
     model: Positional[Annotated[Path, arg(metavar="MODEL")]]
-    """A run folder, or a .safetensors file of openmae."""
+    """A run folder, or whatever else openmae.load takes: see docs/weights.md."""
     images: Positional[Annotated[tuple[str, ...], arg(metavar="IMAGE")]]
     """Image files, or folders and other DATA, of which the first images are taken, of val where there are splits; 16
     at most."""
@@ -61,6 +62,7 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     if settings.out.suffix.lower() != ".png":
         raise UserError(f"--out is {settings.out}: the picture is a PNG, so give a name that ends in .png")
     loaded = load_model(settings.model)
+    say_origin(loaded, console)
     model = loaded.autoencoder.to(choose_device(settings.device))
     if not settings.images:
         raise UserError("name the images to look at: openmae reconstruct MODEL IMAGE... --out PNG")

@@ -59,6 +59,17 @@ class Loaded:
         """Of the weights, in a few words."""
         return self.info.get("licence") or "not stated"
 
+    @property
+    def origin(self) -> str:
+        """What a user should know of weights that somebody else trained, in a line; empty for a run's own."""
+        provenance = self.info["provenance"]
+        stated = self.info.get("licence")
+        said = [f"licence of these weights: {stated or 'not stated'}"] if stated or "format" in provenance else []
+        said += [
+            f"assumed, for want of any word of it: {', '.join(found)}" for found in [provenance.get("assumed")] if found
+        ]
+        return "; ".join(said)
+
 
 def model_json(
     model: Model,

@@ -36,11 +36,6 @@ def load_native(path: Path | str) -> Loaded:
     does not fit.
     """
     path = Path(path)
-    if path.suffix == ".distcp" or (path.is_dir() and _is_sharded(path)):
-        raise UserError(
-            f"{path} is a sharded checkpoint of torch.distributed, which is not read: parts of it are pickled, and a "
-            "pickle can run any code; give a run folder, or a .safetensors file of openmae"
-        )
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.exists():
         hint = "give a run folder" + (" whose run has saved weights" if path.is_dir() else "")
@@ -80,12 +75,6 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is not a whole safetensors file ({error}): copy or make it anew") from error
-
-
-def _is_sharded(folder: Path) -> bool:
-    """Whether torch.distributed.checkpoint wrote it."""
-    is_ours = (folder / "model.safetensors").exists()
-    return not is_ours and ((folder / ".metadata").exists() or any(folder.glob("*.distcp")))
 
 
 def _check(info: dict[str, Any], statistics: Statistics, weights: int) -> None:

@@ -1,6 +1,5 @@
 """Whatever MODEL may be -> the model and what travels with it. Which format it is, is found by looking at it."""
 
-import re
 from pathlib import Path
 
 from torch import Tensor
@@ -26,12 +25,15 @@ def load_model(model: str | Path) -> Loaded:
     if name.startswith(hub.PREFIX):
         return hub.renamed(load_model(hub.fetched(name)), name)
     path = Path(model)
+    if _is_sharded(path):
+        raise UserError(
+            f"{path} is a sharded checkpoint of torch.distributed, which is not read: parts of it are pickled, and a "
+            "pickle can run any code; give a run folder, or a .safetensors file of openmae"
+        )
     if path.is_dir():
         return _load_folder(path)
     if not path.exists():
-        if re.fullmatch(r"\w+(\.\w+)?", name) and (loaded := timm.load_name(name)) is not None:
-            return loaded
-        return load_native(path)  # which says what is missing
+        return timm.load_name(name) if timm.is_name(name) else load_native(path)  # which says what is missing
     if path.suffix.lower() in _FOR_SERVING:
         what = _FOR_SERVING[path.suffix.lower()]
         raise UserError(
@@ -93,8 +95,15 @@ def _of_keys(file: Path, weights: dict[str, Tensor], arguments: dict[str, object
     return meta.load_weights_of(file, weights, arguments)
 
 
+def _is_sharded(path: Path) -> bool:
+    """Whether torch.distributed.checkpoint wrote it."""
+    is_whole = (path / "model.safetensors").exists()
+    return path.suffix == ".distcp" or (not is_whole and ((path / ".metadata").exists() or any(path.glob("*.distcp"))))
+
+
 def _is_pickled(file: Path) -> bool:
     """Whether torch.save wrote it, in its format of today, a zip, or of before version 1.6."""
     with file.open("rb") as opened:
-        start = opened.read(4)
-    return start[:2] == b"PK" or start[:1] == b"\x80"
+        start = opened.read(9)
+    is_safetensors = start[8:] == b"{"  # behind eight bytes that may be any number
+    return not is_safetensors and (start[:2] == b"PK" or start[:1] == b"\x80")

@@ -3,12 +3,14 @@
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from openmae.errors import UserError
@@ -25,14 +27,13 @@ def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Tensors are mapped, not read: an optimizer's state beside the weights costs nothing.
     """
     try:
-        with torch.serialization.safe_globals(_ARGUMENTS):
+        with torch.serialization.safe_globals(_ARGUMENTS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of another version of pickle's format: read, or refused below
             content = torch.load(file, "cpu", weights_only=True, mmap=zipfile.is_zipfile(file) or None)
     except pickle.UnpicklingError as error:
-        found = re.search(
-            r"GLOBAL ([\w.]+)|(?:Unsupported|Trying to call reduce for unrecognized) \S+ ([\w.]+)", str(error)
-        )
-        what = next((name for name in (found.groups() if found else ()) if name), None)
-        if what is None or what.startswith("default"):
+        found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"unrecognized \w+ ([\w.]+)", str(error))
+        what = found[1] if found else None
+        if what is None:
             raise UserError(f"{file} is no file of weights, or damaged: copy or make it anew") from error
         raise UserError(
             f"{file} holds more than weights ({what}), and reading that could run any code; nothing of it was run: "
@@ -47,6 +48,7 @@ def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         OSError,
         EOFError,
         AssertionError,
+        SafetensorError,  # torch takes what is not its own for such a file
     ) as error:
         raise UserError(f"{file} is no whole file of torch.save ({_first(error)}): copy or make it anew") from error
     weights = _weights_in(content)

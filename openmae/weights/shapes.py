@@ -55,13 +55,22 @@ def grid_of_positions(positions: Tensor) -> tuple[tuple[int, int] | None, bool]:
     return ((side, side) if side * side == len(positions) else None), True
 
 
-def are_sincos(positions: Tensor, grid: tuple[int, ...]) -> bool:
-    """Whether positions (N, D) are the fixed ones of that grid."""
+def mlp_ratio_of(*widths: tuple[int, int]) -> float:
+    """The ratio from which a model with MLPs of these (hidden, model) widths follows; of several, the widest's.
+
+    A quotient may come out a hair too small for its product to be rounded down to the whole number again.
+    """
+    ratio = max(hidden / width for hidden, width in widths)
+    return ratio if all(int(width * ratio) >= hidden for hidden, width in widths) else math.nextafter(ratio, math.inf)
+
+
+def are_sincos(positions: Tensor, grid: tuple[int, ...], counted_in: tuple[int, ...] | None = None) -> bool:
+    """Whether positions (N, D) are the fixed ones of that grid. counted_in: see `sincos_positions`."""
     count, width = positions.shape
     if width % 4 or count != math.prod(grid):
         return False
     with torch.device("cpu"):  # where the weights are, whatever is being built around this
-        return torch.allclose(positions.float(), sincos_positions(grid, width), rtol=0, atol=_SAME)
+        return torch.allclose(positions.float(), sincos_positions(grid, width, counted_in), rtol=0, atol=_SAME)
 
 
 def photo_statistics(in_chans: int) -> Statistics:

@@ -4,6 +4,7 @@ Meta's released files name an encoder's weights in the same way, see `meta`.
 """
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,8 @@ def vit_arguments(weights: Mapping[str, Tensor], stated: Stated, name: str) -> d
     hidden = len(required(weights, "blocks.0.mlp.fc1.weight", 2, name))
     if len(places) <= classes or places.shape[1] != width:
         raise UserError(f"{name} does not fit its model: pos_embed is {tuple(places.shape)} for a width of {width}")
+    if "reg_token" in weights:
+        raise UserError(f"{name} does not fit its model: reg_token is unexpected; openmae's ViT has class tokens alone")
     grid, learned = grid_of_positions(places[classes:])
     if stated.img_size is not None and learned:
         grid = (stated.img_size[0] // patch_size[0], stated.img_size[1] // patch_size[1])
@@ -177,16 +180,20 @@ def stated_by(config: Mapping[str, Any], name: str) -> Stated:
         ) from error
 
 
-def load_name(model: str) -> Loaded | None:
-    """A model of timm's by its name, with the weights that timm has for it; None where timm has no such model, or is
-    not installed. Raises UserError where its weights cannot be had, or are no plain ViT's."""
-    if importlib.util.find_spec("timm") is None:
-        return None
+def is_name(model: str) -> bool:
+    """Whether timm has a model of this name, such as vit_base_patch16_224.mae; False where timm is not installed."""
+    if importlib.util.find_spec("timm") is None or not re.fullmatch(r"\w+(\.\w+)?", model):
+        return False
     import timm
 
-    base = model.split(".", 1)[0]
-    if not timm.is_model(base):
-        return None
+    return timm.is_model(model.split(".", 1)[0])
+
+
+def load_name(model: str) -> Loaded:
+    """A model of timm's by its name, with the weights that timm has for it. Raises UserError where they cannot be had,
+    or are no plain ViT's."""
+    import timm
+
     try:
         found = timm.create_model(model, pretrained=True)
     except (OSError, RuntimeError, ValueError) as error:
