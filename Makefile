@@ -38,14 +38,16 @@ format: .venv/ready
 	touch $@
 
 # What changed in pyproject.toml, the rest as it was; newer versions of all by make lock UPGRADE=--upgrade. The package
-# whose own requirements are not wanted (a second OpenCV, which draws windows) is in the lock without them.
+# whose own requirements are not wanted (a second OpenCV, which draws windows) is in the lock without them, and so are
+# lightly's trainer and its settings: its encoders need neither.
 lock: .venv/ready
 	$(PYTHON) -m venv .venv/tools
 	.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	printf 'hatchling\neditables\n' > .venv/build.in
+	printf 'hydra-core; python_version < "3"\npytorch-lightning; python_version < "3"\n' > .venv/override.in
 	.venv/tools/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate --extra dev --extra corruptions --no-emit-package opencv-python --output-file requirements.lock \
-	  pyproject.toml .venv/build.in
+	  --no-annotate --extra dev --extra corruptions --no-emit-package opencv-python --overrides .venv/override.in \
+	  --output-file requirements.lock pyproject.toml .venv/build.in
 
 # Whether a version in the lock is known to be vulnerable; this asks a service on the internet.
 audit: .venv/ready

@@ -265,7 +265,7 @@ class ViT(nn.Module):
     def states(self, tokens: Tensor, keep: Tensor | None = None) -> Iterator[Tensor]:
         """(B, V, D) embedded patches -> (B, T + V, D) with class tokens in front: before the first block,
         then after each block. Without the final norm. keep: (B, depth, 2) for the blocks, see Block."""
-        x = torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        x = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
         yield x
         for number, block in enumerate(self.blocks):
             x = run_block(block, x, None if keep is None else keep[:, number], recompute=self.grad_checkpointing)

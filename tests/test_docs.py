@@ -80,6 +80,35 @@ def test_the_pages_commands_run(
         assert main([*words, *small]) == 0, capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore")  # of the libraries that are shown there
+def test_the_page_of_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its exports in order, then its Python; what timm has to be told of a small model takes the page's place."""
+    monkeypatch.chdir(tmp_path)
+    labelled = str(write_images(tmp_path / "labelled", 24))
+    picture(1).save("photo.jpg")
+    small = ["--img-size", "32", "--epochs", "1"]
+    assert main(["pretrain", labelled, "--out", "runs/first", *TINY, *small]) == 0
+    more = ["--pool", "class", "--batch-size", "8", "--epochs", "1", "--precision", "fp32"]
+    assert main(["finetune", "runs/first", labelled, "--out", "runs/classes", *more]) == 0
+    text = (Path(__file__).parent.parent / "docs/weights.md").read_text()
+    commands = re.findall(r"^openmae export .*$", text, re.MULTILINE)
+    formats = {shlex.split(command)[4] for command in commands}
+    assert formats == {"safetensors", "timm", "hf-mae", "hf-vit", "onnx", "pt2"}
+    lines = {}
+    for command in commands:
+        capsys.readouterr()
+        words = shlex.split(command)[1:]
+        assert main(words) == 0, capsys.readouterr().err
+        lines[words[words.index("--to") + 1]] = capsys.readouterr().out.strip().splitlines()[-1].strip()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 7
+    create = re.compile(r"timm\.create_model\(.*\)")
+    for block in blocks:
+        exec(compile(create.sub(lambda _: lines["timm"], block), "weights.md", "exec"), {})
+
+
 def test_create_model_as_in_the_readme() -> None:
     import openmae
 

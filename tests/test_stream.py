@@ -139,13 +139,18 @@ def test_a_crop_of_a_reduced_jpeg_shows_the_same_place() -> None:
         assert np.abs(view - views[0]).mean() < one_pixel / 3
 
 
-def test_centred_view_is_the_papers() -> None:
-    image = np.array(picture(9, (300, 500)))
+@pytest.mark.parametrize("size", [(300, 500), (500, 300), (301, 333), (97, 89), (224, 900)])
+@pytest.mark.parametrize("side", [224, 64])
+def test_centred_view_is_the_papers(size: tuple[int, int], side: int) -> None:
+    image = np.array(picture(9, size))
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
-    larger = tv.resize(pixels, [256], interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
-    expected = tv.center_crop(larger, [224, 224]).permute(1, 2, 0).numpy().astype(int)
-    # The long side rounds, where torchvision truncates.
-    assert np.abs(centred_view(image, (224, 224)).astype(int) - expected).mean() < 1
+    larger = tv.resize(pixels, [round(side * 256 / 224)], interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
+    top, left = ((have - side) // 2 for have in larger.shape[1:])
+    expected = larger[:, top : top + side, left : left + side].permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(centred_view(image, (side, side)).astype(int) - expected).max() <= 1
+
+
+def test_an_image_of_the_size_is_taken_as_it_is() -> None:
     exact = np.array(picture(9, (224, 224)))
     assert np.array_equal(centred_view(exact, (224, 224)), exact)
 

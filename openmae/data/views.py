@@ -92,11 +92,18 @@ def centred_view(image: NDArray[Any], img_size: tuple[int, int]) -> NDArray[Any]
     if image.shape[:2] == img_size:
         return image
     image = _middle(image, img_size)
-    height, width = image.shape[:2]
-    factor = max(side * 256 / 224 / length for side, length in zip(img_size, (height, width), strict=True))
-    larger = resize(image, (max(img_size[0], round(height * factor)), max(img_size[1], round(width * factor))))
+    larger = resize(image, _covering(image.shape[:2], img_size))
     top, left = (larger.shape[0] - img_size[0]) // 2, (larger.shape[1] - img_size[1]) // 2
     return larger[top : top + img_size[0], left : left + img_size[1]]
+
+
+def _covering(size: tuple[int, ...], img_size: tuple[int, int]) -> tuple[int, int]:
+    """What an image of `size` is resized to so that it covers 256/224 of img_size: the side that it just covers is
+    rounded, the other one cut to whole pixels, as torchvision's Resize does it, by which models were judged."""
+    first = 0 if size[0] * img_size[1] <= size[1] * img_size[0] else 1
+    covered = round(img_size[first] * 256 / 224)
+    other = max(img_size[1 - first], covered * size[1 - first] // size[first])
+    return (covered, other) if first == 0 else (other, covered)
 
 
 def _middle(image: NDArray[Any], img_size: tuple[int, int]) -> NDArray[Any]:

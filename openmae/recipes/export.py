@@ -3,6 +3,7 @@
 openmae export runs/first --to timm --out first-timm.safetensors
 openmae export runs/first --to hf-mae --out first-hf
 openmae export runs/classifier --to onnx --out serving/model.onnx
+openmae export runs/classifier --to onnx --quantize int8 --data labelled/ --out serving/small.onnx
 """
 
 import json
@@ -18,9 +19,11 @@ from torch import Tensor
 from tyro.conf import Positional, arg
 
 from openmae.errors import UserError
-from openmae.recipes import export_native, export_timm
+from openmae.recipes import export_hf, export_native, export_onnx, export_pt2, export_timm
 from openmae.recipes.export_check import Compared, real_images
+from openmae.recipes.export_quantize import Cost, Quantize, quantize, show_cost
 from openmae.recipes.machine import make_console, room_on_disk
+from openmae.recipes.reading import say_origin
 from openmae.weights import Loaded, load_model
 
 To = Literal["safetensors", "timm", "hf-mae", "hf-vit", "onnx", "pt2"]
@@ -34,11 +37,15 @@ class Export:
     """A run folder, or any file, folder or name that openmae.load takes."""
     to: To
     """safetensors: openmae's own file. timm: for timm.create_model. hf-mae, hf-vit: a folder for transformers, with the
-    decoder (ViTMAEForPreTraining) or without it (ViTModel, ViTForImageClassification)."""
+    decoder (ViTMAEForPreTraining) or without it (ViTModel, ViTForImageClassification). onnx, pt2: a graph for
+    onnxruntime or torch.export, for any number of images."""
     out: Annotated[Path, arg(metavar="PATH")]
     """File or folder to write; model.json, beside or in it, says what it is and how to prepare images."""
     data: Annotated[str | None, arg(metavar="DATA")] = None
     """Images to check it on. Default: photographs that come with the installation."""
+    quantize: Quantize | None = None
+    """Make an ONNX graph smaller: int8 for CPUs, fp16 for GPUs. What that costs is measured, on DATA where it is given:
+    accuracy where it has labels."""
     force: bool = False
     """Write over what is there."""
 
@@ -59,6 +66,10 @@ class Format:
 FORMATS: dict[str, Format] = {
     "safetensors": Format((".safetensors",), export_native.write, export_native.compare, export_native.usage),
     "timm": Format((".safetensors",), export_timm.write, export_timm.compare, export_timm.usage),
+    "hf-mae": Format((), export_hf.write_mae, export_hf.compare_mae, export_hf.usage_mae),
+    "hf-vit": Format((), export_hf.write_vit, export_hf.compare_vit, export_hf.usage_vit),
+    "onnx": Format((".onnx",), export_onnx.write, export_onnx.compare, export_onnx.usage),
+    "pt2": Format((".pt2",), export_pt2.write, export_pt2.compare, export_pt2.usage),
 }
 
 
@@ -69,6 +80,7 @@ def run(settings: Export) -> None:
     _check_out(settings, form)
     loaded = load_model(settings.model)
     console.print(f"{settings.model}: {described(loaded)}")
+    say_origin(loaded, console)
     images = real_images(loaded, settings.data)
     with room_on_disk(settings.out.parent), _aside(settings.out) as part:
         notes = form.write(loaded, part)
@@ -78,15 +90,22 @@ def run(settings: Export) -> None:
                 f"{found.by} gives {found.outputs} that differ by {found.difference:.1e} from the model's, more than "
                 f"{found.allowed:.0e}, on {len(images)} images: nothing was written; please report this"
             )
-        _describe(settings, loaded, part, found, len(images), notes)
-        _put(part, settings.out, not form.suffixes)
+        cost = None
+        if settings.quantize is not None:
+            cost = quantize(loaded, settings.model, settings.quantize, part, images, settings.data, console)
+            notes = export_onnx.notes(loaded, part)
+        _describe(settings, loaded, part, found, len(images), notes, cost)
+        _put(part, settings.out, form)
     for note in notes:
         console.print(f"{note}.", style="yellow", soft_wrap=True)
+    before = f" before {settings.quantize}" if settings.quantize else ""
     console.print(
-        f"Checked with {found.by} on {len(images)} images: {found.outputs} differ by at most {found.difference:.1e} "
-        f"(they reach {found.largest:.3g}; {found.allowed:.0e} is allowed)"
+        f"Checked{before} with {found.by} on {len(images)} images: {found.outputs} differ by at most "
+        f"{found.difference:.1e} (they reach {found.largest:.3g}; {found.allowed:.0e} is allowed)"
     )
-    console.print(f"Licence of the weights: {loaded.licence}\nIt is in {settings.out}. Use it:\n")
+    if cost is not None:
+        show_cost(cost, loaded, console)
+    console.print(f"It is in {settings.out}. Use it:\n")
     console.print(f"  {form.usage(loaded, settings.out)}", soft_wrap=True, highlight=False)
 
 
@@ -108,9 +127,11 @@ def sidecar(out: Path, is_folder: bool) -> Path:
 
 def _check_out(settings: Export, form: Format) -> None:
     out = settings.out
+    if settings.quantize is not None and settings.to != "onnx":
+        raise UserError(f"--quantize is for --to onnx, not {settings.to}: leave it out")
     if form.suffixes and out.suffix.lower() not in form.suffixes:
         raise UserError(f"--out is {out}: give a file that ends in {' or '.join(form.suffixes)}")
-    taken = [place for place in (out, sidecar(out, not form.suffixes)) if os.path.lexists(place)]
+    taken = [place for place in _places(out, form) if os.path.lexists(place)]
     if taken and not settings.force:
         raise UserError(f"{taken[0]} is there already: give another --out, or --force to write over it")
     if form.suffixes and out.is_dir():
@@ -135,7 +156,15 @@ def _aside(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _describe(settings: Export, loaded: Loaded, part: Path, found: Compared, images: int, notes: list[str]) -> None:
+def _describe(
+    settings: Export,
+    loaded: Loaded,
+    part: Path,
+    found: Compared,
+    images: int,
+    notes: list[str],
+    cost: Cost | None,
+) -> None:
     """Keeps with the weights what they are, how images are prepared for them, and how far the check found them off."""
     about: dict[str, Any] = {
         "to": settings.to,
@@ -146,14 +175,24 @@ def _describe(settings: Export, loaded: Loaded, part: Path, found: Compared, ima
         "allowed_difference": found.allowed,
         "largest_output": found.largest,
         "notes": notes,
+        **({} if cost is None else {"quantized": cost.to_dict()}),
     }
     place = sidecar(part, part.is_dir())
     place.write_text(json.dumps({**loaded.info, "export": about}, indent=1))
 
 
-def _put(part: Path, out: Path, is_folder: bool) -> None:
-    """Moves what is whole into its place."""
-    if is_folder and out.exists():
-        shutil.rmtree(out)
-    for place in sorted(part.parent.iterdir()):
+def _places(out: Path, form: Format) -> tuple[Path, ...]:
+    """What an export may write: PATH, its model.json, and weights too large for one ONNX file."""
+    return (out, sidecar(out, not form.suffixes), *([export_onnx.beside(out)] if ".onnx" in form.suffixes else []))
+
+
+def _put(part: Path, out: Path, form: Format) -> None:
+    """Moves what is whole into its place; what was there goes with the folder aside."""
+    whole = sorted(part.parent.iterdir())
+    before = part.parent / ".before"
+    before.mkdir()
+    for place in _places(out, form)[: 1 if not form.suffixes else None]:  # a folder holds its model.json
+        if os.path.lexists(place):
+            place.rename(before / place.name)
+    for place in whole:
         place.rename(out.parent / place.name)

@@ -6,6 +6,7 @@ ones; both are read.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,20 @@ from openmae.weights.entries import Entry, layer, patch_projection, read_weights
 from openmae.weights.loaded import Loaded, Model, model_json
 from openmae.weights.native import read_safetensors
 from openmae.weights.pickled import read_pickled
-from openmae.weights.shapes import are_sincos, count_blocks, photo_statistics, required, stated_statistics
+from openmae.weights.shapes import (
+    are_sincos,
+    count_blocks,
+    mlp_ratio_of,
+    photo_statistics,
+    required,
+    stated_statistics,
+)
 
 KINDS = ("vit", "vit_mae")  # model_type in config.json
+OURS = "openmae"  # its entry for what our own exports keep there, as transformers has no field for it
 _NEW_TO_OLD = (
     (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
-    (r"\bdecoder_layers\.(\d+)\.", r"decoder_encoder.layer.\1."),
+    (r"\bdecoder_encoder\.layer\.", "decoder_layers."),  # which version 5 writes and version 4 does not read
     (r"\.attention\.q_proj\.", ".attention.attention.query."),
     (r"\.attention\.k_proj\.", ".attention.attention.key."),
     (r"\.attention\.v_proj\.", ".attention.attention.value."),
@@ -35,7 +44,11 @@ _NEW_TO_OLD = (
     (r"\.mlp\.fc1\.", ".intermediate.dense."),
     (r"\.mlp\.fc2\.", ".output.dense."),
 )
-_NEW = re.compile(r"\.attention\.q_proj\.")
+_TASKS = {
+    "single_label_classification": "classification",
+    "multi_label_classification": "multi-label",
+    "regression": "regression",
+}
 _POOLER = ("pooler.dense.weight", "pooler.dense.bias")  # of ViTModel: behind the encoder, and trained by none of MAE's
 
 
@@ -111,7 +124,7 @@ def entries(model: Model, biases: bool = True) -> list[Entry]:
         ),
         *block_entries(
             "decoder.blocks",
-            "decoder.decoder_encoder.layer",
+            "decoder.decoder_layers",
             model.architecture.decoder_depth,
             model.architecture.decoder_embed_dim,
             biases,
@@ -136,7 +149,7 @@ def load_folder(folder: Path, config: Mapping[str, Any]) -> Loaded:
         raise UserError(f"{name} describes a model that openmae cannot build ({error})") from error
     model.load_state_dict(read)
     in_chans = model.encoder.in_chans
-    statistics, assumed = _statistics(folder, in_chans)
+    statistics, assumed = _statistics(folder, in_chans, described.whole("bands"))
     dropped = {"left_out": [key for key in _POOLER if key in weights]} if isinstance(model, Encoder) else {}
     names, task = described.classes() if isinstance(model, Classifier) else (None, None)
     provenance = {"format": "transformers", "file": name, **{k: v for k, v in dropped.items() if v}, "assumed": assumed}
@@ -151,6 +164,7 @@ class _Config:
         self.values, self.name = values, name
         self.is_mae = values.get("model_type") == "vit_mae"
         self.biases = values.get("qkv_bias", True) is not False
+        self.own = values[OURS] if isinstance(values.get(OURS), dict) else {}
         if (activation := values.get("hidden_act", "gelu")) != "gelu":
             raise UserError(f"{name} computes with {activation}, and openmae's blocks with gelu: it cannot be loaded")
 
@@ -173,19 +187,35 @@ class _Config:
             raise UserError(f"{self.name}/config.json has {key} as {value!r}: it must be one whole number, or two")
         return pair[0], pair[1]
 
+    def whole(self, key: str) -> tuple[int, ...] | None:
+        """Whole numbers above 0 that an export of ours kept for itself; None where it kept none."""
+        value = self.own.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or any(type(one) is not int or not 0 < one < 2**20 for one in value):
+            raise UserError(f"{self.name}/config.json has {key} as {value!r}: it must be whole numbers above 0")
+        return tuple(value)
+
+    def masking(self) -> Masking:
+        """Which patches hid: of our own exports in full, else so many single ones at random."""
+        kept = self.own.get("masking", {})
+        try:
+            return Masking(**{**kept, "mask_ratio": self.fraction("mask_ratio", 0.75)})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.name}/config.json has a masking that openmae does not know ({error})") from error
+
     def classes(self) -> tuple[list[str] | None, str | None]:
-        """(names in the order of the outputs, the task); None where there are none."""
+        """(names in the order of the outputs, the task); None for what is not stated."""
         names = self.values.get("id2label")
         if not isinstance(names, dict):
-            return None, None
+            return None, _TASKS.get(str(self.values.get("problem_type")))
         try:
             ordered = [names[str(number)] for number in range(len(names))]
         except KeyError as error:
             raise UserError(f"{self.name}/config.json has no name for output {error}: mend its id2label") from error
         if not all(isinstance(name, str) for name in ordered):
             raise UserError(f"{self.name}/config.json has an id2label that is no list of names: mend it")
-        tasks = {"multi_label_classification": "multi-label", "regression": "regression"}
-        return ordered, tasks.get(str(self.values.get("problem_type")), "classification")
+        return ordered, _TASKS.get(str(self.values.get("problem_type")), "classification")
 
 
 def _build(config: _Config, weights: Mapping[str, Tensor]) -> Model:
@@ -196,7 +226,9 @@ def _build(config: _Config, weights: Mapping[str, Tensor]) -> Model:
     width = config.number("hidden_size", 768)
     img_size, patch_size = config.sides("image_size", 224), config.sides("patch_size", 16)
     grid = tuple(side // patch for side, patch in zip(img_size, patch_size, strict=True))
-    hidden = config.number("intermediate_size", 3072)
+    counted_in = config.whole("position_grid")
+    if counted_in is not None and (len(counted_in) != 2 or not are_sincos(places[1:], grid, counted_in)):
+        counted_in = None
     depth = config.number("num_hidden_layers", 12)
     stored = count_blocks(weights, f"{prefix}encoder.layer.")
     if depth != stored:
@@ -208,15 +240,16 @@ def _build(config: _Config, weights: Mapping[str, Tensor]) -> Model:
         "embed_dim": width,
         "depth": depth,
         "num_heads": config.number("num_attention_heads", 12),
-        "mlp_ratio": hidden / width,
+        "mlp_ratio": mlp_ratio_of((config.number("intermediate_size", 3072), width)),
         "class_tokens": 1,
         "norm_eps": config.fraction("layer_norm_eps", 1e-12),
-        "learned_positions": not are_sincos(places[1:], grid),
+        "learned_positions": not are_sincos(places[1:], grid, counted_in),
     }
     if has_head:
-        return Classifier(ViT(**vit), len(required(weights, "classifier.weight", 2, name)), "class")
+        encoder = ViT(**vit, position_grid=counted_in)
+        return Classifier(encoder, len(required(weights, "classifier.weight", 2, name)), "class")
     if not has_decoder:
-        return Encoder(ViT(**vit))
+        return Encoder(ViT(**vit, position_grid=counted_in))
     return _autoencoder(config, weights, vit, grid)
 
 
@@ -228,11 +261,16 @@ def _autoencoder(
     if places[0].any():
         raise UserError(f"{name} has a decoder that gives the class token a position, which openmae's does not")
     width = config.number("decoder_hidden_size", 512)
-    ratio = config.number("decoder_intermediate_size", 2048) / width
-    if ratio != vit["mlp_ratio"]:
+    hidden, decoder_hidden = (
+        config.number("intermediate_size", 3072),
+        config.number("decoder_intermediate_size", 2048),
+    )
+    vit["mlp_ratio"] = mlp_ratio_of((hidden, vit["embed_dim"]), (decoder_hidden, width))
+    if int(vit["embed_dim"] * vit["mlp_ratio"]) != hidden or int(width * vit["mlp_ratio"]) != decoder_hidden:
         raise UserError(
-            f"{name} has MLPs {vit['mlp_ratio']:g} times as wide as its encoder and {ratio:g} times as its decoder; "
-            "openmae's have one ratio: export ViTMAEModel from it, which is the encoder alone"
+            f"{name} has MLPs {hidden / vit['embed_dim']:g} times as wide as its encoder and "
+            f"{decoder_hidden / width:g} times as its decoder; openmae's have one ratio: export ViTMAEModel from it, "
+            "which is the encoder alone"
         )
     return Architecture(
         **vit,
@@ -243,7 +281,7 @@ def _autoencoder(
         decoder_layers=1,
         encoder_mask_token=False,
         target="norm_pix" if config.values.get("norm_pix_loss") is True else "pixel",
-        masking=Masking(mask_ratio=config.fraction("mask_ratio", 0.75)),
+        masking=config.masking(),
         decoder_learned_positions=not are_sincos(places[1:], grid),
     ).build()
 
@@ -279,8 +317,8 @@ def _read_bin(file: Path) -> dict[str, Tensor]:
     return read_pickled(file)[0]
 
 
-def _statistics(folder: Path, in_chans: int) -> tuple[Statistics, list[str]]:
-    """(of its image processor, what had to be assumed)."""
+def _statistics(folder: Path, in_chans: int, bands: tuple[int, ...] | None) -> tuple[Statistics, list[str]]:
+    """(of its image processor, what had to be assumed). bands: that an export of ours says files are read by."""
     file = folder / "preprocessor_config.json"
     if not file.exists():
         return photo_statistics(in_chans), [
@@ -293,7 +331,10 @@ def _statistics(folder: Path, in_chans: int) -> tuple[Statistics, list[str]]:
         given = {"mean": values["image_mean"], "std": values["image_std"], "pixel_type": depths[round(1 / scaled)]}
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{file} does not say how images are scaled ({error}): mend it, or move it away") from error
-    return stated_statistics(given, in_chans, str(folder)), []
+    found = stated_statistics(given, in_chans, str(folder))
+    if bands is None or len(bands) != in_chans:
+        return found, []
+    return replace(found, pixels=replace(found.pixels, bands=bands)), []
 
 
 def licence_of(folder: Path) -> str | None:
@@ -304,9 +345,7 @@ def licence_of(folder: Path) -> str | None:
         return None
     if not lines or lines[0].strip() != "---":
         return None
-    for line in lines[1:]:
-        if line.strip() == "---":
-            return None
-        if found := re.fullmatch(r"license:\s*[\"']?([\w.+-]+)[\"']?\s*", line):
-            return found[1]
-    return None
+    head = "\n".join(lines[1 : [*map(str.strip, lines), "---"].index("---", 1)])
+    known = re.search(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", head, re.MULTILINE)
+    named = re.search(r"^license_name:\s*[\"']?([^\"'\n]+)[\"']?\s*$", head, re.MULTILINE)
+    return named[1] if known and named and known[1] == "other" else known[1] if known else None

@@ -1,0 +1,41 @@
+"""torch.export: a graph that runs in torch, or is compiled ahead of time, without openmae."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from openmae.heads import Classifier, Encoder
+from openmae.recipes.export_check import Compared, exported
+from openmae.recipes.export_graph import compared_in_batches, quiet, shape_said, traced
+from openmae.weights import Loaded
+
+DESCRIPTION = "openmae.json"  # model.json inside the file
+
+
+def write(loaded: Loaded, out: Path) -> list[str]:
+    """Writes the file; gives sentences about what it does not hold."""
+    program = traced(exported(loaded.model), loaded.encoder)
+    with quiet():
+        torch.export.save(program, out, extra_files={DESCRIPTION: json.dumps(loaded.info)})
+    return left_out(loaded)
+
+
+@torch.no_grad()
+def compare(loaded: Loaded, out: Path, images: Tensor) -> Compared:
+    """The outputs of the file, read again, beside those of the model."""
+    with quiet():
+        graph = torch.export.load(out).module()
+    return compared_in_batches(loaded, graph, images, f"torch.export {torch.__version__}")
+
+
+def usage(loaded: Loaded, out: Path) -> str:
+    """What to type in Python."""
+    return f'torch.export.load("{out}").module()(images)  # {shape_said(loaded)}, normalised as model.json says'
+
+
+def left_out(loaded: Loaded) -> list[str]:
+    """What a graph has no use for."""
+    is_whole = isinstance(loaded.model, Classifier | Encoder)
+    return [] if is_whole else ["The decoder is left out: the graph gives the encoder's features"]
