@@ -268,7 +268,7 @@ def test_steps_that_are_too_few(model: Path, data: Path, tmp_path: Path, run: Ru
     refused(run(*words, "--batch-size", 1000), "24 images seen 2 times are 48 views", "lower it, or raise --epochs")
     code, shown, errors = run(*words, "--batch-size", 32)
     assert code == 0, errors
-    assert "in batches of 32 2 steps, which is hardly enough to learn anything" in shown
+    assert "2 steps in batches of 32, which is hardly enough to learn anything" in shown
 
 
 def test_a_run_goes_on_with_the_labels_it_began_with(model: Path, data: Path, tmp_path: Path, run: Run) -> None:

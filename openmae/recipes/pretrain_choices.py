@@ -194,7 +194,7 @@ def _sizes(settings: "Pretrain", look: Survey, largest: int) -> Values:
     size = unit * max(2, min(224, side) // unit)
     return {
         "patch_size": (patch, f"the median image is {look.size[0]} x {look.size[1]} pixels"),
-        "img_size": (size, f"a multiple of the patch; images have {side}, and 224 do"),
+        "img_size": (size, f"a multiple of the patch; images have {side}, and 224 are enough"),
     }
 
 

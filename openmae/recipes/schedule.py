@@ -29,7 +29,7 @@ def steps_of(settings: Settings, images: int, console: Console) -> int:
         )
     if steps < FEW_STEPS:
         console.print(
-            f"warning: {said}, in batches of {settings.batch_size:,} {steps} step{'s' * (steps > 1)}, which is hardly "
+            f"warning: {said}, {steps} step{'s' * (steps > 1)} in batches of {settings.batch_size:,}, which is hardly "
             "enough to learn anything: lower --batch-size, or raise --epochs",
             style="yellow",
             soft_wrap=True,
