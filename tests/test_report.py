@@ -206,6 +206,9 @@ def test_gpus_are_counted(tmp_path: Path) -> None:
     start = {"processor": "A CPU", "cores": 8, "gpus": ["A GPU", "A GPU"]}
     (run / "environment.json").write_text(json.dumps({"starts": [start]}))
     assert "2 x A GPU" in page_of(run).text
+    start["processes"] = 16
+    (run / "environment.json").write_text(json.dumps({"starts": [start]}))
+    assert "2 x A GPU, 16 processes" in page_of(run).text
 
 
 def test_the_best_of_a_column_is_bold_and_the_latest_figure_counts(tmp_path: Path) -> None:

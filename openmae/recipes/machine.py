@@ -38,6 +38,13 @@ def device_of(device: torch.device, ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local_rank) if device.type == "cuda" and ranks.size > 1 else device
 
 
+def tell_ranks(ranks: Ranks, settings: Settings, console: Console) -> None:
+    """Says how many processes train together, where it is more than one."""
+    if ranks.size > 1:
+        held = ", each with a part of the model" if settings.shard else ""
+        console.print(f"{ranks.size} processes train together{held}", soft_wrap=True)
+
+
 def memory_of(device: torch.device, ranks: Ranks = ALONE) -> int:
     """Bytes of memory that the device has in all, or a rank's part of what the machine has."""
     if device.type == "cuda":

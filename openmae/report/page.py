@@ -138,11 +138,14 @@ def _device(config: dict[str, Any], starts: list[dict[str, Any]]) -> str:
     if not starts:
         return ""
     last = starts[-1]
+    count = last.get("processes")
+    together = f", {count} processes" if is_number(count) and count > 1 else ""
     gpus = [str(gpu) for gpu in _list(last.get("gpus"))]
     if gpus and config.get("device") != "cpu":
-        return ", ".join(f"{gpus.count(gpu)} x {gpu}" if gpus.count(gpu) > 1 else gpu for gpu in dict.fromkeys(gpus))
+        each = (f"{gpus.count(gpu)} x {gpu}" if gpus.count(gpu) > 1 else gpu for gpu in dict.fromkeys(gpus))
+        return ", ".join(each) + together
     cores = f", {last['cores']} cores" if last.get("cores") else ""
-    return f"{last['processor']}{cores}" if last.get("processor") else ""
+    return f"{last['processor']}{cores}{together}" if last.get("processor") else ""
 
 
 def _evaluations(run: Path) -> str:
