@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from openmae import __version__
 from openmae.data.address import hide
 from openmae.data.parsing import read_toml
-from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError
+from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError, said_once
 
 COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass, what it does)
     "quickstart": ("quickstart", "Quickstart", "pre-train on real images that come along, and show that it worked"),
@@ -43,6 +43,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
     "bench": ("bench", "Bench", "how fast a training step is here, beside other implementations"),
     "report": ("report", "Report", "write RUN/report.html anew: RUN"),
 }
+
+TOGETHER = ("pretrain", "finetune", "knn", "probe", "doctor")
+"""Those that several processes do as one."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -119,9 +122,14 @@ def _run(command: str, argv: list[str]) -> int:
     from openmae.data.cache import cache_folder
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    if os.environ.get("WORLD_SIZE", "1") != "1" and command in COMMANDS and command not in TOGETHER:
+        from openmae.ranks import refuse_ranks
+
+        refuse_ranks("this")
     if command == "launch":
         return _launch(argv)
-    recipe, settings = _read(command, argv)
+    with said_once():
+        recipe, settings = _read(command, argv)
     return recipe.run(settings) or 0  # most return nothing
 
 

@@ -1,5 +1,9 @@
 """What a user can mend: reported as one sentence and exit code 2, never as a traceback; and the other exit codes."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 RUN_AGAIN = 75
 """Exit code (EX_TEMPFAIL of sysexits.h) of a run that stopped before its end, was asked to or lost a process, and whose
 last checkpoint the same command goes on from."""
@@ -12,6 +16,17 @@ INTERRUPTED = 130
 class UserError(Exception):
     """Bad input. The message is one sentence that says what is wrong and what to do about it; it is empty where
     another process says it."""
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Within, what is wrong is wrong for all processes of a machine: the first of them says it for the others."""
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            error.args = ("",)
+        raise
 
 
 class Interrupted(Exception):

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from openmae.errors import RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError
+from openmae.errors import RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError, said_once
 
 T = TypeVar("T")
 
@@ -215,6 +215,7 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
+@said_once()
 def refuse_ranks(what: str) -> None:
     """Raises UserError where several processes were started."""
     if _number("WORLD_SIZE", 1) > 1:

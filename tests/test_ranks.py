@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from openmae import cli
 from openmae.ranks import Ranks
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
@@ -120,7 +121,11 @@ def test_shares_are_all_of_it_in_order_and_even(size: int, count: int, unit: int
     ],
 )
 def test_several_train_as_one_does(data: Path, single: Path, tmp_path: Path, processes: int, more: str) -> None:
-    run(torchrun(processes, *words(data, tmp_path / "run", more)))
+    said = run(torchrun(processes, *words(data, tmp_path / "run", more)))
+    assert said.count(f"{processes} processes train together") == 1
+    assert ("each with a part of the model" in said) is ("--shard" in more)
+    start = json.loads((tmp_path / "run/environment.json").read_text())["starts"][-1]
+    assert start["processes"] == processes
     assert len(read_metrics(single)) >= 20
     assert_close(single, tmp_path / "run")
 
@@ -420,6 +425,29 @@ def test_too_many_broken_files_of_one_rank_end_the_run_in_its_words(tmp_path: Pa
     said = "".join((tmp_path / f"log{rank}").read_text() for rank in (0, 1))
     assert "files cannot be used, more than --max-broken 0.01 allows" in said
     assert "is gone" not in said
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("pretrain DATA --out RUN --modle vit_tiny", "there is no flag --modle"),
+        ("pretrain DATA --out RUN --mask-ratio 2", "mask_ratio is 2"),
+        ("finetune RUN DATA --out OTHER --epochs 0", "--epochs is 0"),
+        ("knn RUN DATA --k 0", "--k is 0"),
+        ("probe RUN DATA --recipe paper", "add --out RUN"),
+        ("embed RUN DATA --out a.npy", "openmae embed: this is for one process: start it without torchrun"),
+        ("launch local -- pretrain DATA --out RUN", "openmae launch: this is for one process"),
+    ],
+)
+def test_what_is_wrong_before_they_meet_is_said_by_the_first_of_a_machine(
+    command: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    for rank, says in ((8, True), (9, False)):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank - 8))
+        assert cli._main(command.split()) == 2
+        assert (sentence in capsys.readouterr().err) is says
 
 
 def test_bad_input_is_said_once_by_all(data: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from openmae.data.heap import keep_freed_memory
 from openmae.data.source import Source
 from openmae.data.statistics import survey
 from openmae.data.tasks import Answers, Task, answers, fewer_labels, split_for
-from openmae.errors import UserError
+from openmae.errors import UserError, said_once
 from openmae.heads import Classifier, Pool, learn_last_blocks
 from openmae.model import SIZES, ViT, create_model, initialize
 from openmae.ranks import Ranks, each_in_turn, joined
@@ -38,6 +38,7 @@ from openmae.recipes.machine import (
     enough_memory,
     make_console,
     room_on_disk,
+    tell_ranks,
     workers_for,
 )
 from openmae.recipes.reading import say_origin
@@ -188,8 +189,9 @@ def run(settings: Finetune) -> None:
 def finetune(settings: Finetune, console: Console) -> dict[str, float]:
     """Trains, or goes on training, and leaves a whole run folder; alone, or with the processes that torchrun started.
     Gives the final figures on val, as `measure` names them. Raises UserError, Interrupted, NotWritten, RankLost."""
-    device = choose_device(settings.device)
-    check_ranges(settings)
+    with said_once():
+        device = choose_device(settings.device)
+        check_ranges(settings)
     with joined(device.type, settings.timeout_minutes * 60) as ranks:
         console.quiet = console.quiet or not ranks.leads
         return _finetune(settings, ranks, device_of(device, ranks), console)
@@ -202,6 +204,7 @@ def _finetune(settings: Finetune, ranks: Ranks, device: torch.device, console: C
         if settings.model is None or settings.data is None or settings.out is None:
             raise UserError("say what to train, on what, and where the run goes: openmae finetune MODEL DATA --out RUN")
     settings = ranks.from_lead(settings)
+    tell_ranks(ranks, settings, console)
     keep_freed_memory()
     with ranks.together():
         check_ranges(settings)

@@ -10,7 +10,7 @@ features are not spread for cosine similarity), so compare it with the untrained
 import math
 from dataclasses import dataclass
 
-from openmae.errors import UserError
+from openmae.errors import UserError, said_once
 from openmae.evaluate.knn import TEMPERATURE, K
 from openmae.recipes.proof import Proof, prove
 
@@ -27,8 +27,14 @@ class Knn(Proof):
 
 def run(settings: Knn) -> None:
     """Prints the table; keeps it in the run folder."""
+    _check(settings)
+    prove(settings, ["knn"], settings.k, settings.temperature)
+
+
+@said_once()
+def _check(settings: Knn) -> None:
+    """Raises UserError for numbers that mean nothing."""
     if settings.k < 1:
         raise UserError(f"--k is {settings.k}: give 1 or more")
     if not (settings.temperature > 0 and math.isfinite(settings.temperature)):
         raise UserError(f"--temperature is {settings.temperature:g}: give a number above 0, such as {TEMPERATURE}")
-    prove(settings, ["knn"], settings.k, settings.temperature)

@@ -23,7 +23,6 @@ from tyro.conf import Positional, arg
 
 from openmae.data.address import whole
 from openmae.errors import UserError
-from openmae.ranks import refuse_ranks
 from openmae.recipes import finetune_choices, pretrain_choices
 from openmae.recipes.finetune import Finetune
 from openmae.recipes.launch_task import Training
@@ -108,7 +107,6 @@ def run(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]]
 
 def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]], Any]) -> "Job[None]":
     """Submits the command, which was read and found good before. Raises UserError."""
-    refuse_ranks("launch")
     _check(settings)
     out = _checked(command, read, settings.nodes * _tasks(settings))
     parameters = _parameters(settings, out)

@@ -24,7 +24,7 @@ from openmae.data.opening import has_splits, open_source
 from openmae.data.order import generator
 from openmae.data.source import Source
 from openmae.data.statistics import Statistics, survey
-from openmae.errors import UserError
+from openmae.errors import UserError, said_once
 from openmae.ranks import Ranks, each_in_turn, joined
 from openmae.recipes.broken import BrokenFiles
 from openmae.recipes.choices import Sides, Switch, pair, stored
@@ -39,6 +39,7 @@ from openmae.recipes.machine import (
     make_console,
     memory_of,
     room_on_disk,
+    tell_ranks,
     workers_for,
 )
 from openmae.recipes.pretrain_choices import check_ranges, choose
@@ -214,11 +215,12 @@ def run(settings: Pretrain) -> None:
 def pretrain(settings: Pretrain, console: Console) -> None:
     """Trains, or goes on training, and leaves a whole run folder; alone, or with the processes that torchrun started.
     Raises as `run` does."""
-    device = choose_device(settings.device)
-    check_ranges(settings)
-    masking_of(settings)  # raises
-    if settings.compile == "on":
-        check_compiles(settings, device)
+    with said_once():
+        device = choose_device(settings.device)
+        check_ranges(settings)
+        masking_of(settings)  # raises
+        if settings.compile == "on":
+            check_compiles(settings, device)
     with joined(device.type, settings.timeout_minutes * 60) as ranks:
         console.quiet = not ranks.leads
         _pretrain(settings, ranks, device_of(device, ranks), console)
@@ -234,6 +236,7 @@ def _pretrain(settings: Pretrain, ranks: Ranks, device: torch.device, console: C
     out, data, seed = settings.out, settings.data, settings.seed
     assert out is not None
     assert data is not None
+    tell_ranks(ranks, settings, console)
     keep_freed_memory()
     with room_on_disk(out), ranks.opening(lambda: RunFolder(out, leads=ranks.leads)) as folder:
         source, val, shown = each_in_turn(ranks, lambda: _sources(data, seed))

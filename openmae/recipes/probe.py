@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from openmae.errors import UserError
+from openmae.errors import UserError, said_once
 from openmae.recipes.finetune import Finetune, finetune
 from openmae.recipes.finetune_choices import LINEAR_PROBE
 from openmae.recipes.machine import make_console
@@ -46,20 +46,22 @@ def run(settings: Probe) -> None:
     if settings.recipe == "paper":
         _by_the_paper(settings)
         return
-    for name in ("out", "epochs", "batch_size"):
-        if getattr(settings, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')} is for --recipe paper: add that, or leave it out")
+    with said_once():
+        for name in ("out", "epochs", "batch_size"):
+            if getattr(settings, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is for --recipe paper: add that, or leave it out")
     prove(settings, ["linear"])
 
 
 def _by_the_paper(settings: Probe) -> None:
-    if settings.out is None:
-        raise UserError("--recipe paper trains, so it needs a run folder: add --out RUN")
-    if settings.layer is not None:
-        raise UserError("--recipe paper reads the last layer: leave out --layer, or --recipe paper")
-    if settings.pool not in (None, "mean", "class"):
-        raise UserError(f"--pool is '{settings.pool}': with --recipe paper give mean or class")
-    width = load_model(settings.model).encoder.embed_dim
+    with said_once():
+        if settings.out is None:
+            raise UserError("--recipe paper trains, so it needs a run folder: add --out RUN")
+        if settings.layer is not None:
+            raise UserError("--recipe paper reads the last layer: leave out --layer, or --recipe paper")
+        if settings.pool not in (None, "mean", "class"):
+            raise UserError(f"--pool is '{settings.pool}': with --recipe paper give mean or class")
+        width = load_model(settings.model).encoder.embed_dim
     epochs = settings.epochs or (_EPOCHS if width < _LARGE else _EPOCHS_OF_LARGE)
     paper: dict[str, Any] = {**LINEAR_PROBE}
     batch_size = settings.batch_size or paper["batch_size"]

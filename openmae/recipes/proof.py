@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 from openmae.data.memory import ram
 from openmae.data.source import Source
 from openmae.data.tasks import Task, answers, split_for
-from openmae.errors import UserError
+from openmae.errors import UserError, said_once
 from openmae.evaluate import knn
 from openmae.evaluate.features import Readout, readouts
 from openmae.evaluate.predict import HEADLINE
@@ -74,7 +74,8 @@ def prove(
     settings: Proof, kinds: Sequence[Kind], k: int = knn.K, temperature: float = knn.TEMPERATURE
 ) -> list[Evaluation]:
     """Evaluates, prints the table, and, where MODEL is a run folder, keeps the figures in its evaluations.json."""
-    device = choose_device(settings.device)
+    with said_once():
+        device = choose_device(settings.device)
     with joined(device.type, _TIMEOUT) as ranks:
         return _prove(settings, kinds, k, temperature, ranks, device_of(device, ranks))
 
@@ -84,15 +85,16 @@ def _prove(
 ) -> list[Evaluation]:
     console = make_console()
     console.quiet = not ranks.leads
-    if not 0 <= settings.seed < 2**63:
-        raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
-    loaded = load_model(settings.model)
-    say_origin(loaded, console)
-    places = _places(settings, loaded.encoder)
-    task, train, val = split_for(settings.data, settings.task, settings.seed)
-    right = answers(train, task)
-    encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
-    _check_memory(len(train) + len(val), encoders * len(places), loaded.encoder.embed_dim)
+    with ranks.together():
+        if not 0 <= settings.seed < 2**63:
+            raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
+        loaded = load_model(settings.model)
+        say_origin(loaded, console)
+        places = _places(settings, loaded.encoder)
+        task, train, val = split_for(settings.data, settings.task, settings.seed)
+        right = answers(train, task)
+        encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
+        _check_memory(len(train) + len(val), encoders * len(places), loaded.encoder.embed_dim)
     if "knn" in kinds and k > len(train):
         console.print(f"--k {k} is more than the {len(train):,} training images: all of them vote", style="yellow")
     how = How(
