@@ -75,7 +75,11 @@ def test_a_slurm_job_saves_and_is_queued_again_when_its_time_is_over(
     code, said, _ = run("launch", "slurm", *asked.split(), "--", *words)
     assert code == 0
     out = tmp_path / "run"
-    for expected in ("Job 4711 is submitted: 2 x 1 processes", f"{out}/slurm/4711_0_log.out", "scancel 4711"):
+    for expected in (
+        "Job 4711 is submitted: 2 machines with 1 process each",
+        f"{out}/slurm/4711_0_log.out",
+        "scancel 4711",
+    ):
         assert expected in said
     options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", slurm.script.read_text(), re.MULTILINE))
     expected_options = {
@@ -205,6 +209,7 @@ def test_what_stands_in_the_way_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     words = ("--", "pretrain", "DATA", "--out", "RUN")
     monkeypatch.setenv("PATH", str(tmp_path))
     refused(run("launch", "slurm", *words), "no sbatch and srun here", "launch local")
+    assert not (tmp_path / "RUN").exists()
     slurm = FakeSlurm(tmp_path / "fake-slurm")
     for name in ("PATH", "FAKE_SLURM"):
         monkeypatch.setenv(name, slurm.env[name] if name != "PATH" else f"{slurm.programs}:/usr/bin:/bin")

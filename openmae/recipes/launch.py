@@ -51,6 +51,8 @@ class Launch:
 
     The command comes after --, as you would type it here: pretrain, finetune, or probe --recipe paper, with --out RUN
     in a folder that all machines see. The same launch again, after a cancelled job, goes on where the run was.
+
+    openmae launch slurm --nodes 2 --gpus 8 --hours 24 -- pretrain DATA --out RUN
     """
 
     where: Positional[Annotated[Literal["slurm", "local"], arg(metavar="slurm|local")]]
@@ -91,7 +93,7 @@ def run(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]]
     slurm = settings.where == "slurm"
     console = make_console()
     console.print(
-        f"Job {job.job_id} is {'submitted' if slurm else 'running'}: {settings.nodes} x {_tasks(settings)} processes, "
+        f"Job {job.job_id} is {'submitted' if slurm else 'running'}: {_size(settings)}, "
         f"{settings.hours:g} hours at a stretch\n"
         f"  openmae {shlex.join(command)}\n\n"
         f"  watch it:     tail -F {shlex.quote(str(log))}\n"
@@ -108,6 +110,8 @@ def run(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]]
 def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]], Any]) -> "Job[None]":
     """Submits the command, which was read and found good before. Raises UserError."""
     _check(settings)
+    if settings.where == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise UserError("there is no sbatch and srun here: run this where jobs are submitted, or try launch local")
     out = _checked(command, read, settings.nodes * _tasks(settings))
     parameters = _parameters(settings, out)
     try:
@@ -116,8 +120,6 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
         from submitit.helpers import clean_env
     except ImportError as error:
         raise UserError("launching jobs needs submitit: pip install 'openmae[slurm]'") from error
-    if settings.where == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
-        raise UserError("there is no sbatch and srun here: run this where jobs are submitted, or try launch local")
     executor = AutoExecutor(
         out / LOGS, settings.where, slurm_max_num_timeout=MOST_STARTS, local_max_num_timeout=MOST_STARTS
     )
@@ -188,6 +190,11 @@ def _checked(command: Sequence[str], read: Callable[[Sequence[str]], Any], proce
         masking_of(inner)  # raises
     with RunFolder(out):  # raises where it holds something else, or another process trains in it
         return out
+
+
+def _size(settings: Launch) -> str:
+    each = f"{_tasks(settings)} process{'es' * (_tasks(settings) > 1)}"
+    return each if settings.nodes == 1 else f"{settings.nodes} machines with {each} each"
 
 
 def _tasks(settings: Launch) -> int:
