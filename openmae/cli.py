@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
     "check": ("check", "Check", "broken files, odd sizes, duplicates, suspicious labels: DATA"),
     "pack": ("pack", "Pack", "write tar shards of smaller images, which load faster: DATA SHARDS"),
     "doctor": ("doctor", "Doctor", "whether this machine can train, and what to mend"),
-    "launch": ("launch", "Launch", "hand a training to a cluster's scheduler: slurm COMMAND ..."),
+    "launch": ("launch", "Launch", "hand a training to a cluster's scheduler: slurm -- COMMAND ..."),
     "plan": ("plan", "Plan", "steps, hours, memory and cost of a pre-training before it starts: [DATA]"),
     "bench": ("bench", "Bench", "how fast a training step is here, beside other implementations"),
     "report": ("report", "Report", "write RUN/report.html anew: RUN"),
@@ -160,9 +160,14 @@ def _parsed(command: str, argv: list[str], settings_type: type) -> Any:
 
     from openmae.refusal import why_refused
 
+    prog = f"openmae {command}"
+    if not {"-h", "--help"}.isdisjoint(argv):  # of all settings, also where some are given
+        from openmae.help_text import help_text
+
+        return tyro.cli(settings_type, args=["--help"], prog=prog, registry=help_text(settings_type))
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # its message is a box of our types
-            return tyro.cli(settings_type, args=argv, prog=f"openmae {command}")
+            return tyro.cli(settings_type, args=argv, prog=prog)
     except SystemExit as stopped:
         if not stopped.code:
             raise

@@ -1,7 +1,9 @@
 """The commands as a user types them: the main job from end to end, and every kind of bad input."""
 
+import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,12 +17,13 @@ import torch
 from PIL import Image
 
 import openmae
-from openmae.cli import main
+from openmae.cli import COMMANDS, main
 from openmae.data.opening import labelled_splits
 from openmae.data.order import generator
 from openmae.data.tasks import answers
 from openmae.evaluate.features import centred_images, pooled, readouts
 from openmae.evaluate.proof import How, evaluate, untrained_twin
+from openmae.help_text import field_texts
 from openmae.recipes import quickstart
 from openmae.train.run import RunFolder, read_metrics
 from openmae.weights import load_model
@@ -53,6 +56,24 @@ def test_help_comes_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", check], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "pretrain" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_every_setting_whole(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its words run on where a line of the source ends, and what is left open has no 'None' to give."""
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main([command, "DATA", "--help"])
+    said = capsys.readouterr().out
+    shown = "".join(said.replace("│", " ").split())  # lines are broken at some commas too
+    module, name, _ = COMMANDS[command]
+    settings = getattr(importlib.import_module(f"openmae.recipes.{module}"), name)
+    for field, text in field_texts(settings).items():
+        assert "".join(text.split()) in shown, field
+    assert not re.search(r"\{None|default:(None|\))", shown)
+    assert [line for line in said.splitlines() if line.startswith("│") and len(line) > 100] == []
 
 
 def test_run_folder_holds_what_is_promised(finished: Path, data: Path) -> None:
