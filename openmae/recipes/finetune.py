@@ -182,7 +182,8 @@ def run(settings: Finetune) -> None:
     console.print(
         f"\nThe model is in {settings.out}. Look at:   {settings.out}/report.html\n"
         f"  on other images:    openmae evaluate {settings.out} DATA\n"
-        f"  in Python:          openmae.load('{settings.out}')(images), normalised as model.json says"
+        f"  in Python:          openmae.load('{settings.out}')(images), normalised as model.json says",
+        soft_wrap=True,
     )
 
 

@@ -208,7 +208,8 @@ def run(settings: Pretrain) -> None:
         f"\nThe encoder is in {settings.out}. Look at:   {settings.out}/report.html\n"
         f"  what it fills in:          openmae reconstruct {settings.out} IMAGE --out picture.png\n"
         f"  what its features know:    openmae knn {settings.out} LABELLED_FOLDER\n"
-        f"  in Python:                 openmae.load('{settings.out}').encode(images)"
+        f"  in Python:                 openmae.load('{settings.out}').encode(images)",
+        soft_wrap=True,
     )
 
 

@@ -88,4 +88,4 @@ def _by_the_paper(settings: Probe) -> None:
         ),
         console,
     )
-    console.print(f"\nThe classifier is in {settings.out}. Look at:   {settings.out}/report.html")
+    console.print(f"\nThe classifier is in {settings.out}. Look at:   {settings.out}/report.html", soft_wrap=True)
