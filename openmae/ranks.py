@@ -31,6 +31,7 @@ T = TypeVar("T")
 _BEATS = 10  # within a timeout
 _LONGEST_BEAT = 5.0  # seconds between two
 _PATIENCE = 10.0  # seconds for what should take none
+_LAST_WORDS_SECONDS = 1.0  # for whoever says why all stop
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,8 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
         elif rank > 0:
             error.args = ("",)  # the lead says it
         heart.stop()
+        if not str(error):  # torchrun ends the others as soon as one has left, which may be before they have said it
+            time.sleep(_LAST_WORDS_SECONDS)
         dist.destroy_process_group()
         raise
     heart.stop()

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from openmae import cli
+from openmae import cli, ranks
+from openmae.errors import Interrupted, UserError
 from openmae.ranks import Ranks
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
@@ -448,6 +450,31 @@ def test_what_is_wrong_before_they_meet_is_said_by_the_first_of_a_machine(
         monkeypatch.setenv("LOCAL_RANK", str(rank - 8))
         assert cli._main(command.split()) == 2
         assert (sentence in capsys.readouterr().err) is says
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "waits"),
+    [
+        (0, Interrupted("stopped"), False),
+        (1, Interrupted("stopped"), True),
+        (0, UserError(""), True),
+        (1, UserError("broken"), False),
+    ],
+)
+def test_who_has_nothing_to_say_leaves_after_who_has(
+    rank: int, error: Exception, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun, which sees the first one leave, ends the others at once."""
+    slept: list[float] = []
+    monkeypatch.setattr(ranks.dist, "init_process_group", Mock())
+    monkeypatch.setattr(ranks.dist, "destroy_process_group", Mock())
+    monkeypatch.setattr(ranks, "_Heart", Mock())
+    monkeypatch.setattr(ranks.time, "sleep", slept.append)
+    for name, value in {"RANK": rank, "WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(type(error)), ranks.joined("cpu", 60):
+        raise error
+    assert bool(slept) is waits
 
 
 def test_bad_input_is_said_once_by_all(data: Path, tmp_path: Path) -> None:
