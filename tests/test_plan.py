@@ -192,6 +192,7 @@ def test_what_was_measured_elsewhere_is_used_and_nothing_is_run_here(
     hours = 250_228 * 4096 / rate / 3600
     assert f"{hours:,.3g} GPU hours, which cost {2 * hours:,.2f}" in said(output, "time")
     assert "on 8 GPUs" in said(output, "time")
+    assert "The run that this is of, by 8 processes under torchrun" in output
     _, output, _ = run(*words, "--link", 0.01)
     assert f"{hours:,.3g} GPU hours" not in said(output, "time")
 

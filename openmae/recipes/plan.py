@@ -138,7 +138,8 @@ def run(settings: Plan) -> None:
         chosen, images, steps, architecture, speed, other, device.type, room, settings.gpus, settings.link * 1e9
     )
     show(estimate, estimate.changes(of_model), settings.price, console)
-    console.print(f"\nThe run that this is of:\n{command(settings, chosen)}", soft_wrap=True)
+    how = f", by {settings.gpus} processes under torchrun (docs/scale.md)" if settings.gpus > 1 else ""
+    console.print(f"\nThe run that this is of{how}:\n{command(settings, chosen)}", soft_wrap=True)
 
 
 def command(settings: Plan, chosen: Pretrain) -> str:
