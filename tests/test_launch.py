@@ -193,6 +193,7 @@ def children(pid: int) -> list[int]:
         ("slurm --gpus 2 --processes 2 -- pretrain DATA --out RUN", ["--processes 2 with --gpus 2"]),
         ("slurm --set mail-type=END signal=INT@5 -- pretrain DATA --out RUN", ["--set signal", "itself"]),
         ("local --nodes 2 -- pretrain DATA --out RUN", ["this machine alone"]),
+        ("local --gpus 800 -- pretrain DATA --out RUN", ["--gpus is 800 and this machine has", "--gpus 0"]),
         ("cloud -- pretrain DATA --out RUN", ["'cloud'"]),
     ],
 )

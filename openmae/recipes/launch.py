@@ -19,6 +19,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import torch
 from tyro.conf import Positional, arg
 
 from openmae.data.address import whole
@@ -150,6 +151,10 @@ def _check(settings: Launch) -> None:
         raise UserError(f"--processes {settings.processes} with --gpus {settings.gpus}: there is one for each GPU")
     if settings.where == "local" and settings.nodes > 1:
         raise UserError(f"--nodes is {settings.nodes}: launch local has this machine alone")
+    if settings.where == "local" and settings.gpus > (there := torch.cuda.device_count()):
+        raise UserError(
+            f"--gpus is {settings.gpus} and this machine has {there}: give as many as it has, or --gpus 0 --processes 2"
+        )
     for name in _more(settings):
         if name in _OURS:
             raise UserError(f"--set {name}: launch sets it itself, by a flag of its own or so that the run goes on")
