@@ -22,7 +22,7 @@ from rich.console import Console
 from tyro.conf import arg
 
 from openmae import __version__
-from openmae.errors import UserError
+from openmae.errors import UserError, said_once
 from openmae.recipes.doctor_finding import Finding, Verdict
 
 # Nothing here imports torch: that it cannot be imported is the first thing to find.
@@ -83,6 +83,7 @@ def run(settings: Doctor) -> int:
     return _code(findings)
 
 
+@said_once()
 def _check(settings: Doctor) -> None:
     """Raises UserError for what means nothing."""
     if not (settings.timeout > 0 and math.isfinite(settings.timeout)):
