@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
         "how good a fine-tuned model is, class by class, and where it errs: MODEL DATA",
     ),
     "export": ("export", "Export", "for timm, transformers, ONNX, ..., checked: MODEL --to FORMAT --out PATH"),
+    "push": ("push", "Push", "onto the Hugging Face Hub, with a model card: RUN USER/NAME"),
     "stats": ("stats", "Stats", "mean, deviation and percentiles of your images: DATA"),
     "check": ("check", "Check", "broken files, odd sizes, duplicates, suspicious labels: DATA"),
     "pack": ("pack", "Pack", "write tar shards of smaller images, which load faster: DATA SHARDS"),
@@ -85,7 +86,7 @@ def _main(argv: list[str] | None) -> int:
         _complain(argv[0], str(error))
         return NOT_WRITTEN
     except RankLost as lost:
-        _complain(argv[0], f"{lost}: all stop; run the same command again")
+        _complain(argv[0], str(lost))
         return RUN_AGAIN
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         sys.stderr.close()

@@ -40,6 +40,12 @@ class Interrupted(Exception):
 class RankLost(Exception):
     """Another process of this run is gone or does not answer; the message says which."""
 
+    def __str__(self) -> str:
+        """With what becomes of the run: torchrun has so many starts left, or the user starts it again."""
+        began, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+        then = "torchrun starts them again" if began < most else "run the same command again"
+        return f"{super().__str__()}: all stop; {then}"
+
 
 class NotWritten(Exception):
     """The job is done, and the disk did not take all of it; the message says what is missing and what to do."""

@@ -333,7 +333,7 @@ class _Heart:
 
     def _give_up(self, lost: str) -> None:
         if not self._ended.is_set():
-            print(f"openmae: {lost}: all stop; run the same command again.", file=sys.stderr, flush=True)
+            print(f"openmae: {RankLost(lost)}.", file=sys.stderr, flush=True)
             os._exit(RUN_AGAIN)
 
     def _beat(self) -> None:

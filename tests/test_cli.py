@@ -577,6 +577,14 @@ def test_folder_that_cannot_be_written(data: Path, run: Run) -> None:
     refused(run("pretrain", data, "--out", "/proc/openmae-run", *TINY), "cannot be written", "choose another --out")
 
 
+def test_a_refused_start_leaves_no_folder(data: Path, tmp_path: Path, run: Run) -> None:
+    refused(run("pretrain", tmp_path / "none", "--out", tmp_path / "new", *TINY), "none")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    refused(run("pretrain", tmp_path / "none", "--out", tmp_path / "mine", *TINY), "none")
+    assert (tmp_path / "mine").exists()
+
+
 def test_models_that_are_none(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = ("--out", tmp_path / "p.png")
     refused(run("reconstruct", tmp_path / "none", data, *out), "does not exist")

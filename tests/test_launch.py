@@ -205,6 +205,21 @@ def test_what_makes_no_job_is_refused(
     assert not slurm.script.exists()
 
 
+@pytest.mark.parametrize(
+    ("gpus", "device", "given"), [(1, [], ["--device", "cuda"]), (1, ["--device", "cpu"], []), (0, [], [])]
+)
+def test_a_job_with_gpus_does_not_train_without(
+    gpus: int, device: list[str], given: list[str], tmp_path: Path, slurm: FakeSlurm, run: Run
+) -> None:
+    """A machine whose GPU torch does not find would train on its CPU for days."""
+    from submitit.core.utils import DelayedSubmission
+
+    words = ["pretrain", "DATA", "--out", str(tmp_path / "run"), *device]
+    assert run("launch", "slurm", "--gpus", gpus, "--", *words)[0] == 0
+    (job,) = (tmp_path / "run/slurm").glob("*submitted.pkl")
+    assert list(DelayedSubmission.load(job).function.command) == [*words, *given]
+
+
 def test_what_stands_in_the_way_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     monkeypatch.chdir(tmp_path)
     words = ("--", "pretrain", "DATA", "--out", "RUN")

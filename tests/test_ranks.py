@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from openmae import cli, ranks
-from openmae.errors import Interrupted, UserError
+from openmae.errors import Interrupted, RankLost, UserError
 from openmae.ranks import Ranks
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
@@ -487,3 +487,10 @@ def test_bad_input_is_said_once_by_all(data: Path, tmp_path: Path) -> None:
     said = run(torchrun(2, *words(data, tmp_path / "busy")), code=1)
     assert said.count("is not empty and is not a run") == 1
     assert "Traceback" not in said[: said.index("failed (exitcode: 2)")]
+
+
+@pytest.mark.parametrize(("count", "most", "said"), [("0", "3", "torchrun starts them"), ("3", "3", "same command")])
+def test_who_starts_the_run_again(monkeypatch: pytest.MonkeyPatch, count: str, most: str, said: str) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", most)
+    assert said in str(RankLost("rank 1 is gone"))

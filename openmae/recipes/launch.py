@@ -27,7 +27,7 @@ from openmae.errors import UserError
 from openmae.recipes import finetune_choices, pretrain_choices
 from openmae.recipes.finetune import Finetune
 from openmae.recipes.launch_task import Training
-from openmae.recipes.machine import make_console
+from openmae.recipes.machine import Device, make_console
 from openmae.recipes.pretrain import Pretrain
 from openmae.recipes.pretrain_model import masking_of
 from openmae.recipes.probe import Probe
@@ -113,7 +113,10 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
     _check(settings)
     if settings.where == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UserError("there is no sbatch and srun here: run this where jobs are submitted, or try launch local")
-    out = _checked(command, read, settings.nodes * _tasks(settings))
+    out, device = _checked(command, read, settings.nodes * _tasks(settings))
+    words = list(command)
+    if settings.gpus and device == "auto":  # a machine whose GPU torch does not find must not train on its CPU for days
+        words += ["--device", "cuda"]
     parameters = _parameters(settings, out)
     try:
         from submitit import AutoExecutor
@@ -129,7 +132,7 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
     with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
         try:
             with redirect_stderr(io.StringIO()):  # submitit says what sbatch says
-                return executor.submit(Training(tuple(command), out.absolute()))
+                return executor.submit(Training(tuple(words), out.absolute()))
         except (FailedJobError, FailedSubmissionError) as error:
             said = (
                 (str(error).strip().splitlines() or ["it says nothing"])[0].removeprefix("sbatch: error: ").rstrip(".")
@@ -166,8 +169,8 @@ _OURS = {"signal", "requeue", "no-requeue", "open-mode", "output", "error", "arr
 }
 
 
-def _checked(command: Sequence[str], read: Callable[[Sequence[str]], Any], processes: int) -> Path:
-    """The run folder of a command that can be launched. Raises UserError."""
+def _checked(command: Sequence[str], read: Callable[[Sequence[str]], Any], processes: int) -> tuple[Path, Device]:
+    """(the run folder of a command that can be launched, the device it asks for). Raises UserError."""
     if not command or command[0] not in LAUNCHED:
         said = f"'{command[0]}' cannot be launched" if command else "there is nothing to launch"
         raise UserError(f"{said}: give one of {', '.join(LAUNCHED)} after --, as in {_USAGE}")
@@ -189,12 +192,12 @@ def _checked(command: Sequence[str], read: Callable[[Sequence[str]], Any], proce
                 raise UserError(
                     f"a sweep over --blocks is for one process, and this starts {processes}: launch each part"
                 )
-            return out
+            return out, inner.device
     if isinstance(inner, Pretrain):
         pretrain_choices.check_ranges(inner)
         masking_of(inner)  # raises
     with RunFolder(out):  # raises where it holds something else, or another process trains in it
-        return out
+        return out, inner.device
 
 
 def _size(settings: Launch) -> str:

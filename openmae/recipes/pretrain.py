@@ -249,7 +249,9 @@ def _pretrain(settings: Pretrain, ranks: Ranks, device: torch.device, console: C
         with ranks.together():
             if folder.has_begun:  # it goes on with what was chosen then
                 settings = stored(settings, read_config(folder.path), defaults_too=False)
-            elif ranks.leads:
+            elif settings.batch_size is not None:
+                check_shares(settings, ranks)
+            if not folder.has_begun and ranks.leads:
                 console.print("Reading a sample of them: sizes, mean and standard deviation")
                 look = survey(
                     source, settings.seed, settings.in_chans, settings.bands, workers, depth=settings.pixel_type

@@ -53,6 +53,7 @@ class RunFolder:
             left_by_a_failed_start = {"lock", "broken.txt", "slurm"}
             if any(e.name not in left_by_a_failed_start and not e.name.startswith(".") for e in path.iterdir()):
                 raise UserError(f"{path} is not empty and is not a run: choose another --out")
+        self._is_new = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             # POSIX record locks end with the process, however it ends, and forked loader workers do not hold them.
@@ -72,7 +73,16 @@ class RunFolder:
         if self._metrics is not None:
             self._metrics.close()
         if self._lock is not None:
+            if kind is not None and self._is_new:
+                self._leave_nothing()
             self._lock.close()
+
+    def _leave_nothing(self) -> None:
+        """Takes a folder away again that a start has made and not used: what was asked for was refused."""
+        with suppress(OSError):
+            if [place.name for place in self.path.iterdir()] == ["lock"]:
+                (self.path / "lock").unlink()
+                self.path.rmdir()
 
     @property
     def has_begun(self) -> bool:
