@@ -95,6 +95,8 @@ def test_the_page_of_weights(
     text = (Path(__file__).parent.parent / "docs/weights.md").read_text()
     commands = re.findall(r"^openmae export .*$", text, re.MULTILINE)
     formats = {shlex.split(command)[4] for command in commands}
+    (dry_run,) = re.findall(r"^openmae push .*--dry-run .*$", text, re.MULTILINE)
+    assert main(shlex.split(dry_run)[1:]) == 0
     assert formats == {"safetensors", "timm", "hf-mae", "hf-vit", "onnx", "pt2"}
     lines = {}
     for command in commands:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -236,13 +237,14 @@ class Job:
         settings = self.settings
         assert settings.model is not None
         assert settings.data is not None
+        is_name = self.start.is_new or not Path(settings.model).exists()  # of a size, of the Hub's, of timm's
         provenance = {
             "job": "finetune",
             "data": whole_address(settings.data),
             "step": step,
             "seed": settings.seed,
             "held_out": self.val_images.fingerprint,
-            "model": settings.model if self.start.is_new else whole_address(settings.model),
+            "model": settings.model if is_name else whole_address(settings.model),
             "pre-training": self.start.provenance,
         }
         head = model.head

@@ -67,6 +67,16 @@ def loss_curve(metrics: Metrics) -> str:
     return _one(metrics, "loss", "Training loss")
 
 
+def loss_png(metrics: Metrics) -> bytes:
+    """The same as a PNG, for pages that show no SVG; b"" where there is nothing to draw."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure = _plot(metrics, "loss", "Training loss")
+        if figure is not None:
+            figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def learning_rate_curve(metrics: Metrics) -> str:
     """Learning rate over steps."""
     return _one(metrics, "lr", "Learning rate", smooth=False)
@@ -180,14 +190,19 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def _one(metrics: Metrics, name: str, title: str, smooth: bool = True) -> str:
+    with matplotlib.rc_context(STYLE):
+        figure = _plot(metrics, name, title, smooth)
+        return "" if figure is None else svg_text(figure)
+
+
+def _plot(metrics: Metrics, name: str, title: str, smooth: bool = True) -> Figure | None:
     steps, values = series(metrics, name)
     if not len(steps):
-        return ""
-    with matplotlib.rc_context(STYLE):
-        figure, (axis,) = _figure(1)
-        _draw(axis, steps, values, smooth)
-        axis.set_title(title)
-        return svg_text(figure)
+        return None
+    figure, (axis,) = _figure(1)
+    _draw(axis, steps, values, smooth)
+    axis.set_title(title)
+    return figure
 
 
 def _draw(axis: Axes, steps: NDArray[np.float64], values: NDArray[np.float64], smooth: bool = True) -> None:
