@@ -32,6 +32,7 @@ _BEATS = 10  # within a timeout
 _LONGEST_BEAT = 5.0  # seconds between two
 _PATIENCE = 10.0  # seconds for what should take none
 _LAST_WORDS_SECONDS = 1.0  # for whoever says why all stop
+_MOST = 10**6  # ranks
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,9 @@ class Ranks:
                 raise
             complaint = str(error)
         complaints = self.gather(complaint) if self.size > 1 else []
-        first = next((rank for rank, one in enumerate(complaints) if one is not None), None)
-        if first is not None:
+        if any(one is not None for one in complaints):
+            # An empty one is of a rank that let another speak before.
+            first = next((rank for rank, one in enumerate(complaints) if one), 0)
             raise UserError(complaints[first] or "" if self.rank == first else "")
 
     @contextmanager
@@ -179,6 +181,10 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
         yield ALONE
         return
     rank, local_rank = _number("RANK"), _number("LOCAL_RANK", 0)
+    if rank >= size:  # nobody would ever answer it
+        raise UserError(
+            f"RANK is {rank} and WORLD_SIZE {size} in the environment: start several processes with torchrun"
+        )
     local_size = _number("LOCAL_WORLD_SIZE", 1)
     if device == "cuda":
         if local_rank >= torch.cuda.device_count():
@@ -222,14 +228,17 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
 def refuse_ranks(what: str) -> None:
     """Raises UserError where several processes were started."""
     if _number("WORLD_SIZE", 1) > 1:
-        raise UserError(f"{what} is for one process: start it without torchrun")
+        raise UserError(
+            f"{what} is for one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']} in the environment: start it "
+            "without torchrun"
+        )
 
 
 def _number(name: str, default: int | None = None) -> int:
     given = os.environ.get(name)
     if given is None and default is not None:
         return default
-    if given is None or not given.isdecimal():
+    if given is None or not given.isdecimal() or int(given) > _MOST:
         raise UserError(f"{name} is {given or 'not set'} in the environment: start several processes with torchrun")
     return int(given)
 

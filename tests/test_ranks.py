@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from openmae import cli, ranks
 from openmae.errors import Interrupted, RankLost, UserError
-from openmae.ranks import Ranks
+from openmae.ranks import Ranks, joined
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
 from tests.images import TINY, picture, write_images
@@ -438,7 +438,7 @@ def test_too_many_broken_files_of_one_rank_end_the_run_in_its_words(tmp_path: Pa
         ("knn RUN DATA --k 0", "--k is 0"),
         ("probe RUN DATA --recipe paper", "add --out RUN"),
         ("doctor --timeout 0", "--timeout is 0"),
-        ("embed RUN DATA --out a.npy", "openmae embed: this is for one process: start it without torchrun"),
+        ("embed RUN DATA --out a.npy", "openmae embed: this is for one process, and WORLD_SIZE is 16"),
         ("launch local -- pretrain DATA --out RUN", "openmae launch: this is for one process"),
     ],
 )
@@ -478,6 +478,36 @@ def test_who_has_nothing_to_say_leaves_after_who_has(
     assert bool(slept) is waits
 
 
+class Second(Ranks):
+    """The second of two, the first of which has complained of nothing of its own."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return ["", value]
+
+
+def test_a_complaint_goes_through_to_the_end() -> None:
+    """The rank that knows what is wrong says it, also where all gather round twice."""
+    ranks = Second(1, 2)
+    with pytest.raises(UserError, match="no such folder"), ranks.together():
+        raise UserError("no such folder")
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ("WORLD_SIZE=2 RANK=2", "RANK is 2 and WORLD_SIZE 2"),
+        ("WORLD_SIZE=0 RANK=0", "RANK is 0 and WORLD_SIZE 0"),
+        ("WORLD_SIZE=99999999999999999999 RANK=0", "WORLD_SIZE is 99999999999999999999 in"),
+        ("WORLD_SIZE=2", "RANK is not set"),
+    ],
+)
+def test_an_environment_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch, variables: str, said: str) -> None:
+    for variable in variables.split():
+        monkeypatch.setenv(*variable.split("="))
+    with pytest.raises(UserError, match=f"^{said}"), joined("cpu", 1.0):
+        pass
+
+
 def test_bad_input_is_said_once_by_all(data: Path, tmp_path: Path) -> None:
     said = run(torchrun(2, *words(data, tmp_path / "run", "--batch-size 1")), code=1)  # torchrun's own
     assert said.count("--batch-size 1 leaves some of the 2 processes without an image") == 1
@@ -494,3 +524,11 @@ def test_who_starts_the_run_again(monkeypatch: pytest.MonkeyPatch, count: str, m
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", most)
     assert said in str(RankLost("rank 1 is gone"))
+
+
+@pytest.mark.slow
+def test_bad_input_of_a_probe_is_said_once(data: Path, tmp_path: Path) -> None:
+    for command in ("knn", "probe"):
+        said = run(torchrun(2, command, str(tmp_path / "nowhere"), str(data)), code=1)
+        assert said.count("nowhere does not exist") == 1
+        assert "exitcode  : 2" in said

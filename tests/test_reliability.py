@@ -9,9 +9,14 @@ import sys
 import termios
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from openmae.cli import main
+from openmae.errors import RUN_AGAIN
+from openmae.recipes import finetune, pretrain
+from openmae.train import stop
 from openmae.train.run import read_metrics
 from tests.images import TINY, write_images
 from tests.test_ranks import by_hand, environment, steps_done, wait_for
@@ -129,3 +134,30 @@ def test_as_many_checkpoints_are_kept_as_asked(data: Path, tmp_path: Path) -> No
     kept = sorted(path.name for path in (out / "checkpoints").iterdir())
     last = read_metrics(out)[-1]["step"]
     assert kept == [f"step-{step:08d}" for step in range(last - 3, last + 1)]
+
+
+@pytest.mark.parametrize("job", [pretrain, finetune], ids=["pretrain", "finetune"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+def test_a_signal_while_images_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: ModuleType, number: signal.Signals
+) -> None:
+    """Listing may take hours, and nothing is to be saved: it leaves at once, and a scheduler is told to start again."""
+    left: list[int] = []
+    before = signal.getsignal(number)
+
+    def asked(*_: object) -> dict[str, float]:
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+        os.kill(os.getpid(), number)
+        end = time.monotonic() + 10
+        while not left and time.monotonic() < end:
+            time.sleep(0.001)
+        return {}
+
+    monkeypatch.setattr(stop, "_leave", lambda code, why: left.append(code))
+    name = job.__name__.rpartition(".")[2]
+    monkeypatch.setattr(job, f"_{name}", asked)
+    places = ["data"] if job is pretrain else ["model", "data"]
+    assert main([name, *places, "--out", str(tmp_path)]) == 0
+    assert left == [RUN_AGAIN]
+    assert signal.getsignal(number) == before

@@ -46,6 +46,7 @@ from openmae.recipes.results import whole_address
 from openmae.recipes.schedule import steps_of
 from openmae.report.sweep import SWEEP
 from openmae.train.run import RunFolder, read_config
+from openmae.train.stop import Stop
 from openmae.weights import Loaded, is_timm_name, load_model
 
 _HARMLESS = (
@@ -193,7 +194,7 @@ def finetune(settings: Finetune, console: Console) -> dict[str, float]:
     with said_once():
         device = choose_device(settings.device)
         check_ranges(settings)
-    with joined(device.type, settings.timeout_minutes * 60) as ranks:
+    with Stop(at_once=True), joined(device.type, settings.timeout_minutes * 60) as ranks:
         console.quiet = console.quiet or not ranks.leads
         return _finetune(settings, ranks, device_of(device, ranks), console)
 

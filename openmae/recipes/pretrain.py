@@ -47,6 +47,7 @@ from openmae.recipes.pretrain_job import train
 from openmae.recipes.pretrain_model import build, in_chans_of, masking_of
 from openmae.recipes.schedule import steps_of
 from openmae.train.run import RunFolder, read_config
+from openmae.train.stop import Stop
 
 _HARMLESS = (
     "data",
@@ -222,7 +223,7 @@ def pretrain(settings: Pretrain, console: Console) -> None:
         masking_of(settings)  # raises
         if settings.compile == "on":
             check_compiles(settings, device)
-    with joined(device.type, settings.timeout_minutes * 60) as ranks:
+    with Stop(at_once=True), joined(device.type, settings.timeout_minutes * 60) as ranks:
         console.quiet = not ranks.leads
         _pretrain(settings, ranks, device_of(device, ranks), console)
 

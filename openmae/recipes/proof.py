@@ -22,7 +22,7 @@ from openmae.evaluate.probe import STRENGTHS
 from openmae.evaluate.proof import BASELINES, Evaluation, How, Kind, evaluate
 from openmae.heads import Pool
 from openmae.model import ViT
-from openmae.ranks import Ranks, joined
+from openmae.ranks import Ranks, each_in_turn, joined
 from openmae.recipes.choices import choose_precision
 from openmae.recipes.keeping import keep
 from openmae.recipes.machine import Device, choose_device, device_of, make_console, workers_for
@@ -76,6 +76,8 @@ def prove(
     """Evaluates, prints the table, and, where MODEL is a run folder, keeps the figures in its evaluations.json."""
     with said_once():
         device = choose_device(settings.device)
+        if not 0 <= settings.seed < 2**63:
+            raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
     with joined(device.type, _TIMEOUT) as ranks:
         return _prove(settings, kinds, k, temperature, ranks, device_of(device, ranks))
 
@@ -86,14 +88,15 @@ def _prove(
     console = make_console()
     console.quiet = not ranks.leads
     with ranks.together():
-        if not 0 <= settings.seed < 2**63:
-            raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
         loaded = load_model(settings.model)
         say_origin(loaded, console)
         places = _places(settings, loaded.encoder)
-        task, train, val = split_for(settings.data, settings.task, settings.seed)
+    task, train, val = each_in_turn(ranks, lambda: split_for(settings.data, settings.task, settings.seed))
+    ranks.agree(f"{train.fingerprint} {val.fingerprint}", f"{settings.data} holds other images")
+    encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
+    with ranks.together():
         right = answers(train, task)
-        encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
+        asked = answers(val, task, right.names)
         _check_memory(len(train) + len(val), encoders * len(places), loaded.encoder.embed_dim)
     if "knn" in kinds and k > len(train):
         console.print(f"--k {k} is more than the {len(train):,} training images: all of them vote", style="yellow")
@@ -121,7 +124,7 @@ def _prove(
         def say(what: str, done: int, of: int) -> None:
             bar.update(shown, description=what, completed=done, total=of or None)
 
-        evaluations = evaluate(loaded, (train, val), (right, answers(val, task, right.names)), settings.data, how, say)
+        evaluations = evaluate(loaded, (train, val), (right, asked), settings.data, how, say)
     ranks.gather(None)  # the others stay until the lead has its figures
     if not ranks.leads:
         return []

@@ -22,10 +22,15 @@ class Stop:
     """Notes a first SIGINT, SIGTERM or SIGUSR1, so that the step at hand can end and be saved; a second one leaves at
     once. That the terminal closes has no effect. A context manager.
 
+    at_once: there is no step to save, so the first SIGTERM or SIGUSR1 already leaves at once, and Ctrl-C is Python's.
+    Within it, another one may note them for a while.
+
     A thread hears them, for the main one may be inside a library that waits for another machine.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
+        self._at_once = at_once
+        self._codes = {number: code for number, code in _CODES.items() if not (at_once and code == INTERRUPTED)}
         self.code = 0
         """The exit code that was asked for; 0 while nobody has asked."""
         self._before: dict[int, Any] = {}
@@ -37,7 +42,7 @@ class Stop:
             ours, theirs = self._ends = socket.socketpair()
             theirs.setblocking(False)
             self._fd_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-            for number in _CODES:
+            for number in self._codes:
                 self._before[number] = signal.signal(number, self._note)
             self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
             threading.Thread(target=self._listen, args=(ours,), name="signals", daemon=True).start()
@@ -51,18 +56,20 @@ class Stop:
             self._ends[1].close()  # ends the thread
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.code = self.code or _CODES[number]  # at once, where the main thread is in Python
+        self.code = self.code or self._codes[number]  # at once, where the main thread is in Python
 
     def _listen(self, ours: socket.socket) -> None:
         with ours:
             first = 0.0
             try:
                 while heard := ours.recv(64):
-                    if not any(number in _CODES for number in heard):
+                    if not any(number in self._codes for number in heard):
                         continue
+                    if self._at_once:
+                        _leave(RUN_AGAIN, "asked to stop before or after the steps")
                     if not first:
                         first = time.monotonic()
-                        self.code = self.code or next(_CODES[number] for number in heard if number in _CODES)
+                        self.code = self.code or next(self._codes[number] for number in heard if number in self._codes)
                     elif time.monotonic() - first > GRACE:
                         _leave(self.code, "asked twice to stop")
                     ours.settimeout(max(0.1, first + DEADLINE - time.monotonic()))
