@@ -122,9 +122,7 @@ class Ranks:
         except RuntimeError as error:
             if not _is_of_the_network(error):
                 raise
-            if self.heart.somebody_complained():
-                raise UserError("") from error
-            raise RankLost(self.heart.who_is_lost()) from error
+            raise self.heart.loss() from error
         finally:
             self.heart.is_waiting = False
             self.heart.move(self.heart.place)
@@ -209,6 +207,12 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
     except RankLost:  # no farewell, which would wait for whoever is lost
         heart.stop()
         raise
+    except RuntimeError as error:  # of an exchange that is torch's own, as DDP's when it begins
+        if not _is_of_the_network(error):
+            raise
+        loss = heart.loss()
+        heart.stop()
+        raise loss from error
     except (UserError, Interrupted, NotWritten) as error:  # of all ranks alike, or of one that others notice
         if isinstance(error, UserError):
             heart.complain()
@@ -299,6 +303,10 @@ class _Heart:
         with suppress(RuntimeError):
             return bool(self._store.check(["complaint"]))
         return False
+
+    def loss(self) -> UserError | RankLost:
+        """What to raise where an exchange broke off."""
+        return UserError("") if self.somebody_complained() else RankLost(self.who_is_lost())
 
     def who_is_lost(self) -> str:
         """Looks at all ranks for a few beats: who does not beat any more."""

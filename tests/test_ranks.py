@@ -18,13 +18,14 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from openmae import cli, ranks
 from openmae.errors import Interrupted, RankLost, UserError
-from openmae.ranks import Ranks, joined
+from openmae.ranks import Ranks, _Heart, joined
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
 from tests.images import TINY, picture, write_images
@@ -506,6 +507,26 @@ def test_an_environment_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch, var
         monkeypatch.setenv(*variable.split("="))
     with pytest.raises(UserError, match=f"^{said}"), joined("cpu", 1.0):
         pass
+
+
+@pytest.mark.parametrize("complained", [False, True])
+def test_an_exchange_of_torchs_own_that_breaks_off(monkeypatch: pytest.MonkeyPatch, complained: bool) -> None:
+    """As DDP's, when it begins, where another rank leaves meanwhile."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    for name in ("__init__", "start", "stop", "complain"):
+        monkeypatch.setattr(_Heart, name, lambda *_: None)
+    monkeypatch.setattr(_Heart, "somebody_complained", lambda _: complained)
+    monkeypatch.setattr(_Heart, "who_is_lost", lambda _: "rank 1 is gone")
+    with (
+        pytest.raises(UserError if complained else RankLost, match="^$" if complained else "rank 1"),
+        joined("cpu", 1.0),
+    ):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="a bug"), joined("cpu", 1.0):
+        raise RuntimeError("a bug")
 
 
 def test_bad_input_is_said_once_by_all(data: Path, tmp_path: Path) -> None:
