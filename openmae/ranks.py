@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from openmae.errors import RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError, said_once
 
@@ -33,6 +36,8 @@ _LONGEST_BEAT = 5.0  # seconds between two
 _PATIENCE = 10.0  # seconds for what should take none
 _LAST_WORDS_SECONDS = 1.0  # for whoever says why all stop
 _MOST = 10**6  # ranks
+_GLANCE = 0.05  # seconds from one look at the store to the next
+_MOST_NAMED = 8  # ranks in a sentence
 
 
 @dataclass(frozen=True)
@@ -195,7 +200,10 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
         raise UserError(f"several processes cannot share an {device} device: start one, or give --device cpu")
     try:
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        patience = timedelta(seconds=timeout)
+        store, _, _ = next(rendezvous("env://", timeout=patience))
+        store = _of_this_start(store, rank, size, timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
         heart = _Heart(rank, size, timeout)
         heart.start()
     except ValueError as error:
@@ -226,6 +234,34 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
     heart.stop()
     heart.see_all_end()
     dist.destroy_process_group()
+
+
+def _of_this_start(store: Store, rank: int, size: int, timeout: float) -> Store:
+    """The store without what other starts have left in it. torchrun's outlives its restarts, and dead processes'
+    addresses, farewells and complaints with it; how often it restarted is not the same on all machines.
+
+    Rank 0 names the start and answers each of the others, which knows by its own mark that the answer is no old one.
+    """
+    mark, deadline = uuid.uuid4().hex, time.monotonic() + timeout
+    store.set(f"came/{rank}", mark)
+    name, missing = "", list(range(1, size)) if rank == 0 else [0]
+    while missing:
+        if time.monotonic() > deadline:
+            said = ", ".join(f"rank {other}" for other in missing[:_MOST_NAMED])
+            said += ", ..." * (len(missing) > _MOST_NAMED)
+            raise RankLost(f"the {size} processes do not find each other ({said} did not come)")
+        if rank == 0:
+            missing = [other for other in missing if not store.check([f"met/{mark}/{other}"])]
+            for other in missing:
+                if store.check([f"came/{other}"]):
+                    store.set(f"answer/{other}", f"{store.get(f'came/{other}').decode()} {mark}")
+        elif store.check([f"answer/{rank}"]):
+            mine, name = store.get(f"answer/{rank}").decode().split()
+            missing = [] if mine == mark else [0]
+        time.sleep(_GLANCE if missing else 0)
+    if rank > 0:
+        store.set(f"met/{name}/{rank}", "")
+    return PrefixStore(name or mark, store)
 
 
 @said_once()
@@ -265,7 +301,7 @@ class _Heart:
         self.every = min(_LONGEST_BEAT, timeout / _BEATS)
         self.place, self.moves, self.beats, self.is_waiting = "the start", 0, 0, False
         self.where = f"process {os.getpid()} on {socket.gethostname()}"
-        self._store: Any = dist.distributed_c10d.PrefixStore("heart", dist.distributed_c10d._get_default_store())
+        self._store: Any = PrefixStore("heart", dist.distributed_c10d._get_default_store())
         self._ended = threading.Event()
         self._seen: dict[int, _Seen] = {}
         self._heard = 0.0

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from safetensors.torch import load_file
 
 from openmae import cli, ranks
 from openmae.errors import Interrupted, RankLost, UserError
-from openmae.ranks import Ranks, _Heart, joined
+from openmae.ranks import Ranks, _Heart, _of_this_start, joined
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
 from tests.images import TINY, picture, write_images
@@ -468,6 +469,8 @@ def test_who_has_nothing_to_say_leaves_after_who_has(
 ) -> None:
     """torchrun, which sees the first one leave, ends the others at once."""
     slept: list[float] = []
+    monkeypatch.setattr(ranks, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
+    monkeypatch.setattr(ranks, "_of_this_start", lambda *_: None)
     monkeypatch.setattr(ranks.dist, "init_process_group", Mock())
     monkeypatch.setattr(ranks.dist, "destroy_process_group", Mock())
     monkeypatch.setattr(ranks, "_Heart", Mock())
@@ -509,12 +512,31 @@ def test_an_environment_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch, var
         pass
 
 
+def test_a_start_finds_nothing_of_the_one_before() -> None:
+    """torchrun keeps its store: a rank would meet dead ones there, or hear of a complaint that was mended."""
+    store = dist.HashStore()
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            late = pool.submit(lambda: time.sleep(0.02) or _of_this_start(store, 0, 3, 5.0))
+            others = [pool.submit(_of_this_start, store, rank, 3, 5.0) for rank in (1, 2)]
+            stores = [one.result() for one in (late, *others)]
+        assert not any(one.check(["complaint"]) for one in stores)
+        stores[2].set("complaint", "")
+        assert all(one.check(["complaint"]) for one in stores)
+    with pytest.raises(RankLost, match=r"\(rank 1, rank 2 did not come\)"):
+        _of_this_start(store, 0, 3, 0.1)
+    with pytest.raises(RankLost, match=r"\(rank 0 did not come\)"):
+        _of_this_start(store, 1, 3, 0.1)
+
+
 @pytest.mark.parametrize("complained", [False, True])
 def test_an_exchange_of_torchs_own_that_breaks_off(monkeypatch: pytest.MonkeyPatch, complained: bool) -> None:
     """As DDP's, when it begins, where another rank leaves meanwhile."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(ranks, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
+    monkeypatch.setattr(ranks, "_of_this_start", lambda *_: None)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     for name in ("__init__", "start", "stop", "complain"):
         monkeypatch.setattr(_Heart, name, lambda *_: None)
