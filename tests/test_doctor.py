@@ -301,7 +301,7 @@ def test_a_file_is_no_folder() -> None:
 
 @pytest.mark.parametrize(("bytes_a_parameter", "verdict"), [(10**9, "bad"), (1, "ok")])
 def test_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_a_parameter: int, verdict: str) -> None:
-    monkeypatch.setattr(doctor_disk, "CHECKPOINT_BYTES", bytes_a_parameter)
+    monkeypatch.setattr(doctor_disk, "RUN_BYTES", bytes_a_parameter)
     (found,) = (one for one in doctor_disk.disk(tmp_path) if one.name == "space")
     assert found.verdict == verdict
     assert bool(found.remedy) == (verdict == "bad")

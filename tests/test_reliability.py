@@ -9,13 +9,14 @@ import sys
 import termios
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 from openmae.cli import main
-from openmae.errors import RUN_AGAIN
-from openmae.recipes import finetune, pretrain
+from openmae.errors import RUN_AGAIN, UserError
+from openmae.recipes import finetune, machine, pretrain
 from openmae.train import stop
 from openmae.train.run import read_metrics
 from tests.images import TINY, write_images
@@ -126,6 +127,29 @@ def test_what_cannot_be_saved_does_not_keep_a_process(data: Path, tmp_path: Path
     said = (tmp_path / "log0").read_text()
     assert ("asked twice to stop" if how == "again" else "not saved within 3 s") in said
     assert "goes on from the last checkpoint" in said
+
+
+@pytest.mark.parametrize(
+    ("keep", "averages", "floats"),
+    [
+        pytest.param(1, 2, 12 + 2 * (12 + 2 * 10), id="one and the next"),
+        pytest.param(5, 2, 12 + 6 * (12 + 2 * 10), id="five"),
+        pytest.param(2, 1, 12 + 3 * (12 + 10), id="lars"),
+    ],
+)
+def test_room_is_asked_for_as_many_checkpoints_as_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, averages: int, floats: int
+) -> None:
+    """Of what learns the averages too: 10 of 12 weights here."""
+    model = torch.nn.Linear(5, 2)
+    model.bias.requires_grad_(False)
+    free = 4 * floats
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    machine.check_room(tmp_path, model, keep, averages)
+    free -= 1
+    with pytest.raises(UserError, match=f"--keep {keep}.*free some") as refusal:
+        machine.check_room(tmp_path, model, keep, averages)
+    assert ("lower --keep" in str(refusal.value)) is (keep > 1)
 
 
 def test_as_many_checkpoints_are_kept_as_asked(data: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from openmae.model import create_model
 from openmae.recipes.cost import parameters
 from openmae.recipes.doctor_finding import Finding
-from openmae.recipes.pretrain import CHECKPOINT_BYTES
+from openmae.recipes.pretrain import RUN_BYTES
 from openmae.recipes.reading import size_of
 from openmae.train.checkpoint import write_file
 from openmae.train.run import DISK_FULL
@@ -117,7 +117,7 @@ def _plain(word: str) -> str:
 def _space(place: Path) -> Finding:
     free = shutil.disk_usage(place).free
     inodes = os.statvfs(place)
-    least, base = (CHECKPOINT_BYTES * _parameters(name) for name in ("vit_tiny", "vit_base"))
+    least, base = (RUN_BYTES * _parameters(name) for name in ("vit_tiny", "vit_base"))
     said = f"{size_of(free)} free; a run of vit_base takes {size_of(base)} at most, of vit_tiny {size_of(least)}"
     remedy = "free some space, or choose another --out"
     if inodes.f_files and not inodes.f_favail:

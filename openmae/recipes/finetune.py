@@ -45,6 +45,7 @@ from openmae.recipes.reading import say_origin
 from openmae.recipes.results import whole_address
 from openmae.recipes.schedule import steps_of
 from openmae.report.sweep import SWEEP
+from openmae.train.checkpoint import KEEP
 from openmae.train.run import RunFolder, read_config
 from openmae.train.stop import Stop
 from openmae.weights import Loaded, is_timm_name, load_model
@@ -160,7 +161,7 @@ class Finetune:
     """How many times the val images are classified, evenly over the run."""
     checkpoint_minutes: float = 10.0
     """Time between checkpoints; one more comes at the end, on Ctrl-C and on a scheduler's signal."""
-    keep: int = 2
+    keep: int = KEEP
     """Checkpoints that stay on the disk, 1 or more; an older one goes when a newer one is safe."""
     shard: bool = False
     """Under torchrun: each process keeps a part of weights, gradients and averages, instead of all of them."""
@@ -238,7 +239,8 @@ def _finetune(settings: Finetune, ranks: Ranks, device: torch.device, console: C
                 model = build(settings, start.encoder, len(right.names))
             steps = steps_of(settings, len(train), console)
             if ranks.leads:
-                check_room(folder.path, needed=sum(p.numel() for p in model.parameters()) * 4 * 12)
+                averages = (1 if settings.optimizer == "lars" else 2) + bool(settings.ema_decay)
+                check_room(folder.path, model, settings.keep, averages)
                 folder.settle({**_flat(settings), "steps": steps}, _fingerprint(train, val), _HARMLESS)
         job = Job(
             settings, folder, model.to(device), start, train, val, right, asked, steps, workers, device, console, ranks

@@ -11,6 +11,7 @@ from typing import Any, Literal, TextIO
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from openmae.data.memory import ram
 from openmae.errors import NotWritten, UserError
@@ -90,13 +91,25 @@ def _as_asked(wanted: int | None, default: int) -> int:
     return default if wanted is None else wanted
 
 
-def check_room(out: Path, needed: int) -> None:
-    """Raises UserError where the disk that holds `out` has less than `needed` bytes free, beside what is in it."""
+def bytes_of_run(weights: int, learned: int, keep: int, averages: int = 2) -> int:
+    """What a run takes at most: the checkpoints that are kept and the one that is being written, each of all weights
+    and of `averages` of those that learn; and the weights alone beside them."""
+    return 4 * (weights + (keep + 1) * (weights + averages * learned))
+
+
+def check_room(out: Path, model: nn.Module, keep: int, averages: int = 2) -> None:
+    """Raises UserError where the disk that holds `out` has not enough free for a run, beside what is in it.
+
+    averages: that an optimizer keeps of each weight that learns.
+    """
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    learned = sum(size for size, learns in sizes if learns)
+    needed = bytes_of_run(sum(size for size, _ in sizes), learned, keep, averages)
     free = shutil.disk_usage(out).free + sum(path.stat().st_size for path in out.rglob("*.safetensors"))
     if free < needed:
         raise UserError(
-            f"{out} needs {needed / 1e6:,.0f} MB for its checkpoints and the disk has {free / 1e6:,.0f} MB free: "
-            "free some, or choose another --out"
+            f"{out} needs {needed / 1e6:,.0f} MB for its checkpoints (--keep {keep}), and the disk has "
+            f"{free / 1e6:,.0f} MB free: free some, {'lower --keep, ' if keep > 1 else ''}or choose another --out"
         )
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from openmae.recipes.choices import pair, shown
 from openmae.recipes.cost import parameters
 from openmae.recipes.plan_estimate import Estimate, Scaled
-from openmae.recipes.pretrain import CHECKPOINT_BYTES
+from openmae.recipes.pretrain import RUN_BYTES
 from openmae.recipes.pretrain_choices import USABLE_MEMORY
 from openmae.recipes.reading import several, size_of
 
@@ -78,7 +78,7 @@ def _show_run(estimate: Estimate, price: float | None, device: str, console: Con
         f"{size_of(memory.activations)} activations",
     )
     table.add_row("", _fit(estimate, device))
-    table.add_row("disk", f"{size_of((encoder + decoder) * CHECKPOINT_BYTES)} for checkpoints")
+    table.add_row("disk", f"{size_of((encoder + decoder) * RUN_BYTES)} for checkpoints")
     console.print(table)
 
 

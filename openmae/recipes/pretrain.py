@@ -31,6 +31,7 @@ from openmae.recipes.choices import Sides, Switch, pair, stored
 from openmae.recipes.compiling import check_compiles
 from openmae.recipes.machine import (
     Device,
+    bytes_of_run,
     check_room,
     check_shares,
     choose_device,
@@ -46,6 +47,7 @@ from openmae.recipes.pretrain_choices import check_ranges, choose
 from openmae.recipes.pretrain_job import train
 from openmae.recipes.pretrain_model import build, in_chans_of, masking_of
 from openmae.recipes.schedule import steps_of
+from openmae.train.checkpoint import KEEP
 from openmae.train.run import RunFolder, read_config
 from openmae.train.stop import Stop
 
@@ -64,8 +66,8 @@ _HARMLESS = (
     "shard",
     "timeout_minutes",
 )  # may differ between the starts of a run
-CHECKPOINT_BYTES = 4 * 10
-"""Of a parameter: it and two averages of it, in up to 3 checkpoints, and it alone beside them."""
+RUN_BYTES = bytes_of_run(1, 1, KEEP)
+"""Of a parameter, what a run takes on the disk at most."""
 DERIVED = ("steps",)  # entries of a run's config.toml that follow from the others and the images
 
 
@@ -191,7 +193,7 @@ class Pretrain:
     has classes, on at most 5,000 images."""
     checkpoint_minutes: float = 10.0
     """Time between checkpoints; one more comes at the end, on Ctrl-C and on a scheduler's signal."""
-    keep: int = 2
+    keep: int = KEEP
     """Checkpoints that stay on the disk, 1 or more; an older one goes when a newer one is safe."""
     shard: bool = False
     """Under torchrun: each process keeps a part of weights, gradients and averages, instead of all of them."""
@@ -268,8 +270,7 @@ def _pretrain(settings: Pretrain, ranks: Ranks, device: torch.device, console: C
             model = build(settings)
             steps = steps_of(settings, len(source), console)
             if ranks.leads:
-                weights = sum(p.numel() for p in model.parameters())
-                check_room(folder.path, needed=weights * CHECKPOINT_BYTES)
+                check_room(folder.path, model, settings.keep)
                 folder.settle({**_flat(settings), "steps": steps}, source.fingerprint, _HARMLESS)
             broken = BrokenFiles(source, folder, settings.max_broken)
             if look is not None:
