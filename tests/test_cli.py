@@ -21,6 +21,7 @@ from openmae.cli import COMMANDS, main
 from openmae.data.opening import labelled_splits
 from openmae.data.order import generator
 from openmae.data.tasks import answers
+from openmae.errors import UserError
 from openmae.evaluate.features import centred_images, pooled, readouts
 from openmae.evaluate.proof import How, evaluate, untrained_twin
 from openmae.help_text import field_texts
@@ -571,6 +572,25 @@ def test_a_really_full_disk(data: Path, tmp_path: Path) -> None:
         assert again.returncode == 0, again.stderr
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_run_whose_checkpoints_are_elsewhere_does_not_begin_anew(data: Path, tmp_path: Path, run: Run) -> None:
+    """As where they were moved to another disk, which is not mounted."""
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/config.toml").touch()
+    (tmp_path / "r/checkpoints").symlink_to("/nowhere")
+    refused(run("pretrain", data, "--out", tmp_path / "r", *TINY), "a link that leads nowhere", "give another --out")
+
+
+def test_a_run_folder_that_is_removed_meanwhile(tmp_path: Path) -> None:
+    """What was written to it from then on would neither be a run nor let one begin."""
+    with RunFolder(tmp_path / "r") as folder:
+        folder.log({"step": 1})
+        folder.sync()
+        shutil.rmtree(folder.path)
+        folder.log({"step": 2})
+        with pytest.raises(UserError, match="was removed while it was trained in"):
+            folder.sync()
 
 
 def test_folder_that_cannot_be_written(data: Path, run: Run) -> None:

@@ -54,6 +54,10 @@ class RunFolder:
             if any(e.name not in left_by_a_failed_start and not e.name.startswith(".") for e in path.iterdir()):
                 raise UserError(f"{path} is not empty and is not a run: choose another --out")
         self._is_new = not path.exists()
+        if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():  # it would begin anew, over all it has
+            raise UserError(
+                f"{self.checkpoints} is a file, or a link that leads nowhere: mend it, or give another --out"
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
             # POSIX record locks end with the process, however it ends, and forked loader workers do not hold them.
@@ -164,7 +168,12 @@ class RunFolder:
         self._unwritten = b""
 
     def sync(self) -> None:
-        """Puts what was logged on the disk itself, before a checkpoint that stands for it. Raises OSError."""
+        """Puts what was logged on the disk itself, before a checkpoint that stands for it.
+
+        Raises OSError, and UserError where the folder was removed: what is written from then on makes no run.
+        """
+        if self._lock is not None and not (self.path / "lock").exists():
+            raise UserError(f"{self.path} was removed while it was trained in: begin anew")
         self.flush()
         if self._metrics is not None:
             os.fsync(self._metrics.fileno())
