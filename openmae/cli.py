@@ -15,6 +15,7 @@ from openmae import __version__
 from openmae.data.address import hide
 from openmae.data.parsing import read_toml
 from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError, said_once
+from openmae.printable import printable
 
 COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass, what it does)
     "quickstart": ("quickstart", "Quickstart", "pre-train on real images that come along, and show that it worked"),
@@ -97,7 +98,7 @@ def _main(argv: list[str] | None) -> int:
             return 2
         if error.errno is None or error.filename is None:
             raise
-        print(f"openmae {argv[0]}: {error.filename}: {error.strerror}: mend that and run it again.", file=sys.stderr)
+        _complain(argv[0], f"{error.filename}: {error.strerror}: mend that and run it again")
         return 2
     except KeyboardInterrupt:
         print(f"openmae {argv[0]}: stopped.", file=sys.stderr)
@@ -107,10 +108,10 @@ def _main(argv: list[str] | None) -> int:
 def _complain(command: str, sentence: str) -> None:
     """On standard error; nothing where another process says it."""
     if sentence:
-        sentence = sentence.replace("\n", " ")  # what a library says may be of several lines
+        sentence = printable(sentence.replace("\n", " "))  # what a library says may be of several lines
         end = "" if sentence.endswith(("?", ".")) else "."
         with contextlib.suppress(OSError):  # the terminal may be closed
-            print(f"openmae {command}: {sentence}{end}", file=sys.stderr, flush=True)
+            print(f"openmae {printable(command)}: {sentence}{end}", file=sys.stderr, flush=True)
 
 
 def _run(command: str, argv: list[str]) -> int:

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.table import Table
 
 from openmae.cli import main
 from openmae.data import address
 from openmae.data.address import hide, know, secrets, shown, whole
 from openmae.data.opening import open_source
 from openmae.errors import BrokenImage, UserError
+from openmae.recipes.broken import on_one_line
+from openmae.recipes.machine import make_console
 from openmae.recipes.results import _as_folder
 from openmae.report.page import write_report
 from openmae.train.checkpoint import newest_checkpoint
@@ -373,3 +376,28 @@ def test_remembered_secrets_reach_a_process_that_is_spawned(shards: Path, monkey
         text = pickle.dumps(source)
         forget(monkeypatch)
         assert isinstance(pickle.loads(text).read(0), bytes)
+
+
+ESCAPES = "a\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp"
+
+
+def test_names_send_a_terminal_no_commands(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither what is printed nor a complaint, nor the list of broken files, on a terminal or not."""
+    (tmp_path / ESCAPES).mkdir()
+    (tmp_path / ESCAPES / f"{ESCAPES}.png").write_bytes(b"none")
+    for word in ("stats", "check"):
+        _, output, errors = run(word, tmp_path / ESCAPES)
+        assert "\\x1b]0;owned" in output + errors
+        assert not set("\x1b\x07\x9b\u202e") & set(output + errors)
+    assert on_one_line(f"{ESCAPES}\r\n\t\udcff") == "a\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202egnp \\udcff"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console = make_console()
+    console.print(ESCAPES, style="red")
+    table = Table(ESCAPES)
+    table.add_row(ESCAPES)
+    console.print(table)
+    shown = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)  # rich's own colours
+    assert shown.count("\\x1b]0;owned") == 3
+    assert not set("\x1b\x07\x9b\u202e") & set(shown)

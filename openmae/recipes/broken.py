@@ -8,6 +8,7 @@ from openmae.data.source import Source
 from openmae.data.statistics import Survey
 from openmae.data.stream import Batch
 from openmae.errors import UserError
+from openmae.printable import printable
 from openmae.ranks import Ranks
 from openmae.train.run import RunFolder
 
@@ -82,5 +83,6 @@ class BrokenFiles:
 
 
 def on_one_line(text: str) -> str:
-    """Printable text for a list of one line a file: no tabs, line ends, or bytes that are no UTF-8."""
-    return " ".join(text.encode(errors="backslashreplace").decode().split())
+    """Printable text for a list of one line a file: no tabs, line ends, commands to a terminal, or bytes that are no
+    UTF-8."""
+    return printable(" ".join(text.split()))

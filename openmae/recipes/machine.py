@@ -11,10 +11,12 @@ from typing import Any, Literal, TextIO
 
 import torch
 from rich.console import Console
+from rich.text import Text
 from torch import nn
 
 from openmae.data.memory import ram
 from openmae.errors import NotWritten, UserError
+from openmae.printable import printable
 from openmae.ranks import ALONE, Ranks
 from openmae.recipes.choices import Settings
 from openmae.train.run import DISK_FULL
@@ -169,7 +171,11 @@ def make_console(*, outlives_terminal: bool = False) -> Console:
 
 
 class _Console(Console):
-    """Whose reader may leave: that ends the command, and is no error (cli.py)."""
+    """Whose reader may leave: that ends the command, and is no error (cli.py). What it is given is text alone: colours
+    are rich's own."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(printable(text), **how)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
