@@ -152,6 +152,7 @@ def _read(command: str, argv: list[str]) -> tuple[Any, Any]:
     recipe = importlib.import_module(f"openmae.recipes.{module_name}")
     settings_type = getattr(recipe, class_name)
     argv = _with_config_file(argv, settings_type, getattr(recipe, "DERIVED", ()))
+    _check_empty(argv)
     _check_flags(argv, settings_type)
     return recipe, _parsed(command, argv, settings_type)
 
@@ -233,6 +234,14 @@ def _flag_words(flag: str, value: Any) -> list[str]:
         return [f"--{flag}", "x".join(map(str, value))]
     values = value if isinstance(value, list) else [value]
     return [f"--{flag}", *map(str, values)]
+
+
+def _check_empty(argv: list[str]) -> None:
+    """A variable of the shell's that is not set; as a folder it would be the present one."""
+    for before, word in zip(["", *argv], argv, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            where = f" after {before}" * before.startswith("--") if not word else f" in {word}"
+            raise UserError(f"there is an empty word{where}: give a value; a variable may not be set")
 
 
 def _check_flags(argv: list[str], settings_type: type) -> None:

@@ -21,15 +21,16 @@ import torch
 from torch import nn
 
 from openmae.cli import main
+from openmae.errors import UserError
 from openmae.masking import Masking
 from openmae.recipes import bench_rounds
-from openmae.recipes.bench import architecture_of
+from openmae.recipes.bench import _check_measured, architecture_of
 from openmae.recipes.bench_jobs import LR, Ours, PlainJob, Where, _loss_in, timed
 from openmae.recipes.bench_peers import BUILDERS, file_peer, installed
 from openmae.recipes.bench_rounds import PRODUCT, Booth, Contender, measure, table_of
 from openmae.recipes.bench_worker import Turn
 from openmae.recipes.cost import flops
-from openmae.report.bench import Table, bench_picture, markdown
+from openmae.report.bench import Result, Table, bench_picture, markdown
 from tests.commands import Run, refused
 
 CPU = Where("cpu", "fp32")
@@ -143,6 +144,24 @@ def test_who_is_measured_and_who_failed(measured: tuple[int, str, Path]) -> None
     assert "library that talks" not in said
     assert found["device"] == "cpu"
     assert found["torch"] == torch.__version__
+
+
+def test_what_was_measured_before_is_kept(measured: tuple[int, str, Path], run: Run) -> None:
+    before = (measured[2] / "bench.json").read_bytes()
+    refused(run("bench", *FLAGS.split(), "--out", measured[2]), "holds an earlier benchmark", "choose another --out")
+    assert (measured[2] / "bench.json").read_bytes() == before
+
+
+def test_ours_has_to_be_measured(measured: tuple[int, str, Path]) -> None:
+    """Of a table of others alone the exit code says so."""
+    found = json.loads((measured[2] / "bench.json").read_text())["results"]
+    tables = [
+        Table("vit_tiny, fp32", None, [Result(**each) for each in found if each["contender"] != left_out], [], 1.0)
+        for left_out in ("", "openmae")
+    ]
+    _check_measured(tables[:1], "openmae")
+    with pytest.raises(UserError, match="openmae itself could not be measured in vit_tiny, fp32"):
+        _check_measured(tables, "openmae")
 
 
 def test_no_process_is_left(measured: tuple[int, str, Path]) -> None:

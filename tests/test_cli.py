@@ -593,6 +593,22 @@ def test_a_run_folder_that_is_removed_meanwhile(tmp_path: Path) -> None:
             folder.sync()
 
 
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["pretrain", "", "--out", "r"], "empty word:"),
+        (["pretrain", "data", "--out", ""], "after --out:"),
+        (["pretrain", "data", "--out="], "in --out=:"),
+        (["plan", ""], "empty word:"),
+        (["plan", "--images", "5", "--measured", ""], "after --measured:"),
+        (["knn", "", "data"], "empty word:"),
+        (["doctor", "--data", ""], "after --data:"),
+    ],
+)
+def test_a_variable_that_is_not_set_is_not_this_folder(run: Run, words: list[str], where: str) -> None:
+    refused(run(*words), where)
+
+
 def test_folder_that_cannot_be_written(data: Path, run: Run) -> None:
     refused(run("pretrain", data, "--out", "/proc/openmae-run", *TINY), "cannot be written", "choose another --out")
 

@@ -287,6 +287,11 @@ def test_what_makes_no_plan_is_refused(run: Run, words: str, word: str) -> None:
     refused(run("plan", *words.split(), "--device", "cpu"), word)
 
 
+def test_a_device_to_measure_on_is_not_ignored(run: Run, tmp_path: Path) -> None:
+    words = ("plan", "--images", 100, "--measured", bench(tmp_path / "bench.json"))
+    refused(run(*words, "--device", "cpu"), "--device cpu", "leave one of them out")
+
+
 def test_numbers_for_people() -> None:
     assert [time_of(hours) for hours in (0.0125, 0.5, 3.25, 300)] == ["45 s", "30 min", "3.25 h", "12.5 days"]
     assert [size_of(count) for count in (12.4e6, 3.44e9)] == ["12 MB", "3.4 GB"]

@@ -92,10 +92,9 @@ def run(settings: Bench) -> None:
         if settings.out is not None:
             with room_on_disk(settings.out):
                 keep(settings.out, tables, machine, device)
-    if not any(table.results for table in tables):
-        raise UserError("nothing could be measured, for the reasons above: mend them, or try a smaller --micro-batch")
     if settings.out is not None:
         console.print(f"Kept in {settings.out}: bench.json, bench.md, bench.svg")
+    _check_measured(tables, contenders[0].name)
 
 
 def contenders_of(settings: Bench, device: torch.device) -> list[Contender]:
@@ -161,8 +160,20 @@ def _check_ranges(settings: Bench, device: torch.device) -> None:
         raise UserError(f"--compile needs {missing}: install it, or leave --compile out")
 
 
+def _check_measured(tables: Sequence[Table], ours: str) -> None:
+    """Raises UserError where what this is about is missing."""
+    advice = "for the reason above: mend it, or try a smaller --micro-batch"
+    if not any(table.results for table in tables):
+        raise UserError(f"nothing could be measured, {advice}")
+    for table in tables:
+        if ours not in [result.contender for result in table.results]:
+            raise UserError(f"{ours} itself could not be measured in {table.title}, {advice}")
+
+
 def _check_writable(out: Path) -> None:
     """Raises UserError, before minutes of measuring."""
+    if (out / "bench.json").exists():
+        raise UserError(f"{out} holds an earlier benchmark: choose another --out, or remove that one")
     try:
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=out) as file:

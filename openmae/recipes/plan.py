@@ -166,6 +166,10 @@ def _check(settings: Plan) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < value <= MOST:
             raise UserError(f"--{name} is {shown(value)}: give a number above 0, at most {MOST:g}")
+    if settings.measured is not None and settings.device != "auto":
+        raise UserError(
+            f"--device {settings.device} is to measure on, and --measured was measured elsewhere: leave one of them out"
+        )
     if (settings.data is None) == (settings.images is None):
         raise UserError(
             "give either the images or how many there are: openmae plan DATA, or openmae plan --images 5000"
