@@ -52,6 +52,9 @@ TOGETHER = ("pretrain", "finetune", "knn", "probe", "doctor")
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command, and returns its exit code; one of several ranks leaves with it at once."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was started with that closed, and the next file would be taken for it
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     code = _main(argv)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # All is written by now, and threads of torch's may abort a process while Python takes itself apart.

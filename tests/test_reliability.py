@@ -160,6 +160,17 @@ def test_as_many_checkpoints_are_kept_as_asked(data: Path, tmp_path: Path) -> No
     assert kept == [f"step-{step:08d}" for step in range(last - 3, last + 1)]
 
 
+def test_its_output_is_closed_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by >&- or by some schedulers: Python has no standard output then."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    monkeypatch.setattr(pretrain, "_pretrain", lambda *words: words[-1].print("begun"))
+    assert main(["pretrain", "data", "--out", "run"]) == 0
+    assert main(["pretrain", "--nosuch"]) == 2
+    for stream in (sys.stdout, sys.stderr):
+        stream.close()
+
+
 @pytest.mark.parametrize("job", [pretrain, finetune], ids=["pretrain", "finetune"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
 def test_a_signal_while_images_are_listed(
