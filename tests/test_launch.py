@@ -238,3 +238,12 @@ def test_what_stands_in_the_way_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     refused(run("launch", "slurm", *words[:-1], "other"), "not empty and is not a run")
     monkeypatch.setitem(sys.modules, "submitit", None)
     refused(run("launch", "slurm", *words), "pip install 'openmae[slurm]'")
+
+
+@pytest.mark.parametrize("flag", ["--partition", "--account", "--set", "--out"])
+def test_a_line_end_reaches_no_shell(tmp_path: Path, run: Run, flag: str) -> None:
+    """It would end the comment of the script in which it stands, and the rest would be run."""
+    evil = "x=$(touch owned)\n"
+    out = tmp_path / (evil if flag == "--out" else "run")
+    words = [] if flag == "--out" else [flag, evil]
+    refused(run("launch", "slurm", *words, "--", "pretrain", "data", "--out", out), flag, "a line end")

@@ -118,6 +118,7 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
     if settings.gpus and device == "auto":  # a machine whose GPU torch does not find must not train on its CPU for days
         words += ["--device", "cuda"]
     parameters = _parameters(settings, out)
+    _check_lines(settings, out)
     try:
         from submitit import AutoExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -161,6 +162,14 @@ def _check(settings: Launch) -> None:
     for name in _more(settings):
         if name in _OURS:
             raise UserError(f"--set {name}: launch sets it itself, by a flag of its own or so that the run goes on")
+
+
+def _check_lines(settings: Launch, out: Path) -> None:
+    """Raises UserError for line ends: what comes after one in the job's script, the cluster's shell would run."""
+    named = {f"--{name}": getattr(settings, name) for name in ("partition", "account", "qos", "constraint", "exclude")}
+    for name, value in {**named, "--set": " ".join(settings.set), "--out": str(out.absolute())}.items():
+        if value and value.splitlines() != [value]:
+            raise UserError(f"{name} is {value!r}, and a job's script cannot hold a line end: give another one")
 
 
 _OURS = {"signal", "requeue", "no-requeue", "open-mode", "output", "error", "array"} | {
