@@ -241,9 +241,10 @@ def test_what_stands_in_the_way_is_said(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("flag", ["--partition", "--account", "--set", "--out"])
-def test_a_line_end_reaches_no_shell(tmp_path: Path, run: Run, flag: str) -> None:
+def test_a_line_end_reaches_no_shell(tmp_path: Path, slurm: FakeSlurm, run: Run, flag: str) -> None:
     """It would end the comment of the script in which it stands, and the rest would be run."""
     evil = "x=$(touch owned)\n"
     out = tmp_path / (evil if flag == "--out" else "run")
     words = [] if flag == "--out" else [flag, evil]
     refused(run("launch", "slurm", *words, "--", "pretrain", "data", "--out", out), flag, "a line end")
+    assert not slurm.script.exists()
