@@ -503,7 +503,9 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("bytes_left", [3000, 40_000, 130_000])
+@pytest.mark.parametrize(
+    "bytes_left", [pytest.param(3000, marks=pytest.mark.slow), 40_000, pytest.param(130_000, marks=pytest.mark.slow)]
+)
 def test_a_write_that_the_system_refuses(data: Path, tmp_path: Path, bytes_left: int) -> None:
     """The system's bound on the size of a file stands in for a full disk: the write fails as it does there, at
     the log, at a checkpoint or at a picture; ENOSPC itself needs a disk of one's own (make test-slow)."""

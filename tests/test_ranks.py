@@ -139,8 +139,8 @@ def test_several_train_as_one_does(data: Path, single: Path, tmp_path: Path, pro
     [
         pytest.param((4, ""), (1, ""), id="4 then 1", marks=pytest.mark.slow),
         pytest.param((2, ""), (2, "--shard"), id="2 then 2 sharded", marks=pytest.mark.slow),
-        pytest.param((2, "--shard"), (3, ""), id="2 sharded then 3"),
-        pytest.param((1, ""), (2, ""), id="1 then 2", marks=pytest.mark.slow),
+        pytest.param((2, "--shard"), (3, ""), id="2 sharded then 3", marks=pytest.mark.slow),
+        pytest.param((1, ""), (2, ""), id="1 then 2"),
     ],
 )
 def test_a_run_goes_on_with_other_processes(
@@ -551,6 +551,7 @@ def test_an_exchange_of_torchs_own_that_breaks_off(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("a bug")
 
 
+@pytest.mark.slow
 def test_bad_input_is_said_once_by_all(data: Path, tmp_path: Path) -> None:
     said = run(torchrun(2, *words(data, tmp_path / "run", "--batch-size 1")), code=1)  # torchrun's own
     assert said.count("--batch-size 1 leaves some of the 2 processes without an image") == 1

@@ -61,6 +61,7 @@ def test_a_profile_is_left_in_the_run_folder(tmp_path: Path, data: Path, run: Ru
     assert losses(tmp_path / "run") == losses(tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_fine_tuning_can_save_memory_and_be_profiled(tmp_path: Path, data: Path, run: Run) -> None:
     words = (*TINY[:4], "--epochs", 3, "--batch-size", 8, "--precision", "fp32", "--workers", 0, "--drop-path", 0.5)
     for name, more in (("plain", ()), ("again", ("--grad-checkpointing", "on", "--profile"))):

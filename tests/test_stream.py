@@ -212,7 +212,7 @@ def rows(batches: Iterator[Batch]) -> list[Row]:
     return found
 
 
-@pytest.mark.parametrize("workers", [0, 1, 8])
+@pytest.mark.parametrize("workers", [0, 1, pytest.param(8, marks=pytest.mark.slow)])
 @settings(max_examples=15)
 @given(micro_batch=st.integers(1, 13), first_step=st.integers(0, 8), repeats=st.sampled_from([1, 3, 4]))
 def test_views_do_not_depend_on_workers_micro_batches_or_restarts(
