@@ -14,7 +14,7 @@
 set -euo pipefail
 # Time to save after a signal; torchrun gives 30 s otherwise.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-150}"
-gpus="$(nvidia-smi --list-gpus 2>/dev/null | wc -l)"
+gpus="$( (nvidia-smi --list-gpus 2>/dev/null || true) | wc -l)"
 # --rdzv-id keeps two runs that meet at one address apart. --max-restarts: how often all processes start again after one
 # of them is lost or a machine joins; a mistake in the command is tried as often, which does no harm.
 exec torchrun --nnodes "${NODES:-2}" --nproc-per-node "${GPUS:-$((gpus > 0 ? gpus : 1))}" --max-restarts 3 \

@@ -104,24 +104,26 @@ def test_every_line_that_is_not_ok_has_a_remedy(run: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_among_the_processes_of_a_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As torchrun starts them: rank 0 here, rank 1 beside it."""
+def test_among_the_processes_of_a_run(tmp_path: Path) -> None:
+    """As torchrun starts them: one says what it finds, the other answers it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    for name, value in {
-        "WORLD_SIZE": 2,
-        "LOCAL_WORLD_SIZE": 2,
+    env = {
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }.items():
-        monkeypatch.setenv(name, str(value))
-    other = subprocess.Popen([*doctor_ranks.WORKER, "cpu", "60"], env={**os.environ, "RANK": "1", "LOCAL_RANK": "1"})
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    code, output, errors = run("doctor", "--out", tmp_path, "--timeout", 120, "--json")
-    assert code == 0, output + errors
-    assert "2 processes of torchrun with gloo add up right" in by_name(output)["exchange"]["said"]
+        "MASTER_PORT": str(port),
+    }
+    first, second = ({**env, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1"))
+    other = subprocess.Popen([*doctor_ranks.WORKER, "cpu", "60"], env=second)
+    words = ["doctor", "--out", str(tmp_path), "--timeout", "120", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "openmae", *words], env=first, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 processes of torchrun with gloo add up right" in by_name(done.stdout)["exchange"]["said"]
     assert other.wait(60) == 0
 
 

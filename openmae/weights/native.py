@@ -15,7 +15,7 @@ from openmae.data.statistics import Statistics
 from openmae.data.tasks import Task
 from openmae.errors import UserError
 from openmae.heads import Classifier, Encoder, Pool
-from openmae.model import Architecture
+from openmae.model import NORM_EPS, Architecture
 from openmae.weights.entries import complain
 from openmae.weights.loaded import Loaded, Model
 
@@ -86,6 +86,10 @@ def _check(info: dict[str, Any], statistics: Statistics, weights: int) -> None:
     for name in _WHOLE:
         if type(number := {**shape, **encoder}.get(name, 1)) is not int or number < 1:
             raise ValueError(f"{name} is {number}")
+    eps = encoder.get("norm_eps", NORM_EPS)
+    flags = [{**shape, **encoder}.get(name, False) for name in ("learned_positions", "decoder_learned_positions")]
+    if type(eps) is not float or not 0 < eps < 1 or not all(type(flag) is bool for flag in flags):
+        raise ValueError(f"norm_eps is {eps}, and whether positions are learned is {flags}")
     if encoder["in_chans"] != statistics.pixels.in_chans:
         raise ValueError(f"statistics of {statistics.pixels.in_chans} channels, and {encoder['in_chans']} of images")
     if max(encoder["depth"], shape.get("decoder_depth", 0)) > weights:
