@@ -119,6 +119,20 @@ def test_load_gives_the_trained_model(finished: Path) -> None:
     assert not model.training
 
 
+def test_a_finished_run_without_its_checkpoints_does_not_begin_anew(
+    finished: Path, data: Path, tmp_path: Path, run: Run
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    shutil.rmtree(copy / "checkpoints")
+    before = (copy / "model.safetensors").read_bytes()
+    words = ("pretrain", data, "--out", copy, *TINY)
+    refused(run(*words), "a finished run whose checkpoints are gone")
+    assert (copy / "model.safetensors").read_bytes() == before
+    (copy / "model.safetensors").unlink()
+    assert run(*words, "--epochs", 1)[0] == 0
+
+
 def test_the_same_command_again_finds_the_run_complete(finished: Path, data: Path, run: Run) -> None:
     before = (finished / "model.safetensors").read_bytes()
     code, _, errors = run("pretrain", data, "--out", finished, *TINY, "--epochs", "3", "--workers", "0")

@@ -53,6 +53,11 @@ class RunFolder:
             left_by_a_failed_start = {"lock", "broken.txt", "slurm"}
             if any(e.name not in left_by_a_failed_start and not e.name.startswith(".") for e in path.iterdir()):
                 raise UserError(f"{path} is not empty and is not a run: choose another --out")
+        if not self.has_begun and _is_complete(path):
+            raise UserError(
+                f"{path} holds a finished run whose checkpoints are gone, and would begin anew, over its weights: choose "
+                f"another --out, or remove {path / 'model.safetensors'} first"
+            )
         self._is_new = not path.exists()
         if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():  # it would begin anew, over all it has
             raise UserError(
@@ -187,6 +192,15 @@ def read_config(run: Path) -> dict[str, Any]:
         raise UserError(f"{run} is not a run folder: it has no config.toml") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{run / 'config.toml'} cannot be read ({error}): restore it, or choose another run") from error
+
+
+def _is_complete(run: Path) -> bool:
+    """Whether its weights are those of its last step."""
+    try:
+        step = read_json((run / "model.json").read_bytes())["provenance"]["step"]
+        return (run / "model.safetensors").exists() and step == read_config(run)["steps"]
+    except (OSError, ValueError, TypeError, LookupError, UserError):
+        return False
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
