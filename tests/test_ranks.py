@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from openmae import cli, ranks
 from openmae.errors import Interrupted, RankLost, UserError
-from openmae.ranks import Ranks, _Heart, _of_this_start, joined
+from openmae.ranks import Heart, Ranks, _of_this_start, joined
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
 from tests.images import TINY, picture, write_images
@@ -473,7 +473,7 @@ def test_who_has_nothing_to_say_leaves_after_who_has(
     monkeypatch.setattr(ranks, "_of_this_start", lambda *_: None)
     monkeypatch.setattr(ranks.dist, "init_process_group", Mock())
     monkeypatch.setattr(ranks.dist, "destroy_process_group", Mock())
-    monkeypatch.setattr(ranks, "_Heart", Mock())
+    monkeypatch.setattr(ranks, "Heart", Mock())
     monkeypatch.setattr(ranks.time, "sleep", slept.append)
     for name, value in {"RANK": rank, "WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
@@ -539,9 +539,9 @@ def test_an_exchange_of_torchs_own_that_breaks_off(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ranks, "_of_this_start", lambda *_: None)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     for name in ("__init__", "start", "stop", "complain"):
-        monkeypatch.setattr(_Heart, name, lambda *_: None)
-    monkeypatch.setattr(_Heart, "somebody_complained", lambda _: complained)
-    monkeypatch.setattr(_Heart, "who_is_lost", lambda _: "rank 1 is gone")
+        monkeypatch.setattr(Heart, name, lambda *_: None)
+    monkeypatch.setattr(Heart, "somebody_complained", lambda _: complained)
+    monkeypatch.setattr(Heart, "who_is_lost", lambda _: "rank 1 is gone")
     with (
         pytest.raises(UserError if complained else RankLost, match="^$" if complained else "rank 1"),
         joined("cpu", 1.0),

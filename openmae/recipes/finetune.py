@@ -25,7 +25,7 @@ from openmae.data.tasks import Answers, Task, answers, fewer_labels, split_for
 from openmae.errors import UserError, said_once
 from openmae.heads import Classifier, Pool, learn_last_blocks
 from openmae.model import SIZES, ViT, create_model, initialize
-from openmae.ranks import Ranks, each_in_turn, joined
+from openmae.ranks import Ranks, joined
 from openmae.recipes.choices import Recipe, Sides, pair, stored
 from openmae.recipes.finetune_choices import check_ranges, choose, least_micro_batch
 from openmae.recipes.finetune_job import Job, Start
@@ -220,7 +220,7 @@ def _finetune(settings: Finetune, ranks: Ranks, device: torch.device, console: C
                 settings = stored(settings, read_config(folder.path), defaults_too=False)
         settings = ranks.from_lead(settings)
         with ranks.together():
-            task, train, val = each_in_turn(ranks, lambda: _split(settings))
+            task, train, val = ranks.each_in_turn(lambda: _split(settings))
             right = answers(train, task)
             asked = answers(val, task, right.names)
             workers = workers_for(settings.workers, device, ranks)

@@ -25,7 +25,7 @@ from openmae.data.order import generator
 from openmae.data.source import Source
 from openmae.data.statistics import Statistics, survey
 from openmae.errors import UserError, said_once
-from openmae.ranks import Ranks, each_in_turn, joined
+from openmae.ranks import Ranks, joined
 from openmae.recipes.broken import BrokenFiles
 from openmae.recipes.choices import Sides, Switch, pair, stored
 from openmae.recipes.compiling import check_compiles
@@ -243,7 +243,7 @@ def _pretrain(settings: Pretrain, ranks: Ranks, device: torch.device, console: C
     tell_ranks(ranks, settings, console)
     keep_freed_memory()
     with room_on_disk(out), ranks.opening(lambda: RunFolder(out, leads=ranks.leads)) as folder:
-        source, val, shown = each_in_turn(ranks, lambda: _sources(data, seed))
+        source, val, shown = ranks.each_in_turn(lambda: _sources(data, seed))
         ranks.agree(source.fingerprint, f"{settings.data} holds other images")
         console.print(f"{len(source):,} images in {source.location}; {len(shown)} shown in the pictures")
         _warn_of_splits(source, console)

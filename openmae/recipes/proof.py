@@ -22,7 +22,7 @@ from openmae.evaluate.probe import STRENGTHS
 from openmae.evaluate.proof import BASELINES, Evaluation, How, Kind, evaluate
 from openmae.heads import Pool
 from openmae.model import ViT
-from openmae.ranks import Ranks, each_in_turn, joined
+from openmae.ranks import Ranks, joined
 from openmae.recipes.choices import choose_precision
 from openmae.recipes.keeping import keep
 from openmae.recipes.machine import Device, choose_device, device_of, make_console, workers_for
@@ -91,7 +91,7 @@ def _prove(
         loaded = load_model(settings.model)
         say_origin(loaded, console)
         places = _places(settings, loaded.encoder)
-    task, train, val = each_in_turn(ranks, lambda: split_for(settings.data, settings.task, settings.seed))
+    task, train, val = ranks.each_in_turn(lambda: split_for(settings.data, settings.task, settings.seed))
     ranks.agree(f"{train.fingerprint} {val.fingerprint}", f"{settings.data} holds other images")
     encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
     with ranks.together():

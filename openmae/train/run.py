@@ -55,8 +55,8 @@ class RunFolder:
                 raise UserError(f"{path} is not empty and is not a run: choose another --out")
         if not self.has_begun and _is_complete(path):
             raise UserError(
-                f"{path} holds a finished run whose checkpoints are gone, and would begin anew, over its weights: choose "
-                f"another --out, or remove {path / 'model.safetensors'} first"
+                f"{path} holds a finished run whose checkpoints are gone, and would begin anew, over its weights: "
+                f"choose another --out, or remove {path / 'model.safetensors'} first"
             )
         self._is_new = not path.exists()
         if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():  # it would begin anew, over all it has
