@@ -57,25 +57,11 @@ def block_entries(ours: str, theirs: str, depth: int, dim: int, biases: bool) ->
     found = []
     for number in range(depth):
         our, their = f"{ours}.{number}", f"{theirs}.{number}"
-        names = tuple(f"{their}.attention.attention.{part}" for part in ("query", "key", "value"))
-        found.append(
-            Entry(
-                (f"{our}.attn.qkv.weight",),
-                tuple(f"{name}.weight" for name in names),
-                lambda *three: (torch.cat(three),),
-                lambda whole: whole.chunk(3),
-            )
-        )
-        found.append(
-            Entry(
-                (f"{our}.attn.qkv.bias",),
-                tuple(f"{name}.bias" for name in names),
-                lambda *three: (torch.cat(three),),
-                lambda whole: whole.chunk(3),
-            )
-            if biases
-            else Entry((f"{our}.attn.qkv.bias",), (), lambda: (torch.zeros(3 * dim),), lambda whole: ())
-        )
+        for part in ("weight", "bias") if biases else ("weight",):
+            names = tuple(f"{their}.attention.attention.{which}.{part}" for which in ("query", "key", "value"))
+            found.append(Entry((f"{our}.attn.qkv.{part}",), names, lambda *three: (torch.cat(three),), _thirds))
+        if not biases:
+            found.append(Entry((f"{our}.attn.qkv.bias",), (), lambda: (torch.zeros(3 * dim),), lambda whole: ()))
         for our_part, their_part in (
             ("attn.proj", "attention.output.dense"),
             ("norm1", "layernorm_before"),
@@ -85,6 +71,10 @@ def block_entries(ours: str, theirs: str, depth: int, dim: int, biases: bool) ->
         ):
             found += layer(f"{our}.{our_part}", f"{their}.{their_part}")
     return found
+
+
+def _thirds(whole: Tensor) -> tuple[Tensor, ...]:
+    return whole.chunk(3)
 
 
 def encoder_entries(encoder: ViT, prefix: str = "", biases: bool = True) -> list[Entry]:
