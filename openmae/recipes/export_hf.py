@@ -145,7 +145,8 @@ def _like_theirs(loaded: Loaded) -> MaskedAutoencoder:
     """The model. Raises UserError unless ViTMAEForPreTraining computes the same."""
     model, name = loaded.model, loaded.name
     if not isinstance(model, MaskedAutoencoder):
-        raise UserError(f"{name} has no decoder, which ViTMAEForPreTraining needs: export to hf-vit")
+        elsewhere = "timm or onnx" if isinstance(model, Classifier) and model.pool == "mean" else "hf-vit"
+        raise UserError(f"{name} has no decoder, which ViTMAEForPreTraining needs: export to {elsewhere}")
     _check_encoder(loaded)
     if not isinstance(model.decoder, SelfDecoder):
         raise UserError(f"transformers' MAE has no cross-attention decoder, which {name} has: {_ELSEWHERE}")
