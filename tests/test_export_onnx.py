@@ -81,10 +81,11 @@ def ran(to: str, file: Path, images: Tensor) -> Tensor:
 
 
 def exported_by(run: Run, source: Path, out: Path, *words: object) -> tuple[dict[str, Any], str]:
-    """(what model.json says of the export, what was printed) of a command that went well."""
+    """(what the .json beside it says of the export, what was printed) of a command that went well."""
     code, said, errors = run("export", source, "--to", out.suffix[1:], "--out", out, *words)
     assert (code, errors) == (0, "")
     assert {file.name for file in out.parent.iterdir()} - {"in.safetensors"} >= {out.name, f"{out.stem}.json"}
+    assert f"normalised as {out.with_suffix('.json')} says" in said
     return json.loads(out.with_suffix(".json").read_text())["export"], said
 
 

@@ -34,13 +34,14 @@ class Export:
     """Write a model in another library's format, and check it with that library on real images."""
 
     model: Positional[Annotated[Path, arg(metavar="MODEL")]]
-    """A run folder, or any file, folder or name that openmae.load takes."""
+    """A run folder, or whatever else openmae.load takes (docs/weights.md)."""
     to: To
     """safetensors: openmae's own file. timm: for timm.create_model. hf-mae, hf-vit: a folder for transformers, with the
     decoder (ViTMAEForPreTraining) or without it (ViTModel, ViTForImageClassification). onnx, pt2: a graph for
     onnxruntime or torch.export, for any number of images."""
     out: Annotated[Path, arg(metavar="PATH")]
-    """File or folder to write; model.json, beside or in it, says what it is and how to prepare images."""
+    """A file that ends in .safetensors (for timm too), .onnx or .pt2; for hf-mae and hf-vit a folder. NAME.json beside
+    the file, model.json in the folder, says what it is and how to prepare images."""
     data: Annotated[str | None, arg(metavar="DATA")] = None
     """Images to check it on. Default: photographs that come with the installation."""
     quantize: Quantize | None = None
@@ -121,7 +122,7 @@ def described(loaded: Loaded) -> str:
 
 
 def sidecar(out: Path, is_folder: bool) -> Path:
-    """Where model.json goes: in the folder, or beside the file under its name."""
+    """What says how to prepare images: model.json in the folder, or NAME.json beside the file."""
     return out / "model.json" if is_folder else out.with_suffix(".json")
 
 

@@ -15,7 +15,7 @@ from openmae.recipes.export_graph import INPUT, compared_in_batches, quiet, shap
 from openmae.recipes.export_pt2 import left_out
 from openmae.weights import Loaded
 
-KEY = "openmae"  # of the metadata that hold what model.json says
+KEY = "openmae"  # of the metadata that hold what the .json beside it says
 MOST_IN_ONE_FILE = 2_000_000_000  # bytes of weights; protobuf, which ONNX is written in, ends at 2 GiB
 _OPSET = 20  # the first with GELU; onnxruntime 1.17 and later run it
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -69,7 +69,7 @@ def usage(loaded: Loaded, out: Path) -> str:
     """What to type in Python."""
     return (
         f'onnxruntime.InferenceSession("{out}").run(None, {{"{INPUT}": images}})[0]  # float32 {shape_said(loaded)}, '
-        "normalised as model.json says"
+        f"normalised as {out.with_suffix('.json')} says"
     )
 
 

@@ -32,7 +32,8 @@ def compare(loaded: Loaded, out: Path, images: Tensor) -> Compared:
 
 def usage(loaded: Loaded, out: Path) -> str:
     """What to type in Python."""
-    return f'torch.export.load("{out}").module()(images)  # {shape_said(loaded)}, normalised as model.json says'
+    said = f"{shape_said(loaded)}, normalised as {out.with_suffix('.json')} says"
+    return f'torch.export.load("{out}").module()(images)  # {said}'
 
 
 def left_out(loaded: Loaded) -> list[str]:
