@@ -51,7 +51,13 @@ def usage(loaded: Loaded, out: Path) -> str:
     given = "".join(f", {key}={value!r}" for key, value in arguments.items())
     if loaded.encoder.norm_eps != NORM_EPS:
         given += f", norm_layer=partial(torch.nn.LayerNorm, eps={loaded.encoder.norm_eps:g})"
-    return f'timm.create_model("{name}", checkpoint_path="{out}"{given})'
+    return f'timm.create_model("{name}", checkpoint_path="{out}"{given}, pretrained_cfg_overlay={_preparing(loaded)})'
+
+
+def _preparing(loaded: Loaded) -> dict[str, Any]:
+    """What timm's transforms have to know of the images: it reads none of it in the file, and takes its own."""
+    size, statistics = (loaded.encoder.in_chans, *loaded.encoder.img_size), loaded.statistics
+    return {"input_size": size, "mean": statistics.mean, "std": statistics.std, "crop_pct": 224 / 256}
 
 
 def create_arguments(loaded: Loaded) -> tuple[str, dict[str, Any]]:
