@@ -422,7 +422,7 @@ def test_the_card_of_a_pretraining(pretrained: Path, run: Run, tmp_path: Path) -
         "1 block of width 24", "3 channels", "- images: x-rays", "about 24", "| share of patches hidden | 0.75 |",
         "| features | kNN |",
         "| pre-trained, layer 1, mean |", 'load_model("hub:alice/it")',
-        "not examined for fairness",
+        "`normalize` divides pixels by 255, subtracts the mean", "not examined for fairness",
         "The licence of these weights is apache-2.0.", torch.__version__.split("+")[0],
     ):  # fmt: skip
         assert words in card, words

@@ -94,7 +94,7 @@ def make_card(repository: str, loaded: Loaded, run: Path | None, with_panel: boo
         section("Curve", f'<img src="{LOSS}" width="480" alt="Training loss over steps">' if LOSS in pictures else ""),
         section("What it fills in", _about_panel() if PANEL in pictures else ""),
         section("How to use it", *_usage(repository, loaded)),
-        section("Intended use and limits", *_limits(loaded, info)),
+        section("Intended use and limits", *_limits(loaded)),
         section("Licence and provenance", *licence_lines(info), *_provenance(info)),
         section("How it was made", *_made(config, start)),
     ]
@@ -237,19 +237,18 @@ def _usage(repository: str, loaded: Loaded) -> list[str]:
         ]
     )
     mean, std = (", ".join(f"{number:.4g}" for number in numbers) for numbers in (statistics.mean, statistics.std))
-    scaled = {"uint8": "divided by 255, ", "uint16": "divided by 65535, "}.get(statistics.pixels.depth, "")
+    white = {"uint8": 255, "uint16": 65535}.get(statistics.pixels.depth)
+    scaled = f"divides pixels by {white}, " if white else ""
     return [
         "```sh\npip install 'openmae[hub]'\n```",
         f"```python\n{code}\n```",
-        f"`normalize` takes pixels {scaled}minus the mean ({mean}), over the deviation ({std}), a number for each "
+        f"`normalize` {scaled}subtracts the mean ({mean}) and divides by the deviation ({std}), a number for each "
         f'channel. `openmae.load("hub:{repository}")` gives the model alone, and every command takes '
         f"`hub:{repository}` for MODEL, such as `openmae embed hub:{repository} IMAGES --out features.parquet`.",
     ]
 
 
-def _limits(loaded: Loaded, info: dict[str, Any]) -> list[str]:
-    data = info["provenance"].get("data")
-    images = f"the images of {escaped(place_name(str(data)))}" if data else "the images of its training"
+def _limits(loaded: Loaded) -> list[str]:
     if isinstance(loaded.model, Classifier):
         use = "It is meant to answer the question that its outputs stand for, on images like those that it learnt from."
     else:
@@ -258,9 +257,10 @@ def _limits(loaded: Loaded, info: dict[str, Any]) -> list[str]:
             "reconstructions are no measurements: what was hidden is made up."
         )
     return [
-        f"{use} It has learnt from {images}. Nothing here says how it does on others: of another camera, place, time "
-        "or group of people. It was not examined for fairness or for what it may reveal of its training images, and it "
-        "is no basis for decisions about people or their health without an examination of its own.",
+        f"{use} It has learnt from the images of its training. Nothing here says how it does on others: of another "
+        "camera, place, time or group of people. It was not examined for fairness or for what it may reveal of its "
+        "training images, and it is no basis for decisions about people or their health without an examination of its "
+        "own.",
     ]
 
 
