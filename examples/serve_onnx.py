@@ -152,9 +152,21 @@ def main() -> None:
         "--serve", type=int, metavar="PORT", help="answer POSTed images on this port; 0 takes a free one"
     )
     given = parser.parse_args()
-    model = Model(given.model)
+    if given.serve is None and not given.images:
+        parser.error("give images, or --serve PORT")
+    if given.out is not None and (given.out.suffix != ".npy" or not given.out.parent.is_dir()):
+        parser.error(f"--out is {given.out}: give a file that ends in .npy, in a folder that is there")
+    try:
+        model = Model(given.model)
+    except Exception as error:  # onnxruntime's have no class in common
+        parser.error(f"{given.model} is not a graph that openmae export wrote: {error}")
     if given.serve is not None:
-        return serve(model, given.serve)
+        try:
+            return serve(model, given.serve)
+        except (OSError, OverflowError) as error:  # another program listens there, or it is no port
+            parser.error(f"--serve {given.serve}: {error}")
+        except KeyboardInterrupt:
+            return None
     rows = []
     for file in given.images:
         try:

@@ -78,12 +78,16 @@ def ours(model: Loaded, file: Path) -> NDArray[np.float32]:
 
 
 def module(graph: Path) -> Any:
+    return script().Model(graph)
+
+
+def script() -> Any:
     spec = importlib.util.spec_from_file_location("serve_onnx", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
-    return found.Model(graph)
+    return found
 
 
 def test_images_are_prepared_as_openmae_prepares_them(model: Loaded, graph: Path, files: list[Path]) -> None:
@@ -133,6 +137,34 @@ def test_script_answers_without_torch(model: Loaded, graph: Path, files: list[Pa
     refused = ran(graph, graph)
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give images, or --serve PORT"),
+        (["a.png", "--out", "features"], "ends in .npy"),
+        (["a.png", "--out", "nowhere/features.npy"], "a folder that is there"),
+        (["--serve", "70000"], "--serve 70000"),
+    ],
+)
+def test_bad_words_to_the_script(
+    words: list[str], said: str, graph: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuses(said, [str(graph), *words], monkeypatch, capsys)
+
+
+def test_what_is_no_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in (tmp_path / "nothing.onnx", SCRIPT):
+        refuses(f"{file} is not a graph", [str(file), "a.png"], monkeypatch, capsys)
+
+
+def refuses(said: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["serve_onnx.py", *words])
+    with pytest.raises(SystemExit) as caught:
+        script().main()
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_server_answers_what_the_script_does(graph: Path, files: list[Path], address: str) -> None:
