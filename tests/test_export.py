@@ -29,7 +29,14 @@ def loaded_of(model: Any, licence: str | None = None, names: list[str] | None = 
     in_chans = model.encoder.in_chans
     statistics = Statistics((0.25,) * in_chans, (0.5,) * in_chans, PixelFormat(in_chans, None, "uint8"))
     task = None if names is None else "classification"
-    info = model_json(model, statistics, {"job": "test"}, licence=licence, class_names=names, task=task)
+    info = model_json(
+        model,
+        statistics,
+        {"job": "test", "data": "/home/somebody/secret/xray"},
+        licence=licence,
+        class_names=names,
+        task=task,
+    )
     return Loaded(model.eval(), statistics, json.loads(json.dumps(info)), "a model")
 
 
@@ -232,6 +239,7 @@ def test_timm_takes_the_file_by_the_line_that_is_printed(autoencoder: Path, tmp_
     assert about["export"]["largest_difference"] < 1e-5 < about["export"]["largest_output"]
     assert about["export"]["checked_with"].startswith("timm ")
     assert {place.name for place in out.parent.iterdir()} == {"vit.safetensors", "vit.json"}
+    assert about["provenance"]["data"] == "xray"  # not where it lies
     assert out.stat().st_mode & 0o777 == (tmp_path / "deep/er/vit.json").stat().st_mode & 0o777
 
 

@@ -379,7 +379,7 @@ def test_a_cache_that_cannot_be_written_is_said(
 def test_bad_words_are_refused(pretrained: Path, hub: Hub, run: Run, tmp_path: Path) -> None:
     hub.add("alice/public", {".gitattributes": b""})
     hub.add("alice/bert", {"config.json": b"{}"})
-    refused(run("push", pretrained, "xray"), "xray names no repository", "hub:user/name")
+    refused(run("push", pretrained, "xray"), "xray names no repository", "user/name")
     refused(run("push", pretrained, "alice/it@v2"), "names a revision")
     refused(run("push", pretrained, "alice/it", "--licence", "all rights reserved"), "--licence", "apache-2.0")
     refused(run("push", pretrained, "alice/public", "--private"), "public")

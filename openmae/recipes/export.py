@@ -24,6 +24,7 @@ from openmae.recipes.export_check import Compared, real_images
 from openmae.recipes.export_quantize import Cost, Quantize, quantize, show_cost
 from openmae.recipes.machine import make_console, room_on_disk
 from openmae.recipes.reading import say_origin
+from openmae.report.card_text import public
 from openmae.weights import Loaded, load_model
 
 To = Literal["safetensors", "timm", "hf-mae", "hf-vit", "onnx", "pt2"]
@@ -179,7 +180,9 @@ def _describe(
         **({} if cost is None else {"quantized": cost.to_dict()}),
     }
     place = sidecar(part, part.is_dir())
-    place.write_text(json.dumps({**loaded.info, "export": about}, indent=1))
+    # openmae's own file keeps where its data lies, by which `evaluate` knows what it has learnt; others go to others.
+    info = loaded.info if settings.to == "safetensors" else public(loaded.info)
+    place.write_text(json.dumps({**info, "export": about}, indent=1))
 
 
 def _places(out: Path, form: Format) -> tuple[Path, ...]:

@@ -13,6 +13,7 @@ from openmae.errors import UserError
 from openmae.recipes.export_check import Compared, exported, what_is_compared
 from openmae.recipes.export_graph import INPUT, compared_in_batches, quiet, shape_said, traced
 from openmae.recipes.export_pt2 import left_out
+from openmae.report.card_text import public
 from openmae.weights import Loaded
 
 KEY = "openmae"  # of the metadata that hold what the .json beside it says
@@ -100,7 +101,7 @@ def import_packages() -> Any:
 
 def _tidy(graph: Any, loaded: Loaded) -> None:
     """Says what the model is, and drops the notes on where in our code each part comes from."""
-    graph.metadata_props[KEY] = json.dumps(loaded.info)
+    graph.metadata_props[KEY] = json.dumps(public(loaded.info))
     graph.producer_name = "openmae"
     values = [value for node in graph.graph for value in node.outputs]
     for part in (*graph.graph, *graph.graph.inputs, *graph.graph.initializers.values(), *values):

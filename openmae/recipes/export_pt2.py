@@ -9,6 +9,7 @@ from torch import Tensor
 from openmae.heads import Classifier, Encoder
 from openmae.recipes.export_check import Compared, exported
 from openmae.recipes.export_graph import compared_in_batches, quiet, shape_said, traced
+from openmae.report.card_text import public
 from openmae.weights import Loaded
 
 DESCRIPTION = "openmae.json"  # model.json inside the file
@@ -18,7 +19,7 @@ def write(loaded: Loaded, out: Path) -> list[str]:
     """Writes the file; gives sentences about what it does not hold."""
     program = traced(exported(loaded.model), loaded.encoder)
     with quiet():
-        torch.export.save(program, out, extra_files={DESCRIPTION: json.dumps(loaded.info)})
+        torch.export.save(program, out, extra_files={DESCRIPTION: json.dumps(public(loaded.info))})
     return left_out(loaded)
 
 

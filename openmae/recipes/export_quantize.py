@@ -25,6 +25,7 @@ from openmae.recipes.export_graph import quiet
 from openmae.recipes.export_judge import Graph, Judged, agreement, judge, one_vector_each
 from openmae.recipes.export_onnx import KEY, runner, write_graph
 from openmae.recipes.proof import FIGURES
+from openmae.report.card_text import public
 from openmae.weights import Loaded
 
 Quantize = Literal["int8", "fp16"]
@@ -158,7 +159,7 @@ def _write_int8(loaded: Loaded, exact: Path, out: Path) -> None:
             nodes_to_exclude=[next(node.name for node in graph.graph.node if node.op_type == "MatMul")],
         )
         smaller = onnx.load(out)
-        onnx.helper.set_model_props(smaller, {KEY: json.dumps(loaded.info)})
+        onnx.helper.set_model_props(smaller, {KEY: json.dumps(public(loaded.info))})
         onnx.save(smaller, out)
 
 

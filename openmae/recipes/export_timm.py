@@ -50,7 +50,7 @@ def usage(loaded: Loaded, out: Path) -> str:
     name, arguments = create_arguments(loaded)
     given = "".join(f", {key}={value!r}" for key, value in arguments.items())
     if loaded.encoder.norm_eps != NORM_EPS:
-        given += f", norm_layer=partial(torch.nn.LayerNorm, eps={loaded.encoder.norm_eps:g})"
+        given += f", norm_layer=functools.partial(torch.nn.LayerNorm, eps={loaded.encoder.norm_eps:g})"
     return f'timm.create_model("{name}", checkpoint_path="{out}"{given}, pretrained_cfg_overlay={_preparing(loaded)})'
 
 

@@ -75,8 +75,8 @@ def parsed(name: str) -> tuple[str, str | None]:
     found = _NAME.fullmatch(name.removeprefix(PREFIX))
     if found is None or len(found[1]) > _LONGEST or "--" in found[1] or ".." in name or found[1].endswith(".git"):
         raise UserError(
-            f"{name} names no repository of the Hub: write hub:user/name, or hub:user/name@revision, such as "
-            "hub:facebook/vit-mae-base"
+            f"{name} names no repository of the Hub: write user/name, and to read one hub:user/name or "
+            "hub:user/name@revision, such as hub:facebook/vit-mae-base"
         )
     return found[1], found[2]
 

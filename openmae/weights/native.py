@@ -39,6 +39,7 @@ def load_native(path: Path | str) -> Loaded:
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.exists():
         hint = "give a run folder" + (" whose run has saved weights" if path.is_dir() else "")
+        hint += ", or another model that openmae.load takes (a file or folder of Meta, timm, transformers, or hub:...)"
         if runs := sorted(path.glob("blocks-*/model.safetensors")):  # a sweep
             hint = f"give one of the runs in {path}, such as {runs[0].parent}"
         raise UserError(f"{file} does not exist: {hint}")
