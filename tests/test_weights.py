@@ -486,6 +486,21 @@ def test_a_folder_without_its_parts(tmp_path: Path, run: Run, data: Path) -> Non
     refused(run("knn", folder, data), "config.json is damaged")
 
 
+def test_pipes_and_endless_descriptions_are_not_read(tmp_path: Path, run: Run, data: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    refused(run("knn", tmp_path / "pipe.pth", data), "pipe.pth is a pipe or a device")
+    for name in ("config.json", "model.safetensors"):
+        folder = tmp_path / name.split(".")[0]
+        folder.mkdir()
+        (folder / "config.json").write_text('{"model_type": "vit"}')
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+        refused(run("knn", folder, data), f"{name} is a pipe or a device")
+    (tmp_path / "README.md").touch()
+    os.truncate(tmp_path / "README.md", 2**40)
+    refused(run("knn", tmp_path, data), "README.md is too large")
+
+
 SEEDS = [
     pytest.param(range(12), id="few"),
     pytest.param(range(1_000_000, 1_000_400), id="many", marks=pytest.mark.slow),

@@ -12,6 +12,8 @@ from openmae.weights.native import KEY, load_native, read_header, read_safetenso
 from openmae.weights.pickled import read_pickled
 
 _FOR_SERVING = {".onnx": "ONNX", ".pt2": "torch.export"}
+_DESCRIBES = (".json", ".md")
+_MOST_DESCRIBED = 2**26  # bytes of one of these files; 21,841 names of classes take one
 
 
 def load_model(model: str | Path) -> Loaded:
@@ -25,6 +27,7 @@ def load_model(model: str | Path) -> Loaded:
     if name.startswith(hub.PREFIX):
         return hub.renamed(load_model(hub.fetched(name)), name)
     path = Path(model)
+    _check_files(path)
     if _is_sharded(path):
         raise UserError(
             f"{path} is a sharded checkpoint of torch.distributed, which is not read: parts of it are pickled, and a "
@@ -43,6 +46,16 @@ def load_model(model: str | Path) -> Loaded:
         weights, arguments = read_pickled(path)
         return _of_keys(path, weights, arguments)
     return _load_safetensors(path)
+
+
+def _check_files(path: Path) -> None:
+    """Raises UserError for a pipe or a device, of which reading may never end, and for a description without end."""
+    kinds = (*_DESCRIBES, ".safetensors", ".bin")
+    for file in (one for one in path.iterdir() if one.suffix in kinds) if path.is_dir() else (path,):
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise UserError(f"{file} is a pipe or a device, and models are read from files: give a file or a folder")
+        if file.suffix in _DESCRIBES and file.is_file() and file.stat().st_size > _MOST_DESCRIBED:
+            raise UserError(f"{file} is too large to describe a model: copy or make it anew")
 
 
 def _load_folder(folder: Path) -> Loaded:
