@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -484,6 +485,25 @@ def test_a_folder_without_its_parts(tmp_path: Path, run: Run, data: Path) -> Non
     refused(run("knn", folder, data), "no model.safetensors or pytorch_model.bin")
     (folder / "config.json").write_text("[" * 5000)
     refused(run("knn", folder, data), "config.json is damaged")
+
+
+def test_compressed_parts_are_not_taken_for_weights(tmp_path: Path) -> None:
+    torch.save(foreign.vit(num_classes=0).state_dict(), tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as parts, zipfile.ZipFile(tmp_path / "b.pth", "w") as again:
+        for part in parts.infolist():  # two that are read without complaint, as what follows them makes up the bytes
+            packed = part.filename.endswith(("data/2", "data/3"))
+            again.writestr(part.filename, parts.read(part), zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED)
+    with pytest.raises(UserError, match="a zip with compressed parts"):
+        openmae.load(tmp_path / "b.pth")
+
+
+def test_an_old_file_that_ends_in_a_number(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(3)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "a.pth").read_bytes()
+    for end in range(2, 200):
+        (tmp_path / "a.pth").write_bytes(whole[:end])
+        with pytest.raises(UserError):
+            load_model(tmp_path / "a.pth")
 
 
 def test_pipes_and_endless_descriptions_are_not_read(tmp_path: Path, run: Run, data: Path) -> None:

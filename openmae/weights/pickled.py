@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Tensors are mapped, not read: an optimizer's state beside the weights costs nothing.
     """
+    _check_stored(file)
     try:
         with torch.serialization.safe_globals(_ARGUMENTS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of another version of pickle's format: read, or refused below
@@ -48,6 +50,7 @@ def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         OSError,
         EOFError,
         AssertionError,
+        struct.error,  # of a file of before version 1.6 that ends early
         SafetensorError,  # torch takes what is not its own for such a file
     ) as error:
         raise UserError(f"{file} is no whole file of torch.save ({_first(error)}): copy or make it anew") from error
@@ -56,6 +59,18 @@ def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{file} holds no weights: give a file with a state dict, alone or under 'model'")
     arguments = content.get("args")
     return weights, dict(vars(arguments)) if isinstance(arguments, argparse.Namespace) else {}
+
+
+def _check_stored(file: Path) -> None:
+    """Raises UserError for a zip with compressed parts, which torch.save never writes: mapped, they would be taken for
+    the weights themselves, and read, a small file may become any size."""
+    try:
+        with zipfile.ZipFile(file) as parts:
+            packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # no zip, of which torch says more
+    if packed:
+        raise UserError(f"{file} is a zip with compressed parts, which torch.save does not write: save it anew")
 
 
 def _weights_in(content: Any) -> dict[str, Tensor] | None:
