@@ -218,7 +218,7 @@ def test_what_it_keeps_for_openmae_may_be_damaged(kept: dict[str, Any], word: st
         load_model(tmp_path / "out")
 
 
-@pytest.mark.parametrize("licence", [None, "apache-2.0", "Free, but: not for sale"])
+@pytest.mark.parametrize("licence", [None, "apache-2.0", "Free, but: not for sale", 'Müller\'s "free" one'])
 def test_the_card_says_the_licence_or_nothing(licence: str | None, tmp_path: Path) -> None:
     again, notes = there_and_back(of(autoencoder(), licence=licence), "hf-mae", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()

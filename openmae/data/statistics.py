@@ -74,6 +74,10 @@ class Statistics:
         if depth not in DEPTHS:
             raise ValueError(f"pixel_type is {depth!r}, not {', '.join(DEPTHS)}")
         pixels = PixelFormat(int(values["in_chans"]), None if bands is None else tuple(map(int, bands)), depth)
+        if pixels.bands is not None and not len(set(pixels.bands)) == pixels.in_chans <= sum(
+            b > 0 for b in pixels.bands
+        ):
+            raise ValueError(f"bands are {bands} for {pixels.in_chans} channels")
         return cls(tuple(map(float, values["mean"])), tuple(map(float, values["std"])), pixels)
 
     def _as_tensors(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,11 +92,13 @@ def _header(loaded: Loaded) -> dict[str, Any]:
         "architecture": name,
         "model_args": {**arguments, "num_heads": loaded.encoder.num_heads, "img_size": size},
         "norm_eps": loaded.encoder.norm_eps,
+        "position_grid": loaded.encoder.position_grid,
         "pretrained_cfg": {
             "input_size": [loaded.encoder.in_chans, *size],
             "mean": statistics.mean,
             "std": statistics.std,
             "pixel_type": statistics.pixels.depth,
+            **({} if statistics.pixels.bands is None else {"bands": statistics.pixels.bands}),
             "license": loaded.info.get("licence"),
         },
         "label_names": loaded.info["class_names"],

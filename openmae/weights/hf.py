@@ -4,6 +4,7 @@ Names and shapes: transformers' models/vit and models/vit_mae. Version 5 has oth
 ones; both are read.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -141,7 +142,7 @@ def load_folder(folder: Path, config: Mapping[str, Any]) -> Loaded:
     in_chans = model.encoder.in_chans
     statistics, assumed = _statistics(folder, in_chans, described.whole("bands"))
     dropped = {"left_out": [key for key in _POOLER if key in weights]} if isinstance(model, Encoder) else {}
-    names, task = described.classes() if isinstance(model, Classifier) else (None, None)
+    names, task = described.classes(model.head.out_features) if isinstance(model, Classifier) else (None, None)
     provenance = {"format": "transformers", "file": name, **{k: v for k, v in dropped.items() if v}, "assumed": assumed}
     info = model_json(model, statistics, provenance, task=task, class_names=names, licence=licence_of(folder))
     return Loaded(model.eval(), statistics, info, name)
@@ -194,7 +195,7 @@ class _Config:
         except (TypeError, ValueError) as error:
             raise UserError(f"{self.name}/config.json has a masking that openmae does not know ({error})") from error
 
-    def classes(self) -> tuple[list[str] | None, str | None]:
+    def classes(self, outputs: int) -> tuple[list[str] | None, str | None]:
         """(names in the order of the outputs, the task); None for what is not stated."""
         names = self.values.get("id2label")
         if not isinstance(names, dict):
@@ -203,6 +204,8 @@ class _Config:
             ordered = [names[str(number)] for number in range(len(names))]
         except KeyError as error:
             raise UserError(f"{self.name}/config.json has no name for output {error}: mend its id2label") from error
+        if len(ordered) != outputs:
+            raise UserError(f"{self.name} has {outputs} outputs and names {len(ordered)} classes: mend its id2label")
         if not all(isinstance(name, str) for name in ordered):
             raise UserError(f"{self.name}/config.json has an id2label that is no list of names: mend it")
         return ordered, _TASKS.get(str(self.values.get("problem_type")), "classification")
@@ -318,7 +321,10 @@ def _statistics(folder: Path, in_chans: int, bands: tuple[int, ...] | None) -> t
         values = read_json(file.read_bytes())
         scaled = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
         depths = {255: "uint8", 65535: "uint16", 1: "float32"}
-        given = {"mean": values["image_mean"], "std": values["image_std"], "pixel_type": depths[round(1 / scaled)]}
+        mean, std = [0.0] * in_chans, [1.0] * in_chans
+        if values.get("do_normalize", True):  # else transformers asks neither
+            mean, std = values["image_mean"], values["image_std"]
+        given = {"mean": mean, "std": std, "pixel_type": depths[round(1 / scaled)]}
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{file} does not say how images are scaled ({error}): mend it, or move it away") from error
     found = stated_statistics(given, in_chans, str(folder))
@@ -337,5 +343,13 @@ def licence_of(folder: Path) -> str | None:
         return None
     head = "\n".join(lines[1 : [*map(str.strip, lines), "---"].index("---", 1)])
     known = re.search(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", head, re.MULTILINE)
-    named = re.search(r"^license_name:\s*[\"']?([^\"'\n]+)[\"']?\s*$", head, re.MULTILINE)
-    return named[1] if known and named and known[1] == "other" else known[1] if known else None
+    named = re.search(r"^license_name:\s*(\S.*?)\s*$", head, re.MULTILINE)
+    return _unquoted(named[1]) if known and named and known[1] == "other" else known[1] if known else None
+
+
+def _unquoted(text: str) -> str:
+    """A word of YAML as it is meant; in double quotes it is written as JSON has it, by our exports too."""
+    try:
+        return str(json.loads(text)) if text.startswith('"') else text.strip("'")
+    except ValueError:
+        return text.strip('"')

@@ -82,6 +82,8 @@ def _check(info: dict[str, Any], statistics: Statistics, weights: int) -> None:
     """Raises ValueError, TypeError, KeyError or AttributeError where the description lacks what readers of it rely on,
     or has more parts than a file with so many weights."""
     _ = info["provenance"].get("step")
+    if not isinstance(info.get("licence"), str | None):
+        raise ValueError(f"its licence is {info['licence']}")
     shape = info["architecture"]
     encoder = shape.get("encoder", shape)
     for name in _WHOLE:

@@ -1,5 +1,6 @@
 """Whatever MODEL may be -> the model and what travels with it. Which format it is, is found by looking at it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -73,6 +74,7 @@ def _load_folder(folder: Path) -> Loaded:
         return hf.load_folder(folder, described)
     if "architecture" in described and kind is None:
         stated = timm.stated_by(described, str(folder))
+        stated = replace(stated, licence=stated.licence or hf.licence_of(folder))
         return _timm_file(timm.folder_weights(folder), str(folder), stated)
     raise UserError(
         f"{folder} is of the kind '{kind}', and of transformers openmae reads {' and '.join(hf.KINDS)}: give one of "

@@ -80,12 +80,19 @@ def photo_statistics(in_chans: int) -> Statistics:
 
 
 def stated_statistics(values: Mapping[str, Any], in_chans: int, name: str) -> Statistics:
-    """Of `mean` and `std` as another library keeps them: a number for each channel. Raises UserError for others."""
+    """Of `mean` and `std` as another library keeps them: a number for each channel; and of `pixel_type` and `bands`,
+    which exports of ours keep there. Raises UserError for others."""
     try:
-        mean, std = (tuple(float(number) for number in values[key]) for key in ("mean", "std"))
-        if not all(math.isfinite(number) for number in mean + std) or min(std) <= 0:
+        found = Statistics.from_dict(
+            {
+                "in_chans": in_chans,
+                "pixel_type": values.get("pixel_type", "uint8"),
+                **{key: values.get(key) for key in ("mean", "std", "bands")},
+            }
+        )
+        if not all(math.isfinite(number) for number in found.mean + found.std) or min(found.std) <= 0:
             raise ValueError("a deviation must be above 0")
-        return Statistics(mean, std, PixelFormat(in_chans, None, values.get("pixel_type", "uint8")))
+        return found
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{name} states a mean and a deviation that cannot be used ({error}): mend its config"

@@ -8,20 +8,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from openmae.data.tasks import Task
 from openmae.errors import UserError
-from openmae.heads import Classifier, Encoder
+from openmae.heads import Classifier, Encoder, Pool
 from openmae.model import NORM_EPS, ViT
 from openmae.weights.entries import Entry, layer, patch_projection, read_weights, tokens
 from openmae.weights.loaded import Loaded, model_json
 from openmae.weights.shapes import (
+    are_sincos,
     count_blocks,
     grid_of_positions,
     heads_of,
+    mlp_ratio_of,
     photo_statistics,
     required,
     stated_statistics,
@@ -32,7 +36,10 @@ KEY = "timm"  # of the header entry in which a file that openmae exports says wh
 
 @dataclass(frozen=True)
 class Stated:
-    """What is known of a model beside its weights; None where nothing says it."""
+    """What is known of a model beside its weights; None where nothing says it.
+
+    pool: timm's global_pool. position_grid: see `ViT`.
+    """
 
     num_heads: int | None = None
     img_size: tuple[int, int] | None = None
@@ -41,6 +48,8 @@ class Stated:
     licence: str | None = None
     class_names: list[str] | None = None
     task: str | None = None
+    pool: str | None = None
+    position_grid: tuple[int, ...] | None = None
 
 
 def block_entries(ours: str, theirs: str, depth: int) -> list[Entry]:
@@ -94,6 +103,9 @@ def vit_arguments(weights: Mapping[str, Tensor], stated: Stated, name: str) -> d
             f"{name} has {len(places) - classes} positions, and does not say how many rows they are: give a folder "
             "with its config.json"
         )
+    counted_in = stated.position_grid
+    if counted_in is None or not learned or not are_sincos(places[classes:], grid, counted_in):
+        counted_in = None
     return {
         "img_size": (grid[0] * patch_size[0], grid[1] * patch_size[1]),
         "patch_size": tuple(patch_size),
@@ -101,10 +113,11 @@ def vit_arguments(weights: Mapping[str, Tensor], stated: Stated, name: str) -> d
         "embed_dim": width,
         "depth": depth,
         "num_heads": stated.num_heads or heads_of(width, name),
-        "mlp_ratio": hidden / width,
+        "mlp_ratio": mlp_ratio_of((hidden, width)),
         "class_tokens": classes,
         "norm_eps": stated.norm_eps,
-        "learned_positions": learned,
+        "learned_positions": learned and counted_in is None,
+        **({} if counted_in is None else {"position_grid": counted_in}),
     }
 
 
@@ -120,7 +133,14 @@ def load_weights(
         if "head.weight" not in weights:
             return Encoder(encoder)
         outputs = len(required(weights, "head.weight", 2, name))
-        return Classifier(encoder, outputs, "mean" if "fc_norm.weight" in weights else "class")
+        pool: Pool
+        pool, theirs = ("mean", "avg") if "fc_norm.weight" in weights else ("class", "token")
+        if stated.pool not in (None, theirs):
+            raise UserError(
+                f"{name} pools by {stated.pool!r}, with{'' if pool == 'mean' else 'out'} a norm behind it, and "
+                "openmae by 'token' without or 'avg' with one: it cannot be loaded"
+            )
+        return Classifier(encoder, outputs, pool)
 
     try:
         with torch.device("meta"):
@@ -153,7 +173,7 @@ def stated_by(config: Mapping[str, Any], name: str) -> Stated:
         arguments = config.get("model_args") or {}
         statistics = None
         if "mean" in given and "std" in given:
-            statistics = {key: given[key] for key in ("mean", "std")} | {"pixel_type": given.get("pixel_type", "uint8")}
+            statistics = {key: given[key] for key in ("mean", "std", "pixel_type", "bands") if key in given}
         size = arguments.get("img_size") or (given.get("input_size") or [None])[1:] or None
         if isinstance(size, int):
             size = (size, size)
@@ -165,19 +185,39 @@ def stated_by(config: Mapping[str, Any], name: str) -> Stated:
         names = config.get("label_names") or given.get("label_names")
         if names is not None and not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
             raise ValueError("label_names is no list of names")
+        norm_eps, licence, task = float(config.get("norm_eps", NORM_EPS)), given.get("license"), config.get("task")
+        if not 0 < norm_eps < 1 or not isinstance(licence, str | None) or task not in (None, *get_args(Task)):
+            raise ValueError(f"norm_eps is {norm_eps}, license {licence}, task {task}")
+        if (activation := arguments.get("act_layer") or "gelu") != "gelu":
+            raise UserError(f"{name} computes with {activation}, and openmae's blocks with gelu: it cannot be loaded")
         return Stated(
             heads,
             None if size is None else (size[0], size[1]),
-            float(config.get("norm_eps", NORM_EPS)),
+            norm_eps,
             statistics,
-            given.get("license"),
+            licence,
             names,
-            config.get("task"),
+            task,
+            _pool(arguments, given.get("global_pool") or config.get("global_pool")),
+            _grid(config.get("position_grid")),
         )
     except (AttributeError, TypeError, ValueError, LookupError) as error:
         raise UserError(
             f"{name} describes its model in a way that cannot be read ({error}): copy or make it anew"
         ) from error
+
+
+def _pool(arguments: Mapping[str, Any], otherwise: Any) -> str | None:
+    """timm's global_pool as the arguments of a model have it, in words where other tokens than the patches count."""
+    pool = arguments.get("global_pool") or otherwise
+    return f"{pool} of all tokens" if arguments.get("pool_include_prefix") else pool
+
+
+def _grid(sides: Any) -> tuple[int, ...] | None:
+    """Rows and columns. Raises ValueError for anything else."""
+    if sides is not None and not (len(sides) == 2 and all(type(side) is int and 0 < side < 2**20 for side in sides)):
+        raise ValueError(f"position_grid is {sides}")
+    return None if sides is None else tuple(sides)
 
 
 def is_name(model: str) -> bool:
@@ -205,8 +245,18 @@ def load_name(model: str) -> Loaded:
         raise UserError(f"timm's {model} is no plain Vision Transformer: choose a model whose name begins with vit_")
     vit: Any = found
     block, cfg, size = vit.blocks[0], vit.pretrained_cfg, vit.patch_embed.img_size
+    tried = torch.linspace(-4, 4, 81)  # quick and tanh forms of GELU have the same class's name, or no weights to tell
+    if not torch.allclose(block.mlp.act(tried.clone()), F.gelu(tried), rtol=0, atol=1e-6):
+        raise UserError(f"timm's {model} computes with another activation than openmae's gelu: it cannot be loaded")
+    arguments = {"global_pool": vit.global_pool, "pool_include_prefix": vit.pool_include_prefix}
     stated = Stated(
-        block.attn.num_heads, (size[0], size[1]), block.norm1.eps, cfg, cfg.get("license"), cfg.get("label_names")
+        block.attn.num_heads,
+        (size[0], size[1]),
+        block.norm1.eps,
+        cfg,
+        cfg.get("license"),
+        cfg.get("label_names"),
+        pool=_pool(arguments, None),
     )
     return load_weights(vit.state_dict(), f"timm's {model}", stated, {"file": model})
 
