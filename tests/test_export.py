@@ -1,5 +1,6 @@
 """`openmae export`: what every format shares, timm's and our own file, and round trips that lose nothing."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -258,9 +259,12 @@ def test_nothing_is_overwritten_without_force(autoencoder: Path, tmp_path: Path,
     (folder / "config.json").write_text("{}")
     into = ("export", autoencoder, "--to", "hf-vit", "--out", folder)
     refused(run(*into), "hf is there already")
+    refused(run(*into, "--force"), "holds more than an export (mine)")
+    (folder / "mine").rmdir()
+    within = shutil.copy(autoencoder, folder / "model.safetensors")
+    refused(run("export", within, *into[2:], "--force"), "would write over a part of")
     assert run(*into, "--force")[0] == 0
     assert load_model(folder).encoder.depth == 2
-    assert not (folder / "mine").exists()
     (folder / "config.json").unlink()
     refused(run(*into, "--force"), "which no export to hf-vit has written")
     copy = shutil.copy(autoencoder, tmp_path / "model.safetensors")
@@ -268,6 +272,49 @@ def test_nothing_is_overwritten_without_force(autoencoder: Path, tmp_path: Path,
     refused(run("export", copy, "--to", "timm", "--out", copy, "--force"), "would write over a part of")
     refused(run("export", tmp_path, "--to", "timm", "--out", copy, "--force"), "would write over a part of")
     assert Path(copy).read_bytes() == before
+
+
+def test_what_was_there_comes_back_where_it_cannot_all_be_replaced(
+    autoencoder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.safetensors", "a.json"):
+        (tmp_path / name).write_text("before")
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name == "a.safetensors" and ".part" in self.parent.name:  # a.json is in its place by then
+            raise PermissionError(1, "Operation not permitted", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    refused(run("export", autoencoder, "--to", "timm", "--out", tmp_path / "a.safetensors", "--force"), "not permitted")
+    assert {place.name: place.read_text() for place in tmp_path.iterdir()} == {
+        "a.safetensors": "before",
+        "a.json": "before",
+    }
+
+
+def test_a_full_disk(autoencoder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)  # by which all of it is written: torch's writer aborts the process
+    refused(run("export", autoencoder, "--to", "pt2", "--out", tmp_path / "a.pt2"), "is full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_came_meanwhile_is_not_written_over(
+    autoencoder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = export_timm.write_weights
+
+    def slow(model: Any, entries: Any) -> dict[str, torch.Tensor]:
+        (tmp_path / "a.safetensors").write_text("of another export")
+        return write(model, entries)
+
+    monkeypatch.setattr(export_timm, "write_weights", slow)
+    refused(run("export", autoencoder, "--to", "timm", "--out", tmp_path / "a.safetensors"), "is there already")
+    assert [(place.name, place.read_text()) for place in tmp_path.iterdir()] == [("a.safetensors", "of another export")]
 
 
 def test_what_does_not_agree_is_not_written(
@@ -292,6 +339,8 @@ def test_bad_input(autoencoder: Path, tmp_path: Path, run: Run) -> None:
     out = ("--out", tmp_path / "a.safetensors")
     refused(run("export", autoencoder, "--to", "tim", *out), "--to is tim", "timm")
     refused(run("export", autoencoder, "--to", "timm", "--out", tmp_path / "a.pth"), "ends in .safetensors")
+    refused(run("export", autoencoder, "--to", "timm", "--out", tmp_path / "a.SAFETENSORS"), "ends in .safetensors")
+    refused(run("export", autoencoder, "--to", "hf-vit", "--out", tmp_path / "a/.."), "give the name")
     refused(run("export", tmp_path / "none", "--to", "timm", *out), "does not exist")
     refused(run("export", autoencoder, "--to", "timm", *out, "--data", tmp_path / "none"), "none")
     refused(run("export", autoencoder, "--to", "timm", "--out", "/proc/x/a.safetensors"), "/proc/x cannot be")

@@ -1,4 +1,4 @@
-"""What folders and headers state beside the weights: followed, or refused where openmae would compute something else."""
+"""What is stated beside the weights: followed, or refused where openmae would compute something else."""
 
 import json
 from pathlib import Path

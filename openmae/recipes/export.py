@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Annotated, Any, Literal
 
 from torch import Tensor
@@ -65,6 +66,8 @@ class Format:
     usage: Callable[[Loaded, Path], str]
 
 
+_IN_FOLDERS = {"config.json", "model.safetensors", "model.json", "preprocessor_config.json", "README.md"}
+
 FORMATS: dict[str, Format] = {
     "safetensors": Format((".safetensors",), export_native.write, export_native.compare, export_native.usage),
     "timm": Format((".safetensors",), export_timm.write, export_timm.compare, export_timm.usage),
@@ -97,7 +100,7 @@ def run(settings: Export) -> None:
             cost = quantize(loaded, settings.model, settings.quantize, part, images, settings.data, console)
             notes = export_onnx.notes(loaded, part)
         _describe(settings, loaded, part, found, len(images), notes, cost)
-        _put(part, settings.out, form)
+        _put(part, settings, form)
     for note in notes:
         console.print(f"{note}.", style="yellow", soft_wrap=True)
     before = f" before {settings.quantize}" if settings.quantize else ""
@@ -131,7 +134,9 @@ def _check_out(settings: Export, form: Format) -> None:
     out = settings.out
     if settings.quantize is not None and settings.to != "onnx":
         raise UserError(f"--quantize is for --to onnx, not {settings.to}: leave it out")
-    if form.suffixes and out.suffix.lower() not in form.suffixes:
+    if out.name in ("", ".."):
+        raise UserError(f"--out is {out}: give the name of what is written")
+    if form.suffixes and out.suffix not in form.suffixes:  # by which timm, too, tells what a file is
         raise UserError(f"--out is {out}: give a file that ends in {' or '.join(form.suffixes)}")
     taken = [place for place in _places(out, form) if os.path.lexists(place)]
     if taken and not settings.force:
@@ -140,16 +145,22 @@ def _check_out(settings: Export, form: Format) -> None:
         raise UserError(f"--out is {out}, which is a folder: give a file")
     if not form.suffixes and out.exists() and not (out.is_dir() and (out / "config.json").exists()):
         raise UserError(f"--out is {out}, which no export to {settings.to} has written: give another")
-    if any(settings.model.resolve() in (place.resolve(), place.resolve().parent) for place in taken):
+    if not form.suffixes and (others := sorted({one.name for one in out.glob("*")} - _IN_FOLDERS)):
+        raise UserError(
+            f"--out is {out}, which holds more than an export ({others[0]}), and all would go: give another"
+        )
+    model = settings.model.resolve()
+    if any(model.is_relative_to(place.resolve()) or model == place.resolve().parent for place in taken):
         raise UserError(f"--out is {out}, which would write over a part of {settings.model}: give another")
 
 
 @contextmanager
 def _aside(out: Path) -> Iterator[Path]:
     """A place beside `out` of the same name, in a folder that is gone afterwards."""
-    folder = out.parent / f".{out.name}.{os.getpid()}.part"
     try:
-        folder.mkdir(parents=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # A name that no other has: a killed export leaves its own, and in a container the next has the same number.
+        folder = Path(mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     except OSError as error:
         raise UserError(f"{out.parent} cannot be written to ({error.strerror}): choose another --out") from error
     try:
@@ -190,13 +201,32 @@ def _places(out: Path, form: Format) -> tuple[Path, ...]:
     return (out, sidecar(out, not form.suffixes), *([export_onnx.beside(out)] if ".onnx" in form.suffixes else []))
 
 
-def _put(part: Path, out: Path, form: Format) -> None:
-    """Moves what is whole into its place; what was there goes with the folder aside."""
+def _put(part: Path, settings: Export, form: Format) -> None:
+    """Moves what is whole into its place; what was there goes with the folder aside, or comes back where that fails.
+
+    Raises UserError where something has come there meanwhile that may not be written over.
+    """
+    _check_out(settings, form)
+    out = settings.out
     whole = sorted(part.parent.iterdir())
     before = part.parent / ".before"
     before.mkdir()
-    for place in _places(out, form)[: 1 if not form.suffixes else None]:  # a folder holds its model.json
-        if os.path.lexists(place):
-            place.rename(before / place.name)
-    for place in whole:
-        place.rename(out.parent / place.name)
+    try:
+        for place in _places(out, form)[: 1 if not form.suffixes else None]:  # a folder holds its model.json
+            if os.path.lexists(place):
+                place.rename(before / place.name)
+        for place in whole:
+            place.rename(out.parent / place.name)
+    except BaseException:
+        for place in before.iterdir():
+            _remove(out.parent / place.name)
+            place.rename(out.parent / place.name)
+        raise
+
+
+def _remove(place: Path) -> None:
+    """What of an export is there already, file or folder, or nothing."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)

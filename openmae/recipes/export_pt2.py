@@ -1,5 +1,6 @@
 """torch.export: a graph that runs in torch, or is compiled ahead of time, without openmae."""
 
+import io
 import json
 from pathlib import Path
 
@@ -18,8 +19,10 @@ DESCRIPTION = "openmae.json"  # model.json inside the file
 def write(loaded: Loaded, out: Path) -> list[str]:
     """Writes the file; gives sentences about what it does not hold."""
     program = traced(exported(loaded.model), loaded.encoder)
+    whole = io.BytesIO()  # onto a disk that is full, torch's own writer ends the process
     with quiet():
-        torch.export.save(program, out, extra_files={DESCRIPTION: json.dumps(public(loaded.info))})
+        torch.export.save(program, whole, extra_files={DESCRIPTION: json.dumps(public(loaded.info))})
+    out.write_bytes(whole.getbuffer())
     return left_out(loaded)
 
 
