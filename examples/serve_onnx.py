@@ -27,6 +27,8 @@ ORIENTATION = 274  # EXIF's tag
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by channels
 WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # what is scaled to 1
 LARGEST_UPLOAD = 64 * 2**20  # bytes
+SECONDS = 60  # that a client may be silent in the middle of a request
+UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)  # some of Pillow's decoders
 
 
 class Model:
@@ -70,6 +72,8 @@ class Model:
         if not self.is_classifier:
             return {"features": scores.tolist()}
         names = self.info["class_names"] or [str(number) for number in range(len(scores))]
+        # Two outputs may have one name, as ImageNet's cranes do: with its number, neither hides the other.
+        names = [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names)]
         if self.info["task"] == "regression":
             return {"values": dict(zip(names, scores.tolist(), strict=True))}
         if self.info["task"] == "multi-label":
@@ -120,13 +124,15 @@ def serve(model: Model, port: int) -> None:
     """Answers POSTed image files with JSON until it is stopped."""
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = SECONDS
+
         def do_POST(self) -> None:
             try:
                 length = int(self.headers.get("Content-Length", 0))
                 if not 0 < length <= LARGEST_UPLOAD:
                     raise ValueError(f"send an image file of at most {LARGEST_UPLOAD} bytes")
                 images = model.prepare(self.rfile.read(length))[None]
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            except UNREADABLE as error:
                 return self._send(400, {"error": str(error)})
             return self._send(200, model.answer(model(images)[0]))
 
@@ -171,7 +177,7 @@ def main() -> None:
     for file in given.images:
         try:
             images = model.prepare(file.read_bytes())[None]
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             sys.exit(f"{file}: {error}")
         rows.append(model(images)[0])
         if given.out is None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import struct
 import subprocess
 import sys
 import urllib.error
@@ -174,6 +175,21 @@ def test_server_answers_what_the_script_does(graph: Path, files: list[Path], add
             assert json.loads(answer.read()) == {"classes": json.loads(line)["classes"]}
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(address, b"no image", timeout=60)
+    with caught.value as answer:
+        assert (answer.code, list(json.loads(answer.read()))) == (400, ["error"])
+
+
+def test_outputs_of_one_name_do_not_hide_each_other(graph: Path) -> None:
+    served = module(graph)
+    served.info["class_names"] = ["crane", "bee", "crane"]
+    answer = served.answer(np.log(np.array([0.7, 0.2, 0.1], np.float32)))
+    assert answer == {"classes": {"crane (0)": 0.7, "bee": 0.2, "crane (2)": 0.1}}
+
+
+def test_whatever_a_decoder_raises_is_answered(address: str) -> None:
+    header = struct.pack("<7I44xI", 124, 0x1007, 4, 4, 0, 0, 0, 32) + struct.pack("<I4x", 0xFF00)
+    with pytest.raises(urllib.error.HTTPError) as caught:  # a DDS of an unknown kind: NotImplementedError
+        urllib.request.urlopen(address, b"DDS " + header.ljust(200, b"\0"), timeout=60)
     with caught.value as answer:
         assert (answer.code, list(json.loads(answer.read()))) == (400, ["error"])
 
