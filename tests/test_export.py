@@ -294,6 +294,14 @@ def test_what_was_there_comes_back_where_it_cannot_all_be_replaced(
     }
 
 
+def test_a_model_that_computes_no_numbers(tmp_path: Path, run: Run) -> None:
+    model = Encoder(vit())
+    torch.nn.init.constant_(model.encoder.norm.bias, float("nan"))
+    file = keep(loaded_of(model), tmp_path / "a.safetensors")
+    refused(run("export", file, "--to", "timm", "--out", tmp_path / "b.safetensors"), "not finite numbers", "damaged")
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_a_full_disk(autoencoder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,5 +1,6 @@
 """hub:user/name and openmae push, with the real huggingface_hub, against a stand-in for the Hub (hub_server.py)."""
 
+import errno
 import json
 import os
 import platform
@@ -409,6 +410,21 @@ def test_a_dry_run_sends_nothing_and_leaves_what_would_be_sent(
     assert run("push", pretrained, "alice/it")[0] == 0
     sent = hub.repositories["alice/it"].files
     assert contents(tmp_path / "look") == {name: sent[name] for name in sent if name != ".gitattributes"}
+
+
+def test_a_dry_run_onto_a_full_disk_leaves_nothing(
+    pretrained: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if self.name == "model.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    refused(run("push", pretrained, "alice/it", "--dry-run", tmp_path / "look"), "is full", "run the same command again")
+    assert not (tmp_path / "look").exists()
 
 
 def test_the_card_of_a_pretraining(pretrained: Path, run: Run, tmp_path: Path) -> None:

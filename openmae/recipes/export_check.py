@@ -42,11 +42,16 @@ class Compared:
 
 
 def compared(ours: Tensor, theirs: Tensor, by: str, outputs: str) -> Compared:
-    """Of two tensors. Raises UserError where their shapes differ."""
+    """Of two tensors. Raises UserError where their shapes differ, or ours are no numbers."""
     if ours.shape != theirs.shape:
         raise UserError(
             f"{by} gives outputs of shape {tuple(theirs.shape)} where the model gives {tuple(ours.shape)}: nothing was "
             "written; please report this, with the command"
+        )
+    if not ours.isfinite().all():
+        raise UserError(
+            f"the model's {outputs} of real images are not finite numbers, so nothing was written: its weights are "
+            "damaged, or too large"
         )
     difference = (ours.double() - theirs.double()).abs().max().item()
     return Compared(float("inf") if np.isnan(difference) else difference, ours.abs().max().item(), by, outputs)

@@ -8,7 +8,9 @@ Anybody who may see it then has it by openmae.load("hub:user/xray-mae").
 
 import json
 import re
-from collections.abc import Collection
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,14 +144,24 @@ def _say_files(files: dict[str, bytes], console: Console) -> None:
 
 
 def _write(files: dict[str, bytes], folder: Path) -> None:
-    """Writes them into the folder. Raises UserError."""
+    """Writes them into the folder, all or none. Raises UserError."""
     try:
-        with room_on_disk(folder):
+        with room_on_disk(folder), _taken_back(folder):
             for name, content in files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
     except OSError as error:
         raise UserError(f"--dry-run {folder} cannot be written ({error.strerror}): give another folder") from error
+
+
+@contextmanager
+def _taken_back(folder: Path) -> Iterator[None]:
+    """Removes the folder, new or empty before, where not all could be written: the same command then runs again."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _upload(settings: Push, repository: str, files: dict[str, bytes], console: Console) -> tuple[str, str]:
