@@ -423,7 +423,9 @@ def test_a_dry_run_onto_a_full_disk_leaves_nothing(
         return write(self, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    refused(run("push", pretrained, "alice/it", "--dry-run", tmp_path / "look"), "is full", "run the same command again")
+    refused(
+        run("push", pretrained, "alice/it", "--dry-run", tmp_path / "look"), "is full", "run the same command again"
+    )
     assert not (tmp_path / "look").exists()
 
 

@@ -497,6 +497,22 @@ def test_compressed_parts_are_not_taken_for_weights(tmp_path: Path) -> None:
         openmae.load(tmp_path / "b.pth")
 
 
+@pytest.mark.filterwarnings("ignore")  # torch deprecates quantized tensors
+def test_tensors_without_all_of_their_numbers(tmp_path: Path) -> None:
+    weights = foreign.vit(num_classes=0, depth=1).state_dict()
+    wide = {"mlp.fc1.weight": (2**16, 192), "mlp.fc1.bias": (2**16,), "mlp.fc2.weight": (192, 2**16)}
+    repeated = {f"blocks.0.{name}": torch.zeros(()).expand(shape) for name, shape in wide.items()}
+    quantized = torch.quantize_per_tensor(torch.zeros(192), 0.1, 0, torch.qint8)
+    for changes, complaint in (
+        (repeated, "repeats the same few numbers"),
+        ({"norm.bias": quantized}, "holds no weights"),
+        ({"pos_embed": torch.zeros(1, 17, 192, device="meta")}, "holds no weights"),
+    ):
+        torch.save({**weights, **changes}, tmp_path / "a.pth")
+        with pytest.raises(UserError, match=complaint):
+            load_model(tmp_path / "a.pth")
+
+
 def test_an_old_file_that_ends_in_a_number(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(3)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     whole = (tmp_path / "a.pth").read_bytes()

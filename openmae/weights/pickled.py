@@ -17,6 +17,7 @@ from torch import Tensor
 from openmae.errors import UserError
 
 _NESTS = ("model", "state_dict")  # Meta's training checkpoints and released files; timm's
+_MOST_REPEATED = 8  # times as large as what is stored
 _ARGUMENTS: list[Any] = [
     argparse.Namespace
 ]  # the one type in Meta's training checkpoints that torch does not allow by itself
@@ -57,6 +58,7 @@ def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     weights = _weights_in(content)
     if weights is None:
         raise UserError(f"{file} holds no weights: give a file with a state dict, alone or under 'model'")
+    _check_size(weights, file)
     arguments = content.get("args")
     return weights, dict(vars(arguments)) if isinstance(arguments, argparse.Namespace) else {}
 
@@ -81,9 +83,19 @@ def _weights_in(content: Any) -> dict[str, Tensor] | None:
             content = content[nest]
             break
     whole = {key: tensor for key, tensor in content.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
-    if not whole or len(whole) < len(content) or any(tensor.layout != torch.strided for tensor in whole.values()):
-        return None
-    return whole
+    return whole if whole and len(whole) == len(content) and all(map(_is_plain, whole.values())) else None
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether its numbers are there, one by one."""
+    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+
+
+def _check_size(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Raises UserError where tensors repeat what little is stored; a weight that two layers share is no such thing."""
+    stored = {storage.data_ptr(): storage.nbytes() for storage in (one.untyped_storage() for one in weights.values())}
+    if sum(one.nbytes for one in weights.values()) > _MOST_REPEATED * sum(stored.values()):
+        raise UserError(f"{file} repeats the same few numbers in weights far larger than it: save it anew")
 
 
 def _first(error: Exception) -> str:
