@@ -311,6 +311,23 @@ def test_a_full_disk(autoencoder: Path, tmp_path: Path, run: Run, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_is_there_at_every_moment(
+    autoencoder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.safetensors"
+    out.write_text("before")
+    there, rename = [], Path.rename
+
+    def watched(self: Path, target: Path) -> Path:
+        there.append(out.exists())
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    assert run("export", autoencoder, "--to", "timm", "--out", out, "--force")[0] == 0
+    assert there == [True, True]
+    assert load_model(out).encoder.depth == 2
+
+
 def test_what_came_meanwhile_is_not_written_over(
     autoencoder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

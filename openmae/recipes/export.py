@@ -214,14 +214,24 @@ def _put(part: Path, settings: Export, form: Format) -> None:
     try:
         for place in _places(out, form)[: 1 if not form.suffixes else None]:  # a folder holds its model.json
             if os.path.lexists(place):
-                place.rename(before / place.name)
+                _keep(place, before / place.name)
         for place in whole:
             place.rename(out.parent / place.name)
+        for name in {place.name for place in before.iterdir()} - {place.name for place in whole}:
+            _remove(out.parent / name)
     except BaseException:
         for place in before.iterdir():
             _remove(out.parent / place.name)
             place.rename(out.parent / place.name)
         raise
+
+
+def _keep(place: Path, name: Path) -> None:
+    """Gives what is there another name too: a file stays until the next takes its place, whenever it all ends."""
+    try:
+        os.link(place, name, follow_symlinks=False)
+    except OSError:  # a folder, or a disk without links
+        place.rename(name)
 
 
 def _remove(place: Path) -> None:
