@@ -98,6 +98,11 @@ def test_labels_are_matched_by_name(tmp_path: Path) -> None:
     assert answers(source, "classification", ["bird", "cat", "dog"]).values.tolist() == [2, 1, 2]
     with pytest.raises(UserError, match=r"not among the 2 known ones \(dog; known are cat, bird\)"):
         answers(source, "classification", ["cat", "bird"])
+    found = answers(source, "classification", ["crane", "cat", "crane", "dog"])  # as ImageNet's names are
+    assert (found.names, found.values.tolist()) == (("crane", "cat", "crane", "dog"), [3, 1, 3])
+    for task in ("classification", "multi-label"):
+        with pytest.raises(UserError, match="the label dog, which 2 outputs of the model have for a name"):
+            answers(source, task, ["dog", "cat", "dog"])
     several = open_source(table(tmp_path, ["a;b", "c"]))
     with pytest.raises(UserError, match=r"\(c; known are a, b\)"):
         answers(several, "multi-label", ["a", "b"])

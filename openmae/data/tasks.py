@@ -1,6 +1,7 @@
 """What is to be learnt of each image: its class, several labels at once, or a number."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -64,6 +65,7 @@ def answers(source: Source, task: Task, names: Sequence[str] | None = None) -> A
         parts = [_parts(text) for text in texts]
         known = sorted({part for entry in parts for part in entry}) if names is None else list(names)
         position = {name: number for number, name in enumerate(known)}
+        _check_one_output_each(source, {part for entry in parts for part in entry}, known)
         hot = np.zeros((len(texts), len(known)), np.float32)
         for row, entry in zip(hot, parts, strict=True):
             for part in entry:
@@ -71,11 +73,24 @@ def answers(source: Source, task: Task, names: Sequence[str] | None = None) -> A
                     raise UserError(_unknown(source, {part}, known))
                 row[position[part]] = 1
         return Answers(task, tuple(known), hot[labels])
-    position = {name: number for number, name in enumerate(texts if names is None else names)}
+    known = list(texts if names is None else names)
+    position = {name: number for number, name in enumerate(known)}
     if unknown := {*_occurring(source)} - position.keys():
-        raise UserError(_unknown(source, unknown, list(position)))
+        raise UserError(_unknown(source, unknown, known))
+    _check_one_output_each(source, _occurring(source), known)
     numbers = np.array([position.get(text, -1) for text in texts], np.int64)
-    return Answers(task, tuple(position), numbers[labels])
+    return Answers(task, tuple(known), numbers[labels])
+
+
+def _check_one_output_each(source: Source, labels: Iterable[str], names: Sequence[str]) -> None:
+    """Raises UserError for a label of several outputs, as models of others have them: ImageNet has two cranes."""
+    counts = Counter(names)
+    for label in labels:
+        if counts[label] > 1:
+            raise UserError(
+                f"{source.location} has the label {label}, which {counts[label]} outputs of the model have for a name: "
+                "take its images out, or mend the names in the model's config"
+            )
 
 
 def split_for(data: str, task: Task | None, seed: int) -> tuple[Task, Source, Source]:
