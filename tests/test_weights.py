@@ -513,6 +513,15 @@ def test_tensors_without_all_of_their_numbers(tmp_path: Path) -> None:
             load_model(tmp_path / "a.pth")
 
 
+def test_a_zip_in_several_parts(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(3)}, tmp_path / "a.pth")
+    whole = bytearray((tmp_path / "a.pth").read_bytes())
+    whole[whole.rindex(b"PK\x06\x07") + 16] = 2  # disks
+    (tmp_path / "a.pth").write_bytes(whole)
+    with pytest.raises(UserError, match="no whole file of torch"):
+        load_model(tmp_path / "a.pth")
+
+
 def test_an_old_file_that_ends_in_a_number(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(3)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     whole = (tmp_path / "a.pth").read_bytes()

@@ -74,9 +74,7 @@ class Statistics:
         if depth not in DEPTHS:
             raise ValueError(f"pixel_type is {depth!r}, not {', '.join(DEPTHS)}")
         pixels = PixelFormat(int(values["in_chans"]), None if bands is None else tuple(map(int, bands)), depth)
-        if pixels.bands is not None and not len(set(pixels.bands)) == pixels.in_chans <= sum(
-            b > 0 for b in pixels.bands
-        ):
+        if pixels.bands is not None and (len(pixels.bands) != pixels.in_chans or min(pixels.bands, default=0) < 1):
             raise ValueError(f"bands are {bands} for {pixels.in_chans} channels")
         return cls(tuple(map(float, values["mean"])), tuple(map(float, values["std"])), pixels)
 

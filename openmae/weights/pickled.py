@@ -51,6 +51,7 @@ def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         OSError,
         EOFError,
         AssertionError,
+        zipfile.BadZipFile,
         struct.error,  # of a file of before version 1.6 that ends early
         SafetensorError,  # torch takes what is not its own for such a file
     ) as error:
