@@ -40,13 +40,16 @@ class Model:
         inside = self.session.get_modelmeta().custom_metadata_map.get("openmae")
         if inside is None:
             sys.exit(f"{file} was not written by openmae export: it does not say how images are prepared")
-        self.info = json.loads(beside.read_text() if beside.exists() else inside)
-        shape = self.info["architecture"]
-        encoder = shape.get("encoder", shape)
-        self.height, self.width = encoder["img_size"]
-        self.class_tokens = encoder["class_tokens"]
-        self.pixels = self.info["statistics"]
-        self.is_classifier = self.info["kind"] == "classifier"
+        try:
+            self.info = json.loads(beside.read_text() if beside.exists() else inside)
+            shape = self.info["architecture"]
+            encoder = shape.get("encoder", shape)
+            self.height, self.width = encoder["img_size"]
+            self.class_tokens = encoder["class_tokens"]
+            self.pixels = self.info["statistics"]
+            self.is_classifier = self.info["kind"] == "classifier"
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            sys.exit(f"{beside} does not describe this model ({error}): export it anew, or remove that file")
 
     def prepare(self, data: bytes) -> np.ndarray:
         """An image file -> (C, H, W) float32, normalised. Raises OSError or ValueError for what is no such image."""

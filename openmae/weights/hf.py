@@ -314,9 +314,8 @@ def _statistics(folder: Path, in_chans: int, bands: tuple[int, ...] | None) -> t
     """(of its image processor, what had to be assumed). bands: that an export of ours says files are read by."""
     file = folder / "preprocessor_config.json"
     if not file.exists():
-        return photo_statistics(in_chans), [
-            "input statistics: ImageNet's" if in_chans == 3 else "input statistics: 0.5"
-        ]
+        statistics, said = photo_statistics(in_chans)
+        return statistics, [said]
     try:
         values = read_json(file.read_bytes())
         scaled = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0

@@ -66,7 +66,7 @@ class Loaded:
         stated = self.info.get("licence")
         said = [f"licence of these weights: {stated or 'not stated'}"] if stated or "format" in provenance else []
         said += [
-            f"assumed, for want of any word of it: {', '.join(found)}" for found in [provenance.get("assumed")] if found
+            f"assumed, since nothing says it: {', '.join(found)}" for found in [provenance.get("assumed")] if found
         ]
         return "; ".join(said)
 

@@ -67,8 +67,11 @@ def load_weights_of(file: Path, weights: Mapping[str, Tensor], arguments: Mappin
     """
     name = str(file)
     licence, released = _licence(file, arguments)
-    provenance = {"format": "meta", "file": name, **({"released_as": released} if released else {})}
-    if not any(key.startswith(("decoder_", "mask_token")) for key in weights):
+    has_decoder = any(key.startswith(("decoder_", "mask_token")) for key in weights)
+    is_metas = has_decoder or released is not None or bool(arguments)  # else anybody's, who names weights as timm does
+    provenance = {"format": "meta" if is_metas else "timm", "file": name}
+    provenance |= {"released_as": released} if released else {}
+    if not has_decoder:
         return load_weights(weights, name, Stated(licence=licence), provenance)
     architecture, assumed = _architecture(weights, arguments, file)
     try:
@@ -79,9 +82,8 @@ def load_weights_of(file: Path, weights: Mapping[str, Tensor], arguments: Mappin
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{name} describes a model that openmae cannot build ({error})") from error
     model.load_state_dict(read)
-    statistics = photo_statistics(architecture.in_chans)
-    assumed.append("input statistics: ImageNet's")
-    info = model_json(model, statistics, {**provenance, "assumed": assumed}, licence=licence)
+    statistics, said = photo_statistics(architecture.in_chans)
+    info = model_json(model, statistics, {**provenance, "assumed": [*assumed, said]}, licence=licence)
     return Loaded(model.eval(), statistics, info, name)
 
 

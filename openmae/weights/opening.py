@@ -105,8 +105,6 @@ def _of_keys(file: Path, weights: dict[str, Tensor], arguments: dict[str, object
     """A file that says no more than its weights' names."""
     if any(key.startswith(("vit.", "embeddings.")) for key in weights):
         raise UserError(f"{file} is of transformers, whose config.json says its shape: give the folder with both")
-    if file.suffix == ".safetensors":
-        return timm.load_weights(weights, str(file))
     return meta.load_weights_of(file, weights, arguments)
 
 

@@ -73,10 +73,11 @@ def are_sincos(positions: Tensor, grid: tuple[int, ...], counted_in: tuple[int, 
         return torch.allclose(positions.float(), sincos_positions(grid, width, counted_in), rtol=0, atol=_SAME)
 
 
-def photo_statistics(in_chans: int) -> Statistics:
-    """What models of 8-bit images are mostly trained with: ImageNet's for colour, 0.5 and 0.5 for other channels."""
+def photo_statistics(in_chans: int) -> tuple[Statistics, str]:
+    """(what most models of 8-bit images are trained with, ImageNet's for colour, 0.5 for others; that in words)."""
     mean, std = IMAGENET if in_chans == 3 else ((0.5,) * in_chans, (0.5,) * in_chans)
-    return Statistics(mean, std, PixelFormat(in_chans, None, "uint8"))
+    said = "input statistics: " + ("ImageNet's" if in_chans == 3 else "mean 0.5, deviation 0.5")
+    return Statistics(mean, std, PixelFormat(in_chans, None, "uint8")), said
 
 
 def stated_statistics(values: Mapping[str, Any], in_chans: int, name: str) -> Statistics:

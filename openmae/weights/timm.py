@@ -150,14 +150,17 @@ def load_weights(
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{name} describes a model that openmae cannot build ({error})") from error
     model.load_state_dict(read, strict=False)  # what is left is made, and not asked: `read_weights` has compared
+    said = {"format": "timm", "file": name, **(provenance or {})}
     assumed = []
     in_chans = model.encoder.in_chans
+    if stated.num_heads is None and said["format"] != "meta":  # whose models have these
+        assumed.append(f"attention heads: {model.encoder.num_heads}, as a model of this width mostly has")
     if stated.statistics is None:
-        statistics = photo_statistics(in_chans)
-        assumed.append("input statistics: ImageNet's" if in_chans == 3 else "input statistics: mean 0.5, deviation 0.5")
+        statistics, what = photo_statistics(in_chans)
+        assumed.append(what)
     else:
         statistics = stated_statistics(stated.statistics, in_chans, name)
-    said = {"format": "timm", "file": name, **(provenance or {}), "assumed": assumed}
+    said["assumed"] = assumed
     names = stated.class_names if isinstance(model, Classifier) else None
     if names is not None and isinstance(model, Classifier) and len(names) != model.head.out_features:
         raise UserError(f"{name} has {model.head.out_features} outputs and names {len(names)} classes: mend its config")
