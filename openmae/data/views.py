@@ -97,11 +97,16 @@ def centred_view(image: NDArray[Any], img_size: tuple[int, int]) -> NDArray[Any]
     return larger[top : top + img_size[0], left : left + img_size[1]]
 
 
+def covering_side(side: int) -> int:
+    """Pixels of which the middle `side` are taken."""
+    return round(side * 256 / 224)
+
+
 def _covering(size: tuple[int, ...], img_size: tuple[int, int]) -> tuple[int, int]:
     """What an image of `size` is resized to so that it covers 256/224 of img_size: the side that it just covers is
     rounded, the other one cut to whole pixels, as torchvision's Resize does it, by which models were judged."""
     first = 0 if size[0] * img_size[1] <= size[1] * img_size[0] else 1
-    covered = round(img_size[first] * 256 / 224)
+    covered = covering_side(img_size[first])
     other = max(img_size[1 - first], covered * size[1 - first] // size[first])
     return (covered, other) if first == 0 else (other, covered)
 

@@ -1,6 +1,7 @@
 """What every export is judged by: the same real images through the model and through what was written of it."""
 
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -69,6 +70,11 @@ def reference(model: Model, images: Tensor) -> Tensor:
     return scores
 
 
+def square_or_both(sides: tuple[int, ...]) -> int | tuple[int, ...]:
+    """One number for a square, as timm and transformers have it."""
+    return sides[0] if len(set(sides)) == 1 else sides
+
+
 def what_is_compared(model: Model) -> str:
     """Scores, or features."""
     return "scores" if isinstance(model, Classifier) else "features"
@@ -93,10 +99,8 @@ def _bundled(loaded: Loaded) -> list[NDArray[np.float32]]:
     height, width = loaded.encoder.img_size
     channels = loaded.encoder.in_chans
     found = []
-    for _, picture in bundled_pictures():
+    for _, picture in islice(bundled_pictures(), IMAGES):
         resized = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
         repeated = np.take(resized, np.arange(channels) % 3, axis=2)
         found.append((repeated / WHITE["uint8"]).astype(np.float32).transpose(2, 0, 1))
-        if len(found) == IMAGES:
-            break
     return found

@@ -42,6 +42,12 @@ def shape_said(loaded: Loaded) -> str:
     return f"(B, {', '.join(map(str, (loaded.encoder.in_chans, *loaded.encoder.img_size)))})"
 
 
+def left_out(loaded: Loaded) -> list[str]:
+    """What a graph has no use for."""
+    is_whole = isinstance(loaded.model, Classifier | Encoder)
+    return [] if is_whole else ["The decoder is left out: the graph gives the encoder's features"]
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps to itself what exporters warn their own authors of."""

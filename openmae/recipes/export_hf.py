@@ -18,7 +18,7 @@ from openmae.errors import UserError
 from openmae.heads import Classifier
 from openmae.masking import Masking
 from openmae.model import MaskedAutoencoder, SelfDecoder
-from openmae.recipes.export_check import Compared, compared, exported, reference, what_is_compared
+from openmae.recipes.export_check import Compared, compared, exported, reference, square_or_both, what_is_compared
 from openmae.recipes.export_processor import write_processor
 from openmae.weights import Loaded, Model
 from openmae.weights.entries import write_weights
@@ -183,8 +183,8 @@ def _encoder_config(model: Model) -> dict[str, Any]:
         "attention_probs_dropout_prob": 0.0,
         "layer_norm_eps": vit.norm_eps,
         "qkv_bias": True,
-        "image_size": _short(vit.img_size),
-        "patch_size": _short(vit.patch_size),
+        "image_size": square_or_both(vit.img_size),
+        "patch_size": square_or_both(vit.patch_size),
         "num_channels": vit.in_chans,
     }
 
@@ -302,7 +302,3 @@ def _import_transformers() -> Any:
             "--upgrade transformers"
         )
     return transformers
-
-
-def _short(sides: tuple[int, ...]) -> int | list[int]:
-    return sides[0] if len(set(sides)) == 1 else [*sides]

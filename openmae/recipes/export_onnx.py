@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from openmae.errors import UserError
 from openmae.recipes.export_check import Compared, exported, what_is_compared
-from openmae.recipes.export_graph import INPUT, compared_in_batches, quiet, shape_said, traced
-from openmae.recipes.export_pt2 import left_out
+from openmae.recipes.export_graph import INPUT, compared_in_batches, left_out, quiet, shape_said, traced
 from openmae.report.card_text import public
 from openmae.weights import Loaded
 

@@ -1,6 +1,7 @@
 """The image processor of a folder for transformers: our evaluation view and input statistics, as far as it can."""
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from openmae.data.statistics import WHITE
-from openmae.data.views import centred_view
+from openmae.data.views import centred_view, covering_side
 from openmae.recipes.bundled import bundled_pictures
 from openmae.recipes.export_check import IMAGES
 from openmae.weights import Loaded
@@ -25,12 +26,12 @@ def processor_config(loaded: Loaded) -> dict[str, Any]:
     """
     (height, width), channels = loaded.encoder.img_size, loaded.encoder.in_chans
     pixels = loaded.statistics.pixels
-    cover = {"height": _cover(height), "width": _cover(width)}
+    cover = {"height": covering_side(height), "width": covering_side(width)}
     config: dict[str, Any] = {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": channels == 3 and pixels.depth == "uint8",
         "do_resize": True,
-        "size": {"shortest_edge": _cover(height)} if height == width else cover,
+        "size": {"shortest_edge": covering_side(height)} if height == width else cover,
         "resample": 3,  # bicubic
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
@@ -65,13 +66,11 @@ def levels_apart(loaded: Loaded, processor: Any) -> float:
     """The mean difference, in levels of 255, between its view and ours of a photograph; of several, the largest."""
     height, width = loaded.encoder.img_size
     found = []
-    for _, picture in bundled_pictures():
+    for _, picture in islice(bundled_pictures(), IMAGES):
         ours = centred_view(picture, (height, width)).transpose(2, 0, 1)
         theirs = processor(images=Image.fromarray(picture), return_tensors="pt").pixel_values
         scaled = loaded.statistics.denormalize(theirs)[0].numpy()
         found.append(float(np.abs(scaled * WHITE["uint8"] - ours).mean()))
-        if len(found) == IMAGES:
-            break
     return max(found)
 
 
@@ -96,8 +95,3 @@ def _notes(loaded: Loaded) -> list[str]:
             "a bright edge overshoots"
         )
     return notes
-
-
-def _cover(side: int) -> int:
-    """What a side of that length is cut from (the paper's evaluation view)."""
-    return round(side * 256 / 224)

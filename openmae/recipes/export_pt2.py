@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openmae.heads import Classifier, Encoder
 from openmae.recipes.export_check import Compared, exported
-from openmae.recipes.export_graph import compared_in_batches, quiet, shape_said, traced
+from openmae.recipes.export_graph import compared_in_batches, left_out, quiet, shape_said, traced
 from openmae.report.card_text import public
 from openmae.weights import Loaded
 
@@ -38,9 +37,3 @@ def usage(loaded: Loaded, out: Path) -> str:
     """What to type in Python."""
     said = f"{shape_said(loaded)}, normalised as {out.with_suffix('.json')} says"
     return f'torch.export.load("{out}").module()(images)  # {said}'
-
-
-def left_out(loaded: Loaded) -> list[str]:
-    """What a graph has no use for."""
-    is_whole = isinstance(loaded.model, Classifier | Encoder)
-    return [] if is_whole else ["The decoder is left out: the graph gives the encoder's features"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from openmae.errors import UserError
 from openmae.heads import Classifier, Encoder
 from openmae.model import NORM_EPS, SIZES
-from openmae.recipes.export_check import Compared, compared, exported, reference, what_is_compared
+from openmae.recipes.export_check import Compared, compared, exported, reference, square_or_both, what_is_compared
 from openmae.weights import Loaded, Model
 from openmae.weights import timm as layout
 from openmae.weights.entries import write_weights
@@ -65,7 +65,7 @@ def create_arguments(loaded: Loaded) -> tuple[str, dict[str, Any]]:
     vit = loaded.encoder
     shape = (vit.embed_dim, vit.depth, vit.num_heads)
     base = next((name for name, size in SIZES.items() if size == shape), "vit_base")
-    arguments: dict[str, Any] = {"img_size": _short(vit.img_size), "patch_size": _short(vit.patch_size)}
+    arguments: dict[str, Any] = {"img_size": square_or_both(vit.img_size), "patch_size": square_or_both(vit.patch_size)}
     arguments |= {"in_chans": vit.in_chans, "mlp_ratio": vit.mlp_ratio}
     arguments |= dict(zip(("embed_dim", "depth", "num_heads"), shape, strict=True)) if shape != SIZES[base] else {}
     usual = {"img_size": 224, "patch_size": 14 if base == "vit_huge" else 16, "in_chans": 3, "mlp_ratio": 4.0}
@@ -112,7 +112,3 @@ def _import_timm() -> Any:
     except ImportError as error:
         raise UserError("this export is checked with timm, which is not installed: pip install timm") from error
     return timm
-
-
-def _short(sides: tuple[int, ...]) -> int | tuple[int, ...]:
-    return sides[0] if len(set(sides)) == 1 else sides

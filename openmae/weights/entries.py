@@ -6,7 +6,7 @@ Shapes: T class tokens, N patches, D encoder width, C channels, P values in a pa
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from openmae.errors import UserError
 from openmae.model import patchify
 
 Tensors = tuple[Tensor, ...]
+M = TypeVar("M", bound=nn.Module)
 _MOST_LISTED = 8
 
 
@@ -52,7 +53,12 @@ def tokens(ours: str, class_token: str, positions: str, count: int) -> Entry:
     class tokens too, (1, T + N, D). What is added to a class token in all cases is part of it here."""
     names = (f"{ours}.class_token", f"{ours}.positions")
     if count == 0:
-        return Entry(names[1:], (positions,), lambda places: (places[0],), lambda places: (places[None],))
+        return Entry(
+            names,
+            (positions,),
+            lambda places: (places[0, :0], places[0]),
+            lambda token, places: (places[None],),
+        )
     return Entry(
         names,
         (class_token, positions),
@@ -61,13 +67,54 @@ def tokens(ours: str, class_token: str, positions: str, count: int) -> Entry:
     )
 
 
+def made(ours: str, make: Callable[[], Tensor]) -> Entry:
+    """A weight that theirs has not, with a value that changes nothing."""
+    return Entry((ours,), (), lambda: (make(),), lambda weight: ())
+
+
+def decoder_tokens(mask_token: str, positions: str) -> list[Entry]:
+    """The decoder's mask token (E,), theirs (1, 1, E), and its positions (N, E); theirs, (1, 1 + N, E), have one for
+    the class token, which is zero."""
+    return [
+        Entry(("decoder.mask_token",), (mask_token,), lambda token: (token[0, 0],), lambda token: (token[None, None],)),
+        Entry(
+            ("decoder.positions",),
+            (positions,),
+            lambda places: (places[0, 1:],),
+            lambda places: (torch.cat([torch.zeros_like(places[:1]), places])[None],),
+        ),
+    ]
+
+
+def filled(
+    build: Callable[[], M],
+    entries: Callable[[M], Iterable[Entry]],
+    weights: Mapping[str, Tensor],
+    name: str,
+    left_out: Callable[[M], Iterable[str]] = lambda model: (),
+) -> M:
+    """The model that `build` makes, with a file's weights; nothing is made that the file has no weights for.
+
+    left_out: see `read_weights`. Raises UserError where it cannot be built, and as `read_weights` does.
+    """
+    try:
+        with torch.device("meta"):  # which takes no memory, whatever sizes it says
+            blank = build()
+        read = read_weights(blank, entries(blank), weights, name, left_out(blank))
+        model = build()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{name} describes a model that openmae cannot build ({error})") from error
+    model.load_state_dict(read)
+    return model
+
+
 def read_weights(
     blank: nn.Module, entries: Iterable[Entry], weights: Mapping[str, Tensor], name: str, left_out: Iterable[str] = ()
 ) -> dict[str, Tensor]:
     """The model's weights, float32, out of a file's.
 
     blank: a model of that shape on the meta device. left_out: names of the file's that no model of ours has a place
-    for, knowingly. Weights of `blank` without an entry stay as they are made.
+    for, knowingly.
     Raises UserError that lists, under the file's names, what is missing, unexpected or misshapen.
     """
     entries = list(entries)

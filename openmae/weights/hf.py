@@ -20,12 +20,13 @@ from openmae.errors import UserError
 from openmae.heads import Classifier, Encoder
 from openmae.masking import Masking
 from openmae.model import Architecture, MaskedAutoencoder, ViT
-from openmae.weights.entries import Entry, layer, patch_projection, read_weights, tokens
+from openmae.weights.entries import Entry, decoder_tokens, filled, layer, made, patch_projection, tokens
 from openmae.weights.loaded import Loaded, Model, model_json
 from openmae.weights.native import read_safetensors
 from openmae.weights.pickled import read_pickled
 from openmae.weights.shapes import (
     are_sincos,
+    check_class_position,
     count_blocks,
     mlp_ratio_of,
     photo_statistics,
@@ -62,7 +63,7 @@ def block_entries(ours: str, theirs: str, depth: int, dim: int, biases: bool) ->
             names = tuple(f"{their}.attention.attention.{which}.{part}" for which in ("query", "key", "value"))
             found.append(Entry((f"{our}.attn.qkv.{part}",), names, lambda *three: (torch.cat(three),), _thirds))
         if not biases:
-            found.append(Entry((f"{our}.attn.qkv.bias",), (), lambda: (torch.zeros(3 * dim),), lambda whole: ()))
+            found.append(made(f"{our}.attn.qkv.bias", lambda: torch.zeros(3 * dim)))
         for our_part, their_part in (
             ("attn.proj", "attention.output.dense"),
             ("norm1", "layernorm_before"),
@@ -101,18 +102,7 @@ def entries(model: Model, biases: bool = True) -> list[Entry]:
     return [
         *whole,
         *layer("decoder.embed", "decoder.decoder_embed"),
-        Entry(
-            ("decoder.mask_token",),
-            ("decoder.mask_token",),
-            lambda token: (token[0, 0],),
-            lambda token: (token[None, None],),
-        ),
-        Entry(
-            ("decoder.positions",),
-            ("decoder.decoder_pos_embed",),
-            lambda places: (places[0, 1:],),
-            lambda places: (torch.cat([torch.zeros_like(places[:1]), places])[None],),
-        ),
+        *decoder_tokens("decoder.mask_token", "decoder.decoder_pos_embed"),
         *block_entries(
             "decoder.blocks",
             "decoder.decoder_layers",
@@ -130,15 +120,13 @@ def load_folder(folder: Path, config: Mapping[str, Any]) -> Loaded:
     name = str(folder)
     weights = {_old_name(key): tensor for key, tensor in _weights(folder).items()}
     described = _Config(config, name)
-    try:
-        with torch.device("meta"):
-            blank = _build(described, weights)
-        left_out = _POOLER if isinstance(blank, Encoder) else ()
-        read = read_weights(blank, entries(blank, described.biases), weights, name, left_out)
-        model = _build(described, weights)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{name} describes a model that openmae cannot build ({error})") from error
-    model.load_state_dict(read)
+    model: Model = filled(
+        lambda: _build(described, weights),
+        lambda blank: entries(blank, described.biases),
+        weights,
+        name,
+        left_out=lambda blank: _POOLER if isinstance(blank, Encoder) else (),
+    )
     in_chans = model.encoder.in_chans
     statistics, assumed = _statistics(folder, in_chans, described.whole("bands"))
     dropped = {"left_out": [key for key in _POOLER if key in weights]} if isinstance(model, Encoder) else {}
@@ -153,7 +141,6 @@ class _Config:
 
     def __init__(self, values: Mapping[str, Any], name: str) -> None:
         self.values, self.name = values, name
-        self.is_mae = values.get("model_type") == "vit_mae"
         self.biases = values.get("qkv_bias", True) is not False
         self.own = values[OURS] if isinstance(values.get(OURS), dict) else {}
         if (activation := values.get("hidden_act", "gelu")) != "gelu":
@@ -251,8 +238,7 @@ def _autoencoder(
 ) -> MaskedAutoencoder:
     name = config.name
     places = required(weights, "decoder.decoder_pos_embed", 3, name)[0]
-    if places[0].any():
-        raise UserError(f"{name} has a decoder that gives the class token a position, which openmae's does not")
+    check_class_position(places, name)
     width = config.number("decoder_hidden_size", 512)
     hidden, decoder_hidden = (
         config.number("intermediate_size", 3072),

@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from openmae.errors import UserError
 from openmae.masking import Masking
 from openmae.model import Architecture, MaskedAutoencoder
-from openmae.weights.entries import Entry, layer, read_weights
+from openmae.weights.entries import Entry, decoder_tokens, filled, layer
 from openmae.weights.loaded import Loaded, model_json
-from openmae.weights.shapes import are_sincos, count_blocks, photo_statistics, required
+from openmae.weights.shapes import are_sincos, check_class_position, count_blocks, photo_statistics, required
 from openmae.weights.timm import Stated, block_entries, encoder_entries, load_weights, vit_arguments
 
 _DECODER_HEADS = 16  # of every decoder in that code, and no file says it
@@ -33,18 +32,10 @@ _RELEASED_NAMES = ("mae_pretrain_vit_", "mae_finetuned_vit_", "mae_visualize_vit
 
 
 def decoder_entries(depth: int) -> list[Entry]:
-    """Of the decoder; theirs has a position, zero, for the class token."""
+    """Of the decoder."""
     return [
         *layer("decoder.embed", "decoder_embed"),
-        Entry(
-            ("decoder.mask_token",), ("mask_token",), lambda token: (token[0, 0],), lambda token: (token[None, None],)
-        ),
-        Entry(
-            ("decoder.positions",),
-            ("decoder_pos_embed",),
-            lambda places: (places[0, 1:],),
-            lambda places: (torch.cat([torch.zeros_like(places[:1]), places])[None],),
-        ),
+        *decoder_tokens("mask_token", "decoder_pos_embed"),
         *block_entries("decoder.blocks", "decoder_blocks", depth),
         *layer("decoder.norm", "decoder_norm"),
         *layer("decoder.head", "decoder_pred"),
@@ -74,14 +65,7 @@ def load_weights_of(file: Path, weights: Mapping[str, Tensor], arguments: Mappin
     if not has_decoder:
         return load_weights(weights, name, Stated(licence=licence), provenance)
     architecture, assumed = _architecture(weights, arguments, file)
-    try:
-        with torch.device("meta"):
-            blank = architecture.build()
-        read = read_weights(blank, entries(blank), weights, name)
-        model = architecture.build()
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{name} describes a model that openmae cannot build ({error})") from error
-    model.load_state_dict(read)
+    model = filled(architecture.build, entries, weights, name)
     statistics, said = photo_statistics(architecture.in_chans)
     info = model_json(model, statistics, {**provenance, "assumed": [*assumed, said]}, licence=licence)
     return Loaded(model.eval(), statistics, info, name)
@@ -97,8 +81,7 @@ def _architecture(
         raise UserError(f"{name} does not fit its model: cls_token is missing")
     width = required(weights, "decoder_embed.weight", 2, name).shape[0]
     places = required(weights, "decoder_pos_embed", 3, name)[0]
-    if places[0].any():
-        raise UserError(f"{name} has a decoder that gives the class token a position, which openmae's does not")
+    check_class_position(places, name)
     assumed = []
     norm_pix = arguments.get("norm_pix_loss")
     if not isinstance(norm_pix, bool):

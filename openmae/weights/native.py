@@ -57,7 +57,7 @@ def load_native(path: Path | str) -> Loaded:
         raise UserError(f"{file} describes a model that this version of openmae cannot build ({said})") from error
     _check_fits(blank, weights, str(file))
     model = _build(info)
-    fill(model, weights, str(file))
+    model.load_state_dict(weights)
     return Loaded(model.eval(), statistics, info, str(path))
 
 
@@ -118,13 +118,8 @@ def _build(info: dict[str, Any]) -> Model:
     return others[kind].from_arguments(info["architecture"])
 
 
-def fill(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:
-    """Loads weights into the model. Raises UserError that lists what is missing, unexpected or misshapen."""
-    _check_fits(model, weights, name)
-    model.load_state_dict(weights)
-
-
 def _check_fits(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:
+    """Raises UserError that lists what is missing, unexpected or misshapen."""
     expected = model.state_dict()
     problems = [f"{key} is missing" for key in expected if key not in weights]
     problems += [f"{key} is unexpected" for key in weights if key not in expected]

@@ -73,6 +73,12 @@ def are_sincos(positions: Tensor, grid: tuple[int, ...], counted_in: tuple[int, 
         return torch.allclose(positions.float(), sincos_positions(grid, width, counted_in), rtol=0, atol=_SAME)
 
 
+def check_class_position(places: Tensor, name: str) -> None:
+    """Raises UserError where the first of a decoder's positions (1 + N, E), the class token's, is not zero."""
+    if places[0].any():
+        raise UserError(f"{name} has a decoder that gives the class token a position, which openmae's does not")
+
+
 def photo_statistics(in_chans: int) -> tuple[Statistics, str]:
     """(what most models of 8-bit images are trained with, ImageNet's for colour, 0.5 for others; that in words)."""
     mean, std = IMAGENET if in_chans == 3 else ((0.5,) * in_chans, (0.5,) * in_chans)

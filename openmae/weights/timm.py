@@ -18,7 +18,7 @@ from openmae.data.tasks import Task
 from openmae.errors import UserError
 from openmae.heads import Classifier, Encoder, Pool
 from openmae.model import NORM_EPS, ViT
-from openmae.weights.entries import Entry, layer, patch_projection, read_weights, tokens
+from openmae.weights.entries import Entry, filled, layer, made, patch_projection, tokens
 from openmae.weights.loaded import Loaded, model_json
 from openmae.weights.shapes import (
     are_sincos,
@@ -75,10 +75,13 @@ def encoder_entries(encoder: ViT) -> list[Entry]:
 
 def entries(model: Encoder | Classifier) -> list[Entry]:
     """Of a model as timm has it: a norm before the pooling, or, where the patches' mean is pooled, behind it."""
-    norm = [] if isinstance(model, Classifier) and model.pool == "mean" else layer("encoder.norm", "norm")
-    pooled = layer("norm", "fc_norm") if isinstance(model, Classifier) and model.pool == "mean" else []
     head = layer("head", "head") if isinstance(model, Classifier) else []
-    return [*encoder_entries(model.encoder), *norm, *pooled, *head]
+    norms = layer("encoder.norm", "norm")
+    if isinstance(model, Classifier) and model.pool == "mean":  # which does not ask the encoder's own
+        width = model.encoder.embed_dim
+        unasked = {"weight": lambda: torch.ones(width), "bias": lambda: torch.zeros(width)}
+        norms = [*layer("norm", "fc_norm"), *(made(f"encoder.norm.{part}", make) for part, make in unasked.items())]
+    return [*encoder_entries(model.encoder), *norms, *head]
 
 
 def vit_arguments(weights: Mapping[str, Tensor], stated: Stated, name: str) -> dict[str, Any]:
@@ -142,14 +145,7 @@ def load_weights(
             )
         return Classifier(encoder, outputs, pool)
 
-    try:
-        with torch.device("meta"):
-            blank = build()
-        read = read_weights(blank, entries(blank), weights, name)
-        model = build()
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{name} describes a model that openmae cannot build ({error})") from error
-    model.load_state_dict(read, strict=False)  # what is left is made, and not asked: `read_weights` has compared
+    model = filled(build, entries, weights, name)
     said = {"format": "timm", "file": name, **(provenance or {})}
     assumed = []
     in_chans = model.encoder.in_chans
