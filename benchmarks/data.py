@@ -33,10 +33,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from openmae.data.decode import PixelFormat
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.loading.stream import Stream
 from openmae.data.opening import open_source
-from openmae.data.stream import Stream
-from openmae.data.views import Augmentation
+from openmae.data.views.crop import Augmentation
 from openmae.masking import Masking
 
 CORES = len(os.sched_getaffinity(0))

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from openmae import create_model
-from openmae.data.decode import PixelFormat
-from openmae.data.statistics import Statistics
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.views.statistics import Statistics
 from openmae.heads import Encoder
-from openmae.recipes import export_onnx
-from openmae.recipes.bench import machine_line
-from openmae.recipes.export_quantize import write_smaller
+from openmae.recipes.bench.job import machine_line
+from openmae.recipes.export.formats import onnx as export_onnx
+from openmae.recipes.export.quantize import write_smaller
 from openmae.train.run import environment
 from openmae.weights import Loaded, model_json
 

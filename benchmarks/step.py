@@ -31,15 +31,16 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from openmae.console.terminal import make_console
+from openmae.machine.device import Precision, choose_device
 from openmae.model import Architecture
-from openmae.recipes.bench import Bench, architecture_of, contenders_of, machine_line, measured, precisions_of, show
-from openmae.recipes.bench_jobs import Ours, Where
-from openmae.recipes.bench_rounds import PRODUCT, Contender
-from openmae.recipes.cost import flops
-from openmae.recipes.machine import choose_device, make_console
-from openmae.report.bench import Table, bench_picture, failures, grid, head, markdown, number, ratio, rows, share
+from openmae.recipes.bench.job import architecture_of, contenders_of, machine_line, measured, precisions_of, show
+from openmae.recipes.bench.rounds import PRODUCT, Contender
+from openmae.recipes.bench.settings import Bench
+from openmae.recipes.bench.steps import Ours, Where
+from openmae.report.plots.bench import Table, bench_picture, failures, grid, head, markdown, number, ratio, rows, share
+from openmae.train.cost import flops
 from openmae.train.run import environment, read_metrics
-from openmae.train.step import Precision
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- step: begin -->", "<!-- step: end -->"

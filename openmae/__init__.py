@@ -5,11 +5,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from openmae.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from openmae.model import MaskedAutoencoder, create_model
     from openmae.weights import load
 
-__version__ = "0.1.0"
 __all__ = ["MaskedAutoencoder", "create_model", "load"]
 
 

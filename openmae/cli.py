@@ -1,48 +1,46 @@
 """The table of commands. `openmae --help` imports nothing heavy."""
 
 import contextlib
-import dataclasses
-import difflib
 import errno
 import importlib
 import io
 import os
 import sys
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from openmae import __version__
-from openmae.data.address import hide
-from openmae.data.parsing import read_toml
+from openmae.commandline.words import _check_empty, _check_flags, _suggestion, _with_config_file
+from openmae.console.words import printable
 from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError, said_once
-from openmae.printable import printable
+from openmae.files.address import hide
+from openmae.version import __version__
 
 COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass, what it does)
     "quickstart": ("quickstart", "Quickstart", "pre-train on real images that come along, and show that it worked"),
-    "pretrain": ("pretrain", "Pretrain", "pre-train on your images: openmae pretrain DATA --out RUN"),
+    "pretrain": ("pretrain.job", "Pretrain", "pre-train on your images: openmae pretrain DATA --out RUN"),
     "finetune": (
-        "finetune",
+        "finetune.job",
         "Finetune",
         "train an encoder on labels, all of it or its last blocks: MODEL DATA --out RUN",
     ),
     "reconstruct": ("reconstruct", "Reconstruct", "masked | reconstruction | original: MODEL IMAGE... --out PNG"),
-    "knn": ("knn", "Knn", "what the features know, by nearest neighbours: MODEL DATA"),
-    "probe": ("probe", "Probe", "what the features know, by a linear classifier: MODEL DATA"),
-    "embed": ("embed", "Embed", "a vector for each image, and what is near what: MODEL DATA --out FILE.parquet"),
+    "knn": ("probe.knn", "Knn", "what the features know, by nearest neighbours: MODEL DATA"),
+    "probe": ("probe.linear", "Probe", "what the features know, by a linear classifier: MODEL DATA"),
+    "embed": ("embed.job", "Embed", "a vector for each image, and what is near what: MODEL DATA --out FILE.parquet"),
     "evaluate": (
-        "evaluate",
+        "evaluate.job",
         "Evaluate",
         "how good a fine-tuned model is, class by class, and where it errs: MODEL DATA",
     ),
-    "export": ("export", "Export", "for timm, transformers, ONNX, ..., checked: MODEL --to FORMAT --out PATH"),
+    "export": ("export.job", "Export", "for timm, transformers, ONNX, ..., checked: MODEL --to FORMAT --out PATH"),
     "push": ("push", "Push", "onto the Hugging Face Hub, with a model card: RUN USER/NAME"),
     "stats": ("stats", "Stats", "mean, deviation and percentiles of your images: DATA"),
-    "check": ("check", "Check", "broken files, odd sizes, duplicates, suspicious labels: DATA"),
-    "pack": ("pack", "Pack", "write tar shards of smaller images, which load faster: DATA SHARDS"),
-    "doctor": ("doctor", "Doctor", "whether this machine can train, and what to mend"),
-    "launch": ("launch", "Launch", "hand a training to a cluster's scheduler: slurm -- COMMAND ..."),
-    "plan": ("plan", "Plan", "steps, hours, memory and cost of a pre-training before it starts: [DATA]"),
-    "bench": ("bench", "Bench", "how fast a training step is here, beside other implementations"),
+    "check": ("check.job", "Check", "broken files, odd sizes, duplicates, suspicious labels: DATA"),
+    "pack": ("pack.job", "Pack", "write tar shards of smaller images, which load faster: DATA SHARDS"),
+    "doctor": ("doctor.job", "Doctor", "whether this machine can train, and what to mend"),
+    "launch": ("launch.job", "Launch", "hand a training to a cluster's scheduler: slurm -- COMMAND ..."),
+    "plan": ("plan.job", "Plan", "steps, hours, memory and cost of a pre-training before it starts: [DATA]"),
+    "bench": ("bench.job", "Bench", "how fast a training step is here, beside other implementations"),
     "report": ("report", "Report", "write RUN/report.html anew: RUN"),
 }
 
@@ -124,11 +122,11 @@ def _run(command: str, argv: list[str]) -> int:
     # Large tensors on large pages: a step of ViT-B on 2 cores spends 0.1 s instead of 0.5 in the kernel (docs/log.md).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # What torch.compile makes outlives the machine's next start, which the default, a folder in /tmp, does not.
-    from openmae.data.cache import cache_folder
+    from openmae.files.cache import cache_folder
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     if os.environ.get("WORLD_SIZE", "1") != "1" and command in COMMANDS and command not in TOGETHER:
-        from openmae.ranks import refuse_ranks
+        from openmae.distributed.ranks import refuse_ranks
 
         refuse_ranks("this")
     if command == "launch":
@@ -164,11 +162,11 @@ def _parsed(command: str, argv: list[str], settings_type: type) -> Any:
     """The settings that these words make. Raises UserError where they make none, SystemExit after --help."""
     import tyro
 
-    from openmae.refusal import why_refused
+    from openmae.commandline.refusal import why_refused
 
     prog = f"openmae {command}"
     if not {"-h", "--help"}.isdisjoint(argv):  # of all settings, also where some are given
-        from openmae.help_text import help_text
+        from openmae.commandline.help import help_text
 
         return tyro.cli(settings_type, args=["--help"], prog=prog, registry=help_text(settings_type))
     try:
@@ -178,91 +176,6 @@ def _parsed(command: str, argv: list[str], settings_type: type) -> Any:
         if not stopped.code:
             raise
         raise UserError(why_refused(command, argv, settings_type)) from None
-
-
-def _with_config_file(argv: list[str], settings_type: type, derived: tuple[str, ...]) -> list[str]:
-    """Puts the settings of `--config FILE` before the command line's own flags, which therefore win.
-
-    derived: keys that are not settings but stand in the config.toml of a run, so that this can be given too.
-    """
-    for at, word in enumerate(argv):
-        if word == "--config" or word.startswith("--config="):
-            values = [word.split("=", 1)[1]] if "=" in word else argv[at + 1 : at + 2]
-            if not values:
-                raise UserError("--config needs a file: --config settings.toml")
-            given = argv[:at] + argv[at + (1 if "=" in word else 2) :]
-            first_flag = next((i for i, w in enumerate(given) if w.startswith("--")), len(given))
-            words = _config_words(Path(values[0]), settings_type, derived, with_places=first_flag == 0)
-            return given[:first_flag] + words + given[first_flag:]
-    return argv
-
-
-def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], with_places: bool) -> list[str]:
-    from openmae.refusal import has_place
-
-    try:
-        values = read_toml(file.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read ({error}): give a TOML file") from error
-    except ValueError as error:
-        raise UserError(f"{file} is not TOML ({error}): mend that line") from error
-    known = [field.name for field in dataclasses.fields(settings_type)]
-    hints = get_type_hints(settings_type, include_extras=True)
-    words: list[str] = []
-    placed: dict[str, str] = {}  # MODEL and DATA; those on the command line take their place
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name in derived:
-            continue
-        if name not in known:
-            raise UserError(f"{file} has an unknown key '{key}'{_suggestion(name, known)}")
-        if isinstance(value, dict):
-            raise UserError(f"{file} has a table '{key}': give settings without tables")
-        if any(isinstance(one, str) and one.startswith("-") for one in (value if isinstance(value, list) else [value])):
-            raise UserError(f"{file} has '{key}' as {value!r}, which would be read as a flag: give another value")
-        given = _flag_words(name.replace("_", "-"), value)
-        if has_place(hints[name]):
-            placed[name] = hide(str(value))
-        else:
-            words += given
-    return [*(placed[name] for name in known if name in placed), *words] if with_places else words
-
-
-def _flag_words(flag: str, value: Any) -> list[str]:
-    if isinstance(value, int) and value.bit_length() > 1000:
-        value = float("inf")  # which is refused; Python declines to write so many digits
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    if isinstance(value, list) and flag in ("img-size", "patch-size"):
-        return [f"--{flag}", "x".join(map(str, value))]
-    values = value if isinstance(value, list) else [value]
-    return [f"--{flag}", *map(str, values)]
-
-
-def _check_empty(argv: list[str]) -> None:
-    """A variable of the shell's that is not set; as a folder it would be the present one."""
-    for before, word in zip(["", *argv], argv, strict=False):
-        if not word or (word.startswith("--") and word.endswith("=")):
-            where = f" after {before}" * before.startswith("--") if not word else f" in {word}"
-            raise UserError(f"there is an empty word{where}: give a value; a variable may not be set")
-
-
-def _check_flags(argv: list[str], settings_type: type) -> None:
-    """One sentence with a suggestion for a flag that does not exist."""
-    known = {"help", "config"}
-    for field in dataclasses.fields(settings_type):
-        flag = field.name.replace("_", "-")
-        known |= {flag, f"no-{flag}"} if field.type in (bool, "bool") else {flag}
-    for word in argv:
-        if word.startswith("--") and len(word) > 2:
-            name = word[2:].split("=", 1)[0].replace("_", "-")
-            if name not in known and not name.startswith("tyro-"):
-                raise UserError(f"there is no flag --{name}{_suggestion(name, sorted(known), prefix='--')}: see --help")
-
-
-def _suggestion(word: str, known: list[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {prefix}{close[0]}?)" if close else ""
 
 
 def _overview() -> str:

@@ -18,13 +18,13 @@ from PIL import Image
 
 import openmae
 from openmae.cli import COMMANDS, main
+from openmae.commandline.help import field_texts
 from openmae.data.opening import labelled_splits
-from openmae.data.order import generator
 from openmae.data.tasks import answers
 from openmae.errors import UserError
+from openmae.evaluate.evaluation import How, evaluate, untrained_twin
 from openmae.evaluate.features import centred_images, pooled, readouts
-from openmae.evaluate.proof import How, evaluate, untrained_twin
-from openmae.help_text import field_texts
+from openmae.randomness import generator
 from openmae.recipes import quickstart
 from openmae.train.run import RunFolder, read_metrics
 from openmae.weights import load_model

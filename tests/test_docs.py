@@ -9,7 +9,7 @@ import torch
 import tyro
 
 from openmae.cli import COMMANDS, _read, main
-from openmae.recipes.pretrain import Pretrain
+from openmae.recipes.pretrain.settings import Pretrain
 from tests.images import TINY, picture, write_images
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

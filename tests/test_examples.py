@@ -18,7 +18,7 @@ import yaml
 from openmae.cli import _read
 from openmae.errors import RUN_AGAIN
 from tests.images import TINY, write_images
-from tests.slurm import FakeSlurm, wait_for
+from tests.recipes.slurm import FakeSlurm, wait_for
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 README = (EXAMPLES / "README.md").read_text()
@@ -28,7 +28,7 @@ SMALL = [*TINY, "--workers", "0"]
 def test_the_readme_lists_all_examples() -> None:
     linked = set(re.findall(r"\]\(([\w.]+)\)", README))
     assert linked == {path.name for path in EXAMPLES.iterdir()} - {"README.md"}
-    for test in re.findall(r"tests/\w+\.py", README):
+    for test in re.findall(r"tests/[\w/]+\.py", README):
         assert (EXAMPLES.parent / test).exists()
 
 

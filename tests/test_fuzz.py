@@ -26,8 +26,9 @@ from openmae.cli import main
 from openmae.data.opening import has_splits, open_source
 from openmae.data.tasks import answers, split_for, task_of
 from openmae.errors import BrokenImage, UserError
-from openmae.recipes import finetune, pretrain
-from openmae.report.page import write_report
+from openmae.recipes.finetune import job as finetune
+from openmae.recipes.pretrain import job as pretrain
+from openmae.report.page.run import write_report
 from openmae.train.learner import Learner
 from openmae.train.loop import resume
 from openmae.train.optimizers import adamw
@@ -35,7 +36,7 @@ from openmae.train.run import RunFolder
 from openmae.weights import load_model
 from tests.images import TINY, picture, write_images
 from tests.mutations import bounded, damaged, with_wrong_values, wrong_lines, wrong_values
-from tests.test_training import no_loss
+from tests.train.test_training import no_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of a value that overflows in a file made to do so
 

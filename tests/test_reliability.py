@@ -16,11 +16,13 @@ import torch
 
 from openmae.cli import main
 from openmae.errors import RUN_AGAIN, UserError
-from openmae.recipes import finetune, machine, pretrain
+from openmae.recipes.finetune import job as finetune
+from openmae.recipes.pretrain import job as pretrain
+from openmae.recipes.training import room
 from openmae.train import stop
 from openmae.train.run import read_metrics
+from tests.distributed.test_ranks import by_hand, environment, steps_done, wait_for
 from tests.images import TINY, write_images
-from tests.test_ranks import by_hand, environment, steps_done, wait_for
 
 QUICK = "--epochs 6 --workers 1 --pictures 1 --evaluations 1 --checkpoint-minutes 0".split()
 
@@ -144,11 +146,11 @@ def test_room_is_asked_for_as_many_checkpoints_as_are_kept(
     model = torch.nn.Linear(5, 2)
     model.bias.requires_grad_(False)
     free = 4 * floats
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    machine.check_room(tmp_path, model, keep, averages)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    room.check_room(tmp_path, model, keep, averages)
     free -= 1
     with pytest.raises(UserError, match=f"--keep {keep}.*free some") as refusal:
-        machine.check_room(tmp_path, model, keep, averages)
+        room.check_room(tmp_path, model, keep, averages)
     assert ("lower --keep" in str(refusal.value)) is (keep > 1)
 
 

@@ -19,14 +19,14 @@ import torch
 from rich.table import Table
 
 from openmae.cli import main
-from openmae.data import address
-from openmae.data.address import hide, know, secrets, shown, whole
+from openmae.console.terminal import make_console
+from openmae.console.words import on_one_line
 from openmae.data.opening import open_source
 from openmae.errors import BrokenImage, UserError
-from openmae.recipes.broken import on_one_line
-from openmae.recipes.machine import make_console
-from openmae.recipes.results import _as_folder
-from openmae.report.page import write_report
+from openmae.files import address
+from openmae.files.address import hide, know, secrets, shown, whole
+from openmae.recipes.evaluate.keep import _as_folder
+from openmae.report.page.run import write_report
 from openmae.train.checkpoint import newest_checkpoint
 from tests.commands import Run, refused
 from tests.images import TINY, encoded, picture, write_images

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from openmae.data.centred import centred
-from openmae.data.decode import PixelFormat
-from openmae.data.statistics import Statistics
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.views.centred import centred
+from openmae.data.views.statistics import Statistics
 from openmae.heads import Classifier
 from openmae.model import ViT
-from openmae.recipes import export_onnx
+from openmae.recipes.export.formats import onnx as export_onnx
 from openmae.weights import Loaded, model_json
 from tests.images import picture
 

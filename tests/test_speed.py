@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from openmae.recipes.compiling import missing_compiler
-from openmae.recipes.cost import memory
-from openmae.recipes.pretrain import Pretrain
-from openmae.recipes.pretrain_model import architecture_of
+from openmae.recipes.pretrain.build import architecture_of
+from openmae.recipes.pretrain.settings import Pretrain
+from openmae.train.compiling import missing_compiler
+from openmae.train.cost import memory
 from openmae.train.run import read_config, read_metrics
 from tests.commands import Run, refused
 from tests.images import TINY, write_images
@@ -163,7 +163,7 @@ def test_a_machine_with_too_little_memory_still_trains_the_batch(tmp_path: Path)
         )
 
     bare = subprocess.run(
-        [sys.executable, "-c", "import openmae.recipes.pretrain as p, re; print(open('/proc/self/status').read())"],
+        [sys.executable, "-c", "import openmae.recipes.pretrain.job as p, re; print(open('/proc/self/status').read())"],
         capture_output=True,
         text=True,
         check=True,

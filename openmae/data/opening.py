@@ -18,19 +18,19 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from openmae.data.address import hide
-from openmae.data.arrays import ArrayFile, npz_arrays, open_npz_array
-from openmae.data.folder import COMPRESSED, ImageFolder, open_folder, unpacking
-from openmae.data.joined import Joined
-from openmae.data.listing import EXTENSIONS, list_images
-from openmae.data.order import generator
-from openmae.data.parquet import image_column, open_parquet, open_parquet_images
-from openmae.data.remote import is_remote
-from openmae.data.shard_listing import expand, open_shards, packed_shards, tar_files
-from openmae.data.shards import SETTINGS
-from openmae.data.source import Source
-from openmae.data.table import TEST, TRAIN, VAL, open_table
+from openmae.data.shards.index import SETTINGS
+from openmae.data.shards.listing import expand, open_shards, packed_shards, tar_files
+from openmae.data.sources.arrays import ArrayFile, npz_arrays, open_npz_array
+from openmae.data.sources.folder import COMPRESSED, ImageFolder, open_folder, unpacking
+from openmae.data.sources.joined import Joined
+from openmae.data.sources.listing import EXTENSIONS, list_images
+from openmae.data.sources.parquet import image_column, open_parquet, open_parquet_images
+from openmae.data.sources.remote import is_remote
+from openmae.data.sources.source import Source
+from openmae.data.sources.table import TEST, TRAIN, VAL, open_table
 from openmae.errors import UserError
+from openmae.files.address import hide
+from openmae.randomness import generator
 
 File = TypeVar("File", str, Path)
 

@@ -8,12 +8,12 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.labels import SEPARATORS
 from openmae.data.opening import has_splits, labelled_splits, open_source
-from openmae.data.order import generator
-from openmae.data.source import Source, Subset
-from openmae.data.table import TableSource
+from openmae.data.sources.labels import SEPARATORS
+from openmae.data.sources.source import Source, Subset
+from openmae.data.sources.table import TableSource
 from openmae.errors import UserError
+from openmae.randomness import generator
 
 Task = Literal["classification", "multi-label", "regression"]
 TASKS: tuple[Task, ...] = get_args(Task)

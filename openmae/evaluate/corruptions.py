@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.centred import centred
-from openmae.data.decode import PixelFormat
-from openmae.data.order import generator
-from openmae.data.source import Remade, Source
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.sources.source import Remade, Source
+from openmae.data.views.centred import centred
 from openmae.errors import UserError
+from openmae.randomness import generator
 
 KINDS = (
     "gaussian_noise", "shot_noise", "impulse_noise",

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openmae.data.loading.in_order import CentredImages
+from openmae.data.loading.pool import Hand, ordered
 from openmae.data.opening import Split, open_source
-from openmae.data.pool import Hand, ordered
-from openmae.data.statistics import Statistics
+from openmae.data.views.statistics import Statistics
 from openmae.errors import BrokenImage, UserError
-from openmae.evaluate.features import CentredImages, Precision, centred_images, pooled
+from openmae.evaluate.features import Precision, centred_images, pooled
 from openmae.heads import Pool
 from openmae.model import ViT
 from openmae.weights import Loaded, load_model

@@ -9,12 +9,13 @@ from sklearn.metrics import average_precision_score, r2_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from openmae.data.statistics import Statistics
+from openmae.data.loading.in_order import CentredImages
 from openmae.data.tasks import Answers, Task
-from openmae.evaluate.features import CentredImages, Precision, autocast, extract
+from openmae.data.views.statistics import Statistics
+from openmae.distributed.ranks import ALONE, Ranks
+from openmae.evaluate.features import Precision, autocast, extract
 from openmae.evaluate.knn import accuracy
 from openmae.heads import Classifier
-from openmae.ranks import ALONE, Ranks
 
 HEADLINE: dict[Task, str] = {"classification": "top1", "multi-label": "mean_ap", "regression": "r2"}
 """The figure that a model is judged by; more is better."""
@@ -72,3 +73,16 @@ def measure(scores: Tensor, right: Answers) -> dict[str, float]:
         return {"loss": loss, "mean_ap": mean_ap}
     figures = {"loss": F.cross_entropy(scores, values).item(), "top1": accuracy(scores, values)}
     return figures if scores.shape[1] <= 5 else {**figures, "top5": accuracy(scores, values, 5)}
+
+
+def said(figures: dict[str, float]) -> str:
+    """top-1 93.2%, top-5 99.0%; or mean average precision, or R2, and the mean error."""
+    names = {
+        "top1": "top-1 {:.2%}",
+        "top5": "top-5 {:.2%}",
+        "mean_ap": "mean average precision {:.2%}",
+        "r2": "R² {:.4f}",
+        "mae": "mean absolute error {:.4g}",
+        "rmse": "root mean squared error {:.4g}",
+    }
+    return ", ".join(text.format(figures[name]) for name, text in names.items() if name in figures)

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmae.data.order import generator
 from openmae.data.tasks import Answers
 from openmae.evaluate.linear import Directions, Linear, fit, steps_of_ten
 from openmae.evaluate.predict import HEADLINE, measure
+from openmae.randomness import generator
 
 STRENGTHS = steps_of_ten(-6, 2, 2)  # inverse regularisation, on standardised features, from strong to weak
 FALLBACK = 1e-2  # where there are too few images to choose

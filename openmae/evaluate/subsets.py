@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.folder import ImageFolder
-from openmae.data.source import Source, Subset
+from openmae.data.sources.folder import ImageFolder
+from openmae.data.sources.source import Source, Subset
 from openmae.data.tasks import Answers, Task, answers
 from openmae.errors import UserError
 

@@ -1,1 +1,2 @@
-"""One file per job: a frozen dataclass of its settings, and run()."""
+"""A folder a job: settings (a frozen dataclass), choose (what was left open), build, job (run). Files of one job are
+named alike in all of them."""

@@ -18,11 +18,12 @@ from typing import Annotated, Any
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from openmae.console.terminal import make_console
 from openmae.errors import UserError
-from openmae.recipes.export import described
-from openmae.recipes.machine import make_console, room_on_disk
-from openmae.report.card import PANEL, PICTURES, is_as_written, make_card
-from openmae.report.card_text import public
+from openmae.files.disk import room_on_disk
+from openmae.recipes.export.job import described
+from openmae.report.card.card import PANEL, PICTURES, is_as_written, make_card
+from openmae.report.card.text import public
 from openmae.weights import Loaded, load_model, serialize
 from openmae.weights.hub import address, explained, library, parsed
 

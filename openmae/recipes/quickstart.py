@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tyro.conf import arg
 
-from openmae.data.order import generator
-from openmae.recipes.bundled import bundled_names, bundled_pictures
-from openmae.recipes.machine import make_console
-from openmae.recipes.pretrain import Pretrain, pretrain
-from openmae.recipes.proof import Proof, prove
+from openmae.console.terminal import make_console
+from openmae.data.bundled import bundled_names, bundled_pictures
+from openmae.randomness import generator
+from openmae.recipes.pretrain.job import pretrain
+from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.probe.job import prove
+from openmae.recipes.probe.settings import Proof
 from openmae.recipes.reconstruct import Reconstruct, reconstruct
 
 SQUARE = 80  # pixels; the squares of a picture's chessboard belong to train and val in turn

@@ -13,12 +13,13 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from openmae.console.terminal import make_console
 from openmae.data.opening import has_splits, open_source
 from openmae.errors import UserError
-from openmae.recipes.machine import Device, choose_device, make_console
-from openmae.recipes.panel import draw_panel
-from openmae.recipes.reading import say_origin
+from openmae.machine.device import Device, choose_device
+from openmae.report.sheets.panel import draw_panel
 from openmae.weights import load_model
+from openmae.weights.loaded import say_origin
 
 MOST_IMAGES = 16
 # Advice of errors that is for whoever trains; here channels, patches and size are the model's.

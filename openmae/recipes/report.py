@@ -9,8 +9,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from openmae.recipes.machine import make_console
-from openmae.report.page import write_report
+from openmae.console.terminal import make_console
+from openmae.report.page.run import write_report
 
 
 @dataclass(frozen=True)

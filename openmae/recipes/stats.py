@@ -18,17 +18,21 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from openmae.data.decode import Depth
-from openmae.data.distribution import PERCENTILES, Distribution, measure
+from openmae.console.progress import counting
+from openmae.console.terminal import make_console
+from openmae.console.words import counted, pace
+from openmae.data.formats.header import Depth
 from openmae.data.opening import has_splits, open_source
-from openmae.data.order import generator
-from openmae.data.source import Source
-from openmae.data.statistics import WHITE, choose_pixels, sample_headers
+from openmae.data.sources.source import Source
+from openmae.data.survey.distribution import PERCENTILES, Distribution, measure
+from openmae.data.survey.sample import choose_pixels, sample_headers
+from openmae.data.views.statistics import WHITE
 from openmae.errors import UserError
-from openmae.recipes.machine import make_console, reading_workers
-from openmae.recipes.reading import check_out, counted, counting, pace
-from openmae.report.histogram import draw_histogram
-from openmae.train.checkpoint import write_file
+from openmae.files.disk import check_out
+from openmae.files.whole import write_file
+from openmae.machine.cores import reading_workers
+from openmae.randomness import generator
+from openmae.report.plots.histogram import draw_histogram
 
 _NAMED = 5  # images that cannot be read
 _DEPTHS: dict[Depth, str] = {"uint8": "8 bits", "uint16": "16 bits", "float32": "32-bit floats"}

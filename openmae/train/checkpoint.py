@@ -4,30 +4,26 @@ A checkpoint is written aside, synced to the disk, and renamed into place, so a 
 whatever killed the writer. `checksums.json` guards against what happens to it later.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from openmae.data.parsing import read_json
+from openmae.distributed.sharding import gathered, placed
+from openmae.files.parsing import read_json
+from openmae.files.whole import _sync_folder, _write_synced, write_file
 from openmae.heads import Classifier
 from openmae.model import MaskedAutoencoder
-from openmae.train.sharding import gathered, placed
+from openmae.train.learner import Learner
 from openmae.weights import serialize
-
-if TYPE_CHECKING:
-    from openmae.train.learner import Learner
 
 KEEP = 2
 """Checkpoints: the newest, and one before it in case the newest is damaged."""
@@ -45,18 +41,6 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a file that is complete or absent: aside, synced, renamed. Raises OSError, leaving what was there."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        _write_synced(aside, data)
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
 def save_model(run: Path, model: MaskedAutoencoder | Classifier, info: dict[str, Any]) -> None:
     """model.safetensors and model.json of the run, each complete or as it was before.
 
@@ -64,15 +48,6 @@ def save_model(run: Path, model: MaskedAutoencoder | Classifier, info: dict[str,
     """
     write_file(run / "model.safetensors", serialize(model, info))
     write_file(run / "model.json", json.dumps(info, indent=1).encode())
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Waits until no other process has the file's lock, `.NAME.lock` beside it; it ends with the process, however that
-    ends. Raises OSError."""
-    with file.with_name(f".{file.name}.lock").open("a") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        yield
 
 
 def snapshot(
@@ -193,18 +168,3 @@ def _read(path: Path) -> Checkpoint:
 
 def _steps(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*"))
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

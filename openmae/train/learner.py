@@ -8,16 +8,33 @@ import copy
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Generic, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from openmae.ranks import ALONE, Ranks
-from openmae.train.sharding import gathered
-from openmae.train.step import B, M
+from openmae.distributed.ranks import ALONE, Ranks
+from openmae.distributed.sharding import gathered
+
+
+class TrainingBatch(Protocol):
+    """What a step asks of a batch."""
+
+    def __len__(self) -> int: ...
+    def to(self, device: torch.device) -> Self:
+        """The batch with its tensors on the device."""
+        ...
+
+    @property
+    def indices(self) -> Tensor:
+        """(B,) which samples these are."""
+        ...
+
+
+B = TypeVar("B", bound=TrainingBatch)
+M = TypeVar("M", bound=nn.Module)
 
 # What does not learn is the same on all ranks anyway; newer versions of torch have another name for it.
 _SYNC_NO_BUFFERS: dict[str, Any] = {

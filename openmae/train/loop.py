@@ -11,16 +11,17 @@ from typing import Any, Generic
 import torch
 from rich.console import Console
 
-from openmae.data.heap import give_back_freed_memory
+from openmae.console.progress import Progress
+from openmae.distributed.ranks import Ranks
 from openmae.errors import INTERRUPTED, RUN_AGAIN, Interrupted, NotWritten, UserError
-from openmae.ranks import Ranks
+from openmae.machine.device import Precision, autocast, is_out_of_memory
+from openmae.machine.heap import give_back_freed_memory
 from openmae.train.checkpoint import KEEP, newest_checkpoint, restore, snapshot
-from openmae.train.console import Progress
-from openmae.train.learner import Learner
+from openmae.train.learner import B, Learner, M
 from openmae.train.profile import profiled
 from openmae.train.run import RunFolder
 from openmae.train.saving import Saver
-from openmae.train.step import B, M, Precision, Taken, autocast, is_out_of_memory, take_step
+from openmae.train.step import Taken, take_step
 from openmae.train.stop import Stop
 
 MOST_DROPPED_IN_A_ROW = 5  # steps without a finite gradient before the run stops

@@ -19,13 +19,12 @@ from typing import IO, Any, BinaryIO, Self
 import tomli_w
 import torch
 
-from openmae.data.address import shown
-from openmae.data.parsing import read_json, read_toml
 from openmae.errors import UserError
-from openmae.train.checkpoint import write_file
+from openmae.files.address import shown
+from openmae.files.parsing import read_json, read_toml
+from openmae.files.whole import write_file
 
 _MOST_NAMED = 5  # settings in a sentence
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunFolder:

@@ -1,40 +1,17 @@
 """One optimizer step: micro-batches forward and backward, the gradient's norm, the update."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from openmae.train.sharding import gathered
-
-if TYPE_CHECKING:
-    from openmae.train.learner import Learner
-
-Precision = Literal["bf16", "fp32"]
-
-
-class TrainingBatch(Protocol):
-    """What a step asks of a batch."""
-
-    def __len__(self) -> int: ...
-    def to(self, device: torch.device) -> Self:
-        """The batch with its tensors on the device."""
-        ...
-
-    @property
-    def indices(self) -> Tensor:
-        """(B,) which samples these are."""
-        ...
-
-
-B = TypeVar("B", bound=TrainingBatch)
-M = TypeVar("M", bound=nn.Module)
+from openmae.distributed.sharding import gathered
+from openmae.machine.device import Precision, autocast
+from openmae.train.learner import B, Learner, M
 
 
 @dataclass(frozen=True)
@@ -95,30 +72,3 @@ def take_step(
     optimizer.step()
     learner.level()
     return Taken(told[0], norm, told[1:], indices, waited)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of a device or of the machine could not hold what was asked for."""
-    words = (  # of torch's allocator, of C++, and of oneDNN, which says no more than that
-        "DefaultCPUAllocator",
-        "bad_alloc",
-        "could not create a primitive",
-        "could not create a memory",
-    )
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """bfloat16 for the products where asked; weights, sums and losses stay float32."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

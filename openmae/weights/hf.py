@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openmae.data.parsing import read_json
-from openmae.data.statistics import Statistics
+from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
+from openmae.files.parsing import read_json
 from openmae.heads import Classifier, Encoder
 from openmae.masking import Masking
 from openmae.model import Architecture, MaskedAutoencoder, ViT

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from openmae.data.parsing import read_json
 from openmae.errors import UserError
+from openmae.files.parsing import read_json
 from openmae.weights import hf
 from openmae.weights.loaded import Loaded
 

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import openmae
-from openmae.data.address import shown
-from openmae.data.statistics import Statistics
+from rich.console import Console
+
+from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
+from openmae.files.address import shown
 from openmae.heads import Classifier, Encoder
 from openmae.model import MaskedAutoencoder, ViT
+from openmae.version import __version__
 
 Model = MaskedAutoencoder | Classifier | Encoder
 
@@ -89,7 +91,7 @@ def model_json(
     kinds: dict[type, str] = {Classifier: "classifier", Encoder: "encoder", MaskedAutoencoder: "autoencoder"}
     return {
         "format": 1,
-        "openmae": openmae.__version__,
+        "openmae": __version__,
         "kind": kinds[type(model)],
         "architecture": model.architecture.to_dict() if isinstance(model, MaskedAutoencoder) else model.arguments(),
         "statistics": statistics.to_dict(),
@@ -98,3 +100,9 @@ def model_json(
         "provenance": {key: shown(value) if isinstance(value, str) else value for key, value in provenance.items()},
         "licence": licence,
     }
+
+
+def say_origin(loaded: Loaded, console: Console) -> None:
+    """The licence of weights that somebody else trained, and what had to be assumed of them."""
+    if loaded.origin:
+        console.print(f"{loaded.name}: {loaded.origin}", style="yellow", soft_wrap=True)

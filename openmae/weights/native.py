@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from openmae.data.parsing import read_json
-from openmae.data.statistics import Statistics
 from openmae.data.tasks import Task
+from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
+from openmae.files.parsing import read_json
 from openmae.heads import Classifier, Encoder, Pool
 from openmae.model import NORM_EPS, Architecture
 from openmae.weights.entries import complain

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from openmae.data.parsing import read_json
 from openmae.errors import UserError
+from openmae.files.parsing import read_json
 from openmae.weights import hf, hub, meta, timm
 from openmae.weights.loaded import Loaded
 from openmae.weights.native import KEY, load_native, read_header, read_safetensors

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openmae.data.decode import PixelFormat
-from openmae.data.statistics import Statistics
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.model import SIZES, sincos_positions
 

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from openmae.data.header import check_size
+from openmae.data.formats.header import check_size
 from openmae.errors import BrokenImage
 
 _FRAMES = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}  # markers that begin a frame; F7 is JPEG-LS

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.channels import row_blocks, spread
+from openmae.data.formats.channels import row_blocks, spread
 from openmae.data.formats.codestream import check_jpeg, check_jpeg_2000, segments
-from openmae.data.header import MAX_PIXELS, Asked, Depth, Header, Opened, check_size
+from openmae.data.formats.header import MAX_PIXELS, Asked, Depth, Header, Opened, check_size
 from openmae.errors import BrokenImage, UserError
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"

@@ -7,9 +7,9 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from openmae.data.formats.codestream import jpeg_frame, segments
-from openmae.data.formats.ifd import exif_orientation, upright
-from openmae.data.formats.with_pillow import as_array, open_by_pillow, open_image
-from openmae.data.header import Asked, Header, Opened, check_size
+from openmae.data.formats.header import Asked, Header, Opened, check_size
+from openmae.data.formats.orientation import exif_orientation, upright
+from openmae.data.formats.pillow import as_array, open_by_pillow, open_image
 from openmae.errors import BrokenImage
 
 _APP1 = 0xE1

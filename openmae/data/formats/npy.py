@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.header import BYTES, Asked, Depth, Header, Opened, check_size
+from openmae.data.formats.header import BYTES, Asked, Depth, Header, Opened, check_size
 from openmae.errors import BrokenImage
 
 _LONGEST_HEADER = 10_000  # as numpy itself bounds it

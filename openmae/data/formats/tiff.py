@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.channels import spread
+from openmae.data.formats.channels import spread
 from openmae.data.formats.codestream import check_jpeg, check_jpeg_2000
-from openmae.data.formats.ifd import ORIENTATION, count_directories, first_directory, upright
-from openmae.data.formats.with_pillow import open_by_pillow
-from openmae.data.header import BYTES, Asked, Depth, Header, Opened, check_size
+from openmae.data.formats.header import BYTES, Asked, Depth, Header, Opened, check_size
+from openmae.data.formats.ifd import ORIENTATION, count_directories, first_directory
+from openmae.data.formats.orientation import upright
+from openmae.data.formats.pillow import open_by_pillow
 from openmae.errors import BrokenImage, UserError
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _EXTRA, _SAMPLE_FORMAT = 258, 259, 262, 277, 338, 339

@@ -1,0 +1,95 @@
+"""The words of a command line before tyro sees them: --config files, empty words, flags that do not exist."""
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from openmae.errors import UserError
+from openmae.files.address import hide
+from openmae.files.parsing import read_toml
+
+
+def _with_config_file(argv: list[str], settings_type: type, derived: tuple[str, ...]) -> list[str]:
+    """Puts the settings of `--config FILE` before the command line's own flags, which therefore win.
+
+    derived: keys that are not settings but stand in the config.toml of a run, so that this can be given too.
+    """
+    for at, word in enumerate(argv):
+        if word == "--config" or word.startswith("--config="):
+            values = [word.split("=", 1)[1]] if "=" in word else argv[at + 1 : at + 2]
+            if not values:
+                raise UserError("--config needs a file: --config settings.toml")
+            given = argv[:at] + argv[at + (1 if "=" in word else 2) :]
+            first_flag = next((i for i, w in enumerate(given) if w.startswith("--")), len(given))
+            words = _config_words(Path(values[0]), settings_type, derived, with_places=first_flag == 0)
+            return given[:first_flag] + words + given[first_flag:]
+    return argv
+
+
+def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], with_places: bool) -> list[str]:
+    from openmae.commandline.refusal import has_place
+
+    try:
+        values = read_toml(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read ({error}): give a TOML file") from error
+    except ValueError as error:
+        raise UserError(f"{file} is not TOML ({error}): mend that line") from error
+    known = [field.name for field in dataclasses.fields(settings_type)]
+    hints = get_type_hints(settings_type, include_extras=True)
+    words: list[str] = []
+    placed: dict[str, str] = {}  # MODEL and DATA; those on the command line take their place
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name in derived:
+            continue
+        if name not in known:
+            raise UserError(f"{file} has an unknown key '{key}'{_suggestion(name, known)}")
+        if isinstance(value, dict):
+            raise UserError(f"{file} has a table '{key}': give settings without tables")
+        if any(isinstance(one, str) and one.startswith("-") for one in (value if isinstance(value, list) else [value])):
+            raise UserError(f"{file} has '{key}' as {value!r}, which would be read as a flag: give another value")
+        given = _flag_words(name.replace("_", "-"), value)
+        if has_place(hints[name]):
+            placed[name] = hide(str(value))
+        else:
+            words += given
+    return [*(placed[name] for name in known if name in placed), *words] if with_places else words
+
+
+def _flag_words(flag: str, value: Any) -> list[str]:
+    if isinstance(value, int) and value.bit_length() > 1000:
+        value = float("inf")  # which is refused; Python declines to write so many digits
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, list) and flag in ("img-size", "patch-size"):
+        return [f"--{flag}", "x".join(map(str, value))]
+    values = value if isinstance(value, list) else [value]
+    return [f"--{flag}", *map(str, values)]
+
+
+def _check_empty(argv: list[str]) -> None:
+    """A variable of the shell's that is not set; as a folder it would be the present one."""
+    for before, word in zip(["", *argv], argv, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            where = f" after {before}" * before.startswith("--") if not word else f" in {word}"
+            raise UserError(f"there is an empty word{where}: give a value; a variable may not be set")
+
+
+def _check_flags(argv: list[str], settings_type: type) -> None:
+    """One sentence with a suggestion for a flag that does not exist."""
+    known = {"help", "config"}
+    for field in dataclasses.fields(settings_type):
+        flag = field.name.replace("_", "-")
+        known |= {flag, f"no-{flag}"} if field.type in (bool, "bool") else {flag}
+    for word in argv:
+        if word.startswith("--") and len(word) > 2:
+            name = word[2:].split("=", 1)[0].replace("_", "-")
+            if name not in known and not name.startswith("tyro-"):
+                raise UserError(f"there is no flag --{name}{_suggestion(name, sorted(known), prefix='--')}: see --help")
+
+
+def _suggestion(word: str, known: list[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""

@@ -1,0 +1,110 @@
+"""Progress for people: one live line on a terminal, plain lines now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from openmae.console.words import duration
+
+_SILENT_SECONDS = 2.0  # before a listing says that it is under way
+
+
+class Status:
+    """A line on the terminal about a listing that takes longer than people like to wait without a word."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.width = 0
+
+    def say(self, text: str) -> None:
+        """Shows the text in place of the one before, where stderr is a terminal and some seconds have passed."""
+        if sys.stderr.isatty() and time.monotonic() - self.started > _SILENT_SECONDS:
+            print(f"\r{text:<{self.width}}", end="", file=sys.stderr, flush=True)
+            self.width = len(text)
+
+    def done(self) -> None:
+        """Takes the line away."""
+        if self.width:
+            print(f"\r{'':<{self.width}}\r", end="", file=sys.stderr, flush=True)
+
+
+_FIRST_SECONDS = 2.0  # before the first plain line
+
+
+class Say(Protocol):
+    """What `counting` gives."""
+
+    def __call__(self, done: int, more: str = "") -> None:
+        """Hears how many images are done, and what else to say of them."""
+
+
+PLAIN_SECONDS = 30.0
+
+
+class Progress:
+    """Shows step, loss, learning rate, images/s, the share of time spent waiting for data, and time left."""
+
+    def __init__(self, steps: int, console: Console) -> None:
+        self.steps, self.console = steps, console
+        self._live = (
+            Live(Text(""), console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
+        )
+        self._last_plain = -PLAIN_SECONDS
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, step: int, loss: float, lr: float, rate: float, waiting: float, seconds_left: float | None) -> None:
+        """After `step` steps: mean loss, rate in images/s, waiting as a share of 0..1; seconds_left may be unknown."""
+        line = (
+            f"step {step}/{self.steps} · loss {loss:.4f} · lr {lr:.2e} · {rate:,.0f} images/s · data wait {waiting:.0%}"
+        )
+        if seconds_left is not None:
+            line += f" · {duration(seconds_left)} left"
+        if self._live is not None:
+            self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
+        elif time.monotonic() - self._last_plain >= PLAIN_SECONDS or step == self.steps:
+            self._last_plain = time.monotonic()
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def counting(what: str, total: int, console: Console, before: int = 0) -> Iterator[Say]:
+    """Gives a function to be told how many of `total` images are done: a bar on a terminal, plain lines now and then
+    elsewhere, with the time left. before: images that were done at an earlier time, and are not told again."""
+    started = time.monotonic()
+    said = started - PLAIN_SECONDS + _FIRST_SECONDS
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.description}"))
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total, completed=before)
+
+        def say(done: int, more: str = "") -> None:
+            nonlocal said
+            now = time.monotonic()
+            rate = done / max(1e-9, now - started)
+            left = duration((total - before - done) / max(1e-9, rate))
+            parts = (f"{before + done:,} of {total:,} images", more, f"{rate:,.0f} images/s", f"{left} left")
+            line = " · ".join(part for part in parts if part)
+            bar.update(task, completed=before + done, description=line)
+            if not console.is_terminal and now - said >= PLAIN_SECONDS:
+                said = now
+                console.print(f"{what}: {line}")
+
+        yield say

@@ -1,0 +1,69 @@
+"""Text that is safe to show: names of files and classes come from people who may mean harm."""
+
+import re
+from collections import Counter
+
+_MOST_KINDS = 4  # of formats, modes and the like that are named
+
+# What terminals take for commands (C0 but for tab and line end, DEL, C1), what turns the direction of writing, and
+# halves of characters, by which Python stands for bytes that are no text.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with such characters written out, as \\x1b."""
+    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def on_one_line(text: str) -> str:
+    """Printable text for a list of one line a file: no tabs, line ends, commands to a terminal, or bytes that are no
+    UTF-8."""
+    return printable(" ".join(text.split()))
+
+
+def si(number: float) -> str:
+    """Three digits and a prefix: 5.53 M, 86.6 G."""
+    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {prefix}"
+    return f"{number:.3g} "
+
+
+def pace(images: int, seconds: float) -> str:
+    """250 images in 3 s, 86 images/s."""
+    return f"{images:,} images in {duration(seconds)}, {images / max(1e-9, seconds):,.0f} images/s"
+
+
+def counted(counts: Counter[str] | Counter[int]) -> str:
+    """The most frequent ones, `JPEG: 246, PNG: 4`; `JPEG` where there is one kind."""
+    kinds = [(str(kind).replace(",", ""), count) for kind, count in counts.most_common()]
+    if len(kinds) == 1:
+        return kinds[0][0]
+    more = f", and {len(kinds) - _MOST_KINDS:,} more kinds" if len(kinds) > _MOST_KINDS else ""
+    return ", ".join(f"{kind}: {count:,}" for kind, count in kinds[:_MOST_KINDS]) + more
+
+
+def several(count: int, what: str) -> str:
+    """1 shard, 2,000 shards."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def size_of(count: float) -> str:
+    """Bytes as 12 MB, 3.4 GB."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
+def _printable(text: str) -> str:
+    """The text without what no JSON or page can hold: names of files may be no text."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 4 h 05 min, 3 d 07 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    for unit, small, size, step in (("min", "s", 60, 1), ("h", "min", 3600, 60), ("d", "h", 86400, 3600)):
+        if whole < {"min": 3600, "h": 86400, "d": float("inf")}[unit]:
+            return f"{whole // size} {unit} {whole % size // step:02d} {small}"
+    raise AssertionError("unreachable")

@@ -1,0 +1,153 @@
+"""Decoded pixels -> the channels and the depth that every image of a data set has."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.formats.header import BYTES, Depth
+from openmae.errors import BrokenImage, UserError
+
+LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow weighs
+_NAMES: dict[Depth, str] = {"uint8": "8-bit", "uint16": "16-bit", "float32": "float"}
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """What every decoded image of a data set is: (H, W, in_chans) of dtype `depth`.
+
+    bands: which of the file's channels, numbered from 1, in this order. Without them a file's channels are taken as
+    they are where there are in_chans; grey, RGB and alpha are converted into each other; anything else is refused.
+    """
+
+    in_chans: int = 3
+    bands: tuple[int, ...] | None = None
+    depth: Depth = "uint8"
+
+    def __post_init__(self) -> None:
+        if self.in_chans < 1:
+            raise ValueError(f"in_chans is {self.in_chans}; give 1 or more")
+        if self.bands is not None and (len(self.bands) != self.in_chans or min(self.bands) < 1):
+            raise ValueError(f"bands are {self.bands}; give {self.in_chans}, numbered from 1")
+
+
+def check_bands(bands: tuple[int, ...]) -> None:
+    """Raises UserError unless these are different channels, counted from 1."""
+    said = " ".join(map(str, bands))
+    if not bands:
+        raise UserError("--bands names no channel: give their numbers, such as --bands 3 2 1, or leave it out")
+    if min(bands) < 1:
+        raise UserError(f"--bands {said}: channels are numbered from 1, as in GDAL: the first is 1, not 0")
+    if len(set(bands)) < len(bands):
+        twice = next(band for band in bands if bands.count(band) > 1)
+        raise UserError(f"--bands {said} names channel {twice} more than once: name each channel once")
+
+
+def fit(pixels: NDArray[Any], wanted: PixelFormat) -> NDArray[Any]:
+    """(H, W, C) that check_fits has passed -> (H, W, in_chans) of the depth wanted, contiguous and writable.
+
+    Raises BrokenImage where a channel has no finite value.
+    """
+    is_eight_bit = pixels.dtype == np.uint8 and wanted.depth == "uint8"
+    if is_eight_bit and wanted.bands is None and pixels.shape[2] == wanted.in_chans:  # nearly always
+        return np.require(pixels, requirements=("C", "W"))
+    if wanted.bands is not None and wanted.bands != tuple(range(1, pixels.shape[2] + 1)):
+        pixels = pixels[..., [band - 1 for band in wanted.bands]]
+    if pixels.dtype.kind == "f":
+        pixels = _filled(pixels)
+    if pixels.shape[2] != wanted.in_chans:
+        pixels = _as_colour(pixels, wanted.in_chans)
+    if pixels.dtype.name != wanted.depth:
+        pixels = _deepened(pixels, wanted.depth)
+    return np.require(pixels, requirements=("C", "W"))
+
+
+def check_fits(channels: int, depth: Depth, colour: bool, wanted: PixelFormat) -> None:
+    """Raises BrokenImage where a file of such channels cannot become what is wanted."""
+    if wanted.bands is not None:
+        if missing := [band for band in wanted.bands if band > channels]:
+            raise BrokenImage(f"it has {channels} channels, and band {missing[0]} is wanted: choose other --bands")
+    elif channels != wanted.in_chans and not (_is_colour(channels, colour) and _is_colour(wanted.in_chans, True)):
+        raise BrokenImage(
+            f"it has {channels} channels and {wanted.in_chans} are wanted: give --in-chans {channels}, or choose "
+            "with --bands"
+        )
+    if BYTES[depth] > BYTES[wanted.depth]:
+        raise BrokenImage(
+            f"it has {_NAMES[depth]} pixels where the others have {_NAMES[wanted.depth]} ones: convert it, or leave "
+            "it out"
+        )
+
+
+def spread(pixels: NDArray[Any], bits: int) -> NDArray[Any]:
+    """(H, W, C) of 1 to 16 bits over all of uint8 (up to 8 bits) or uint16; distinct values stay distinct."""
+    dtype = np.uint8 if bits <= 8 else np.uint16
+    if bits in (8, 16) and pixels.dtype == dtype:
+        return pixels
+    table = np.round(np.arange(2**bits) * (np.iinfo(dtype).max / (2**bits - 1))).astype(dtype)
+    whole = np.empty(pixels.shape, dtype)
+    for rows in row_blocks(*pixels.shape[:2]):  # numpy widens indices to 8 bytes
+        whole[rows] = np.take(table, pixels[rows], mode="clip")
+    return whole
+
+
+def _is_colour(channels: int, colour: bool) -> bool:
+    """Whether these are grey, grey and alpha, RGB or RGBA, which can be converted into each other."""
+    return channels == 1 or (colour and channels <= 4)
+
+
+def row_blocks(height: int, width: int) -> Iterator[slice]:
+    """An image's rows in blocks of about a million pixels, so that what is computed on the way stays small."""
+    step = max(1, 2**20 // max(1, width))
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
+
+
+def _filled(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Floats whose missing values (not a number, or infinite) are their channel's mean."""
+    finite = np.isfinite(pixels)
+    if finite.all():
+        return pixels
+    pixels = pixels.copy()
+    for channel in range(pixels.shape[2]):
+        known = finite[..., channel]
+        if not known.any():
+            raise BrokenImage(f"no pixel of its channel {channel + 1} is a finite number")
+        pixels[..., channel][~known] = pixels[..., channel][known].mean(dtype=np.float64)
+    return pixels
+
+
+def _as_colour(pixels: NDArray[Any], in_chans: int) -> NDArray[Any]:
+    """Between grey (1), grey and alpha (2), RGB (3) and RGBA (4)."""
+    height, width, channels = pixels.shape
+    converted = np.empty((height, width, in_chans), pixels.dtype)
+    colours = 1 if channels < 3 else 3
+    if in_chans >= 3:
+        converted[..., :3] = pixels[..., :colours]
+    elif colours == 1:
+        converted[..., :1] = pixels[..., :1]
+    else:
+        for rows in row_blocks(height, width):
+            converted[rows, :, 0] = _luminance(pixels[rows])
+    if in_chans in (2, 4):
+        has_alpha = channels in (2, 4)
+        opaque = 1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
+        converted[..., -1] = pixels[..., -1] if has_alpha else opaque
+    return converted
+
+
+def _luminance(rgb: NDArray[Any]) -> NDArray[Any]:
+    """(h, w, 3 or more) -> (h, w)"""
+    if rgb.dtype.kind == "f":
+        return rgb[..., :3] @ (np.array(LUMINANCE, np.float32) / 65536)
+    red, green, blue = (rgb[..., i].astype(np.uint32) * weight for i, weight in enumerate(LUMINANCE))
+    return (red + green + blue + 0x8000) >> 16
+
+
+def _deepened(pixels: NDArray[Any], depth: Depth) -> NDArray[Any]:
+    if depth == "uint16":
+        return pixels.astype(np.uint16) * np.uint16(257)
+    deep = pixels.astype(np.float32)
+    deep /= np.float32(np.iinfo(pixels.dtype).max)
+    return deep

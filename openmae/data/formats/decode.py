@@ -1,0 +1,127 @@
+"""Bytes of an image file -> its header, or its pixels. What a file is, its first bytes say, never its name.
+
+Sizes are checked before pixels are read, and again before they become what is wanted, so that no file makes this
+process grow by more than 1 GiB. A baseline JPEG above the bound can still be decoded smaller (`reduce`).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from numpy.typing import NDArray
+
+from openmae.data.formats.channels import PixelFormat, check_fits, fit
+from openmae.data.formats.dicom import open_dicom
+from openmae.data.formats.header import BYTES, Asked, Header, Opened, check_size
+from openmae.data.formats.heif import open_avif, open_heic
+from openmae.data.formats.jpeg import open_jpeg
+from openmae.data.formats.npy import open_npy
+from openmae.data.formats.pillow import open_by_pillow
+from openmae.data.formats.png import open_png
+from openmae.data.formats.tiff import open_tiff
+from openmae.errors import BrokenImage, UserError
+
+_JPEG = b"\xff\xd8\xff"
+
+
+def open_image(data: bytes | OSError | BrokenImage) -> Opened:
+    """Reads the header alone, of what a source gave. Raises as decode does, and what a source gave instead of bytes."""
+    if not isinstance(data, bytes):
+        raise data
+    with _reasons():
+        return _open(data)
+
+
+def read_header(data: bytes) -> Header:
+    """What the file holds, without decoding a pixel. Raises as decode does."""
+    return open_image(data).header
+
+
+def decode(
+    data: bytes | Opened,
+    pixels: PixelFormat,
+    *,
+    reduce: int = 1,
+    rows: int | None = None,
+    frame: int | None = None,
+) -> NDArray[Any]:
+    """The image as (H, W, pixels.in_chans) of dtype pixels.depth, upright.
+
+    data: the file's bytes, or what open_image made of them.
+    reduce: 2, 4 or 8 gives a JPEG at that part of its size, rounded up; other formats stay as they are.
+    rows: how many of the image's rows, from the top and at its full size, are needed; below them some may be missing.
+    frame: of a file with several; None is the middle one.
+    Raises BrokenImage for anything that is not a whole, readable image of such channels and depth, and UserError
+    where reading it needs a package that is not installed.
+    """
+    with _reasons():
+        opened = _open(data) if isinstance(data, bytes) else data
+        header = opened.header
+        asked = Asked(
+            frame=header.frames // 2 if frame is None else frame,
+            reduce=reduce if opened.reduces else 1,
+            in_chans=pixels.in_chans if pixels.bands is None else None,
+            rows=header.height if rows is None else min(header.height, rows),
+        )
+        height, width, least = (-(-side // asked.reduce) for side in (header.height, header.width, asked.rows))
+        bytes_a_pixel = max(header.channels * BYTES[header.depth], pixels.in_chans * BYTES[pixels.depth])
+        check_size(height, width, bytes_a_pixel)
+        check_fits(header.channels, header.depth, header.colour, pixels)
+        if not 0 <= asked.frame < header.frames:
+            raise BrokenImage(f"it has {header.frames} frames, and frame {frame} is asked for, counted from 0")
+        found = opened.pixels(asked)
+        if not least <= found.shape[0] <= height or found.shape[1] != width:
+            raise BrokenImage(f"it holds {found.shape[:2]} pixels where its header says {height, width}")
+        return fit(found, pixels)
+
+
+def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> str:
+    """Why an image of this (height, width) is too small for a patch; empty where it is not."""
+    if size[0] >= patch_size[0] and size[1] >= patch_size[1]:
+        return ""
+    return (
+        f"{size[0]} x {size[1]} pixels are less than one patch of {patch_size[0]} x {patch_size[1]}: "
+        "choose a smaller patch_size"
+    )
+
+
+def _open(data: bytes) -> Opened:
+    if not data:
+        raise BrokenImage("the file is empty")
+    if data[128:132] == b"DICM" and data[:3] != _JPEG:  # what comes before may be anything, a TIFF's header too
+        return open_dicom(data)
+    for start, opener in _OPENERS.items():
+        if data.startswith(start):
+            return opener(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return open_by_pillow(data, "WEBP")
+    if data[4:8] == b"ftyp":
+        brands = data[8:64]
+        return open_avif(data) if b"avif" in brands or b"avis" in brands else open_heic(data)
+    raise BrokenImage("its first bytes are of no image format that is read here")
+
+
+_OPENERS: dict[bytes, Callable[[bytes], Opened]] = {
+    _JPEG: open_jpeg,
+    b"\x89PNG\r\n\x1a\n": open_png,
+    b"GIF8": lambda data: open_by_pillow(data, "GIF"),
+    b"BM": lambda data: open_by_pillow(data, "BMP"),
+    b"II*\0": open_tiff,
+    b"MM\0*": open_tiff,
+    b"II+\0": open_tiff,
+    b"MM\0+": open_tiff,
+    b"\x93NUMPY": open_npy,
+}
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever a decoder raises on damaged bytes, which is nearly every kind, becomes BrokenImage."""
+    try:
+        yield
+    except (BrokenImage, UserError):
+        raise
+    except MemoryError as error:
+        raise BrokenImage("it does not fit into memory") from error
+    except Exception as error:
+        raise BrokenImage(str(error).replace("\n", " ") or type(error).__name__) from error

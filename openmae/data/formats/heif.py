@@ -1,0 +1,57 @@
+"""PNG and AVIF of more than 8 bits a channel, which Pillow would squeeze into 8 without a word; and HEIC."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import features
+
+from openmae.data.formats.channels import spread
+from openmae.data.formats.header import Asked, Header, Opened, check_size
+from openmae.data.formats.pillow import _open_deep, open_by_pillow, open_image
+from openmae.errors import BrokenImage, UserError
+
+_HEIF_CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+
+
+def open_avif(data: bytes) -> Opened:
+    """An AVIF; of a sequence, the first image."""
+    if not features.check("avif"):
+        raise UserError("reading AVIF needs Pillow 11.3 or later: pip install -U pillow")
+    bits = _avif_bits(data)
+    if bits == 8:
+        return open_by_pillow(data, "AVIF")
+    try:
+        from imagecodecs import avif_decode
+    except ImportError as error:
+        raise UserError("reading AVIFs of 10 and 12 bits needs imagecodecs: pip install 'openmae[tiff]'") from error
+    alpha = open_image(data, "AVIF").has_transparency_data
+    return _open_deep(data, "AVIF", 3 + alpha, bits, lambda code: avif_decode(code, 0, numthreads=1))
+
+
+def open_heic(data: bytes) -> Opened:
+    """The primary image of a HEIC or HEIF. Which way is up, its own boxes say; its EXIF repeats it and is not used."""
+    try:
+        import pi_heif
+    except ImportError as error:
+        raise UserError("reading HEIC needs pi-heif: pip install 'openmae[heif]'") from error
+    file = pi_heif.open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
+    image = file[file.primary_index]
+    (width, height), (mode, _, bits) = image.size, image.mode.partition(";")
+    channels, bits = _HEIF_CHANNELS.get(mode), int(bits or 8)
+    if channels is None:
+        raise BrokenImage(f"it is a HEIC of mode {image.mode}, which is not read here")
+    check_size(height, width, 2 * channels * (1 if bits == 8 else 2))
+
+    def pixels(asked: Asked) -> NDArray[Any]:
+        return spread(np.asarray(image).reshape(height, width, channels), bits)
+
+    return Opened(Header("HEIC", height, width, channels, "uint8" if bits == 8 else "uint16", image.mode), pixels)
+
+
+def _avif_bits(data: bytes) -> int:
+    """Bits a channel, as its AV1 configuration box says."""
+    at = data.find(b"av1C")
+    if at < 0 or at + 7 > len(data):
+        return 8
+    return 12 if data[at + 6] & 0x20 else 10 if data[at + 6] & 0x40 else 8

@@ -1,0 +1,288 @@
+"""Processes that do pieces of work, results in order, and nothing lost when one of them is killed.
+
+torch's DataLoader ends the run when the kernel kills a worker, and moves each batch through /dev/shm, which
+containers keep at 64 MB. Here every worker has a pipe of its own, so a kill cannot leave a lock behind; what it
+had in hand is given to another one. Work is a function of its task alone, so doing it again changes nothing.
+"""
+
+import logging
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from openmae.data.sources.source import Source
+from openmae.errors import BrokenImage, UserError
+from openmae.machine.heap import give_back_freed_memory
+
+_LOG = logging.getLogger("openmae")
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+DEADLY = 2  # workers that an image may kill before it is left out
+STALLED_SECONDS = 300.0  # on one image, or within one message, after which a worker is taken for hung
+POLL_SECONDS = 5.0  # between looks at whether the others still live
+MOST_LOSSES = 5  # workers that die over a task before they touch an image of it
+AHEAD = 4  # tasks a worker is given before it is asked for the first result
+
+
+class Hand:
+    """Notes which image a worker has in hand, so that the one that kills it is known."""
+
+    def __init__(self, noted: NDArray[np.int64] | None = None, deadly: frozenset[int] = frozenset()) -> None:
+        self._noted, self._deadly = noted, deadly
+        self.taken: list[int] = []
+
+    def read_each(self, source: Source, indices: Sequence[int]) -> Iterator[bytes | OSError | BrokenImage]:
+        """As the source's own, without those that have killed DEADLY workers. The image that a source reads in its
+        turn is known if that kills, but may take as long as it likes. What is too large for memory is broken."""
+        done = 0
+        self._note(-1, is_read=True)
+        try:
+            fetched = source.read_each([index for index in indices if index not in self._deadly])
+            for index in indices:
+                self._note(index, is_read=True)
+                yield _deadly() if index in self._deadly else next(fetched)
+                done += 1
+        except MemoryError:
+            if len(indices) == 1:
+                yield BrokenImage("it does not fit into memory")
+                return
+            for index in indices[done:]:  # one at a time needs less, and shows which of them it is
+                yield from self.read_each(source, [index])
+
+    def take(self, index: int) -> None:
+        """To be called before image `index` is decoded. Raises BrokenImage where it has killed DEADLY workers."""
+        if index in self._deadly:
+            raise _deadly()
+        if self._noted is not None:
+            self.taken.append(index)
+            self._noted[1] += 1
+        self._note(index, is_read=False)
+
+    def _note(self, index: int, is_read: bool) -> None:
+        if self._noted is not None:
+            self._noted[0], self._noted[2] = index, is_read
+
+
+class SharedArray:
+    """A zeroed array that this process and the workers it hands it to see alike."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        # Not through /dev/shm where that is too small: the standard library falls back to a file.
+        self._memory = _context().RawArray("b", max(1, math.prod(shape) * self.dtype.itemsize))
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The array itself; it cannot be handed on."""
+        size = math.prod(self.shape)
+        return np.frombuffer(self._memory, self.dtype, size).reshape(self.shape)
+
+
+def ordered(
+    work: Callable[[Task, Hand], Result], tasks: Iterable[Task], workers: int, ahead: int = AHEAD
+) -> Generator[Result, None, None]:
+    """The results of `work` on each task, in order.
+
+    workers: processes; 0 works in this one. Tasks (small ones) and results are pickled. Tasks
+    are taken from the iterator at most `ahead` a worker before their results are asked for.
+    Raises what `work` raises (UserError as it is, anything else as RuntimeError with the worker's traceback), and
+    UserError where the workers die without having touched an image.
+    """
+    if workers == 0:
+        hand = Hand()
+        for task in tasks:
+            yield work(task, hand)
+        return
+    crew = _Crew(work, workers)
+    try:
+        yield from crew.results(iter(tasks), window=workers * ahead)
+    finally:
+        crew.dismiss()
+
+
+@dataclass
+class _Worker:
+    """A process, our end of its pipe, what it noted, and the tasks that it has.
+
+    noted: the image in hand or -1, the count of images decoded, whether the image is being read."""
+
+    process: Any
+    pipe: Connection
+    noted: NDArray[np.int64]
+    given: deque[int] = field(default_factory=deque)
+    images: int = 0
+    seen_moving: float = field(default_factory=time.monotonic)
+
+
+class _Crew(Generic[Task, Result]):
+    """The workers of one `ordered`."""
+
+    def __init__(self, work: Callable[[Task, Hand], Result], workers: int) -> None:
+        self.work = work
+        self.kills: Counter[int] = Counter()  # how many workers an image has ended
+        self.losses: Counter[int] = Counter()  # workers that died over a task, no image in hand
+        self.tasks: dict[int, Task] = {}  # given and not done, by number
+        self.done: dict[int, Result] = {}
+        self.workers: list[_Worker] = []
+        # At the interpreter's exit, before multiprocessing asks with a SIGTERM that they ignore, and waits.
+        self.dismiss = Finalize(self, _dismiss, (self.workers,), exitpriority=0)
+        for _ in range(workers):
+            self.workers.append(self._hire())
+
+    def results(self, tasks: Iterator[Task], window: int) -> Iterator[Result]:
+        """In the order of the tasks, of which at most `window` are under way."""
+        upcoming = enumerate(tasks)
+        wanted = 0
+        while True:
+            while len(self.tasks) + len(self.done) < window and (numbered := next(upcoming, None)) is not None:
+                number, self.tasks[number] = numbered
+                self._give(number)
+            if not self.tasks and not self.done:
+                return
+            while wanted not in self.done:
+                self._collect()
+            yield self.done.pop(wanted)
+            wanted += 1
+
+    def _hire(self) -> _Worker:
+        context = _context()
+        noted = context.RawArray("q", [-1, 0, 0])
+        ours, theirs = context.Pipe()
+        _lose_patience(ours)
+        process = context.Process(target=_serve, args=(self.work, theirs, noted, os.getpid()), daemon=True)
+        process.start()
+        theirs.close()  # so that its death closes the pipe
+        return _Worker(process, ours, np.frombuffer(noted, np.int64))
+
+    def _give(self, number: int) -> None:
+        worker = min(self.workers, key=lambda worker: len(worker.given))
+        if not worker.given:
+            worker.seen_moving = time.monotonic()
+        worker.given.append(number)
+        deadly = frozenset(index for index, kills in self.kills.items() if kills >= DEADLY)
+        with suppress(OSError):  # it has died, which the next _collect notices
+            worker.pipe.send((number, self.tasks[number], deadly))
+
+    def _collect(self) -> None:
+        """Waits until a worker has something to say, or has died, or hangs."""
+        ready = set(wait([worker.pipe for worker in self.workers], timeout=POLL_SECONDS))
+        for worker in list(self.workers):
+            if worker.pipe in ready:
+                self._hear(worker)
+            elif not worker.process.is_alive() or self._hangs(worker):
+                self._replace(worker)
+
+    def _hear(self, worker: _Worker) -> None:
+        try:
+            number, result, error, taken = worker.pipe.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):  # it died, or hangs in the middle of what it says
+            self._replace(worker)
+            return
+        if error is not None:
+            raise error
+        for index in taken:  # it was not this image
+            self.kills.pop(index, None)
+        worker.given.remove(number)
+        del self.tasks[number]
+        self.done[number] = result
+
+    def _replace(self, dead: _Worker) -> None:
+        """A new worker, and what the dead one had goes to whoever has least to do."""
+        dead.process.kill()  # it may hang, or have closed its pipe without dying
+        dead.process.join()
+        dead.pipe.close()
+        index = int(dead.noted[0])
+        _LOG.warning("a loader process died (exit code %s): another one does its work", dead.process.exitcode)
+        if index >= 0:
+            self.kills[index] += 1
+        elif dead.given:
+            self.losses[dead.given[0]] += 1
+            if self.losses[dead.given[0]] >= MOST_LOSSES:
+                raise UserError(
+                    f"{MOST_LOSSES} loader processes died over the same work, with no image in hand (the last "
+                    f"with exit code {dead.process.exitcode}): look for a lack of memory, or choose --workers 0"
+                )
+        self.workers[self.workers.index(dead)] = self._hire()
+        for number in dead.given:
+            self._give(number)
+
+    def _hangs(self, worker: _Worker) -> bool:
+        image, images, is_read = worker.noted.tolist()
+        # While it fetches, patience is the source's.
+        if not worker.given or image < 0 or is_read or worker.images != images:
+            worker.images, worker.seen_moving = images, time.monotonic()
+        return time.monotonic() - worker.seen_moving > STALLED_SECONDS
+
+
+def _deadly() -> BrokenImage:
+    return BrokenImage(f"reading it ended {DEADLY} processes (out of memory, or a fault in the decoder)")
+
+
+def _lose_patience(pipe: Connection) -> None:
+    """Makes its `recv` raise OSError where a message does not go on: whoever sends it hangs or is stopped."""
+    seconds = struct.pack("ll", math.ceil(STALLED_SECONDS), 0)  # C's timeval
+    with socket.socket(fileno=os.dup(pipe.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+
+
+def _dismiss(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join()
+        worker.pipe.close()
+
+
+def _serve(work: Callable[[Task, Hand], Result], pipe: Connection, noted: Any, parent: int) -> None:
+    """A worker's life."""
+    # Ctrl-C and many schedulers signal the whole process group; the parent still needs results to end its step.
+    signal.set_wakeup_fd(-1)  # of the parent's, who would take our signals for its own
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    give_back_freed_memory()  # of one large image there are few
+    note = np.frombuffer(noted, np.int64)
+    try:
+        while True:
+            while not pipe.poll(POLL_SECONDS):
+                if os.getppid() != parent:  # it was killed, and siblings keep the pipe open
+                    return
+            number, task, deadly = pipe.recv()
+            result: Result | None = None
+            error: Exception | None = None
+            hand = Hand(note, deadly)
+            try:
+                result = work(task, hand)
+            except UserError as refusal:
+                error = refusal
+            except Exception:
+                error = RuntimeError(f"in a loader process:\n{traceback.format_exc()}")
+            note[0] = -1
+            pipe.send((number, result, error, hand.taken))
+    except (EOFError, OSError):  # the parent has left
+        return
+
+
+def _context() -> Any:
+    """Forked workers share what the parent has read; elsewhere than on Linux, forking breaks system libraries."""
+    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")

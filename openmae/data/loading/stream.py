@@ -1,0 +1,307 @@
+"""The training stream: one endless sequence of views, a function of (data, seed) and of nothing else.
+
+A visit is one decoding of an image: visit v is image v % n of pass v // n, in that pass's order. It gives
+`repeats` views; view p of the stream is view p % repeats of visit p // repeats. Step s takes views
+s * batch_size to (s + 1) * batch_size, of which each rank takes a run. Batches go on across the ends
+of epochs, so no image is left out, a batch may be larger than the data, and there is no pause.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache, partial
+from itertools import chain, repeat
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.decode import decode, open_image, patch_complaint
+from openmae.data.loading.pool import AHEAD, Hand, SharedArray, ordered
+from openmae.data.sources.source import Source
+from openmae.data.views.crop import Augmentation, Crop, cut, draw_crop, reduction
+from openmae.errors import BrokenImage
+from openmae.masking import Masking
+from openmae.randomness import epoch_order, generator
+
+_NONE: NDArray[np.int64] = np.zeros(0, np.int64)
+MOST_REPLACEMENTS = 100  # tries to replace a broken image before the batch is given up
+MOST_VIEWS_A_PIECE = 32  # of a batch, made by one worker: enough that handing it over costs nothing
+MOST_RING_BYTES = 2**30  # of the memory through which the workers of one process hand views over
+
+
+@dataclass
+class Batch:
+    """images (B, C, H, W) uint8, uint16 or float32, in channels-last memory; visible (B, V) and queries (B, Q)
+    patches, V and Q 0 where nothing is masked; noise (B, R) uniform numbers, for what the model leaves to chance;
+    indices (B,) of the images in the source, of those shown where one stood in for another; start: which view of the
+    stream the first one is; broken: (index, reason) of files that another image stood in for; failure: why the batch
+    is of no use, where it is not."""
+
+    images: Tensor
+    visible: Tensor
+    queries: Tensor
+    noise: Tensor
+    indices: Tensor
+    start: int
+    broken: list[tuple[int, str]]
+    failure: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with what the model needs on `device`."""
+        images, visible, queries, noise = (
+            tensor.to(device, non_blocking=True) for tensor in (self.images, self.visible, self.queries, self.noise)
+        )
+        return replace(self, images=images, visible=visible, queries=queries, noise=noise)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Views `start` to `stop`, all of one step; the images of their visits; the slot of the ring they go to."""
+
+    start: int
+    stop: int
+    images: list[int]
+    slot: int
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A piece's views. images (n, H, W, C), or None where they are in the ring."""
+
+    slot: int
+    images: NDArray[Any] | None
+    visible: NDArray[np.int64]
+    queries: NDArray[np.int64]
+    noise: NDArray[np.float32]
+    start: int
+    indices: list[int]
+    broken: list[tuple[int, str]]
+    failure: str | None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a visit's views are made of: their generators, from which their crops were drawn; the image, decoded at
+    1/reduce of its size (height, width), or None where none could be found; its index."""
+
+    draws: list[np.random.Generator]
+    index: int
+    crops: list[Crop] = field(default_factory=list)
+    image: NDArray[Any] | None = None
+    size: tuple[int, int] = (0, 0)
+    reduce: int = 1
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Makes the batches of any steps.
+
+    masking: how patches hide, None where nothing does; its ratio follows the step, so `batch_size` and `steps` are
+        needed.
+    repeats: views of each decoded image, one after the other; batch_size counts views.
+    finish: what else is done to a view (H, W, C), in place, with the view's generator.
+    noise: how many uniform numbers to draw for each view.
+    """
+
+    source: Source
+    pixels: PixelFormat
+    img_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    augmentation: Augmentation
+    masking: Masking | None
+    batch_size: int
+    steps: int
+    seed: int
+    repeats: int = 1
+    finish: Callable[[NDArray[Any], np.random.Generator], None] | None = None
+    noise: int = 0
+
+    def batches(
+        self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, part: range | None = None
+    ) -> Iterator[Batch]:
+        """The stream from `first_step` on, each step in micro-batches of at most `micro_batch`.
+
+        workers: processes that load; 0 loads in this one. The result is the same.
+        pin: into page-locked memory, from where a GPU copies while it works.
+        part: which views of each step this process takes, of 0..batch_size; default all of them.
+        """
+        part = range(self.batch_size) if part is None else part
+        share = len(part)
+        workers, ahead, most = self._sizes(min(micro_batch, share), workers)
+        plan = [_runs(start, min(start + micro_batch, share), most) for start in range(0, share, micro_batch)]
+        slots = workers * ahead
+        shape = (slots, most, *self.img_size, self.pixels.in_chans)
+        ring = SharedArray(shape, self.pixels.depth) if workers else None
+
+        def pieces() -> Iterator[_Piece]:
+            slot = 0
+            for step in range(first_step, self.steps):
+                begin = step * self.batch_size + part.start
+                for start, stop in (run for runs in plan for run in runs):
+                    yield _Piece(begin + start, begin + stop, self._images(begin + start, begin + stop), slot)
+                    slot = (slot + 1) % slots if slots else 0
+
+        made = ordered(partial(_make, self, ring), pieces(), workers, ahead)
+        return _assembled(made, plan, self.steps - first_step, ring, pin)
+
+    def views(self, start: int, stop: int) -> Batch:
+        """The views `start` to `stop` of the stream, which belong to one step."""
+        made = _make(self, None, _Piece(start, stop, self._images(start, stop), 0), Hand())
+        return next(_assembled(iter([made]), [[(start, stop)]], 1, None, False))
+
+    def _sizes(self, batch: int, workers: int) -> tuple[int, int, int]:
+        """(workers, pieces each has ahead, views of a piece) for batches of `batch` views: less of each, in the
+        opposite order, where the ring would grow too large."""
+        view_bytes = prod(self.img_size) * self.pixels.in_chans * np.dtype(self.pixels.depth).itemsize
+        room = max(1, MOST_RING_BYTES // view_bytes)
+        workers = min(workers, room)
+        room //= max(1, workers)
+        most = min(MOST_VIEWS_A_PIECE, -(-batch // max(1, workers)))
+        # A visit's views in one piece, where batches and the ring allow it.
+        most = min(most + -most % self.repeats, batch)
+        ahead = max(1, min(AHEAD, room // min(self.repeats, most)))
+        room //= ahead
+        return workers, ahead, min(most, room - room % self.repeats or room)
+
+    def _images(self, start: int, stop: int) -> list[int]:
+        """The index of the image of each visit that gives the views."""
+        length = len(self.source)
+        visits = range(start // self.repeats, (stop - 1) // self.repeats + 1)
+        return [int(_cached_order(self.seed, visit // length, length)[visit % length]) for visit in visits]
+
+
+def _make(stream: Stream, ring: SharedArray | None, piece: _Piece, hand: Hand) -> _Made:
+    step = piece.start // stream.batch_size
+    ratio = None
+    if stream.masking is not None:
+        ratio = stream.masking.ratio(step / stream.steps, generator(stream.seed, "step", index=step).random())
+    grid = (stream.img_size[0] // stream.patch_size[0], stream.img_size[1] // stream.patch_size[1])
+    shape = (piece.stop - piece.start, *stream.img_size, stream.pixels.in_chans)
+    images = np.zeros(shape, stream.pixels.depth) if ring is None else ring.array[piece.slot]
+    visible, queries, noise = [], [], []
+    indices: list[int] = []
+    broken: list[tuple[int, str]] = []
+    failure = None
+    fetched = hand.read_each(stream.source, piece.images)
+    for visit, (index, data) in enumerate(zip(piece.images, fetched, strict=True), piece.start // stream.repeats):
+        first = visit * stream.repeats
+        loaded = _load(stream, visit, index, data, hand, broken)
+        if loaded.image is None:
+            failure = f"{MOST_REPLACEMENTS} images in a row cannot be used: check that the files are there"
+        for view in range(max(piece.start, first) - first, min(piece.stop, first + stream.repeats) - first):
+            draws = loaded.draws[view]
+            if loaded.image is not None:
+                crop, out = loaded.crops[view], images[len(indices)]
+                cut(loaded.image, loaded.size, crop, stream.img_size, loaded.reduce, out)
+            shown = asked = _NONE
+            if stream.masking is not None:
+                shown, asked = stream.masking.draw(draws, grid, ratio)
+            visible.append(shown)
+            queries.append(asked)
+            noise.append(draws.random(stream.noise, np.float32))
+            if stream.finish is not None and loaded.image is not None:
+                stream.finish(out, draws)
+            indices.append(loaded.index)
+    return _Made(
+        piece.slot,
+        images if ring is None else None,
+        np.stack(visible),
+        np.stack(queries),
+        np.stack(noise),
+        piece.start,
+        indices,
+        broken,
+        failure,
+    )
+
+
+def _load(
+    stream: Stream,
+    visit: int,
+    index: int,
+    data: bytes | OSError | BrokenImage,
+    hand: Hand,
+    broken: list[tuple[int, str]],
+) -> _Loaded:
+    """Decodes the image of a visit, or, where its file is broken, another one."""
+    wanted, epoch = index, visit // len(stream.source)
+
+    @cache
+    def other() -> np.random.Generator:  # seldom used
+        return generator(stream.seed, "visit", epoch=epoch, index=wanted)
+
+    for _ in range(MOST_REPLACEMENTS):
+        # Anew for each try: how far a broken file could be read must not show in what follows.
+        draws = [
+            generator(stream.seed, "sample", epoch=epoch, index=wanted, view=view) for view in range(stream.repeats)
+        ]
+        try:
+            hand.take(index)
+            opened = open_image(data)
+            header = opened.header
+            size = (header.height, header.width)
+            if complaint := patch_complaint(size, stream.patch_size):
+                raise BrokenImage(complaint)
+            crops = [draw_crop(size, stream.img_size, stream.augmentation, own) for own in draws]
+            # By all views of the visit, also those of another piece: the pixels must not depend on the pieces.
+            reduce = min(reduction((crop.height, crop.width), stream.img_size) for crop in crops)
+            rows = max(crop.top + crop.height for crop in crops)
+            frame = int(other().integers(header.frames)) if header.frames > 1 else None
+            image = decode(opened, stream.pixels, reduce=reduce, rows=rows, frame=frame)
+            return _Loaded(draws, index, crops, image, size, reduce if opened.reduces else 1)
+        except (OSError, BrokenImage) as error:
+            broken.append((index, str(error)))
+            index = int(other().integers(len(stream.source)))
+            data = next(hand.read_each(stream.source, [index]))
+    return _Loaded(draws, wanted)
+
+
+def _assembled(
+    made: Iterator[_Made], plan: list[list[tuple[int, int]]], steps: int, ring: SharedArray | None, pin: bool
+) -> Iterator[Batch]:
+    """The pieces put together to micro-batches, out of the ring, whose slots are used again."""
+    for runs in chain.from_iterable(repeat(plan, steps)):
+        parts: list[_Made] = []
+        images: Tensor | None = None
+        at = 0
+        for start, stop in runs:
+            part = next(made)
+            pixels = part.images if ring is None else ring.array[part.slot, : stop - start]
+            assert pixels is not None
+            if images is None:
+                shape = (runs[-1][1] - runs[0][0], *pixels.shape[1:])
+                images = torch.empty(shape, dtype=torch.from_numpy(pixels[:0]).dtype, pin_memory=pin)
+            images[at : at + len(pixels)] = torch.from_numpy(pixels)
+            at += len(pixels)
+            parts.append(part)
+        assert images is not None
+        visible, queries, noise = (
+            torch.from_numpy(np.concatenate([getattr(part, name) for part in parts]))
+            for name in ("visible", "queries", "noise")
+        )
+        yield Batch(
+            images.permute(0, 3, 1, 2),
+            visible.pin_memory() if pin else visible,
+            queries.pin_memory() if pin else queries,
+            noise.pin_memory() if pin else noise,
+            torch.tensor([index for part in parts for index in part.indices]),
+            parts[0].start,
+            [entry for part in parts for entry in part.broken],
+            next((part.failure for part in parts if part.failure), None),
+        )
+
+
+def _runs(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    return [(at, min(at + most, stop)) for at in range(start, stop, most)]
+
+
+@lru_cache(maxsize=2)
+def _cached_order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
+    return epoch_order(seed, epoch, length)

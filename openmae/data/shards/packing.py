@@ -1,0 +1,106 @@
+"""One image as `openmae pack` stores it: no larger than training needs, in a format that decodes fast.
+
+Nothing is squeezed: 16 bits stay 16, floats stay floats, every channel stays. Only photographs (8 bits, grey or RGB)
+that are made smaller, or were lossy before, are stored with loss, as JPEG.
+"""
+
+import io
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.decode import decode, open_image
+from openmae.data.formats.header import Header
+from openmae.data.views.crop import reduction, resize
+
+RULES = 1  # changes with what pack_image gives for the same bytes and settings
+_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "NPY": "npy", "TIFF": "tif", "DICOM": "dcm"}
+_QUICK = frozenset(("JPEG", "PNG", "WEBP", "NPY"))  # to decode, and known to every reader of shards
+_LOSSY = frozenset(("JPEG", "WEBP", "AVIF", "HEIC"))
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_ORIENTATION = 0x0112  # EXIF's tag
+
+
+@dataclass(frozen=True)
+class Packing:
+    """short_side: pixels, the most that an image's shorter side may have; quality: of JPEGs, 1 to 100."""
+
+    short_side: int = 256
+    quality: int = 95
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An encoded image, the extension that says how, the CRC-32 of its bytes, and how many there were before."""
+
+    data: bytes
+    extension: str
+    crc32: int
+    bytes_before: int
+
+
+def pack_image(data: bytes, packing: Packing) -> Packed:
+    """The image with its short side bounded.
+
+    An image that is small enough is not touched where its format decodes fast. A file with several frames is not
+    touched either: training chooses among them. Raises BrokenImage, UserError as decode does.
+    """
+    opened = open_image(data)
+    header = opened.header
+    size = _bounded((header.height, header.width), packing.short_side)
+    is_small = size == (header.height, header.width)
+    pixels = PixelFormat(header.channels, depth=header.depth)
+    if header.frames > 1 or (is_small and header.format in _QUICK and _is_plain(data, header)):
+        decode(opened, pixels)  # raises where it is damaged
+        kept, extension = data, _EXTENSIONS[header.format]
+    else:
+        image = decode(opened, pixels, reduce=reduction((header.height, header.width), size))
+        # Of an array's three channels nobody said that they are red, green and blue.
+        colour = header.channels == 1 or (header.colour and header.format != "NPY")
+        lossless = is_small and header.format not in _LOSSY
+        kept, extension = encode(resize(image, size), packing.quality, lossless=lossless, colour=colour)
+    return Packed(kept, extension, zlib.crc32(kept), len(data))
+
+
+def encode(image: NDArray[Any], quality: int, *, lossless: bool, colour: bool) -> tuple[bytes, str]:
+    """(H, W, C) uint8, uint16 or float32 -> (file, extension): JPEG, PNG, or .npy for what these cannot hold.
+
+    lossless: PNG for what JPEG could hold. colour: the channels are grey, grey and alpha, RGB or RGBA.
+    """
+    file = io.BytesIO()
+    height, width, channels = image.shape
+    image = np.ascontiguousarray(image)
+    if image.dtype == np.uint16 and channels == 1:
+        Image.fromarray(image[..., 0]).save(file, "PNG")
+        return file.getvalue(), "png"
+    if image.dtype == np.uint8 and channels <= len(_MODES) and colour:
+        picture = Image.frombytes(_MODES[channels], (width, height), image.tobytes())
+        if channels in (1, 3) and not lossless:
+            # Optimised codes: 5% fewer bytes, which decode 5% faster.
+            picture.save(file, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
+            return file.getvalue(), "jpg"
+        picture.save(file, "PNG")
+        return file.getvalue(), "png"
+    np.save(file, image, allow_pickle=False)
+    return file.getvalue(), "npy"
+
+
+def _bounded(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """(height, width) with the shorter one at most short_side, at the same aspect."""
+    factor = short_side / min(size)
+    if factor >= 1:
+        return size
+    return max(short_side, round(size[0] * factor)), max(short_side, round(size[1] * factor))
+
+
+def _is_plain(data: bytes, header: Header) -> bool:
+    """Whether every reader gives the same upright pixels, as fast as its format can."""
+    if header.format == "NPY":
+        return True
+    with Image.open(io.BytesIO(data), formats=[header.format]) as image:
+        return image.getexif().get(_ORIENTATION, 1) == 1 and "progressive" not in image.info and image.mode != "CMYK"

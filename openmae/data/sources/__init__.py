@@ -1,0 +1,1 @@
+"""What images are read from: folders, tables, arrays, parquet; how each is listed, and its labels."""

@@ -1,0 +1,223 @@
+"""Images in arrays: .npy, and .npz with `images` and `labels` or as MedMNIST has them."""
+
+import ast
+import hashlib
+import io
+import lzma
+import math
+import struct
+import zipfile
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from openmae.data.sources.labels import LabelledSource, label_text, number_labels
+from openmae.data.sources.open_file import OpenFile
+from openmae.errors import BrokenImage, UserError
+from openmae.machine.memory import memory_bytes
+
+SPLITS = ("train", "val", "test")
+
+_LONGEST_HEADER = 10_000  # bytes, as numpy itself bounds it
+_MOST_BYTES = 1 << 62
+_DAMAGE = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error)  # what zipfile raises
+_SHAPES = "(images, height, width) or (images, height, width, channels)"
+
+
+class ArrayFile(LabelledSource):
+    """The images of a .npy file, (n, H, W) or (n, H, W, C), read from it one by one, each as the bytes of a .npy."""
+
+    label_advice = "give an .npz with the arrays 'images' and 'labels'"
+
+    def __init__(self, path: Path) -> None:
+        """Raises UserError where it is no such array."""
+        self.location = str(path)
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self.shape, self.dtype, columns_first = _header(file)
+                self._start = file.tell()
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path} is no array of numbers ({error}): save one with numpy.save") from error
+        _check_shape(self.shape, self.dtype, str(path))
+        if columns_first:
+            raise UserError(f"{path} has its columns first: save numpy.ascontiguousarray of it")
+        there, length = path.stat().st_size - self._start, math.prod(self.shape) * self.dtype.itemsize
+        if there < length // 2:  # a header may promise more than an index of it has room for
+            raise UserError(f"{path} is cut off: it has {there:,} of {length:,} bytes; copy or save it anew")
+        self._head = _npy_head(self.shape[1:], self.dtype)
+        self._file: OpenFile | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def name(self, index: int) -> str:
+        """file#index."""
+        return f"{self.path.name}#{index}"
+
+    def read(self, index: int) -> bytes:
+        """The image as a .npy file. Raises OSError where it cannot be read, BrokenImage where the file is cut off."""
+        self._file = self._file or OpenFile(str(self.path))
+        length = math.prod(self.shape[1:]) * self.dtype.itemsize
+        if self._start + (index + 1) * length > self._file.bytes:
+            raise BrokenImage(f"{self.path} is cut off after {self._file.bytes:,} bytes")
+        return self._head + self._file.read(self._start + index * length, length)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the file's name and the array's shape and type."""
+        return hashlib.sha256(f"{self.path.name} {self.shape} {self.dtype}".encode()).hexdigest()
+
+
+class ArraysInMemory(LabelledSource):
+    """Images of an .npz, (n, H, W) or (n, H, W, C), which is read when it is opened and shared by the processes that
+    are forked later; each is read as the bytes of a .npy file.
+
+    name: of the array in the file. numbers and classes: as number_labels gives them.
+    """
+
+    label_advice = (
+        "give it an array 'labels' of one number or text for each image, or a column of 0 and 1 for each label"
+    )
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        images: NDArray[Any],
+        numbers: NDArray[np.int64] | None,
+        classes: tuple[str, ...],
+        checksum: int,
+    ) -> None:
+        self.location = str(path)
+        self.array, self.images, self.numbers, self.classes = name, images, numbers, classes
+        self._checksum = checksum
+        self._head = _npy_head(images.shape[1:], images.dtype)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """file/array#index."""
+        return f"{Path(self.location).name}/{self.array}#{index}"
+
+    def read(self, index: int) -> bytes:
+        """The image as a .npy file."""
+        return self._head + self.images[index].tobytes()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the names of file and array, and of the array's shape, type and checksum."""
+        what = f"{self.name(0)} {self.images.shape} {self.images.dtype} {self._checksum}"
+        return hashlib.sha256(what.encode()).hexdigest()
+
+
+def npz_arrays(path: Path) -> dict[str, str]:
+    """Names of the arrays of images, by what they are: {"all": ...}, or "train", "val" and "test" as MedMNIST has them.
+
+    Raises UserError where there is none.
+    """
+    with _opened(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    splits = {split: f"{split}_images" for split in SPLITS if f"{split}_images" in names}
+    if splits:
+        return splits
+    if "images" in names or len(names) == 1:
+        return {"all": "images" if "images" in names else names[0]}
+    raise UserError(
+        f"{path} has the arrays {', '.join(names) or 'none'}: call the images 'images' (and 'labels'), or "
+        "'train_images' and 'val_images' (and 'train_labels' and 'val_labels')"
+    )
+
+
+def open_npz_array(path: Path, name: str) -> ArraysInMemory:
+    """The images of this array. Raises UserError where it is no array of images, is damaged, or is too large."""
+    with _opened(path) as archive:
+        images = _read(archive, path, name)
+        images = images.astype(images.dtype.newbyteorder("="), copy=False)  # which pickling would do to it
+        _check_shape(images.shape, images.dtype, f"{name} of {path}")
+        checksum = archive.getinfo(f"{name}.npy").CRC
+        label_name = name.removesuffix("images") + "labels"
+        numbers: NDArray[np.int64] | None = None
+        classes: tuple[str, ...] = ()
+        if f"{label_name}.npy" in archive.namelist():
+            labels = _read(archive, path, label_name)
+            if (count := len(labels) if labels.ndim else 1) != len(images):
+                raise UserError(f"{path} has {count:,} {label_name} for {len(images):,} {name}: give each image one")
+            try:
+                numbers, classes = _numbered(labels)
+            except ValueError as error:  # text that is none
+                raise UserError(f"{label_name} of {path} cannot be read ({error}): save it anew") from error
+    return ArraysInMemory(path, name, images, numbers, classes, checksum)
+
+
+def _numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """Numbers and names of labels (n,) or (n, 1), or of a column a class (n, K), 1 where it applies; none of others."""
+    if labels.ndim and labels.size == len(labels):
+        return number_labels(label_text(label) for label in labels.reshape(-1).tolist())
+    if labels.ndim == 2:
+        return number_labels(label_text(np.flatnonzero(row).tolist()) for row in labels)
+    return None, ()
+
+
+def _read(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[Any]:
+    """An array of an archive, unless it would take more than half of the machine's memory."""
+    try:
+        with archive.open(f"{name}.npy") as member:
+            shape, dtype, _ = _header(member)
+            if (needed := math.prod(shape) * dtype.itemsize) > memory_bytes() // 2:
+                raise UserError(
+                    f"{name} of {path} takes {needed / 2**30:.1f} GiB, more than half of this machine's memory: save "
+                    "it as a .npy, which is read image by image"
+                )
+        with archive.open(f"{name}.npy") as member:
+            return npy.read_array(member, allow_pickle=False)
+    except (*_DAMAGE, EOFError, KeyError, RuntimeError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{name} of {path} cannot be read ({error}): save it anew with numpy.savez") from error
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except _DAMAGE as error:
+        raise UserError(f"{path} cannot be read ({error}): save it anew with numpy.savez") from error
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """(shape, dtype, whether columns come first) of the .npy that starts here. Raises ValueError."""
+    size = 2 if npy.read_magic(file) == (1, 0) else 4
+    length = int.from_bytes(file.read(size), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"its header of {length:,} bytes is too long")
+    try:
+        found = ast.literal_eval(file.read(length).decode("latin-1"))
+        shape, columns_first, dtype = found["shape"], found["fortran_order"], npy.descr_to_dtype(found["descr"])
+    except Exception as error:  # what parsing raises on a damaged text is of nearly every kind
+        raise ValueError(f"its header cannot be read: {error}") from error
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    if not isinstance(shape, tuple) or not all(type(side) is int and 0 <= side < _MOST_BYTES for side in shape):
+        raise ValueError(f"its header gives {shape} for a shape")
+    if math.prod(shape) * dtype.itemsize >= _MOST_BYTES:
+        raise ValueError(f"its header gives it the shape {shape}, which no file holds")
+    return shape, dtype, bool(columns_first)
+
+
+def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> None:
+    if len(shape) not in (3, 4) or 0 in shape or dtype.kind not in "buif":
+        raise UserError(f"{what} has the shape {shape} of {dtype}: give numbers of the shape {_SHAPES}")
+
+
+def _npy_head(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """What stands before the numbers of one image in a .npy file."""
+    head = io.BytesIO()
+    npy.write_array_header_1_0(head, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+    return head.getvalue()

@@ -1,0 +1,69 @@
+"""Several sources, one after the other."""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.sources.source import Source
+from openmae.errors import BrokenImage
+
+
+class Joined(Source):
+    """The images of several sources, those of the first one first. A class is known by its name."""
+
+    def __init__(self, location: str, parts: Sequence[Source]) -> None:
+        self.location, self.parts = location, tuple(parts)
+        self._firsts = [0, *accumulate(len(part) for part in self.parts)]
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """The part, and the place in it."""
+        part = bisect_right(self._firsts, index) - 1
+        return part, index - self._firsts[part]
+
+    def name(self, index: int) -> str:
+        """As its part calls it."""
+        part, place = self._find(index)
+        return self.parts[part].name(place)
+
+    def read(self, index: int) -> bytes:
+        """As its part reads it."""
+        part, place = self._find(index)
+        return self.parts[part].read(place)
+
+    def read_many(self, indices: Sequence[int]) -> list[bytes | OSError | BrokenImage]:
+        """As their parts read them."""
+        found: dict[int, bytes | OSError | BrokenImage] = {}
+        for number, part in enumerate(self.parts):
+            mine = [index for index in indices if self._find(index)[0] == number]
+            places = [index - self._firsts[number] for index in mine]
+            found |= dict(zip(mine, part.read_many(places), strict=True))
+        return [found[index] for index in indices]
+
+    def read_each(self, indices: Sequence[int]) -> Iterator[bytes | OSError | BrokenImage]:
+        """All at once, as read_many does."""
+        return iter(self.read_many(indices))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the parts' fingerprints."""
+        return hashlib.sha256("\n".join(part.fingerprint for part in self.parts).encode()).hexdigest()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of all parts: those of the first, then what others add. Raises UserError where a part has no labels."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.class_names))
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(n,) index into class_names. Raises UserError where a part has no labels."""
+        number = {name: i for i, name in enumerate(self.class_names)}
+        return np.concatenate(
+            [np.array([number[name] for name in part.class_names])[part.labels] for part in self.parts]
+        )

@@ -1,0 +1,211 @@
+"""The list of a folder's images, made once: names and sizes in arrays, kept between starts.
+
+A walk of a million files takes seconds on a local disk and minutes over a network; the kept listing is good as long
+as no folder that was walked has changed, which a look at each folder's time tells.
+"""
+
+import hashlib
+import os
+import re
+import stat
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.console.progress import Status
+from openmae.data.sources.source import Names
+from openmae.errors import UserError
+from openmae.files.cache import cache_file, keep, recall
+
+EXTENSIONS = frozenset(".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .dcm .dicom .avif .heic .heif .npy".split())
+SHARD_ENDINGS = (b".tar", b".parquet")
+_ENDINGS = frozenset(ending.encode()[1:] for ending in (*EXTENSIONS, ".tar", ".parquet"))
+_PERHAPS_DICOM = re.compile(rb"[^.]+|.*\.[0-9]+")  # scanners name files IM0001 or by a number with dots
+
+_RULES = 3  # changes with what is listed, and in which order
+KEPT_FROM = 100_000  # images; fewer are listed anew each time, which also notices files that were written anew
+RACY_NS = 2_000_000_000  # a folder that changed this shortly before it was listed may change again at the same time
+
+State = tuple[int, int, int, int]  # of a folder: times of modification and change, device, inode
+
+
+@dataclass(frozen=True)
+class Listing:
+    """names: relative to the folder, sorted by their bytes; fingerprint: of names and sizes in bytes, -1 where a file
+    is not there; shards: the .tar and .parquet files, likewise."""
+
+    names: Names
+    fingerprint: str
+    shards: Names
+
+
+def list_images(root: Path) -> Listing:
+    """The images below root: as kept from an earlier time where they are many and no folder has changed since.
+
+    Raises UserError where a folder cannot be read.
+    """
+    real = os.path.realpath(root)
+    file = cache_file("folder", f"{_RULES} {real}")
+    if (kept := _recall(file, real)) is not None:
+        return kept
+    started = time.time_ns()
+    walk = _Walk(root)
+    walk.run()
+    names = Names(np.frombuffer(walk.text, np.uint8), np.frombuffer(walk.ends, np.int64))
+    sizes = np.frombuffer(walk.sizes, np.int64)
+    listing = Listing(names, fingerprint(names, sizes), Names.of(walk.shards))
+    states = np.array(walk.states, np.int64).reshape(-1, 4)
+    if len(names) >= KEPT_FROM and states[:, 0].max() < started - RACY_NS:
+        folders = Names.of(walk.folders)
+        arrays: dict[str, NDArray[Any]] = {"text": names.text, "ends": names.ends, "states": states}
+        arrays.update(folders=folders.text, folder_ends=folders.ends)
+        arrays.update(shards=listing.shards.text, shard_ends=listing.shards.ends)
+        keep(file, arrays, {"root": os.fsencode(real).hex(), "fingerprint": listing.fingerprint})
+    return listing
+
+
+def fingerprint(names: Names, sizes: NDArray[np.int64]) -> str:
+    """The same for the same names and sizes in bytes in the same order, wherever the images lie."""
+    digest = hashlib.sha256()
+    start = 0
+    for first in range(0, len(names), 10_000):
+        ends = names.ends[first : first + 10_000].tolist()
+        text = names.text[start : ends[-1]].tobytes()
+        lines = []
+        place = 0
+        for end, size in zip(ends, sizes[first : first + 10_000].tolist(), strict=True):
+            lines.append(b"%b\0%d\n" % (text[place : end - start], size))
+            place = end - start
+        digest.update(b"".join(lines))
+        start = ends[-1]
+    return digest.hexdigest()
+
+
+def _recall(file: Path, real: str) -> Listing | None:
+    """The kept listing, unless a folder that was walked has changed."""
+    if (kept := recall(file)) is None:
+        return None
+    arrays, about = kept
+    try:
+        if about["root"] != os.fsencode(real).hex():
+            return None
+        folders = Names(arrays["folders"], arrays["folder_ends"])
+        for i, state in enumerate(arrays["states"].tolist()):
+            if list(_state(os.path.join(real, folders[i]))) != state:  # noqa: PTH118 (there may be a million)
+                return None
+        shards = Names(arrays["shards"], arrays["shard_ends"])
+        return Listing(Names(arrays["text"], arrays["ends"]), about["fingerprint"], shards)
+    except (OSError, KeyError, IndexError):
+        return None
+
+
+def _state(folder: str | bytes) -> State:
+    """What changes when a file is added to the folder or removed, or when a link leads to another folder."""
+    status = os.stat(folder)  # noqa: PTH116
+    # The first of the times is put back by what copies folders, the second by nothing.
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
+
+
+class _Walk:
+    """Goes through a tree in the order of the sorted relative paths, holding the names of one folder at a time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.text = bytearray()
+        self.ends, self.sizes = array("q"), array("q")
+        self.shards: list[bytes] = []
+        self.folders: list[bytes] = []
+        self.states: list[State] = []
+        self.status = Status()
+
+    def run(self) -> None:
+        """Fills text, ends and sizes (the images), shards, and folders and states (what was walked)."""
+        for path, name in self._below(os.path.join(os.fsencode(self.root), b""), b"", frozenset()):  # noqa: PTH118
+            if name[-8:].lower().endswith(SHARD_ENDINGS):
+                self.shards.append(name)
+            else:
+                self._add(path, name)
+        self.status.done()
+
+    def _below(self, place: bytes, prefix: bytes, above: frozenset[tuple[int, int]]) -> Iterator[tuple[bytes, bytes]]:
+        """Path and name of every image and shard below a folder.
+
+        place and prefix: the folder's path, from anywhere and from the root, with a slash at the end; above: the
+        folders that lead to it, by device and inode, into which a link may lead back.
+        """
+        try:
+            state = _state(place)  # before it is read, so that a later change is noticed
+            if state[2:] in above:
+                return
+            names = sorted(_worth_a_look(place))
+        except OSError as error:
+            folder = os.fsdecode(place.rstrip(b"/") or b"/")
+            raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
+        self.states.append(state)
+        self.folders.append(prefix)
+        for name in names:
+            if name.endswith(b"/"):
+                yield from self._below(place + name, prefix + name, above | {state[2:]})
+            else:
+                yield place + name, prefix + name
+
+    def _add(self, path: bytes, name: bytes) -> None:
+        try:
+            status = os.stat(path)  # noqa: PTH116
+        except OSError:
+            size = -1  # it has vanished, or is a link that leads nowhere: reading it says so
+        else:
+            if not stat.S_ISREG(status.st_mode):
+                return  # reading a pipe or a device would wait for ever
+            size = status.st_size
+        self.text += name
+        self.ends.append(len(self.text))
+        self.sizes.append(size)
+        if len(self.ends) % 10_000 == 0:
+            self.status.say(f"listing {self.root}: {len(self.ends):,} images")
+
+
+def _worth_a_look(folder: bytes) -> list[bytes]:
+    """Names of the images and, with a slash at the end, of the folders in it: so a folder sorts where its contents
+    do. Hidden files are left out, and so is what lies in run folders, whose pictures are no data."""
+    names = []
+    marks = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name[0] == ord("."):  # hidden
+                continue
+            _, dot, ending = name.rpartition(b".")
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link to itself
+                is_folder = False
+            if is_folder:
+                names.append(name + b"/")
+            elif dot and ending.lower() in _ENDINGS:
+                names.append(name)
+            elif _PERHAPS_DICOM.fullmatch(name):
+                marks += name == b"lock"
+                if _is_dicom(folder + name):
+                    names.append(name)
+            else:
+                marks += name == b"config.toml"
+    return [] if marks == 2 else names
+
+
+def _is_dicom(path: bytes) -> bool:
+    """Whether it starts as DICOM files do, for which scanners use no extension."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and os.pread(descriptor, 4, 128) == b"DICM"
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,253 @@
+"""Images inside parquet files, as data sets on the Hugging Face Hub have them, read at random."""
+
+import contextlib
+import hashlib
+import os
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.sources.labels import LabelledSource, label_text, number_labels
+from openmae.data.sources.source import Names
+from openmae.errors import BrokenImage, UserError
+from openmae.files.parsing import read_json
+from openmae.machine.memory import memory_bytes
+
+_LABELS = ("label", "labels", "fine_label")
+_MOST_IN_MEMORY = 2 << 30  # bytes of images that are read whole when the source is opened
+_MOST_IN_CACHE = 256 << 20  # bytes of row groups that a process keeps otherwise
+_MOST_OPEN = 16  # files kept open by one process
+
+
+def open_parquet(file: Path) -> Any:
+    """The pyarrow.parquet.ParquetFile. Raises UserError where it cannot be read."""
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise UserError("reading .parquet needs pyarrow: pip install 'openmae[parquet]'") from error
+    with readable(file):
+        opened = ParquetFile(file, memory_map=True)
+        _ = opened.schema_arrow  # is made when it is asked for
+        return opened
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Turns what pyarrow raises on a damaged file into UserError."""
+    import pyarrow
+
+    try:
+        yield
+    except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{file} cannot be read as parquet ({said}): check the file") from error
+
+
+def image_column(schema: Any) -> str | None:
+    """The column that holds encoded images: binary, or a struct with binary `bytes`; None where there is none."""
+    columns = [field.name for field in schema if _is_binary(_bytes_type(field.type))]
+    for name in ("image", "img"):
+        if name in columns:
+            return name
+    return columns[0] if len(columns) == 1 else None
+
+
+def _bytes_type(kind: Any) -> Any:
+    import pyarrow
+
+    if not pyarrow.types.is_struct(kind):
+        return kind
+    place = kind.get_field_index("bytes")
+    return kind.field(place).type if place >= 0 else kind
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow
+
+    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+
+
+class ParquetImages(LabelledSource):
+    """The rows of some parquet files: file by file, in the order of the rows.
+
+    A file can only be read by row groups. Up to 2 GiB (and a sixteenth of the machine's memory) of images are
+    therefore read when the source is opened, and shared by the processes that are forked later. Of more, each process
+    keeps the row groups last used, up to 256 MiB; then an image in random order costs the reading of a row group (100
+    images as the Hub writes them): `openmae pack` makes shards that are read by the image.
+
+    column: with the images. names: their paths where the files tell them, else file#row.
+    """
+
+    label_advice = "add a column 'label'"
+
+    def __init__(
+        self,
+        location: str,
+        files: Sequence[Path],
+        column: str,
+        names: Names,
+        numbers: NDArray[np.int64] | None,
+        classes: tuple[str, ...],
+    ) -> None:
+        self.location, self.files, self.column = location, tuple(files), column
+        self.names, self.numbers, self.classes = names, numbers, classes
+        self.groups: list[tuple[int, int]] = []  # file and place in it, of every row group
+        self.first_rows: list[int] = []  # of every row group
+        sizes = []
+        rows = 0
+        for number, file in enumerate(self.files):
+            with open_parquet(file) as opened, readable(file):
+                for place in range(opened.num_row_groups):
+                    self.groups.append((number, place))
+                    self.first_rows.append(rows)
+                    group = opened.metadata.row_group(place)
+                    rows += group.num_rows
+                    sizes.append(_column_bytes(group, column))
+        most = max(sizes, default=1) or 1
+        self._capacity = max(1, _MOST_IN_CACHE // most)
+        self._forget()
+        if sum(sizes) <= min(_MOST_IN_MEMORY, memory_bytes() // 16):
+            self._capacity = len(sizes)
+            for number in range(len(sizes)):
+                with contextlib.suppress(OSError):  # reading its images says so
+                    self._group(number)
+
+    def _forget(self) -> None:
+        self._cached: OrderedDict[int, Any] = OrderedDict()
+        self._open = lru_cache(_MOST_OPEN)(open_parquet)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_cached", "_open")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        """The image's path where the files tell it, else file#row."""
+        return self.names[index]
+
+    def read(self, index: int) -> bytes:
+        """The image's bytes. Raises OSError where the file cannot be read, BrokenImage where the row has no bytes."""
+        number = bisect_right(self.first_rows, index) - 1
+        rows, place = self._group(number), index - self.first_rows[number]
+        data = rows[place].as_py() if place < len(rows) else None
+        if data is None:
+            raise BrokenImage("the table has no bytes of it")
+        return bytes(data)
+
+    def read_many(self, indices: Sequence[int]) -> list[bytes | OSError | BrokenImage]:
+        """Each image's bytes, or what was raised instead; every row group is read once."""
+        order = sorted(range(len(indices)), key=lambda place: indices[place])
+        found = dict(zip(order, super().read_many([indices[place] for place in order]), strict=True))
+        return [found[place] for place in range(len(indices))]
+
+    def read_each(self, indices: Sequence[int]) -> Iterator[bytes | OSError | BrokenImage]:
+        """All at once, as read_many does."""
+        return iter(self.read_many(indices))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the files' names and of their footers, which tell the rows and the sizes of the columns."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            with file.open("rb") as opened:
+                opened.seek(-8, os.SEEK_END)
+                length = int.from_bytes(opened.read(4), "little")
+                opened.seek(-8 - length, os.SEEK_END)
+                digest.update(os.fsencode(file.name) + b"\0" + opened.read(length))
+        return digest.hexdigest()
+
+    def _group(self, number: int) -> Any:
+        """The images of a row group, an array of pyarrow's. Raises OSError."""
+        if (images := self._cached.get(number)) is not None:
+            self._cached.move_to_end(number)
+            return images
+        import pyarrow
+
+        file, place = self.groups[number]
+        try:
+            opened = self._open(self.files[file])
+            kind = opened.schema_arrow.field(self.column).type
+            leaf = f"{self.column}.bytes" if pyarrow.types.is_struct(kind) else self.column
+            images = opened.read_row_group(place, columns=[leaf], use_threads=False).column(0)
+        except (UserError, OSError, MemoryError, pyarrow.ArrowException) as error:
+            raise OSError(f"{self.files[file]}: {error}") from error
+        if pyarrow.types.is_struct(images.type):
+            images = images.flatten()[0]
+        while len(self._cached) >= self._capacity:
+            self._cached.popitem(last=False)
+        self._cached[number] = images
+        return images
+
+
+def open_parquet_images(location: str, files: Sequence[Path]) -> ParquetImages:
+    """The images of these files. Raises UserError where one cannot be read or has no column of images."""
+    text, ends, labels = bytearray(), array("q"), list[str]()
+    column = None
+    classes: list[str] | None = None
+    for file in files:
+        with open_parquet(file) as opened:
+            schema = opened.schema_arrow
+            column = image_column(schema) if column is None else column
+            if column is None or column not in schema.names:
+                raise UserError(
+                    f"{file} has no column of images (its columns: {', '.join(schema.names)}): give files with a "
+                    "column 'image' of encoded images, or a table with a column 'path' of files"
+                )
+            label = next((name for name in _LABELS if name in schema.names), None)
+            classes = classes or _hub_classes(schema, label)
+            for paths, values in _rows(file, opened, column, label):
+                for path in paths:
+                    text += os.fsencode(str(path or f"{file.name}#{len(ends)}"))
+                    ends.append(len(text))
+                labels += values
+    if not len(ends):
+        raise UserError(f"{location} holds no images: give files with rows")
+    numbers, class_names = number_labels(labels, classes)
+    names = Names(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
+    return ParquetImages(location, files, column or "", names, numbers, class_names)
+
+
+def _rows(file: Path, opened: Any, column: str, label: str | None) -> Iterator[tuple[list[str | None], list[str]]]:
+    """Paths (None where there is none) and labels of the rows, without their images."""
+    import pyarrow
+
+    kind = opened.schema_arrow.field(column).type
+    path = f"{column}.path" if pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0 else None
+    if label is not None and pyarrow.types.is_struct(opened.schema_arrow.field(label).type):
+        label = None  # such as boxes
+    for place in range(opened.num_row_groups):
+        rows = opened.metadata.row_group(place).num_rows
+        wanted = [name for name in (path, label) if name is not None]
+        with readable(file):
+            found = opened.read_row_group(place, columns=wanted, use_threads=False)
+            paths = [entry and entry["path"] for entry in found.column(column).to_pylist()] if path else [None] * rows
+            labels = [label_text(value) for value in found.column(label).to_pylist()] if label else [""] * rows
+        yield paths, labels
+
+
+def _hub_classes(schema: Any, label: str | None) -> list[str] | None:
+    """The names of a ClassLabel, which the `datasets` library keeps in the schema."""
+    try:
+        names = read_json(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
+        return [str(name) for name in names]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _column_bytes(group: Any, column: str) -> int:
+    """Decoded size of the images of a row group."""
+    parts = [group.column(i) for i in range(group.num_columns)]
+    return sum(p.total_uncompressed_size for p in parts if p.path_in_schema in (column, f"{column}.bytes"))

@@ -1,0 +1,187 @@
+"""A table of images, .csv or .parquet: a column `path`, and optionally `label` and `split`."""
+
+import csv
+import os
+import time
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.sources.labels import LabelledSource, label_text, number_labels
+from openmae.data.sources.listing import RACY_NS, fingerprint
+from openmae.data.sources.open_file import read_file
+from openmae.data.sources.parquet import open_parquet, readable
+from openmae.data.sources.source import Names
+from openmae.errors import UserError
+from openmae.files.cache import cache_file, keep, recall
+
+TRAIN, VAL, TEST = 0, 1, 2
+SPLITS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
+
+_RULES = 1  # changes with what is kept
+_COLUMNS = ("path", "label", "split")
+
+Row = tuple[Any, Any, Any]  # path, label, split; None where there is no such column
+
+
+class TableSource(LabelledSource):
+    """The files that a table names, in its order. What is missing is found when it is read.
+
+    paths: as the table has them, absolute or relative to the table's folder. splits (n,): TRAIN, VAL or TEST, None
+    where the table has no such column. What the table says and the sizes of its files are kept between starts until
+    the table is written anew: a file that changed in its place is read as it is now, but the fingerprint does not
+    notice.
+    """
+
+    label_advice = "add a column 'label'"
+
+    def __init__(
+        self,
+        table: Path,
+        paths: Names,
+        numbers: NDArray[np.int64] | None,
+        classes: tuple[str, ...],
+        splits: NDArray[np.int64] | None,
+        fingerprint: str,
+    ) -> None:
+        self.location, self._folder = str(table), str(table.parent)
+        self.paths, self.numbers, self.classes, self.splits = paths, numbers, classes, splits
+        self._fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """The path as the table has it."""
+        return self.paths[index]
+
+    def read(self, index: int) -> bytes:
+        """The file's bytes. Raises OSError, and BrokenImage for what is no file of a size that images have."""
+        return read_file(os.path.join(self._folder, self.paths[index]))  # noqa: PTH118
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the paths and of the sizes that the files had when the table was first read."""
+        return self._fingerprint
+
+
+def open_table(table: Path) -> TableSource:
+    """All rows of the table. Raises UserError where it cannot be read, lacks a path or has an unknown split."""
+    real = os.path.realpath(table)
+    file = cache_file("table", f"{_RULES} {real}")
+    status = table.stat()
+    state = [status.st_size, status.st_mtime_ns, status.st_ino]
+    if (kept := recall(file)) is not None and kept[1].get("state") == state:
+        arrays, about = kept
+    else:
+        arrays, about = _read(table)
+        if status.st_mtime_ns < time.time_ns() - RACY_NS:
+            keep(file, arrays, {**about, "state": state})
+    return TableSource(
+        table,
+        Names(arrays["text"], arrays["ends"]),
+        arrays.get("numbers"),
+        tuple(about["classes"]),
+        arrays.get("splits"),
+        about["fingerprint"],
+    )
+
+
+def _read(table: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays and what else is kept of a table."""
+    text, labels = bytearray(), list[str]()
+    ends, sizes, splits = array("q"), array("q"), array("q")
+    seen: dict[str, str] = {}
+    has_splits = False
+    for number, (path, label, split) in enumerate(_rows(table), 1):
+        if not path or not isinstance(path, str) or "\0" in path:
+            raise UserError(f"row {number:,} of {table} has no path to a file: give it one or take the row out")
+        if (which := SPLITS.get(str(split))) is None and split is not None:
+            raise UserError(f"row {number:,} of {table} has the split '{split}': write train or val")
+        has_splits = which is not None
+        splits.append(which or TRAIN)
+        name = os.fsencode(path)
+        text += name
+        ends.append(len(text))
+        try:
+            sizes.append(os.stat(os.path.join(os.fsencode(table.parent), name)).st_size)  # noqa: PTH116, PTH118
+        except (OSError, ValueError):
+            sizes.append(-1)
+        words = label_text(label)
+        labels.append(seen.setdefault(words, words))  # one string a class, not one a row
+    if not len(ends):
+        raise UserError(f"{table} has no rows: give a row for each image")
+    if max(sizes) < 0:
+        _check_folder(table, text, ends)
+    names, lengths = Names(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64)), np.frombuffer(sizes, np.int64)
+    numbers, classes = number_labels(labels)
+    arrays: dict[str, NDArray[Any]] = {"text": names.text, "ends": names.ends}
+    if numbers is not None:
+        arrays["numbers"] = numbers
+    if has_splits:
+        arrays["splits"] = np.frombuffer(splits, np.int64)
+    return arrays, {"classes": classes, "fingerprint": fingerprint(names, lengths)}
+
+
+def _check_folder(table: Path, text: bytearray, ends: "array[int]") -> None:
+    """Raises UserError where the files, none of which is there, lie below the working folder instead."""
+    first = os.fsdecode(bytes(text[: ends[0]]))
+    if Path(first).is_file():
+        raise UserError(
+            f"none of the files of {table} is there, for paths are relative to the folder of the table; but {first} is "
+            "there relative to the working folder: move the table to it, or write whole paths"
+        )
+
+
+def _rows(table: Path) -> Iterator[Row]:
+    return _csv_rows(table) if table.suffix.lower() == ".csv" else _parquet_rows(table)
+
+
+def _csv_rows(table: Path) -> Iterator[Row]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            _check_columns(header, table)
+            places = [header.index(name) if name in header else None for name in _COLUMNS]
+            for cells in reader:
+                if not cells:
+                    continue
+                if len(cells) < len(header):
+                    raise UserError(
+                        f"line {reader.line_num:,} of {table} has {len(cells)} cells where the first line has "
+                        f"{len(header)}: mend it"
+                    )
+                path, label, split = (None if place is None else cells[place] for place in places)
+                yield path, label, split
+    except OSError as error:
+        raise UserError(f"{table} cannot be read ({error.strerror}): check its permissions") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{table} is no CSV table in UTF-8 ({error}): write it anew") from error
+
+
+def _parquet_rows(table: Path) -> Iterator[Row]:
+    with open_parquet(table) as file:
+        header = file.schema_arrow.names
+        _check_columns(header, table)
+        batches = file.iter_batches(columns=[name for name in _COLUMNS if name in header])
+        while True:
+            with readable(table):
+                if (batch := next(batches, None)) is None:
+                    return
+                columns = [batch.column(name).to_pylist() if name in header else None for name in _COLUMNS]
+            for row in range(batch.num_rows):
+                path, label, split = (None if column is None else column[row] for column in columns)
+                yield path, label, split
+
+
+def _check_columns(header: list[str], table: Path) -> None:
+    if "path" not in header:
+        if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+            raise UserError(f"{table} has its columns separated by something else than commas: write it with commas")
+        columns = ", ".join(f"'{name}'" for name in header) or "none"
+        raise UserError(f"{table} has no column 'path' (its columns: {columns}): name the column of the files so")

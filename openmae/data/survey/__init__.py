@@ -1,0 +1,1 @@
+"""What the images are like: sizes, values, what is broken or suspicious."""

@@ -1,0 +1,359 @@
+"""What is wrong with a data set, or may be: judged from an inspection of its files and from its labels.
+
+Severities: an error makes results wrong or stops a run; a warning probably costs something; a note is good to know.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.shards.source import ShardSource
+from openmae.data.sources.folder import misnamed_splits
+from openmae.data.sources.labels import LabelledSource, is_number
+from openmae.data.sources.source import Source, Subset
+from openmae.data.survey.duplicates import same_files
+from openmae.data.survey.inspection import Inspection
+
+Severity = Literal["error", "warning", "note"]
+
+MAX_BROKEN = 0.01  # share of the files; the default of pretrain's --max-broken
+PATCH = 16  # pixels a side, the usual one
+FAR = 8  # times larger or smaller than the median side
+LARGEST_CLASS = 0.9  # share of the images
+BLANK = 0.01  # share of the images
+EXAMPLES = 5
+
+_KINDS = {1: "grey", 2: "grey with alpha", 3: "colour", 4: "of 4 channels"}
+
+
+def most_broken(share: float, images: int) -> int:
+    """How many of the images may be broken where `share` of them, 0 to 1, may: one of a small set, none of share 0."""
+    return math.ceil(share * images - 1e-9)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence on what was found, one on what to do about it, and a few of the files."""
+
+    severity: Severity
+    what: str
+    advice: str
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of the data and what is in it. name: "train", "val", or "" where DATA has no splits.
+
+    labels: (n,) index into class_names, None where there are none that can be used, for the reason `why_no_labels`.
+    """
+
+    name: str
+    source: Source
+    found: Inspection
+    labels: NDArray[np.int64] | None
+    class_names: tuple[str, ...]
+    why_no_labels: str = ""
+
+    def called(self, index: int) -> str:
+        """What to call image `index`, beside those of other splits."""
+        return f"{self.name}: {self.source.name(index)}" if self.name else self.source.name(index)
+
+    def examples(self, chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+        """What the first few of the images `chosen` (n,) bool are called."""
+        return tuple(self.called(int(index)) for index in np.flatnonzero(chosen)[:EXAMPLES])
+
+
+def judge(splits: Sequence[Split]) -> list[Finding]:
+    """Everything found, the worst first."""
+    findings = [*_duplicates(splits)]
+    for split in splits:
+        findings += _unreadable(split)
+        findings += _sizes(split)
+        findings += _blank(split)
+    findings += _kinds(splits)
+    findings += _labels(splits)
+    order = ("error", "warning", "note")
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
+
+
+def _unreadable(split: Split) -> Iterator[Finding]:
+    broken = len(split.found.reasons)
+    if not broken:
+        return
+    total = len(split.source)
+    too_many = broken > most_broken(MAX_BROKEN, total)
+    alike: dict[str, list[int]] = {}
+    for index, reason in split.found.reasons.items():
+        alike.setdefault(reason, []).append(index)
+    source = split.source.whole if isinstance(split.source, Subset) else split.source
+    # What cannot be read is left out when it is packed, so the shards were damaged later.
+    is_packed = isinstance(source, ShardSource) and source.index.crc32 is not None
+    mend = "copy the shards anew, or pack the images again into another folder" if is_packed else "mend or remove them"
+    commonest = sorted(alike.items(), key=lambda item: -len(item[1]))[:EXAMPLES]
+    yield Finding(
+        "error" if too_many else "warning",
+        f"{_images(broken)}{_of(split)} cannot be read ({broken / total:.2%})",
+        f"{mend}; pretrain stops at more than --max-broken {MAX_BROKEN:g}"
+        if too_many
+        else f"{mend}; training leaves them out",
+        tuple(f"{split.called(found[0])}{_and_more(len(found) - 1)}: {reason}" for reason, found in commonest),
+    )
+
+
+def _sizes(split: Split) -> Iterator[Finding]:
+    good = split.found.good
+    if not good.any():
+        return
+    sides = np.stack([split.found.rows["height"], split.found.rows["width"]], axis=1)
+    small = good & (sides.min(1) < PATCH)
+    if small.any():
+        yield Finding(
+            "warning",
+            f"{_images(small.sum())}{_of(split)} {_have(small.sum())} a side of less than {PATCH} pixels",
+            f"with patches of {PATCH} pixels they are left out: remove them, or choose a smaller --patch-size",
+            split.examples(small),
+        )
+    median = np.median(sides[good], axis=0)
+    far = good & ~small & ((sides * FAR < median) | (sides > median * FAR)).any(1)
+    if far.any():
+        yield Finding(
+            "note",
+            f"{_images(far.sum())}{_of(split)} {_are(far.sum())} more than {FAR} times smaller or larger than the "
+            f"median, {median[0]:.0f} x {median[1]:.0f}",
+            "look whether they belong to the others",
+            split.examples(far),
+        )
+
+
+def _blank(split: Split) -> Iterator[Finding]:
+    blank = split.found.rows["blank"]
+    if blank.any():
+        share = blank.sum() / len(blank)
+        yield Finding(
+            "warning" if share > BLANK else "note",
+            f"{_images(blank.sum())}{_of(split)} {_are(blank.sum())} blank, one colour all over ({share:.2%})",
+            "nothing can be learnt from them: remove them",
+            split.examples(blank),
+        )
+
+
+def _kinds(splits: Sequence[Split]) -> Iterator[Finding]:
+    depths, channels = Counter[str](), Counter[int]()
+    firsts: dict[str | int, str] = {}
+    frames = 0
+    for split in splits:
+        rows = split.found.rows
+        of_depth = np.array([kind[2] for kind in split.found.kinds])[rows["kind"]]
+        for counts, column in ((depths, of_depth), (channels, rows["channels"])):
+            values, first, number = np.unique(column[split.found.good], return_index=True, return_counts=True)
+            places = np.flatnonzero(split.found.good)[first]
+            for value, place, count in zip(values.tolist(), places.tolist(), number.tolist(), strict=True):
+                counts[value] += count
+                firsts.setdefault(value, f"{value}: {split.called(place)}")
+        frames += int((rows["frames"] > 1).sum())
+    if len(depths) > 1:
+        yield Finding(
+            "warning",
+            f"the images differ in depth: {_counted(depths)}",
+            "all are brought to float32, 8 and 16 bits to 0..1: keep them apart unless the floats are of 0..1 too"
+            if "float32" in depths
+            else "all are brought to the deepest, white to white: look whether their brightness can be compared",
+            tuple(firsts[depth] for depth in depths),
+        )
+    if len(channels) > 1 and max(channels) > 4:
+        yield Finding(
+            "warning",
+            f"the images differ in their number of channels: {_counted({f'{n} in': c for n, c in channels.items()})}",
+            "choose one kind by --in-chans, or the channels that all have by --bands",
+            tuple(firsts[number] for number in channels),
+        )
+    elif len(channels) > 1:
+        yield Finding(
+            "note",
+            f"the images are not all of one kind: {_counted({_KINDS[n]: count for n, count in channels.items()})}",
+            "all are read as colour without alpha; --in-chans 1 reads all as grey",
+        )
+    if frames:
+        yield Finding(
+            "note",
+            f"{_images(frames)} {_have(frames)} several frames (pages, slices or times)",
+            "training draws one of them at every visit; only the middle one was decoded here",
+        )
+
+
+def _duplicates(splits: Sequence[Split]) -> Iterator[Finding]:
+    """Files that are the same to the last byte."""
+    lengths = [len(split.source) for split in splits]
+    which = np.repeat(np.arange(len(splits), dtype=np.int8), lengths)
+    members, starts = same_files(
+        np.concatenate([split.found.rows["digest"] for split in splits]),
+        np.concatenate([split.found.good for split in splits]),
+    )
+    if not len(starts):
+        return
+    labels = np.concatenate(_common_labels(splits))[members]
+    counts = np.diff(starts, append=len(members))
+    in_all = np.minimum.reduceat(which[members], starts) < np.maximum.reduceat(which[members], starts)
+    lowest = np.minimum.reduceat(np.where(labels < 0, np.iinfo(np.int64).max, labels), starts)
+    contradict = lowest < np.maximum.reduceat(labels, starts)
+    copies = counts - 1 - in_all
+
+    def examples(chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+        texts = []
+        groups = np.flatnonzero(chosen)
+        for group in groups[np.argsort(members[starts[groups]])][:EXAMPLES]:  # they come in the order of their digests
+            places = members[starts[group] : starts[group] + counts[group]]
+            ends = [*places[:2], places[-1]] if len(places) > 2 else places
+            called = (splits[which[place]].called(int(place) - sum(lengths[: which[place]])) for place in ends)
+            texts.append(" = ".join(called))
+        return tuple(texts)
+
+    if in_all.any():
+        yield Finding(
+            "error",
+            f"{_images(in_all.sum())} {_are(in_all.sum())} in both train and val",
+            "remove them from one of the two: with them, figures measured on val are too good",
+            examples(in_all),
+        )
+    if contradict.any():
+        yield Finding(
+            "error",
+            f"{_images(contradict.sum())} {_have(contradict.sum())} two labels, in files that are the same",
+            "decide for one label, and remove the other files",
+            examples(contradict),
+        )
+    if (copies > 0).any():
+        yield Finding(
+            "warning",
+            f"{_images((copies > 0).sum())} {_are((copies > 0).sum())} there more than once, with "
+            f"{copies.sum():,} {'copy' if copies.sum() == 1 else 'copies'} too many",
+            "remove the copies: they count double, and where a part is held out, a copy may be left in the other",
+            examples(copies > 0),
+        )
+
+
+def _labels(splits: Sequence[Split]) -> Iterator[Finding]:
+    labelled = [split for split in splits if split.labels is not None]
+    for split in splits:
+        if split.labels is None:
+            yield _no_labels(split, others_have=bool(labelled))
+    for split in labelled:
+        yield from _classes(split)
+    if len(labelled) == 2:
+        yield from _names_of_both(*labelled)
+
+
+def _no_labels(split: Split, others_have: bool) -> Finding:
+    refused = "knn, probe and fine-tuning refuse it; pre-training needs no labels"
+    if folders := misnamed_splits(split.source):
+        return Finding(
+            "warning",
+            f"there {_are(len(folders))} {'folders' if len(folders) > 1 else 'a folder'} called "
+            f"{' and '.join(folders)}, which {_are(len(folders))} no splits: these are called train and val, and "
+            "both are there",
+            f"rename the folders to train and val; as it is, all is one set, and {refused}",
+        )
+    source = split.source.whole if isinstance(split.source, Subset) else split.source
+    if others_have or (isinstance(source, LabelledSource) and source.numbers is not None):
+        return Finding("warning", split.why_no_labels, refused)
+    return Finding("note", split.why_no_labels, "nothing to do for pre-training, which needs none")
+
+
+def _classes(split: Split) -> Iterator[Finding]:
+    assert split.labels is not None
+    counts = np.bincount(split.labels, minlength=len(split.class_names))
+    names = split.class_names
+    single = [names[i] for i in np.flatnonzero(counts == 1)]
+    if single:
+        yield Finding(
+            "warning",
+            f"{len(single):,} of {len(names):,} classes{_of(split)} have a single image: {_listed(single)}",
+            "give each class two images or more: one to learn from and one to measure on",
+        )
+    if counts.max() > LARGEST_CLASS * counts.sum():
+        largest = names[int(counts.argmax())]
+        yield Finding(
+            "warning",
+            f"{counts.max() / counts.sum():.1%} of the images{_of(split)} are of class '{largest}'",
+            "to answer it always is as accurate as that: compare figures with it, not with chance",
+        )
+    folded = Counter(name.strip().casefold() for name in names)
+    if alike := [name for name in names if folded[name.strip().casefold()] > 1]:
+        yield Finding(
+            "warning",
+            f"classes{_of(split)} differ by capitals or spaces only: {_listed(alike)}",
+            "if they are the same class, give them the same name",
+        )
+    if all(is_number(name) for name in names) and [*names] != sorted(names, key=int):
+        yield Finding(
+            "note",
+            f"the classes{_of(split)} are called by numbers, and are counted in the order of their letters: "
+            f"{_listed([*names])}",
+            "their numbers here are not their names; compare with other software by name, or write 00, 01, 02, ...",
+        )
+
+
+def _names_of_both(train: Split, val: Split) -> Iterator[Finding]:
+    assert train.labels is not None
+    assert val.labels is not None
+    in_train = {train.class_names[label] for label in np.unique(train.labels).tolist()}
+    in_val = {val.class_names[label] for label in np.unique(val.labels).tolist()}
+    if unknown := sorted(in_val - in_train):
+        yield Finding(
+            "error",
+            f"val has classes that train lacks: {_listed(unknown)}",
+            "mend the names, or remove them: knn, probe and fine-tuning refuse it",
+        )
+    if unused := sorted(in_train - in_val):
+        yield Finding(
+            "warning",
+            f"train has classes that val lacks: {_listed(unused)}",
+            "nothing is measured of them: mend the names, or add some to val",
+        )
+
+
+def _common_labels(splits: Sequence[Split]) -> list[NDArray[np.int64]]:
+    """(n,) of each split, numbered by name across the splits; -1 where there is none."""
+    numbers: dict[str, int] = {}
+    found = []
+    for split in splits:
+        if split.labels is None:
+            found.append(np.full(len(split.source), -1))
+        else:
+            table = np.array([numbers.setdefault(name, len(numbers)) for name in split.class_names])
+            found.append(table[split.labels])
+    return found
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
+def _of(split: Split) -> str:
+    return f" of {split.name}" if split.name else ""
+
+
+def _counted(counts: Mapping[str, int] | Mapping[int, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:EXAMPLES]) + _and_more(len(names) - EXAMPLES)
+
+
+def _and_more(count: int) -> str:
+    return f" and {count:,} more" if count > 0 else ""

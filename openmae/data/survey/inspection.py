@@ -1,0 +1,91 @@
+"""What every file of a data set is: one pass that reads and decodes each image once, in columns of few bytes."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.decode import decode, open_image
+from openmae.data.formats.header import Header
+from openmae.data.loading.pool import Hand, ordered
+from openmae.data.sources.source import Source
+from openmae.errors import BrokenImage
+
+_CHUNK = 16  # files a worker reads in one go
+_NOTHING = Header("", 0, 0, 0, "uint8", "", 0)  # of a file that gives no image
+
+ROW = np.dtype(
+    [
+        ("digest", "V16"),  # of the file's bytes (BLAKE2b); zeros where they cannot be read
+        ("bytes", "i8"),
+        ("height", "i4"),
+        ("width", "i4"),
+        ("channels", "i4"),
+        ("frames", "i4"),
+        ("kind", "i4"),  # number of its (format, mode, depth)
+        ("blank", "?"),  # whether all its pixels are the same
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """rows (n,) of ROW, in the order of the source, all 0 from `height` on where a file gives no image; kinds: (format,
+    mode, depth) by their number; reasons: why a file gives no image, by its index."""
+
+    rows: NDArray[Any]
+    kinds: list[tuple[str, str, str]]
+    reasons: dict[int, str]
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """(n,) whether the file gives an image."""
+        found: NDArray[np.bool_] = self.rows["height"] > 0
+        return found
+
+
+def inspect(source: Source, workers: int, say: Callable[[int], None] = lambda done: None) -> Inspection:
+    """Reads and decodes every image; `say` hears how many are done. The result does not depend on `workers`."""
+    count = len(source)
+    chunks = (range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
+    rows = np.zeros(count, ROW)
+    numbers: dict[tuple[str, str, str], int] = {}
+    reasons: dict[int, str] = {}
+    done = 0
+    for part in ordered(partial(_inspect, source), chunks, workers):
+        for header, digest, size, blank, reason in part:
+            kind = numbers.setdefault((header.format, header.mode, header.depth), len(numbers))
+            rows[done] = (digest, size, header.height, header.width, header.channels, header.frames, kind, blank)
+            if reason:
+                reasons[done] = reason
+            done += 1
+        say(done)
+    return Inspection(rows, list(numbers), reasons)
+
+
+def _inspect(source: Source, chunk: Sequence[int], hand: Hand) -> list[tuple[Header, bytes, int, bool, str]]:
+    """Of each file: header, digest, size in bytes, whether it is blank, why it gives no image."""
+    found = []
+    for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
+        digest, size = bytes(16), 0
+        try:
+            hand.take(index)
+            if not isinstance(data, bytes):
+                raise data
+            digest, size = hashlib.blake2b(data, digest_size=16).digest(), len(data)
+            opened = open_image(data)
+            header = opened.header
+            image = decode(opened, PixelFormat(header.channels, None, header.depth))
+            found.append((header, digest, size, _is_blank(image), ""))
+        except (OSError, BrokenImage) as error:
+            found.append((_NOTHING, digest, size, False, str(error) or type(error).__name__))
+    return found
+
+
+def _is_blank(image: NDArray[Any]) -> bool:
+    return bool((image[0] == image[0, 0]).all()) and bool((image == image[0, 0]).all())  # most end at the first row

@@ -1,0 +1,178 @@
+"""A first look at a sample of the images: sizes, formats, channels, mean and standard deviation."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.formats.channels import PixelFormat, check_bands
+from openmae.data.formats.decode import decode, open_image, patch_complaint
+from openmae.data.formats.header import Depth, Header
+from openmae.data.loading.pool import Hand, ordered
+from openmae.data.sources.source import Source
+from openmae.data.survey.moments import from_moments, image_moments
+from openmae.data.views.crop import reduction
+from openmae.data.views.statistics import DEPTHS, Statistics
+from openmae.errors import BrokenImage, UserError
+from openmae.randomness import generator
+
+MOST_LOOKED_AT = 2048  # images of a sample
+
+_LOOK_SIDE = 256  # pixels; a large JPEG is surveyed at the smallest size that keeps twice this on each side
+_PEEK = 16  # headers that are read before it is guessed what all images are
+_CHUNK = 16  # images a worker looks at in one go
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A look at a sample of the data.
+
+    statistics: of the sample, each image weighing the same.
+    size: median (height, width). sizes: of every image, by its index.
+    channels: how many images have how many channels. why_channels: the reason for the number that was chosen.
+    looked_at: how many images were tried. broken: (index, reason) of those that give no image.
+    """
+
+    statistics: Statistics
+    size: tuple[int, int]
+    sizes: dict[int, tuple[int, int]]
+    channels: dict[int, int]
+    why_channels: str
+    looked_at: int
+    broken: tuple[tuple[int, str], ...]
+
+    def smaller_than(self, patch_size: tuple[int, int]) -> list[tuple[int, str]]:
+        """(index, reason) of images that do not cover one patch."""
+        found = ((index, patch_complaint(size, patch_size)) for index, size in self.sizes.items())
+        return [(index, complaint) for index, complaint in found if complaint]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An image of the sample: its header and moments (2, C), or why there are none."""
+
+    index: int
+    header: Header | None = None
+    moments: NDArray[np.float64] | None = None
+    reason: str = ""
+
+
+def survey(
+    source: Source,
+    seed: int,
+    in_chans: int | None = None,
+    bands: tuple[int, ...] | None = None,
+    workers: int = 0,
+    depth: Depth | None = None,
+    most: int = MOST_LOOKED_AT,
+) -> Survey:
+    """Decodes up to `most` images, chosen by the seed, each image weighing the same.
+
+    in_chans, bands, depth: as the user wants them; None for what the images have.
+    workers: processes that read; the result does not depend on them.
+    Raises UserError where none of the images can be read, or what they have differs too much to choose.
+    """
+    chosen = _sample(source, seed, most)
+    count = len(chosen)
+    wanted = partial(choose_pixels, in_chans=in_chans, bands=bands, depth=depth, location=source.location)
+    headers = sample_headers(source, seed, workers, _PEEK)
+    while True:  # once more where the first few headers are no guide to all of them
+        guess = wanted(headers)
+        seen = list(_look_at(source, guess[0], chosen, workers))
+        headers = _headers(seen)
+        pixels, why = wanted(headers)
+        if pixels == guess[0]:
+            break
+    good = [(one.index, one.header, one.moments) for one in seen if one.header is not None and one.moments is not None]
+    broken = [(one.index, one.reason) for one in seen if one.reason]
+    if not good:
+        raise UserError(
+            f"none of {count} images tried in {source.location} can be read (the first: {source.name(broken[0][0])}: "
+            f"{broken[0][1]}): check the files"
+        )
+    sizes = {index: (header.height, header.width) for index, header, _ in good}
+    median = tuple(int(np.median([size[axis] for size in sizes.values()])) for axis in (0, 1))
+    channels = Counter(header.channels for _, header, _ in good)
+    statistics = from_moments(np.sum([moments for _, _, moments in good], axis=0) / len(good), pixels)
+    return Survey(statistics, (median[0], median[1]), sizes, dict(sorted(channels.items())), why, count, tuple(broken))
+
+
+def sample_headers(source: Source, seed: int, workers: int = 0, most: int = MOST_LOOKED_AT) -> list[Header]:
+    """The headers of up to `most` images, chosen by the seed; of those that have one."""
+    return _headers(_look_at(source, None, _sample(source, seed, most), workers))
+
+
+def choose_pixels(
+    headers: Sequence[Header],
+    in_chans: int | None,
+    bands: tuple[int, ...] | None,
+    depth: Depth | None,
+    location: str,
+) -> tuple[PixelFormat, str]:
+    """What all images are to be decoded to, and why that many channels: what was asked for, else what they have.
+
+    Raises UserError where they have numbers of channels that cannot go together.
+    """
+    deepest: Depth = max((header.depth for header in headers), key=DEPTHS.index, default="uint8")
+    depth = deepest if depth is None else depth
+    if bands is not None:
+        check_bands(bands)
+        if in_chans not in (None, len(bands)):
+            raise UserError(f"--bands names {len(bands)} channels and --in-chans is {in_chans}: leave one of them out")
+        return PixelFormat(len(bands), bands, depth), "as many as --bands"
+    if in_chans is not None:
+        if in_chans < 1:
+            raise UserError(f"--in-chans is {in_chans}: give 1 or more")
+        return PixelFormat(in_chans, None, depth), "as asked for"
+    counts = Counter(header.channels for header in headers)
+    if not counts:
+        return PixelFormat(3, None, depth), "nothing is known of the images"
+    if max(counts) <= 2:
+        return PixelFormat(1, None, depth), "the images are grey"
+    if len(counts) == 1 and max(counts) > 3 and not all(header.colour for header in headers):
+        return PixelFormat(max(counts), None, depth), "as many as the images have"
+    if max(counts) <= 4:
+        return PixelFormat(3, None, depth), "the images are in colour" + (", some of them grey" if 1 in counts else "")
+    found = ", ".join(f"{count:,} with {channels}" for channels, count in sorted(counts.items()))
+    first = " ".join(map(str, range(1, min(3, *counts) + 1)))
+    raise UserError(
+        f"the images in {location} differ in their number of channels ({found}, among those looked at): choose those "
+        f"that all have, such as --bands {first}, or one kind of image by --in-chans"
+    )
+
+
+def _sample(source: Source, seed: int, most: int) -> list[int]:
+    chosen: list[int] = np.sort(generator(seed, "split").permutation(len(source))[:most]).tolist()
+    return chosen
+
+
+def _headers(seen: Iterable[_Seen]) -> list[Header]:
+    return [one.header for one in seen if one.header is not None]
+
+
+def _look_at(source: Source, pixels: PixelFormat | None, indices: Sequence[int], workers: int) -> Iterator[_Seen]:
+    """Each image's header and, where it is said what to decode to, its moments."""
+    chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
+    for part in ordered(partial(_look, source, pixels), chunks, workers):
+        yield from part
+
+
+def _look(source: Source, pixels: PixelFormat | None, chunk: Sequence[int], hand: Hand) -> list[_Seen]:
+    seen: list[_Seen] = []
+    for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
+        header: Header | None = None
+        try:
+            hand.take(index)
+            opened = open_image(data)
+            header = opened.header
+            if pixels is None:
+                seen.append(_Seen(index, header))
+                continue
+            reduce = reduction((header.height, header.width), (_LOOK_SIDE, _LOOK_SIDE))
+            seen.append(_Seen(index, header, image_moments(decode(opened, pixels, reduce=reduce))))
+        except (OSError, BrokenImage) as error:
+            seen.append(_Seen(index, header, None, str(error)))
+    return seen

@@ -1,0 +1,1 @@
+"""Pixels -> what the model sees: crops, augmentation, statistics."""

@@ -1,0 +1,1 @@
+"""What this machine has: device and precision, cores, memory, and what a container allows of them."""

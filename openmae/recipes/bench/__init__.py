@@ -1,0 +1,1 @@
+"""`openmae bench`: how fast a training step is here, beside other implementations."""

@@ -1,0 +1,1 @@
+"""`openmae check`: broken files, odd sizes, duplicates, suspicious labels."""

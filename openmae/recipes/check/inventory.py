@@ -1,0 +1,104 @@
+"""The table that `check` writes: a row for each file, as .csv or .parquet."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from openmae.data.survey.findings import Split
+from openmae.errors import UserError
+
+COLUMNS: dict[str, type] = {
+    "name": str,
+    "split": str,
+    "label": str,
+    "bytes": int,
+    "format": str,
+    "mode": str,
+    "height": int,
+    "width": int,
+    "channels": int,
+    "depth": str,
+    "frames": int,
+    "blank": bool,
+    "digest": str,
+    "reason": str,
+}
+_ROWS_A_GROUP = 100_000
+
+
+def require_parquet(out: Path) -> None:
+    """Raises UserError where `out` is to be a .parquet and nothing here can write one."""
+    if out.suffix.lower() == ".parquet":
+        _pyarrow()
+
+
+def write_inventory(out: Path, splits: Sequence[Split]) -> None:
+    """Writes the table whole or not at all. Raises OSError.
+
+    digest: BLAKE2b of 16 bytes, in hex. What is not known, because a file gives no image, is empty.
+    """
+    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        (_write_parquet if out.suffix.lower() == ".parquet" else _write_csv)(aside, splits)
+        aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _rows(split: Split) -> Iterator[tuple[Any, ...]]:
+    """In the order of COLUMNS."""
+    for index, row in enumerate(split.found.rows):
+        name = split.source.name(index).encode(errors="backslashreplace").decode()  # a file's name may be no text
+        label = split.class_names[split.labels[index]] if split.labels is not None else None
+        size = int(row["bytes"]) if row["bytes"] or row["height"] else None
+        digest = row["digest"].tobytes().hex() if size is not None else None
+        if row["height"]:
+            kind = split.found.kinds[row["kind"]]
+            shape = (int(row["height"]), int(row["width"]), int(row["channels"]))
+            yield (
+                name,
+                split.name,
+                label,
+                size,
+                *kind[:2],
+                *shape,
+                kind[2],
+                int(row["frames"]),
+                bool(row["blank"]),
+                digest,
+                None,
+            )
+        else:
+            yield name, split.name, label, size, *[None] * 8, digest, split.found.reasons[index]
+
+
+def _write_csv(file: Path, splits: Sequence[Split]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(COLUMNS)
+        for split in splits:
+            writer.writerows(_rows(split))
+
+
+def _write_parquet(file: Path, splits: Sequence[Split]) -> None:
+    pyarrow, parquet = _pyarrow()
+    types = {str: pyarrow.string(), int: pyarrow.int64(), bool: pyarrow.bool_()}
+    schema = pyarrow.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
+    with parquet.ParquetWriter(file, schema) as writer:
+        for split in splits:
+            rows = _rows(split)
+            while group := list(islice(rows, _ROWS_A_GROUP)):
+                columns = [list(column) for column in zip(*group, strict=True)]
+                writer.write_table(pyarrow.table(columns, schema=schema))
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError("writing .parquet needs pyarrow: pip install 'openmae[parquet]', or give a .csv") from error
+    return pyarrow, parquet

@@ -1,0 +1,140 @@
+"""Is anything wrong with the images? Reads and decodes every one of them once.
+
+    openmae check your/images --out check.csv
+
+Reported, by severity, with what to do about each:
+
+    error     more than 1% of a split cannot be read; the same image in train and in val; the same image with two
+              labels; a class of val that train lacks
+    warning   other images that cannot be read; images smaller than a patch of 16; copies; more than 1% blank; depths
+              or numbers of channels that differ; classes with a single image, with more than 90% of the images, that
+              val lacks, or that differ by capitals only; labels of one class only, or in one split only; folders
+              called test or valid where train and val are meant
+    note      a few blank images; sizes far from the others; grey beside colour; files with several frames; no labels;
+              classes that are called by numbers and are not in their order; a third split, test, beside train and val
+
+The exit code says how bad it is: 0 for nothing or notes, 1 for warnings, 2 for errors (and where the images cannot be
+read at all).
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from openmae.console.progress import counting
+from openmae.console.terminal import make_console
+from openmae.console.words import counted, pace
+from openmae.data.opening import has_splits, has_unused_test, open_source
+from openmae.data.sources.source import Source
+from openmae.data.survey.findings import Finding, Severity, Split, judge
+from openmae.data.survey.inspection import inspect
+from openmae.errors import UserError
+from openmae.files.disk import check_out
+from openmae.machine.cores import reading_workers
+from openmae.recipes.check.inventory import require_parquet, write_inventory
+from openmae.recipes.check.settings import Check
+
+_STYLES: dict[Severity, str] = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
+_CODES: dict[Severity, int] = {"error": 2, "warning": 1, "note": 0}
+
+
+def run(settings: Check) -> int:
+    """Reads, prints, writes; returns the exit code. Raises UserError."""
+    console = make_console()
+    workers = reading_workers(settings.workers)
+    if settings.out is not None:
+        check_out(settings.out, ".csv", ".parquet")
+        require_parquet(settings.out)
+    sources = _sources(settings.data)
+    started = time.monotonic()
+    splits = []
+    for name, source in sources.items():
+        with counting(f"reading {name}".strip(), len(source), console) as say:
+            found = inspect(source, workers, say)
+        splits.append(Split(name, source, found, *_labels(source)))
+    images = sum(map(len, sources.values()))
+    console.print(f"{settings.data}: {pace(images, time.monotonic() - started)}\n")
+    _show_images(splits, console)
+    findings = judge(splits)
+    if has_unused_test(settings.data):
+        findings.append(
+            Finding(
+                "note",
+                "there is a third split, test, beside train and val, which no command reads",
+                "nothing to do; to measure on it, give it in the place of val",
+            )
+        )
+    for finding in findings:
+        _show(finding, console)
+    if settings.out is not None:
+        write_inventory(settings.out, splits)
+        console.print(f"A row for each of the {images:,} files is in {settings.out}\n")
+    counts = Counter(finding.severity for finding in findings)
+    said = [f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in _STYLES]
+    console.print("Nothing is wrong." if not counts else f"{said[0]}, {said[1]}, {said[2]}.")
+    return max((_CODES[severity] for severity in counts), default=0)
+
+
+def _sources(data: str) -> dict[str, Source]:
+    """The splits by name, or everything under an empty one."""
+    if has_splits(data):
+        return {"train": open_source(data, "train"), "val": open_source(data, "val")}
+    return {"": open_source(data)}
+
+
+def _labels(source: Source) -> tuple[NDArray[np.int64] | None, tuple[str, ...], str]:
+    """(labels, class names, why there are none)"""
+    try:
+        return source.labels, source.class_names, ""
+    except UserError as error:
+        return None, (), str(error)
+
+
+def _show_images(splits: Sequence[Split], console: Console) -> None:
+    """A column a split: how many images, of which kinds and sizes, with which labels."""
+    table = Table(box=None, show_header=len(splits) > 1, padding=(0, 3, 0, 0))
+    table.add_column("")
+    for split in splits:
+        table.add_column(split.name, overflow="fold")
+    facts = [_facts(split) for split in splits]
+    for row in dict.fromkeys(name for fact in facts for name in fact):
+        table.add_row(row, *(fact.get(row, "-") for fact in facts))
+    console.print(table)
+    console.print()
+
+
+def _facts(split: Split) -> dict[str, str]:
+    rows = split.found.rows[split.found.good]
+    kinds = Counter(dict(zip(*(found.tolist() for found in np.unique(rows["kind"], return_counts=True)), strict=True)))
+    facts = {"images": f"{len(split.source):,}", "cannot be read": f"{len(split.found.reasons):,}"}
+    if len(rows):
+        areas = rows["height"].astype(np.int64) * rows["width"]
+        shown = {"smallest": rows[areas.argmin()], "largest": rows[areas.argmax()]}
+        facts["median size"] = f"{np.median(rows['height']):.0f} x {np.median(rows['width']):.0f}"
+        facts |= {f"{name} size": f"{row['height']} x {row['width']}" for name, row in shown.items()}
+    for at, name in enumerate(("format", "mode", "depth")):
+        counts: Counter[str] = Counter()
+        for number, count in kinds.items():
+            counts[split.found.kinds[number][at]] += count
+        facts[name] = counted(counts)
+    channels = zip(*(found.tolist() for found in np.unique(rows["channels"], return_counts=True)), strict=True)
+    facts["channels"] = counted(Counter(dict(channels)))
+    facts["bytes"] = f"{split.found.rows['bytes'].sum() / 1e6:,.1f} MB"
+    facts["classes"] = f"{len(split.class_names):,}" if split.labels is not None else "no labels"
+    if split.labels is not None:
+        listed = ", ".join(f"{i} {name}" for i, name in enumerate(split.class_names[:10]))
+        facts["in this order"] = listed + (", ..." if len(split.class_names) > 10 else "")
+    return facts
+
+
+def _show(finding: Finding, console: Console) -> None:
+    console.print(f"{finding.severity:<8}", style=_STYLES[finding.severity], end="")
+    console.print(finding.what, soft_wrap=True)
+    for example in finding.examples:
+        console.print(f"          {example}", soft_wrap=True, style="dim")
+    console.print(f"        -> {finding.advice}\n", soft_wrap=True)

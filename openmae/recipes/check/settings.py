@@ -1,0 +1,23 @@
+"""What `openmae check` is asked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+
+@dataclass(frozen=True)
+class Check:
+    """Read every image once, and report what is broken, odd, there twice, or suspiciously labelled.
+
+    Exit code: 0 for nothing or notes, 1 for warnings, 2 for errors. Errors are: more than 1% of the images cannot be
+    read, an image is in train and in val, an image has two labels, val has a class that train lacks.
+    """
+
+    data: Positional[Annotated[str, arg(metavar="DATA")]]
+    """Images, as for pretrain. Of DATA with splits, both are read."""
+    out: Annotated[Path | None, arg(metavar="FILE.csv|FILE.parquet")] = None
+    """Write a row for each file here: name, split, label, size, format, mode, depth, digest, reason."""
+    workers: int | None = None
+    """Processes that read; 0 reads in this one. Default: one a core."""

@@ -1,0 +1,176 @@
+"""Can this machine train? Looks, measures for some seconds, and says what to mend.
+
+    openmae doctor --out runs --data your/images
+
+Every line has a verdict, the figure that was measured, and, where it is not ok, what to do. Under torchrun the exchange
+is measured between its own processes, on one machine or several; rank 0 prints. What is looked at: docs/doctor.md.
+"""
+
+import json
+import math
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+
+from rich.console import Console
+
+from openmae.errors import UserError, said_once
+from openmae.recipes.doctor.finding import Finding, Verdict
+from openmae.recipes.doctor.settings import Doctor
+from openmae.version import __version__
+
+# Nothing here imports torch: that it cannot be imported is the first thing to find.
+
+_STYLES: dict[Verdict, str] = {"ok": "green", "warn": "bold yellow", "bad": "bold red"}
+_NAME_WIDTH = 11
+
+Check = Callable[[], Sequence[Finding]]
+
+
+def run(settings: Doctor) -> int:
+    """Looks, prints, returns the exit code. Raises UserError."""
+    _check(settings)
+    if (rank := _rank()) > 0:  # rank 0 speaks for all; a failure here would have torchrun end it before it has
+        for finding in _exchange(settings):
+            if finding.verdict == "bad":
+                print(f"openmae doctor, on rank {rank}: {finding.said}.", file=sys.stderr)
+        return 0
+    console = None if settings.json else _console()
+    findings: list[Finding] = []
+    for finding in _findings(settings):
+        findings.append(finding)
+        if console is not None:
+            _show(finding, console)
+    counts = Counter(finding.verdict for finding in findings)
+    if console is None:
+        found = {
+            "openmae": __version__,
+            "can_train": not counts["bad"],
+            "findings": [asdict(finding) for finding in findings],
+        }
+        print(json.dumps(found, indent=1))
+    elif counts["bad"]:
+        console.print(f"\nThis machine cannot train as it is: {counts['bad']} bad, {counts['warn']} to heed.")
+    else:
+        heed = f": {counts['warn']} to heed" if counts["warn"] else ""
+        console.print(f"\nThis machine can train{heed}.")
+    return _code(findings)
+
+
+@said_once()
+def _check(settings: Doctor) -> None:
+    """Raises UserError for what means nothing."""
+    if not (settings.timeout > 0 and math.isfinite(settings.timeout)):
+        raise UserError(f"--timeout is {settings.timeout:g}: give a number of seconds above 0")
+    if settings.processes is not None and settings.processes < 1:
+        raise UserError(f"--processes is {settings.processes}: give 1 or more")
+
+
+def _rank() -> int:
+    """This process among those that torchrun started; 0 where it was started alone."""
+    number = os.environ.get("RANK", "")
+    return int(number) if number.isdecimal() and os.environ.get("WORLD_SIZE", "1") != "1" else 0
+
+
+def _code(findings: Sequence[Finding]) -> int:
+    return int(any(finding.verdict == "bad" for finding in findings))
+
+
+# ---------------------------------------------------------------- the checks, each by itself
+
+
+def _findings(settings: Doctor) -> Iterator[Finding]:
+    """Each when it is known. What raises or hangs is a finding too."""
+    yield from within(settings.timeout, "packages", _software)
+    if "torch" not in sys.modules:  # whose import the check has tried
+        return
+    among_ranks = os.environ.get("WORLD_SIZE", "1") != "1"
+    if among_ranks:  # at once, since the others wait
+        yield from _exchange(settings)
+    for name, check in _of_this_machine(settings).items():
+        yield from within(settings.timeout, name, check)
+    if not among_ranks:
+        yield from _exchange(settings)
+
+
+def _software() -> Sequence[Finding]:
+    from openmae.recipes.doctor.software import software
+
+    return software()
+
+
+def _of_this_machine(settings: Doctor) -> dict[str, Check]:
+    from openmae.recipes.doctor.decoding import decoding
+    from openmae.recipes.doctor.devices import bfloat16, devices
+    from openmae.recipes.doctor.disk import disk
+    from openmae.recipes.doctor.memory import cores, memory
+
+    return {
+        "device": devices,
+        "cores": cores,
+        "memory": memory,
+        "bf16": bfloat16,
+        "disk": partial(disk, settings.out),
+        "decoding": partial(decoding, settings.data),
+    }
+
+
+def _exchange(settings: Doctor) -> Sequence[Finding]:
+    """Has a timeout of its own, and in this thread Ctrl-C ends the processes too."""
+
+    def check() -> Sequence[Finding]:
+        from openmae.recipes.doctor.exchange import exchange
+
+        return exchange(settings.processes, settings.timeout)
+
+    return _isolated("exchange", check)
+
+
+def within(seconds: float, name: str, check: Check) -> Sequence[Finding]:
+    """What the check finds; one finding where it raises, or does not end: a dead file system never answers."""
+    found: list[Finding] = []
+
+    def work() -> None:
+        found.extend(_isolated(name, check))
+
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        remedy = "see whether the disks and devices answer (df, nvidia-smi), or give a longer --timeout"
+        return [Finding(name, "bad", f"the check did not end within {seconds:g} s", remedy)]
+    return found
+
+
+def _isolated(name: str, check: Check) -> Sequence[Finding]:
+    try:
+        return check()
+    except UserError as error:  # its sentence says what is wrong, a colon, and what to do
+        said, _, remedy = str(error).rpartition(": ")
+        return [Finding(name, "bad", said or remedy, remedy)]
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        remedy = "run it again; if that changes nothing, please report this line, with the command"
+        return [Finding(name, "warn", f"it could not be checked ({type(error).__name__}: {first})", remedy)]
+
+
+# ---------------------------------------------------------------- saying
+
+
+def _console() -> Console:
+    try:
+        from openmae.console.terminal import make_console
+    except Exception:  # without torch
+        return Console(highlight=False, markup=False, emoji=False, width=10_000)
+    return make_console()
+
+
+def _show(finding: Finding, console: Console) -> None:
+    console.print(f"{finding.verdict:<6}", style=_STYLES[finding.verdict], end="")
+    console.print(f"{finding.name:<{_NAME_WIDTH}}{finding.said}", soft_wrap=True)
+    if finding.remedy is not None:
+        console.print(f"      {'':<{_NAME_WIDTH}}-> {finding.remedy}", soft_wrap=True)

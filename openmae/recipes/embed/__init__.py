@@ -1,0 +1,1 @@
+"""`openmae embed`: a vector for each image, and what is near what."""

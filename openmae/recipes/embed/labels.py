@@ -1,0 +1,75 @@
+"""The label of each image as text, for a table: whatever there is, where other commands want labels of all images."""
+
+import os
+from bisect import bisect_left
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.opening import Split, has_splits, open_source
+from openmae.data.sources.folder import ImageFolder
+from openmae.data.sources.joined import Joined
+from openmae.data.sources.labels import NO_LABEL, LabelledSource
+from openmae.data.sources.source import Source, Subset
+from openmae.errors import UserError
+
+SPLITS: tuple[Split, ...] = ("train", "val")
+Labels = tuple[NDArray[np.int64], tuple[str, ...]]
+
+
+class LabelTexts:
+    """labels[i] is the label of image i of DATA's source, None where it has none."""
+
+    def __init__(self, data: str, source: Source) -> None:
+        if isinstance(source, ImageFolder) and source.root == Path(data) and has_splits(data):
+            self._numbers, self._names = _of_splits(data, source)
+        else:
+            self._numbers, self._names = _of(source)
+
+    def __getitem__(self, index: int) -> str | None:
+        number = int(self._numbers[index])
+        return None if number == NO_LABEL else self._names[number]
+
+    @property
+    def classes(self) -> int:
+        """How many labels occur, 0 where there is none."""
+        return len(np.unique(self._numbers[self._numbers != NO_LABEL]))
+
+
+def _of(source: Source) -> Labels:
+    if isinstance(source, Subset):
+        numbers, names = _of(source.whole)
+        return numbers[source.indices], names
+    if isinstance(source, Joined):
+        return _joined([_of(part) for part in source.parts])
+    if isinstance(source, LabelledSource):
+        return _none(len(source)) if source.numbers is None else (source.numbers, source.classes)
+    try:
+        return source.labels, source.class_names
+    except UserError:
+        return _none(len(source))
+
+
+def _of_splits(data: str, whole: ImageFolder) -> Labels:
+    """Of a folder of images with train/ and val/ in it, each with its class folders."""
+    parts = {split: open_source(data, split) for split in SPLITS}
+    together, names = _joined([_of(part) for part in parts.values()])
+    numbers, _ = _none(len(whole))
+    begin = 0
+    for split, part in parts.items():  # one after the other in the list, in the same order as alone
+        start = bisect_left(whole.paths, os.fsencode(f"{split}/"), key=os.fsencode)
+        numbers[start : start + len(part)] = together[begin : begin + len(part)]
+        begin += len(part)
+    return numbers, names
+
+
+def _joined(parts: list[Labels]) -> Labels:
+    names = tuple(dict.fromkeys(name for _, own in parts for name in own))
+    number = {name: i for i, name in enumerate(names)}
+    translated = [np.array([*(number[name] for name in own), NO_LABEL])[numbers] for numbers, own in parts]
+    return np.concatenate(translated), names
+
+
+def _none(count: int) -> Labels:
+    return np.full(count, NO_LABEL), ()

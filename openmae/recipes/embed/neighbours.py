@@ -1,0 +1,170 @@
+"""What lies near what among embedded images: tables on the console, lists as .csv, picture sheets."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from openmae.console.progress import counting
+from openmae.data.loading.in_order import CentredImages
+from openmae.errors import BrokenImage, UserError
+from openmae.evaluate.neighbours import mean_similarity, near_duplicates, nearest
+from openmae.files.whole import write_file
+from openmae.recipes.embed.file import read_vectors
+from openmae.recipes.embed.labels import LabelTexts
+from openmae.report.sheets.layout import ROWS_IN_ONE_BLOCK
+from openmae.report.sheets.neighbours import Tile, captioned_sheet
+from openmae.report.sheets.pictures import save_picture
+
+MOST_PAIRS = 100_000  # in the list of duplicates
+_ROWS_SHOWN = 10  # on the console
+_QUERIES_PICTURED, _NEAREST_PICTURED = ROWS_IN_ONE_BLOCK, 10
+_PAIRS_PICTURED = 12
+_OUTLIERS_PICTURED, _OUTLIERS_A_ROW = 24, 6
+_SIMILARITY = (
+    "The figures are cosine similarities of the features, 1 for the same; the images are shown as the model sees them, "
+    "cut to its size."
+)
+
+
+class Findings:
+    """Looks at the features in `out`, and writes beside it."""
+
+    def __init__(
+        self,
+        out: Path,
+        images: CentredImages,
+        labels: LabelTexts,
+        left_out: Sequence[int],
+        device: torch.device,
+        console: Console,
+    ) -> None:
+        self.out, self.images, self.labels, self.device, self.console = out, images, labels, device, console
+        self.indices = np.delete(np.arange(len(images)), left_out)  # of the images, by row of the file
+
+    def beside(self, what: str, suffix: str) -> Path:
+        """The file that something found is written to."""
+        return self.out.with_name(f"{self.out.stem}-{what}{suffix}")
+
+    def search(
+        self,
+        names: Sequence[str],
+        pixels: Sequence[NDArray[Any]],
+        vectors: NDArray[np.float32],
+        k: int,
+        picture: Path,
+    ) -> None:
+        """Shows the k nearest to each query (Q, D), of which names and pixels (H, W, C) are given. Raises OSError."""
+        similarity, rows = nearest(vectors, read_vectors(self.out), k)
+        sheet: list[list[Tile]] = []
+        for name, image, values, found in zip(names, pixels, similarity, rows, strict=True):
+            table = self._table("similarity", "image")
+            for value, row in zip(values.tolist(), found.tolist(), strict=True):
+                table.add_row(f"{value:.4f}", *self._named(row))
+            self.console.print(f"\nNearest to {name}:")
+            self.console.print(table)
+            near = zip(values.tolist()[:_NEAREST_PICTURED], found.tolist(), strict=False)
+            sheet.append([Tile(image, Path(name).name, ""), *(self._tile(row, value) for value, row in near)])
+        titles = ["query", *map(str, range(1, len(sheet[0])))]
+        save_picture(captioned_sheet(titles, sheet[:_QUERIES_PICTURED], f"Nearest first. {_SIMILARITY}"), picture)
+        more = f" (of the first {_QUERIES_PICTURED})" if len(names) > _QUERIES_PICTURED else ""
+        self.console.print(f"Picture{more}: {picture}")
+
+    def duplicates(self, threshold: float) -> None:
+        """Lists pairs of at least this similarity. Raises OSError."""
+        vectors = self._all_vectors()
+        with counting("comparing", len(vectors), self.console) as say:
+            pairs = near_duplicates(vectors, threshold, MOST_PAIRS, self.device, say)
+        listed, picture = self.beside("duplicates", ".csv"), self.beside("duplicates", ".png")
+        rows = list(zip(pairs.similarity.tolist(), pairs.first.tolist(), pairs.second.tolist(), strict=True))
+        header = ("similarity", "path", "label", "path_2", "label_2")
+        _write_csv(listed, header, ((f"{value:.6f}", *self._row(a), *self._row(b)) for value, a, b in rows))
+        if not rows:
+            picture.unlink(missing_ok=True)
+            self.console.print(f"\nNo two images have a similarity of {threshold:g} or more")
+            return
+        self.console.print(f"\n{_pairs(pairs.total)} of a similarity of {threshold:g} or more, the closest first:")
+        table = self._table("similarity", "image", "image")
+        for value, a, b in rows[:_ROWS_SHOWN]:
+            table.add_row(f"{value:.4f}", *self._named(a), *self._named(b))
+        self.console.print(table)
+        tiles = [[self._tile(a, value), self._tile(b, value)] for value, a, b in rows[:_PAIRS_PICTURED]]
+        footer = f"The {len(tiles)} closest of {_pairs(pairs.total)}. {_SIMILARITY}"
+        save_picture(captioned_sheet(("", ""), tiles, footer), picture)
+        which = "All" if pairs.total == len(rows) else f"The {len(rows):,} closest"
+        self.console.print(f"{which} are in {listed}; picture: {picture}")
+
+    def outliers(self, k: int) -> None:
+        """Lists all images, from the least to the most similar to the k nearest. Raises UserError, OSError."""
+        vectors = self._all_vectors()
+        if len(vectors) < 2:
+            raise UserError("one image has nothing to differ from: --outliers needs two or more")
+        with counting("comparing", len(vectors), self.console) as say:
+            means = mean_similarity(vectors, k, self.device, say)
+        order = np.argsort(means, kind="stable").tolist()
+        listed, picture = self.beside("outliers", ".csv"), self.beside("outliers", ".png")
+        header = ("mean_similarity", "path", "label")
+        _write_csv(listed, header, ((f"{means[row]:.6f}", *self._row(row)) for row in order))
+        k = min(k, len(vectors) - 1)
+        self.console.print(f"\nLeast similar to the {k} nearest (the median image: {np.median(means):.4f}):")
+        table = self._table("mean similarity", "image")
+        for row in order[:_ROWS_SHOWN]:
+            table.add_row(f"{means[row]:.4f}", *self._named(row))
+        self.console.print(table)
+        tiles = [self._tile(row, float(means[row])) for row in order[:_OUTLIERS_PICTURED]]
+        sheet = [tiles[at : at + _OUTLIERS_A_ROW] for at in range(0, len(tiles), _OUTLIERS_A_ROW)]
+        footer = f"Least similar to their {k} nearest images, of which each figure is the mean. {_SIMILARITY}"
+        save_picture(captioned_sheet([""] * len(sheet[0]), sheet, footer), picture)
+        self.console.print(f"All, the strangest first, are in {listed}; picture: {picture}")
+
+    def _all_vectors(self) -> NDArray[np.float32]:
+        return np.concatenate(list(read_vectors(self.out)))
+
+    def _table(self, figure: str, *images: str) -> Table:
+        table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False)
+        table.add_column(figure, justify="right")
+        for image in images:
+            table.add_column(image, overflow="fold")
+            if self.labels.classes:
+                table.add_column("label", overflow="fold")
+        return table
+
+    def _name(self, row: int) -> str:
+        return self.images.source.name(int(self.indices[row])).encode(errors="backslashreplace").decode()
+
+    def _label(self, row: int) -> str:
+        return self.labels[int(self.indices[row])] or ""
+
+    def _row(self, row: int) -> tuple[str, str]:
+        return self._name(row), self._label(row)
+
+    def _named(self, row: int) -> tuple[str, ...]:
+        return self._row(row) if self.labels.classes else (self._name(row),)
+
+    def _tile(self, row: int, similarity: float) -> Tile:
+        source, index = self.images.source, int(self.indices[row])
+        try:
+            pixels = self.images.view(source.read(index))
+        except (OSError, BrokenImage):  # it was readable when it was embedded
+            pixels = None
+        label = self._label(row)
+        return Tile(pixels, f"{similarity:.4f} {label}".strip(), "/".join(Path(self._name(row)).parts[-2:]))
+
+
+def _pairs(count: int) -> str:
+    return f"{count:,} pair{'s' * (count != 1)}"
+
+
+def _write_csv(file: Path, header: Sequence[str], rows: Any) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_file(file, text.getvalue().encode())

@@ -1,0 +1,54 @@
+"""What `openmae embed` is asked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from openmae.heads import Pool
+from openmae.machine.device import Device
+
+THRESHOLD = 0.998  # docs/embed.md says what it finds
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write a vector for each image; then look for the nearest images, near-duplicates and outliers among them.
+
+    Killed or stopped, the same command goes on where it was. Where the file is there already, it is used.
+    """
+
+    model: Positional[Annotated[Path, arg(metavar="MODEL")]]
+    """A run folder, pre-trained or fine-tuned, or whatever else openmae.load takes: see docs/weights.md."""
+    data: Positional[Annotated[str, arg(metavar="DATA")]]
+    """Images: whatever pretrain takes; labels come along where there are any."""
+    out: Annotated[Path, arg(metavar="FILE.parquet|FILE.npy")]
+    """File to write: .parquet with the columns path, label and vector; or .npy, with path and label in a .csv beside
+    it. The files of the searches below lie beside it too."""
+    split: Literal["all", "train", "val"] = "all"
+    """Which images of DATA that has splits."""
+    layer: int | None = None
+    """Take the features after this block, 1 to depth. Default: the last. The best one is often earlier."""
+    pool: Pool = "mean"
+    """Vector of an image: the mean of its patch tokens, or its class token."""
+    search: Annotated[tuple[Path, ...], arg(metavar="IMAGE...")] = ()
+    """Show the images of DATA that are nearest to each of these image files."""
+    picture: Annotated[Path | None, arg(metavar="PNG")] = None
+    """Where the picture of --search goes. Default: beside --out, FILE-search.png."""
+    nearest: int = 10
+    """Neighbours that --search shows, and by which --outliers judges an image."""
+    duplicates: bool = False
+    """List pairs of images that are nearly the same: FILE-duplicates.csv and .png."""
+    threshold: float = THRESHOLD
+    """Cosine similarity from which two images count as nearly the same."""
+    outliers: bool = False
+    """List the images from the least to the most similar to their nearest: FILE-outliers.csv and .png."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 computes faster where the processor has it. auto: as the device suits."""
+    device: Device = "auto"
+    """auto: a GPU if there is one."""
+    batch_size: int | None = None
+    """Images that go through the model at once. Default: 256 on a GPU, 64 on a CPU."""
+    workers: int | None = None
+    """Processes that load images. Does not change the result."""

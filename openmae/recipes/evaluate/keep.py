@@ -1,0 +1,102 @@
+"""What a classifier says of a set of images, judged, and kept in its run: results.json, results/, report.html."""
+
+import json
+import math
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+from openmae.console.words import _printable
+from openmae.errors import UserError
+from openmae.evaluate.judge import Judged
+from openmae.files.address import whole_address
+from openmae.files.disk import _writing
+from openmae.files.parsing import read_json
+from openmae.files.whole import locked, write_file
+from openmae.report.page.run import write_report
+from openmae.report.sheets.samples import draw_result
+
+
+def keep_result(run: Path, judged: Judged, found: dict[str, Any], data: str, split: str) -> None:
+    """Keeps what `judge` found in the run: figures in results.json beside those of other sets, pictures in results/,
+    all of it in report.html.
+
+    data, split: the set as the user gave it; split "all" where it is not divided.
+    Raises UserError where something cannot be written.
+    """
+    name = set_name(data, split)
+    drawn = draw_result(judged, found, run / "results" / _as_folder(name))
+    pictures = {file.stem: str(file.relative_to(run)) for file in drawn}
+    update_results(run, name, "clean", {**found, "pictures": pictures})
+
+
+def check_results(run: Path) -> None:
+    """Raises UserError, before anything long begins, where the run's results are damaged or could not be written."""
+    with _writing(run), locked(run / "results.json"):
+        read_results(run)
+
+
+def set_name(data: str, split: str) -> str:
+    """What a set of images is called in results.json: its whole address, and the split."""
+    place = whole_address(data)
+    return _printable(place if split == "all" else f"{place} ({split})")
+
+
+def result_picture(run: Path, name: str, kind: str, svg: str) -> str:
+    """Writes a picture of the results on the set `name`; gives its place in the run."""
+    file = run / "results" / _as_folder(name) / f"{kind}.svg"
+    with _writing(run):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_file(file, svg.encode())
+    return str(file.relative_to(run))
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """What results.json holds; empty where there is none. Raises UserError where it is damaged."""
+    file = run / "results.json"
+    try:
+        found = read_json(file.read_bytes()) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({error}): move it away") from error
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        raise UserError(f"{file} is damaged (it does not hold sets of images): move it away")
+    return found
+
+
+def update_results(run: Path, name: str, part: str, value: dict[str, Any]) -> None:
+    """Puts one part, "clean" or "corruptions", of what is known of a set in place of what was; writes report.html.
+
+    Other processes may do so at the same time. Raises UserError where it cannot be written.
+    """
+    with _writing(run), locked(run / "results.json"):
+        results = read_results(run)
+        entry = {**results.get(name, {}), part: value}
+        if part == "clean" and not _is_of(entry.get("corruptions"), value):
+            entry.pop("corruptions", None)
+        write_file(run / "results.json", json.dumps({**results, name: entry}, indent=1).encode())
+        write_report(run)
+
+
+def earlier_corruptions(run: Path, name: str, clean: dict[str, Any], seed: int) -> dict[str, dict[int, float]]:
+    """Errors by kind and severity that are kept of this set, this model and this seed."""
+    entry = read_results(run).get(name, {})
+    found = entry.get("corruptions") if isinstance(entry, dict) else None
+    if not isinstance(found, dict) or found.get("seed") != seed or not _is_of(found, clean):
+        return {}
+    return {kind: {int(severity): error for severity, error in of.items()} for kind, of in found["errors"].items()}
+
+
+def _is_of(corruptions: Any, clean: dict[str, Any]) -> bool:
+    """Whether they were measured of the model and the images that gave the clean result: to the loss of both, with
+    room for a GPU that adds in another order."""
+    if not isinstance(corruptions, dict):
+        return False
+    same = all(corruptions.get(key) == clean.get(key) for key in ("images", "outputs"))
+    return same and math.isclose(corruptions.get("clean_loss", math.nan), clean["figures"]["loss"], rel_tol=1e-4)
+
+
+def _as_folder(name: str) -> str:
+    """A folder's name for a set, different for different sets."""
+    readable = re.sub(r"[^\w.-]+", "-", Path(name).name, flags=re.ASCII).strip("-.")[:40]
+    return f"{readable}-{zlib.crc32(name.encode()):08x}".lstrip("-")

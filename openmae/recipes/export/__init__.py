@@ -1,0 +1,1 @@
+"""`openmae export`: the model for other software, checked against ours."""

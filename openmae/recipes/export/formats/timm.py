@@ -1,0 +1,114 @@
+"""timm: a file that `timm.create_model(..., checkpoint_path=)` takes."""
+
+import json
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from openmae.errors import UserError
+from openmae.heads import Classifier, Encoder
+from openmae.model import NORM_EPS, SIZES
+from openmae.recipes.export.check import Compared, compared, exported, reference, square_or_both, what_is_compared
+from openmae.weights import Loaded, Model
+from openmae.weights import timm as layout
+from openmae.weights.entries import write_weights
+
+
+def write(loaded: Loaded, out: Path) -> list[str]:
+    """Writes the file; gives sentences about what it does not hold. Raises UserError where timm has no such model."""
+    _import_timm()
+    model = exported(loaded.model)
+    if model.encoder.class_tokens > 1:
+        raise UserError(
+            f"timm's Vision Transformer has one class token, and {loaded.name} has {model.encoder.class_tokens}: "
+            "export to onnx or pt2, which hold any"
+        )
+    header = {layout.KEY: json.dumps(_header(loaded)), "format": "pt"}
+    out.write_bytes(save(write_weights(model, layout.entries(model)), header))
+    return [] if isinstance(loaded.model, Classifier | Encoder) else ["The decoder is left out: timm has none"]
+
+
+def compare(loaded: Loaded, out: Path, images: Tensor) -> Compared:
+    """timm's outputs from the file beside ours."""
+    timm = _import_timm()
+    name, arguments = create_arguments(loaded)
+    if loaded.encoder.norm_eps != NORM_EPS:
+        arguments["norm_layer"] = partial(nn.LayerNorm, eps=loaded.encoder.norm_eps)
+    theirs = timm.create_model(name, checkpoint_path=str(out), **arguments).eval()
+    with torch.no_grad():
+        outputs = theirs(images) if isinstance(loaded.model, Classifier) else theirs.forward_features(images)
+    return compared(reference(loaded.model, images), outputs, f"timm {version('timm')}", what_is_compared(loaded.model))
+
+
+def usage(loaded: Loaded, out: Path) -> str:
+    """What to type in Python."""
+    name, arguments = create_arguments(loaded)
+    given = "".join(f", {key}={value!r}" for key, value in arguments.items())
+    if loaded.encoder.norm_eps != NORM_EPS:
+        given += f", norm_layer=functools.partial(torch.nn.LayerNorm, eps={loaded.encoder.norm_eps:g})"
+    return f'timm.create_model("{name}", checkpoint_path="{out}"{given}, pretrained_cfg_overlay={_preparing(loaded)})'
+
+
+def _preparing(loaded: Loaded) -> dict[str, Any]:
+    """What timm's transforms have to know of the images: it reads none of it in the file, and takes its own."""
+    size, statistics = (loaded.encoder.in_chans, *loaded.encoder.img_size), loaded.statistics
+    return {"input_size": size, "mean": statistics.mean, "std": statistics.std, "crop_pct": 224 / 256}
+
+
+def create_arguments(loaded: Loaded) -> tuple[str, dict[str, Any]]:
+    """(the name of a model of timm's, what else `create_model` needs to make this one from it)."""
+    vit = loaded.encoder
+    shape = (vit.embed_dim, vit.depth, vit.num_heads)
+    base = next((name for name, size in SIZES.items() if size == shape), "vit_base")
+    arguments: dict[str, Any] = {"img_size": square_or_both(vit.img_size), "patch_size": square_or_both(vit.patch_size)}
+    arguments |= {"in_chans": vit.in_chans, "mlp_ratio": vit.mlp_ratio}
+    arguments |= dict(zip(("embed_dim", "depth", "num_heads"), shape, strict=True)) if shape != SIZES[base] else {}
+    usual = {"img_size": 224, "patch_size": 14 if base == "vit_huge" else 16, "in_chans": 3, "mlp_ratio": 4.0}
+    arguments = {key: value for key, value in arguments.items() if usual.get(key) != value}
+    name = f"{base}_patch{usual['patch_size']}_224"
+    return name, {**arguments, **_end(loaded.model)}
+
+
+def _end(model: Model) -> dict[str, Any]:
+    """Head and pooling, as trained; of an encoder alone timm pools the class token."""
+    outputs = model.head.out_features if isinstance(model, Classifier) else 0
+    pools_mean = isinstance(model, Classifier) and model.pool == "mean"
+    if model.encoder.class_tokens:
+        return {"num_classes": outputs, **({"global_pool": "avg"} if pools_mean else {})}
+    no_norm = {} if pools_mean else {"fc_norm": False}
+    return {"num_classes": outputs, "global_pool": "avg", "class_token": False, **no_norm}
+
+
+def _header(loaded: Loaded) -> dict[str, Any]:
+    """As timm's own config.json has it, so that nothing is lost where the file is read again."""
+    name, arguments = create_arguments(loaded)
+    statistics, size = loaded.statistics, loaded.encoder.img_size
+    return {
+        "architecture": name,
+        "model_args": {**arguments, "num_heads": loaded.encoder.num_heads, "img_size": size},
+        "norm_eps": loaded.encoder.norm_eps,
+        "position_grid": loaded.encoder.position_grid,
+        "pretrained_cfg": {
+            "input_size": [loaded.encoder.in_chans, *size],
+            "mean": statistics.mean,
+            "std": statistics.std,
+            "pixel_type": statistics.pixels.depth,
+            **({} if statistics.pixels.bands is None else {"bands": statistics.pixels.bands}),
+            "license": loaded.info.get("licence"),
+        },
+        "label_names": loaded.info["class_names"],
+        "task": loaded.info["task"],
+    }
+
+
+def _import_timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError("this export is checked with timm, which is not installed: pip install timm") from error
+    return timm

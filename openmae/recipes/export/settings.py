@@ -1,0 +1,33 @@
+"""What `openmae export` is asked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from openmae.recipes.export.quantize import Quantize
+
+To = Literal["safetensors", "timm", "hf-mae", "hf-vit", "onnx", "pt2"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a model in another library's format, and check it with that library on real images."""
+
+    model: Positional[Annotated[Path, arg(metavar="MODEL")]]
+    """A run folder, or whatever else openmae.load takes (docs/weights.md)."""
+    to: To
+    """safetensors: openmae's own file. timm: for timm.create_model. hf-mae, hf-vit: a folder for transformers, with the
+    decoder (ViTMAEForPreTraining) or without it (ViTModel, ViTForImageClassification). onnx, pt2: a graph for
+    onnxruntime or torch.export, for any number of images."""
+    out: Annotated[Path, arg(metavar="PATH")]
+    """A file that ends in .safetensors (for timm too), .onnx or .pt2; for hf-mae and hf-vit a folder. NAME.json beside
+    the file, model.json in the folder, says what it is and how to prepare images."""
+    data: Annotated[str | None, arg(metavar="DATA")] = None
+    """Images to check it on. Default: photographs that come with the installation."""
+    quantize: Quantize | None = None
+    """Make an ONNX graph smaller: int8 for CPUs, fp16 for GPUs. What that costs is measured, on DATA where it is given:
+    accuracy where it has labels."""
+    force: bool = False
+    """Write over what is there."""

@@ -1,0 +1,1 @@
+"""`openmae finetune`: an encoder learns from labels."""

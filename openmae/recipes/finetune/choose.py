@@ -1,0 +1,228 @@
+"""What `finetune` chooses where the user left a setting open: the paper's values, or such as fit the data."""
+
+import math
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from openmae.data.tasks import Task
+from openmae.data.views.augment import Finish
+from openmae.data.views.mixing import GROUP
+from openmae.data.views.statistics import Statistics
+from openmae.errors import UserError
+from openmae.machine.device import choose_precision
+from openmae.model import ViT
+from openmae.recipes.finetune.settings import Finetune
+from openmae.recipes.training.open import Values, fill
+from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, FROM_0, SEED, SHARE, Bounds, check
+
+_SCRATCH = {  # Table 11
+    "batch_size": 4096,
+    "blr": 1e-4,
+    "weight_decay": 0.3,
+    "layer_decay": 1.0,
+    "warmup_epochs": 20.0,
+    "random_erase": 0.0,
+    "ema_decay": 0.9999,
+}
+_FINETUNE = {  # Table 9
+    "batch_size": 1024,
+    "weight_decay": 0.05,
+    "warmup_epochs": 5.0,
+    "random_erase": 0.25,
+    "ema_decay": 0.0,
+}
+_LEAST_STEPS = 500  # of auto
+_GENTLE_CROP = 0.4  # share of an image's area that a crop has at least, where auto does not augment
+_FEW_EPOCHS = 10  # of auto, which does not augment in as few; ten times as many call for all of the paper's
+_FEW_VIEWS, _MANY_VIEWS = 3e4, 1e7  # likewise; what lies between is in proportion to the logarithm
+LINEAR_PROBE = {  # Table 10; what `openmae probe --recipe paper` sets
+    "blocks": "0",
+    "pool": "class",
+    "batch_norm": True,
+    "optimizer": "lars",
+    "batch_size": 16384,
+    "blr": 0.1,
+    "weight_decay": 0.0,
+    "layer_decay": 1.0,
+    "warmup_epochs": 10.0,
+    "drop_path": 0.0,
+    "ra_magnitude": 0.0,
+    "random_erase": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "label_smoothing": 0.0,
+}
+
+
+def choose(
+    settings: "Finetune",
+    encoder: ViT,
+    statistics: Statistics,
+    target: str | None,
+    task: Task,
+    images: int,
+    device: torch.device,
+    console: Console,
+) -> "Finetune":
+    """The settings with everything that was left open chosen; each choice printed with its reason.
+
+    target: what the pre-training predicted; None from fresh weights.
+    """
+    values = _paper(encoder, target, settings.optimizer == "lars")
+    if settings.recipe == "auto":
+        values |= _auto(settings, values, encoder, target, images, device)
+    epochs = settings.epochs or values["epochs"][0]
+    if values["warmup_epochs"][0] >= epochs:
+        values["warmup_epochs"] = (epochs / 20, "5% of the epochs")
+    batch_size = settings.batch_size or values["batch_size"][0]
+    values["micro_batch"] = (
+        min(batch_size, 128 if device.type != "cpu" else 64),
+        "what goes through the model at once",
+    )
+    values["img_size"] = (_sides(encoder.img_size), "the model's")
+    values["patch_size"] = (_sides(encoder.patch_size), "the model's")
+    values |= _impossible(statistics, task)
+    if settings.optimizer == "lars":
+        values |= {"weight_decay": (0.0, "LARS takes none"), "layer_decay": (1.0, "LARS takes none")}
+    values["precision"] = choose_precision(device)
+    return fill(settings, values, console)
+
+
+def _sides(sides: tuple[int, ...]) -> int | tuple[int, ...]:
+    return sides[0] if len(set(sides)) == 1 else sides
+
+
+def _paper(encoder: ViT, target: str | None, is_probe: bool) -> Values:
+    """Table 9, or Table 11 from fresh weights. Of a probe, what Table 10 has is set already."""
+    is_base = encoder.embed_dim <= 768
+    drop_path = 0.1 if is_base else 0.2 if encoder.embed_dim <= 1024 else 0.3
+    source = "the paper's (Table 9)" if target is not None else "the paper's from scratch (Table 11)"
+    if target is None:
+        values: dict[str, Any] = {**_SCRATCH, "epochs": 300.0 if is_base else 200.0, "drop_path": min(0.2, drop_path)}
+    else:
+        finer = is_base and target == "norm_pix"
+        values = {
+            **_FINETUNE,
+            "epochs": 100.0 if is_base else 50.0,
+            "blr": 5e-4 if finer else 1e-3,
+            "layer_decay": 0.65 if finer else 0.75,
+            "drop_path": drop_path,
+        }
+    if is_probe:
+        source = "the paper's linear probe (Table 10)"
+    values |= {
+        "optimizer": "adamw",
+        "pool": "mean",
+        "crop_scale": (0.08, 1.0),
+        "ra_magnitude": 9.0,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "label_smoothing": 0.1,
+    }
+    return {name: (value, source) for name, value in values.items()}
+
+
+def _auto(
+    settings: "Finetune", paper: Values, encoder: ViT, target: str | None, images: int, device: torch.device
+) -> Values:
+    """What small data, small models and small machines need in place of the paper's 1.28 million images."""
+    most = 1024 if device.type != "cpu" else 256
+    fitting = min(most, max(32, 2 ** round(math.log2(max(1, images / 40)))))
+    batch_size = settings.batch_size or fitting
+    rule = min(200.0, max(20.0, round(100 * math.sqrt(10_000 / images))))
+    enough = float(math.ceil(_LEAST_STEPS * batch_size / images))
+    epochs = settings.epochs or max(rule, enough)
+    at_1024 = _rate(encoder, target)
+    rate = at_1024 * math.sqrt(batch_size / 1024)
+    return {
+        "batch_size": (fitting, f"for {images:,} images; between 32 and {most} on this machine"),
+        "epochs": (
+            max(rule, enough),
+            f"fewer for more images; {images:,} make {epochs * images / batch_size:,.0f} steps",
+        ),
+        "warmup_epochs": (epochs / 20, "5% of the epochs"),
+        "blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: {at_1024:g} at batch 1024, square-root scaling below"),
+        **_augmentation(paper, epochs, epochs * images),
+    }
+
+
+def _rate(encoder: ViT, target: str | None) -> float:
+    """The learning rate at batch 1024: the paper's; for encoders narrower than any in it, twice ViT-B's."""
+    is_narrow = encoder.embed_dim < 768
+    if target is None:
+        return 2e-3 if is_narrow else 8e-4
+    return 2e-3 if encoder.embed_dim == 768 and target == "norm_pix" else 4e-3
+
+
+def _augmentation(paper: Values, epochs: float, views: float) -> Values:
+    """As much of the paper's as the training calls for, which sees each image often, and can afford, since learning
+    becomes slower before it becomes better (measured: docs/log.md)."""
+    called_for = math.log10(max(1.0, epochs / _FEW_EPOCHS))
+    affordable = math.log10(max(1.0, views / _FEW_VIEWS)) / math.log10(_MANY_VIEWS / _FEW_VIEWS)
+    share = min(1.0, called_for, affordable)
+    reason = f"{share:.0%} of the paper's, for {epochs:g} epochs and {views:,.0f} views"
+    scaled = ("mixup", "cutmix", "ra_magnitude", "random_erase", "drop_path")
+    values: Values = {name: (share * paper[name][0], reason) for name in scaled}
+    least = share * paper["crop_scale"][0][0] + (1 - share) * _GENTLE_CROP
+    return {**values, "crop_scale": ((least, 1.0), reason)}
+
+
+def _impossible(statistics: Statistics, task: Task) -> Values:
+    """Settings that these images or labels rule out."""
+    values: Values = {}
+    if complaint := Finish.why_not_ra(statistics):
+        values["ra_magnitude"] = (0.0, complaint.split(":")[0])
+    if task == "regression":
+        values |= dict.fromkeys(("mixup", "cutmix"), (0.0, "for classes, not for numbers"))
+    if task != "classification":
+        values["label_smoothing"] = (0.0, "for classes alone")
+    return values
+
+
+_BOUNDS: Bounds = {
+    **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad"), ABOVE_0),
+    **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
+    **dict.fromkeys(("warmup_epochs", "weight_decay", "evaluations", "checkpoint_minutes", "mixup", "cutmix"), FROM_0),
+    **dict.fromkeys(("max_broken", "random_erase"), SHARE),
+    **dict.fromkeys(("drop_path", "ema_decay", "label_smoothing"), BELOW_1),
+    "layer_decay": (lambda n: 0 < n <= 1, "give a number above 0 and up to 1"),
+    "ra_magnitude": (lambda n: 0 <= n <= 10, "give a number from 0 to 10"),
+    "crop_scale": (lambda pair: 0 < pair[0] <= pair[1] <= 1, "give two ascending numbers above 0 and up to 1"),
+    "seed": SEED,
+    "blocks": (
+        lambda text: all(part in ("all", "0.5") or part.isdecimal() for part in text.split(",")),
+        "give all, a whole number, or 0.5; several with commas between them",
+    ),
+}
+
+
+def check_ranges(settings: "Finetune") -> None:
+    """Raises UserError for a number out of its range, and for numbers that do not go together; what is left open
+    passes."""
+    check(settings, _BOUNDS)
+    _check_micro_batch(settings)
+    if settings.optimizer == "lars" and (settings.weight_decay or settings.layer_decay not in (None, 1.0)):
+        raise UserError("--optimizer lars takes neither --weight-decay nor --layer-decay: leave them out, or use adamw")
+
+
+def least_micro_batch(settings: "Finetune") -> int:
+    """What micro-batches may be whole multiples of without a change of the result, where memory runs out."""
+    assert settings.micro_batch is not None
+    if settings.batch_norm:  # it sees one micro-batch
+        return settings.micro_batch
+    return GROUP if settings.mixup or settings.cutmix else 1
+
+
+def _check_micro_batch(settings: "Finetune") -> None:
+    batch_size, micro_batch = settings.batch_size, settings.micro_batch
+    if batch_size is None or micro_batch is None or micro_batch >= batch_size:
+        return
+    if (settings.mixup or settings.cutmix) and micro_batch % GROUP:
+        raise UserError(f"--micro-batch {micro_batch} with mixup or cutmix: give a multiple of {GROUP}")
+    if settings.batch_norm and batch_size % micro_batch == 1:
+        raise UserError(
+            f"--batch-norm with --batch-size {batch_size} and --micro-batch {micro_batch} leaves one image alone, "
+            "which has no deviation: give another --micro-batch"
+        )

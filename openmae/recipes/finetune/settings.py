@@ -1,0 +1,118 @@
+"""What `openmae finetune` is asked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from openmae.data.tasks import Task
+from openmae.heads import Pool
+from openmae.machine.device import Device
+from openmae.recipes.training.settings import Recipe, Sides
+from openmae.train.checkpoint import KEEP
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Train an encoder on labels. The same command again, after a crash or Ctrl-C, goes on where the run was."""
+
+    model: Positional[Annotated[str | None, arg(metavar="MODEL")]] = None
+    """A run folder, or whatever else openmae.load takes (docs/weights.md); or, to begin with fresh weights, vit_tiny,
+    vit_small, vit_base, vit_large or vit_huge."""
+    data: Positional[Annotated[str | None, arg(metavar="DATA")]] = None
+    """Labelled images: a folder with a folder for each class, a table, shards, parquet or an array. With splits train
+    and val these are used; otherwise a fifth of each class is held out, the same images every time."""
+    out: Annotated[Path | None, arg(metavar="RUN")] = None
+    """Run folder to write."""
+    resume: bool = False
+    """Take MODEL, DATA and all settings from the run in --out and go on with it."""
+    recipe: Recipe = "auto"
+    """What is left open below: auto chooses it from the number of images, the model and the machine; paper takes
+    Table 9's, or, from scratch, Table 11's."""
+
+    blocks: Annotated[str, arg(metavar="N")] = "all"
+    """How many of the last blocks learn (Figure 9): all, a number, 0.5 (the last block's MLP), or 0 (the head alone).
+    Several with commas, such as all,4,1,0.5,0, are trained one after the other and compared."""
+    from_scratch: bool = False
+    """Begin with fresh weights in MODEL's architecture: what pre-training is worth."""
+    labels: Annotated[str | None, arg(metavar="PART")] = None
+    """Use fewer labels: a share of each class such as 1%, or a number such as 20-per-class."""
+    task: Task | None = None
+    """What labels are. Default: what they say: classes; several at once where they have ; or | between them; numbers
+    where not all are whole."""
+    balance: Literal["none", "weights", "sampling"] = "none"
+    """For classes of unequal size: weigh the loss by one over the size of the class, or show each class as often."""
+
+    pool: Pool | None = None
+    """What the head reads: the mean of the patch tokens, or the class token. Default: mean, as the paper."""
+    batch_norm: bool = False
+    """Normalise features by their (micro-)batch before the head, as the paper's linear probe does."""
+    img_size: Sides | None = None
+    """Pixels a side, 448 or 448x320. Default: the model's; for another the positions are interpolated."""
+    patch_size: Sides | None = None
+    """Pixels of a patch a side, for fresh weights of a vit_...; otherwise the model's."""
+
+    optimizer: Literal["adamw", "lars"] | None = None
+    """Default: adamw. lars is for the paper's linear probe."""
+    epochs: float | None = None
+    """Times that every image is seen. Paper: 100, and 50 for large models."""
+    warmup_epochs: float | None = None
+    """Epochs over which the learning rate rises from 0. Paper: 5."""
+    batch_size: int | None = None
+    """Images an optimizer step: always the effective batch. Paper: 1024."""
+    micro_batch: int | None = None
+    """Images that go through the model at once. Default: 128 on a GPU, 64 on a CPU; halved where memory runs out."""
+    grad_checkpointing: Literal["on", "off"] = "off"
+    """Compute each block again in the backward pass instead of keeping it: a quarter slower, a fraction of the
+    memory."""
+    blr: float | None = None
+    """Base learning rate; the rate is blr x batch_size / 256. Paper: 1e-3, ViT-B after norm_pix 5e-4."""
+    layer_decay: float | None = None
+    """Rate of a block over that of the one above it. Paper: 0.75, ViT-B after norm_pix 0.65; from scratch 1."""
+    weight_decay: float | None = None
+    """On matrices only. Paper: 0.05, from scratch 0.3."""
+    drop_path: float | None = None
+    """Chance to leave out a branch of the last block; less in those below. Paper: 0.1 (B), 0.2 (L), 0.3 (H)."""
+    ema_decay: float | None = None
+    """Keep an average of the weights, and use it in the end. 0 for none. Paper: 0.9999 from scratch."""
+    clip_grad: float | None = None
+    """Bound on the norm of the whole gradient. Default: none, as the paper."""
+
+    crop_scale: tuple[float, float] | None = None
+    """Least and most share of an image's area in a random crop. Default: 0.08 1, as the released code."""
+    hflip: bool = True
+    """Mirror half of the views. Switch off where left and right differ in meaning."""
+    ra_magnitude: float | None = None
+    """RandAugment's strength, 0 (off) to 10. Paper: 9."""
+    random_erase: float | None = None
+    """Chance that a rectangle of a view is replaced by noise. Paper: 0.25, from scratch 0."""
+    mixup: float | None = None
+    """Alpha of mixup, 0 for none. Paper: 0.8."""
+    cutmix: float | None = None
+    """Alpha of cutmix, 0 for none. Paper: 1."""
+    label_smoothing: float | None = None
+    """Share of the answer that is spread over all classes. Paper: 0.1."""
+
+    seed: int = 0
+    """Decides the fresh weights, what is held out, order, crops and augmentation."""
+    max_broken: float = 0.01
+    """Stop when more than this share of the files cannot be read; up to it they are replaced and listed."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bfloat16 products where the processor has them."""
+    device: Device = "auto"
+    """auto: a GPU if there is one."""
+    workers: int | None = None
+    """Processes that load images; 0 loads in this one. Does not change the result."""
+    evaluations: int = 10
+    """How many times the val images are classified, evenly over the run."""
+    checkpoint_minutes: float = 10.0
+    """Time between checkpoints; one more comes at the end, on Ctrl-C and on a scheduler's signal."""
+    keep: int = KEEP
+    """Checkpoints that stay on the disk, 1 or more; an older one goes when a newer one is safe."""
+    shard: bool = False
+    """Under torchrun: each process keeps a part of weights, gradients and averages, instead of all of them."""
+    timeout_minutes: float = 10.0
+    """Under torchrun: a process that does not answer or get on for so long is given up, and the run with it."""
+    profile: bool = False
+    """Record where the time of five early steps goes: RUN/profile/trace.json.gz for ui.perfetto.dev, and a table."""

@@ -1,0 +1,1 @@
+"""`openmae launch`: a training handed to a cluster's scheduler."""

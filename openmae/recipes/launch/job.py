@@ -1,0 +1,206 @@
+"""Hand a training to a cluster's scheduler, which runs it on several machines and queues it again when it stops early.
+
+    openmae launch slurm --nodes 2 --gpus 8 --hours 24 --partition gpu -- pretrain DATA --out RUN --batch-size 4096
+    openmae launch local --gpus 0 --processes 2 -- pretrain DATA --out RUN       the same without a scheduler, to try
+
+submitit (https://github.com/facebookincubator/submitit) writes the job and starts as many tasks as there are GPUs. Each
+task watches over one process of the training, and tells it to save when Slurm announces that time is up or the machines
+are taken away. The first task then puts the job back into the queue, where it waits for its turn to go on.
+"""
+
+import io
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stderr
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from openmae.console.terminal import make_console
+from openmae.errors import UserError
+from openmae.files.address import whole
+from openmae.machine.device import Device
+from openmae.recipes.finetune import choose as finetune_choices
+from openmae.recipes.finetune.settings import Finetune
+from openmae.recipes.launch.settings import Launch
+from openmae.recipes.launch.task import Training
+from openmae.recipes.pretrain import choose as pretrain_choices
+from openmae.recipes.pretrain.build import masking_of
+from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.probe.linear import Probe
+from openmae.train.run import RunFolder
+
+if TYPE_CHECKING:
+    from submitit import Job
+
+LOGS = "slurm"
+"""Folder in the run folder that holds the job: its script, and what each task says."""
+LAUNCHED = ("pretrain", "finetune", "probe")
+SAVING_SECONDS = 180
+"""From Slurm's signal to the end: the two minutes that a training may take to save, and one to queue it again."""
+MOST_STARTS = 10_000
+"""How often submitit may queue a job again that was out of time; 24 hours each, this is never."""
+_USAGE = "openmae launch slurm --nodes 2 --gpus 8 --hours 24 -- pretrain DATA --out RUN"
+
+
+def run(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]], Any]) -> None:
+    """Submits the command, and says how to watch it.
+
+    read: gives the settings of a command's words. Raises UserError.
+    """
+    job = launch(settings, command, read)
+    log = job.paths.stdout
+    slurm = settings.where == "slurm"
+    console = make_console()
+    console.print(
+        f"Job {job.job_id} is {'submitted' if slurm else 'running'}: {_size(settings)}, "
+        f"{settings.hours:g} hours at a stretch\n"
+        f"  openmae {shlex.join(command)}\n\n"
+        f"  watch it:     tail -F {shlex.quote(str(log))}\n"
+        + (
+            f"  its state:    squeue --job {job.job_id}\n  cancel it:    scancel {job.job_id}\n"
+            if slurm
+            else f"  stop it:      kill {job.job_id}\n"
+        )
+        + "  afterwards:   the same launch again goes on where the run was",
+        soft_wrap=True,
+    )
+
+
+def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]], Any]) -> "Job[None]":
+    """Submits the command, which was read and found good before. Raises UserError."""
+    _check(settings)
+    if settings.where == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise UserError("there is no sbatch and srun here: run this where jobs are submitted, or try launch local")
+    out, device = _checked(command, read, settings.nodes * _tasks(settings))
+    words = list(command)
+    if settings.gpus and device == "auto":  # a machine whose GPU torch does not find must not train on its CPU for days
+        words += ["--device", "cuda"]
+    parameters = _parameters(settings, out)
+    _check_lines(settings, out)
+    try:
+        from submitit import AutoExecutor
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+        from submitit.helpers import clean_env
+    except ImportError as error:
+        raise UserError("launching jobs needs submitit: pip install 'openmae[slurm]'") from error
+    executor = AutoExecutor(
+        out / LOGS, settings.where, slurm_max_num_timeout=MOST_STARTS, local_max_num_timeout=MOST_STARTS
+    )
+    executor.update_parameters(**parameters)
+    # A job that is submitted from within a job is none of its parts.
+    with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
+        try:
+            with redirect_stderr(io.StringIO()):  # submitit says what sbatch says
+                return executor.submit(Training(tuple(words), out.absolute()))
+        except (FailedJobError, FailedSubmissionError) as error:
+            said = (
+                (str(error).strip().splitlines() or ["it says nothing"])[0].removeprefix("sbatch: error: ").rstrip(".")
+            )
+            raise UserError(f"sbatch refused the job ({said}): mend that and launch it again") from error
+
+
+def _check(settings: Launch) -> None:
+    """Raises UserError for what makes no job."""
+    for name, least in {"nodes": 1, "gpus": 0, "processes": 1, "cpus": 1}.items():
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}: give {least} or more")
+    for name in ("hours", "memory"):
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{name} is {value:g}: give a number above 0")
+    if settings.gpus and settings.processes > 1:
+        raise UserError(f"--processes {settings.processes} with --gpus {settings.gpus}: there is one for each GPU")
+    if settings.where == "local" and settings.nodes > 1:
+        raise UserError(f"--nodes is {settings.nodes}: launch local has this machine alone")
+    if settings.where == "local" and settings.gpus > (there := torch.cuda.device_count()):
+        raise UserError(
+            f"--gpus is {settings.gpus} and this machine has {there}: give as many as it has, or --gpus 0 --processes 2"
+        )
+    for name in _more(settings):
+        if name in _OURS:
+            raise UserError(f"--set {name}: launch sets it itself, by a flag of its own or so that the run goes on")
+
+
+def _check_lines(settings: Launch, out: Path) -> None:
+    """Raises UserError for line ends: what comes after one in the job's script, the cluster's shell would run."""
+    named = {f"--{name}": getattr(settings, name) for name in ("partition", "account", "qos", "constraint", "exclude")}
+    for name, value in {**named, "--set": " ".join(settings.set), "--out": str(out.absolute())}.items():
+        if value and value.splitlines() != [value]:
+            raise UserError(f"{name} is {value!r}, and a job's script cannot hold a line end: give another one")
+
+
+_OURS = {"signal", "requeue", "no-requeue", "open-mode", "output", "error", "array"} | {
+    *("nodes", "ntasks", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "mem", "time"),
+    *("partition", "account", "qos", "constraint", "exclude"),
+}
+
+
+def _checked(command: Sequence[str], read: Callable[[Sequence[str]], Any], processes: int) -> tuple[Path, Device]:
+    """(the run folder of a command that can be launched, the device it asks for). Raises UserError."""
+    if not command or command[0] not in LAUNCHED:
+        said = f"'{command[0]}' cannot be launched" if command else "there is nothing to launch"
+        raise UserError(f"{said}: give one of {', '.join(LAUNCHED)} after --, as in {_USAGE}")
+    if any(whole(word) != word for word in command):
+        raise UserError(
+            "the address has a secret in it, which the job's file would keep: put it into ~/.netrc on the cluster, and "
+            "leave it out of the address"
+        )
+    inner = read(command)
+    if isinstance(inner, Probe) and inner.recipe != "paper":
+        raise UserError("probe computes features once, which needs no cluster: run it here, or add --recipe paper")
+    out: Path | None = inner.out
+    if out is None:
+        raise UserError(f"the run needs a folder to go on in: add --out RUN to {command[0]}")
+    if isinstance(inner, Finetune):
+        finetune_choices.check_ranges(inner)
+        if "," in inner.blocks:
+            if processes > 1:
+                raise UserError(
+                    f"a sweep over --blocks is for one process, and this starts {processes}: launch each part"
+                )
+            return out, inner.device
+    if isinstance(inner, Pretrain):
+        pretrain_choices.check_ranges(inner)
+        masking_of(inner)  # raises
+    with RunFolder(out):  # raises where it holds something else, or another process trains in it
+        return out, inner.device
+
+
+def _size(settings: Launch) -> str:
+    each = f"{_tasks(settings)} process{'es' * (_tasks(settings) > 1)}"
+    return each if settings.nodes == 1 else f"{settings.nodes} machines with {each} each"
+
+
+def _tasks(settings: Launch) -> int:
+    """Processes on each machine."""
+    return settings.gpus or settings.processes
+
+
+def _more(settings: Launch) -> dict[str, str | bool]:
+    """The options of --set."""
+    pairs = [word.removeprefix("--").partition("=") for word in settings.set]
+    return {name.replace("_", "-"): value if equals else True for name, equals, value in pairs}
+
+
+def _parameters(settings: Launch, out: Path) -> dict[str, Any]:
+    """For submitit, which leaves out what is None, and everything of Slurm's for a local job."""
+    named = {name: getattr(settings, name) for name in ("partition", "account", "qos", "constraint", "exclude")}
+    return {
+        "name": f"openmae-{out.absolute().name}",
+        "nodes": settings.nodes,
+        "tasks_per_node": _tasks(settings),
+        "gpus_per_node": settings.gpus or None,
+        "cpus_per_task": settings.cpus,
+        "mem_gb": settings.memory,
+        "timeout_min": ceil(settings.hours * 60),
+        "stderr_to_stdout": True,
+        "slurm_signal_delay_s": SAVING_SECONDS,
+        "slurm_additional_parameters": {"requeue": True, **_more(settings)},
+        **{f"slurm_{name}": value for name, value in named.items()},
+    }

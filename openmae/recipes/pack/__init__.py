@@ -1,0 +1,1 @@
+"""`openmae pack`: tar shards of smaller images."""

@@ -1,0 +1,290 @@
+"""Images -> tar shards that load several times faster: short side bounded, random access, checksums.
+
+    openmae pack DATA SHARDS
+    openmae pretrain SHARDS --out RUN
+
+A photograph of 500 x 375 has twice the pixels that a short side of 256 leaves, one of 12 megapixels 137 times as many,
+and all of them are decoded at every visit. What the bound costs in sharpness is in docs/pack.md.
+"""
+
+import errno
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from openmae.console.progress import Say, counting
+from openmae.console.terminal import make_console
+from openmae.console.words import on_one_line, several
+from openmae.data.loading.pool import Hand, ordered
+from openmae.data.opening import Split, has_splits, has_unused_test, open_source
+from openmae.data.shards.index import INDEX, Shard, write_index
+from openmae.data.shards.listing import CLASSES
+from openmae.data.shards.packing import Packed, Packing, pack_image
+from openmae.data.shards.writer import LeftOut, Part, ShardWriter, concatenated
+from openmae.data.sources.labels import NO_LABEL
+from openmae.data.sources.source import Names, Source
+from openmae.data.survey.findings import most_broken
+from openmae.errors import BrokenImage, Interrupted, UserError
+from openmae.files.disk import room_on_disk
+from openmae.files.whole import write_file
+from openmae.machine.cores import reading_workers
+from openmae.recipes.pack.settings import Pack
+from openmae.recipes.pack.split import PackedSplit
+
+BROKEN = "broken.txt"
+LOCK = ".lock"
+_AHEAD = 2
+_ENOUGH_TO_TELL = 64  # images after which it can be said how much room all of them need
+
+
+def run(settings: Pack) -> None:
+    """Packs, and says what came of it and how to train on it. Raises UserError."""
+    console = make_console()
+    _check_ranges(settings)
+    titles: tuple[Split | None, ...] = ("train", "val") if has_splits(settings.data) else (None,)
+    _check_place(settings, titles)
+    splits = _open_splits(settings, titles, console)
+    with room_on_disk(settings.shards), _only_one(settings.shards):
+        for split in splits:
+            split.settle()
+        _say_what_is_there(splits, console)
+        left_out: list[str] = []
+        parts: list[Part] = []
+        total, before = sum(map(len, splits)), sum(split.images_finished for split in splits)
+        try:
+            with counting("packing", total, console, before) as say:
+                progress = _Progress(total - before, say)
+                for split in splits:
+                    parts += _pack(split, settings, progress, left_out)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped; the same command goes on with the first shard that is not finished") from None
+        finally:
+            _write_list(settings.shards / BROKEN, left_out)
+    _summarise(settings, parts, len(left_out), console)
+
+
+@dataclass
+class _Progress:
+    """Images and bytes of this session, of `left` images that it had to do; told to `say`."""
+
+    left: int
+    say: Say
+    done: int = 0
+    written: int = 0
+
+    def note(self, images: int, written: int) -> None:
+        """So many more images, so many more bytes."""
+        self.done += images
+        self.written += written
+        self.say(self.done, f"{self.written / 1e6:,.0f} MB")
+
+
+def _say_what_is_there(splits: list[PackedSplit], console: Console) -> None:
+    there, shards = sum(len(split.finished) for split in splits), sum(len(split.shards) for split in splits)
+    if there == shards and all((split.folder / INDEX).exists() for split in splits):
+        console.print("Already packed: nothing to do")
+    elif there:
+        console.print(f"Resuming: {there:,} of {several(shards, 'shard')} are there")
+
+
+def _pack(split: PackedSplit, settings: Pack, progress: _Progress, left_out: list[str]) -> list[Part]:
+    """Writes the shards that are not there yet, and the index. Adds to left_out `path<TAB>reason` of each image that
+    is not in them. Raises UserError where these are too many."""
+    finished = dict(split.finished)
+    missing = [number for number in range(len(split.shards)) if number not in finished]
+    before = len(left_out)
+    for part in finished.values():
+        left_out += [_line(split, image) for image in part.left_out]
+    tasks = (split.order[chunk.start : chunk.stop] for number in missing for chunk in split.chunks(number))
+    packing = Packing(settings.short_side, settings.quality)
+    results = ordered(partial(_pack_chunk, split.source, packing), tasks, reading_workers(settings.workers), _AHEAD)
+    with closing(results):  # its processes end when it does
+        for number in missing:
+            with ShardWriter(split.shards[number]) as writer:
+                for places, outcomes in zip(split.chunks(number), results, strict=False):
+                    _add(writer, split, places, outcomes, left_out)
+                    _check_share(split, settings, left_out, before)
+                    written = sum(len(outcome.data) for outcome in outcomes if isinstance(outcome, Packed))
+                    _check_room(split.folder, progress, len(outcomes), written)
+                finished[number] = writer.finish()
+    parts = [finished[number] for number in range(len(split.shards))]
+    _write_index(split, parts)
+    return parts
+
+
+def _add(
+    writer: ShardWriter, split: PackedSplit, places: range, outcomes: list[Packed | LeftOut], left_out: list[str]
+) -> None:
+    """Adds what became of the images at these places of the order."""
+    for place, outcome in zip(places, outcomes, strict=True):
+        if isinstance(outcome, LeftOut):
+            writer.leave_out(outcome)
+            left_out.append(_line(split, outcome))
+        else:
+            image = int(split.order[place])
+            writer.add(image, f"{place:09d}", outcome, int(split.labels[image]))
+
+
+def _pack_chunk(source: Source, packing: Packing, images: NDArray[np.int64], hand: Hand) -> list[Packed | LeftOut]:
+    found: list[Packed | LeftOut] = []
+    for image, data in zip(images.tolist(), hand.read_each(source, images.tolist()), strict=True):
+        try:
+            hand.take(image)
+            if not isinstance(data, bytes):
+                raise data
+            found.append(pack_image(data, packing))
+        except (OSError, BrokenImage) as error:
+            found.append(LeftOut(image, str(error), may_return=isinstance(error, OSError)))
+    return found
+
+
+def _write_index(split: PackedSplit, parts: list[Part]) -> None:
+    """Says where everything is, and thereby that everything is there. Raises OSError."""
+    images, columns = concatenated(parts)
+    if not len(images):
+        raise UserError(f"none of the images of {split.source.location} can be read: look at the list in {BROKEN}")
+    shards = zip(split.shards, parts, strict=True)
+    if split.class_names:
+        write_file(split.folder / CLASSES, "".join(f"{name}\n" for name in split.class_names).encode())
+    write_index(
+        split.folder,
+        tuple(Shard(shard.name, len(part), part.bytes, part.sha256) for shard, part in shards),
+        Names.of(split.source.name(image) for image in images.tolist()),
+        label=split.labels[images],
+        class_names=split.class_names,
+        about={"packed": split.identity},
+        **columns,
+    )
+
+
+def _open_splits(settings: Pack, titles: tuple[Split | None, ...], console: Console) -> list[PackedSplit]:
+    """All that is to be packed. Labels of val are numbered as those of train."""
+    splits: list[PackedSplit] = []
+    names: tuple[str, ...] = ()
+    for title in titles:
+        source = open_source(settings.data, title)
+        said = f"{len(source):,} images in {source.location}"
+        try:
+            own, labels = source.class_names, source.labels
+            names += tuple(name for name in own if name not in names)
+            labels = np.array([names.index(name) for name in own])[labels]
+            said += f", {len(own):,} classes"
+        except UserError as error:
+            own, labels = (), np.full(len(source), NO_LABEL)
+            said += f", without labels, which only knn and probe need ({error})"
+        console.print(said)
+        folder = settings.shards / (title or "")
+        splits.append(PackedSplit(title or "", source, labels, names if own else (), folder, settings))
+    if has_unused_test(settings.data):
+        console.print("The third split, test, is left out: only train and val are packed")
+    return splits
+
+
+def _check_ranges(settings: Pack) -> None:
+    if not 16 <= settings.short_side <= 8192:
+        raise UserError(f"--short-side is {settings.short_side}: give 16 to 8192 pixels")
+    if not 1 <= settings.quality <= 100:
+        raise UserError(f"--quality is {settings.quality}: give 1 to 100")
+    if settings.shard_size is not None and settings.shard_size < 1:
+        raise UserError(f"--shard-size is {settings.shard_size}: give 1 image or more")
+    if not 0 <= settings.seed < 2**63:
+        raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
+    if not 0 <= settings.max_broken <= 1:
+        raise UserError(f"--max-broken is {settings.max_broken:g}: give a share from 0 to 1")
+    reading_workers(settings.workers)  # raises
+
+
+def _check_place(settings: Pack, titles: tuple[Split | None, ...]) -> None:
+    """Raises UserError where the shards would lie among the images, or among something else."""
+    shards, data = settings.shards, Path(settings.data)
+    if shards.exists() and not shards.is_dir():
+        raise UserError(f"{shards} is a file: give a folder for the shards")
+    if data.is_dir() and shards.resolve().is_relative_to(data.resolve()):
+        raise UserError(f"{shards} lies in {data}, whose images it would mix with: give a folder elsewhere")
+    ours = {*titles, BROKEN}
+    if (
+        None not in titles
+        and shards.is_dir()
+        and any(e.name not in ours and e.name[0] != "." for e in shards.iterdir())
+    ):
+        raise UserError(f"{shards} holds something else than packed splits: choose another SHARDS")
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Keeps a second process from packing into the same folder. Raises UserError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise UserError(f"another process packs into {folder}: wait for it, or choose another SHARDS") from error
+        yield
+
+
+def _check_share(split: PackedSplit, settings: Pack, left_out: list[str], before: int) -> None:
+    """before: how many of left_out belong to an earlier split."""
+    if len(left_out) - before > most_broken(settings.max_broken, len(split)):
+        first = "; ".join(line.replace("\t", ": ") for line in left_out[before : before + 3])
+        raise UserError(
+            f"{len(left_out) - before} of {len(split)} images cannot be read, more than --max-broken "
+            f"{settings.max_broken:g} allows ({first}); all found so far are listed in {settings.shards / BROKEN}: "
+            "mend or remove them, or raise --max-broken"
+        )
+
+
+def _check_room(folder: Path, progress: _Progress, images: int, written: int) -> None:
+    """Raises UserError as soon as it can be told that the disk is too small, rather than when it is full."""
+    knew = progress.done >= _ENOUGH_TO_TELL
+    progress.note(images, written)
+    if knew or progress.done < _ENOUGH_TO_TELL:
+        return
+    needed = progress.written / progress.done * (progress.left - progress.done)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"the shards need {needed / 1e6:,.0f} MB more and the disk that holds {folder} has {free / 1e6:,.0f} MB "
+            "free: free some, choose another SHARDS, or a smaller --short-side"
+        )
+
+
+def _line(split: PackedSplit, image: LeftOut) -> str:
+    """`path<TAB>reason`, printable."""
+    path = f"{split.title}/{split.source.name(image.image)}".removeprefix("/")
+    return f"{on_one_line(path)}\t{on_one_line(image.reason)}"
+
+
+def _write_list(file: Path, lines: list[str]) -> None:
+    if lines:
+        file.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
+    else:
+        file.unlink(missing_ok=True)
+
+
+def _summarise(settings: Pack, parts: list[Part], left_out: int, console: Console) -> None:
+    after, before = sum(part.bytes for part in parts), sum(part.bytes_before for part in parts)
+    console.print(
+        f"{several(sum(map(len, parts)), 'image')} in {several(len(parts), 'shard')}, {after / 1e6:,.1f} MB: "
+        f"{after / before:.0%} of the {before / 1e6:,.1f} MB that they had"
+    )
+    if after > before:
+        console.print(
+            f"The shards are larger than the files, {after / 1e6:,.1f} MB instead of {before / 1e6:,.1f} MB: small "
+            "images gain little by packing",
+            style="yellow",
+            soft_wrap=True,
+        )
+    if left_out:
+        are = "is" if left_out == 1 else "are"
+        console.print(f"{left_out:,} that could not be read {are} left out: {settings.shards / BROKEN}", style="yellow")
+    console.print(f"Train on them with:   openmae pretrain {settings.shards} --out RUN")

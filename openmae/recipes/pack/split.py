@@ -1,0 +1,118 @@
+"""What `openmae pack` makes of a split: which images go into which shard, and what is there already."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.shards.index import SETTINGS
+from openmae.data.shards.packing import RULES
+from openmae.data.shards.writer import PARTS, Part, read_part
+from openmae.data.sources.source import Source
+from openmae.errors import UserError
+from openmae.files.whole import write_file
+from openmae.randomness import epoch_order
+from openmae.recipes.pack.settings import Pack
+
+_CHUNK = 8  # images a task: enough that handing it over costs little, few enough for images of many bands
+_FEWEST, _MOST, _SHARDS = 100, 5000, 8  # images a shard, and how many shards a small data set should have
+
+
+@dataclass(frozen=True)
+class PackedSplit:
+    """Images that get shards of their own in `folder`. title: "train", "val" or ""; labels (n,), NO_LABEL for none."""
+
+    title: str
+    source: Source
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    folder: Path
+    settings: "Pack"
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @cached_property
+    def shard_size(self) -> int:
+        """Images a shard, broken ones included."""
+        return self.settings.shard_size or min(_MOST, max(_FEWEST, -(-len(self) // _SHARDS)))
+
+    @cached_property
+    def shards(self) -> list[Path]:
+        """0000.tar, 0001.tar, ..."""
+        count = -(-len(self) // self.shard_size)
+        width = max(4, len(str(count - 1)))
+        return [self.folder / f"{number:0{width}d}.tar" for number in range(count)]
+
+    @cached_property
+    def finished(self) -> dict[int, Part]:
+        """The shards that earlier sessions finished, by their numbers."""
+        found = {number: read_part(shard) for number, shard in enumerate(self.shards)}
+        return {number: part for number, part in found.items() if part is not None}
+
+    @property
+    def images_finished(self) -> int:
+        """How many images these shards hold or have left out."""
+        return sum(len(part) + len(part.left_out) for part in self.finished.values())
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """(n,) the source's indices as they are packed."""
+        return epoch_order(self.settings.seed, 0, len(self))
+
+    def chunks(self, shard: int) -> Iterator[range]:
+        """The places in `order` of the images of a shard, a task at a time."""
+        stop = min(len(self), (shard + 1) * self.shard_size)
+        return (range(at, min(at + _CHUNK, stop)) for at in range(shard * self.shard_size, stop, _CHUNK))
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that decides what the shards hold."""
+        labels = hashlib.sha256(json.dumps(self.class_names).encode() + self.labels.tobytes()).hexdigest()
+        return {
+            "rules": RULES,
+            "short_side": self.settings.short_side,
+            "quality": self.settings.quality,
+            "shard_size": self.shard_size,
+            "seed": self.settings.seed,
+            "images": len(self),
+            "source": self.source.fingerprint,
+            "labels": labels,
+        }
+
+    def settle(self) -> None:
+        """Notes in the folder what is packed there, and removes what a killed process left half-written.
+
+        Raises UserError where something else is there already.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / SETTINGS
+        if file.exists():
+            try:
+                before = json.loads(file.read_bytes())
+                differing = [key for key in self.identity if before[key] != self.identity[key]]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{file} is damaged ({error!r}): choose another SHARDS") from error
+            if differing:
+                said = ", ".join(
+                    f"{key} {before[key]}, not {self.identity[key]}"
+                    if key not in ("source", "labels")
+                    else f"other {key}"
+                    for key in differing
+                )
+                raise UserError(
+                    f"{self.folder} holds shards of other images or settings ({said}): choose another SHARDS"
+                )
+        elif any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
+            raise UserError(f"{self.folder} is not empty and holds no shards of openmae: choose another SHARDS")
+        else:
+            write_file(file, json.dumps(self.identity, indent=1).encode())
+        for names in (".*.part", ".index.*", f"{PARTS}/.*"):
+            for leftover in self.folder.glob(names):
+                leftover.unlink()

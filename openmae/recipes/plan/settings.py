@@ -1,0 +1,78 @@
+"""What `openmae plan` is asked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from openmae.machine.device import Device
+from openmae.recipes.training.settings import Sides, Switch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Estimate steps, hours, memory and cost of a pre-training, and what would change them. Nothing is trained.
+
+    What is left open is chosen as `openmae pretrain` would choose it.
+    """
+
+    data: Positional[Annotated[str | None, arg(metavar="DATA")]] = None
+    """The images to pre-train on, as for pretrain; they are counted, and some are looked at."""
+    images: int | None = None
+    """How many images there are, instead of DATA."""
+    recipe: Literal["auto", "paper", "fast"] = "auto"
+    """Who chooses what is left open, as for pretrain."""
+
+    model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"] | None = None
+    """Encoder. Default: vit_base on a GPU, vit_tiny on a CPU."""
+    img_size: Sides | None = None
+    """Pixels a side that the model sees, 224 or 224x160. Default: 224, or less where DATA is smaller."""
+    patch_size: Sides | None = None
+    """Pixels a side of a patch. Default: 16 (vit_huge 14), less for small images."""
+    in_chans: int | None = None
+    """Channels. Default: what DATA has; 3 without DATA."""
+    embed_dim: int | None = None
+    """Encoder width, instead of the model's."""
+    depth: int | None = None
+    """Encoder blocks, instead of the model's."""
+    num_heads: int | None = None
+    """Encoder heads, instead of the model's."""
+    decoder: Literal["self", "cross"] | None = None
+    """self: the paper's. cross: costs less. Default: self; cross with --recipe fast."""
+    decoder_embed_dim: int | None = None
+    """Decoder width. Default: 512; 128 for vit_tiny and vit_small."""
+    decoder_depth: int | None = None
+    """Decoder blocks. Default: 8; 4 for vit_tiny and vit_small."""
+    decoder_num_heads: int | None = None
+    """Decoder heads. Default: 16; 4 for vit_tiny and vit_small."""
+    mask_ratio: float = 0.75
+    """Share of the patches hidden, above 0 and below 1."""
+    predict_fraction: float | None = None
+    """Share of the hidden patches that is predicted. Default: 1; 0.25 with --recipe fast."""
+    epochs: float | None = None
+    """Times that every image is seen. Default: 800 and more on a GPU, 20 and more on a CPU."""
+    batch_size: int | None = None
+    """Images an optimizer step, over all GPUs together. Default: at most 4096 on a GPU and 256 on a CPU."""
+    micro_batch: int | None = None
+    """Images that go through the model at once. Default: what fits in the memory, at most 64 on a CPU."""
+    grad_checkpointing: Switch = "auto"
+    """Compute each block again in the backward pass, for less memory. auto: where hardly an image fits otherwise."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bfloat16 products where the processor has them."""
+    device: Device = "auto"
+    """What to measure on. auto: a GPU if there is one."""
+
+    gpus: int = 1
+    """How many of the device share the work."""
+    link: float = 12.5
+    """GB/s at which each GPU sends gradients to the next. Default: 12.5, a network of 100 Gbit/s; NVLink within a
+    machine is faster, a network of 10 Gbit/s is 1.25."""
+    price: float | None = None
+    """Of one GPU for an hour, in any currency."""
+    measured: Annotated[Path | None, arg(metavar="bench.json")] = None
+    """What `openmae bench --out FOLDER` wrote on the machine to plan for, instead of a dry run here."""
+    memory: float | None = None
+    """GB that the device has. Default: what this machine's has; with --measured, what the benchmark took at most."""
+    seconds: float = 60.0
+    """About how long the dry run may take."""

@@ -1,0 +1,1 @@
+"""`openmae pretrain`: the main job."""

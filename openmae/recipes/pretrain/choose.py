@@ -1,0 +1,228 @@
+"""What `pretrain` chooses where the user left a setting open, and the ranges of those that were given."""
+
+import math
+from dataclasses import replace
+
+import torch
+from rich.console import Console
+
+from openmae.console.words import size_of
+from openmae.data.formats.channels import check_bands
+from openmae.data.survey.sample import Survey
+from openmae.errors import UserError
+from openmae.machine.device import Precision, choose_precision
+from openmae.model import grid_of
+from openmae.recipes.pretrain.build import architecture_of
+from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.open import Values, fill, filled
+from openmae.recipes.training.ranges import ABOVE_0, FROM_0, SEED, SHARE, Bounds, check
+from openmae.recipes.training.settings import pair, shown
+from openmae.train.compiling import PAYS_FROM, missing_compiler
+from openmae.train.cost import flops, largest_micro_batch
+
+_BOUNDS: Bounds = {
+    **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad", "repeat_aug", "in_chans"), ABOVE_0),
+    **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
+    **dict.fromkeys(("warmup_epochs", "weight_decay", "pictures", "evaluations", "checkpoint_minutes"), FROM_0),
+    "max_broken": SHARE,
+    "seed": SEED,
+    "std": (lambda numbers: min(numbers, default=0) > 0, "give numbers above 0"),
+}
+PAPER = "the paper's (Table 8)"
+FAST_FRACTION, FAST_DEPTH = 0.25, 4
+"""Of `--recipe fast`: the share of the hidden patches that is predicted (CrossMAE, arXiv 2401.14391), and the decoder's
+blocks, with which ViT-L fine-tunes as well as with 8 (paper, Table 1a)."""
+USABLE_MEMORY = 0.8  # of the device's; the rest is for the program, the images that wait, and what an estimate misses
+_MOST_ON_A_CPU = 64  # more of them are no faster
+_FEW_AT_ONCE = 8  # fewer images use a processor badly
+MOST_VIEWS = {"cpu": 2_000_000, "gpu": 80_000_000}  # of small data: an hour or two on 2 cores, a day on a GPU
+
+
+def choose(
+    settings: "Pretrain", look: Survey, images: int, device: torch.device, memory: int, console: Console
+) -> "Pretrain":
+    """The settings with everything that was left open chosen; each choice printed with its reason.
+
+    memory: bytes that the device has.
+    """
+    settings = decoding(settings)
+    pixels = look.statistics.pixels
+    values: Values = {
+        "in_chans": (pixels.in_chans, look.why_channels),
+        "pixel_type": (pixels.depth, "the deepest that the images have"),
+        "mean": (look.statistics.mean, f"over {len(look.sizes):,} of the images"),
+        "std": (look.statistics.std, "likewise"),
+        **(_paper(settings) if settings.recipe == "paper" else _auto(settings, look, images, device)),
+    }
+    epochs = settings.epochs or values["epochs"][0]
+    batch_size = settings.batch_size or values["batch_size"][0]
+    values["warmup_epochs"] = (epochs * 0.05, "5% of the epochs, as the paper")
+    if settings.recipe != "paper":
+        values["blr"] = (
+            1.5e-4 * math.sqrt(4096 / batch_size),
+            "the paper's 1.5e-4 at batch 4096, square-root scaling below",
+        )
+    values["precision"] = choose_precision(device)
+    return fill(settings, {**values, **_for_machine(filled(settings, values), images, device, memory)}, console)
+
+
+def _for_machine(settings: "Pretrain", images: int, device: torch.device, memory: int) -> Values:
+    """What changes speed and memory and not the result, for settings whose model is chosen by now."""
+    architecture = architecture_of(settings)
+    precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
+    assert settings.batch_size is not None
+    assert settings.epochs is not None
+    usable = int(memory * USABLE_MEMORY)
+    most = min(settings.batch_size, _MOST_ON_A_CPU) if device.type == "cpu" else settings.batch_size
+
+    def fitting(again: bool) -> int:
+        sizes = (architecture, precision, settings.batch_size, usable, most, again, device.type)
+        return largest_micro_batch(*sizes)  # type: ignore[arg-type]
+
+    again, why_again = settings.grad_checkpointing == "on", "there is memory enough without"
+    at_once = settings.micro_batch or fitting(again)
+    if settings.micro_batch is None and settings.grad_checkpointing == "auto" and at_once < min(most, _FEW_AT_ONCE):
+        again, why_again = True, f"only {at_once} images fit in the memory at once without"
+        at_once = fitting(again)
+    if at_once < 1:
+        raise UserError(
+            f"one image of {shown(settings.img_size)} pixels through {settings.model} takes more than the "
+            f"{size_of(memory)} of this {device.type.upper()}: choose a smaller --model or --img-size, or a "
+            "larger --patch-size"
+        )
+    work = flops(architecture).step * settings.epochs * images
+    compiles, why = _compiles(settings, work, device)
+    return {
+        "micro_batch": (at_once, "what goes through the model at once, in this memory"),
+        "grad_checkpointing": ("on" if again else "off", why_again),
+        "compile": ("on" if compiles else "off", why),
+    }
+
+
+def _compiles(settings: "Pretrain", work: float, device: torch.device) -> tuple[bool, str]:
+    """Whether to compile a run of so many FLOPs, and why."""
+    said = f"the run takes {work:.1e} FLOPs"
+    if device.type != "cuda":
+        return False, "on a CPU it gives less than it costs, but for runs of many hours"
+    if work < PAYS_FROM:
+        return False, f"{said}, too short a run to pay for compiling, which it would from {PAYS_FROM:.0e} on"
+    if settings.mask_schedule != "constant":
+        return False, f"--mask-schedule {settings.mask_schedule} changes the shapes"
+    missing = missing_compiler(device)
+    return (True, said) if missing is None else (False, f"it needs {missing}")
+
+
+def decoding(settings: "Pretrain") -> "Pretrain":
+    """The settings with the decoder and the share of patches that it predicts chosen."""
+    light = settings.recipe == "fast"
+    decoder = settings.decoder or ("cross" if light else "self")
+    share = settings.predict_fraction
+    return replace(
+        settings, decoder=decoder, predict_fraction=(FAST_FRACTION if light else 1.0) if share is None else share
+    )
+
+
+def _paper(settings: "Pretrain") -> Values:
+    """Table 8, and the model and image of most of the paper's figures."""
+    model = settings.model or "vit_base"
+    values = {
+        "model": model,
+        "img_size": 224,
+        "patch_size": 14 if model == "vit_huge" else 16,
+        "decoder_embed_dim": 512,
+        "decoder_depth": 8,
+        "decoder_num_heads": 16,
+        "epochs": 800.0,
+        "batch_size": 4096,
+        "blr": 1.5e-4,
+    }
+    return {name: (value, PAPER) for name, value in values.items()}
+
+
+def _auto(settings: "Pretrain", look: Survey, images: int, device: torch.device) -> Values:
+    """What suits the number of images, their size and the device (pain 16)."""
+    kind = device.type.upper()
+    on_gpu = device.type != "cpu"
+    model = settings.model or ("vit_base" if on_gpu else "vit_tiny")
+    small, light = model in ("vit_tiny", "vit_small"), settings.recipe == "fast"
+    why = "light beside the encoder" if small else "the paper's"
+    most = 4096 if on_gpu else 256
+    batch_size = min(most, max(32, 2 ** int(math.log2(max(1, images / 25)))))
+    return {
+        "model": (model, f"on a {kind}"),
+        **_sizes(settings, look, 14 if model == "vit_huge" else 16),
+        "decoder_embed_dim": (128 if small else 512, why),
+        "decoder_depth": (FAST_DEPTH if light else 4 if small else 8, "light, as asked" if light else why),
+        "decoder_num_heads": (4 if small else 16, why),
+        "epochs": _epochs(images, on_gpu),
+        "batch_size": (batch_size, f"for {images:,} images; between 32 and {most} on a {kind}"),
+    }
+
+
+def _epochs(images: int, on_gpu: bool) -> tuple[float, str]:
+    """Few images are seen more often: what counts is the number of steps."""
+    views = MOST_VIEWS["gpu" if on_gpu else "cpu"]
+    least, most = (800, 1600) if on_gpu else (20, 800)
+    epochs = float(min(most, max(least, round(views / images))))
+    return epochs, f"{images:,} images seen {epochs * images:,.0f} times in all; between {least} and {most} epochs"
+
+
+def _sizes(settings: "Pretrain", look: Survey, largest: int) -> Values:
+    """Patch and image. largest: the patch for photographs."""
+    if settings.img_size is not None:
+        sides = pair(settings.img_size)
+        fitting = [p for p in (largest, 8, 4, 2) if all(s % p == 0 and s // p >= 8 for s in sides)]
+        patch = fitting[0] if fitting else largest
+        return {"patch_size": (patch, f"cuts {sides[0]} x {sides[1]} pixels into 8 x 8 or more")}
+    side = min(look.size)
+    patch = largest if side >= 128 else 8 if side >= 64 else 4
+    unit = math.lcm(*pair(settings.patch_size or patch))
+    size = unit * max(2, min(224, side) // unit)
+    return {
+        "patch_size": (patch, f"the median image is {look.size[0]} x {look.size[1]} pixels"),
+        "img_size": (size, f"a multiple of the patch; images have {side}, and 224 are enough"),
+    }
+
+
+def check_ranges(settings: "Pretrain") -> None:
+    """Raises UserError for a number out of its range, and for numbers that do not go together; what is left open
+    passes."""
+    check(settings, _BOUNDS)
+    if settings.img_size is not None and settings.patch_size is not None:
+        try:
+            grid_of(pair(settings.img_size), pair(settings.patch_size))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    _check_channels(settings)
+
+
+def _check_channels(settings: "Pretrain") -> None:
+    """Raises UserError where --in-chans, --bands, --mean and --std are of different numbers of channels."""
+    bands = settings.bands
+    if bands is not None:
+        check_bands(bands)
+    lists = {"--bands": bands, "--mean": settings.mean, "--std": settings.std}
+    counts = {flag: len(values) for flag, values in lists.items() if values is not None}
+    if settings.in_chans is not None:
+        counts["--in-chans"] = settings.in_chans
+    if len(set(counts.values())) < 2:
+        return
+    said = ", ".join(f"{flag} {count}" for flag, count in counts.items())
+    advice = (
+        f"openmae stats DATA --bands {shown(bands)} --out stats.toml measures these bands; or leave --bands out"
+        if bands is not None
+        else "give a mean and a deviation for each channel"
+    )
+    raise UserError(f"the numbers of channels differ, on the command line or in the --config file ({said}): {advice}")
+
+
+def check_compiles(settings: "Pretrain", device: torch.device) -> None:
+    """Raises UserError where --compile on cannot be done."""
+    missing = missing_compiler(device)
+    if missing is not None:
+        raise UserError(f"--compile on needs {missing}: install it, or leave --compile out")
+    if settings.mask_schedule != "constant":
+        raise UserError(
+            f"--compile on needs steps of one shape, and --mask-schedule {settings.mask_schedule} changes how many "
+            "patches are visible: leave one of them out"
+        )

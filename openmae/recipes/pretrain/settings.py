@@ -1,0 +1,144 @@
+"""What `openmae pretrain` is asked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from openmae.data.formats.header import Depth
+from openmae.machine.device import Device
+from openmae.recipes.training.settings import Sides, Switch
+from openmae.train.checkpoint import KEEP
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Pre-train a Vision Transformer on unlabelled images by masked autoencoding.
+
+    The same command again, after a crash or Ctrl-C, goes on where the run was. --config FILE.toml gives any of the
+    settings below; the command line wins.
+    """
+
+    data: Positional[Annotated[str | None, arg(metavar="DATA")]] = None
+    """A folder of images (any depth), a .csv or .parquet with a column path, tar shards (also http:// and s3://),
+    parquet with image bytes, or a .npy or .npz array. If it has splits, train is used and val gives the pictures."""
+    out: Annotated[Path | None, arg(metavar="RUN")] = None
+    """Run folder to write: config, metrics, checkpoints, pictures, weights, report."""
+    resume: bool = False
+    """Take DATA and all settings from the run in --out and go on with it."""
+    recipe: Literal["auto", "paper", "fast"] = "auto"
+    """What is left open below: auto chooses it from the number of images, their size and the machine; paper takes the
+    paper's (Table 8), made for a million photographs; fast is auto with a lighter decoder, about half of the
+    computing for vit_base: --decoder cross --decoder-depth 4 --predict-fraction 0.25."""
+
+    model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"] | None = None
+    """Encoder. Default: vit_base on a GPU, vit_tiny on a CPU."""
+    img_size: Sides | None = None
+    """Pixels a side that the model sees, 224 or 224x160 (height x width). Default: 224, or less for small images."""
+    patch_size: Sides | None = None
+    """Pixels a side of a patch, 16 or 16x8 (height x width). Default: 16 (vit_huge 14), less for small images."""
+    in_chans: int | None = None
+    """Channels. Default: what the images have, or 3 for grey and colour together."""
+    bands: tuple[int, ...] | None = None
+    """Which of the files' channels, counted from 1. Default: all."""
+    pixel_type: Depth | None = None
+    """What pixels are until they are normalised. Default: the deepest found, so that nothing is squeezed."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, of 8- and 16-bit pixels scaled to 0..1. Default: of a sample of the images."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each channel, likewise. `openmae stats` computes both over all images."""
+    embed_dim: int | None = None
+    """Encoder width, instead of the model's."""
+    depth: int | None = None
+    """Encoder blocks, instead of the model's."""
+    num_heads: int | None = None
+    """Encoder heads, instead of the model's."""
+    class_tokens: int = 1
+    """Class tokens, 0 or more."""
+    decoder: Literal["self", "cross"] | None = None
+    """self: the paper's. cross: hidden patches read encoder tokens only (CrossMAE), which costs less. Default: self;
+    cross with --recipe fast."""
+    decoder_embed_dim: int | None = None
+    """Decoder width. Default: 512; 128 for vit_tiny and vit_small."""
+    decoder_depth: int | None = None
+    """Decoder blocks. Default: 8; 4 for vit_tiny and vit_small, and with --recipe fast."""
+    decoder_num_heads: int | None = None
+    """Decoder heads. Default: 16; 4 for vit_tiny and vit_small."""
+    decoder_layers: int = 1
+    """Encoder layers that a cross decoder reads a learned mix of."""
+    encoder_mask_token: bool = False
+    """Send mask tokens through the encoder too (paper, Table 1c): three times the cost, for comparison."""
+
+    mask_ratio: float = 0.75
+    """Share of the patches hidden, above 0 and below 1."""
+    mask: Literal["random", "block", "grid", "crop", "uniform"] = "random"
+    """How the hidden patches are chosen (paper, Table 1f)."""
+    mask_unit: int = 1
+    """Hide aligned units of this many patches a side."""
+    mask_schedule: Literal["constant", "linear", "cosine", "random"] = "constant"
+    """How the ratio goes from --mask-ratio to --mask-ratio-end: over training, or drawn at every step."""
+    mask_ratio_end: float | None = None
+    """The other end of a --mask-schedule."""
+    predict_fraction: float | None = None
+    """Share of the hidden patches that is predicted, above 0 and up to 1. Default: 1; 0.25 with --recipe fast."""
+    target: Literal["pixel", "pca", "hog"] = "pixel"
+    """What is predicted of a patch: its pixels, 96 principal components, or histograms of gradients."""
+    norm_pix_loss: bool = True
+    """Normalise each target patch by its own mean and deviation: better features (Table 1d)."""
+
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Least and most share of an image's area in a random crop; 1 1 takes whole images."""
+    repeat_aug: int = 1
+    """Views, one after the other, of an image once it is decoded (repeated augmentation): for when loading is what the
+    training waits for. Epochs and the batch count views."""
+    hflip: bool = True
+    """Mirror half of the views. Switch off where left and right differ in meaning."""
+    max_broken: float = 0.01
+    """Stop when more than this share of the files cannot be read; up to it they are replaced and listed."""
+
+    epochs: float | None = None
+    """Times that every image is seen. Default: 800 on a GPU, 100 on a CPU."""
+    warmup_epochs: float | None = None
+    """Epochs over which the learning rate rises from 0. Default: 5% of --epochs (the paper's 40 of 800)."""
+    batch_size: int | None = None
+    """Images an optimizer step: always the effective batch. Default: at most 4096 on a GPU and 256 on a CPU."""
+    micro_batch: int | None = None
+    """Images that go through the model at once: memory, not the result beyond rounding. Default: what fits in the
+    memory, at most 64 on a CPU. It is halved where memory runs out all the same."""
+    grad_checkpointing: Switch = "auto"
+    """Compute each block again in the backward pass instead of keeping it: a quarter slower, a fraction of the memory.
+    auto: where hardly an image fits otherwise."""
+    blr: float | None = None
+    """Base learning rate; the rate is blr x batch_size / 256. Default: 1.5e-4 x sqrt(4096 / batch_size)."""
+    weight_decay: float = 0.05
+    """On matrices only: not on biases, norms and tokens."""
+    clip_grad: float | None = None
+    """Bound on the norm of the whole gradient. Default: none, as the paper."""
+    seed: int = 0
+    """Decides weights, order, crops, flips and masks."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bfloat16 products where the processor has them."""
+    compile: Switch = "auto"
+    """Compile the step by torch.compile, which takes minutes at the start. auto: on a GPU, for a run long enough to
+    get them back."""
+    device: Device = "auto"
+    """auto: a GPU if there is one."""
+    workers: int | None = None
+    """Processes that load images; 0 loads in this one. Does not change the result."""
+    pictures: int = 10
+    """How many times a panel of held-out reconstructions is drawn, evenly over the run."""
+    evaluations: int = 10
+    """How many times the features are measured, evenly over the run, 0 for none: RankMe, and kNN accuracy where DATA
+    has classes, on at most 5,000 images."""
+    checkpoint_minutes: float = 10.0
+    """Time between checkpoints; one more comes at the end, on Ctrl-C and on a scheduler's signal."""
+    keep: int = KEEP
+    """Checkpoints that stay on the disk, 1 or more; an older one goes when a newer one is safe."""
+    shard: bool = False
+    """Under torchrun: each process keeps a part of weights, gradients and averages, instead of all of them."""
+    timeout_minutes: float = 10.0
+    """Under torchrun: a process that does not answer or get on for so long is given up, and the run with it."""
+    profile: bool = False
+    """Record where the time of five early steps goes: RUN/profile/trace.json.gz for ui.perfetto.dev, and a table."""

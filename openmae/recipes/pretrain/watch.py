@@ -1,0 +1,123 @@
+"""What `pretrain` measures as training goes on: a nearest-neighbour figure where there are labels, and RankMe always.
+
+Both are taken of the last layer's mean-pooled features of a bounded sample, the same every time, so they show whether
+the features get better, which the loss does not. Training does not feel it: nothing random is drawn, no weight changes.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from openmae.data.loading.in_order import CentredImages, KeptImages
+from openmae.data.sources.source import Source
+from openmae.data.tasks import Answers, answers, task_of
+from openmae.data.views.statistics import Statistics
+from openmae.distributed.ranks import ALONE, Ranks
+from openmae.errors import UserError
+from openmae.evaluate.features import Precision, centred_images, extract, pooled
+from openmae.evaluate.knn import accuracy, knn_predict
+from openmae.evaluate.rank import rankme
+from openmae.model import MaskedAutoencoder, ViT
+from openmae.randomness import generator
+
+MOST_REFERENCES, MOST_QUERIES = 5000, 1000
+_FEWEST = 600  # images of a sample, however short the run
+_SHARE = 0.05  # of the images that training sees, at most, are looked at for this
+_FEW = 1000
+_MOST_BYTES = 2**28  # of a sample that stays decoded in memory
+_VIEW = 6  # of the generator of splits: draws of its own
+
+
+class Watch:
+    """Measures the features of a model in training."""
+
+    def __init__(
+        self,
+        encoder: ViT,
+        train: Source,
+        val: Source | None,
+        statistics: Statistics,
+        seed: int,
+        passes: int,
+        workers: int,
+        device: torch.device,
+        precision: Precision,
+        console: Console,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """Chooses the sample; images are read when they are first asked for.
+
+        val: where its queries are from; None: from train, apart from the references.
+        passes: images that training sees between two looks, which bounds the sample. ranks: who share the work; all
+            have to ask for the figures together.
+        """
+        self.ranks = ranks
+        self.statistics, self.device, self.precision, self.console = statistics, device, precision, console
+        most = max(_FEWEST, int(passes * _SHARE))
+        queries = min(MOST_QUERIES, most // 3)
+        references = min(MOST_REFERENCES, most - queries)
+        order = generator(seed, "split", view=_VIEW).permutation(len(train))
+        if val is None:
+            queries = min(queries, len(train) // 5)
+            asked, order = train.take(order[:queries]), order[queries:]
+        else:
+            asked = val.take(generator(seed, "split", index=1, view=_VIEW).permutation(len(val))[:queries])
+        self.sources = [train.take(order[:references]), asked]
+        # Starting processes takes longer than reading few images.
+        self.workers = workers if sum(map(len, self.sources)) > _FEW else 0
+        self.labels: list[Answers] = []
+        try:
+            self.labels = self._labels(train)
+        except UserError as error:
+            console.print(
+                f"No kNN figure during training, for want of labels ({str(error).rstrip('.')}); RankMe is logged",
+                soft_wrap=True,
+            )
+        self.images = [_small_or_not(centred_images(encoder, statistics, source)) for source in self.sources]
+
+    def _labels(self, train: Source) -> list[Answers]:
+        """The classes of references and queries. Raises UserError where there are none of use."""
+        task = task_of(train)
+        if task != "classification":
+            raise UserError(f"its labels are for {task}: measure that with openmae probe")
+        names = train.class_names
+        found = [answers(source, task, names) for source in self.sources]
+        if len(found[1].values) == 0:
+            raise UserError("too few images to ask about")
+        return found
+
+    def __call__(self, model: MaskedAutoencoder) -> dict[str, Any]:
+        """{"rankme": ..., "eval/knn_top1": ...}; less where that cannot be measured."""
+        was_training = model.training
+        model.eval()
+        try:
+            features, indices = self._features(model, 0)
+            figures = {"rankme": round(rankme(features), 3)}
+            if self.labels:
+                asked, asked_indices = self._features(model, 1)
+                right, wanted = (
+                    replace(labels, values=labels.values[rows.numpy()])
+                    for labels, rows in zip(self.labels, (indices, asked_indices), strict=True)
+                )
+                scores = knn_predict(features, right, asked)
+                figures["eval/knn_top1"] = accuracy(scores, torch.from_numpy(wanted.values))
+        except (UserError, OSError) as error:  # the run does not end for want of a figure
+            self.console.print(f"warning: the features are not measured: {error}", style="yellow", soft_wrap=True)
+            return {}
+        finally:
+            model.train(was_training)
+        return figures
+
+    def _features(self, model: MaskedAutoencoder, which: int) -> tuple[Tensor, Tensor]:
+        """(n, D) of the references (0) or the queries (1), and which of them these are."""
+        function = pooled(model.encoder, self.statistics, "mean", precision=self.precision)
+        return extract(self.images[which], function, self.device, self.workers, ranks=self.ranks)
+
+
+def _small_or_not(images: CentredImages) -> CentredImages:
+    """The images, kept in memory where they are small."""
+    kept = KeptImages(images.source, images.pixels, images.img_size, images.patch_size)
+    return kept if kept.nbytes <= _MOST_BYTES else images

@@ -1,0 +1,1 @@
+"""`openmae knn` and `openmae probe`: what frozen features know."""

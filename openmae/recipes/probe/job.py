@@ -1,0 +1,134 @@
+"""What `knn` and `probe` share: open the model and the data, evaluate, print the table, keep it in the run."""
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from openmae.console.terminal import make_console
+from openmae.data.sources.source import Source
+from openmae.data.tasks import answers, split_for
+from openmae.distributed.ranks import Ranks, joined
+from openmae.errors import UserError, said_once
+from openmae.evaluate import knn
+from openmae.evaluate.evaluation import Evaluation, How, Kind, evaluate
+from openmae.evaluate.features import Readout, readouts
+from openmae.heads import Pool
+from openmae.machine.cores import workers_for
+from openmae.machine.device import choose_device, choose_precision, device_of
+from openmae.machine.memory import ram
+from openmae.model import ViT
+from openmae.recipes.probe.keep import keep
+from openmae.recipes.probe.settings import Proof
+from openmae.recipes.probe.table import _draw_layers, show_advice, show_table
+from openmae.weights import load_model
+from openmae.weights.loaded import say_origin
+
+_MOST_OF_RAM = 0.5  # for features
+_TIMEOUT = 3600.0  # seconds for which ranks wait for each other, the lead's classifiers among it
+
+
+def prove(
+    settings: Proof, kinds: Sequence[Kind], k: int = knn.K, temperature: float = knn.TEMPERATURE
+) -> list[Evaluation]:
+    """Evaluates, prints the table, and, where MODEL is a run folder, keeps the figures in its evaluations.json."""
+    with said_once():
+        device = choose_device(settings.device)
+        if not 0 <= settings.seed < 2**63:
+            raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
+    with joined(device.type, _TIMEOUT) as ranks:
+        return _prove(settings, kinds, k, temperature, ranks, device_of(device, ranks))
+
+
+def _prove(
+    settings: Proof, kinds: Sequence[Kind], k: int, temperature: float, ranks: Ranks, device: torch.device
+) -> list[Evaluation]:
+    console = make_console()
+    console.quiet = not ranks.leads
+    with ranks.together():
+        loaded = load_model(settings.model)
+        say_origin(loaded, console)
+        places = _places(settings, loaded.encoder)
+    task, train, val = ranks.each_in_turn(lambda: split_for(settings.data, settings.task, settings.seed))
+    ranks.agree(f"{train.fingerprint} {val.fingerprint}", f"{settings.data} holds other images")
+    encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
+    with ranks.together():
+        right = answers(train, task)
+        asked = answers(val, task, right.names)
+        _check_memory(len(train) + len(val), encoders * len(places), loaded.encoder.embed_dim)
+    if "knn" in kinds and k > len(train):
+        console.print(f"--k {k} is more than the {len(train):,} training images: all of them vote", style="yellow")
+    how = How(
+        kinds,
+        places,
+        settings.baselines,
+        k,
+        temperature,
+        choose_precision(device)[0] if settings.precision == "auto" else settings.precision,
+        device,
+        workers_for(settings.workers, device, ranks),
+        settings.seed,
+        ranks,
+    )
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task("reading", total=None)
+
+        def say(what: str, done: int, of: int) -> None:
+            bar.update(shown, description=what, completed=done, total=of or None)
+
+        evaluations = evaluate(loaded, (train, val), (right, asked), settings.data, how, say)
+    ranks.gather(None)  # the others stay until the lead has its figures
+    if not ranks.leads:
+        return []
+    _say_what_is_left_out(train, val, evaluations[0], console)
+    show_table(evaluations, console)
+    show_advice(evaluations, console)
+    if (settings.model / "config.toml").exists():  # a run, not a folder of another library's
+        pictures = _draw_layers(evaluations, settings.model)
+        keep(evaluations, settings.model)
+        console.print(f"Kept in {settings.model}: {', '.join(['evaluations.json', *pictures, 'report.html'])}")
+    return evaluations
+
+
+def _places(settings: Proof, encoder: ViT) -> list[Readout]:
+    """Where --layer and --pool say that features are taken. Raises UserError."""
+    pools: list[Pool] = []
+    for word in (settings.pool or "mean").split(","):
+        if word not in get_args(Pool):
+            raise UserError(f"--pool is '{settings.pool}': give mean, class, or mean,class")
+        pools.append("class" if word == "class" else "mean")
+    if settings.layer is None:
+        return readouts(encoder, None, list(dict.fromkeys(pools)))
+    if settings.layer == "all":
+        layers = list(range(1, encoder.depth + 1))
+    else:
+        words = settings.layer.split(",")
+        if not all(word.strip().isdecimal() for word in words):
+            raise UserError(
+                f"--layer is '{settings.layer}': give a number from 1 to {encoder.depth}, several with commas, or all"
+            )
+        layers = sorted({int(word) for word in words})
+    return readouts(encoder, layers, list(dict.fromkeys(pools)))
+
+
+def _check_memory(images: int, places: int, width: int) -> None:
+    """Raises UserError where the features would not fit, before an hour of encoding."""
+    needed = images * places * width * 4
+    if needed > _MOST_OF_RAM * ram():
+        raise UserError(
+            f"features of {images:,} images in {places} places take {needed / 1e9:,.0f} GB, and the machine has "
+            f"{ram() / 1e9:,.0f} GB of memory: compare fewer layers at once, or give fewer images"
+        )
+
+
+def _say_what_is_left_out(train: Source, val: Source, found: Evaluation, console: Console) -> None:
+    if unreadable := len(train) + len(val) - found.train_images - found.val_images:
+        console.print(f"{unreadable} images cannot be read and are left out", style="yellow")

@@ -1,0 +1,120 @@
+"""What `knn` and `probe` found, as a table and a word of advice."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from openmae.evaluate.evaluation import BASELINES, Evaluation, Kind
+from openmae.evaluate.predict import HEADLINE
+from openmae.evaluate.probe import STRENGTHS
+from openmae.files.whole import write_file
+from openmae.report.page.results import standard_error
+from openmae.report.plots.layers import layers_curve
+
+SAID: dict[str, str] = {"knn": "kNN", "linear": "linear"}
+FIGURES = {"top1": "top-1", "top5": "top-5", "mean_ap": "mean AP", "r2": "R²"}
+_TITLES: dict[str, str] = {"knn": "kNN", "linear": "Linear probe's"}
+_LARGE_ERROR = 0.01  # of an accuracy
+
+
+def show_table(evaluations: Sequence[Evaluation], console: Console) -> None:
+    """Rows are features and where they were taken, columns the figures of each kind of classifier, in percent."""
+    first = evaluations[0]
+    chance = f" (chance {1 / first.classes:.1%})" if first.task == "classification" and first.classes else ""
+    what = {"classification": f" of {first.classes} classes", "multi-label": f" with {first.classes} labels"}
+    console.print(
+        f"{first.val_images:,} images{what.get(first.task, '')}, judged by the features of {first.train_images:,} "
+        f"others{chance}"
+    )
+    kinds = list(dict.fromkeys(e.kind for e in evaluations))
+    columns = [
+        (name, kind)
+        for name in FIGURES
+        for kind in kinds
+        if any(getattr(e, name) is not None for e in evaluations if e.kind == kind)
+    ]
+    is_sweep = len(_own(evaluations, kinds[0])) > 1
+    table = Table(
+        *("features", "layer", "pool")[: 3 if is_sweep else 1],
+        *(f"{SAID[kind]} {FIGURES[name]}" for name, kind in columns),
+        "RankMe",
+    )
+    best = _best(evaluations)
+    rows: dict[tuple[str, int | None, str | None], dict[str, Evaluation]] = {}
+    for e in evaluations:
+        rows.setdefault((e.features, e.layer, e.pool), {})[e.kind] = e
+    for (features, layer, pool), row in rows.items():
+        one = next(iter(row.values()))
+        where = [str(layer or "-"), pool or "-"] if is_sweep else []
+        said = [_percent(getattr(row[kind], name), name) for name, kind in columns]
+        rank = "-" if one.rankme is None else f"{one.rankme:.1f}"
+        is_best = any(e in best for e in row.values())
+        mark = " (best)" if is_best and is_sweep else ""
+        table.add_row(features + mark, *where, *said, rank, style="bold" if is_best else None)
+    console.print(table)
+
+
+def show_advice(evaluations: Sequence[Evaluation], console: Console) -> None:
+    """What to mind about these figures, where there is something."""
+    if len(_own(evaluations, evaluations[0].kind)) > 1:
+        console.print(
+            "The best row was chosen on the val images themselves, so its figure flatters: fix the layer, then judge "
+            "it on images that had no say.",
+            soft_wrap=True,
+        )
+    for e in _best(evaluations):
+        if e.top1 is not None and (error := standard_error(e.top1, e.val_images)) > _LARGE_ERROR:
+            console.print(
+                f"Of so few val images the {SAID[e.kind]} figure is known to ± {error:.1%} (standard error): smaller "
+                "differences mean nothing.",
+                soft_wrap=True,
+            )
+        if e.strength in (STRENGTHS[0], STRENGTHS[-1]):
+            which = "strongest" if e.strength == STRENGTHS[0] else "weakest"
+            console.print(
+                f"The {which} regularisation of those tried ({e.strength:g}) was chosen: a better one may lie beyond.",
+                soft_wrap=True,
+            )
+
+
+def _own(evaluations: Sequence[Evaluation], kind: Kind) -> list[Evaluation]:
+    """Those of the model itself."""
+    return [e for e in evaluations if e.features not in BASELINES and e.kind == kind]
+
+
+def _best(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Of each kind, the model's best."""
+    kinds = dict.fromkeys(e.kind for e in evaluations)
+    return [max(_own(evaluations, kind), key=lambda e: e.headline) for kind in kinds]
+
+
+def _percent(value: float | None, name: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if name == "r2" else f"{value:.1%}"
+
+
+def _draw_layers(evaluations: Sequence[Evaluation], run: Path) -> list[str]:
+    """Writes RUN/layers-knn.svg (or -linear) where several layers were compared; gives the names."""
+    written = []
+    for kind in dict.fromkeys(e.kind for e in evaluations):
+        own = _own(evaluations, kind)
+        if len({e.layer for e in own}) < 2:
+            continue
+        pools = dict.fromkeys(e.pool for e in own)
+        lines = {
+            f"{pool} pooling" if pool == "mean" else "class token": [
+                (e.layer or 0, e.headline) for e in own if e.pool == pool
+            ]
+            for pool in pools
+        }
+        levels: dict[str, float] = {
+            e.features: e.headline for e in evaluations if e.features in BASELINES and e.kind == kind
+        }
+        title = f"{_TITLES[kind]} {FIGURES[HEADLINE[own[0].task]]} on features of each layer"
+        name = f"layers-{kind}.svg"
+        write_file(run / name, layers_curve(title, lines, levels).encode())
+        written.append(name)
+    return written

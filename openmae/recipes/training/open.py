@@ -1,0 +1,42 @@
+"""Settings that the user left open: taken from what was chosen, or from the run that goes on."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+from rich.console import Console
+
+from openmae.recipes.training.settings import Settings, shown
+
+Values = dict[str, tuple[Any, str]]
+"""Of each setting: what it is set to, and why."""
+
+
+def fill(settings: Settings, values: Values, console: Console) -> Settings:
+    """The settings with those that are open taken from the values; each printed with its reason."""
+    chosen = _open(settings, values)
+    if chosen:
+        reasons = [f"  --{name.replace('_', '-')} {shown(value)}: {reason}" for name, (value, reason) in chosen.items()]
+        console.print("Chosen for you (any flag overrides):\n" + "\n".join(reasons), soft_wrap=True)
+    return filled(settings, values)
+
+
+def filled(settings: Settings, values: Values) -> Settings:
+    """The settings with those that are open taken from the values."""
+    return replace(settings, **{name: value for name, (value, _) in _open(settings, values).items()})
+
+
+def _open(settings: Settings, values: Values) -> Values:
+    return {name: entry for name, entry in values.items() if getattr(settings, name) in (None, "auto")}
+
+
+def stored(settings: Settings, config: dict[str, Any], defaults_too: bool) -> Settings:
+    """The settings with those that were left open taken from a run's config.toml, and, where `defaults_too`, those
+    that stand at their default."""
+    values: dict[str, Any] = {}
+    for field in fields(settings):
+        given = getattr(settings, field.name)
+        is_open = given is None or given == "auto" or (defaults_too and given == field.default)
+        if is_open and field.name in config:
+            value = config[field.name]
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    return replace(settings, **values)

@@ -1,0 +1,75 @@
+"""What every training is asked, and how its settings are written."""
+
+from dataclasses import Field
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+
+class Training(Protocol):
+    """What every training is asked; the settings of a job have these fields among others."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    # ruff: noqa: D102
+    @property
+    def epochs(self) -> float | None: ...
+    @property
+    def warmup_epochs(self) -> float | None: ...
+    @property
+    def batch_size(self) -> int | None: ...
+    @property
+    def micro_batch(self) -> int | None: ...
+    @property
+    def blr(self) -> float | None: ...
+    @property
+    def clip_grad(self) -> float | None: ...
+    @property
+    def checkpoint_minutes(self) -> float: ...
+    @property
+    def keep(self) -> int: ...
+    @property
+    def shard(self) -> bool: ...
+
+
+Settings = TypeVar("Settings", bound=Training)
+Recipe = Literal["auto", "paper"]
+Switch = Literal["auto", "on", "off"]
+
+
+def _parse_sides(words: list[str]) -> int | tuple[int, int]:
+    sides = words[0].lower().split("x")
+    numbers = [int(side) for side in sides if side.isdecimal() and int(side)]
+    if len(numbers) != len(sides) or len(sides) > 2:
+        raise ValueError("give a number of pixels, such as 224, or height x width, such as 224x160")
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def _write_sides(sides: int | tuple[int, int]) -> list[str]:
+    return ["x".join(map(str, sides)) if isinstance(sides, tuple) else str(sides)]
+
+
+# One word on the command line, so that DATA may follow it.
+Sides = Annotated[
+    int | tuple[int, int],
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PIXELS|HxW",
+        instance_from_str=_parse_sides,
+        is_instance=lambda value: isinstance(value, int | tuple),
+        str_from_instance=_write_sides,
+    ),
+]
+
+
+def pair(sides: int | tuple[int, int] | None) -> tuple[int, int]:
+    """(height, width) of sides that are chosen by now."""
+    assert sides is not None
+    return sides if isinstance(sides, tuple) else (sides, sides)
+
+
+def shown(value: Any) -> str:
+    """A setting as it is written on the command line, numbers short."""
+    if isinstance(value, tuple):
+        return " ".join(shown(entry) for entry in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,180 @@
+"""What a model was found to be worth on a set of images, as sections of a run's page.
+
+results.json holds an entry for each set under the name that the page gives it; everything in an entry may be missing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openmae.report.page.html import details, escaped, numbers_table, pairs_table, paragraph, picture, section
+from openmae.report.plots.curves import is_number
+
+MOST_OPEN_ROWS = 20  # longer tables are folded
+MOST_ROWS = 1000
+MOST_PAIRS = 10
+_KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".jpg": "image/jpeg"}
+
+_FIGURES = {  # what the figures are called, the one to judge by first
+    "top1": ("Top-1 accuracy", "{:.2%}"),
+    "mean_ap": ("Mean average precision", "{:.2%}"),
+    "r2": ("R²", "{:.4f}"),
+    "top5": ("Top-5 accuracy", "{:.2%}"),
+    "balanced_accuracy": ("Balanced accuracy", "{:.2%}"),
+    "mean_f1": ("Mean F1", "{:.2%}"),
+    "mae": ("Mean absolute error", "{:.4g}"),
+    "rmse": ("Root mean squared error", "{:.4g}"),
+    "loss": ("Negative log-likelihood", "{:.4f}"),
+    "calibration_error": ("Expected calibration error", "{:.2%}"),
+}
+
+
+def shown_figures(figures: Mapping[str, Any], images: Any = None) -> dict[str, str]:
+    """Names and values as people read them, the one to judge by first; what is no number is left out.
+
+    images: of how many; a share of them is given with its standard error.
+    """
+    found = {}
+    for name, (label, shape) in _FIGURES.items():
+        if not is_number(value := figures.get(name)):
+            continue
+        found[label] = shape.format(value)
+        if name in ("top1", "top5") and is_number(images) and images > 0 and 0 <= value <= 1:
+            found[label] += f" ± {100 * standard_error(value, images):.2f}"
+    return found
+
+
+def standard_error(share: float, images: float) -> float:
+    """Of a share 0..1 that was counted among so many images."""
+    return math.sqrt(share * (1 - share) / images)
+
+
+def results_sections(run: Path, results: Any) -> list[str]:
+    """A section for each set of images that results.json has something of, in its order."""
+    if not isinstance(results, dict):
+        return []
+    found = []
+    for name, entry in results.items():
+        if not isinstance(entry, dict):
+            continue
+        clean, corrupted = (entry.get(part) for part in ("clean", "corruptions"))
+        parts = _clean(run, clean) if isinstance(clean, dict) else []
+        parts += _corruptions(run, corrupted) if isinstance(corrupted, dict) else []
+        found.append(section(f"Results on {name}", *parts))
+    return found
+
+
+def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
+    figures = clean.get("figures")
+    pictures = clean.get("pictures")
+    drawn = pictures if isinstance(pictures, dict) else {}
+    return [
+        paragraph(_said_of_images(clean)),
+        pairs_table(shown_figures(figures, clean.get("images")).items()) if isinstance(figures, dict) else "",
+        _figure(run, drawn, "scatter", "Predicted over true values"),
+        _figure(run, drawn, "confusion", "Confusion matrix: true classes in rows, predicted in columns"),
+        _figure(run, drawn, "overview", "Confusion matrix of all classes"),
+        _class_table(clean.get("classes")),
+        _label_table(clean.get("labels")),
+        _confused_table(clean.get("confused")),
+        _figure(run, drawn, "confused", "Images of the classes that are most often taken for another"),
+        _figure(run, drawn, "samples", "Images with what the model says and what their label is"),
+        _figure(run, drawn, "reliability", "Reliability diagram: accuracy over confidence"),
+    ]
+
+
+def _said_of_images(clean: dict[str, Any]) -> str:
+    parts = [f"{clean['images']:,} images"] if is_number(clean.get("images")) else []
+    unreadable = clean.get("unreadable")
+    if isinstance(unreadable, list) and unreadable:
+        parts.append(f"{len(unreadable):,} could not be read ({', '.join(map(str, unreadable[:3]))}, ...)")
+    absent = clean.get("absent")
+    if isinstance(absent, list) and absent:
+        counted = "their outputs are left out" if clean.get("outputs") == "present" else "their outputs count"
+        parts.append(f"no image of {len(absent):,} of the model's classes ({_some(absent)}), {counted}")
+    return "; ".join(parts) + "." if parts else ""
+
+
+def _some(names: list[Any]) -> str:
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def _class_table(classes: Any) -> str:
+    if not isinstance(classes, list):
+        return ""
+    rows = [
+        (
+            str(one.get("name")),
+            f"{one['images']:,}",
+            f"{one['accuracy']:.1%}",
+            f"{one['precision']:.1%}" if is_number(one.get("precision")) else "",
+            f"{one['taken_for']} ({one.get('times')})" if one.get("taken_for") is not None else "",
+        )
+        for one in classes
+        if isinstance(one, dict) and is_number(one.get("images")) and is_number(one.get("accuracy"))
+    ]
+    return _folded("Each class", ("class", "images", "accuracy", "precision", "mostly taken for"), rows)
+
+
+def _label_table(labels: Any) -> str:
+    if not isinstance(labels, list):
+        return ""
+    rows = [
+        (
+            str(one.get("name")),
+            f"{one['images']:,}",
+            f"{one['average_precision']:.1%}" if is_number(one.get("average_precision")) else "",
+            f"{one['f1']:.1%}",
+        )
+        for one in labels
+        if isinstance(one, dict) and is_number(one.get("images")) and is_number(one.get("f1"))
+    ]
+    return _folded("Each label", ("label", "images", "average precision", "F1"), rows)
+
+
+def _confused_table(pairs: Any) -> str:
+    if not isinstance(pairs, list):
+        return ""
+    rows = [
+        (f"{one.get('label')} taken for {one.get('predicted')}", f"{one['times']:,}", f"{one['share']:.1%}")
+        for one in pairs[:MOST_PAIRS]
+        if isinstance(one, dict) and is_number(one.get("times")) and is_number(one.get("share"))
+    ]
+    return _folded("Most often confused", ("", "times", "of the class"), rows)
+
+
+def _folded(title: str, head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
+    table = numbers_table(head, rows[:MOST_ROWS])
+    if len(rows) > MOST_ROWS:
+        table += paragraph(f"and {len(rows) - MOST_ROWS:,} more, in results.json")
+    if len(rows) > MOST_OPEN_ROWS:
+        return details(f"{title} ({len(rows):,})", table)
+    return f"<h3>{escaped(title)}</h3>{table}" if table else ""
+
+
+def _corruptions(run: Path, found: dict[str, Any]) -> list[str]:
+    figures = {
+        "Mean corruption error": found.get("mean_error"),
+        "The same relative to AlexNet's": found.get("relative_error"),
+        "Error on the images as they are": found.get("clean_error"),
+    }
+    pictures = found.get("pictures")
+    return [
+        "<h3>Under corruptions</h3>",
+        pairs_table((name, f"{value:.1%}") for name, value in figures.items() if is_number(value)),
+        _figure(run, pictures if isinstance(pictures, dict) else {}, "heat", "Error by kind and severity"),
+    ]
+
+
+def _figure(run: Path, pictures: dict[str, Any], name: str, alt: str) -> str:
+    """The picture of that name inside the page; "" where it is not there."""
+    if not isinstance(pictures.get(name), str):
+        return ""
+    file = run / pictures[name]
+    try:
+        if file.suffix not in _KINDS or not file.is_file() or not file.resolve().is_relative_to(run.resolve()):
+            return ""
+        return f"<figure>{picture(file.read_bytes(), _KINDS[file.suffix], alt)}</figure>"
+    except OSError:  # such as a name that is too long for one
+        return ""

@@ -1,0 +1,46 @@
+"""What all plots have in common: colours, fonts, and how they become text."""
+
+import io
+import re
+import warnings
+from typing import Any
+
+from matplotlib.figure import Figure
+
+BLUE, GREY, INK = "#1f5fa8", "#c3cbd6", "#333333"
+_NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # what no SVG can hold
+STYLE: Any = {  # matplotlib types its keys one by one
+    "text.parse_math": False,  # names come from outside
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "openmae",  # ids do not change from one drawing to the next
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#e9ebee",
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+
+
+def percent(share: float, _: float = 0) -> str:
+    """0.25 -> 25%, for the labels of an axis."""
+    return f"{100 * share:g}%"
+
+
+def svg_text(figure: Figure) -> str:
+    """The figure as SVG, the same for the same figure."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with warnings.catch_warnings():  # of letters that our font lacks: text stays text, and the reader's fonts have them
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    text = _NO_XML.sub("\ufffd", buffer.getvalue())
+    return text[text.index("<svg") :]  # the XML prolog names a file on the web

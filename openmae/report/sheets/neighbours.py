@@ -1,0 +1,76 @@
+"""Sheets of images that a search, near-duplicates or outliers name, each with what there is to say of it below."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from openmae.report.sheets.layout import FAINT, TEXT, Row, elide, sheet
+from openmae.report.sheets.pictures import TAIL
+
+SIDE = 168  # px of an image's longer side; with its caption a tile stays below what `sheet` would shrink
+_ENLARGED = 42  # px up to which a small image grows by a whole factor, each pixel a square
+_TEXT = 14
+_LINE = 19
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image (H, W, C) of uint8, uint16 or float32, or None for one that cannot be read any more; what stands below
+    it: a word about it, and its name; either may be empty."""
+
+    image: NDArray[Any] | None
+    about: str
+    name: str
+
+
+def captioned_sheet(titles: Sequence[str], rows: Sequence[Sequence[Tile]], footer: str) -> Image.Image:
+    """A picture of all rows, as many tiles in each as there are titles at most. Images of more than 8 bits are shown
+    from their darkest to their brightest values but for the tails; of more than 3 channels the first three.
+
+    Raises ValueError where there are no rows.
+    """
+    drawn = [Row([_drawn(tile) for tile in row], "", "") for row in rows]
+    return sheet(titles, drawn, (SIDE + 2 * _LINE, SIDE), footer)
+
+
+def _drawn(tile: Tile) -> Image.Image:
+    canvas = Image.new("RGB", (SIDE, SIDE + 2 * _LINE), "white")
+    draw = ImageDraw.Draw(canvas)
+    if tile.image is None:
+        draw.rectangle((0, 0, SIDE - 1, SIDE - 1), "#eeeeee")
+        draw.text((SIDE // 2, SIDE // 2), "cannot be read", FAINT, _font(), anchor="mm")
+    else:
+        image = _sized(_shown(tile.image))
+        canvas.paste(image.convert("RGB"), ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
+    for line, (text, colour) in enumerate(((tile.about, TEXT), (tile.name, FAINT))):
+        middle = SIDE + line * _LINE + _LINE // 2 + 2
+        draw.text((SIDE // 2, middle), elide(text, _font(), SIDE), colour, _font(), anchor="mm")
+    return canvas
+
+
+def _shown(image: NDArray[Any]) -> Image.Image:
+    """(H, W, C) -> a grey or colour picture."""
+    image = image[..., :3] if image.shape[2] >= 3 else image[..., 0]
+    if image.dtype != np.uint8:
+        values = image.astype(np.float32)
+        low, high = np.quantile(values, (TAIL, 1 - TAIL))
+        image = np.clip((values - low) / max(high - low, 1e-6 * (1 + abs(low))) * 255, 0, 255).round().astype(np.uint8)
+    return Image.fromarray(image)
+
+
+def _sized(image: Image.Image) -> Image.Image:
+    longest = max(image.size)
+    factor = SIDE // longest if longest <= _ENLARGED else SIDE / longest
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.NEAREST if longest <= _ENLARGED else Image.Resampling.LANCZOS)
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """One that knows Latin, Greek and Cyrillic."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), _TEXT)

@@ -1,0 +1,143 @@
+"""Sheets of images that a judged model gets right, gets wrong, and confuses."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from openmae.evaluate.judge import Judged, _said
+from openmae.evaluate.metrics import Bin, confused_pairs
+from openmae.files.disk import _writing
+from openmae.files.whole import write_file
+from openmae.randomness import generator
+from openmae.report.plots.results import confusion_picture, overview_picture, reliability_picture, scatter_picture
+from openmae.report.sheets.gallery import Group, Tile, gallery, view_tiles
+
+_MISTAKES, _RIGHT, _PAIRS, _EXAMPLES = 12, 6, 5, 6  # images and groups in the pictures
+
+
+def draw_result(judged: Judged, found: dict[str, Any], folder: Path) -> list[Path]:
+    """Writes every picture that the result gives into the folder; gives their paths. Raises UserError."""
+    right = judged.right
+    drawn: dict[str, str] = {}
+    groups: list[Group] = []
+    if right.task == "regression":
+        values, scores = right.values[:, 0].astype(np.float32), judged.scores[:, 0].numpy()
+        drawn["scatter"] = scatter_picture(values, scores)
+        groups = _number_samples(judged, values, scores)
+    elif right.task == "multi-label":
+        groups = _label_samples(judged)
+    else:
+        labels, (predicted, _) = right.values.astype(np.int64), _said(judged)
+        drawn["confusion"] = confusion_picture(labels, predicted, right.names)
+        drawn["overview"] = overview_picture(labels, predicted)
+        bins = [Bin(**one) for one in found["calibration"]]
+        drawn["reliability"] = reliability_picture(bins, found["figures"]["calibration_error"])
+        groups = _class_samples(judged)
+    pages = {"samples": groups, "confused": _confused_samples(judged) if right.task == "classification" else []}
+    written = []
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("scatter", "confusion", "overview", "reliability"):
+            if svg := drawn.get(name):
+                write_file(folder / f"{name}.svg", svg.encode())
+                written.append(folder / f"{name}.svg")
+        for name, shown in pages.items():
+            if any(group.tiles for group in shown):
+                write_file(folder / f"{name}.jpg", _jpeg(gallery(shown, judged.images.img_size)))
+                written.append(folder / f"{name}.jpg")
+    return written
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    """A fifth of the bytes of a PNG: the page holds the pictures of every set."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=90, subsampling=0)
+    return file.getvalue()
+
+
+def _class_samples(judged: Judged) -> list[Group]:
+    """The most confident mistakes, and some that are right."""
+    right, (predicted, confidence) = judged.right, _said(judged)
+    wrong = np.flatnonzero(predicted != right.values)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
+    fine = generator(0, "split").permutation(np.flatnonzero(predicted == right.values))[:_RIGHT]
+
+    def captions(rows: NDArray[np.int64]) -> list[tuple[str, str]]:
+        return [
+            (f"{right.names[predicted[row]]} {confidence[row]:.0%}", f"is {right.names[int(right.values[row])]}")
+            for row in rows.tolist()
+        ]
+
+    return [
+        _group(
+            judged,
+            f"The most confident of {len(wrong):,} mistakes: what the model says and how surely, what the label is",
+            worst,
+            captions(worst),
+        ),
+        _group(judged, "Right ones, chosen at random", fine, captions(fine)),
+    ]
+
+
+def _confused_samples(judged: Judged) -> list[Group]:
+    """Of each of the most confused pairs, the images that the model is surest of."""
+    right, (predicted, confidence) = judged.right, _said(judged)
+    groups = []
+    for pair in confused_pairs(right.values.astype(np.int64), predicted)[:_PAIRS]:
+        rows = np.flatnonzero((right.values == pair.label) & (predicted == pair.predicted))
+        rows = rows[np.argsort(-confidence[rows], kind="stable")][:_EXAMPLES]
+        title = f"{right.names[pair.label]} taken for {right.names[pair.predicted]}: {_times(pair.times)}"
+        captions = [(f"{confidence[row]:.0%}", Path(_name(judged, row)).name) for row in rows.tolist()]
+        groups.append(_group(judged, title, rows, captions))
+    return groups
+
+
+def _label_samples(judged: Judged) -> list[Group]:
+    """The images with the label that the model is most wrong about."""
+    right, shares = judged.right, judged.probabilities()
+    gaps = np.abs(shares - right.values)
+    worst = np.argsort(-gaps.max(1), kind="stable")[:_MISTAKES]
+    captions = []
+    for row in worst.tolist():
+        label = int(gaps[row].argmax())
+        has = [name for name, value in zip(right.names, right.values[row], strict=True) if value]
+        verb = "misses" if right.values[row, label] else "says"
+        captions.append((f"{verb} {right.names[label]} ({shares[row, label]:.0%})", f"is {', '.join(has) or 'none'}"))
+    return [
+        _group(
+            judged, "The most confident mistakes: what the model says or misses, and its probability", worst, captions
+        )
+    ]
+
+
+def _number_samples(judged: Judged, values: NDArray[np.float32], scores: NDArray[np.float32]) -> list[Group]:
+    """The images whose numbers are missed by most."""
+    order = np.argsort(-np.abs(values - scores), kind="stable")
+    worst = order[:_MISTAKES]
+    fine = generator(0, "split").permutation(order[_MISTAKES:])[:_RIGHT]
+
+    def captions(rows: NDArray[np.int64]) -> list[tuple[str, str]]:
+        return [(f"predicted {scores[row]:.6g}", f"is {values[row]:.6g}") for row in rows.tolist()]
+
+    return [
+        _group(judged, "The largest errors", worst, captions(worst)),
+        _group(judged, "Of the others, at random", fine, captions(fine)),
+    ]
+
+
+def _group(judged: Judged, title: str, rows: NDArray[np.int64], captions: Sequence[tuple[str, str]]) -> Group:
+    tiles = view_tiles(judged.images, judged.indices[rows].tolist())
+    return Group(title, [Tile(tile, *words) for tile, words in zip(tiles, captions, strict=True)])
+
+
+def _name(judged: Judged, row: int) -> str:
+    return judged.source.name(int(judged.indices[row]))
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count:,} times")

@@ -1,0 +1,511 @@
+"""Tar shards: their index, foreign ones without index, on servers that fail, and what is damaged."""
+
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import tarfile
+import time
+import zlib
+from collections.abc import Iterator
+from operator import methodcaller
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from openmae.data.opening import has_splits, labelled_splits, open_source
+from openmae.data.shards.index import Shard, read_index, write_index
+from openmae.data.shards.listing import expand
+from openmae.data.shards.source import ShardSource
+from openmae.data.shards.tar import scan
+from openmae.data.sources import remote
+from openmae.data.sources.source import Names, Source
+from openmae.errors import BrokenImage, UserError
+from tests.servers import Server, serve
+
+QUICK = remote.Patience(tries=5, stall=0.5, total=4.0, pause=0.02)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own for every test."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "openmae"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Serves tmp_path to an impatient client."""
+    monkeypatch.setattr(remote, "PATIENCE", QUICK)
+    monkeypatch.setattr(remote, "_servers", {})
+    with serve(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of an S3 endpoint, which the environment names, with a bucket `images`."""
+    running = ThreadedMotoServer(port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_ACCESS_KEY_ID", "someone")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="images")
+        yield f"http://{host}:{port}"
+    running.stop()
+
+
+def write_tar(file: Path, members: dict[str, bytes], kind: int = tarfile.PAX_FORMAT) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w", format=kind) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file
+
+
+def age(*files: Path) -> None:
+    """Makes them old enough for a listing to be kept."""
+    for file in files:
+        os.utime(file, (1e9, 1e9))
+
+
+def contents(source: Source) -> list[tuple[str, bytes]]:
+    data = source.read_many(range(len(source)))
+    assert not [entry for entry in data if isinstance(entry, Exception)]
+    return [(source.name(i), bytes(entry)) for i, entry in enumerate(data)]  # type: ignore[arg-type]
+
+
+def numbered(first: int, count: int) -> dict[str, bytes]:
+    """A shard's members: images with .cls labels 0, 1, 0, 1, ..."""
+    members = {}
+    for i in range(first, first + count):
+        members[f"{i:04d}.jpg"] = bytes([i % 256]) * (100 + i)
+        members[f"{i:04d}.cls"] = str(i % 2).encode()
+    return members
+
+
+def write_packed(folder: Path, shards: int = 2, each: int = 3) -> Path:
+    """Shards with an index, as `openmae pack` leaves them."""
+    described, names, rows = [], [], []
+    for number in range(shards):
+        file = write_tar(folder / f"{number:06d}.tar", numbered(number * each, each))
+        described.append(Shard(file.name, each, file.stat().st_size))
+        with tarfile.open(file) as tar:
+            for member in tar:
+                if member.name.endswith(".jpg"):
+                    data = tar.extractfile(member).read()  # type: ignore[union-attr]
+                    label = int(member.name[:4]) % 2
+                    rows.append((number, member.offset_data, member.size, label, zlib.crc32(data)))
+                    names.append(f"class{label}/was.called.{member.name}")
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    write_index(
+        folder,
+        tuple(described),
+        Names.of(names),
+        shard=columns[0],
+        offset=columns[1],
+        size=columns[2],
+        label=columns[3],
+        crc32=columns[4],
+        class_names=("cat", "dog"),
+        about={"short_side": 256},
+    )
+    return folder
+
+
+# ---------------------------------------------------------------- headers
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 130), st.integers(0, 1500), st.sampled_from(["jpg", "cls", "txt", "x.png"]))),
+    st.sampled_from(FORMATS),
+    st.sampled_from([512, 700, 4096]),
+)
+def test_members_lie_where_tarfile_finds_them(members: list[tuple[int, int, str]], kind: int, block: int) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=kind) as tar:
+        folder = tarfile.TarInfo("d")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for number, (depth, size, extension) in enumerate(members):
+            info = tarfile.TarInfo(
+                "./" + "d/" * depth + f"ä{number}.{extension}"
+                if kind != tarfile.USTAR_FORMAT
+                else f"{'d/' * 20}{number}.{extension}"
+            )
+            info.size = size
+            tar.addfile(info, io.BytesIO(bytes([number % 256]) * size))
+    data = file.getvalue()
+    found = scan(lambda offset, length: data[offset : offset + length], len(data), block)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        expected = [m for m in tar if m.name.endswith((".jpg", ".png"))]
+    assert found.damage == ""
+    assert found.names == [m.name.removeprefix("./") for m in expected]
+    assert list(zip(found.offsets, found.sizes, strict=True)) == [(m.offset_data, m.size) for m in expected]
+
+
+@given(st.integers(0, 6000), st.integers(0, 255))
+def test_damaged_headers_end_the_list_and_nothing_else(at: int, value: int) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, content in numbered(0, 2).items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    data = bytearray(file.getvalue())
+    data[at % len(data)] = value
+    for damaged in (bytes(data), bytes(data[: at % len(data)])):
+        found = scan(lambda offset, length, damaged=damaged: damaged[offset : offset + length], len(damaged), 512)
+        assert len(found.names) <= 2
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_sizes_that_eleven_octal_digits_do_not_tell(kind: int) -> None:
+    info = tarfile.TarInfo("big.jpg")
+    info.size = 9 << 30
+    header = info.tobuf(kind)
+    found = scan(lambda offset, length: header[offset : offset + length], 10 << 30, 512)
+    assert (found.names, found.sizes) == (["big.jpg"], [9 << 30])
+
+
+def test_samples_are_webdatasets(tmp_path: Path) -> None:
+    members = numbered(0, 4) | {"notes.txt": b"x", "d.e/0007.png": b"png", "d.e/0007.json": b'{"label": 3}'}
+    file = write_tar(tmp_path / "a.tar", members)
+    source = open_source(str(file))
+    with file.open("rb") as stream:
+        samples = list(group_by_keys(tar_file_expander([{"url": str(file), "stream": stream}])))
+    theirs = [sample.get("jpg", sample.get("png")) for sample in samples if {"jpg", "png"} & set(sample)]
+    assert [data for _, data in contents(source)] == theirs
+    assert source.class_names == ("0", "1", "3")
+    assert source.labels.tolist() == [0, 1, 0, 1, 2]
+
+
+def test_which_member_is_the_image(tmp_path: Path) -> None:
+    names = ["a.jpg", "a.seg.png", "b.left.png", "b.right.png", ".c.jpg", "._d.jpg", "e.png", "e.jpg", "f.txt", "G.JPG"]
+    source = open_source(str(write_tar(tmp_path / "a.tar", {name: name.encode() for name in names})))
+    assert [name for name, _ in contents(source)] == ["a.jpg", "b.left.png", "b.right.png", "e.png", "G.JPG"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count", "first", "last"),
+    [
+        ("a/{0000..0012}.tar", 13, "a/0000.tar", "a/0012.tar"),
+        ("{8..11}.tar", 4, "8.tar", "11.tar"),
+        ("{train,val}-{0..1}.tar", 4, "train-0.tar", "val-1.tar"),
+        ("plain.tar", 1, "plain.tar", "plain.tar"),
+        ("a{b}.tar", 1, "a{b}.tar", "a{b}.tar"),
+    ],
+)
+def test_patterns_expand_as_in_a_shell(pattern: str, count: int, first: str, last: str) -> None:
+    found = expand(pattern)
+    assert (len(found), found[0], found[-1]) == (count, first, last)
+
+
+# ---------------------------------------------------------------- local shards
+
+
+def test_index_is_read_as_it_was_written(tmp_path: Path) -> None:
+    folder = write_packed(tmp_path / "packed")
+    source = open_source(str(folder))
+    assert isinstance(source, ShardSource)
+    assert (len(source), source.class_names, source.labels.tolist()) == (6, ("cat", "dog"), [0, 1, 0, 1, 0, 1])
+    assert source.name(4) == "class0/was.called.0004.jpg"
+    assert [data for _, data in contents(source)] == [bytes([i]) * (100 + i) for i in range(6)]
+    listed = json.loads((folder / "index.json").read_text())
+    assert [(s["url"], s["nsamples"]) for s in listed["shardlist"]] == [("000000.tar", 3), ("000001.tar", 3)]
+    assert (listed["__kind__"], listed["wids_version"], listed["about"]) == (
+        "wids-shard-index-v1",
+        1,
+        {"short_side": 256},
+    )
+    assert read_index(folder).fingerprint == source.fingerprint == listed["fingerprint"]
+
+
+def test_pattern_chooses_shards_of_the_index(tmp_path: Path) -> None:
+    folder = write_packed(tmp_path, shards=3)
+    some = open_source(f"{folder}/{{000002,000000}}.tar")
+    assert [name[-8:-4] for name, _ in contents(some)] == ["0006", "0007", "0008", "0000", "0001", "0002"]
+    assert some.class_names == ("cat", "dog")  # which only the index tells
+    assert contents(open_source(f"{folder}/{{000000..000002}}.tar")) == contents(open_source(str(folder)))
+
+
+def test_foreign_shards_are_scanned_once(tmp_path: Path, cache: Path) -> None:
+    files = [write_tar(tmp_path / f"{i}.tar", numbered(i * 3, 3)) for i in range(2)]
+    (tmp_path / "classes.txt").write_text("cat\ndog\n\n")
+    age(*files)
+    first = open_source(str(tmp_path))
+    assert (first.class_names, first.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1, 0, 1])
+    (kept,) = cache.glob("shards-*")
+    before = contents(first)
+    files[0].write_bytes(files[0].read_bytes().replace(b"0000.jpg", b"XXXX.jpg"))  # same size; header damaged
+    age(files[0])
+    assert contents(open_source(str(tmp_path))) == before  # was not scanned
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert len(open_source(str(tmp_path))) == 3  # the first shard's headers do not hold any more
+    write_tar(files[0], numbered(0, 5))
+    assert len(open_source(str(tmp_path))) == 8
+    (tmp_path / "classes.txt").write_text("one\ntwo\n")
+    assert open_source(str(tmp_path)).class_names == ("one", "two")
+
+
+def test_splits_in_folders_and_in_file_names(tmp_path: Path) -> None:
+    write_packed(tmp_path / "folders/train", each=4)
+    write_packed(tmp_path / "folders/val")
+    write_tar(tmp_path / "names/train-0000.tar", numbered(0, 4))
+    write_tar(tmp_path / "names/validation-0000.tar", numbered(4, 2))
+    for data, lengths in ((tmp_path / "folders", (8, 6)), (tmp_path / "names", (4, 2))):
+        assert has_splits(str(data))
+        assert tuple(len(part) for part in labelled_splits(str(data), 0)) == lengths
+        everything = open_source(str(data))
+        assert len(everything) == sum(lengths)
+        assert set(everything.labels.tolist()) == {0, 1}
+        assert contents(everything)[-1] == contents(open_source(str(data), "val"))[-1]
+
+
+def test_more_shards_than_descriptors(tmp_path: Path) -> None:
+    write_packed(tmp_path, shards=150, each=2)
+    source = open_source(str(tmp_path))
+    before = descriptors()
+    contents(source)
+    assert descriptors() - before < 100
+    del source
+    assert descriptors() <= before
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_processes_read_at_the_same_time(tmp_path: Path) -> None:
+    source = open_source(str(write_packed(tmp_path, each=40)))
+    expected = source.read_many([0, 79])
+    for way in ("fork", "spawn"):
+        with multiprocessing.get_context(way).Pool(2) as pool:
+            assert pool.map(methodcaller("read_many", [0, 79]), [source] * 8) == [expected] * 8
+
+
+# ---------------------------------------------------------------- damaged shards
+
+
+def test_shard_that_is_cut_off(tmp_path: Path) -> None:
+    packed = write_packed(tmp_path / "packed", each=5)
+    foreign = write_tar(tmp_path / "foreign/0.tar", numbered(0, 5))
+    for file, data in ((packed / "000000.tar", packed), (foreign, foreign)):
+        whole = file.read_bytes()
+        file.write_bytes(whole[: whole.index(b"0003.jpg") + 512 + 50])  # in the middle of the fourth image
+        source = open_source(str(data))
+        found = source.read_many(range(5 if data is packed else 4))
+        assert found[:3] == [bytes([i]) * (100 + i) for i in range(3)]
+        lost = "2 of its 5" if data is packed else "1 of its 4"
+        assert all(isinstance(entry, BrokenImage) and lost in str(entry) for entry in found[3:])
+    assert "cut off" in open_source(str(foreign)).index.damage[0]  # type: ignore[attr-defined]
+
+
+def test_wrong_bytes_are_noticed_by_their_checksum(tmp_path: Path) -> None:
+    file = write_packed(tmp_path) / "000000.tar"
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"\1" * 101, b"\1" * 50 + b"\2" + b"\1" * 50))
+    source = open_source(str(tmp_path))
+    with pytest.raises(BrokenImage, match="checksum"):
+        source.read(1)
+    assert source.read(0) == b"\0" * 100
+
+
+def test_shard_that_vanishes(tmp_path: Path) -> None:
+    source = open_source(str(write_packed(tmp_path)))
+    (tmp_path / "000001.tar").unlink()
+    found = source.read_many([0, 5])
+    assert found[0] == b"\0" * 100
+    assert isinstance(found[1], FileNotFoundError)
+
+
+def test_index_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    arrays = write_packed(tmp_path) / "index.npz"
+    data = arrays.read_bytes()
+    for damaged in (data[:-200], data.replace(b"class0", b"class9"), b""):
+        arrays.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            open_source(str(tmp_path))
+
+
+def test_index_of_uneven_arrays_is_refused(tmp_path: Path) -> None:
+    zero = np.zeros(2, np.int64)
+    columns = {"shard": zero, "offset": zero, "size": zero, "crc32": zero}
+    write_index(tmp_path, (Shard("0.tar", 2, 0),), Names.of(["a", "b"]), label=zero[:1], **columns)
+    with pytest.raises(UserError, match="different lengths"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar" * 1000, b"\0" * 1024])
+def test_what_is_no_tar(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(UserError, match="holds no images"):
+        open_source(str(tmp_path / "a.tar"))
+    with pytest.raises(UserError, match="check that all shards are there"):
+        open_source(f"{tmp_path}/{{0..1}}.tar")
+
+
+# ---------------------------------------------------------------- remote shards
+
+
+def test_http_and_s3_give_what_the_folder_gives(
+    tmp_path: Path, server: Server, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PATIENCE", remote.Patience())  # with which a busy machine does not fail
+    packed = write_packed(tmp_path / "packed", each=20)
+    foreign = tmp_path / "foreign"
+    for i in range(2):
+        write_tar(foreign / f"{i}.tar", numbered(i * 20, 20))
+    (foreign / "classes.txt").write_text("cat\ndog")
+    client = boto3.client("s3")
+    for file in (*packed.iterdir(), *foreign.iterdir()):
+        client.upload_file(str(file), "images", str(file.relative_to(tmp_path)))
+    for folder, patterns in ((packed, ["", "/{000000..000001}.tar"]), (foreign, ["", "/{0..1}.tar"])):
+        local = open_source(str(folder))
+        for place in (f"{server.url}/{folder.name}", f"s3://images/{folder.name}"):
+            for pattern in patterns:
+                source = open_source(place + pattern)
+                assert contents(source) == contents(local)
+                assert source.class_names == ("cat", "dog")
+                assert source.labels.tolist() == local.labels.tolist()
+                assert source.fingerprint == local.fingerprint
+    with pytest.raises(FileNotFoundError):
+        remote.fetch_file("s3://images/nothing")
+    assert server.most_at_once > 4  # images are fetched at the same time
+
+
+@pytest.mark.parametrize("failure", ["503", "429", "500", "stall", "cut", "short", "reset"])
+def test_server_that_fails_for_a_while_is_asked_again(tmp_path: Path, server: Server, failure: str) -> None:
+    write_packed(tmp_path)
+    expected = contents(open_source(str(tmp_path)))
+    tries: dict[str, int] = {}
+
+    def fail(number: int, path: str) -> str:
+        tries[path] = tries.get(path, 0) + 1
+        return failure if tries[path] <= 2 else ""
+
+    server.fail = fail
+    assert contents(open_source(server.url)) == expected
+    assert len(server.requests) > 6
+
+
+def test_server_that_fails_for_good_is_given_up(tmp_path: Path, server: Server) -> None:
+    write_packed(tmp_path, shards=3, each=20)
+    source = open_source(server.url)
+    before = len(server.requests)
+    server.fail = lambda number, path: "503" if "000000" in path else ""
+    found = source.read_many([1, 25])
+    assert isinstance(found[0], OSError)
+    assert "503" in str(found[0])
+    assert found[1] == bytes([25]) * 125
+    assert len(server.requests) - before == QUICK.tries + 1
+    server.fail = lambda number, path: "drip"  # which no single wait tells from a server that is well
+    started = time.monotonic()
+    given_up = source.read_many(range(60))
+    assert all(isinstance(entry, OSError) for entry in given_up)
+    assert time.monotonic() - started < QUICK.total + 3 * QUICK.stall  # all within the patience for one
+
+
+def test_s3_that_is_not_there(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PATIENCE", QUICK)
+    with pytest.raises(UserError, match=r"no \.tar files"):
+        open_source("s3://images/nothing")
+    with pytest.raises(UserError, match="check that all shards are there"):
+        open_source("s3://no-such-bucket/0.tar")
+    monkeypatch.setattr(remote, "_servers", {})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"5 tries\); check the address, AWS_ENDPOINT_URL and the network"):
+        open_source("s3://images/0.tar")
+    monkeypatch.setattr(remote, "_servers", {})
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(UserError, match="without credentials: set AWS_ACCESS_KEY_ID"):
+        open_source("s3://images/0.tar")
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [("404", "no such file"), ("403", "answered 403"), ("no ranges", "does not give parts .*: download the shards")],
+)
+def test_answers_that_will_not_change_are_not_asked_for_again(
+    tmp_path: Path, server: Server, failure: str, reason: str
+) -> None:
+    source = (write_packed(tmp_path), open_source(server.url))[1]
+    before = len(server.requests)
+    server.fail = lambda number, path: failure
+    with pytest.raises((OSError, UserError), match=reason):
+        source.read(0)
+    assert len(server.requests) == before + 1
+
+
+def test_server_without_ranges(tmp_path: Path, server: Server) -> None:
+    write_tar(tmp_path / "0.tar", numbered(0, 4))
+    write_packed(tmp_path / "packed")
+    server.fail = lambda number, path: "no ranges"
+    for data in ("0.tar", "packed"):
+        with pytest.raises(UserError, match=r"does not give parts .*: download the shards and give their"):
+            open_source(f"{server.url}/{data}")
+
+
+def test_remote_index_is_fetched_once(tmp_path: Path, server: Server, cache: Path) -> None:
+    write_packed(tmp_path)
+    open_source(server.url)
+    first = server.requests.count("/index.npz")
+    expected = contents(open_source(server.url))
+    assert server.requests.count("/index.npz") == first > 0
+    (kept,) = cache.glob("index-*")
+    kept.write_bytes(b"")
+    assert contents(open_source(server.url)) == expected
+    kept.unlink()
+    arrays = tmp_path / "index.npz"
+    arrays.write_bytes(arrays.read_bytes().replace(b"class0", b"class9"))  # as of another time than index.json
+    with pytest.raises(UserError, match=r"is not the one that index\.json belongs to"):
+        open_source(server.url)
+
+
+def test_foreign_remote_shards_are_scanned_once(tmp_path: Path, server: Server) -> None:
+    write_tar(tmp_path / "0.tar", numbered(0, 4))
+    expected = contents(open_source(f"{server.url}/0.tar"))
+    before = len(server.requests)
+    source = open_source(f"{server.url}/0.tar")
+    assert len(server.requests) - before == 3  # index.json, classes.txt, and the size and tag of the shard
+    assert contents(source) == expected
+    write_tar(tmp_path / "0.tar", numbered(0, 5))
+    assert len(open_source(f"{server.url}/0.tar")) == 5
+
+
+def test_remote_shards_in_other_processes(tmp_path: Path, server: Server) -> None:
+    write_packed(tmp_path)
+    source = open_source(server.url)
+    expected = source.read_many([0, 5])  # makes connections, which a forked process must not use
+    pickle.loads(pickle.dumps(source))
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map_async(methodcaller("read_many", [0, 5]), [source] * 4).get(timeout=20) == [expected] * 4
+
+
+def test_remote_that_is_not_there(tmp_path: Path, server: Server) -> None:
+    for data, reason in (
+        (f"{server.url}/nothing", "has no index.json"),
+        (f"{server.url}/{{0..1}}.tar", "no such file"),
+        ("ftp://x/a.tar", "give http"),
+        ("http://127.0.0.1:1/a.tar", "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            open_source(data)

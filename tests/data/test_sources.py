@@ -1,0 +1,792 @@
+"""Everything that DATA may be, but shards: folders, tables, parquet with images, arrays; how it is told apart."""
+
+import csv
+import hashlib
+import io
+import multiprocessing
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openmae.console import progress
+from openmae.data.opening import has_splits, has_unused_test, labelled_splits, open_source
+from openmae.data.sources import listing, parquet
+from openmae.data.sources.folder import ImageFolder
+from openmae.data.sources.labels import number_labels
+from openmae.data.sources.listing import list_images
+from openmae.data.sources.source import Source
+from openmae.errors import BrokenImage, UserError
+from openmae.files.cache import keep, map_arrays, recall, write_arrays
+from tests.images import picture, write_images
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own for every test, which keeps the listing of small sets too."""
+    monkeypatch.setattr(listing, "KEPT_FROM", 1)
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "openmae"
+
+
+def names(source: Source) -> list[str]:
+    return [source.name(i) for i in range(len(source))]
+
+
+def everything_of(source: Source) -> list[tuple[bytes, str]]:
+    """Bytes and class of every image."""
+    data = source.read_many(range(len(source)))
+    assert not [entry for entry in data if isinstance(entry, Exception)]
+    return [(bytes(entry), source.class_names[i]) for entry, i in zip(data, source.labels, strict=True)]  # type: ignore[arg-type]
+
+
+def age(root: Path) -> None:
+    """Makes the folders old enough for their listing to be kept."""
+    for folder, _, _ in os.walk(root):
+        os.utime(folder, (1e9, 1e9))
+
+
+# ---------------------------------------------------------------- the same images, however they are kept
+
+
+def as_csv(folder: Path, to: Path) -> Path:
+    rows = [(f"{folder.name}/{name}", name.split("/")[0]) for name in names(open_source(str(folder)))]
+    with (to / "images.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([("path", "label"), *rows])
+    return to / "images.csv"
+
+
+def as_table(folder: Path, to: Path) -> Path:
+    found = names(open_source(str(folder)))
+    columns = {"path": [str(folder / name) for name in found], "label": [name.split("/")[0] for name in found]}
+    pq.write_table(pa.table(columns), to / "paths.parquet")
+    return to / "paths.parquet"
+
+
+def as_tar(folder: Path, to: Path) -> Path:
+    with tarfile.open(to / "images.tar", "w") as tar:
+        for name in names(open_source(str(folder))):
+            tar.add(folder / name, name)
+    return to / "images.tar"
+
+
+def as_parquet(folder: Path, to: Path) -> Path:
+    """As `datasets` writes them: rows of {bytes, path}, and the names of a ClassLabel in the schema."""
+    found = names(open_source(str(folder)))
+    classes = sorted({name.split("/")[0] for name in found})
+    images = [{"bytes": (folder / name).read_bytes(), "path": name} for name in found]
+    table = pa.table({"image": images, "label": [classes.index(name.split("/")[0]) for name in found]})
+    features = f'{{"info": {{"features": {{"label": {{"names": {classes}, "_type": "ClassLabel"}}}}}}}}'
+    table = table.replace_schema_metadata({"huggingface": features.replace("'", '"')})
+    (to / "hub/data").mkdir(parents=True)
+    half = len(found) // 2
+    for number, rows in enumerate((table[:half], table[half:])):
+        pq.write_table(rows, to / f"hub/data/train-0000{number}-of-00002.parquet", row_group_size=3)
+    return to / "hub"
+
+
+KINDS: list[Callable[[Path, Path], Path]] = [lambda folder, to: folder, as_csv, as_table, as_tar, as_parquet]
+
+
+@pytest.mark.parametrize("make", KINDS, ids=["folder", "csv", "table", "tar", "parquet"])
+def test_same_images_however_they_are_kept(make: Callable[[Path, Path], Path], tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", 14, classes=3)
+    expected = [(file.read_bytes(), file.parent.name) for file in sorted(folder.glob("*/*"))]
+    data = str(make(folder, tmp_path))
+    source = open_source(data)
+    assert len(source) == 14
+    assert everything_of(source) == expected
+    assert [source.read(i) for i in (13, 0, 5)] == [expected[i][0] for i in (13, 0, 5)]
+    again = pickle.loads(pickle.dumps(source))
+    assert everything_of(again) == expected
+    assert open_source(data).fingerprint == source.fingerprint == again.fingerprint
+    if "parquet" not in data and "hub" not in data and "csv" not in data:
+        assert source.fingerprint == open_source(str(folder)).fingerprint
+    train, val = labelled_splits(data, seed=3)
+    assert sorted(everything_of(train) + everything_of(val)) == sorted(expected)
+    assert everything_of(labelled_splits(data, seed=3)[1]) == everything_of(val)
+    assert everything_of(labelled_splits(data, seed=4)[1]) != everything_of(val)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(everything_of, [source] * 2) == [expected] * 2
+
+
+def sequence_of(count: int) -> list[bytes]:
+    return [bytes([i]) * (i + 1) for i in range(count)]
+
+
+def test_fingerprints_tell_changes(tmp_path: Path) -> None:
+    def parquet(images: list[bytes], name: str = "a.parquet") -> str:
+        pq.write_table(pa.table({"image": images}), tmp_path / name)
+        return open_source(str(tmp_path / name)).fingerprint
+
+    def array(images: np.ndarray, name: str = "a.npz") -> str:  # type: ignore[type-arg]
+        np.savez(tmp_path / name, images=images)
+        return open_source(str(tmp_path / name)).fingerprint
+
+    zeros = np.zeros((3, 4, 4), np.uint8)
+    prints = [parquet(sequence_of(n)) for n in (3, 4)] + [parquet([b"1", b"22"]), parquet([b"1"], "b.parquet")]
+    prints += [array(zeros), array(zeros[:2]), array(zeros + 1), array(zeros.astype(np.uint16))]
+    assert len(set(prints)) == len(prints)
+    assert parquet([b"1", b"22"]) == prints[2]
+    assert array(zeros) == prints[4]
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_lists_any_depth_in_sorted_order_and_skips_what_is_no_image(tmp_path: Path) -> None:
+    present = "b/deep/er/2.PNG a/1.jpeg 3.webp a-b/1.jfif a.dcm a0.gif b/Z.tiff a/é.heic scan.npy".split()
+    absent = ".hidden/4.png a/.5.png a/notes.txt b/png README a/.tar run/config.toml run/lock run/1.png 7.12".split()
+    for name in present + absent:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert names(open_source(str(tmp_path))) == sorted(present, key=os.fsencode)
+    assert open_source(str(tmp_path)).path(0) == tmp_path / "3.webp"  # type: ignore[attr-defined]
+
+
+def test_dicom_files_without_extension_are_found_by_their_bytes(tmp_path: Path) -> None:
+    for name, start in (("IM0001", b"DICM"), ("1.2.840.5", b"DICM"), ("IM0002", b"none"), ("a.txt", b"DICM")):
+        (tmp_path / name).write_bytes(bytes(128) + start + b"rest")
+    os.mkfifo(tmp_path / "PIPE")  # which nothing ever comes out of
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert names(open_source(str(tmp_path))) == ["1.2.840.5", "IM0001"]
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "a-", "a.b", "a0", "B", "é", "z.png"]), min_size=1, max_size=4)))
+def test_order_is_that_of_sorted_paths(tmp_path_factory: pytest.TempPathFactory, paths: list[list[str]]) -> None:
+    root = tmp_path_factory.mktemp("tree")
+    for path in paths:
+        folder = root.joinpath(*path[:-1])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{path[-1]}.jpg").touch()
+    expected = sorted((str(file.relative_to(root)) for file in root.rglob("*.jpg") if file.is_file()), key=os.fsencode)
+    assert list(list_images(root).names) == expected
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    write_images(tmp_path / "elsewhere", 2)
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "b").symlink_to(tmp_path / "elsewhere/class0")
+    (root / "c").symlink_to(root)
+    (tmp_path / "elsewhere/class0/d").symlink_to(tmp_path / "elsewhere")
+    (root / "loop").symlink_to(root / "loop")
+    (root / "loop.png").symlink_to(root / "loop.png")
+    (root / "nowhere.png").symlink_to(tmp_path / "nothing.png")
+    source = open_source(str(root))
+    assert names(source) == ["b/000.jpg", "b/d/class1/001.png", "loop.png", "nowhere.png"]
+    found = source.read_many(range(4))
+    assert [isinstance(entry, OSError) for entry in found] == [False, False, True, True]
+
+
+def test_files_that_vanish_or_are_no_files(tmp_path: Path) -> None:
+    write_images(tmp_path, 3, classes=1)
+    (tmp_path / "class0/empty.png").touch()
+    (tmp_path / "class0/huge.png").touch()
+    os.truncate(tmp_path / "class0/huge.png", 3 << 30)  # takes no place on the disk
+    source = open_source(str(tmp_path))
+    (tmp_path / "class0/000.jpg").unlink()
+    (tmp_path / "class0/001.png").unlink()
+    (tmp_path / "class0/001.png").mkdir()
+    found = source.read_many(range(5))
+    assert [type(entry) for entry in found] == [FileNotFoundError, BrokenImage, bytes, bytes, BrokenImage]
+    assert found[3] == b""
+    assert "more than an image has" in str(found[4])
+
+
+def test_folder_that_cannot_be_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, 2)
+    (tmp_path / "class1").chmod(0)
+    if os.geteuid() == 0:  # whom permissions do not stop
+        scandir = os.scandir
+
+        def refuse(folder: bytes) -> object:
+            if folder.endswith(b"class1/"):
+                raise PermissionError(13, "Permission denied")
+            return scandir(folder)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+    try:
+        with pytest.raises(UserError, match=r"class1 cannot be read \(Permission denied\)"):
+            open_source(str(tmp_path))
+    finally:
+        (tmp_path / "class1").chmod(0o755)
+
+
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    strange = [b"\xff.png", b"a\nb.png", "ü.png".encode(), "日本.png".encode()]
+    for name in strange:
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(name)  # noqa: PTH118
+    source = open_source(str(tmp_path))
+    assert [os.fsencode(name) for name in names(source)] == sorted(strange)
+    assert source.read_many(range(4)) == sorted(strange)
+
+
+# ---------------------------------------------------------------- the kept listing
+
+
+def test_listing_is_kept_until_a_folder_changes(tmp_path: Path, cache: Path) -> None:
+    root = write_images(tmp_path / "data", 6, classes=3)
+    (root / "link").symlink_to(write_images(tmp_path / "linked", 2))
+    age(tmp_path)
+    fingerprints = [open_source(str(root)).fingerprint]
+    assert len(list(cache.iterdir())) == 1
+    other = write_images(tmp_path / "other", 2)
+    changes: list[Callable[[], object]] = [
+        (root / "class1/new.png").touch,
+        (root / "class1/new.png").unlink,
+        lambda: (root / "class2/002.jpg").rename(root / "class2/2.jpg"),
+        (tmp_path / "linked/class0/new.png").touch,
+        lambda: (root / "more/deep").mkdir(parents=True),
+        (root / "more/deep/1.png").touch,
+        lambda: ((root / "link").unlink(), (root / "link").symlink_to(other)),
+    ]
+    for change in changes:
+        change()
+        fingerprints.append(open_source(str(root)).fingerprint)
+        age(tmp_path)
+        assert open_source(str(root)).fingerprint == fingerprints[-1]
+    assert len(set(fingerprints)) == 6  # adding a file and taking it away again, and adding folders, is no change
+
+
+def test_kept_listing_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, 6)
+    age(tmp_path)
+    first = open_source(str(tmp_path))
+    monkeypatch.delattr(os, "scandir")
+    second = open_source(str(tmp_path))
+    assert isinstance(first, ImageFolder)
+    assert isinstance(second, ImageFolder)
+    assert (second.paths[:], second.fingerprint) == (first.paths[:], first.fingerprint)
+    assert everything_of(second) == everything_of(first)
+
+
+def test_folder_that_has_just_changed_is_listed_again(tmp_path: Path, cache: Path) -> None:
+    write_images(tmp_path, 2)
+    now = time.time_ns()
+    for _ in range(2):
+        for folder, _, _ in os.walk(tmp_path):
+            os.utime(folder, ns=(now, now))
+        open_source(str(tmp_path))
+        (tmp_path / "class0/new.png").touch()
+    os.utime(tmp_path / "class0", ns=(now, now))  # as if that had happened within one tick of the clock
+    assert "class0/new.png" in names(open_source(str(tmp_path)))
+    assert not cache.exists()
+
+
+@given(st.integers(0, 10_000), st.integers(0, 255), st.booleans())
+def test_damaged_cache_is_as_none(tmp_path_factory: pytest.TempPathFactory, at: int, value: int, cut: bool) -> None:
+    home = tmp_path_factory.mktemp("damaged")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        (home / "data").mkdir()
+        for name in ("a.png", "b.png"):
+            (home / "data" / name).touch()
+        age(home)
+        expected = names(open_source(str(home / "data")))
+        (kept,) = (home / "cache/openmae").iterdir()
+        data = bytearray(kept.read_bytes())
+        at %= len(data)
+        data[at] = value
+        kept.write_bytes(bytes(data[:at]) if cut else bytes(data))
+        assert names(open_source(str(home / "data"))) == expected
+
+
+@pytest.mark.parametrize("change", [0x01, 0xBA, 0xFF])
+def test_a_changed_byte_anywhere_is_damage_or_nothing(tmp_path: Path, change: int) -> None:
+    file = tmp_path / "x.npz"
+    write_arrays(file, {"names": np.arange(5), "sizes": np.ones(3, np.float32)})
+    data = file.read_bytes()
+    noticed = 0
+    for at in range(len(data)):
+        file.write_bytes(data[:at] + bytes([data[at] ^ change]) + data[at + 1 :])
+        try:
+            found = map_arrays(file)
+        except (ValueError, OSError):
+            noticed += 1
+            continue
+        for name, expected in (("names", np.arange(5)), ("sizes", np.ones(3))):
+            assert name not in found or np.array_equal(found[name], expected)
+    assert noticed > len(data) / 2
+
+
+def test_cache_with_other_names_is_noticed_by_its_checksum(tmp_path: Path, cache: Path) -> None:
+    write_images(tmp_path, 2)
+    age(tmp_path)
+    expected = names(open_source(str(tmp_path)))
+    (kept,) = cache.iterdir()
+    kept.write_bytes(kept.read_bytes().replace(b"000.jpg", b"999.jpg"))
+    assert names(open_source(str(tmp_path))) == expected
+
+
+def test_file_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "x.npz", {"a": np.arange(3)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # as a full disk
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_arrays(tmp_path / "x.npz", {"a": np.zeros(100_000)})
+        keep(tmp_path / "y.npz", {"a": np.zeros(100_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [file.name for file in tmp_path.iterdir()] == ["x.npz"]
+    assert map_arrays(tmp_path / "x.npz")["a"].tolist() == [0, 1, 2]
+
+
+def test_long_listings_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(progress, "_SILENT_SECONDS", 0)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    for i in range(10_001):
+        (tmp_path / f"{i}.png").touch()
+    list_images(tmp_path)
+    assert terminal.getvalue().startswith(f"\rlisting {tmp_path}: 10,000 images")
+    assert terminal.getvalue().endswith(" \r")  # nothing is left of it
+
+
+def test_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_images(tmp_path / "data", 2)
+    age(data)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder
+    assert len(open_source(str(data))) == 2
+    assert (tmp_path / "file").stat().st_size == 0
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abcdef"),
+        st.tuples(st.sampled_from(["u1", "<i8", "<u4", ">f4"]), st.lists(st.integers(0, 4), max_size=3)),
+    )
+)
+def test_arrays_are_mapped_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, described: dict[str, tuple[str, list[int]]]
+) -> None:
+    arrays = {
+        name: np.arange(int(np.prod(shape))).astype(kind).reshape(shape) for name, (kind, shape) in described.items()
+    }
+    file = tmp_path_factory.mktemp("arrays") / "x.npz"
+    write_arrays(file, arrays)
+    mapped = map_arrays(file)
+    with np.load(file) as theirs:
+        assert set(mapped) == set(theirs.files) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(mapped[name], array)
+        assert mapped[name].dtype == array.dtype
+
+
+def test_memory_of_a_listing(tmp_path: Path) -> None:
+    """In a process of its own, for the peak is the process's."""
+    for folder, count in (("few", 100), ("many", 29_900)):
+        (tmp_path / folder).mkdir()
+        for i in range(count):
+            os.close(os.open(tmp_path / folder / f"photograph_{i:08d}.jpg", os.O_CREAT))
+    grown = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    entries, peak = map(int, grown.stdout.split())
+    assert entries == 30_000
+    assert peak / entries <= 200
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from openmae.data.opening import open_source
+
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+
+open_source(sys.argv[1] + "/few")  # what first use takes
+before = peak()
+print(len(open_source(sys.argv[1])), peak() - before)
+"""
+
+
+# ---------------------------------------------------------------- labels and splits
+
+
+def test_splits_and_labels(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", 6, classes=3)
+    write_images(tmp_path / "val", 3, classes=3)
+    train, val = labelled_splits(str(tmp_path), seed=0)
+    assert (len(train), len(val), len(open_source(str(tmp_path)))) == (6, 3, 9)
+    assert train.class_names == ("class0", "class1", "class2")
+    assert train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert names(open_source(str(tmp_path), "train")) == names(train)
+    assert names(open_source(str(tmp_path)))[0] == "train/class0/000.jpg"
+
+
+def test_without_splits_a_fifth_of_each_class_is_held_out(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    data = str(write_images(tmp_path, 30, classes=3))
+    assert not has_splits(data)
+    train, val = labelled_splits(data, seed=1)
+    assert sorted(names(train) + names(val)) == names(open_source(data))
+    assert [int((val.labels == label).sum()) for label in range(3)] == [2, 2, 2]
+    assert names(labelled_splits(data, seed=1)[1]) == names(val)
+    assert names(labelled_splits(data, seed=2)[1]) != names(val)
+    eight_each = labelled_splits(str(write_images(tmp_path_factory.mktemp("eight"), 16)), seed=1)
+    assert [len(part) for part in eight_each] == [14, 2]
+    # The very same images, and the same fingerprint, as in version 0.1: runs go on and figures stay comparable.
+    assert [name[-7:-4] for name in names(val)] == HELD_OUT
+    sizes = [(name, (tmp_path / name).stat().st_size) for name in names(open_source(data))]
+    lines = "".join(f"{name}\0{size}\n" for name, size in sizes)
+    assert open_source(data).fingerprint == hashlib.sha256(lines.encode()).hexdigest()
+
+
+HELD_OUT = ["006", "012", "001", "022", "008", "017"]
+
+
+def test_labels_are_refused_where_there_are_none(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="has no labels"):
+        _ = open_source(str(tmp_path)).labels
+    one_class = write_images(tmp_path / "one", 4, classes=1)
+    with pytest.raises(UserError, match="two classes or more"):
+        _ = open_source(str(one_class)).labels  # a single class would give 100% (pain 18)
+    (tmp_path / "t.csv").write_text("path,label\na.png,cat\nb.png,cat\n")
+    with pytest.raises(UserError, match="the label 'cat'"):
+        _ = open_source(str(tmp_path / "t.csv")).class_names
+    (tmp_path / "t.csv").write_text("path,label\na.png,cat\nb.png,\nc.png,dog\n")
+    with pytest.raises(UserError, match="1 of the 3 images"):
+        _ = open_source(str(tmp_path / "t.csv")).labels
+    write_images(tmp_path / "split/train", 2)
+    write_images(tmp_path / "split/test", 2)
+    with pytest.raises(UserError, match="test and train, which are no classes"):
+        _ = open_source(str(tmp_path / "split")).labels
+
+
+def test_class_of_val_that_train_lacks_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", 4)
+    write_images(tmp_path / "val", 4, classes=4)
+    with pytest.raises(UserError, match="class2, class3"):
+        labelled_splits(str(tmp_path), seed=0)
+    rows = "a,1,train\nb,2,train\nc,3,val\nd,1,val\n"
+    (tmp_path / "t.csv").write_text(f"path,label,split\n{rows}")
+    with pytest.raises(UserError, match=r"lacks \(3\)"):
+        labelled_splits(str(tmp_path / "t.csv"), seed=0)
+    (tmp_path / "t.csv").write_text(f"path,label,split\n{rows.replace('3', '2').replace('d,1', 'd,2')}")
+    with pytest.raises(UserError, match="one class"):
+        labelled_splits(str(tmp_path / "t.csv"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("texts", "given_names", "numbers", "classes"),
+    [
+        (["b", "a", "b"], None, [1, 0, 1], ("a", "b")),
+        (["10", "9", "9"], None, [1, 0, 0], ("9", "10")),
+        (["2", "0", "2"], ["x", "y", "z"], [2, 0, 2], ("x", "y", "z")),
+        (["z", "", "x"], ["x", "y", "z"], [2, -1, 0], ("x", "y", "z")),
+        (["7", "0", "-1"], ["x", "y"], [-1, 0, -1], ("x", "y")),
+        (["", "-1"], None, None, ()),
+    ],
+)
+def test_numbers_of_labels(
+    texts: list[str], given_names: list[str] | None, numbers: list[int] | None, classes: tuple[str, ...]
+) -> None:
+    found, names_found = number_labels(texts, given_names)
+    assert (None if found is None else found.tolist(), names_found) == (numbers, classes)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_table_with_splits_and_missing_files(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 6)
+    files = [str(file.relative_to(tmp_path)) for file in sorted((tmp_path / "images").rglob("*.*"))]
+    rows = [(file, i % 2 + 8, "val" if i in (2, 3) else "train") for i, file in enumerate([*files, "missing.png"])]
+    (tmp_path / "t.csv").write_text("split,other,label,path\n" + "".join(f"{s},x,{y},{p}\n\n" for p, y, s in rows))
+    columns = dict(zip(("path", "label", "split"), zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table({**columns, "label": [float(y) for y in columns["label"]]}), tmp_path / "t.parquet")
+    for table in ("t.csv", "t.parquet"):
+        data = str(tmp_path / table)
+        assert has_splits(data)
+        train, val = labelled_splits(data, 0)
+        assert names(val) == files[2:4]
+        assert names(train) == [*files[:2], *files[4:], "missing.png"]
+        assert train.class_names == ("8", "9")
+        assert train.labels.tolist() == [0, 1, 0, 1, 0]
+        assert isinstance(train.read_many([4])[0], FileNotFoundError)
+        assert len(open_source(data)) == 7
+
+
+def test_table_is_read_anew_when_it_changes(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("path\na.png\n")
+    os.utime(table, (1e9, 1e9))
+    first = open_source(str(table)).fingerprint
+    (tmp_path / "a.png").write_bytes(b"12")  # which the kept listing does not notice
+    assert open_source(str(table)).fingerprint == first
+    table.write_text("path\nb.png\n")
+    assert names(open_source(str(table))) == ["b.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", r"no column 'path' \(its columns: none\)"),
+        (b"file,label\na.png,1\n", r"its columns: 'file', 'label'"),
+        (b"path;label\na.png;1\n", "write it with commas"),
+        (b"path\tlabel\na.png\t1\n", "write it with commas"),
+        (b"path\n", "has no rows"),
+        (b"path,label\na.png\n", "line 2 of .* has 1 cells"),
+        (b"path,label\n,1\n", "row 1 of .* has no path"),
+        (b"path,split\na.png,middle\n", "the split 'middle'"),
+        (b"path\n\xff\xfe\n", "no CSV table in UTF-8"),
+        (b"PAR1", "no column 'path'"),
+    ],
+)
+def test_table_that_is_wrong(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UserError, match=reason):
+        open_source(str(tmp_path / "t.csv"))
+
+
+def test_paths_that_are_relative_to_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "images", 2, classes=1)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/t.csv").write_text("path\nimages/class0/000.jpg\nimages/class0/001.png\n")
+    assert len(open_source(str(tmp_path / "tables/t.csv"))) == 2  # which are missing
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tables/t.csv").touch()
+    with pytest.raises(UserError, match=r"relative to the folder of the table; but images/class0/000\.jpg is there"):
+        open_source("tables/t.csv")
+    assert len(open_source(str((tmp_path / "tables/t.csv").rename("t.csv")))) == 2
+
+
+# ---------------------------------------------------------------- parquet with images
+
+
+def write_hub(file: Path, images: list[bytes | None], labels: list[int], group: int = 3) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    entries = [None if data is None else {"bytes": data, "path": None} for data in images]
+    pq.write_table(pa.table({"img": entries, "fine_label": labels}), file, row_group_size=group)
+
+
+def test_splits_of_the_hub(tmp_path: Path) -> None:
+    for folder in ("data", "plain_text"):
+        root = tmp_path / folder
+        write_hub(root / folder / "train-00000-of-00002.parquet", sequence_of(5), [0, 1, 0, 1, 0])
+        write_hub(root / folder / "train-00001-of-00002.parquet", sequence_of(4), [1, 0, 1, 0])
+        write_hub(root / folder / "test-00000-of-00001.parquet", sequence_of(3), [0, 1, 0])
+        train, val = labelled_splits(str(root), 0)
+        assert (len(train), len(val), len(open_source(str(root)))) == (9, 3, 12)
+        assert train.read_many(range(9)) == sequence_of(5) + sequence_of(4)
+        assert train.name(7) == "train-00001-of-00002.parquet#7"
+        write_hub(root / folder / "validation-00000-of-00001.parquet", sequence_of(2), [0, 1])
+        assert len(open_source(str(root), "val")) == 2
+
+
+def test_rows_are_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images: list[bytes | None] = [os.urandom(1000) for _ in range(60)]
+    images[7] = None
+    write_hub(tmp_path / "a.parquet", images, [0] * 60, group=10)
+    monkeypatch.setattr(parquet, "_MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(parquet, "_MOST_IN_CACHE", 25_000)
+    source = open_source(str(tmp_path / "a.parquet"))
+    order = np.random.default_rng(0).permutation(60).tolist()
+    found = source.read_many(order)
+    assert [images[i] for i in order if i != 7] == [entry for entry in found if not isinstance(entry, BrokenImage)]
+    assert isinstance(found[order.index(7)], BrokenImage)
+    assert len(source._cached) <= 2  # type: ignore[attr-defined]
+    (tmp_path / "a.parquet").unlink()
+    gone = pickle.loads(pickle.dumps(source))  # which remembers no row group
+    assert all(isinstance(entry, OSError) for entry in gone.read_many([0, 30]))
+
+
+@given(st.integers(0, 10**6), st.binary(min_size=1, max_size=40))
+def test_damaged_parquet_loses_images_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, at: int, garbage: bytes
+) -> None:
+    file = tmp_path_factory.mktemp("damaged") / "a.parquet"
+    write_hub(file, sequence_of(60), [0] * 60, group=10)
+    data = bytearray(file.read_bytes())
+    data[at % len(data) : at % len(data) + len(garbage)] = garbage
+    file.write_bytes(data)
+    try:
+        found = open_source(str(file)).read_many(range(60))
+    except UserError:
+        return
+    assert len(found) == 60  # bytes, whole or wrong, and errors; nothing is raised
+
+
+def test_parquet_that_is_wrong(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "number": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"no column 'path' \(its columns: 'text', 'number'\)"):
+        open_source(str(tmp_path / "a.parquet"))
+    with pytest.raises(UserError, match=r"no column of images \(its columns: text, number\)"):
+        open_source(str(tmp_path))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match="cannot be read as parquet"):
+        open_source(str(tmp_path / "a.parquet"))
+
+
+# ---------------------------------------------------------------- arrays
+
+
+def loaded(data: bytes) -> np.ndarray:  # type: ignore[type-arg]
+    return np.load(io.BytesIO(data), allow_pickle=False)
+
+
+@given(
+    st.sampled_from(["|u1", "<u2", ">u2", "<f4", "|b1"]),
+    st.lists(st.integers(1, 5), min_size=3, max_size=4),
+    st.sampled_from(["npy", "npz", "compressed"]),
+)
+def test_arrays_are_read_image_by_image(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, shape: list[int], file: str
+) -> None:
+    images = np.random.default_rng(0).integers(0, 200, shape).astype(kind)
+    path = tmp_path_factory.mktemp("array") / f"a.{file[:3] if file != 'compressed' else 'npz'}"
+    if file == "npy":
+        np.save(path, images)
+    else:
+        (np.savez if file == "npz" else np.savez_compressed)(path, only=images)
+    source = open_source(str(path))
+    for one in (source, pickle.loads(pickle.dumps(source))):
+        assert len(one) == len(images)
+        for i, data in enumerate(one.read_many(range(len(images)))):
+            read = loaded(data)  # type: ignore[arg-type]
+            assert read.dtype.newbyteorder("=") == images.dtype.newbyteorder("=")
+            assert read.shape == images.shape[1:]
+            np.testing.assert_array_equal(read, images[i])
+
+
+def test_labels_and_splits_of_arrays(tmp_path: Path) -> None:
+    medical = {
+        f"{split}_{what}": array
+        for split, n in (("train", 6), ("val", 3), ("test", 4))
+        for what, array in (("images", np.full((n, 4, 4), n, np.uint8)), ("labels", np.arange(n)[:, None] % 3))
+    }
+    np.savez_compressed(tmp_path / "medical.npz", **medical)
+    train, val = labelled_splits(str(tmp_path / "medical.npz"), 0)
+    assert (len(train), len(val), len(open_source(str(tmp_path / "medical.npz")))) == (6, 3, 13)
+    assert train.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert has_unused_test(str(tmp_path / "medical.npz"))
+    assert loaded(val.read(0)).tolist() == [[3] * 4] * 4
+    np.savez(tmp_path / "named.npz", images=np.zeros((4, 4, 4)), labels=np.array(["cat", "dog", "cat", "dog"]))
+    assert open_source(str(tmp_path / "named.npz")).class_names == ("cat", "dog")
+    texts = {"train_labels": np.array(["a", "b", "c"]), "val_labels": np.array(["c", "b"])}
+    images = {"train_images": np.zeros((3, 4, 4)), "val_images": np.zeros((2, 4, 4))}
+    np.savez(tmp_path / "texts.npz", **images, **texts)
+    joined = open_source(str(tmp_path / "texts.npz"))  # whose parts number their classes each in its own way
+    assert [joined.class_names[label] for label in joined.labels] == ["a", "b", "c", "c", "b"]
+    np.savez(tmp_path / "many.npz", images=np.zeros((4, 4, 4)), labels=np.zeros((4, 3, 2)))
+    with pytest.raises(UserError, match="one number or text for each image"):
+        _ = open_source(str(tmp_path / "many.npz")).labels
+
+
+def test_array_that_is_cut_off(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((10, 8, 8), np.uint8))
+    os.truncate(tmp_path / "a.npy", (tmp_path / "a.npy").stat().st_size - 100)
+    found = open_source(str(tmp_path / "a.npy")).read_many(range(10))
+    assert [type(entry) for entry in found] == [bytes] * 8 + [BrokenImage] * 2
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"images": np.array([{"a": 1}] * 3, object)}, "cannot be read .*objects"),
+        ({"images": np.zeros((3, 4))}, r"has the shape \(3, 4\)"),
+        ({"images": np.array([[["a"]]])}, "of <U1"),
+        ({"a": np.zeros((3, 4, 4)), "b": np.zeros(3)}, "has the arrays a, b"),
+        ({"images": np.zeros((3, 4, 4)), "labels": np.zeros(2)}, "2 labels for 3 images"),
+        ({}, "has the arrays none"),
+    ],
+)
+def test_arrays_that_are_wrong(tmp_path: Path, arrays: dict[str, np.ndarray], reason: str) -> None:  # type: ignore[type-arg]
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match=reason):
+        open_source(str(tmp_path / "a.npz"))
+
+
+def test_damaged_arrays(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", images=np.random.default_rng(0).random((9, 9, 9)))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    for damaged in (data[:200], data[:300] + b"xxxx" + data[304:], b"", b"PK"):
+        (tmp_path / "a.npz").write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read"):
+            open_source(str(tmp_path / "a.npz"))
+    np.save(tmp_path / "a.npy", np.array([None] * 3, object), allow_pickle=True)
+    with pytest.raises(UserError, match="no array of numbers"):
+        open_source(str(tmp_path / "a.npy"))
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(UserError, match="no array of numbers"):
+        open_source(str(tmp_path / "a.npy"))
+    np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)).T)
+    with pytest.raises(UserError, match="ascontiguousarray"):
+        open_source(str(tmp_path / "a.npy"))
+
+
+def test_archive_of_more_than_memory_is_refused_by_its_header(tmp_path: Path) -> None:
+    import zipfile
+
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (1 << 30, 64, 64)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("images.npy", head.getvalue())
+    with pytest.raises(UserError, match="more than half of this machine's memory"):
+        open_source(str(tmp_path / "a.npz"))
+
+
+# ---------------------------------------------------------------- what DATA is
+
+
+def test_what_data_is_not(tmp_path: Path) -> None:
+    for name in ("a.png", "a.tar.gz", "a.zip", "a.h5"):
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "packed/deep").mkdir(parents=True)
+    (tmp_path / "packed/deep/0.tar.gz").touch()
+    for data, reason in (
+        ("nothing", r"does not exist: give a folder of images, a .csv"),
+        ("a.png", "is one image: give the folder"),
+        ("a.tar.gz", "is compressed.*gunzip it and give the .tar"),
+        ("{0..1}.tar.gz", "is compressed.*gunzip it and give the .tar"),
+        ("a.zip", "unzip it and give the folder"),
+        ("a.h5", "is not what images are read from: give a folder of images"),
+        ("empty", r"holds no images .*avif, bmp"),
+        ("packed", r"holds no images, but deep/0.tar.gz: gunzip it"),
+        ("long" * 2000, r"cannot be read \(File name too long\)"),
+        ("{0..1}.tar", r"0.tar cannot be read \(No such file"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            open_source(str(tmp_path / data))
+
+
+def test_folder_of_images_and_shards_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "data", 2)
+    write_hub(tmp_path / "data/deep/x.parquet", sequence_of(2), [0, 1])  # a stray file deep inside is no matter
+    assert isinstance(open_source(str(tmp_path / "data")), ImageFolder)
+    pq.write_table(pa.table({"path": ["a"], "caption": ["b"]}), tmp_path / "data/metadata.parquet")
+    assert isinstance(open_source(str(tmp_path / "data")), ImageFolder)
+    write_hub(tmp_path / "data/x.parquet", sequence_of(2), [0, 1])
+    with pytest.raises(UserError, match=r"holds images and \.parquet files"):
+        open_source(str(tmp_path / "data"))
+    (tmp_path / "data/x.tar").touch()
+    with pytest.raises(UserError, match=r"holds images and \.tar files and \.parquet"):
+        open_source(str(tmp_path / "data"))
+
+
+def test_kept_arrays_come_back(tmp_path: Path) -> None:
+    keep(tmp_path / "deep/x.npz", {"a": np.arange(3)}, {"why": "é"})
+    found = recall(tmp_path / "deep/x.npz")
+    assert found is not None
+    assert (found[0]["a"].tolist(), found[1]) == ([0, 1, 2], {"why": "é"})
+    assert recall(tmp_path / "nothing") is None

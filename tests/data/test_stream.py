@@ -1,0 +1,536 @@
+"""Views, and the stream that a run is a function of."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as tv
+
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.decode import decode
+from openmae.data.loading import pool
+from openmae.data.loading.memory import InMemory, in_memory
+from openmae.data.loading.stream import Batch, Stream
+from openmae.data.opening import open_source
+from openmae.data.sources.folder import ImageFolder
+from openmae.data.sources.source import Source
+from openmae.data.views.crop import Augmentation, Crop, centred_view, cut, draw_crop, reduction, resize
+from openmae.distributed.ranks import Ranks
+from openmae.masking import Masking
+from openmae.randomness import epoch_order, generator
+from tests.images import encoded, picture, write_images
+from tests.servers import serve
+
+# ---------------------------------------------------------------- views
+
+
+@pytest.mark.parametrize("size", [(32, 48), (7, 90), (100, 13)])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 13])
+def test_resize_is_torchvisions(size: tuple[int, int], channels: int) -> None:
+    image = np.random.default_rng(7).integers(0, 256, (60, 50, channels), dtype=np.uint8)
+    expected = tv.resize(
+        torch.from_numpy(image).permute(2, 0, 1)[:, None],  # each channel by itself
+        list(size),
+        interpolation=tv.InterpolationMode.BICUBIC,
+        antialias=True,
+    )
+    assert np.array_equal(resize(image, size), expected[:, 0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_deep_pixels_are_resized_without_loss(dtype: str) -> None:
+    image = (np.random.default_rng(7).random((40, 30, 2)) * 60000).astype(dtype)
+    expected = F.interpolate(
+        torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)[None], (16, 50), mode="bicubic", antialias=True
+    )[0].permute(1, 2, 0)
+    found = resize(image, (16, 50))
+    assert found.dtype == dtype
+    high = 65535 if dtype == "uint16" else np.inf
+    low = 0 if dtype == "uint16" else -np.inf
+    np.testing.assert_allclose(found, expected.numpy().clip(low, high), rtol=1e-4, atol=0.51)
+
+
+def view_of(image: np.ndarray, size: tuple[int, int], augmentation: Augmentation, seed: int) -> np.ndarray:
+    crop = draw_crop(image.shape[:2], size, augmentation, generator(seed, "sample"))
+    return cut(image, image.shape[:2], crop, size)
+
+
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from([(16, 16), (8, 24)]),
+    st.sampled_from([(0.2, 1.0), (1.0, 1.0), (0.05, 0.1)]),
+    st.integers(0, 2**32),
+)
+def test_training_view_has_its_size_whatever_the_image(
+    height: int, width: int, size: tuple[int, int], scale: tuple[float, float], seed: int
+) -> None:
+    image = np.full((height, width, 3), 77, np.uint8)
+    view = view_of(image, size, Augmentation(scale), seed)
+    assert view.shape == (*size, 3)
+    assert (view == 77).all()
+
+
+def test_crops_cover_the_share_of_area_asked_for() -> None:
+    # Each pixel names its own place, so a crop's extent can be read off its corners.
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(100)[:, None], np.arange(100)[None]
+    areas, flips = [], 0
+    for seed in range(300):
+        view = view_of(image, (100, 100), Augmentation((0.2, 0.6)), seed).astype(int)
+        rows, columns = np.ptp(view[..., 0]), np.ptp(view[..., 1])
+        areas.append((rows + 1) * (columns + 1) / 1e4)
+        flips += int(view[50, 0, 1] > view[50, -1, 1])
+    assert 0.17 < min(areas) < 0.25
+    assert 0.55 < max(areas) < 0.64
+    assert 110 < flips < 190
+
+
+def test_whole_image_without_flip_is_the_resized_image() -> None:
+    image = np.array(picture(8, (40, 30)))
+    view = view_of(image, (16, 16), Augmentation((1.0, 1.0), hflip=False), 0)
+    assert np.array_equal(view, resize(image, (16, 16)))
+
+
+def test_a_mirrored_view_is_the_view_mirrored() -> None:
+    image = np.array(picture(8, (40, 30)))
+    straight, mirrored = (cut(image, (40, 30), Crop(5, 3, 20, 17, m), (16, 24)).astype(int) for m in (False, True))
+    assert np.abs(straight[:, ::-1] - mirrored).max() <= 1
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([(16, 16), (224, 160)]))
+def test_images_are_only_reduced_where_twice_the_pixels_are_left(
+    height: int, width: int, size: tuple[int, int]
+) -> None:
+    factor = reduction((height, width), size)
+    assert factor in (1, 2, 4, 8)
+    assert factor == 1 or (height / factor >= 2 * size[0] and width / factor >= 2 * size[1])
+    larger = 2 * factor
+    assert larger > 8 or height / larger < 2 * size[0] or width / larger < 2 * size[1]
+
+
+def test_a_crop_of_a_reduced_jpeg_shows_the_same_place() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 15, 3), np.uint8)).resize((1200, 800))
+    data = encoded(image, "JPEG", quality=95)
+    crop = Crop(101, 203, 520, 700, True)
+    views = []
+    for reduce in (1, 2, 4, 8):
+        pixels = decode(data, PixelFormat(), reduce=reduce)
+        assert pixels.shape == (800 // reduce, 1200 // reduce, 3)
+        views.append(cut(pixels, (800, 1200), crop, (32, 32), reduce).astype(int))
+    moved = cut(decode(data, PixelFormat()), (800, 1200), Crop(117, 203, 520, 700, True), (32, 32)).astype(int)
+    one_pixel = np.abs(moved - views[0]).mean()  # what a shift of one pixel of the view costs
+    for view in views[1:]:
+        assert np.abs(view - views[0]).mean() < one_pixel / 3
+
+
+@pytest.mark.parametrize("size", [(300, 500), (500, 300), (301, 333), (97, 89), (224, 900)])
+@pytest.mark.parametrize("side", [224, 64])
+def test_centred_view_is_the_papers(size: tuple[int, int], side: int) -> None:
+    image = np.array(picture(9, size))
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
+    larger = tv.resize(pixels, [round(side * 256 / 224)], interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
+    top, left = ((have - side) // 2 for have in larger.shape[1:])
+    expected = larger[:, top : top + side, left : left + side].permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(centred_view(image, (side, side)).astype(int) - expected).max() <= 1
+
+
+def test_an_image_of_the_size_is_taken_as_it_is() -> None:
+    exact = np.array(picture(9, (224, 224)))
+    assert np.array_equal(centred_view(exact, (224, 224)), exact)
+
+
+# ---------------------------------------------------------------- order
+
+
+@given(st.integers(0, 2**63), st.integers(0, 10**6), st.integers(1, 500))
+def test_an_epochs_order_is_a_permutation_of_its_own(seed: int, epoch: int, length: int) -> None:
+    order = epoch_order(seed, epoch, length)
+    assert np.array_equal(np.sort(order), np.arange(length))
+    assert np.array_equal(order, epoch_order(seed, epoch, length))
+    if length > 20:
+        assert not np.array_equal(order, epoch_order(seed, epoch + 1, length))
+        assert not np.array_equal(order, epoch_order(seed + 1, epoch, length))
+
+
+def test_generators_of_different_coordinates_differ() -> None:
+    coordinates = [
+        {"seed": s, "purpose": p, "epoch": e, "index": i, "view": v}
+        for s in (0, 1)
+        for p in ("sample", "order", "visit")
+        for e in (0, 1)
+        for i in (0, 1)
+        for v in (0, 1)
+    ]
+    draws = {tuple(generator(**c).integers(0, 2**63, 2)) for c in coordinates}  # type: ignore[arg-type]
+    assert len(draws) == len(coordinates)
+
+
+# ---------------------------------------------------------------- the stream
+
+
+def stream_of(source: Source, batch_size: int = 6, steps: int = 9, repeats: int = 1, **masking: object) -> Stream:
+    pixels = PixelFormat()
+    masks = Masking(**masking)  # type: ignore[arg-type]
+    return Stream(source, pixels, (16, 16), (4, 4), Augmentation(), masks, batch_size, steps, 5, repeats)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    data = write_images(tmp_path_factory.mktemp("stream"), 14)
+    (data / "class0/broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    (data / "class1/small.png").write_bytes(encoded(Image.new("RGB", (3, 30)), "PNG"))
+    picture(99, (150, 200)).save(data / "class0/large.jpg")  # decoded at half its size
+    return open_source(str(data))
+
+
+Row = tuple[object, ...]
+
+
+def rows(batches: Iterator[Batch]) -> list[Row]:
+    """Every view: index, pixels, visible patches, queries."""
+    found: list[Row] = []
+    for batch in batches:
+        for i in range(len(batch)):
+            parts = (batch.images[i], batch.visible[i], batch.queries[i])
+            found.append((int(batch.indices[i]), *(part.numpy().tobytes() for part in parts)))
+    return found
+
+
+@pytest.mark.parametrize("workers", [0, 1, pytest.param(8, marks=pytest.mark.slow)])
+@settings(max_examples=15)
+@given(micro_batch=st.integers(1, 13), first_step=st.integers(0, 8), repeats=st.sampled_from([1, 3, 4]))
+def test_views_do_not_depend_on_workers_micro_batches_or_restarts(
+    source: Source, workers: int, micro_batch: int, first_step: int, repeats: int
+) -> None:
+    stream = stream_of(source, batch_size=12, repeats=repeats)
+    whole = rows(stream.batches(0, 12, 0))
+    assert len(whole) == 108
+    assert rows(stream.batches(first_step, micro_batch, workers)) == whole[12 * first_step :]
+
+
+@settings(max_examples=30)
+@given(size=st.integers(1, 5), micro_batch=st.integers(1, 9), repeats=st.sampled_from([1, 2, 3]))
+def test_ranks_share_each_step_among_them(source: Source, size: int, micro_batch: int, repeats: int) -> None:
+    """Also where the batch cannot be divided evenly."""
+    stream = stream_of(source, batch_size=8, repeats=repeats)
+    whole = rows(stream.batches(0, 8, 0))
+    parts = [Ranks(rank, size).share(8) for rank in range(size)]
+    shares = [rows(stream.batches(0, micro_batch, 0, part=part)) for part in parts]
+    steps = [
+        row
+        for step in range(9)
+        for part, share in zip(parts, shares, strict=True)
+        for row in share[step * len(part) : (step + 1) * len(part)]
+    ]
+    assert steps == whole
+
+
+@settings(max_examples=30)
+@given(
+    ring=st.integers(1, 40), workers=st.integers(1, 3), micro_batch=st.integers(1, 12), repeats=st.sampled_from([1, 3])
+)
+def test_a_small_ring_makes_the_same_views(
+    source: Source, ring: int, workers: int, micro_batch: int, repeats: int
+) -> None:
+    stream = stream_of(source, batch_size=12, steps=2, repeats=repeats)
+    expected = rows(stream.batches(0, 12, 0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("openmae.data.loading.stream.MOST_RING_BYTES", ring * 16 * 16 * 3)
+        assert rows(stream.batches(0, micro_batch, workers)) == expected
+
+
+@pytest.mark.parametrize(("size", "repeats"), [(200, 1), (200, 4), (200, 32), (1000, 1), (1000, 4)])
+def test_the_ring_is_bounded(source: Source, size: int, repeats: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 2**24
+    monkeypatch.setattr("openmae.data.loading.stream.MOST_RING_BYTES", most)
+    stream = replace(
+        stream_of(source, batch_size=64, repeats=repeats), img_size=(size, size), pixels=PixelFormat(depth="float32")
+    )
+    began = in_use()
+    batches = stream.batches(0, 32, 4)  # of 61 MB and more, if nothing bounded it
+    assert in_use() - began < most + 2**22
+    del batches
+
+
+def in_use() -> int:
+    """Bytes of address space."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def whole(source: Source) -> Source:
+    """Without the files for which others stand in."""
+    names = [source.name(index) for index in range(len(source))]
+    return source.take(np.array([i for i, name in enumerate(names) if "broken" not in name and "small" not in name]))
+
+
+def test_every_epoch_visits_every_image_once_and_differently(source: Source) -> None:
+    found = rows(stream_of(whole(source), batch_size=15, steps=2).batches(0, 4, 0))
+    assert sorted(index for index, *_ in found[:15]) == list(range(15))
+    assert sorted(index for index, *_ in found[15:]) == list(range(15))
+    views = {index: parts for index, *parts in found[:15]}
+    assert all(views[index] != parts for index, *parts in found[15:])
+
+
+def test_repeated_views_are_of_one_image_and_differ(source: Source) -> None:
+    found = rows(stream_of(whole(source), batch_size=12, steps=3, repeats=4).batches(0, 12, 0))
+    for start in range(0, 36, 4):
+        visit = found[start : start + 4]
+        assert len({index for index, *_ in visit}) == 1
+        assert len({pixels for _, pixels, *_ in visit}) == 4
+        assert len({visible for _, _, visible, _ in visit}) == 4
+    assert len({index for index, *_ in found}) == 9
+
+
+def test_a_batch_may_be_larger_than_the_data(source: Source) -> None:
+    assert len(rows(stream_of(source, batch_size=40, steps=1).batches(0, 40, 0))) == 40
+
+
+def test_broken_and_too_small_files_are_replaced_and_named(source: Source) -> None:
+    broken = {}
+    for batch in stream_of(source, batch_size=4, steps=5).batches(0, 4, 0):
+        assert batch.failure is None
+        broken |= {source.name(index): reason for index, reason in batch.broken}
+    assert set(broken) == {"class0/broken.jpg", "class1/small.png"}
+    assert "smaller patch_size" in broken["class1/small.png"]
+
+
+class Harmful(ImageFolder):
+    """A folder of which an image kills the process that reads it, or takes its time."""
+
+    def __init__(self, folder: Source, deadly: int = -1, seconds: float = 0.0) -> None:
+        assert isinstance(folder, ImageFolder)
+        super().__init__(folder.root, folder.paths, folder.fingerprint)
+        self.deadly, self.seconds = deadly, seconds
+
+    def read(self, index: int) -> bytes:
+        time.sleep(self.seconds)
+        if index == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
+def test_an_image_that_kills_when_it_is_read_is_left_out_and_alone(tmp_path: Path) -> None:
+    data = write_images(tmp_path, 7)
+    folder = open_source(str(data))
+    batches = list(stream_of(Harmful(folder, deadly=3), steps=3).batches(0, 6, 2))
+    assert {index for batch in batches for index, _ in batch.broken} == {3}
+    assert all("ended 2 processes" in reason for batch in batches for _, reason in batch.broken)
+    (data / folder.name(3)).write_bytes(b"")  # the stream is the same whatever is wrong with it
+    assert rows(iter(batches)) == rows(stream_of(folder, steps=3).batches(0, 6, 0))
+
+
+def test_an_image_that_is_read_slowly_is_not_taken_for_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "STALLED_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "POLL_SECONDS", 0.2)
+    source = Harmful(open_source(str(write_images(tmp_path, 2))), seconds=2.0)
+    (batch,) = stream_of(source, batch_size=2, steps=1).batches(0, 2, 1)
+    assert not batch.broken
+
+
+# Run in a process of its own, which may take 512 MiB more than it has when everything is imported.
+TOO_LARGE = """
+import resource, sys
+from openmae.data.sources.joined import Joined
+from openmae.data.opening import open_source
+from tests.data.test_stream import in_use, rows, stream_of
+
+folder = open_source(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_AS, (in_use() + 2**29,) * 2)
+for source in (folder, Joined("both", [folder])):
+    (batch,) = stream_of(source, batch_size=8, steps=1).batches(0, 8, 0)
+    assert batch.failure is None
+    print({f"{source.name(index)}: {reason}" for index, reason in batch.broken})
+"""
+
+
+def test_a_file_that_does_not_fit_into_memory_is_broken(tmp_path: Path) -> None:
+    large = write_images(tmp_path, 7) / "class0/large.jpg"
+    large.touch()
+    os.truncate(large, 2**30)
+    command = [sys.executable, "-c", TOO_LARGE, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "{'class0/large.jpg: it does not fit into memory'}\n" * 2
+
+
+def test_files_that_vanish_are_replaced_until_there_are_too_few(tmp_path: Path) -> None:
+    data = write_images(tmp_path, 12)
+    source = open_source(str(data))
+    gone = sorted(data.rglob("*.jpg"))
+    for path in gone:
+        path.unlink()
+    batch = next(stream_of(source, batch_size=12).batches(0, 12, 0))
+    assert batch.failure is None
+    assert {source.name(index) for index, _ in batch.broken} == {str(path.relative_to(data)) for path in gone}
+    for path in data.rglob("*.png"):
+        path.unlink()
+    batch = next(stream_of(source).batches(0, 2, 0))
+    assert batch.failure is not None
+    assert "in a row" in batch.failure
+
+
+def test_ratio_schedule_follows_the_step(source: Source) -> None:
+    stream = stream_of(source, steps=10, mask_ratio=0.25, mask_schedule="linear", mask_ratio_end=0.875)
+    visible = [batch.visible.shape[1] for batch in stream.batches(0, 6, 0)]
+    assert visible == [int(16 * (1 - (0.25 + 0.0625 * step))) for step in range(10)]
+    drawn = stream_of(source, steps=10, mask_ratio=0.25, mask_schedule="random", mask_ratio_end=0.875)
+    counts = [batch.visible.shape[1] for batch in drawn.batches(0, 6, 0)]
+    assert len(set(counts)) > 3
+    assert [batch.visible.shape[1] for batch in drawn.batches(5, 6, 0)] == counts[5:]
+
+
+def test_frames_of_a_file_are_drawn_by_visit(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((20, 20), 40 * i, np.uint8)) for i in range(5)]
+    for number in range(3):
+        frames[0].save(tmp_path / f"{number}.tif", save_all=True, append_images=frames[1:])
+    stream = stream_of(open_source(str(tmp_path)), batch_size=120, steps=1, repeats=2)
+    batch = next(stream.batches(0, 120, 0))
+    values = batch.images[:, 0, 0, 0].view(60, 2)
+    assert torch.equal(values[:, 0], values[:, 1])  # views of one visit show one frame
+    assert len(values.unique()) == 5
+    assert rows(stream.batches(0, 7, 2)) == rows(iter([batch]))
+
+
+# ---------------------------------------------------------------- sources
+
+
+def every_kind(tmp_path: Path) -> dict[str, str]:
+    """DATA of each kind, with the same images in the same order."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    files = [folder / f"{number:03d}.png" for number in range(9)]
+    for number, file in enumerate(files):
+        picture(number).save(file)
+    (tmp_path / "table.csv").write_text("path\n" + "".join(f"folder/{file.name}\n" for file in files))
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for file in files:
+            tar.add(file, file.name)
+    rows = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "images.parquet", row_group_size=4)
+    np.save(tmp_path / "array.npy", np.stack([np.array(picture(number)) for number in range(9)]))
+    np.savez(tmp_path / "array.npz", images=np.load(tmp_path / "array.npy"))
+    names = ("folder", "table.csv", "shard.tar", "images.parquet", "array.npy", "array.npz")
+    return {name: str(tmp_path / name) for name in names}
+
+
+def test_each_rank_reads_only_what_it_needs(tmp_path: Path) -> None:
+    """Of shards on a web server: the ranks' parts of an epoch are one pass over the images, and a little more."""
+    data = write_images(tmp_path / "data", 60)
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for file in sorted(data.rglob("*.*")):
+            tar.add(file, f"{file.stem}.{file.suffix[1:]}")
+    size = sum(file.stat().st_size for file in data.rglob("*.*"))
+    with serve(tmp_path) as server:
+        source = open_source(f"{server.url}/shard.tar")
+        read = []
+        for rank in range(4):
+            server.ranges.clear()
+            stream = stream_of(source, batch_size=12, steps=5)  # an epoch
+            batches = stream.batches(0, 3, 0, part=Ranks(rank, 4).share(12))
+            assert sum(len(batch) for batch in batches) == 15
+            read.append(sum(map(len, server.ranges)))
+    assert sum(read) < 1.1 * size
+    assert max(read) < 0.4 * size
+
+
+def test_a_stream_is_the_same_from_every_source(tmp_path: Path) -> None:
+    kinds = every_kind(tmp_path)
+    expected = rows(stream_of(open_source(kinds["folder"]), repeats=2).batches(0, 6, 0))
+    with serve(tmp_path) as server:
+        kinds["http"] = f"{server.url}/shard.tar"
+        for kind, data in kinds.items():
+            source = open_source(data)
+            assert len(source) == 9, kind
+            stream = stream_of(source, repeats=2)
+            assert rows(stream.batches(0, 6, 0)) == expected, kind
+            assert rows(stream.batches(4, 5, 2)) == expected[24:], kind
+            shares = [rows(stream.batches(0, 2, 0, part=Ranks(rank, 2).share(stream.batch_size))) for rank in (0, 1)]
+            together = [row for step in range(9) for share in shares for row in share[3 * step : 3 * step + 3]]
+            assert together == expected, kind
+
+
+# ---------------------------------------------------------------- in memory
+
+
+def test_a_stream_from_memory_is_the_stream_from_files(source: Source) -> None:
+    small = source.take(np.array([i for i in range(len(source)) if "large" not in source.name(i)]))
+    told: list[tuple[int, int]] = []
+    loaded, pixels = in_memory(small, PixelFormat(), (16, 16), 1, lambda done, of: told.append((done, of)))
+    assert isinstance(loaded, InMemory)
+    assert told[-1] == (16, 16)
+    assert loaded.fingerprint == small.fingerprint
+    for workers in (0, 2):
+        batches, expected = (stream_of(s).batches(0, 6, workers) for s in (loaded, small))
+        for found, wanted in zip(batches, expected, strict=True):
+            assert found.broken == wanted.broken
+            assert rows(iter([found])) == rows(iter([wanted]))
+    assert pixels == PixelFormat()
+
+
+def test_what_is_broken_in_the_middle_is_the_same_from_memory(tmp_path: Path) -> None:
+    for number in range(12):
+        picture(number, (60, 60)).save(tmp_path / f"{number:02d}.jpg", quality=95)
+    whole = (tmp_path / "03.jpg").read_bytes()
+    (tmp_path / "03.jpg").write_bytes(whole[: len(whole) * 8 // 10] + b"\xff\xd9")  # good above the cut
+    whole = encoded(picture(50, (60, 60)), "PNG")
+    (tmp_path / "05.png").write_bytes(whole[: len(whole) // 2])  # opens, but does not decode
+    source = open_source(str(tmp_path))
+    loaded, _ = in_memory(source, PixelFormat(), (16, 16), 0)
+    assert isinstance(loaded, InMemory)
+    streams = [stream_of(s, batch_size=13) for s in (loaded, source)]
+    streams = [replace(stream, augmentation=Augmentation((0.05, 0.1))) for stream in streams]
+    found, expected = (list(stream.batches(0, 13, 0)) for stream in streams)
+    assert [batch.broken for batch in found] == [batch.broken for batch in expected]
+    assert {index for batch in expected for index, _ in batch.broken} == {3, 6}
+    assert 0 < len([index for batch in expected for index, _ in batch.broken if index == 3]) < 9
+    assert rows(iter(found)) == rows(iter(expected))
+
+
+def test_how_far_a_broken_file_could_be_read_does_not_show(tmp_path: Path) -> None:
+    whole = encoded(picture(50), "PNG")
+    streams = []
+    for name, data in (("early", b""), ("late", whole[: len(whole) // 2])):
+        write_images(tmp_path / name, 6)
+        (tmp_path / name / "class0/broken.png").write_bytes(data)
+        streams.append(rows(stream_of(open_source(str(tmp_path / name)), batch_size=7).batches(0, 7, 0)))
+    assert streams[0] == streams[1]
+
+
+def test_a_long_strip_is_not_enlarged_whole() -> None:
+    strip = np.random.default_rng(0).integers(0, 256, (4, 300_000, 3), np.uint8)
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    view = centred_view(strip, (224, 224))
+    assert view.shape == (224, 224, 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began < 200_000  # KB
+    assert np.abs(view.astype(int) - centred_view(strip[:, 149_900:150_100], (224, 224)).astype(int)).max() <= 1
+
+
+def test_images_that_would_be_reduced_do_not_stay_in_memory(source: Source) -> None:
+    assert in_memory(source, PixelFormat(), (16, 16), 0)[0] is source
+
+
+def test_bands_are_chosen_once(tmp_path: Path) -> None:
+    np.save(tmp_path / "all.npy", np.random.default_rng(0).integers(0, 256, (9, 20, 20, 5), np.uint8))
+    source = open_source(str(tmp_path / "all.npy"))
+    loaded, pixels = in_memory(source, PixelFormat(2, (4, 1)), (16, 16), 0)
+    assert isinstance(loaded, InMemory)
+    for index in range(9):
+        expected = decode(source.read(index), PixelFormat(2, (4, 1)))
+        assert np.array_equal(decode(loaded.read(index), pixels), expected)

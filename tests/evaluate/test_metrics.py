@@ -1,0 +1,289 @@
+"""Figures, matching of labels and corruptions against scikit-learn, the library, and the definitions written out."""
+
+import io
+from itertools import pairwise
+from pathlib import Path
+
+import imagecorruptions
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.opening import open_source
+from openmae.data.tasks import Answers
+from openmae.errors import UserError
+from openmae.evaluate import corruptions
+from openmae.evaluate.metrics import (
+    balanced_accuracy,
+    calibration,
+    calibration_error,
+    class_figures,
+    confused_pairs,
+    confusion_matrix,
+    label_figures,
+)
+from openmae.evaluate.predict import measure
+from openmae.evaluate.subsets import question
+from openmae.randomness import generator
+from tests.images import picture, write_images
+
+
+@st.composite
+def classified(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
+    """(labels, predicted, number of classes)."""
+    classes = draw(st.integers(2, 9))
+    count = draw(st.integers(1, 60))
+    numbers = st.lists(st.integers(0, classes - 1), min_size=count, max_size=count)
+    return np.array(draw(numbers), np.int64), np.array(draw(numbers), np.int64), classes
+
+
+# ---------------------------------------------------------------- classes
+
+
+@given(classified())
+def test_confusion_and_balanced_accuracy_are_scikit_learns(case: tuple[np.ndarray, np.ndarray, int]) -> None:
+    labels, predicted, classes = case
+    matrix = sk.confusion_matrix(labels, predicted, labels=range(classes))
+    np.testing.assert_array_equal(confusion_matrix(labels, predicted, classes), matrix)
+    pairs = confused_pairs(labels, predicted)
+    assert {(p.label, p.predicted): p.times for p in pairs} == {
+        (i, j): matrix[i, j] for i, j in np.argwhere(matrix).tolist() if i != j
+    }
+    assert [p.times for p in pairs] == sorted((p.times for p in pairs), reverse=True)
+    recalls = sk.recall_score(labels, predicted, labels=np.unique(labels), average=None, zero_division=0)
+    assert balanced_accuracy(labels, predicted) == pytest.approx(recalls.mean())
+    if set(predicted) <= set(labels) and len(set(labels)) > 1:  # scikit-learn warns otherwise
+        assert balanced_accuracy(labels, predicted) == pytest.approx(sk.balanced_accuracy_score(labels, predicted))
+
+
+@given(classified())
+def test_class_figures_are_scikit_learns_report(case: tuple[np.ndarray, np.ndarray, int]) -> None:
+    labels, predicted, classes = case
+    names = tuple(f"class {number}" for number in range(classes))
+    found = class_figures(labels, predicted, names)
+    report = sk.classification_report(
+        labels, predicted, labels=range(classes), target_names=names, output_dict=True, zero_division=np.nan
+    )
+    matrix = sk.confusion_matrix(labels, predicted, labels=range(classes))
+    np.fill_diagonal(matrix, 0)
+    assert {one.name for one in found} == {names[number] for number in labels}
+    assert [one.accuracy for one in found] == sorted((one.accuracy for one in found), reverse=True)
+    for one in found:
+        expected, mistakes = report[one.name], matrix[names.index(one.name)]
+        assert (one.images, one.accuracy) == (expected["support"], pytest.approx(expected["recall"]))
+        if one.precision is None:
+            assert names.index(one.name) not in predicted
+        else:
+            assert one.precision == pytest.approx(expected["precision"])
+        assert one.times == mistakes.max()
+        assert (one.taken_for is None) == (mistakes.max() == 0)
+        assert one.taken_for is None or mistakes[names.index(one.taken_for)] == one.times
+
+
+@given(st.integers(1, 80), st.integers(2, 9), st.integers(0, 10**6))
+def test_top_k_and_loss_are_scikit_learns(count: int, classes: int, seed: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    scores = torch.randn(count, classes, generator=draws)
+    labels = torch.randint(classes, (count,), generator=draws).numpy()
+    found = measure(scores, Answers("classification", tuple(map(str, range(classes))), labels))
+    for k in (1, 5):
+        if k == 1 or classes > 5:
+            expected = sk.top_k_accuracy_score(labels, scores.numpy(), k=k, labels=range(classes)) if classes > 2 else (
+                (scores.argmax(1).numpy() == labels).mean()
+            )  # fmt: skip
+            assert found[f"top{k}"] == pytest.approx(expected)
+    shares = scores.double().softmax(1).numpy()
+    assert found["loss"] == pytest.approx(sk.log_loss(labels, shares, labels=range(classes)), rel=1e-5)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=80), st.integers(1, 20))
+def test_calibration_is_its_definition(pairs: list[tuple[float, bool]], bins: int) -> None:
+    edges = np.linspace(0, 1, bins + 1)
+    total = 0.0
+    for low, high in pairwise(edges):
+        inside = [pair for pair in pairs if low < pair[0] <= high or (low == 0 and pair[0] == 0)]
+        if inside:
+            confidence, accuracy = (sum(pair[i] for pair in inside) / len(inside) for i in (0, 1))
+            total += len(inside) / len(pairs) * abs(confidence - accuracy)
+    found = calibration(np.array([c for c, _ in pairs]), np.array([r for _, r in pairs]), bins)
+    assert calibration_error(found) == pytest.approx(total, abs=1e-9)
+    assert sum(one.images for one in found) == len(pairs)
+
+
+def test_calibration_knows_who_is_too_sure() -> None:
+    sure = np.full(1000, 0.95)
+    right = np.arange(1000) % 2 == 0
+    (only,) = calibration(sure, right)
+    assert (only.accuracy, only.confidence) == (0.5, pytest.approx(0.95))
+    assert calibration_error([only]) == pytest.approx(0.45)
+
+
+def test_a_bin_holds_its_upper_edge_and_not_its_lower() -> None:
+    bins = calibration(np.array([0.0, 0.5, 0.75]), np.array([True, True, False]), 2)
+    assert [(one.low, one.high, one.images) for one in bins] == [(0.0, 0.5, 2), (0.5, 1.0, 1)]
+
+
+# ---------------------------------------------------------------- labels and numbers
+
+
+@given(st.integers(2, 50), st.integers(1, 6), st.integers(0, 10**6))
+def test_label_figures_are_scikit_learns(count: int, labels: int, seed: int) -> None:
+    draws = np.random.default_rng(seed)
+    scores = draws.normal(size=(count, labels)).astype(np.float32)
+    values = (draws.random((count, labels)) < 0.4).astype(np.float32)
+    names = tuple(f"label {number}" for number in range(labels))
+    found = {one.name: one for one in label_figures(scores, values, names)}
+    for number, name in enumerate(names):
+        has = values[:, number] > 0
+        assert found[name].images == has.sum()
+        assert found[name].f1 == pytest.approx(sk.f1_score(has, scores[:, number] > 0, zero_division=0))
+        if has.any() and not has.all():
+            expected = sk.average_precision_score(has, scores[:, number])
+            assert found[name].average_precision == pytest.approx(expected)
+        else:
+            assert found[name].average_precision is None
+    known = [one.average_precision for one in found.values() if one.average_precision is not None]
+    assert known == sorted(known, reverse=True)
+    if known:
+        figures = measure(torch.from_numpy(scores), Answers("multi-label", names, values))
+        assert figures["mean_ap"] == pytest.approx(np.mean(known))
+
+
+def test_numbers_are_measured_as_scikit_learn_does() -> None:
+    draws = np.random.default_rng(0)
+    values = draws.normal(size=(40, 1)).astype(np.float32)
+    scores = values + draws.normal(size=(40, 1)).astype(np.float32)
+    found = measure(torch.from_numpy(scores), Answers("regression", ("value",), values))
+    assert found == {
+        "r2": pytest.approx(sk.r2_score(values, scores), abs=1e-6),
+        "mae": pytest.approx(sk.mean_absolute_error(values, scores), rel=1e-5),
+        "rmse": pytest.approx(sk.root_mean_squared_error(values, scores), rel=1e-5),
+    }
+
+
+# ---------------------------------------------------------------- which outputs are asked
+
+
+def test_labels_are_matched_by_name_whatever_their_order(tmp_path: Path) -> None:
+    source = open_source(str(write_images(tmp_path, 6, classes=3)))  # class0, class1, class2
+    names = ("class2", "other", "class0", "class1")
+    everything = question(source, "classification", names, "all")
+    assert [names[label] for label in everything.right.values] == [source.class_names[i] for i in source.labels]
+    assert everything.absent == ("other",)
+    for asked in (question(source, "classification", names), question(source, "classification", names, "present")):
+        assert asked.outputs.tolist() == [0, 2, 3]
+        assert asked.right.names == ("class2", "class0", "class1")
+        assert [asked.right.names[label] for label in asked.right.values] == [
+            source.class_names[i] for i in source.labels
+        ]
+
+
+def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
+    source = open_source(str(write_images(tmp_path / "two", 4)))
+    with pytest.raises(UserError, match=r"not among the 2 known ones \(class1; known are class0, x\)"):
+        question(source, "classification", ("class0", "x"))
+    with pytest.raises(UserError, match="--classes is for classification"):
+        question(source, "multi-label", ("class0", "class1"), "all")
+    one = open_source(str(write_images(tmp_path / "one", 4, classes=1)))
+    with pytest.raises(UserError, match=r"one folder, 'class0', so that 100% would mean nothing"):
+        question(one, "classification", ("class0", "class1"))
+    of_one = source.take(np.flatnonzero(source.labels == 1))
+    with pytest.raises(UserError, match="the same label, so that 100% would mean nothing"):
+        question(of_one, "classification", ("class0", "class1"))
+
+
+# ---------------------------------------------------------------- corruptions
+
+
+def view(size: tuple[int, int] = (40, 36), seed: int = 3) -> np.ndarray:
+    return np.asarray(picture(seed, size))
+
+
+@pytest.mark.parametrize("kind", corruptions.KINDS)
+def test_every_kind_is_the_librarys_and_gets_worse(kind: str) -> None:
+    image, draws = view(), generator(1, "sample", epoch=2, index=7)
+    own, shared = generator(1, "sample", epoch=2, index=7).integers(2**31, size=2).tolist()
+    extra = {"seed": own} if kind in ("impulse_noise", "glass_blur") else {}
+    np.random.seed(shared)  # noqa: NPY002
+    expected = imagecorruptions.corrupt(image, 5, kind, **extra)
+    np.random.seed(11)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    worst = corruptions.corrupt(image, kind, 5, draws)
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+    np.testing.assert_array_equal(worst, expected)
+    assert worst.dtype == np.uint8
+    assert worst.shape == image.shape
+    mild = corruptions.corrupt(image, kind, 1, generator(0, "sample"))
+    changed = [np.abs(one.astype(int) - image).mean() for one in (mild, worst)]
+    assert 0 < changed[0] < changed[1]
+
+
+def test_the_kinds_are_the_librarys_common_ones() -> None:
+    assert list(corruptions.KINDS) == imagecorruptions.get_corruption_names()
+
+
+def test_grey_images_stay_grey() -> None:
+    grey = view()[..., :1]
+    for kind in corruptions.KINDS:
+        assert corruptions.corrupt(grey, kind, 3, generator(0, "sample")).shape == grey.shape
+
+
+def test_a_corrupted_image_depends_on_seed_index_kind_and_severity_alone(tmp_path: Path) -> None:
+    for number in range(3):
+        picture(1, (40, 40)).save(tmp_path / f"{number}.png")  # the same picture
+    source = open_source(str(tmp_path))
+
+    def read(index: int, kind: str = "gaussian_noise", severity: int = 2, seed: int = 0) -> np.ndarray:
+        made = corruptions.Corrupted(source, PixelFormat(3), (32, 32), (8, 8), kind, severity, seed)
+        return np.load(io.BytesIO(made.read(index)))
+
+    first = read(0)
+    assert first.shape == (32, 32, 3)
+    np.testing.assert_array_equal(first, read(0))
+    for other in (read(1), read(0, seed=1), read(0, severity=3), read(0, kind="shot_noise")):
+        assert (other != first).any()
+    # Draws of one severity are not those of the next, scaled.
+    noise = [read(0, severity=s).astype(float) - read(0, "brightness", 1) for s in (1, 2)]
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.9
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(corruptions.KINDS),
+        st.dictionaries(st.sampled_from(corruptions.SEVERITIES), st.floats(0, 1), min_size=1),
+        min_size=1,
+    )
+)
+def test_mean_corruption_error_is_its_definition(errors: dict[str, dict[int, float]]) -> None:
+    means = {kind: np.mean(list(of.values())) for kind, of in errors.items()}
+    assert corruptions.mean_corruption_error(errors, None) == pytest.approx(np.mean(list(means.values())))
+    relative = np.mean([mean / corruptions.ALEXNET[kind] for kind, mean in means.items()])
+    assert corruptions.mean_corruption_error(errors, corruptions.ALEXNET) == pytest.approx(relative)
+    assert corruptions.is_complete(errors) == (sum(map(len, errors.values())) == 75)
+
+
+def test_alexnet_relative_to_itself_is_one() -> None:
+    errors = {kind: dict.fromkeys(corruptions.SEVERITIES, error) for kind, error in corruptions.ALEXNET.items()}
+    assert corruptions.is_complete(errors)
+    assert corruptions.mean_corruption_error(errors, corruptions.ALEXNET) == pytest.approx(1)
+
+
+def test_what_cannot_be_corrupted_is_refused() -> None:
+    for pixels in (PixelFormat(3, None, "uint16"), PixelFormat(4)):
+        with pytest.raises(UserError, match="grey and colour images of 8 bits"):
+            corruptions.check_corruptible(pixels, (64, 64))
+    with pytest.raises(UserError, match="32 pixels a side or more"):
+        corruptions.check_corruptible(PixelFormat(3), (64, 16))
+    corruptions.check_corruptible(PixelFormat(1), (32, 64))
+
+
+def test_only_imagenet_at_224_is_compared_with_alexnet() -> None:
+    ids = [f"n{number:08d}" for number in range(1000)]
+    assert corruptions.is_imagenet(ids, (224, 224))
+    assert not corruptions.is_imagenet(ids, (448, 448))
+    assert not corruptions.is_imagenet(ids[:200], (224, 224))
+    assert not corruptions.is_imagenet([*ids[1:], "tench"], (224, 224))

@@ -1,0 +1,215 @@
+"""What is chosen where a setting was left open: the paper's tables, and what fits small data."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.survey.sample import Survey
+from openmae.data.views.mixing import GROUP
+from openmae.data.views.statistics import Statistics
+from openmae.errors import UserError
+from openmae.model import create_model
+from openmae.recipes.finetune import choose as finetune_choices
+from openmae.recipes.finetune.settings import Finetune
+from openmae.recipes.pretrain import choose as pretrain_choices
+from openmae.recipes.pretrain.settings import Pretrain
+
+STATISTICS = Statistics((0.5,) * 3, (0.2,) * 3, PixelFormat())
+CPU = torch.device("cpu")
+GPU = torch.device("cuda")  # named only
+QUIET = Console(quiet=True)
+
+
+def look(side: int = 256) -> Survey:
+    return Survey(STATISTICS, (side, side), {0: (side, side)}, {3: 1}, "most have 3", 1, ())
+
+
+def pretraining(
+    images: int, device: torch.device = CPU, side: int = 256, memory: int = 16 * 10**9, **given_: object
+) -> Pretrain:
+    settings = Pretrain("data", Path("out"), precision="fp32", **given_)  # type: ignore[arg-type]
+    return pretrain_choices.choose(settings, look(side), images, device, memory, QUIET)
+
+
+def finetuning(
+    images: int = 50_000, model: str = "vit_base", target: str | None = "norm_pix", **given_: object
+) -> Finetune:
+    settings = Finetune("model", "data", Path("out"), precision="fp32", **given_)  # type: ignore[arg-type]
+    with torch.device("meta"):
+        encoder = create_model(model).encoder
+    return finetune_choices.choose(settings, encoder, STATISTICS, target, "classification", images, CPU, QUIET)
+
+
+def test_the_papers_pre_training_is_table_8() -> None:
+    found = pretraining(1_281_167, recipe="paper")
+    assert (found.model, found.img_size, found.patch_size) == ("vit_base", 224, 16)
+    assert (found.epochs, found.warmup_epochs, found.batch_size, found.blr) == (800, 40, 4096, 1.5e-4)
+    assert (found.weight_decay, found.mask_ratio, found.crop_scale) == (0.05, 0.75, (0.2, 1.0))
+    assert (found.decoder_embed_dim, found.decoder_depth, found.decoder_num_heads) == (512, 8, 16)
+    assert pretraining(10, recipe="paper", model="vit_huge").patch_size == 14
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "expected"),
+    [
+        ("vit_base", "norm_pix", {"blr": 5e-4, "layer_decay": 0.65, "epochs": 100, "drop_path": 0.1}),
+        ("vit_base", "pixel", {"blr": 1e-3, "layer_decay": 0.75, "epochs": 100, "drop_path": 0.1}),
+        ("vit_large", "norm_pix", {"blr": 1e-3, "layer_decay": 0.75, "epochs": 50, "drop_path": 0.2}),
+        ("vit_huge", "norm_pix", {"blr": 1e-3, "layer_decay": 0.75, "epochs": 50, "drop_path": 0.3}),
+    ],
+)
+def test_the_papers_fine_tuning_is_table_9(model: str, target: str, expected: dict[str, float]) -> None:
+    found = finetuning(model=model, target=target, recipe="paper")
+    assert {name: getattr(found, name) for name in expected} == expected
+    common = {"batch_size": 1024, "weight_decay": 0.05, "warmup_epochs": 5, "ra_magnitude": 9, "random_erase": 0.25}
+    common |= {"mixup": 0.8, "cutmix": 1, "label_smoothing": 0.1, "ema_decay": 0, "pool": "mean"}
+    assert {name: getattr(found, name) for name in common} == common
+
+
+@pytest.mark.parametrize(("model", "epochs", "drop_path"), [("vit_base", 300, 0.1), ("vit_large", 200, 0.2)])
+def test_the_papers_training_from_scratch_is_table_11(model: str, epochs: int, drop_path: float) -> None:
+    found = finetuning(model=model, target=None, recipe="paper", from_scratch=True)
+    assert (found.epochs, found.drop_path, found.warmup_epochs) == (epochs, drop_path, 20)
+    assert (found.blr, found.weight_decay, found.batch_size, found.layer_decay) == (1e-4, 0.3, 4096, 1)
+    assert (found.random_erase, found.ema_decay, found.ra_magnitude) == (0, 0.9999, 9)
+    assert (found.mixup, found.cutmix, found.label_smoothing) == (0.8, 1, 0.1)
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 3_000_000), st.integers(8, 3000), st.sampled_from([CPU, GPU]))
+def test_what_is_chosen_can_be_trained(images: int, side: int, device: torch.device) -> None:
+    found = pretraining(images, device, side, micro_batch=16)  # what fits in the memory is another test's
+    assert found.batch_size is not None
+    assert found.epochs is not None
+    assert found.warmup_epochs is not None
+    assert 32 <= found.batch_size <= 4096
+    assert 0 < found.warmup_epochs < found.epochs
+    assert isinstance(found.img_size, int)
+    assert isinstance(found.patch_size, int)
+    assert found.img_size % found.patch_size == 0
+    assert found.img_size // found.patch_size >= 2
+    pretrain_choices.check_ranges(found)
+    tuned = finetuning(images)
+    finetune_choices.check_ranges(tuned)
+    assert tuned.batch_size is not None
+    assert tuned.micro_batch is not None
+    assert tuned.micro_batch in (tuned.batch_size,) or tuned.micro_batch % GROUP == 0
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 1_000_000), st.integers(1, 1_000_000))
+def test_more_images_are_seen_no_more_often_each(fewer: int, more: int) -> None:
+    fewer, more = sorted((fewer, more))
+    for device in (CPU, GPU):
+        few, many = (pretraining(images, device, micro_batch=16) for images in (fewer, more))
+        assert (few.epochs or 0) >= (many.epochs or 0)
+        assert (few.batch_size or 0) <= (many.batch_size or 0)
+    assert (finetuning(fewer).epochs or 0) >= (finetuning(more).epochs or 0)
+
+
+@settings(max_examples=50)
+@given(st.integers(10, 2_000_000), st.floats(0.1, 1000))
+def test_a_short_training_augments_less_than_the_paper(images: int, epochs: float) -> None:
+    """None in a very short one, all of it in one as long as the paper's, never more, and all settings alike."""
+    found, paper = finetuning(images, epochs=epochs), finetuning(images, epochs=epochs, recipe="paper")
+    names = ("mixup", "cutmix", "ra_magnitude", "random_erase", "drop_path")
+    shares = [getattr(found, name) / getattr(paper, name) for name in names]
+    assert min(shares) == pytest.approx(max(shares))
+    assert 0 <= shares[0] <= 1
+    assert found.crop_scale is not None
+    assert found.crop_scale[0] == pytest.approx(0.4 - shares[0] * 0.32)
+    if epochs <= 10 or epochs * images <= 30_000:
+        assert shares[0] == 0
+    if epochs >= 100 and epochs * images >= 10_000_000:
+        assert shares[0] == 1
+    if epochs > 11 and epochs * images > 40_000:
+        assert shares[0] > 0
+
+
+@given(st.integers(1, 2_000_000), st.sampled_from([None, 32, 100, 4096]))
+def test_enough_steps_are_taken(images: int, batch_size: int | None) -> None:
+    found = finetuning(images, batch_size=batch_size)
+    assert found.epochs is not None
+    assert found.batch_size is not None
+    assert found.epochs * images / found.batch_size >= 500
+
+
+def test_the_memory_decides_how_many_images_go_through_at_once() -> None:
+    sizes = []
+    for gigabytes in (150.0, 16.0, 7.5):
+        found = pretraining(1_281_167, GPU, recipe="paper", model="vit_large", memory=int(gigabytes * 10**9))
+        sizes.append((found.micro_batch or 0, found.grad_checkpointing))
+    assert [again for _, again in sizes] == ["off", "off", "on"]
+    assert sizes[0][0] > 8 * sizes[1][0] >= 8 * 16
+    assert sizes[2][0] >= 8
+    with pytest.raises(UserError, match=r"vit_large takes more than the 5.0 GB of this CUDA: choose a smaller --model"):
+        pretraining(1_281_167, GPU, recipe="paper", model="vit_large", memory=5 * 10**9)
+    assert pretraining(50_000, GPU, side=32, model="vit_tiny", memory=150 * 10**9).micro_batch == 1024  # the batch
+    assert pretraining(50_000, CPU, side=32).micro_batch == 64
+
+
+def test_a_light_decoder_is_one_word() -> None:
+    given_: dict[str, Any] = {"model": "vit_base", "micro_batch": 8}
+    fast, auto = pretraining(9000, recipe="fast", **given_), pretraining(9000, **given_)
+    assert (fast.decoder, fast.predict_fraction, fast.decoder_depth) == ("cross", 0.25, 4)
+    assert replace(fast, recipe="auto", decoder="self", predict_fraction=1.0, decoder_depth=8) == auto
+    kept = pretraining(9000, recipe="fast", decoder="self", predict_fraction=0.5, micro_batch=8)
+    assert (kept.decoder, kept.predict_fraction) == ("self", 0.5)
+
+
+def test_compiling_is_for_long_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "g++").write_text("")
+    (tmp_path / "g++").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    settings: dict[str, Any] = {"recipe": "paper", "micro_batch": 256}
+    assert pretraining(1_281_167, GPU, **settings).compile == ("on" if find_spec("triton") else "off")
+    assert pretraining(1_281_167, GPU, compile="off", **settings).compile == "off"
+    assert pretraining(2_000, GPU, epochs=10, **settings).compile == "off"
+    assert pretraining(1_281_167, GPU, mask_schedule="linear", mask_ratio_end=0.9, **settings).compile == "off"
+    assert pretraining(1_281_167, CPU, **settings).compile == "off"
+    (tmp_path / "g++").unlink()
+    assert pretraining(1_281_167, GPU, **settings).compile == "off"
+
+
+def test_what_was_given_is_kept() -> None:
+    given_ = {"epochs": 7.0, "batch_size": 96, "blr": 0.5, "warmup_epochs": 1.0, "micro_batch": 32}
+    for recipe in ("auto", "paper"):
+        for found in (pretraining(1000, recipe=recipe, **given_), finetuning(1000, recipe=recipe, **given_)):
+            assert {name: getattr(found, name) for name in given_} == given_
+
+
+def test_what_images_and_labels_rule_out() -> None:
+    deep = Statistics((0.5,), (0.2,), PixelFormat(1, None, "uint16"))
+    with torch.device("meta"):
+        encoder = create_model("vit_tiny", in_chans=1).encoder
+    settings = Finetune("model", "data", Path("out"), precision="fp32")
+    found = finetune_choices.choose(settings, encoder, deep, "norm_pix", "regression", 100, CPU, QUIET)
+    assert (found.ra_magnitude, found.mixup, found.cutmix, found.label_smoothing) == (0, 0, 0, 0)
+    several = finetune_choices.choose(settings, encoder, STATISTICS, "norm_pix", "multi-label", 100, CPU, QUIET)
+    assert several.label_smoothing == 0
+
+
+def test_each_choice_is_printed_with_its_reason() -> None:
+    shown = StringIO()
+    settings = Finetune("model", "data", Path("out"), precision="fp32", epochs=3)
+    encoder = create_model("vit_tiny", img_size=32, patch_size=8, depth=1).encoder
+    console = Console(file=shown, width=10_000)
+    found = finetune_choices.choose(settings, encoder, STATISTICS, None, "classification", 999, CPU, console)
+    lines = shown.getvalue().splitlines()
+    flags = [line.split(":")[0] for line in lines[1:]]
+    open_before = [
+        name for name in vars(found) if getattr(settings, name) is None and name not in ("labels", "task", "workers")
+    ]
+    assert {flag.split()[0] for flag in flags} == {f"--{n.replace('_', '-')}" for n in open_before} - {"--clip-grad"}
+    assert all(line.split(": ", 1)[1] for line in lines[1:])
+    assert replace(found, **{name: getattr(settings, name) for name in open_before}) == settings

@@ -1,0 +1,450 @@
+"""`openmae finetune` from the command line: every way to train, what it leaves behind, kills, and what it refuses."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import openmae
+from openmae.cli import main
+from openmae.data.tasks import Answers
+from openmae.heads import Classifier
+from openmae.recipes.finetune import job as finetune_job
+from openmae.train.checkpoint import newest_checkpoint
+from openmae.train.run import read_metrics
+from openmae.weights import load_model
+from tests.commands import Run, refused
+from tests.images import TINY, picture, write_images
+
+QUICK = "--epochs 2 --batch-size 8 --micro-batch 8 --precision fp32 --device cpu --workers 0".split()
+
+
+def colours(folder: Path, count: int = 24, splits: tuple[str, ...] = ("train", "val")) -> Path:
+    """Classes that a glance tells apart: red, green and blue images."""
+    for split in splits:
+        for number in range(count):
+            shade = np.asarray(picture(number + 1000 * (split == "val"))).astype(int) // 3
+            shade[..., number % 3] += 150
+            place = folder / split / ("red", "green", "blue")[number % 3]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(shade.astype(np.uint8)).save(place / f"{number:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return colours(tmp_path_factory.mktemp("finetune") / "data")
+
+
+@pytest.fixture(scope="module")
+def model(data: Path) -> Path:
+    """A pre-trained run."""
+    run = data.parent / "pretrained"
+    words = ["pretrain", str(data), "--out", str(run), *TINY, "--epochs", "2", "--workers", "0", "--depth", "2"]
+    subprocess.run([sys.executable, "-m", "openmae", *words], check=True, capture_output=True)
+    return run
+
+
+def test_it_learns_and_leaves_a_whole_run(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    words = ["--ra-magnitude", 0, "--random-erase", 0, "--mixup", 0, "--cutmix", 0, "--drop-path", 0]
+    code, shown, errors = run("finetune", model, data, "--out", out, *QUICK, "--epochs", 40, "--blr", 0.1, *words)
+    assert code == 0, errors
+    assert "classification: 3 classes; learnt from 24 images, judged by 24 others" in shown
+    metrics = read_metrics(out)
+    assert metrics[-1]["eval/top1"] > 0.9
+    assert metrics[-1]["loss"] < metrics[0]["loss"] / 2
+    assert f"top-1 {metrics[-1]['eval/top1']:.2%}" in shown
+    assert "top5" not in " ".join(metrics[-1])
+    for name in ("config.toml", "environment.json", "report.html", "model.json", "model.safetensors"):
+        assert (out / name).stat().st_size > 0
+    info = json.loads((out / "model.json").read_text())
+    assert info["class_names"] == ["blue", "green", "red"]
+    assert (info["kind"], info["task"], info["provenance"]["job"]) == ("classifier", "classification", "finetune")
+    assert info["provenance"]["pre-training"]["job"] == "pretrain"
+    assert info["statistics"] == load_model(model).info["statistics"]
+
+    classifier = openmae.load(out)
+    assert isinstance(classifier, Classifier)
+    red = sorted((data / "val/red").iterdir())
+    loaded = load_model(out)
+    view = torch.stack([torch.from_numpy(np.array(Image.open(path).resize((16, 16)))) for path in red])
+    scores = classifier(loaded.statistics.normalize(view.permute(0, 3, 1, 2)))
+    assert (scores.argmax(1) == 2).float().mean() > 0.8
+
+
+def test_it_begins_with_the_pre_trained_weights(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    """At a rate of nothing, the encoder is the pre-trained one, and with --from-scratch another."""
+    pretrained = openmae.load(model).encoder.state_dict()
+    for words, same in (([], True), (["--from-scratch"], False)):
+        out = tmp_path / ("run" + "".join(words))
+        code, _, errors = run("finetune", model, data, "--out", out, *QUICK, "--blr", 1e-30, *words)
+        assert code == 0, errors
+        encoder = openmae.load(out).encoder.state_dict()
+        assert torch.equal(encoder["blocks.0.attn.qkv.weight"], pretrained["blocks.0.attn.qkv.weight"]) == same
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--blocks 0",
+        "--blocks 0.5",
+        "--blocks 1 --pool class",
+        "--from-scratch --ema-decay 0.9",
+        "--img-size 24",
+        "--img-size 24x32 --pool class",
+        "--batch-norm --optimizer lars --blocks 0 --pool class --weight-decay 0",
+        "--balance weights",
+        "--balance sampling",
+        "--labels 50%",
+        "--labels 3-per-class --no-hflip",
+        "--recipe paper --batch-size 8",
+        "--task multi-label",
+        "--layer-decay 1 --clip-grad 0.1 --crop-scale 1 1 --evaluations 0",
+        "--batch-size 64 --micro-batch 32",
+    ],
+)
+def test_every_option_trains_and_loads(model: Path, data: Path, tmp_path: Path, run: Run, flags: str) -> None:
+    code, _, errors = run("finetune", model, data, "--out", tmp_path / "run", *QUICK, *flags.split())
+    assert code == 0, errors
+    assert isinstance(openmae.load(tmp_path / "run"), Classifier)
+    assert "eval/top1" in read_metrics(tmp_path / "run")[-1] or "multi-label" in flags
+
+
+def test_only_the_last_blocks_change(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    assert run("finetune", model, data, "--out", tmp_path / "run", *QUICK, "--blocks", 1, "--blr", 1)[0] == 0
+    before, after = (openmae.load(path).encoder.state_dict() for path in (model, tmp_path / "run"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith("blocks.1.")}
+
+
+def test_a_new_vit_takes_its_size_from_the_images(data: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    words = ["--from-scratch", *QUICK, "--labels", "4-per-class", "--epochs", 1]
+    code, shown, errors = run("finetune", "vit_tiny", data, "--out", out, *words)
+    assert code == 0, errors
+    assert "Table 11" in shown
+    assert openmae.load(out).encoder.img_size == (20, 20)
+    refused(run("finetune", "vit_tiny", data, "--out", tmp_path / "other"), "fresh weights: add --from-scratch")
+
+
+def test_another_resolution_keeps_the_weights(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    assert run("finetune", model, data, "--out", out, *QUICK, "--img-size", 32, "--blr", 1e-30)[0] == 0
+    encoder = openmae.load(out).encoder
+    assert (encoder.img_size, encoder.grid, encoder.position_grid) == ((32, 32), (8, 8), (4, 4))
+    expected = openmae.load(model).encoder.resized((32, 32))
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(encoder(images), expected(images))
+
+
+# ---------------------------------------------------------------- several labels, numbers
+
+
+def table(folder: Path, labels: dict[str, str]) -> Path:
+    for number, name in enumerate(labels):
+        picture(number).save(folder / name)
+    file = folder / "labels.csv"
+    file.write_text("path,label\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
+    return file
+
+
+def test_several_labels_at_once(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    marks = ("big", "loud", "wet")
+    labels = {f"{n:02d}.png": ";".join(m for b, m in enumerate(marks) if n >> b & 1) or "wet" for n in range(30)}
+    out = tmp_path / "run"
+    code, shown, errors = run("finetune", model, table(tmp_path, labels), "--out", out, *QUICK)
+    assert code == 0, errors
+    assert "multi-label: 3 labels" in shown
+    assert "mean average precision" in shown
+    assert load_model(out).info["class_names"] == ["big", "loud", "wet"]
+
+
+def test_a_number_is_predicted_in_its_own_unit(model: Path, tmp_path: Path, run: Run) -> None:
+    """Brightness, as a thousand and a part: the head learns it standardised and is saved for the label's unit."""
+    labels = {}
+    for n in range(40):
+        level = 5 * n + 20
+        Image.fromarray(np.full((16, 16, 3), level, np.uint8)).save(tmp_path / f"{n:02d}.png")
+        labels[f"{n:02d}.png"] = f"{1000 + level / 10 + 0.05:.2f}"
+    file = tmp_path / "labels.csv"
+    file.write_text("path,label\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
+    out = tmp_path / "run"
+    words = [*QUICK, "--epochs", 80, "--blr", 0.3, "--ra-magnitude", 0, "--random-erase", 0, "--drop-path", 0]
+    code, shown, errors = run("finetune", model, file, "--out", out, *words)
+    assert code == 0, errors
+    assert "regression: a number" in shown
+    last = read_metrics(out)[-1]
+    assert last["val_r2"] > 0.9
+    assert last["val_mae"] < 3
+    loaded = load_model(out)
+    bright = torch.full((1, 3, 16, 16), 120, dtype=torch.uint8)
+    assert loaded.classifier(loaded.statistics.normalize(bright)).item() == pytest.approx(1012, abs=4)
+
+
+# ---------------------------------------------------------------- classes of unequal size
+
+
+def unequal(folder: Path) -> Path:
+    """24 red, 8 green and 2 blue images to learn from."""
+    data = colours(folder, 72, ("train",))
+    for name, count in (("green", 8), ("blue", 2)):
+        for path in sorted((data / "train" / name).iterdir())[count:]:
+            path.unlink()
+    return colours(data, 9, ("val",))
+
+
+def test_sampling_shows_each_class_as_often(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And every image of the largest class once, each of a smaller one as often as the others, or once more."""
+    labels: list[int] = []
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def hear(scores: torch.Tensor, wanted: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
+        if wanted.ndim == 2:  # a training step, not the judging of val
+            labels.extend(wanted.argmax(1).tolist())
+        return cross_entropy(scores, wanted, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finetune_job.F, "cross_entropy", hear)
+    words = "--balance sampling --mixup 0 --cutmix 0 --evaluations 1 --batch-size 12 --micro-batch 12".split()
+    out = tmp_path / "run"
+    assert main(["finetune", str(model), str(unequal(tmp_path / "data")), "--out", str(out), *QUICK, *words]) == 0
+    config = tomllib.loads((out / "config.toml").read_text())
+    assert config["steps"] == round(2 * 34 / 12) == len(labels) // 12  # as many as without
+    assert len(labels) == 72
+    assert np.bincount(labels).tolist() == [24, 24, 24]
+    order = finetune_job.balanced(Answers("classification", ("a", "b", "c"), np.repeat([0, 1, 2], [2, 8, 24])), 0)
+    seen = np.bincount(order, minlength=34).tolist()
+    assert seen == [12] * 2 + [3] * 8 + [1] * 24
+
+
+def test_sampling_names_the_broken_file(model: Path, tmp_path: Path, run: Run) -> None:
+    data = unequal(tmp_path / "data")
+    broken = sorted((data / "train/blue").iterdir())[0]
+    broken.write_bytes(b"nothing")
+    words = [*QUICK, "--balance", "sampling", "--max-broken", 0.5, "--epochs", 4]
+    code, _, errors = run("finetune", model, data, "--out", tmp_path / "run", *words)
+    assert code == 0, errors
+    (line,) = (tmp_path / "run/broken.txt").read_text().splitlines()
+    assert line.split("\t")[0].endswith(f"blue/{broken.name}")
+
+
+def test_labels_that_cannot_be_balanced_so(model: Path, tmp_path: Path, run: Run) -> None:
+    out = ["--out", tmp_path / "run", *QUICK]
+    (tmp_path / "numbers").mkdir()
+    (tmp_path / "labels").mkdir()
+    numbers = table(tmp_path / "numbers", {f"{n}.png": f"{n}.5" for n in range(10)})
+    labels = table(tmp_path / "labels", {f"{n}.png": "a;b" if n % 2 else "b" for n in range(10)})
+    for balance in ("weights", "sampling"):
+        refused(run("finetune", model, numbers, *out, "--balance", balance), "these labels are numbers: leave it out")
+    refused(run("finetune", model, labels, *out, "--balance", "sampling"), "give --balance weights")
+    assert run("finetune", model, labels, *out, "--balance", "weights")[0] == 0
+
+
+# ---------------------------------------------------------------- what does not go together
+
+
+def test_batches_that_cannot_be_divided_so(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    """Also where a run goes on with another micro-batch."""
+    out = ["--out", tmp_path / "run", "--epochs", 20, "--batch-size", 64, "--workers", 0, "--mixup", 0.8]
+    assert run("finetune", model, data, *out, "--micro-batch", 32)[0] == 0
+    refused(run("finetune", model, data, *out, "--micro-batch", 20), "mixup or cutmix: give a multiple of 32")
+    alone = ["--out", tmp_path / "other", "--batch-norm", "--batch-size", 9, "--micro-batch", 8]
+    refused(run("finetune", model, data, *alone), "leaves one image alone", "another --micro-batch")
+
+
+def test_steps_that_are_too_few(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    words = ["finetune", model, data, "--out", tmp_path / "run", "--workers", 0, "--evaluations", 1, "--epochs", 2]
+    refused(run(*words, "--batch-size", 1000), "24 images seen 2 times are 48 views", "lower it, or raise --epochs")
+    code, shown, errors = run(*words, "--batch-size", 32)
+    assert code == 0, errors
+    assert "2 steps in batches of 32, which is hardly enough to learn anything" in shown
+
+
+def test_a_run_goes_on_with_the_labels_it_began_with(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    words = ["finetune", model, data, "--out", tmp_path / "run", *QUICK]
+    assert run(*words, "--labels", "50%")[0] == 0
+    code, shown, errors = run(*words)
+    assert code == 0, errors
+    assert "learnt from 12 images" in shown
+    assert "is complete: 3 of 3 steps are taken" in shown
+    code, shown, errors = run("finetune", tmp_path / "run", data, "--out", tmp_path / "again", *QUICK)
+    assert "was fine-tuned before: its encoder is kept, and its head made anew" in shown
+    refused(run("finetune", "vit_b", data, "--out", tmp_path / "x"), "vit_b is no size", "vit_tiny, vit_small")
+
+
+# ---------------------------------------------------------------- kills
+
+
+def command(model: Path, data: Path, out: Path, workers: int) -> list[str]:
+    flags = f"{' '.join(QUICK)} --workers {workers} --epochs 8 --ema-decay 0.9 --checkpoint-minutes 0".split()
+    return [sys.executable, "-m", "openmae", "finetune", str(model), str(data), "--out", str(out), *flags]
+
+
+def test_a_killed_run_resumes_to_the_same_bits(model: Path, data: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(model, data, whole, 0), check=True, capture_output=True, timeout=300)
+    for step in (8,):
+        process = subprocess.Popen(
+            command(model, data, killed, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        while process.poll() is None and not any(
+            int(path.name.removeprefix("step-")) >= step for path in killed.glob("checkpoints/step-*")
+        ):
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(model, data, killed, 1), check=True, capture_output=True, timeout=300)
+    assert len(json.loads((killed / "environment.json").read_text())["starts"]) == 2
+    assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+    keys = ("step", "loss", "lr", "grad_norm", "eval/top1", "val_loss")
+    lines = [[[line.get(key) for key in keys] for line in read_metrics(path)] for path in (whole, killed)]
+    assert lines[0] == lines[1]
+    one, other = (newest_checkpoint(path / "checkpoints")[0] for path in (whole, killed))
+    assert one is not None
+    assert other is not None
+    assert all(torch.equal(one.optimizer[key], other.optimizer[key]) for key in one.optimizer)
+    assert any(key.endswith(":average") for key in one.optimizer)
+
+
+def test_the_micro_batch_changes_nothing_but_rounding(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    """With mixing, drop path and all: what is mixed with what does not follow the micro-batch."""
+    losses = []
+    for micro in (64, 32):
+        out = tmp_path / str(micro)
+        words = [*QUICK, "--batch-size", 64, "--micro-batch", micro, "--epochs", 8, "--evaluations", 1]
+        assert run("finetune", model, data, "--out", out, *words)[0] == 0
+        losses.append([line["loss"] for line in read_metrics(out)])
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_resume_takes_everything_from_the_run(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    assert run("finetune", model, data, "--out", out, *QUICK, "--label-smoothing", 0.2)[0] == 0
+    config = tomllib.loads((out / "config.toml").read_text())
+    assert config["label_smoothing"] == 0.2
+    code, shown, errors = run("finetune", "--resume", "--out", out)
+    assert code == 0, errors
+    assert "is complete: " in shown
+    refused(run("finetune", model, data, "--out", out, *QUICK, "--label-smoothing", 0.3), "holds a run with label_")
+
+
+def test_the_weights_kept_are_the_average(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    assert run("finetune", model, data, "--out", out, *QUICK, "--ema-decay", 0.5, "--blr", 1)[0] == 0
+    newest = newest_checkpoint(out / "checkpoints")[0]
+    assert newest is not None
+    kept = openmae.load(out).state_dict()
+    assert torch.equal(kept["head.weight"], newest.optimizer["head.weight:average"])
+    assert not torch.equal(kept["head.weight"], newest.weights["head.weight"])
+
+
+def test_the_pages_commands_run(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/first").symlink_to(model)
+    (tmp_path / "labelled").symlink_to(data)
+    page = (Path(__file__).parents[2] / "docs/finetune.md").read_text()
+    commands = re.findall(r"^openmae .*$", page, re.MULTILINE)
+    assert len(commands) == 7
+    for command in commands:
+        small = ["--labels", "2-per-class"] if "vit_tiny" in command else []
+        assert main([*shlex.split(command)[1:], *QUICK, *small]) == 0
+    capsys.readouterr()
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(snippet, "docs/finetune.md", "exec"), {})
+    assert re.fullmatch(r"\[('(red|green|blue)'(, )?){4}\]\n", capsys.readouterr().out)
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+def test_a_sweep_over_the_blocks(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "sweep"
+    code, shown, errors = run("finetune", model, data, "--out", out, *QUICK, "--blocks", "all,1,0.5,0")
+    assert code == 0, errors
+    kept = json.loads((out / "sweep.json").read_text())
+    assert "sweep" in shown
+    assert (out / "blocks-0.5/model.safetensors").exists()
+    for part in ("all", "1", "0.5", "0"):
+        last = read_metrics(out / f"blocks-{part}")[-1]["eval/top1"]
+        assert str(part) in shown
+        assert json.dumps(kept).count(part) >= 1
+        assert f"{last:.2%}" in shown
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--blocks 3", ("blocks is 3", "up to this encoder's 2")),
+        ("--blocks half", ("--blocks is half", "give all, a whole number, or 0.5")),
+        ("--labels 100-per-class", ("class 'blue' has 8 images in train", "8-per-class or less")),
+        ("--labels 5", ("--labels is '5'", "10%")),
+        ("--img-size 30", ("whole patches",)),
+        ("--patch-size 8", ("--patch-size is for fresh weights",)),
+        ("--drop-path 1", ("--drop-path is 1", "below 1")),
+        ("--mixup -1", ("--mixup is -1", "0 or more")),
+        ("--layer-decay 1.5", ("--layer-decay is 1.5", "up to 1")),
+        ("--ra-magnitude 12", ("--ra-magnitude is 12", "0 to 10")),
+        ("--epochs 0", ("--epochs is 0", "above 0")),
+        ("--warmup-epochs 9 --epochs 3", ("not below --epochs 3",)),
+        ("--batch-size 64 --micro-batch 20 --mixup 0.8", ("--micro-batch 20 with mixup", "multiple of 32")),
+        ("--optimizer lars --weight-decay 0.1", ("lars takes neither",)),
+        ("--task regression", ("the label 'blue'", "no number to predict")),
+        ("--seed -1", ("--seed is -1",)),
+    ],
+)
+def test_values_out_of_range(
+    model: Path, data: Path, tmp_path: Path, run: Run, flags: str, words: tuple[str, ...]
+) -> None:
+    refused(run("finetune", model, data, "--out", tmp_path / "run", *flags.split()), *words)
+    assert not (tmp_path / "run/config.toml").exists()
+
+
+def test_labels_that_do_not_do(model: Path, tmp_path: Path, run: Run) -> None:
+    out = ["--out", tmp_path / "run"]
+    one = write_images(tmp_path / "one", 4, classes=1)
+    refused(run("finetune", model, one, *out), "are of one class, its folder class0", "two classes or more")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    picture(0).save(flat / "a.png")
+    refused(run("finetune", model, flat, *out), "has no labels", "CLASS")
+    extra = colours(tmp_path / "extra")
+    (extra / "val/pink").mkdir()
+    picture(9).save(extra / "val/pink/a.png")
+    refused(run("finetune", model, extra, *out), "has classes that", "lacks (pink)")
+    refused(run("finetune", model, *out), "DATA")
+    refused(run("finetune", tmp_path / "nothing", extra, *out), "does not exist")
+
+
+def test_a_decoder_that_is_gone(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    assert run("finetune", model, data, "--out", out, *QUICK)[0] == 0
+    image = next((data / "val/red").iterdir())
+    refused(
+        run("reconstruct", out, image, "--out", tmp_path / "p.png"), "was fine-tuned and has no decoder", str(model)
+    )
+
+
+def test_too_many_broken_files(model: Path, tmp_path: Path, run: Run) -> None:
+    data = colours(tmp_path / "data")
+    for path in sorted((data / "train/red").iterdir())[:4]:
+        path.write_bytes(b"nothing")
+    refused(run("finetune", model, data, "--out", tmp_path / "run", *QUICK), "cannot be used", "--max-broken")
