@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from openmae.commandline.words import _check_empty, _check_flags, _suggestion, _with_config_file
+from openmae.commandline.words import refuse_empty_words, refuse_unknown_flags, suggestion, with_config_file
 from openmae.console.words import printable
 from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError, said_once
 from openmae.files.address import hide
@@ -148,13 +148,13 @@ def _launch(argv: list[str]) -> int:
 def _read(command: str, argv: list[str]) -> tuple[Any, Any]:
     """(the command's recipe, the settings that these words make). Raises UserError, SystemExit after --help."""
     if command not in COMMANDS:
-        raise UserError(f"there is no command '{command}'{_suggestion(command, list(COMMANDS))}: see openmae --help")
+        raise UserError(f"there is no command '{command}'{suggestion(command, list(COMMANDS))}: see openmae --help")
     module_name, class_name, _ = COMMANDS[command]
     recipe = importlib.import_module(f"openmae.recipes.{module_name}")
     settings_type = getattr(recipe, class_name)
-    argv = _with_config_file(argv, settings_type, getattr(recipe, "DERIVED", ()))
-    _check_empty(argv)
-    _check_flags(argv, settings_type)
+    argv = with_config_file(argv, settings_type, getattr(recipe, "DERIVED", ()))
+    refuse_empty_words(argv)
+    refuse_unknown_flags(argv, settings_type)
     return recipe, _parsed(command, argv, settings_type)
 
 

@@ -10,10 +10,11 @@ from openmae.files.address import hide
 from openmae.files.parsing import read_toml
 
 
-def _with_config_file(argv: list[str], settings_type: type, derived: tuple[str, ...]) -> list[str]:
-    """Puts the settings of `--config FILE` before the command line's own flags, which therefore win.
+def with_config_file(argv: list[str], settings_type: type, derived: tuple[str, ...]) -> list[str]:
+    """The words, with the settings of `--config FILE` before the command line's own flags, which therefore win.
 
     derived: keys that are not settings but stand in the config.toml of a run, so that this can be given too.
+    Raises UserError where the file cannot be read, or holds what is no setting.
     """
     for at, word in enumerate(argv):
         if word == "--config" or word.startswith("--config="):
@@ -45,7 +46,7 @@ def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], wit
         if name in derived:
             continue
         if name not in known:
-            raise UserError(f"{file} has an unknown key '{key}'{_suggestion(name, known)}")
+            raise UserError(f"{file} has an unknown key '{key}'{suggestion(name, known)}")
         if isinstance(value, dict):
             raise UserError(f"{file} has a table '{key}': give settings without tables")
         if any(isinstance(one, str) and one.startswith("-") for one in (value if isinstance(value, list) else [value])):
@@ -69,16 +70,16 @@ def _flag_words(flag: str, value: Any) -> list[str]:
     return [f"--{flag}", *map(str, values)]
 
 
-def _check_empty(argv: list[str]) -> None:
-    """A variable of the shell's that is not set; as a folder it would be the present one."""
+def refuse_empty_words(argv: list[str]) -> None:
+    """Raises UserError for a variable of the shell's that is not set; as a folder it would be the present one."""
     for before, word in zip(["", *argv], argv, strict=False):
         if not word or (word.startswith("--") and word.endswith("=")):
             where = f" after {before}" * before.startswith("--") if not word else f" in {word}"
             raise UserError(f"there is an empty word{where}: give a value; a variable may not be set")
 
 
-def _check_flags(argv: list[str], settings_type: type) -> None:
-    """One sentence with a suggestion for a flag that does not exist."""
+def refuse_unknown_flags(argv: list[str], settings_type: type) -> None:
+    """Raises UserError, with a suggestion, for a flag that does not exist."""
     known = {"help", "config"}
     for field in dataclasses.fields(settings_type):
         flag = field.name.replace("_", "-")
@@ -87,9 +88,10 @@ def _check_flags(argv: list[str], settings_type: type) -> None:
         if word.startswith("--") and len(word) > 2:
             name = word[2:].split("=", 1)[0].replace("_", "-")
             if name not in known and not name.startswith("tyro-"):
-                raise UserError(f"there is no flag --{name}{_suggestion(name, sorted(known), prefix='--')}: see --help")
+                raise UserError(f"there is no flag --{name}{suggestion(name, sorted(known), prefix='--')}: see --help")
 
 
-def _suggestion(word: str, known: list[str], prefix: str = "") -> str:
+def suggestion(word: str, known: list[str], prefix: str = "") -> str:
+    """` (did you mean ...?)` with the known word that is nearest; empty where none is near."""
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {prefix}{close[0]}?)" if close else ""

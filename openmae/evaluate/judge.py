@@ -63,6 +63,11 @@ class Judged:
         scores = self.scores.double()
         return (scores.sigmoid() if self.answers.task == "multi-label" else scores.softmax(1)).numpy()
 
+    def predicted(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(n,) the class that is predicted, and its probability; without n x K numbers more."""
+        best, predicted = self.scores.max(dim=1)
+        return predicted.numpy(), (best - self.scores.logsumexp(dim=1)).exp().double().numpy()
+
 
 def judge(judged: Judged) -> dict[str, Any]:
     """All figures, as plain values for results.json."""
@@ -82,7 +87,7 @@ def judge(judged: Judged) -> dict[str, Any]:
         figures["mean_f1"] = float(np.mean([one.f1 for one in labels]))
         found["labels"] = [asdict(one) for one in labels]
     if right.task == "classification":
-        values, (predicted, confidence) = right.values.astype(np.int64), _said(judged)
+        values, (predicted, confidence) = right.values.astype(np.int64), judged.predicted()
         bins = calibration(confidence, predicted == values)
         figures["balanced_accuracy"] = balanced_accuracy(values, predicted)
         figures["calibration_error"] = calibration_error(bins)
@@ -99,9 +104,3 @@ def judge(judged: Judged) -> dict[str, Any]:
         ]
         found["calibration"] = [asdict(one) for one in bins]
     return {**found, "figures": figures}
-
-
-def _said(judged: Judged) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(n,) the class that is predicted, and its probability; without n x K numbers more."""
-    best, predicted = judged.scores.max(dim=1)
-    return predicted.numpy(), (best - judged.scores.logsumexp(dim=1)).exp().double().numpy()

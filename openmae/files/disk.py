@@ -38,8 +38,8 @@ def check_out(out: Path, *suffixes: str) -> None:
 
 
 @contextmanager
-def _writing(place: Path) -> Iterator[None]:
-    """Turns the system's refusal into one sentence."""
+def writing_results(place: Path) -> Iterator[None]:
+    """Turns the system's refusal to write results to a run into one sentence."""
     try:
         yield
     except OSError as error:

@@ -11,12 +11,12 @@ def write_file(path: Path, data: bytes) -> None:
     """Writes a file that is complete or absent: aside, synced, renamed. Raises OSError, leaving what was there."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        _write_synced(aside, data)
+        write_synced(aside, data)
         aside.replace(path)
     except OSError:
         aside.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -28,14 +28,16 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes) -> None:
+    """Writes a file and waits until the disk has it. Raises OSError."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk has the folder's names. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from openmae.distributed.sharding import gathered, placed
 from openmae.files.parsing import read_json
-from openmae.files.whole import _sync_folder, _write_synced, write_file
+from openmae.files.whole import sync_folder, write_file, write_synced
 from openmae.heads import Classifier
 from openmae.model import MaskedAutoencoder
 from openmae.train.learner import Learner
@@ -74,14 +74,14 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> 
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         for name, data in _files(checkpoint):
-            _write_synced(aside / name, data)
+            write_synced(aside / name, data)
             checksums[name] = hashlib.sha256(data).hexdigest()
-        _write_synced(aside / "checksums.json", json.dumps(checksums).encode())
-        _sync_folder(aside)
+        write_synced(aside / "checksums.json", json.dumps(checksums).encode())
+        sync_folder(aside)
         if final.exists():  # of this step, saved before: nothing newer can be in it
             shutil.rmtree(final)
         aside.rename(final)
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError:
         shutil.rmtree(aside, ignore_errors=True)
         raise

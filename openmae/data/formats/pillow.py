@@ -107,7 +107,7 @@ def _exif_of_png(data: bytes, profile: str) -> bytes:
     return data[at + 4 :] if at >= 0 else b""
 
 
-def _open_deep(data: bytes, kind: str, channels: int, bits: int, decode: Callable[[bytes], NDArray[Any]]) -> Opened:
+def open_deep(data: bytes, kind: str, channels: int, bits: int, decode: Callable[[bytes], NDArray[Any]]) -> Opened:
     """A file of which Pillow reads the header, and `decode` the pixels, 9 to 16 bits in uint16."""
     image = open_image(data, kind)
     (width, height), turn = image.size, orientation(data, image)

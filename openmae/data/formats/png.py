@@ -1,7 +1,7 @@
 """PNG whose pixels have 16 bits."""
 
 from openmae.data.formats.header import Opened
-from openmae.data.formats.pillow import _open_deep, open_by_pillow, open_image
+from openmae.data.formats.pillow import open_by_pillow, open_deep, open_image
 from openmae.errors import UserError
 
 _PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by its colour type
@@ -19,4 +19,4 @@ def open_png(data: bytes) -> Opened:
     except ImportError as error:
         raise UserError("reading 16-bit colour PNGs needs imagecodecs: pip install 'openmae[tiff]'") from error
     channels = _PNG_CHANNELS.get(data[25], 3)
-    return _open_deep(data, "PNG", channels + (transparent and channels in (1, 3)), 16, png_decode)
+    return open_deep(data, "PNG", channels + (transparent and channels in (1, 3)), 16, png_decode)

@@ -11,7 +11,7 @@ from openmae.console.words import _printable
 from openmae.errors import UserError
 from openmae.evaluate.judge import Judged
 from openmae.files.address import whole_address
-from openmae.files.disk import _writing
+from openmae.files.disk import writing_results
 from openmae.files.parsing import read_json
 from openmae.files.whole import locked, write_file
 from openmae.report.page.run import write_report
@@ -33,7 +33,7 @@ def keep_result(run: Path, judged: Judged, found: dict[str, Any], data: str, spl
 
 def check_results(run: Path) -> None:
     """Raises UserError, before anything long begins, where the run's results are damaged or could not be written."""
-    with _writing(run), locked(run / "results.json"):
+    with writing_results(run), locked(run / "results.json"):
         read_results(run)
 
 
@@ -46,7 +46,7 @@ def set_name(data: str, split: str) -> str:
 def result_picture(run: Path, name: str, kind: str, svg: str) -> str:
     """Writes a picture of the results on the set `name`; gives its place in the run."""
     file = run / "results" / _as_folder(name) / f"{kind}.svg"
-    with _writing(run):
+    with writing_results(run):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, svg.encode())
     return str(file.relative_to(run))
@@ -69,7 +69,7 @@ def update_results(run: Path, name: str, part: str, value: dict[str, Any]) -> No
 
     Other processes may do so at the same time. Raises UserError where it cannot be written.
     """
-    with _writing(run), locked(run / "results.json"):
+    with writing_results(run), locked(run / "results.json"):
         results = read_results(run)
         entry = {**results.get(name, {}), part: value}
         if part == "clean" and not _is_of(entry.get("corruptions"), value):

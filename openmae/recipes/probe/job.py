@@ -22,7 +22,7 @@ from openmae.machine.memory import ram
 from openmae.model import ViT
 from openmae.recipes.probe.keep import keep
 from openmae.recipes.probe.settings import Proof
-from openmae.recipes.probe.table import _draw_layers, show_advice, show_table
+from openmae.recipes.probe.table import draw_layers, show_advice, show_table
 from openmae.weights import load_model
 from openmae.weights.loaded import say_origin
 
@@ -92,7 +92,7 @@ def _prove(
     show_table(evaluations, console)
     show_advice(evaluations, console)
     if (settings.model / "config.toml").exists():  # a run, not a folder of another library's
-        pictures = _draw_layers(evaluations, settings.model)
+        pictures = draw_layers(evaluations, settings.model)
         keep(evaluations, settings.model)
         console.print(f"Kept in {settings.model}: {', '.join(['evaluations.json', *pictures, 'report.html'])}")
     return evaluations

@@ -96,7 +96,7 @@ def _percent(value: float | None, name: str) -> str:
     return f"{value:.3f}" if name == "r2" else f"{value:.1%}"
 
 
-def _draw_layers(evaluations: Sequence[Evaluation], run: Path) -> list[str]:
+def draw_layers(evaluations: Sequence[Evaluation], run: Path) -> list[str]:
     """Writes RUN/layers-knn.svg (or -linear) where several layers were compared; gives the names."""
     written = []
     for kind in dict.fromkeys(e.kind for e in evaluations):

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from openmae.evaluate.judge import Judged, _said
+from openmae.evaluate.judge import Judged
 from openmae.evaluate.metrics import Bin, confused_pairs
-from openmae.files.disk import _writing
+from openmae.files.disk import writing_results
 from openmae.files.whole import write_file
 from openmae.randomness import generator
 from openmae.report.plots.results import confusion_picture, overview_picture, reliability_picture, scatter_picture
@@ -32,7 +32,7 @@ def draw_result(judged: Judged, found: dict[str, Any], folder: Path) -> list[Pat
     elif right.task == "multi-label":
         groups = _label_samples(judged)
     else:
-        labels, (predicted, _) = right.values.astype(np.int64), _said(judged)
+        labels, (predicted, _) = right.values.astype(np.int64), judged.predicted()
         drawn["confusion"] = confusion_picture(labels, predicted, right.names)
         drawn["overview"] = overview_picture(labels, predicted)
         bins = [Bin(**one) for one in found["calibration"]]
@@ -40,7 +40,7 @@ def draw_result(judged: Judged, found: dict[str, Any], folder: Path) -> list[Pat
         groups = _class_samples(judged)
     pages = {"samples": groups, "confused": _confused_samples(judged) if right.task == "classification" else []}
     written = []
-    with _writing(folder):
+    with writing_results(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("scatter", "confusion", "overview", "reliability"):
             if svg := drawn.get(name):
@@ -62,7 +62,7 @@ def _jpeg(picture: Image.Image) -> bytes:
 
 def _class_samples(judged: Judged) -> list[Group]:
     """The most confident mistakes, and some that are right."""
-    right, (predicted, confidence) = judged.right, _said(judged)
+    right, (predicted, confidence) = judged.right, judged.predicted()
     wrong = np.flatnonzero(predicted != right.values)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
     fine = generator(0, "split").permutation(np.flatnonzero(predicted == right.values))[:_RIGHT]
@@ -86,7 +86,7 @@ def _class_samples(judged: Judged) -> list[Group]:
 
 def _confused_samples(judged: Judged) -> list[Group]:
     """Of each of the most confused pairs, the images that the model is surest of."""
-    right, (predicted, confidence) = judged.right, _said(judged)
+    right, (predicted, confidence) = judged.right, judged.predicted()
     groups = []
     for pair in confused_pairs(right.values.astype(np.int64), predicted)[:_PAIRS]:
         rows = np.flatnonzero((right.values == pair.label) & (predicted == pair.predicted))
