@@ -11,14 +11,24 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud8
 
 
 def printable(text: str) -> str:
-    """The text with such characters written out, as \\x1b."""
+    """Safe on a terminal, line ends kept: what is not is written out, as \\x1b."""
     return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def on_one_line(text: str) -> str:
-    """Printable text for a list of one line a file: no tabs, line ends, commands to a terminal, or bytes that are no
-    UTF-8."""
+    """Safe in a list of one line a file: printable, without tabs and line ends."""
     return printable(" ".join(text.split()))
+
+
+def encodable(text: str) -> str:
+    """Safe in what is kept as UTF-8, such as JSON and parquet: bytes that are no text are written out, all else
+    stays."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def drawable(text: str, instead: str = "?") -> str:
+    """Safe in a picture or a line of a page: what shows nothing, such as line ends, is `instead`."""
+    return "".join(letter if letter.isprintable() else instead for letter in text)
 
 
 def si(number: float) -> str:
@@ -51,11 +61,6 @@ def several(count: int, what: str) -> str:
 def size_of(count: float) -> str:
     """Bytes as 12 MB, 3.4 GB."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
-
-
-def _printable(text: str) -> str:
-    """The text without what no JSON or page can hold: names of files may be no text."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmae.console.words import _printable
+from openmae.console.words import encodable
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers
@@ -73,7 +73,7 @@ def judge(judged: Judged) -> dict[str, Any]:
     """All figures, as plain values for results.json."""
     right = judged.right
     figures = {name: value for name, value in measure(judged.scores, right).items() if math.isfinite(value)}
-    names = [_printable(name) for name in judged.unreadable()]
+    names = [encodable(name) for name in judged.unreadable()]
     found: dict[str, Any] = {
         "task": right.task,
         "images": len(judged.indices),

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from openmae.console.words import encodable
 from openmae.data.survey.findings import Split
 from openmae.errors import UserError
 
@@ -51,7 +52,7 @@ def write_inventory(out: Path, splits: Sequence[Split]) -> None:
 def _rows(split: Split) -> Iterator[tuple[Any, ...]]:
     """In the order of COLUMNS."""
     for index, row in enumerate(split.found.rows):
-        name = split.source.name(index).encode(errors="backslashreplace").decode()  # a file's name may be no text
+        name = encodable(split.source.name(index))  # a file's name may be no text
         label = split.class_names[split.labels[index]] if split.labels is not None else None
         size = int(row["bytes"]) if row["bytes"] or row["height"] else None
         digest = row["digest"].tobytes().hex() if size is not None else None

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from openmae.console.progress import Say, counting
 from openmae.console.terminal import make_console
-from openmae.console.words import on_one_line, pace, several
+from openmae.console.words import encodable, on_one_line, pace, several
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import has_splits, open_source
 from openmae.data.sources.source import Source
@@ -233,7 +233,7 @@ def _embed(
 
         def describe(index: int) -> tuple[str, str | None]:
             label = labels[index]
-            return _printable(images.source.name(index)), label if label is None else _printable(label)
+            return encodable(images.source.name(index)), label if label is None else encodable(label)
 
         rows = ((part.indices, part.vectors()) for part in parts.finished)
         write_features(out, parts.folder, about, count, width, rows, describe)
@@ -311,11 +311,6 @@ class _Waiting:
             vectors = np.concatenate([batch.vectors for batch in self.batches])
             self.parts.add(self.batches[-1].stop, indices, vectors, left_out)
         self.batches, self.since = [], time.monotonic()
-
-
-def _printable(name: str) -> str:
-    """A file's name may be no text."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def _list_broken(out: Path, source: Source, left_out: list[tuple[int, str]]) -> Path | None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openmae.console.progress import counting
+from openmae.console.words import encodable
 from openmae.data.loading.in_order import CentredImages
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.neighbours import mean_similarity, near_duplicates, nearest
@@ -137,7 +138,7 @@ class Findings:
         return table
 
     def _name(self, row: int) -> str:
-        return self.images.source.name(int(self.indices[row])).encode(errors="backslashreplace").decode()
+        return encodable(self.images.source.name(int(self.indices[row])))
 
     def _label(self, row: int) -> str:
         return self.labels[int(self.indices[row])] or ""

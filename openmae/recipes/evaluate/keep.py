@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from openmae.console.words import _printable
+from openmae.console.words import encodable
 from openmae.errors import UserError
 from openmae.evaluate.judge import Judged
 from openmae.files.address import whole_address
@@ -40,7 +40,7 @@ def check_results(run: Path) -> None:
 def set_name(data: str, split: str) -> str:
     """What a set of images is called in results.json: its whole address, and the split."""
     place = whole_address(data)
-    return _printable(place if split == "all" else f"{place} ({split})")
+    return encodable(place if split == "all" else f"{place} ({split})")
 
 
 def result_picture(run: Path, name: str, kind: str, svg: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from openmae.console.words import encodable
 from openmae.errors import UserError
 from openmae.evaluate.judge import Judged
 from openmae.files.whole import write_file
@@ -90,14 +91,13 @@ def _short(cell: Any) -> Any:
 
 def _as_parquet(columns: Columns) -> bytes:
     arrow = _pyarrow()
-    texts = {name: [_printable(cell) for cell in column] for name, column in columns.items()}
+    texts = {
+        name: [encodable(cell) if isinstance(cell, str) else cell for cell in column]
+        for name, column in columns.items()
+    }
     file = io.BytesIO()
     arrow.parquet.write_table(arrow.table(texts), file)
     return file.getvalue()
-
-
-def _printable(cell: Any) -> Any:
-    return cell.encode(errors="backslashreplace").decode() if isinstance(cell, str) else cell
 
 
 def _pyarrow() -> Any:

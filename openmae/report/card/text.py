@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from openmae.console.words import drawable
 from openmae.files.address import shown
 from openmae.weights.hub import PREFIX
 
@@ -25,7 +26,7 @@ _KNOWN = frozenset(  # what the Hub has a name for: https://huggingface.co/docs/
 
 def escaped(value: Any) -> str:
     """Anything from outside, on one line, as Markdown that shows it and does nothing else."""
-    text = "".join(letter if letter.isprintable() else " " for letter in shown(str(value)))
+    text = drawable(shown(str(value)), " ")
     return _MARKS.sub(r"\\\1", text)
 
 

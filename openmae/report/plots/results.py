@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from openmae.console.words import drawable
 from openmae.evaluate.metrics import Bin, Numbers, confused_pairs, confusion_matrix
 from openmae.report.plots.style import BLUE, GREY, INK, STYLE, percent, svg_text
 
@@ -184,5 +185,5 @@ def _neighbours(counts: Numbers) -> Numbers:
 
 
 def _short(name: str) -> str:
-    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    name = drawable(name)
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 8]}...{name[-5:]}"

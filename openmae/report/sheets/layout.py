@@ -10,6 +10,8 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
 
+from openmae.console.words import drawable
+
 SMALLEST, LARGEST = 128, 224  # px of a tile's longer side
 ROWS_IN_ONE_BLOCK = 4  # more of them stand side by side
 TEXT, FAINT, RULE = "#1a1a1a", "#666666", "#d8d8d8"
@@ -125,7 +127,7 @@ def wrap(text: str, font: FreeTypeFont, width: int) -> list[str]:
 
 def elide(text: str, font: FreeTypeFont, width: float) -> str:
     """The text, its middle left out where it is wider than `width` pixels; what cannot be printed becomes '?'."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    text = drawable(text)
     if font.getlength(text) <= width:
         return text
 
