@@ -140,7 +140,7 @@ def _launch(argv: list[str]) -> int:
     """Runs `launch`: its own words, --, and those of the command that it launches."""
     at = argv.index("--") if "--" in argv else len(argv)
     if at == len(argv) and not {"-h", "--help"} & set(argv):
-        raise UserError("the command to launch comes after --: openmae launch slurm -- pretrain DATA --out RUN")
+        raise UserError("the command to launch comes after --", "openmae launch slurm -- pretrain DATA --out RUN")
     recipe, settings = _read("launch", argv[:at])
     return recipe.run(settings, argv[at + 1 :], lambda words: _read(words[0], words[1:])[1]) or 0
 
@@ -148,7 +148,7 @@ def _launch(argv: list[str]) -> int:
 def _read(command: str, argv: list[str]) -> tuple[Any, Any]:
     """(the command's recipe, the settings that these words make). Raises UserError, SystemExit after --help."""
     if command not in COMMANDS:
-        raise UserError(f"there is no command '{command}'{suggestion(command, list(COMMANDS))}: see openmae --help")
+        raise UserError(f"there is no command '{command}'{suggestion(command, list(COMMANDS))}", "see openmae --help")
     module_name, class_name, _ = COMMANDS[command]
     recipe = importlib.import_module(f"openmae.recipes.{module_name}")
     settings_type = getattr(recipe, class_name)
@@ -175,7 +175,7 @@ def _parsed(command: str, argv: list[str], settings_type: type) -> Any:
     except SystemExit as stopped:
         if not stopped.code:
             raise
-        raise UserError(why_refused(command, argv, settings_type)) from None
+        raise why_refused(command, argv, settings_type) from None
 
 
 def _overview() -> str:

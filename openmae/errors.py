@@ -13,9 +13,20 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as a shell reports it."""
 
 
-class UserError(Exception):
-    """Bad input. The message is one sentence that says what is wrong and what to do about it; it is empty where
-    another process says it."""
+class _InTwoParts(Exception):
+    """What is wrong, and what to do about it (empty where nobody can do anything, or `what` says it); both in one line,
+    `what: advice`, as its str."""
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(what, advice)  # both, so that it can be pickled
+        self.what, self.advice = what, advice
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.advice}" if self.advice else self.what
+
+
+class UserError(_InTwoParts):
+    """Bad input. It is empty where another process says it."""
 
 
 @contextmanager
@@ -25,7 +36,7 @@ def said_once() -> Iterator[None]:
         yield
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            error.args = ("",)
+            raise UserError("") from error
         raise
 
 
@@ -51,5 +62,5 @@ class NotWritten(Exception):
     """The job is done, and the disk did not take all of it; the message says what is missing and what to do."""
 
 
-class BrokenImage(Exception):
-    """This file gives no image; the message says why."""
+class BrokenImage(_InTwoParts):
+    """This file gives no image."""

@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from tyro.conf import Positional
 
+from openmae.errors import UserError
+
 _POSITIONAL = get_args(Positional[int])[1]  # what marks a setting that has a place instead of a flag
 
 
@@ -19,8 +21,8 @@ class _Kind(NamedTuple):
     advice: str = ""
 
 
-def why_refused(command: str, argv: Sequence[str], settings_type: type) -> str:
-    """The sentence for words that cannot be made settings: the first bad value, else what is missing or too many."""
+def why_refused(command: str, argv: Sequence[str], settings_type: type) -> UserError:
+    """What to say of words that cannot be made settings: the first bad value, else what is missing or too many."""
     hints = get_type_hints(settings_type, include_extras=True)
     loose: list[str] = []
     flags: set[str] = set()
@@ -29,19 +31,23 @@ def why_refused(command: str, argv: Sequence[str], settings_type: type) -> str:
         if not name:
             loose += given
         elif complaint := _complaint(given, _kind(hints[name])):
-            return f"{_flag(name)} is {' '.join(given) or 'without a value'}: {complaint}"
+            return UserError(f"{_flag(name)} is {' '.join(given) or 'without a value'}", complaint)
     if unknown := [word for word in loose if word.startswith("-")]:
-        return f"there is no flag {unknown[0]}: see openmae {command} --help"
+        return UserError(f"there is no flag {unknown[0]}", f"see openmae {command} --help")
     required = [field.name for field in dataclasses.fields(settings_type) if field.default is dataclasses.MISSING]
     places = [name for name in required if has_place(hints[name])]
     missing = places[len(loose) :] + [name for name in required if name not in places and name not in flags]
     usage = f"openmae {command} {' '.join(_shown(name, hints[name]) for name in required)}"
     if missing:
         said = " and ".join(_shown(name, hints[name]) for name in missing)
-        return f"{said} {'is' if len(missing) == 1 else 'are'} missing: {usage} (see openmae {command} --help)"
+        return UserError(
+            f"{said} {'is' if len(missing) == 1 else 'are'} missing", f"{usage} (see openmae {command} --help)"
+        )
     if loose:
-        return f"'{loose[-1]}' is one word too many: see openmae {command} --help; a name with spaces needs quotes"
-    return f"this is not understood: see openmae {command} --help"
+        return UserError(
+            f"'{loose[-1]}' is one word too many", f"see openmae {command} --help; a name with spaces needs quotes"
+        )
+    return UserError("this is not understood", f"see openmae {command} --help")
 
 
 def _grouped(argv: Sequence[str], hints: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:

@@ -20,7 +20,7 @@ def with_config_file(argv: list[str], settings_type: type, derived: tuple[str, .
         if word == "--config" or word.startswith("--config="):
             values = [word.split("=", 1)[1]] if "=" in word else argv[at + 1 : at + 2]
             if not values:
-                raise UserError("--config needs a file: --config settings.toml")
+                raise UserError("--config needs a file", "--config settings.toml")
             given = argv[:at] + argv[at + (1 if "=" in word else 2) :]
             first_flag = next((i for i, w in enumerate(given) if w.startswith("--")), len(given))
             words = _config_words(Path(values[0]), settings_type, derived, with_places=first_flag == 0)
@@ -34,9 +34,9 @@ def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], wit
     try:
         values = read_toml(file.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read ({error}): give a TOML file") from error
+        raise UserError(f"{file} cannot be read ({error})", "give a TOML file") from error
     except ValueError as error:
-        raise UserError(f"{file} is not TOML ({error}): mend that line") from error
+        raise UserError(f"{file} is not TOML ({error})", "mend that line") from error
     known = [field.name for field in dataclasses.fields(settings_type)]
     hints = get_type_hints(settings_type, include_extras=True)
     words: list[str] = []
@@ -48,9 +48,9 @@ def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], wit
         if name not in known:
             raise UserError(f"{file} has an unknown key '{key}'{suggestion(name, known)}")
         if isinstance(value, dict):
-            raise UserError(f"{file} has a table '{key}': give settings without tables")
+            raise UserError(f"{file} has a table '{key}'", "give settings without tables")
         if any(isinstance(one, str) and one.startswith("-") for one in (value if isinstance(value, list) else [value])):
-            raise UserError(f"{file} has '{key}' as {value!r}, which would be read as a flag: give another value")
+            raise UserError(f"{file} has '{key}' as {value!r}, which would be read as a flag", "give another value")
         given = _flag_words(name.replace("_", "-"), value)
         if has_place(hints[name]):
             placed[name] = hide(str(value))
@@ -75,7 +75,7 @@ def refuse_empty_words(argv: list[str]) -> None:
     for before, word in zip(["", *argv], argv, strict=False):
         if not word or (word.startswith("--") and word.endswith("=")):
             where = f" after {before}" * before.startswith("--") if not word else f" in {word}"
-            raise UserError(f"there is an empty word{where}: give a value; a variable may not be set")
+            raise UserError(f"there is an empty word{where}", "give a value; a variable may not be set")
 
 
 def refuse_unknown_flags(argv: list[str], settings_type: type) -> None:
@@ -88,7 +88,9 @@ def refuse_unknown_flags(argv: list[str], settings_type: type) -> None:
         if word.startswith("--") and len(word) > 2:
             name = word[2:].split("=", 1)[0].replace("_", "-")
             if name not in known and not name.startswith("tyro-"):
-                raise UserError(f"there is no flag --{name}{suggestion(name, sorted(known), prefix='--')}: see --help")
+                raise UserError(
+                    f"there is no flag --{name}{suggestion(name, sorted(known), prefix='--')}", "see --help"
+                )
 
 
 def suggestion(word: str, known: list[str], prefix: str = "") -> str:

@@ -46,6 +46,6 @@ def bundled_pictures() -> Iterator[tuple[str, NDArray[np.uint8]]]:
             with resources.files(package).joinpath(name).open("rb") as file:
                 image = Image.open(file).convert("RGB")
         except (OSError, ModuleNotFoundError) as error:
-            raise UserError(f"{name} of {package} is missing: install scikit-image and scikit-learn anew") from error
+            raise UserError(f"{name} of {package} is missing", "install scikit-image and scikit-learn anew") from error
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
         yield name, np.array(image)

@@ -79,11 +79,11 @@ def labelled_splits(data: str, seed: int) -> tuple[Source, Source]:
         known, asked = _classes_that_occur(train), _classes_that_occur(val)
         if unknown := asked - known:
             raise UserError(
-                f"{val.location} has classes that {train.location} lacks ({', '.join(sorted(unknown))}): mend the "
-                "labels"
+                f"{val.location} has classes that {train.location} lacks ({', '.join(sorted(unknown))})",
+                "mend the labels",
             )
         if len(known) < 2 or len(asked) < 2:
-            raise UserError(f"a split of {data} has one class: give each split two or more")
+            raise UserError(f"a split of {data} has one class", "give each split two or more")
         return train, val
     everything = open_source(data)
     train_indices: list[int] = []
@@ -95,7 +95,7 @@ def labelled_splits(data: str, seed: int) -> tuple[Source, Source]:
         if len(members) < 2:
             numbers = all(text.isdecimal() for text in everything.class_names)
             hint = ", or, if the labels are numbers to predict, --task regression" if numbers else ""
-            raise UserError(f"class '{name}' of {data} has one image: give each class two or more{hint}")
+            raise UserError(f"class '{name}' of {data} has one image", f"give each class two or more{hint}")
         members = generator(seed, "split", index=label).permutation(members)
         held_out = max(1, len(members) // 5)
         val_indices.extend(members[:held_out])
@@ -117,18 +117,18 @@ def _parts(data: str) -> Parts:
     try:
         is_folder, is_file = place.is_dir(), place.is_file()
     except OSError as error:
-        raise UserError(f"{data} cannot be read ({error.strerror}): give {_KINDS}") from error
+        raise UserError(f"{data} cannot be read ({error.strerror})", f"give {_KINDS}") from error
     if is_folder:
         return _folder_parts(place)
     if data.endswith(COMPRESSED) and (is_file or is_remote(data) or "{" in data):
-        raise UserError(f"{data} is compressed, which rules out reading single images: {unpacking(data)}")
+        raise UserError(f"{data} is compressed, which rules out reading single images", unpacking(data))
     if is_remote(data):
         return _remote_parts(data.rstrip("/"))
     if is_file:
         return _file_parts(place)
     if "{" in data:
         return _shard_parts(data, expand(data))
-    raise UserError(f"{data} does not exist: give {_KINDS}")
+    raise UserError(f"{data} does not exist", f"give {_KINDS}")
 
 
 def _remote_parts(data: str) -> Parts:
@@ -139,7 +139,7 @@ def _remote_parts(data: str) -> Parts:
     below = {split: f"{data}/{split}" for split in ("train", "val")}
     shards_below = {split: packed_shards(url) or tar_files(url) for split, url in below.items()}
     if not all(shards_below.values()):
-        raise UserError(f"{data} has no index.json and no .tar files: give the shards as {data}/{{0000..0099}}.tar")
+        raise UserError(f"{data} has no index.json and no .tar files", f"give the shards as {data}/{{0000..0099}}.tar")
     return _with_all(
         data, {split: partial(open_shards, below[split], shards) for split, shards in shards_below.items()}
     )
@@ -153,7 +153,7 @@ def _folder_parts(place: Path) -> Parts:
     if packed := packed_shards(str(place)):
         return _shard_parts(str(place), packed)
     if (place / SETTINGS).exists():
-        raise UserError(f"{place} is not packed to the end: run the same openmae pack command again")
+        raise UserError(f"{place} is not packed to the end", "run the same openmae pack command again")
     listing = list_images(place)
     has_images = len(listing.names) > 0
     shards = [place / name for name in listing.shards if not (has_images and "/" in name)]
@@ -163,7 +163,7 @@ def _folder_parts(place: Path) -> Parts:
         tables = []  # they describe the images beside them
     kinds = ["images"] * has_images + [".tar files"] * bool(tars) + [".parquet files"] * bool(tables)
     if len(kinds) > 1:
-        raise UserError(f"{place} holds {' and '.join(kinds)}: give a folder with one of these, or one of the files")
+        raise UserError(f"{place} holds {' and '.join(kinds)}", "give a folder with one of these, or one of the files")
     if tars:
         return _shard_parts(str(place), [str(tar) for tar in tars])
     if tables:
@@ -185,8 +185,8 @@ def _file_parts(file: Path) -> Parts:
     if kind == ".npz":
         return _with_all(str(file), {w: partial(open_npz_array, file, name) for w, name in npz_arrays(file).items()})
     if kind in EXTENSIONS:
-        raise UserError(f"{file} is one image: give the folder that it is in")
-    raise UserError(f"{file} is not what images are read from: give {_KINDS}")
+        raise UserError(f"{file} is one image", "give the folder that it is in")
+    raise UserError(f"{file} is not what images are read from", f"give {_KINDS}")
 
 
 def _table_parts(file: Path) -> Parts:

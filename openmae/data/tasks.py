@@ -70,13 +70,13 @@ def answers(source: Source, task: Task, names: Sequence[str] | None = None) -> A
         for row, entry in zip(hot, parts, strict=True):
             for part in entry:
                 if part not in position:
-                    raise UserError(_unknown(source, {part}, known))
+                    raise _unknown(source, {part}, known)
                 row[position[part]] = 1
         return Answers(task, tuple(known), hot[labels])
     known = list(texts if names is None else names)
     position = {name: number for number, name in enumerate(known)}
     if unknown := {*_occurring(source)} - position.keys():
-        raise UserError(_unknown(source, unknown, known))
+        raise _unknown(source, unknown, known)
     _check_one_output_each(source, _occurring(source), known)
     numbers = np.array([position.get(text, -1) for text in texts], np.int64)
     return Answers(task, tuple(known), numbers[labels])
@@ -88,8 +88,8 @@ def _check_one_output_each(source: Source, labels: Iterable[str], names: Sequenc
     for label in labels:
         if counts[label] > 1:
             raise UserError(
-                f"{source.location} has the label {label}, which {counts[label]} outputs of the model have for a name: "
-                "take its images out, or mend the names in the model's config"
+                f"{source.location} has the label {label}, which {counts[label]} outputs of the model have for a name",
+                "take its images out, or mend the names in the model's config",
             )
 
 
@@ -113,7 +113,8 @@ def _split_for(data: str, task: Task | None, seed: int) -> tuple[Task, Source, S
             if missing := {*_occurring(train)} - {*_occurring(val)}:
                 raise UserError(
                     f"{val.location} has no image of the class{'es' if len(missing) > 1 else ''} "
-                    f"{_some(sorted(missing))}, so nothing could judge it: add some, or take the class out of train"
+                    f"{_some(sorted(missing))}, so nothing could judge it",
+                    "add some, or take the class out of train",
                 )
         return task, train, val
     everything = open_source(data)
@@ -121,7 +122,7 @@ def _split_for(data: str, task: Task | None, seed: int) -> tuple[Task, Source, S
     if task == "classification":
         return (task, *labelled_splits(data, seed))
     if len(everything) < 2:
-        raise UserError(f"{data} has one image: give two or more")
+        raise UserError(f"{data} has one image", "give two or more")
     order = generator(seed, "split").permutation(len(everything))
     held_out = max(1, len(everything) // 5)
     return task, everything.take(np.sort(order[held_out:])), everything.take(np.sort(order[:held_out]))
@@ -137,7 +138,8 @@ def _check_apart(train: Source, val: Source) -> None:
         if (name := val.name(index)) in learnt:
             raise UserError(
                 f"{sources[0].location} has rows for {name} in train and in val, so val would judge what was learnt by "
-                "heart: keep one of its rows (several labels go into one cell, with ; between them)"
+                "heart",
+                "keep one of its rows (several labels go into one cell, with ; between them)",
             )
 
 
@@ -150,7 +152,7 @@ def fewer_labels(train: Source, wanted: str, task: Task, seed: int) -> Source:
     share, count = _asked(wanted)
     if task != "classification":
         if count is not None:
-            raise UserError(f"--labels {wanted} is for images of one class each: give a share such as 10%")
+            raise UserError(f"--labels {wanted} is for images of one class each", "give a share such as 10%")
         order = generator(seed, "split", view=1).permutation(len(train))
         return train.take(np.sort(order[: max(1, round(len(train) * share))]))
     labels = train.labels
@@ -161,7 +163,8 @@ def fewer_labels(train: Source, wanted: str, task: Task, seed: int) -> Source:
         if take > len(members):
             raise UserError(
                 f"class '{train.class_names[label]}' has {len(members)} images in train, fewer than --labels {wanted} "
-                f"asks for: give {len(members)}-per-class or less"
+                f"asks for",
+                f"give {len(members)}-per-class or less",
             )
         chosen.append(generator(seed, "split", index=int(label), view=1).permutation(members)[:take])
     return train.take(np.sort(np.concatenate(chosen)))
@@ -176,7 +179,7 @@ def _asked(wanted: str) -> tuple[float, int | None]:
             return 1.0, count
     except ValueError:
         pass
-    raise UserError(f"--labels is '{wanted}': give a share such as 10%, or a number such as 20-per-class")
+    raise UserError(f"--labels is '{wanted}'", "give a share such as 10%, or a number such as 20-per-class")
 
 
 def _occurring(source: Source) -> list[str]:
@@ -201,17 +204,18 @@ def _checked(text: str, label: int, source: Source) -> float:
     if number is None or not abs(number) <= _LARGEST:
         first = source.name(int((source.labels == label).argmax()))
         raise UserError(
-            f"{source.location} has the label '{text}' ({first}), which is no number to predict: mend it, or take its "
-            "images out"
+            f"{source.location} has the label '{text}' ({first}), which is no number to predict",
+            "mend it, or take its images out",
         )
     return number
 
 
-def _unknown(source: Source, unknown: set[str], known: Sequence[str]) -> str:
-    """The sentence about labels that are none of those known."""
-    return (
+def _unknown(source: Source, unknown: set[str], known: Sequence[str]) -> UserError:
+    """What to say of labels that are none of those known."""
+    return UserError(
         f"{source.location} has labels that are not among the {len(known)} known ones ({_some(sorted(unknown))}; known "
-        f"are {_some(list(known))}): rename them, or take their images out"
+        f"are {_some(list(known))})",
+        "rename them, or take their images out",
     )
 
 

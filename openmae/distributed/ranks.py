@@ -127,18 +127,18 @@ class Ranks:
     def together(self) -> Iterator[None]:
         """What raises UserError on one rank raises it on all, so that none is left waiting; only the first one of those
         that had a complaint makes it (the others' message is empty)."""
-        complaint: str | None = None
+        complaint: UserError | None = None
         try:
             yield
         except UserError as error:
             if self.size == 1:
                 raise
-            complaint = str(error)
+            complaint = error
         complaints = self.gather(complaint) if self.size > 1 else []
         if any(one is not None for one in complaints):
             # An empty one is of a rank that let another speak before.
-            first = next((rank for rank, one in enumerate(complaints) if one), 0)
-            raise UserError(complaints[first] or "" if self.rank == first else "")
+            first = next((rank for rank, one in enumerate(complaints) if one is not None and one.what), 0)
+            raise complaint if complaint is not None and self.rank == first else UserError("")
 
     @contextmanager
     def opening(self, open_it: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
@@ -164,7 +164,7 @@ class Ranks:
         with self.together():
             if self.leads and differing:
                 raise UserError(
-                    f"{otherwise} where rank {differing[0]} runs than where rank 0 does: give all machines the same"
+                    f"{otherwise} where rank {differing[0]} runs than where rank 0 does", "give all machines the same"
                 )
 
 
@@ -186,18 +186,18 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
     rank, local_rank = _number("RANK"), _number("LOCAL_RANK", 0)
     if rank >= size:  # nobody would ever answer it
         raise UserError(
-            f"RANK is {rank} and WORLD_SIZE {size} in the environment: start several processes with torchrun"
+            f"RANK is {rank} and WORLD_SIZE {size} in the environment", "start several processes with torchrun"
         )
     local_size = _number("LOCAL_WORLD_SIZE", 1)
     if device == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise UserError(
-                f"{local_size} processes were started on a machine with {torch.cuda.device_count()} GPUs: give "
-                "torchrun --nproc-per-node as many as there are, or --device cpu"
+                f"{local_size} processes were started on a machine with {torch.cuda.device_count()} GPUs",
+                "give torchrun --nproc-per-node as many as there are, or --device cpu",
             )
         torch.cuda.set_device(local_rank)
     elif device != "cpu":
-        raise UserError(f"several processes cannot share an {device} device: start one, or give --device cpu")
+        raise UserError(f"several processes cannot share an {device} device", "start one, or give --device cpu")
     try:
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         patience = timedelta(seconds=timeout)
@@ -207,7 +207,7 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
         heart = Heart(rank, size, timeout)
         heart.start()
     except ValueError as error:
-        raise UserError(f"{_first_line(error)}: start several processes with torchrun") from error
+        raise UserError(_first_line(error), "start several processes with torchrun") from error
     except RuntimeError as error:  # it may be over when they are started again
         raise RankLost(f"the {size} processes do not find each other ({_first_line(error)})") from error
     try:
@@ -269,8 +269,8 @@ def refuse_ranks(what: str) -> None:
     """Raises UserError where several processes were started."""
     if _number("WORLD_SIZE", 1) > 1:
         raise UserError(
-            f"{what} is for one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']} in the environment: start it "
-            "without torchrun"
+            f"{what} is for one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']} in the environment",
+            "start it without torchrun",
         )
 
 
@@ -279,7 +279,7 @@ def _number(name: str, default: int | None = None) -> int:
     if given is None and default is not None:
         return default
     if given is None or not given.isdecimal() or int(given) > _MOST:
-        raise UserError(f"{name} is {given or 'not set'} in the environment: start several processes with torchrun")
+        raise UserError(f"{name} is {given or 'not set'} in the environment", "start several processes with torchrun")
     return int(given)
 
 

@@ -38,15 +38,15 @@ def question(source: Source, task: Task, names: Sequence[str], classes: Classes 
     Raises UserError where a label is none of the names, labels are missing, or all images have the same one.
     """
     if task != "classification" and classes is not None:
-        raise UserError(f"--classes is for classification, and this model's task is {task}: leave it out")
+        raise UserError(f"--classes is for classification, and this model's task is {task}", "leave it out")
     _refuse_one_folder(source)
     right = answers(source, task, names)
     if (right.values == right.values[:1]).all():
+        if task == "regression":
+            raise UserError(f"all images of {source.location} have the same value", "give images that differ in it")
         raise UserError(
-            f"all images of {source.location} have the same label, so that 100% would mean nothing: give images of two "
-            "classes or more"
-            if task != "regression"
-            else f"all images of {source.location} have the same value: give images that differ in it"
+            f"all images of {source.location} have the same label, so that 100% would mean nothing",
+            "give images of two classes or more",
         )
     everything = np.arange(len(right.names), dtype=np.int64)
     if task != "classification":
@@ -69,6 +69,6 @@ def _refuse_one_folder(source: Source) -> None:
     first, last = (whole.name(index).partition("/") for index in (0, len(whole) - 1))
     if first[1] and first[0] == last[0]:
         raise UserError(
-            f"all images of {source.location} lie in one folder, '{first[0]}', so that 100% would mean nothing: give a "
-            "folder with a folder for each class, two or more"
+            f"all images of {source.location} lie in one folder, '{first[0]}', so that 100% would mean nothing",
+            "give a folder with a folder for each class, two or more",
         )

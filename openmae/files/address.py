@@ -49,7 +49,7 @@ def whole(url: str) -> str:
         query = _filled(query, values) if len(values) == _count(query) else None
     if (user is None and found["user"] is not None) or (query is None and found["query"] is not None):
         raise UserError(
-            f"{url} needs what its stars stand for, which is not kept: give DATA again as it was given first"
+            f"{url} needs what its stars stand for, which is not kept", "give DATA again as it was given first"
         )
     return scheme + (f"{user}@" if user is not None else "") + place + (f"?{query}" if query is not None else "")
 

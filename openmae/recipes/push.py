@@ -60,7 +60,7 @@ def run(settings: Push) -> None:
     console = make_console()
     repository, revision = parsed(settings.repository)
     if revision is not None:
-        raise UserError(f"{settings.repository} names a revision: give {repository}, whose main branch is written")
+        raise UserError(f"{settings.repository} names a revision", f"give {repository}, whose main branch is written")
     if settings.dry_run is None:
         _check_login(repository)
     else:
@@ -85,15 +85,16 @@ def _check_login(repository: str) -> None:
     hub = library(f"pushing to {repository}")
     if not hub.get_token():
         raise UserError(
-            "pushing needs a token of the Hub: log in with hf auth login, or set HF_TOKEN to one with the right to "
-            f"write, of {address()}/settings/tokens"
+            "pushing needs a token of the Hub",
+            "log in with hf auth login, or set HF_TOKEN to one with the right to "
+            f"write, of {address()}/settings/tokens",
         )
 
 
 def _check_new(folder: Path) -> None:
     """Raises UserError for a folder that holds something."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"--dry-run {folder} is there already: give a new folder")
+        raise UserError(f"--dry-run {folder} is there already", "give a new folder")
 
 
 def _licence(settings: Push, loaded: Loaded) -> str | None:
@@ -102,14 +103,15 @@ def _licence(settings: Push, loaded: Loaded) -> str | None:
     if wanted is None:
         return had
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", wanted, re.ASCII) or len(wanted) > _MOST_LETTERS:
-        raise UserError(f"--licence is '{wanted}': give a short name, such as apache-2.0, mit or cc-by-nc-4.0")
+        raise UserError(f"--licence is '{wanted}'", "give a short name, such as apache-2.0, mit or cc-by-nc-4.0")
     if had is None or str(had).lower() == wanted.lower():
         return wanted
     asked, given = _ASKS_LITTLE.get(str(had).lower()), _ASKS_LITTLE.get(wanted.lower(), 2)
     if asked is None or given < asked:
         raise UserError(
             f"{settings.model} holds, or began from, weights under {had}, and --licence {wanted} would not keep what "
-            f"that asks for: leave --licence out, and {had} is stated"
+            f"that asks for",
+            f"leave --licence out, and {had} is stated",
         )
     return wanted
 
@@ -152,7 +154,7 @@ def _write(files: dict[str, bytes], folder: Path) -> None:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
     except OSError as error:
-        raise UserError(f"--dry-run {folder} cannot be written ({error.strerror}): give another folder") from error
+        raise UserError(f"--dry-run {folder} cannot be written ({error.strerror})", "give another folder") from error
 
 
 @contextmanager
@@ -191,9 +193,11 @@ def _upload(settings: Push, repository: str, files: dict[str, bytes], console: C
 def _check_repository(settings: Push, repository: str, there: Any) -> None:
     """Raises UserError where the model would be seen by more than was asked for, or not be found beside another."""
     if settings.private and not there.private:
-        raise UserError(f"{repository} is there already, and public: make it private in its settings, or give another")
+        raise UserError(
+            f"{repository} is there already, and public", "make it private in its settings, or give another"
+        )
     if any(file.rfilename == "config.json" for file in there.siblings or ()):
-        raise UserError(f"{repository} holds a model of another library (config.json): give another name")
+        raise UserError(f"{repository} holds a model of another library (config.json)", "give another name")
 
 
 def _may_replace_card(hub: Any, repository: str, commit: str) -> bool:

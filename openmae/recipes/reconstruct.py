@@ -61,12 +61,12 @@ def run(settings: Reconstruct) -> None:
 def reconstruct(settings: Reconstruct, console: Console) -> None:
     """Writes the picture. Raises UserError for images that cannot be read, and for a ratio out of range."""
     if settings.out.suffix.lower() != ".png":
-        raise UserError(f"--out is {settings.out}: the picture is a PNG, so give a name that ends in .png")
+        raise UserError(f"--out is {settings.out}", "the picture is a PNG, so give a name that ends in .png")
     loaded = load_model(settings.model)
     say_origin(loaded, console)
     model = loaded.autoencoder.to(choose_device(settings.device))
     if not settings.images:
-        raise UserError("name the images to look at: openmae reconstruct MODEL IMAGE... --out PNG")
+        raise UserError("name the images to look at", "openmae reconstruct MODEL IMAGE... --out PNG")
     pictured = _pictured(settings.images)
     try:
         model.masking.counts(model.encoder.grid, settings.mask_ratio)
@@ -82,7 +82,7 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     except (UserError, ValueError) as error:
         raise UserError(_TRAINING_ADVICE.sub("", str(error))) from error
     except OSError as error:
-        raise UserError(f"{settings.out} cannot be written ({error.strerror}): choose another --out") from error
+        raise UserError(f"{settings.out} cannot be written ({error.strerror})", "choose another --out") from error
     for complaint in complaints:
         console.print(f"left out: {_TRAINING_ADVICE.sub('', complaint)}", style="yellow")
     console.print(f"{settings.out}")
@@ -93,7 +93,7 @@ def _pictured(given: tuple[str, ...]) -> list[tuple[str, Callable[[], bytes]]]:
     found: list[tuple[str, Callable[[], bytes]]] = []
     sets = [word for word in given if "://" in word or Path(word).is_dir() or word.endswith(MANY_IMAGES)]
     if len(given) > MOST_IMAGES and not sets:
-        raise UserError(f"{len(given)} images are more than fit one picture: give {MOST_IMAGES} or fewer")
+        raise UserError(f"{len(given)} images are more than fit one picture", f"give {MOST_IMAGES} or fewer")
     for word in given:
         if word in sets:
             source = open_source(word, "val" if has_splits(word) else None)

@@ -92,7 +92,7 @@ def _source(settings: Stats) -> Source:
     if settings.most is None:
         return source
     if settings.most < 1:
-        raise UserError(f"--most is {settings.most}: give 1 or more")
+        raise UserError(f"--most is {settings.most}", "give 1 or more")
     return source.take(np.sort(generator(0, "split").permutation(len(source))[: settings.most]))
 
 

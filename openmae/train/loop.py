@@ -129,7 +129,7 @@ def fit(
                 if position.dropped_in_a_row:
                     suspects.append(taken.indices)
                 if position.dropped_in_a_row >= MOST_DROPPED_IN_A_ROW:
-                    raise UserError(_not_finite(position, run, suspects, name_of, ranks))
+                    raise _not_finite(position, run, suspects, name_of, ranks)
 
         while position.step < plan.steps:
             began = time.perf_counter()
@@ -283,8 +283,8 @@ def resume(learner: Learner[M, B], optimizer: torch.optim.Optimizer, run: RunFol
             console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
         if checkpoint is None and (complaints or (ranks.leads and any(run.checkpoints.glob("damaged-*")))):
             raise UserError(
-                f"every checkpoint in {run.checkpoints} is damaged, so the run cannot go on: restore one from a copy, "
-                "or choose another --out to begin anew"
+                f"every checkpoint in {run.checkpoints} is damaged, so the run cannot go on",
+                "restore one from a copy, or choose another --out to begin anew",
             )
     step, state = ranks.from_lead((0, {}) if checkpoint is None else (checkpoint.step, checkpoint.state))
     position = Position()
@@ -296,8 +296,8 @@ def resume(learner: Learner[M, B], optimizer: torch.optim.Optimizer, run: RunFol
             if is_out_of_memory(error):
                 raise
             raise UserError(
-                f"the checkpoint of step {step} in {run.checkpoints} is of another model ({error}): restore the run "
-                "from a copy, or choose another --out to begin anew"
+                f"the checkpoint of step {step} in {run.checkpoints} is of another model ({error})",
+                "restore the run from a copy, or choose another --out to begin anew",
             ) from error
     run.rewind(step)
     return position
@@ -398,15 +398,15 @@ class _Steps(Generic[M, B]):
 
 def _not_finite(
     position: Position, run: RunFolder, suspects: deque[list[int]], name_of: Callable[[int], str], ranks: Ranks
-) -> str:
-    """The sentence, after the files of the dropped steps were listed in the run folder."""
+) -> UserError:
+    """What to say, after the files of the dropped steps were listed in the run folder."""
     steps = zip(*ranks.gather(list(suspects)), strict=True)
     names = [name_of(index) for parts in steps for indices in parts for index in indices]
     if ranks.leads:
         text = "".join(f"{name}\n" for name in names)
         (run.path / "not_finite.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
-    return (
+    return UserError(
         f"the loss or its gradient was not finite in {position.dropped_in_a_row} steps in a row (to step "
-        f"{position.step}); their files are listed in {run.path / 'not_finite.txt'} ({', '.join(names[:3])}, ...): "
-        "look at them, or begin in another --out with a lower --blr; the weights are untouched by these steps"
+        f"{position.step}); their files are listed in {run.path / 'not_finite.txt'} ({', '.join(names[:3])}, ...)",
+        "look at them, or begin in another --out with a lower --blr; the weights are untouched by these steps",
     )

@@ -149,20 +149,20 @@ class _Config:
     def number(self, key: str, default: int) -> int:
         value = self.values.get(key, default)
         if type(value) is not int or not 0 < value < 2**31:
-            raise UserError(f"{self.name}/config.json has {key} as {value!r}: it must be a whole number above 0")
+            raise UserError(f"{self.name}/config.json has {key} as {value!r}", "it must be a whole number above 0")
         return value
 
     def fraction(self, key: str, default: float) -> float:
         value = self.values.get(key, default)
         if type(value) not in (int, float) or not 0 < value < 1:
-            raise UserError(f"{self.name}/config.json has {key} as {value!r}: it must lie between 0 and 1")
+            raise UserError(f"{self.name}/config.json has {key} as {value!r}", "it must lie between 0 and 1")
         return float(value)
 
     def sides(self, key: str, default: int) -> tuple[int, int]:
         value = self.values.get(key, default)
         pair = value if isinstance(value, list) else [value, value]
         if len(pair) != 2 or any(type(side) is not int or not 0 < side < 2**20 for side in pair):
-            raise UserError(f"{self.name}/config.json has {key} as {value!r}: it must be one whole number, or two")
+            raise UserError(f"{self.name}/config.json has {key} as {value!r}", "it must be one whole number, or two")
         return pair[0], pair[1]
 
     def whole(self, key: str) -> tuple[int, ...] | None:
@@ -171,7 +171,7 @@ class _Config:
         if value is None:
             return None
         if not isinstance(value, list) or any(type(one) is not int or not 0 < one < 2**20 for one in value):
-            raise UserError(f"{self.name}/config.json has {key} as {value!r}: it must be whole numbers above 0")
+            raise UserError(f"{self.name}/config.json has {key} as {value!r}", "it must be whole numbers above 0")
         return tuple(value)
 
     def masking(self) -> Masking:
@@ -190,11 +190,11 @@ class _Config:
         try:
             ordered = [names[str(number)] for number in range(len(names))]
         except KeyError as error:
-            raise UserError(f"{self.name}/config.json has no name for output {error}: mend its id2label") from error
+            raise UserError(f"{self.name}/config.json has no name for output {error}", "mend its id2label") from error
         if len(ordered) != outputs:
-            raise UserError(f"{self.name} has {outputs} outputs and names {len(ordered)} classes: mend its id2label")
+            raise UserError(f"{self.name} has {outputs} outputs and names {len(ordered)} classes", "mend its id2label")
         if not all(isinstance(name, str) for name in ordered):
-            raise UserError(f"{self.name}/config.json has an id2label that is no list of names: mend it")
+            raise UserError(f"{self.name}/config.json has an id2label that is no list of names", "mend it")
         return ordered, _TASKS.get(str(self.values.get("problem_type")), "classification")
 
 
@@ -248,8 +248,8 @@ def _autoencoder(
     if int(vit["embed_dim"] * vit["mlp_ratio"]) != hidden or int(width * vit["mlp_ratio"]) != decoder_hidden:
         raise UserError(
             f"{name} has MLPs {hidden / vit['embed_dim']:g} times as wide as its encoder and "
-            f"{decoder_hidden / width:g} times as its decoder; openmae's have one ratio: export ViTMAEModel from it, "
-            "which is the encoder alone"
+            f"{decoder_hidden / width:g} times as its decoder; openmae's have one ratio",
+            "export ViTMAEModel from it, which is the encoder alone",
         )
     return Architecture(
         **vit,
@@ -284,11 +284,11 @@ def _weights(folder: Path) -> dict[str, Tensor]:
                 if any(Path(file).name != file for file in files):
                     raise ValueError("it points out of its folder")
             except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise UserError(f"{index} is damaged ({error}): copy it anew") from error
+                raise UserError(f"{index} is damaged ({error})", "copy it anew") from error
             parts = [read(folder / file) for file in files]
             return {key: tensor for part in parts for key, tensor in part.items()}
     raise UserError(
-        f"{folder} has a config.json, and no model.safetensors or pytorch_model.bin beside it: fetch that too"
+        f"{folder} has a config.json, and no model.safetensors or pytorch_model.bin beside it", "fetch that too"
     )
 
 
@@ -311,7 +311,7 @@ def _statistics(folder: Path, in_chans: int, bands: tuple[int, ...] | None) -> t
             mean, std = values["image_mean"], values["image_std"]
         given = {"mean": mean, "std": std, "pixel_type": depths[round(1 / scaled)]}
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{file} does not say how images are scaled ({error}): mend it, or move it away") from error
+        raise UserError(f"{file} does not say how images are scaled ({error})", "mend it, or move it away") from error
     found = stated_statistics(given, in_chans, str(folder))
     if bands is None or len(bands) != in_chans:
         return found, []

@@ -47,7 +47,7 @@ def fetched(name: str) -> Path:
         if not is_ours and not any(folder.glob("model*.safetensors")):
             folder = fetch(commit, _PICKLED)
     if not any(folder.glob("model*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        raise UserError(f"{name} has no weights that openmae reads, such as model.safetensors: choose another model")
+        raise UserError(f"{name} has no weights that openmae reads, such as model.safetensors", "choose another model")
     return folder
 
 
@@ -75,8 +75,9 @@ def parsed(name: str) -> tuple[str, str | None]:
     found = _NAME.fullmatch(name.removeprefix(PREFIX))
     if found is None or len(found[1]) > _LONGEST or "--" in found[1] or ".." in name or found[1].endswith(".git"):
         raise UserError(
-            f"{name} names no repository of the Hub: write user/name, and to read one hub:user/name or "
-            "hub:user/name@revision, such as hub:facebook/vit-mae-base"
+            f"{name} names no repository of the Hub",
+            "write user/name, and to read one hub:user/name or "
+            "hub:user/name@revision, such as hub:facebook/vit-mae-base",
         )
     return found[1], found[2]
 
@@ -86,7 +87,7 @@ def library(name: str) -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise UserError(f"{name} needs huggingface_hub: pip install 'openmae[hub]'") from error
+        raise UserError(f"{name} needs huggingface_hub", "pip install 'openmae[hub]'") from error
     return huggingface_hub
 
 
@@ -109,7 +110,7 @@ def explained(name: str, what: str) -> Iterator[None]:
         with _quiet():
             yield
     except kinds as error:
-        raise UserError(_sentence(error, name, what)) from error
+        raise _complaint(error, name, what) from error
 
 
 def _check_kind(folder: Path, name: str) -> bool:
@@ -128,12 +129,13 @@ def _check_kind(folder: Path, name: str) -> bool:
         said = "has a config.json that names no kind of model" if kind is None else f"is of the kind '{str(kind)[:40]}'"
         raise UserError(
             f"{name} {said}, and of the Hub openmae reads its own models, timm's, and transformers' "
-            f"{' and '.join(hf.KINDS)}: choose one of those"
+            f"{' and '.join(hf.KINDS)}",
+            "choose one of those",
         )
     return False
 
 
-def _sentence(error: BaseException, name: str, what: str) -> str:
+def _complaint(error: BaseException, name: str, what: str) -> UserError:
     """What went wrong and what to do about it."""
     from huggingface_hub import constants, errors
 
@@ -142,43 +144,49 @@ def _sentence(error: BaseException, name: str, what: str) -> str:
     for cause in causes:
         if isinstance(cause, errors.OfflineModeIsEnabled):
             missing = ", which was not fetched before" if what == "read" else ""
-            return f"HF_HUB_OFFLINE forbids to ask {place} for {name}{missing}: unset it"
+            return UserError(f"HF_HUB_OFFLINE forbids to ask {place} for {name}{missing}", "unset it")
         if isinstance(cause, errors.RevisionNotFoundError):
-            return f"{name} has no revision {revision or 'main'}: give a branch, tag or commit of {place}/{name}"
+            return UserError(
+                f"{name} has no revision {revision or 'main'}", f"give a branch, tag or commit of {place}/{name}"
+            )
         if isinstance(cause, errors.GatedRepoError):
-            return (
-                f"{name} is gated: ask for access at {place}/{name}, then set HF_TOKEN to your token, or log in with "
-                "hf auth login"
+            return UserError(
+                f"{name} is gated",
+                f"ask for access at {place}/{name}, then set HF_TOKEN to your token, or log in with hf auth login",
             )
         if isinstance(cause, errors.RepositoryNotFoundError):
-            return (
-                f"{place} has no {name}, or it is private: check the name, or set HF_TOKEN to the token of somebody "
-                "who may see it, or log in with hf auth login"
+            return UserError(
+                f"{place} has no {name}, or it is private",
+                "check the name, or set HF_TOKEN to the token of somebody who may see it, or log in with hf auth login",
             )
         if getattr(cause, "response", None) is not None:  # an answer, whatever the HTTP client
             return _of_status(cause, name, place, what, error)
     if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
         where = error.filename or constants.HF_HUB_CACHE
-        return f"{where} cannot be used for the Hub's cache ({error.strerror}): mend that, or set HF_HOME"
+        return UserError(f"{where} cannot be used for the Hub's cache ({error.strerror})", "mend that, or set HF_HOME")
     said = str(causes[-1]).strip().split("\n", 1)[0] or type(causes[-1]).__name__
-    return f"{place} cannot be reached for {name} ({said}): see that there is a network, and try again"
+    return UserError(f"{place} cannot be reached for {name} ({said})", "see that there is a network, and try again")
 
 
-def _of_status(error: Any, name: str, place: str, what: str, raised: BaseException) -> str:
+def _of_status(error: Any, name: str, place: str, what: str, raised: BaseException) -> UserError:
     """Of an answer of the server that is an error. raised: what the library made of it."""
     status = error.response.status_code
     if status == 401:
-        return f"{place} does not accept the token: set HF_TOKEN to a valid one of {place}/settings/tokens"
+        return UserError(
+            f"{place} does not accept the token", f"set HF_TOKEN to a valid one of {place}/settings/tokens"
+        )
     if status == 403:
-        return f"the token has no right to {what} {name}: set HF_TOKEN to one that has, of {place}/settings/tokens"
+        return UserError(
+            f"the token has no right to {what} {name}", f"set HF_TOKEN to one that has, of {place}/settings/tokens"
+        )
     if status in (409, 412):
-        return f"{name} was changed by somebody else meanwhile: look at {place}/{name}, and try again"
+        return UserError(f"{name} was changed by somebody else meanwhile", f"look at {place}/{name}, and try again")
     if status == 429:
-        return f"{place} has had too many requests from here: wait some minutes, and try again"
+        return UserError(f"{place} has had too many requests from here", "wait some minutes, and try again")
     if status >= 500:
-        return f"{place} is in trouble (it answers {status}): try again later"
+        return UserError(f"{place} is in trouble (it answers {status})", "try again later")
     said = str(raised) if isinstance(raised, ValueError) else getattr(error, "server_message", None) or str(error)
-    return f"{place} refuses {name} ({status}: {' '.join(said.split())[:_MOST_SAID]}): mend that"
+    return UserError(f"{place} refuses {name} ({status}: {' '.join(said.split())[:_MOST_SAID]})", "mend that")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -35,13 +35,14 @@ class Loaded:
         """The model that pre-training left. Raises UserError where it has no decoder any more."""
         if isinstance(self.model, Encoder):
             raise UserError(
-                f"{self.name} holds an encoder alone, without the decoder that fills in patches: give a run folder, or "
-                "a file that has the decoder too (of Meta's, one with 'full' or 'visualize' in its name)"
+                f"{self.name} holds an encoder alone, without the decoder that fills in patches",
+                "give a run folder, or "
+                "a file that has the decoder too (of Meta's, one with 'full' or 'visualize' in its name)",
             )
         if not isinstance(self.model, MaskedAutoencoder):
             raise UserError(
-                f"{self.name} was fine-tuned and has no decoder, so it cannot fill in patches: give the run that it "
-                f"was fine-tuned from ({self.info['provenance'].get('model') or 'not stated'})"
+                f"{self.name} was fine-tuned and has no decoder, so it cannot fill in patches",
+                f"give the run that it was fine-tuned from ({self.info['provenance'].get('model') or 'not stated'})",
             )
         return self.model
 
@@ -50,10 +51,11 @@ class Loaded:
         """The model that fine-tuning left. Raises UserError where it has no head, or does not say what that answers."""
         if not isinstance(self.model, Classifier):
             raise UserError(
-                f"{self.name} is pre-trained and has not learnt any labels: openmae finetune {self.name} DATA --out RUN"
+                f"{self.name} is pre-trained and has not learnt any labels",
+                f"openmae finetune {self.name} DATA --out RUN",
             )
         if self.info["class_names"] is None or self.info["task"] is None:
-            raise UserError(f"{self.name} does not say what its outputs stand for: give a run of openmae finetune")
+            raise UserError(f"{self.name} does not say what its outputs stand for", "give a run of openmae finetune")
         return self.model
 
     @property

@@ -89,7 +89,7 @@ def _architecture(
         assumed.append(f"target: {'norm_pix' if norm_pix else 'pixel'}, by the file's name")
     ratio = arguments.get("mask_ratio", 0.75)
     if not isinstance(ratio, float) or not 0 < ratio < 1:
-        raise UserError(f"{name} says that its mask_ratio is {ratio}: it must lie between 0 and 1")
+        raise UserError(f"{name} says that its mask_ratio is {ratio}", "it must lie between 0 and 1")
     grid = tuple(side // patch for side, patch in zip(vit["img_size"], vit["patch_size"], strict=True))
     return Architecture(
         **vit,

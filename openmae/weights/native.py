@@ -42,7 +42,7 @@ def load_native(path: Path | str) -> Loaded:
         hint += ", or another model that openmae.load takes (a file or folder of Meta, timm, transformers, or hub:...)"
         if runs := sorted(path.glob("blocks-*/model.safetensors")):  # a sweep
             hint = f"give one of the runs in {path}, such as {runs[0].parent}"
-        raise UserError(f"{file} does not exist: {hint}")
+        raise UserError(f"{file} does not exist", hint)
     metadata, weights = read_header(file), read_safetensors(file)
     if KEY not in metadata:
         raise UserError(f"{file} was not written by openmae: its header does not describe a model")
@@ -67,7 +67,7 @@ def read_header(file: Path) -> dict[str, str]:
         with safe_open(file, "pt") as opened:
             return opened.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is not a whole safetensors file ({error}): copy or make it anew") from error
+        raise UserError(f"{file} is not a whole safetensors file ({error})", "copy or make it anew") from error
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -75,7 +75,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is not a whole safetensors file ({error}): copy or make it anew") from error
+        raise UserError(f"{file} is not a whole safetensors file ({error})", "copy or make it anew") from error
 
 
 def _check(info: dict[str, Any], statistics: Statistics, weights: int) -> None:

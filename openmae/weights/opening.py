@@ -31,8 +31,9 @@ def load_model(model: str | Path) -> Loaded:
     _check_files(path)
     if _is_sharded(path):
         raise UserError(
-            f"{path} is a sharded checkpoint of torch.distributed, which is not read: parts of it are pickled, and a "
-            "pickle can run any code; give a run folder, or a .safetensors file of openmae"
+            f"{path} is a sharded checkpoint of torch.distributed, which is not read",
+            "parts of it are pickled, and a "
+            "pickle can run any code; give a run folder, or a .safetensors file of openmae",
         )
     if path.is_dir():
         return _load_folder(path)
@@ -41,7 +42,7 @@ def load_model(model: str | Path) -> Loaded:
     if path.suffix.lower() in _FOR_SERVING:
         what = _FOR_SERVING[path.suffix.lower()]
         raise UserError(
-            f"{path} is a graph of {what} for serving, not weights: give the model that it was exported from"
+            f"{path} is a graph of {what} for serving, not weights", "give the model that it was exported from"
         )
     if _is_pickled(path):
         weights, arguments = read_pickled(path)
@@ -54,9 +55,9 @@ def _check_files(path: Path) -> None:
     kinds = (*_DESCRIBES, ".safetensors", ".bin")
     for file in (one for one in path.iterdir() if one.suffix in kinds) if path.is_dir() else (path,):
         if file.exists() and not file.is_file() and not file.is_dir():
-            raise UserError(f"{file} is a pipe or a device, and models are read from files: give a file or a folder")
+            raise UserError(f"{file} is a pipe or a device, and models are read from files", "give a file or a folder")
         if file.suffix in _DESCRIBES and file.is_file() and file.stat().st_size > _MOST_DESCRIBED:
-            raise UserError(f"{file} is too large to describe a model: copy or make it anew")
+            raise UserError(f"{file} is too large to describe a model", "copy or make it anew")
 
 
 def _load_folder(folder: Path) -> Loaded:
@@ -68,7 +69,7 @@ def _load_folder(folder: Path) -> Loaded:
         if not isinstance(described, dict):
             raise ValueError("it is no table of settings")
     except (ValueError, OSError) as error:
-        raise UserError(f"{config} is damaged ({error}): copy it anew") from error
+        raise UserError(f"{config} is damaged ({error})", "copy it anew") from error
     kind = described.get("model_type")
     if kind in hf.KINDS:
         return hf.load_folder(folder, described)
@@ -77,8 +78,8 @@ def _load_folder(folder: Path) -> Loaded:
         stated = replace(stated, licence=stated.licence or hf.licence_of(folder))
         return _timm_file(timm.folder_weights(folder), str(folder), stated)
     raise UserError(
-        f"{folder} is of the kind '{kind}', and of transformers openmae reads {' and '.join(hf.KINDS)}: give one of "
-        "those"
+        f"{folder} is of the kind '{kind}', and of transformers openmae reads {' and '.join(hf.KINDS)}",
+        "give one of those",
     )
 
 
@@ -96,7 +97,7 @@ def _load_safetensors(file: Path) -> Loaded:
         try:
             stated = timm.stated_by(read_json(metadata[timm.KEY]), str(file))
         except ValueError as error:
-            raise UserError(f"{file} has a damaged header ({error}): copy or make it anew") from error
+            raise UserError(f"{file} has a damaged header ({error})", "copy or make it anew") from error
         return timm.load_weights(weights, str(file), stated)
     return _of_keys(file, weights, {})
 
@@ -104,7 +105,7 @@ def _load_safetensors(file: Path) -> Loaded:
 def _of_keys(file: Path, weights: dict[str, Tensor], arguments: dict[str, object]) -> Loaded:
     """A file that says no more than its weights' names."""
     if any(key.startswith(("vit.", "embeddings.")) for key in weights):
-        raise UserError(f"{file} is of transformers, whose config.json says its shape: give the folder with both")
+        raise UserError(f"{file} is of transformers, whose config.json says its shape", "give the folder with both")
     return meta.load_weights_of(file, weights, arguments)
 
 

@@ -37,10 +37,10 @@ def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"unrecognized \w+ ([\w.]+)", str(error))
         what = found[1] if found else None
         if what is None:
-            raise UserError(f"{file} is no file of weights, or damaged: copy or make it anew") from error
+            raise UserError(f"{file} is no file of weights, or damaged", "copy or make it anew") from error
         raise UserError(
-            f"{file} holds more than weights ({what}), and reading that could run any code; nothing of it was run: "
-            "save its state dict alone, where you trust it"
+            f"{file} holds more than weights ({what}), and reading that could run any code; nothing of it was run",
+            "save its state dict alone, where you trust it",
         ) from error
     except (
         RuntimeError,
@@ -55,10 +55,10 @@ def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         struct.error,  # of a file of before version 1.6 that ends early
         SafetensorError,  # torch takes what is not its own for such a file
     ) as error:
-        raise UserError(f"{file} is no whole file of torch.save ({_first(error)}): copy or make it anew") from error
+        raise UserError(f"{file} is no whole file of torch.save ({_first(error)})", "copy or make it anew") from error
     weights = _weights_in(content)
     if weights is None:
-        raise UserError(f"{file} holds no weights: give a file with a state dict, alone or under 'model'")
+        raise UserError(f"{file} holds no weights", "give a file with a state dict, alone or under 'model'")
     _check_size(weights, file)
     arguments = content.get("args")
     return weights, dict(vars(arguments)) if isinstance(arguments, argparse.Namespace) else {}
@@ -73,7 +73,7 @@ def _check_stored(file: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return  # no zip, of which torch says more
     if packed:
-        raise UserError(f"{file} is a zip with compressed parts, which torch.save does not write: save it anew")
+        raise UserError(f"{file} is a zip with compressed parts, which torch.save does not write", "save it anew")
 
 
 def _weights_in(content: Any) -> dict[str, Tensor] | None:
@@ -96,7 +96,7 @@ def _check_size(weights: Mapping[str, Tensor], file: Path) -> None:
     """Raises UserError where tensors repeat what little is stored; a weight that two layers share is no such thing."""
     stored = {storage.data_ptr(): storage.nbytes() for storage in (one.untyped_storage() for one in weights.values())}
     if sum(one.nbytes for one in weights.values()) > _MOST_REPEATED * sum(stored.values()):
-        raise UserError(f"{file} repeats the same few numbers in weights far larger than it: save it anew")
+        raise UserError(f"{file} repeats the same few numbers in weights far larger than it", "save it anew")
 
 
 def _first(error: Exception) -> str:

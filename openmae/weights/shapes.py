@@ -37,8 +37,8 @@ def heads_of(width: int, name: str) -> int:
     """Attention heads of a standard width; weights do not tell. Raises UserError for another width."""
     if width not in _HEADS:
         raise UserError(
-            f"{name} does not say how many attention heads it has, and {width} is no standard width: give a folder "
-            "with its config.json"
+            f"{name} does not say how many attention heads it has, and {width} is no standard width",
+            "give a folder with its config.json",
         )
     return _HEADS[width]
 
@@ -102,7 +102,7 @@ def stated_statistics(values: Mapping[str, Any], in_chans: int, name: str) -> St
         return found
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{name} states a mean and a deviation that cannot be used ({error}): mend its config"
+            f"{name} states a mean and a deviation that cannot be used ({error})", "mend its config"
         ) from error
 
 

@@ -103,8 +103,8 @@ def vit_arguments(weights: Mapping[str, Tensor], stated: Stated, name: str) -> d
         grid = (stated.img_size[0] // patch_size[0], stated.img_size[1] // patch_size[1])
     if grid is None:
         raise UserError(
-            f"{name} has {len(places) - classes} positions, and does not say how many rows they are: give a folder "
-            "with its config.json"
+            f"{name} has {len(places) - classes} positions, and does not say how many rows they are",
+            "give a folder with its config.json",
         )
     counted_in = stated.position_grid
     if counted_in is None or not learned or not are_sincos(places[classes:], grid, counted_in):
@@ -159,7 +159,9 @@ def load_weights(
     said["assumed"] = assumed
     names = stated.class_names if isinstance(model, Classifier) else None
     if names is not None and isinstance(model, Classifier) and len(names) != model.head.out_features:
-        raise UserError(f"{name} has {model.head.out_features} outputs and names {len(names)} classes: mend its config")
+        raise UserError(
+            f"{name} has {model.head.out_features} outputs and names {len(names)} classes", "mend its config"
+        )
     task = None if names is None else stated.task or "classification"
     info = model_json(model, statistics, said, task=task, class_names=names, licence=stated.licence)
     return Loaded(model.eval(), statistics, info, name)
@@ -202,7 +204,7 @@ def stated_by(config: Mapping[str, Any], name: str) -> Stated:
         )
     except (AttributeError, TypeError, ValueError, LookupError) as error:
         raise UserError(
-            f"{name} describes its model in a way that cannot be read ({error}): copy or make it anew"
+            f"{name} describes its model in a way that cannot be read ({error})", "copy or make it anew"
         ) from error
 
 
@@ -238,10 +240,10 @@ def load_name(model: str) -> Loaded:
     except (OSError, RuntimeError, ValueError) as error:
         said = str(error).split("\n", 1)[0]
         raise UserError(
-            f"timm has no weights for {model} here ({said}): see that it can fetch them, or give a file"
+            f"timm has no weights for {model} here ({said})", "see that it can fetch them, or give a file"
         ) from error
     if not isinstance(found, timm.models.VisionTransformer):
-        raise UserError(f"timm's {model} is no plain Vision Transformer: choose a model whose name begins with vit_")
+        raise UserError(f"timm's {model} is no plain Vision Transformer", "choose a model whose name begins with vit_")
     vit: Any = found
     block, cfg, size = vit.blocks[0], vit.pretrained_cfg, vit.patch_embed.img_size
     tried = torch.linspace(-4, 4, 81)  # quick and tanh forms of GELU have the same class's name, or no weights to tell
@@ -265,4 +267,4 @@ def folder_weights(folder: Path) -> Path:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).exists():
             return folder / name
-    raise UserError(f"{folder} has timm's config.json, and no model.safetensors beside it: fetch that too")
+    raise UserError(f"{folder} has timm's config.json, and no model.safetensors beside it", "fetch that too")

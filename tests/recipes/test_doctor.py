@@ -170,7 +170,7 @@ def test_without_a_torch_that_can_be_imported(tmp_path: Path) -> None:
 
 def test_what_raises_or_hangs_is_a_finding() -> None:
     def refuse() -> list[Finding]:
-        raise UserError("there are 3: of them, one is broken: mend it")
+        raise UserError("there are 3: of them, one is broken", "mend it")
 
     def fall() -> list[Finding]:
         raise ZeroDivisionError("division by zero\nmore")

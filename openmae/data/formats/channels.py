@@ -37,12 +37,12 @@ def check_bands(bands: tuple[int, ...]) -> None:
     """Raises UserError unless these are different channels, counted from 1."""
     said = " ".join(map(str, bands))
     if not bands:
-        raise UserError("--bands names no channel: give their numbers, such as --bands 3 2 1, or leave it out")
+        raise UserError("--bands names no channel", "give their numbers, such as --bands 3 2 1, or leave it out")
     if min(bands) < 1:
-        raise UserError(f"--bands {said}: channels are numbered from 1, as in GDAL: the first is 1, not 0")
+        raise UserError(f"--bands {said}: channels are numbered from 1, as in GDAL", "the first is 1, not 0")
     if len(set(bands)) < len(bands):
         twice = next(band for band in bands if bands.count(band) > 1)
-        raise UserError(f"--bands {said} names channel {twice} more than once: name each channel once")
+        raise UserError(f"--bands {said} names channel {twice} more than once", "name each channel once")
 
 
 def fit(pixels: NDArray[Any], wanted: PixelFormat) -> NDArray[Any]:
@@ -68,16 +68,16 @@ def check_fits(channels: int, depth: Depth, colour: bool, wanted: PixelFormat) -
     """Raises BrokenImage where a file of such channels cannot become what is wanted."""
     if wanted.bands is not None:
         if missing := [band for band in wanted.bands if band > channels]:
-            raise BrokenImage(f"it has {channels} channels, and band {missing[0]} is wanted: choose other --bands")
+            raise BrokenImage(f"it has {channels} channels, and band {missing[0]} is wanted", "choose other --bands")
     elif channels != wanted.in_chans and not (_is_colour(channels, colour) and _is_colour(wanted.in_chans, True)):
         raise BrokenImage(
-            f"it has {channels} channels and {wanted.in_chans} are wanted: give --in-chans {channels}, or choose "
-            "with --bands"
+            f"it has {channels} channels and {wanted.in_chans} are wanted",
+            f"give --in-chans {channels}, or choose with --bands",
         )
     if BYTES[depth] > BYTES[wanted.depth]:
         raise BrokenImage(
-            f"it has {_NAMES[depth]} pixels where the others have {_NAMES[wanted.depth]} ones: convert it, or leave "
-            "it out"
+            f"it has {_NAMES[depth]} pixels where the others have {_NAMES[wanted.depth]} ones",
+            "convert it, or leave it out",
         )
 
 

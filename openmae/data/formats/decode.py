@@ -75,13 +75,13 @@ def decode(
         return fit(found, pixels)
 
 
-def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> str:
-    """Why an image of this (height, width) is too small for a patch; empty where it is not."""
+def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> BrokenImage | None:
+    """Why an image of this (height, width) is too small for a patch; None where it is not."""
     if size[0] >= patch_size[0] and size[1] >= patch_size[1]:
-        return ""
-    return (
-        f"{size[0]} x {size[1]} pixels are less than one patch of {patch_size[0]} x {patch_size[1]}: "
-        "choose a smaller patch_size"
+        return None
+    return BrokenImage(
+        f"{size[0]} x {size[1]} pixels are less than one patch of {patch_size[0]} x {patch_size[1]}",
+        "choose a smaller patch_size",
     )
 
 

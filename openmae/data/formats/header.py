@@ -64,6 +64,6 @@ def check_size(height: int, width: int, bytes_a_pixel: float, frames: int = 1) -
         raise BrokenImage(f"its header says {height} x {width} pixels, {frames} frames: it holds no image")
     if height * width * max(1.0, bytes_a_pixel / 3) > MAX_PIXELS:
         raise BrokenImage(
-            f"{height} x {width} pixels of {bytes_a_pixel:g} bytes are more than is decoded ({MAX_PIXELS:,} of 3): "
-            "cut it into tiles"
+            f"{height} x {width} pixels of {bytes_a_pixel:g} bytes are more than is decoded ({MAX_PIXELS:,} of 3)",
+            "cut it into tiles",
         )

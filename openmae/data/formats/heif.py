@@ -17,14 +17,14 @@ _HEIF_CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 def open_avif(data: bytes) -> Opened:
     """An AVIF; of a sequence, the first image."""
     if not features.check("avif"):
-        raise UserError("reading AVIF needs Pillow 11.3 or later: pip install -U pillow")
+        raise UserError("reading AVIF needs Pillow 11.3 or later", "pip install -U pillow")
     bits = _avif_bits(data)
     if bits == 8:
         return open_by_pillow(data, "AVIF")
     try:
         from imagecodecs import avif_decode
     except ImportError as error:
-        raise UserError("reading AVIFs of 10 and 12 bits needs imagecodecs: pip install 'openmae[tiff]'") from error
+        raise UserError("reading AVIFs of 10 and 12 bits needs imagecodecs", "pip install 'openmae[tiff]'") from error
     alpha = open_image(data, "AVIF").has_transparency_data
     return open_deep(data, "AVIF", 3 + alpha, bits, lambda code: avif_decode(code, 0, numthreads=1))
 
@@ -34,7 +34,7 @@ def open_heic(data: bytes) -> Opened:
     try:
         import pi_heif
     except ImportError as error:
-        raise UserError("reading HEIC needs pi-heif: pip install 'openmae[heif]'") from error
+        raise UserError("reading HEIC needs pi-heif", "pip install 'openmae[heif]'") from error
     file = pi_heif.open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
     image = file[file.primary_index]
     (width, height), (mode, _, bits) = image.size, image.mode.partition(";")

@@ -105,7 +105,9 @@ def _facts(data: bytes) -> tuple[int, bool, int | None]:
                 orientation = exif_orientation(data[start:end])
         elif marker >= 0xC0 and marker < 0xD0 and (frame := jpeg_frame(marker, data[start:end])):
             if frame.bits != 8:
-                raise BrokenImage(f"it is a JPEG of {frame.bits} bits a channel, of which only 8 are read: convert it")
+                raise BrokenImage(
+                    f"it is a JPEG of {frame.bits} bits a channel, of which only 8 are read", "convert it"
+                )
             progressive = frame.progressive
             if sequential is None and marker in _SEQUENTIAL:
                 sequential = start

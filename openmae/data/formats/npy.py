@@ -47,7 +47,7 @@ def _layout(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     found = ast.literal_eval(header.decode("latin1"))
     shape, dtype = tuple(found["shape"]), np.dtype(found["descr"])
     if len(shape) not in (2, 3) or not all(isinstance(length, int) for length in shape):
-        raise BrokenImage(f"it is an array of shape {shape}: give (height, width) or (height, width, channels)")
+        raise BrokenImage(f"it is an array of shape {shape}", "give (height, width) or (height, width, channels)")
     if dtype.kind not in "buif":
-        raise BrokenImage(f"it is an array of {dtype}: give booleans, integers or floats")
+        raise BrokenImage(f"it is an array of {dtype}", "give booleans, integers or floats")
     return shape, dtype, bool(found["fortran_order"])

@@ -53,8 +53,8 @@ def open_tiff(data: bytes) -> Opened:
         import tifffile
     except ImportError as error:
         raise UserError(
-            "reading TIFFs of many pages, many bands or more than 8 bits needs tifffile and imagecodecs: "
-            "pip install 'openmae[tiff]'"
+            "reading TIFFs of many pages, many bands or more than 8 bits needs tifffile and imagecodecs",
+            "pip install 'openmae[tiff]'",
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -23,7 +23,7 @@ from openmae.data.formats.decode import decode, open_image, patch_complaint
 from openmae.data.loading.pool import AHEAD, Hand, SharedArray, ordered
 from openmae.data.sources.source import Source
 from openmae.data.views.crop import Augmentation, Crop, cut, draw_crop, reduction
-from openmae.errors import BrokenImage
+from openmae.errors import BrokenImage, UserError
 from openmae.masking import Masking
 from openmae.randomness import epoch_order, generator
 
@@ -48,7 +48,7 @@ class Batch:
     indices: Tensor
     start: int
     broken: list[tuple[int, str]]
-    failure: str | None = None
+    failure: UserError | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,7 +83,7 @@ class _Made:
     start: int
     indices: list[int]
     broken: list[tuple[int, str]]
-    failure: str | None
+    failure: UserError | None
 
 
 @dataclass(frozen=True)
@@ -188,13 +188,13 @@ def _make(stream: Stream, ring: SharedArray | None, piece: _Piece, hand: Hand) -
     visible, queries, noise = [], [], []
     indices: list[int] = []
     broken: list[tuple[int, str]] = []
-    failure = None
+    failure: UserError | None = None
     fetched = hand.read_each(stream.source, piece.images)
     for visit, (index, data) in enumerate(zip(piece.images, fetched, strict=True), piece.start // stream.repeats):
         first = visit * stream.repeats
         loaded = _load(stream, visit, index, data, hand, broken)
         if loaded.image is None:
-            failure = f"{MOST_REPLACEMENTS} images in a row cannot be used: check that the files are there"
+            failure = UserError(f"{MOST_REPLACEMENTS} images in a row cannot be used", "check that the files are there")
         for view in range(max(piece.start, first) - first, min(piece.stop, first + stream.repeats) - first):
             draws = loaded.draws[view]
             if loaded.image is not None:
@@ -248,7 +248,7 @@ def _load(
             header = opened.header
             size = (header.height, header.width)
             if complaint := patch_complaint(size, stream.patch_size):
-                raise BrokenImage(complaint)
+                raise complaint
             crops = [draw_crop(size, stream.img_size, stream.augmentation, own) for own in draws]
             # By all views of the visit, also those of another piece: the pixels must not depend on the pieces.
             reduce = min(reduction((crop.height, crop.width), stream.img_size) for crop in crops)

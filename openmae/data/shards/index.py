@@ -135,7 +135,7 @@ def read_index(folder: Path) -> ShardIndex:
             raise ValueError(f"{arrays.name} has another size than {INDEX} says")
         return parse_index(described, map_arrays(arrays), f"{folder}/")
     except (OSError, *DAMAGE) as error:
-        raise UserError(f"the index of the shards in {folder} is damaged ({error}): pack them again") from error
+        raise UserError(f"the index of the shards in {folder} is damaged ({error})", "pack them again") from error
 
 
 def listed_shards(described: Mapping[str, Any], base: str) -> tuple[Shard, ...]:

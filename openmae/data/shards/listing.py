@@ -73,7 +73,9 @@ def open_shards(data: str, urls: Sequence[str]) -> ShardSource:
     states = _remote_states(urls) if is_remote(urls[0]) else _local_states(urls)
     index = _listed(urls, states, _class_names(folder))
     if not len(index):
-        raise UserError(f"{data} holds no images: {'; '.join(index.damage) or 'give shards that do'}")
+        if index.damage:
+            raise UserError(f"{data} holds no images: {'; '.join(index.damage)}")
+        raise UserError(f"{data} holds no images", "give shards that do")
     return ShardSource(data, index)
 
 
@@ -84,7 +86,7 @@ def packed_shards(folder: str) -> list[str] | None:
     try:
         return [shard.url for shard in listed_shards(described, f"{folder}/")]
     except DAMAGE as error:
-        raise UserError(f"{folder}/{INDEX} is damaged ({error!r}): pack the shards again") from error
+        raise UserError(f"{folder}/{INDEX} is damaged ({error!r})", "pack the shards again") from error
 
 
 def tar_files(url: str) -> list[str]:
@@ -95,7 +97,7 @@ def tar_files(url: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{url} cannot be listed ({error}): give the shards as {url}/{{0000..0099}}.tar") from error
+        raise UserError(f"{url} cannot be listed ({error})", f"give the shards as {url}/{{0000..0099}}.tar") from error
 
 
 def _described(folder: str) -> dict[str, Any] | None:
@@ -106,7 +108,7 @@ def _described(folder: str) -> dict[str, Any] | None:
     except (ValueError, *_NOT_THERE):
         return None
     except OSError as error:
-        raise UserError(f"{folder}/{INDEX} cannot be read ({error}): try again") from error
+        raise UserError(f"{folder}/{INDEX} cannot be read ({error})", "try again") from error
     return described if isinstance(described, dict) and "openmae_version" in described else None
 
 
@@ -120,7 +122,7 @@ def _packed_index(folder: str) -> ShardIndex | None:
         return parse_index(described, _fetched_arrays(folder, described["index"]), f"{folder}/")
     except (OSError, *DAMAGE) as error:
         raise UserError(
-            f"the index of the shards in {folder} cannot be read ({error}): try again, or pack them again"
+            f"the index of the shards in {folder} cannot be read ({error})", "try again, or pack them again"
         ) from error
 
 
@@ -181,7 +183,7 @@ def _local_states(urls: Sequence[str]) -> list[State]:
         try:
             status = Path(url).stat()
         except OSError as error:
-            raise UserError(f"{url} cannot be read ({error.strerror}): check that all shards are there") from error
+            raise UserError(f"{url} cannot be read ({error.strerror})", "check that all shards are there") from error
         states.append((status.st_size, str(status.st_mtime_ns)))
     return states
 
@@ -190,7 +192,7 @@ def _remote_states(urls: Sequence[str]) -> list[State]:
     states = []
     for found in look_up(urls):
         if isinstance(found, OSError):
-            raise UserError(f"{found}: check that all shards are there and that the server answers")
+            raise UserError(str(found), "check that all shards are there and that the server answers")
         states.append((found.size, found.tag))
     return states
 
@@ -278,14 +280,14 @@ def _scan_shard(url: str, length: int) -> TarSamples:
         with Path(url).open("rb", buffering=0) as file:
             return scan(lambda offset, count: os.pread(file.fileno(), count, offset), length, _LOCAL_BLOCK)
     except OSError as error:
-        raise UserError(f"{url} cannot be read ({error.strerror}): check the file") from error
+        raise UserError(f"{url} cannot be read ({error.strerror})", "check the file") from error
 
 
 def _scan_remote(url: str, length: int) -> TarSamples:
     def fetch(offset: int, count: int) -> bytes:
         (data,) = fetch_spans([Span(url, offset, min(count, length - offset))])
         if isinstance(data, OSError):
-            raise UserError(f"{data}: check that the server answers") from data
+            raise UserError(str(data), "check that the server answers") from data
         return data
 
     return scan(fetch, length, _REMOTE_BLOCK)
@@ -298,7 +300,7 @@ def _class_names(folder: str) -> list[str] | None:
     except _NOT_THERE:
         return None
     except OSError as error:
-        raise UserError(f"{folder}/{CLASSES} cannot be read ({error}): check the file") from error
+        raise UserError(f"{folder}/{CLASSES} cannot be read ({error})", "check the file") from error
     return [line.strip() for line in data.decode("utf-8", errors="replace").splitlines() if line.strip()]
 
 

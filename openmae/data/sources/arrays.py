@@ -43,13 +43,13 @@ class ArrayFile(LabelledSource):
                 self.shape, self.dtype, columns_first = _header(file)
                 self._start = file.tell()
         except (ValueError, OSError) as error:
-            raise UserError(f"{path} is no array of numbers ({error}): save one with numpy.save") from error
+            raise UserError(f"{path} is no array of numbers ({error})", "save one with numpy.save") from error
         _check_shape(self.shape, self.dtype, str(path))
         if columns_first:
-            raise UserError(f"{path} has its columns first: save numpy.ascontiguousarray of it")
+            raise UserError(f"{path} has its columns first", "save numpy.ascontiguousarray of it")
         there, length = path.stat().st_size - self._start, math.prod(self.shape) * self.dtype.itemsize
         if there < length // 2:  # a header may promise more than an index of it has room for
-            raise UserError(f"{path} is cut off: it has {there:,} of {length:,} bytes; copy or save it anew")
+            raise UserError(f"{path} is cut off", f"it has {there:,} of {length:,} bytes; copy or save it anew")
         self._head = _npy_head(self.shape[1:], self.dtype)
         self._file: OpenFile | None = None
 
@@ -133,8 +133,9 @@ def npz_arrays(path: Path) -> dict[str, str]:
     if "images" in names or len(names) == 1:
         return {"all": "images" if "images" in names else names[0]}
     raise UserError(
-        f"{path} has the arrays {', '.join(names) or 'none'}: call the images 'images' (and 'labels'), or "
-        "'train_images' and 'val_images' (and 'train_labels' and 'val_labels')"
+        f"{path} has the arrays {', '.join(names) or 'none'}",
+        "call the images 'images' (and 'labels'), or "
+        "'train_images' and 'val_images' (and 'train_labels' and 'val_labels')",
     )
 
 
@@ -151,11 +152,11 @@ def open_npz_array(path: Path, name: str) -> ArraysInMemory:
         if f"{label_name}.npy" in archive.namelist():
             labels = _read(archive, path, label_name)
             if (count := len(labels) if labels.ndim else 1) != len(images):
-                raise UserError(f"{path} has {count:,} {label_name} for {len(images):,} {name}: give each image one")
+                raise UserError(f"{path} has {count:,} {label_name} for {len(images):,} {name}", "give each image one")
             try:
                 numbers, classes = _numbered(labels)
             except ValueError as error:  # text that is none
-                raise UserError(f"{label_name} of {path} cannot be read ({error}): save it anew") from error
+                raise UserError(f"{label_name} of {path} cannot be read ({error})", "save it anew") from error
     return ArraysInMemory(path, name, images, numbers, classes, checksum)
 
 
@@ -175,20 +176,20 @@ def _read(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[Any]:
             shape, dtype, _ = _header(member)
             if (needed := math.prod(shape) * dtype.itemsize) > memory_bytes() // 2:
                 raise UserError(
-                    f"{name} of {path} takes {needed / 2**30:.1f} GiB, more than half of this machine's memory: save "
-                    "it as a .npy, which is read image by image"
+                    f"{name} of {path} takes {needed / 2**30:.1f} GiB, more than half of this machine's memory",
+                    "save it as a .npy, which is read image by image",
                 )
         with archive.open(f"{name}.npy") as member:
             return npy.read_array(member, allow_pickle=False)
     except (*_DAMAGE, EOFError, KeyError, RuntimeError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{name} of {path} cannot be read ({error}): save it anew with numpy.savez") from error
+        raise UserError(f"{name} of {path} cannot be read ({error})", "save it anew with numpy.savez") from error
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except _DAMAGE as error:
-        raise UserError(f"{path} cannot be read ({error}): save it anew with numpy.savez") from error
+        raise UserError(f"{path} cannot be read ({error})", "save it anew with numpy.savez") from error
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
@@ -213,7 +214,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
 
 def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> None:
     if len(shape) not in (3, 4) or 0 in shape or dtype.kind not in "buif":
-        raise UserError(f"{what} has the shape {shape} of {dtype}: give numbers of the shape {_SHAPES}")
+        raise UserError(f"{what} has the shape {shape} of {dtype}", f"give numbers of the shape {_SHAPES}")
 
 
 def _npy_head(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:

@@ -76,10 +76,11 @@ def open_folder(root: Path) -> ImageFolder:
     listing = list_images(root)
     if not len(listing.names):
         if packed := next((path for path in root.rglob("*") if path.name.endswith(COMPRESSED)), None):
-            raise UserError(f"{root} holds no images, but {packed.relative_to(root)}: {unpacking(packed.name)}")
+            raise UserError(f"{root} holds no images, but {packed.relative_to(root)}", unpacking(packed.name))
         raise UserError(
             f"{root} holds no images ({', '.join(sorted(e[1:] for e in EXTENSIONS))}), no .tar shards and no .parquet "
-            "files: give a folder that does"
+            "files",
+            "give a folder that does",
         )
     return ImageFolder(root, listing.names, listing.fingerprint)
 
@@ -109,16 +110,16 @@ def class_folders(paths: Names, location: str) -> tuple[tuple[str, ...], NDArray
         start = end
     if len(names) == 1:
         raise UserError(
-            f"all images of {location} are of one class, its folder {names[0]}: give images of two classes or more"
+            f"all images of {location} are of one class, its folder {names[0]}", "give images of two classes or more"
         )
     if not names:
         raise UserError(
-            f"{location} has no labels: put the images of each class in a folder of its own, "
-            f"{location}/CLASS/..., two classes or more"
+            f"{location} has no labels",
+            f"put the images of each class in a folder of its own, {location}/CLASS/..., two classes or more",
         )
     if splits := sorted(SPLIT_NAMES & set(names)):
         raise UserError(
-            f"{location} has folders called {' and '.join(splits)}, which are no classes: call the splits train "
-            "and val, with the class folders inside them"
+            f"{location} has folders called {' and '.join(splits)}, which are no classes",
+            "call the splits train and val, with the class folders inside them",
         )
     return tuple(names), labels

@@ -29,17 +29,18 @@ class LabelledSource(Source, ABC):
     def class_names(self) -> tuple[str, ...]:
         """The classes' names, in label order. Raises UserError unless there are labels of two or more classes."""
         if self.numbers is None:
-            raise UserError(f"{self.location} has no labels: {self.label_advice}")
+            raise UserError(f"{self.location} has no labels", self.label_advice)
         if missing := int((self.numbers == NO_LABEL).sum()):
             first = self.name(int((self.numbers == NO_LABEL).argmax()))
             raise UserError(
                 f"{missing:,} of the {len(self):,} images of {self.location} have no label, or one that is not among "
-                f"the names given ({first}{', ...' if missing > 1 else ''}): label them, or take them out"
+                f"the names given ({first}{', ...' if missing > 1 else ''})",
+                "label them, or take them out",
             )
         if len(self) and self.numbers.min() == self.numbers.max():
             raise UserError(
-                f"all images of {self.location} have the label '{self.classes[self.numbers[0]]}': "
-                "give images of two classes or more"
+                f"all images of {self.location} have the label '{self.classes[self.numbers[0]]}'",
+                "give images of two classes or more",
             )
         return self.classes
 

@@ -146,7 +146,7 @@ class _Walk:
             names = sorted(_worth_a_look(place))
         except OSError as error:
             folder = os.fsdecode(place.rstrip(b"/") or b"/")
-            raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
+            raise UserError(f"{folder} cannot be read ({error.strerror})", "check its permissions") from error
         self.states.append(state)
         self.folders.append(prefix)
         for name in names:

@@ -32,7 +32,7 @@ def open_parquet(file: Path) -> Any:
     try:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise UserError("reading .parquet needs pyarrow: pip install 'openmae[parquet]'") from error
+        raise UserError("reading .parquet needs pyarrow", "pip install 'openmae[parquet]'") from error
     with readable(file):
         opened = ParquetFile(file, memory_map=True)
         _ = opened.schema_arrow  # is made when it is asked for
@@ -48,7 +48,7 @@ def readable(file: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
         said = " ".join(str(error).split())
-        raise UserError(f"{file} cannot be read as parquet ({said}): check the file") from error
+        raise UserError(f"{file} cannot be read as parquet ({said})", "check the file") from error
 
 
 def image_column(schema: Any) -> str | None:
@@ -203,8 +203,8 @@ def open_parquet_images(location: str, files: Sequence[Path]) -> ParquetImages:
             column = image_column(schema) if column is None else column
             if column is None or column not in schema.names:
                 raise UserError(
-                    f"{file} has no column of images (its columns: {', '.join(schema.names)}): give files with a "
-                    "column 'image' of encoded images, or a table with a column 'path' of files"
+                    f"{file} has no column of images (its columns: {', '.join(schema.names)})",
+                    "give files with a column 'image' of encoded images, or a table with a column 'path' of files",
                 )
             label = next((name for name in _LABELS if name in schema.names), None)
             classes = classes or _hub_classes(schema, label)
@@ -214,7 +214,7 @@ def open_parquet_images(location: str, files: Sequence[Path]) -> ParquetImages:
                     ends.append(len(text))
                 labels += values
     if not len(ends):
-        raise UserError(f"{location} holds no images: give files with rows")
+        raise UserError(f"{location} holds no images", "give files with rows")
     numbers, class_names = number_labels(labels, classes)
     names = Names(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
     return ParquetImages(location, files, column or "", names, numbers, class_names)

@@ -156,8 +156,8 @@ class _Http(_Server):
                 raise Refused(f"the server answered {answer.status} {answer.reason}")
             if wanted and answer.status == 200:
                 raise UserError(
-                    f"the server of {shown(url)} does not give parts of files (HTTP ranges), which images are read by: "
-                    "download the shards and give their folder, or serve them with nginx, Apache or S3"
+                    f"the server of {shown(url)} does not give parts of files (HTTP ranges), which images are read by",
+                    "download the shards and give their folder, or serve them with nginx, Apache or S3",
                 )
             if answer.status not in (200, 206):
                 raise OSError(f"the server answered {answer.status} {answer.reason}")
@@ -199,11 +199,11 @@ def _server(url: str) -> _Server:
     """Made anew in every process: connections and the thread that serves them do not survive a fork."""
     protocol = url.partition("://")[0]
     if protocol not in ("http", "https", "s3"):
-        raise UserError(f"{shown(url)} cannot be read: give http://, https:// or s3://, or a path")
+        raise UserError(f"{shown(url)} cannot be read", "give http://, https:// or s3://, or a path")
     if protocol == "s3" and f"{HIDDEN}@" in shown(url):
         raise UserError(
-            f"{shown(url)} names who asks: leave that out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run "
-            "aws configure"
+            f"{shown(url)} names who asks",
+            "leave that out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run aws configure",
         )
     key = (os.getpid(), protocol)
     if key not in _servers:
@@ -216,7 +216,7 @@ def _connect_http() -> _Server:
         import aiohttp
         from fsspec.implementations.http import HTTPFileSystem
     except ImportError as error:
-        raise UserError("reading http:// needs fsspec and aiohttp: pip install 'openmae[remote]'") from error
+        raise UserError("reading http:// needs fsspec and aiohttp", "pip install 'openmae[remote]'") from error
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE.stall, sock_read=PATIENCE.stall)
     options = {"timeout": timeout, "trust_env": True}  # trust_env: proxies
     return _Http(HTTPFileSystem(client_kwargs=options, skip_instance_cache=True, use_listings_cache=False))
@@ -226,7 +226,7 @@ def _connect_s3() -> _Server:
     try:
         from s3fs import S3FileSystem
     except ImportError as error:
-        raise UserError("reading s3:// needs s3fs: pip install 'openmae[s3]'") from error
+        raise UserError("reading s3:// needs s3fs", "pip install 'openmae[s3]'") from error
     options = {"connect_timeout": PATIENCE.stall, "read_timeout": PATIENCE.stall, "retries": {"total_max_attempts": 1}}
     filesystem = S3FileSystem(config_kwargs=options, skip_instance_cache=True, use_listings_cache=False)
     filesystem.retries = 1  # tries are counted here
@@ -293,8 +293,8 @@ async def _persist(ask: Callable[[], Awaitable[Result]], url: str, progress: _Pr
         except Exception as failure:  # the libraries below raise nearly every kind
             if type(failure).__name__ in _NO_CREDENTIALS:
                 raise UserError(
-                    f"{url} cannot be read without credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-                    "run aws configure"
+                    f"{url} cannot be read without credentials",
+                    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run aws configure",
                 ) from failure
             error = failure
     advice = ""

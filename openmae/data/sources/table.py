@@ -99,9 +99,9 @@ def _read(table: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     has_splits = False
     for number, (path, label, split) in enumerate(_rows(table), 1):
         if not path or not isinstance(path, str) or "\0" in path:
-            raise UserError(f"row {number:,} of {table} has no path to a file: give it one or take the row out")
+            raise UserError(f"row {number:,} of {table} has no path to a file", "give it one or take the row out")
         if (which := SPLITS.get(str(split))) is None and split is not None:
-            raise UserError(f"row {number:,} of {table} has the split '{split}': write train or val")
+            raise UserError(f"row {number:,} of {table} has the split '{split}'", "write train or val")
         has_splits = which is not None
         splits.append(which or TRAIN)
         name = os.fsencode(path)
@@ -114,7 +114,7 @@ def _read(table: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         words = label_text(label)
         labels.append(seen.setdefault(words, words))  # one string a class, not one a row
     if not len(ends):
-        raise UserError(f"{table} has no rows: give a row for each image")
+        raise UserError(f"{table} has no rows", "give a row for each image")
     if max(sizes) < 0:
         _check_folder(table, text, ends)
     names, lengths = Names(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64)), np.frombuffer(sizes, np.int64)
@@ -133,7 +133,8 @@ def _check_folder(table: Path, text: bytearray, ends: "array[int]") -> None:
     if Path(first).is_file():
         raise UserError(
             f"none of the files of {table} is there, for paths are relative to the folder of the table; but {first} is "
-            "there relative to the working folder: move the table to it, or write whole paths"
+            "there relative to the working folder",
+            "move the table to it, or write whole paths",
         )
 
 
@@ -154,14 +155,15 @@ def _csv_rows(table: Path) -> Iterator[Row]:
                 if len(cells) < len(header):
                     raise UserError(
                         f"line {reader.line_num:,} of {table} has {len(cells)} cells where the first line has "
-                        f"{len(header)}: mend it"
+                        f"{len(header)}",
+                        "mend it",
                     )
                 path, label, split = (None if place is None else cells[place] for place in places)
                 yield path, label, split
     except OSError as error:
-        raise UserError(f"{table} cannot be read ({error.strerror}): check its permissions") from error
+        raise UserError(f"{table} cannot be read ({error.strerror})", "check its permissions") from error
     except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{table} is no CSV table in UTF-8 ({error}): write it anew") from error
+        raise UserError(f"{table} is no CSV table in UTF-8 ({error})", "write it anew") from error
 
 
 def _parquet_rows(table: Path) -> Iterator[Row]:
@@ -182,6 +184,6 @@ def _parquet_rows(table: Path) -> Iterator[Row]:
 def _check_columns(header: list[str], table: Path) -> None:
     if "path" not in header:
         if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-            raise UserError(f"{table} has its columns separated by something else than commas: write it with commas")
+            raise UserError(f"{table} has its columns separated by something else than commas", "write it with commas")
         columns = ", ".join(f"'{name}'" for name in header) or "none"
-        raise UserError(f"{table} has no column 'path' (its columns: {columns}): name the column of the files so")
+        raise UserError(f"{table} has no column 'path' (its columns: {columns})", "name the column of the files so")

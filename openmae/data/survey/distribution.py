@@ -102,7 +102,8 @@ def measure(
     if not images:
         raise UserError(
             f"none of the {count:,} images in {source.location} can be read (the first: {source.name(broken[0][0])}: "
-            f"{broken[0][1]}): check the files"
+            f"{broken[0][1]})",
+            "check the files",
         )
     percentiles, levels, weights = _of_drawn(np.concatenate(drawn)) if of_each else _of_levels(summed / images)
     return Distribution(

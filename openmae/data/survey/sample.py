@@ -47,7 +47,7 @@ class Survey:
     def smaller_than(self, patch_size: tuple[int, int]) -> list[tuple[int, str]]:
         """(index, reason) of images that do not cover one patch."""
         found = ((index, patch_complaint(size, patch_size)) for index, size in self.sizes.items())
-        return [(index, complaint) for index, complaint in found if complaint]
+        return [(index, str(complaint)) for index, complaint in found if complaint is not None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def survey(
     if not good:
         raise UserError(
             f"none of {count} images tried in {source.location} can be read (the first: {source.name(broken[0][0])}: "
-            f"{broken[0][1]}): check the files"
+            f"{broken[0][1]})",
+            "check the files",
         )
     sizes = {index: (header.height, header.width) for index, header, _ in good}
     median = tuple(int(np.median([size[axis] for size in sizes.values()])) for axis in (0, 1))
@@ -121,11 +122,13 @@ def choose_pixels(
     if bands is not None:
         check_bands(bands)
         if in_chans not in (None, len(bands)):
-            raise UserError(f"--bands names {len(bands)} channels and --in-chans is {in_chans}: leave one of them out")
+            raise UserError(
+                f"--bands names {len(bands)} channels and --in-chans is {in_chans}", "leave one of them out"
+            )
         return PixelFormat(len(bands), bands, depth), "as many as --bands"
     if in_chans is not None:
         if in_chans < 1:
-            raise UserError(f"--in-chans is {in_chans}: give 1 or more")
+            raise UserError(f"--in-chans is {in_chans}", "give 1 or more")
         return PixelFormat(in_chans, None, depth), "as asked for"
     counts = Counter(header.channels for header in headers)
     if not counts:
@@ -139,8 +142,8 @@ def choose_pixels(
     found = ", ".join(f"{count:,} with {channels}" for channels, count in sorted(counts.items()))
     first = " ".join(map(str, range(1, min(3, *counts) + 1)))
     raise UserError(
-        f"the images in {location} differ in their number of channels ({found}, among those looked at): choose those "
-        f"that all have, such as --bands {first}, or one kind of image by --in-chans"
+        f"the images in {location} differ in their number of channels ({found}, among those looked at)",
+        f"choose those that all have, such as --bands {first}, or one kind of image by --in-chans",
     )
 
 

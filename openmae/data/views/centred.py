@@ -23,5 +23,5 @@ def centred(
     opened = open_image(data)
     size = (opened.header.height, opened.header.width)
     if complaint := patch_complaint(size, patch_size):
-        raise BrokenImage(complaint)
+        raise complaint
     return centred_view(decode(opened, pixels, reduce=reduction(size, img_size)), img_size)

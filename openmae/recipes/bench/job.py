@@ -123,33 +123,33 @@ def _check_ranges(settings: Bench, device: torch.device) -> None:
     for name in ("micro_batch", "rounds", "img_size"):
         value = getattr(settings, name)
         if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}: give 1 or more")
+            raise UserError(f"--{name.replace('_', '-')} is {value}", "give 1 or more")
     if settings.precision == ():
-        raise UserError("--precision is without a value: give bf16, fp32 or both")
+        raise UserError("--precision is without a value", "give bf16, fp32 or both")
     if settings.compile and (missing := missing_compiler(device)):
-        raise UserError(f"--compile needs {missing}: install it, or leave --compile out")
+        raise UserError(f"--compile needs {missing}", "install it, or leave --compile out")
 
 
 def _check_measured(tables: Sequence[Table], ours: str) -> None:
     """Raises UserError where what this is about is missing."""
-    advice = "for the reason above: mend it, or try a smaller --micro-batch"
+    advice = "mend it, or try a smaller --micro-batch"
     if not any(table.results for table in tables):
-        raise UserError(f"nothing could be measured, {advice}")
+        raise UserError("nothing could be measured, for the reason above", advice)
     for table in tables:
         if ours not in [result.contender for result in table.results]:
-            raise UserError(f"{ours} itself could not be measured in {table.title}, {advice}")
+            raise UserError(f"{ours} itself could not be measured in {table.title}, for the reason above", advice)
 
 
 def _check_writable(out: Path) -> None:
     """Raises UserError, before minutes of measuring."""
     if (out / "bench.json").exists():
-        raise UserError(f"{out} holds an earlier benchmark: choose another --out, or remove that one")
+        raise UserError(f"{out} holds an earlier benchmark", "choose another --out, or remove that one")
     try:
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=out) as file:
             file.write(bytes(_LARGEST_FILE))
     except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}): choose another --out") from error
+        raise UserError(f"{out} cannot be written ({error.strerror})", "choose another --out") from error
 
 
 # ---------------------------------------------------------------- measuring and saying

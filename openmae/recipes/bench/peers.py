@@ -189,7 +189,7 @@ def file_peer(given: str, in_chans: int, img_size: tuple[int, ...]) -> FilePeer:
     """The peer that PATH:CALLABLE names. Raises UserError where that is not its form or there is no such file."""
     path, _, name = given.rpartition(":")
     if not path or not name.isidentifier():
-        raise UserError(f"--peer is {given}: give a Python file and a callable in it, such as models.py:mae_base")
+        raise UserError(f"--peer is {given}", "give a Python file and a callable in it, such as models.py:mae_base")
     if not Path(path).is_file():
-        raise UserError(f"--peer is {given}, and there is no file {path}: give one, and a callable in it")
+        raise UserError(f"--peer is {given}, and there is no file {path}", "give one, and a callable in it")
     return FilePeer(Path(path).absolute(), name, in_chans, img_size)

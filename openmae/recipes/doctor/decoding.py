@@ -18,7 +18,6 @@ from openmae.data.sources.source import Source
 from openmae.data.survey.sample import survey
 from openmae.data.views.crop import Augmentation
 from openmae.distributed.ranks import Ranks
-from openmae.errors import UserError
 from openmae.machine.cores import reading_workers, workers_for
 from openmae.model import create_model
 from openmae.recipes.doctor.devices import product_speed
@@ -101,7 +100,7 @@ def _rate(source: Source, size: tuple[int, int], pixels: PixelFormat, workers: i
     batches = stream.batches(0, _BATCH, workers)
     try:
         if failure := next(batches).failure:
-            raise UserError(failure)
+            raise failure
         began, count = time.perf_counter(), 0
         while (seconds := time.perf_counter() - began) < _SECONDS:
             count += len(next(batches))

@@ -36,8 +36,7 @@ def main(device: str, timeout: float) -> int:
             if ranks.leads:
                 _say(json.dumps(found))
     except UserError as error:
-        said, _, advice = str(error).rpartition(": ")  # what to do, the doctor says
-        print(said or advice, file=sys.stderr)
+        print(error.what, file=sys.stderr)  # what to do, the doctor says
         return 2
     except RankLost as lost:
         print(lost, file=sys.stderr, flush=True)

@@ -65,9 +65,9 @@ def run(settings: Doctor) -> int:
 def _check(settings: Doctor) -> None:
     """Raises UserError for what means nothing."""
     if not (settings.timeout > 0 and math.isfinite(settings.timeout)):
-        raise UserError(f"--timeout is {settings.timeout:g}: give a number of seconds above 0")
+        raise UserError(f"--timeout is {settings.timeout:g}", "give a number of seconds above 0")
     if settings.processes is not None and settings.processes < 1:
-        raise UserError(f"--processes is {settings.processes}: give 1 or more")
+        raise UserError(f"--processes is {settings.processes}", "give 1 or more")
 
 
 def _rank() -> int:
@@ -149,9 +149,8 @@ def within(seconds: float, name: str, check: Check) -> Sequence[Finding]:
 def _isolated(name: str, check: Check) -> Sequence[Finding]:
     try:
         return check()
-    except UserError as error:  # its sentence says what is wrong, a colon, and what to do
-        said, _, remedy = str(error).rpartition(": ")
-        return [Finding(name, "bad", said or remedy, remedy)]
+    except UserError as error:
+        return [Finding(name, "bad", error.what, error.advice or None)]
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         remedy = "run it again; if that changes nothing, please report this line, with the command"

@@ -86,7 +86,7 @@ def read_about(out: Path) -> dict[str, Any]:
         except ValueError:
             found = None
     if not isinstance(found, dict) or "encoder" not in found:
-        raise UserError(f"{out} exists and was not written by openmae embed: choose another --out, or move it away")
+        raise UserError(f"{out} exists and was not written by openmae embed", "choose another --out, or move it away")
     return found
 
 
@@ -104,7 +104,7 @@ def read_vectors(out: Path) -> Iterator[NDArray[np.float32]]:
             for start in range(0, len(stored), ROWS):
                 yield np.array(stored[start : start + ROWS])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{out} is damaged ({error}): delete it, and embed again") from error
+        raise UserError(f"{out} is damaged ({error})", "delete it, and embed again") from error
 
 
 def _write_parquet(
@@ -159,5 +159,5 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UserError("writing .parquet needs pyarrow: pip install 'openmae[parquet]', or give a .npy") from error
+        raise UserError("writing .parquet needs pyarrow", "pip install 'openmae[parquet]', or give a .npy") from error
     return pyarrow, parquet

@@ -89,30 +89,30 @@ def _check(settings: Embed) -> None:
     check_out(settings.out, ".parquet", ".npy")
     require_writer(settings.out)
     if settings.nearest < 1:
-        raise UserError(f"--nearest is {settings.nearest}: give 1 or more")
+        raise UserError(f"--nearest is {settings.nearest}", "give 1 or more")
     if not 0 <= settings.threshold <= 1:
-        raise UserError(f"--threshold is {settings.threshold:g}: give a similarity from 0 to 1")
+        raise UserError(f"--threshold is {settings.threshold:g}", "give a similarity from 0 to 1")
     if settings.batch_size is not None and settings.batch_size < 1:
-        raise UserError(f"--batch-size is {settings.batch_size}: give 1 or more")
+        raise UserError(f"--batch-size is {settings.batch_size}", "give 1 or more")
     if settings.picture is not None:
         if not settings.search:
-            raise UserError("--picture is of a search: give --search IMAGE too")
+            raise UserError("--picture is of a search", "give --search IMAGE too")
         _check_picture(settings.picture)
 
 
 def _check_picture(picture: Path) -> None:
     """Raises UserError where the picture could not be written there."""
     if picture.suffix.lower() != ".png":
-        raise UserError(f"--picture is {picture}: give a name that ends in .png")
+        raise UserError(f"--picture is {picture}", "give a name that ends in .png")
     if picture.is_dir():
-        raise UserError(f"--picture is {picture}, which is a folder: give a file")
+        raise UserError(f"--picture is {picture}, which is a folder", "give a file")
 
 
 def _source(settings: Embed) -> Source:
     if settings.split == "all":
         return open_source(settings.data)
     if not has_splits(settings.data):
-        raise UserError(f"{settings.data} has no splits: leave --split {settings.split} out")
+        raise UserError(f"{settings.data} has no splits", f"leave --split {settings.split} out")
     return open_source(settings.data, settings.split)
 
 
@@ -120,9 +120,9 @@ def _query(images: CentredImages, path: Path) -> NDArray[Any]:
     try:
         return images.view(path.read_bytes())
     except OSError as error:
-        raise UserError(f"--search {path} cannot be read ({error.strerror}): give an image file") from error
+        raise UserError(f"--search {path} cannot be read ({error.strerror})", "give an image file") from error
     except BrokenImage as error:
-        raise UserError(f"--search {path} cannot be used ({error}): give another image") from error
+        raise UserError(f"--search {path} cannot be used ({error})", "give another image") from error
 
 
 def _tensor(pixels: NDArray[Any]) -> torch.Tensor:
@@ -179,7 +179,7 @@ def _fitting(settings: Embed, about: dict[str, Any], console: Console) -> dict[s
     """What the file that is there says of itself. Raises UserError where it is of something else."""
     before = read_about(settings.out)
     if differing := _differing(before, about):
-        raise UserError(f"{settings.out} holds features of {differing}: choose another --out, or move it away")
+        raise UserError(f"{settings.out} holds features of {differing}", "choose another --out, or move it away")
     if parts_folder(settings.out).exists():  # of a process that was killed when all was done
         with opened_parts(settings.out) as parts:
             parts.remove()
@@ -225,7 +225,8 @@ def _embed(
             parts.remove()
             raise UserError(
                 f"none of the {len(images)} images in {settings.data} can be read (the first: "
-                f"{images.source.name(index)}: {reason}): check the files"
+                f"{images.source.name(index)}: {reason})",
+                "check the files",
             )
         width = embedder.encoder.embed_dim
         about = {**about, "width": width, "left_out": [index for index, _ in left_out]}
@@ -249,18 +250,18 @@ def _settle(parts: Parts, settings: Embed, about: dict[str, Any]) -> None:
     """Finds what was done before. Raises UserError where it was of something else."""
     if settings.out.exists():
         parts.remove()
-        raise UserError(f"another process has just written {settings.out}: run the same command again to use it")
+        raise UserError(f"another process has just written {settings.out}", "run the same command again to use it")
     before = read_job(parts.folder)
     if not before:
         for beside in companions(settings.out):
             if beside.exists():
                 parts.remove()
-                raise UserError(f"{beside} exists and would be written anew: choose another --out, or move it away")
+                raise UserError(f"{beside} exists and would be written anew", "choose another --out, or move it away")
         parts.begin(about)
     elif differing := _differing(before, about):
         raise UserError(
-            f"an embedding that was not finished, {parts.folder}, is of {differing}: finish it with its own settings, "
-            "delete that folder, or choose another --out"
+            f"an embedding that was not finished, {parts.folder}, is of {differing}",
+            "finish it with its own settings, delete that folder, or choose another --out",
         )
     parts.read()
 
@@ -278,7 +279,8 @@ def _embed_rest(
             if not np.isfinite(batch.vectors).all():
                 raise UserError(
                     f"the model gives values that are not numbers for images among {batch.start + 1:,} to "
-                    f"{batch.stop:,}: try --precision fp32, or a model whose training went well"
+                    f"{batch.stop:,}",
+                    "try --precision fp32, or a model whose training went well",
                 )
             waiting.take(batch)
             say(batch.stop - before)

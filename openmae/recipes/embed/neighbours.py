@@ -106,7 +106,7 @@ class Findings:
         """Lists all images, from the least to the most similar to the k nearest. Raises UserError, OSError."""
         vectors = self._all_vectors()
         if len(vectors) < 2:
-            raise UserError("one image has nothing to differ from: --outliers needs two or more")
+            raise UserError("one image has nothing to differ from", "--outliers needs two or more")
         with counting("comparing", len(vectors), self.console) as say:
             means = mean_similarity(vectors, k, self.device, say)
         order = np.argsort(means, kind="stable").tolist()

@@ -99,7 +99,7 @@ def read_job(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}): delete the folder {folder}") from error
+        raise UserError(f"{file} is damaged ({error})", f"delete the folder {folder}") from error
 
 
 def parts_folder(out: Path) -> Path:
@@ -123,7 +123,7 @@ def opened_parts(out: Path) -> Iterator[Parts]:
                 raise
             is_ours = False
         if not is_ours:
-            raise UserError(f"another process is writing {out}: wait for it, or choose another --out")
+            raise UserError(f"another process is writing {out}", "wait for it, or choose another --out")
         yield Parts(folder)
 
 
@@ -134,5 +134,5 @@ def _opened(file: Path) -> Iterator[Any]:
             yield stored
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{file} is damaged ({error}): delete the folder {file.parent}, and run the same command again"
+            f"{file} is damaged ({error})", f"delete the folder {file.parent}, and run the same command again"
         ) from error

@@ -86,7 +86,9 @@ def run(settings: Evaluate) -> None:
         try:
             scores, indices = predict(model, loaded.statistics, shown, device, workers, settings.batch_size, say)
         except torch.OutOfMemoryError as error:
-            raise UserError(f"{device} ran out of memory: give a --batch-size below {settings.batch_size}") from error
+            raise UserError(
+                f"{device} ran out of memory", f"give a --batch-size below {settings.batch_size}"
+            ) from error
         return scores[:, torch.from_numpy(asked.outputs)], indices
 
     with counting("classifying", len(images), console) as say:
@@ -116,14 +118,14 @@ def run(settings: Evaluate) -> None:
 
 def _check_numbers(settings: Evaluate) -> None:
     if settings.batch_size < 1:
-        raise UserError(f"--batch-size is {settings.batch_size}: give 1 or more")
+        raise UserError(f"--batch-size is {settings.batch_size}", "give 1 or more")
     if not 0 <= settings.seed < 2**63:
-        raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
+        raise UserError(f"--seed is {settings.seed}", "give a number from 0 and below 2**63")
 
 
 def _check_corruptible(task: Task, images: CentredImages) -> None:
     if task != "classification":
-        raise UserError(f"--corruptions is for classification, and this model's task is {task}: leave it out")
+        raise UserError(f"--corruptions is for classification, and this model's task is {task}", "leave it out")
     check_corruptible(images.pixels, images.img_size)
 
 
@@ -173,14 +175,15 @@ def judged_images(settings: Evaluate, loaded: Loaded, task: Task) -> tuple[Sourc
         return open_source(data), "all"
     if not is_known:
         raise UserError(
-            f"{data} has no splits train and val, and {settings.model} did not learn from it: leave --split out, or "
-            "make folders train and val"
+            f"{data} has no splits train and val, and {settings.model} did not learn from it",
+            "leave --split out, or make folders train and val",
         )
     _, train, val = split_for(data, task, loaded.info["provenance"].get("seed", 0))
     if loaded.info["provenance"].get("held_out", val.fingerprint) != val.fingerprint:
         raise UserError(
             f"{data} has changed since {settings.model} learnt from it, and nobody knows which of its images were held "
-            "out: give others, or --split all, which counts what was learnt as well"
+            "out",
+            "give others, or --split all, which counts what was learnt as well",
         )
     return (train, "train") if split == "train" else (val, "val")
 
@@ -232,14 +235,14 @@ def _kinds(settings: Evaluate) -> tuple[str, ...]:
     if asked == ["all"]:
         return KINDS
     if not set(asked) <= set(KINDS):
-        raise UserError(f"--corruptions is '{settings.corruptions}': give all, or some of {', '.join(KINDS)}")
+        raise UserError(f"--corruptions is '{settings.corruptions}'", f"give all, or some of {', '.join(KINDS)}")
     return tuple(kind for kind in KINDS if kind in asked)
 
 
 def _severities(settings: Evaluate) -> tuple[int, ...]:
     if settings.corruptions is None and settings.severities != Evaluate.severities:
-        raise UserError("--severities is for --corruptions: give both, or neither")
+        raise UserError("--severities is for --corruptions", "give both, or neither")
     words = [word.strip() for word in settings.severities.split(",")]
     if not set(words) <= set(map(str, SEVERITIES)):
-        raise UserError(f"--severities is '{settings.severities}': give numbers from 1 to 5 with commas between them")
+        raise UserError(f"--severities is '{settings.severities}'", "give numbers from 1 to 5 with commas between them")
     return tuple(sorted({int(word) for word in words}))

@@ -58,9 +58,9 @@ def read_results(run: Path) -> dict[str, Any]:
     try:
         found = read_json(file.read_bytes()) if file.exists() else {}
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({error}): move it away") from error
+        raise UserError(f"{file} is damaged ({error})", "move it away") from error
     if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
-        raise UserError(f"{file} is damaged (it does not hold sets of images): move it away")
+        raise UserError(f"{file} is damaged (it does not hold sets of images)", "move it away")
     return found
 
 

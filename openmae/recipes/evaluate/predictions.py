@@ -25,15 +25,15 @@ def check_save(file: Path | None, data: str) -> None:
     if file is None:
         return
     if file.suffix.lower() not in _SUFFIXES:
-        raise UserError(f"--save is {file}: give a file that ends in {' or '.join(_SUFFIXES)}")
+        raise UserError(f"--save is {file}", f"give a file that ends in {' or '.join(_SUFFIXES)}")
     if file.resolve() == Path(data).resolve():
-        raise UserError(f"--save is {file}, which is DATA itself: give another file")
+        raise UserError(f"--save is {file}, which is DATA itself", "give another file")
     if file.is_dir():
-        raise UserError(f"--save is {file}, which is a folder: give a file")
+        raise UserError(f"--save is {file}, which is a folder", "give a file")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{file.parent} cannot be made ({error.strerror}): choose another --save") from error
+        raise UserError(f"{file.parent} cannot be made ({error.strerror})", "choose another --save") from error
     if file.suffix.lower() == ".parquet":
         _pyarrow()
 
@@ -45,7 +45,7 @@ def save_predictions(file: Path, judged: Judged) -> None:
     try:
         write_file(file, data)
     except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}): choose another --save") from error
+        raise UserError(f"{file} cannot be written ({error.strerror})", "choose another --save") from error
 
 
 def predictions(judged: Judged) -> Columns:
@@ -105,5 +105,5 @@ def _pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError("--save to .parquet needs pyarrow: pip install 'openmae[parquet]', or give a .csv") from error
+        raise UserError("--save to .parquet needs pyarrow", "pip install 'openmae[parquet]', or give a .csv") from error
     return pyarrow

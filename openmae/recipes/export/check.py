@@ -46,8 +46,8 @@ def compared(ours: Tensor, theirs: Tensor, by: str, outputs: str) -> Compared:
     """Of two tensors. Raises UserError where their shapes differ, or ours are no numbers."""
     if ours.shape != theirs.shape:
         raise UserError(
-            f"{by} gives outputs of shape {tuple(theirs.shape)} where the model gives {tuple(ours.shape)}: nothing was "
-            "written; please report this, with the command"
+            f"{by} gives outputs of shape {tuple(theirs.shape)} where the model gives {tuple(ours.shape)}",
+            "nothing was written; please report this, with the command",
         )
     if not ours.isfinite().all():
         raise UserError(

@@ -74,7 +74,8 @@ def run(settings: Export) -> None:
         if not found.difference <= found.allowed:
             raise UserError(
                 f"{found.by} gives {found.outputs} that differ by {found.difference:.1e} from the model's, more than "
-                f"{found.allowed:.0e}, on {len(images)} images: nothing was written; please report this"
+                f"{found.allowed:.0e}, on {len(images)} images",
+                "nothing was written; please report this",
             )
         cost = None
         if settings.quantize is not None:
@@ -114,25 +115,25 @@ def sidecar(out: Path, is_folder: bool) -> Path:
 def _check_out(settings: Export, form: Format) -> None:
     out = settings.out
     if settings.quantize is not None and settings.to != "onnx":
-        raise UserError(f"--quantize is for --to onnx, not {settings.to}: leave it out")
+        raise UserError(f"--quantize is for --to onnx, not {settings.to}", "leave it out")
     if out.name in ("", ".."):
-        raise UserError(f"--out is {out}: give the name of what is written")
+        raise UserError(f"--out is {out}", "give the name of what is written")
     if form.suffixes and out.suffix not in form.suffixes:  # by which timm, too, tells what a file is
-        raise UserError(f"--out is {out}: give a file that ends in {' or '.join(form.suffixes)}")
+        raise UserError(f"--out is {out}", f"give a file that ends in {' or '.join(form.suffixes)}")
     taken = [place for place in _places(out, form) if os.path.lexists(place)]
     if taken and not settings.force:
-        raise UserError(f"{taken[0]} is there already: give another --out, or --force to write over it")
+        raise UserError(f"{taken[0]} is there already", "give another --out, or --force to write over it")
     if form.suffixes and out.is_dir():
-        raise UserError(f"--out is {out}, which is a folder: give a file")
+        raise UserError(f"--out is {out}, which is a folder", "give a file")
     if not form.suffixes and out.exists() and not (out.is_dir() and (out / "config.json").exists()):
-        raise UserError(f"--out is {out}, which no export to {settings.to} has written: give another")
+        raise UserError(f"--out is {out}, which no export to {settings.to} has written", "give another")
     if not form.suffixes and (others := sorted({one.name for one in out.glob("*")} - _IN_FOLDERS)):
         raise UserError(
-            f"--out is {out}, which holds more than an export ({others[0]}), and all would go: give another"
+            f"--out is {out}, which holds more than an export ({others[0]}), and all would go", "give another"
         )
     model = settings.model.resolve()
     if any(model.is_relative_to(place.resolve()) or model == place.resolve().parent for place in taken):
-        raise UserError(f"--out is {out}, which would write over a part of {settings.model}: give another")
+        raise UserError(f"--out is {out}, which would write over a part of {settings.model}", "give another")
 
 
 @contextmanager
@@ -143,7 +144,7 @@ def _aside(out: Path) -> Iterator[Path]:
         # A name that no other has: a killed export leaves its own, and in a container the next has the same number.
         folder = Path(mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     except OSError as error:
-        raise UserError(f"{out.parent} cannot be written to ({error.strerror}): choose another --out") from error
+        raise UserError(f"{out.parent} cannot be written to ({error.strerror})", "choose another --out") from error
     try:
         yield folder / out.name
     finally:

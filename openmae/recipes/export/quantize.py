@@ -73,8 +73,8 @@ def quantize(
         ours, theirs = (graph(images) for graph in graphs)
         if not theirs.isfinite().all():
             raise UserError(
-                f"in {to} this model's {what_is_compared(loaded.model)} are not finite numbers: choose "
-                f"--quantize {'int8' if to == 'fp16' else 'fp16'}, or leave it out"
+                f"in {to} this model's {what_is_compared(loaded.model)} are not finite numbers",
+                f"choose --quantize {'int8' if to == 'fp16' else 'fp16'}, or leave it out",
             )
         return Cost(
             to=to,

@@ -56,17 +56,19 @@ def _loaded(settings: Finetune, console: Console) -> Loaded | None:
     if settings.model not in SIZES:
         model = settings.model
         if model.startswith("vit_") and not Path(model).exists() and not is_timm_name(model):
-            raise UserError(f"{settings.model} is no size, nor a run folder: give one of {', '.join(SIZES)}, or a run")
+            raise UserError(
+                f"{settings.model} is no size, nor a run folder", f"give one of {', '.join(SIZES)}, or a run"
+            )
         loaded = load_model(Path(settings.model))
         say_origin(loaded, console)
         if isinstance(loaded.model, Classifier) and not settings.from_scratch:
             console.print(f"{settings.model} was fine-tuned before: its encoder is kept, and its head made anew")
         if settings.patch_size is not None and pair(settings.patch_size) != loaded.encoder.patch_size:
-            raise UserError(f"--patch-size is for fresh weights; {settings.model} has its own: leave it out")
+            raise UserError(f"--patch-size is for fresh weights; {settings.model} has its own", "leave it out")
         return loaded
     if not settings.from_scratch:
         raise UserError(
-            f"{settings.model} has fresh weights: add --from-scratch if that is meant, or give a run folder"
+            f"{settings.model} has fresh weights", "add --from-scratch if that is meant, or give a run folder"
         )
     return None
 

@@ -204,7 +204,9 @@ def check_ranges(settings: "Finetune") -> None:
     check(settings, _BOUNDS)
     _check_micro_batch(settings)
     if settings.optimizer == "lars" and (settings.weight_decay or settings.layer_decay not in (None, 1.0)):
-        raise UserError("--optimizer lars takes neither --weight-decay nor --layer-decay: leave them out, or use adamw")
+        raise UserError(
+            "--optimizer lars takes neither --weight-decay nor --layer-decay", "leave them out, or use adamw"
+        )
 
 
 def least_micro_batch(settings: "Finetune") -> int:
@@ -220,9 +222,10 @@ def _check_micro_batch(settings: "Finetune") -> None:
     if batch_size is None or micro_batch is None or micro_batch >= batch_size:
         return
     if (settings.mixup or settings.cutmix) and micro_batch % GROUP:
-        raise UserError(f"--micro-batch {micro_batch} with mixup or cutmix: give a multiple of {GROUP}")
+        raise UserError(f"--micro-batch {micro_batch} with mixup or cutmix", f"give a multiple of {GROUP}")
     if settings.batch_norm and batch_size % micro_batch == 1:
         raise UserError(
             f"--batch-norm with --batch-size {batch_size} and --micro-batch {micro_batch} leaves one image alone, "
-            "which has no deviation: give another --micro-batch"
+            "which has no deviation",
+            "give another --micro-batch",
         )

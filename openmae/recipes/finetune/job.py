@@ -320,7 +320,9 @@ def _finetune(settings: Finetune, ranks: Ranks, device: torch.device, console: C
         if settings.resume and settings.out is not None and ranks.leads:
             settings = stored(settings, read_config(settings.out), defaults_too=True)
         if settings.model is None or settings.data is None or settings.out is None:
-            raise UserError("say what to train, on what, and where the run goes: openmae finetune MODEL DATA --out RUN")
+            raise UserError(
+                "say what to train, on what, and where the run goes", "openmae finetune MODEL DATA --out RUN"
+            )
     settings = ranks.from_lead(settings)
     tell_ranks(ranks, settings, console)
     keep_freed_memory()
@@ -377,10 +379,11 @@ def _split(settings: Finetune) -> tuple[Task, Source, Source]:
 def _check_balance(balance: str, task: Task) -> None:
     """Raises UserError where the labels have nothing that could be balanced so."""
     if balance != "none" and task == "regression":
-        raise UserError(f"--balance {balance} is for classes, and these labels are numbers: leave it out")
+        raise UserError(f"--balance {balance} is for classes, and these labels are numbers", "leave it out")
     if balance == "sampling" and task == "multi-label":
         raise UserError(
-            "--balance sampling is for images of one class each, and these have several labels: give --balance weights"
+            "--balance sampling is for images of one class each, and these have several labels",
+            "give --balance weights",
         )
 
 

@@ -39,9 +39,9 @@ def sweep(
     """
     refuse_ranks("a sweep over --blocks")
     if settings.out is None:
-        raise UserError("say where the runs go: openmae finetune MODEL DATA --out RUN")
+        raise UserError("say where the runs go", "openmae finetune MODEL DATA --out RUN")
     if (settings.out / "config.toml").exists():
-        raise UserError(f"{settings.out} is a run, and a sweep is a folder of runs: choose another --out")
+        raise UserError(f"{settings.out} is a run, and a sweep is a folder of runs", "choose another --out")
     out, found = settings.out, _kept(settings.out)
     _check(settings, parts)
     for number, part in enumerate(parts, 1):
@@ -64,7 +64,7 @@ def _check(settings: Finetune, parts: Sequence[str]) -> None:
         return
     depth = SIZES[settings.model][1] if settings.model in SIZES else load_model(Path(settings.model)).encoder.depth
     if too_many := [part for part in parts if part != "all" and float(part) > depth]:
-        raise UserError(f"--blocks has {too_many[0]}, and this encoder has {depth}: give at most {depth}, or all")
+        raise UserError(f"--blocks has {too_many[0]}, and this encoder has {depth}", f"give at most {depth}, or all")
 
 
 def _show(found: dict[str, Any], console: Console) -> None:
@@ -84,7 +84,7 @@ def _kept(out: Path) -> dict[str, Any]:
         found = read_json(file.read_bytes()) if file.exists() else {}
         return {part: one for part, one in found.items() if {"figures", "parameters", "seconds"} <= set(one)}
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}): move it away, and run the same command again") from error
+        raise UserError(f"{file} is damaged ({error})", "move it away, and run the same command again") from error
 
 
 def _learning(run: Path, blocks: str) -> int:

@@ -75,7 +75,7 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
     """Submits the command, which was read and found good before. Raises UserError."""
     _check(settings)
     if settings.where == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
-        raise UserError("there is no sbatch and srun here: run this where jobs are submitted, or try launch local")
+        raise UserError("there is no sbatch and srun here", "run this where jobs are submitted, or try launch local")
     out, device = _checked(command, read, settings.nodes * _tasks(settings))
     words = list(command)
     if settings.gpus and device == "auto":  # a machine whose GPU torch does not find must not train on its CPU for days
@@ -87,7 +87,7 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.helpers import clean_env
     except ImportError as error:
-        raise UserError("launching jobs needs submitit: pip install 'openmae[slurm]'") from error
+        raise UserError("launching jobs needs submitit", "pip install 'openmae[slurm]'") from error
     executor = AutoExecutor(
         out / LOGS, settings.where, slurm_max_num_timeout=MOST_STARTS, local_max_num_timeout=MOST_STARTS
     )
@@ -101,7 +101,7 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
             said = (
                 (str(error).strip().splitlines() or ["it says nothing"])[0].removeprefix("sbatch: error: ").rstrip(".")
             )
-            raise UserError(f"sbatch refused the job ({said}): mend that and launch it again") from error
+            raise UserError(f"sbatch refused the job ({said})", "mend that and launch it again") from error
 
 
 def _check(settings: Launch) -> None:
@@ -109,18 +109,19 @@ def _check(settings: Launch) -> None:
     for name, least in {"nodes": 1, "gpus": 0, "processes": 1, "cpus": 1}.items():
         value = getattr(settings, name)
         if value is not None and value < least:
-            raise UserError(f"--{name} is {value}: give {least} or more")
+            raise UserError(f"--{name} is {value}", f"give {least} or more")
     for name in ("hours", "memory"):
         value = getattr(settings, name)
         if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"--{name} is {value:g}: give a number above 0")
+            raise UserError(f"--{name} is {value:g}", "give a number above 0")
     if settings.gpus and settings.processes > 1:
         raise UserError(f"--processes {settings.processes} with --gpus {settings.gpus}: there is one for each GPU")
     if settings.where == "local" and settings.nodes > 1:
         raise UserError(f"--nodes is {settings.nodes}: launch local has this machine alone")
     if settings.where == "local" and settings.gpus > (there := torch.cuda.device_count()):
         raise UserError(
-            f"--gpus is {settings.gpus} and this machine has {there}: give as many as it has, or --gpus 0 --processes 2"
+            f"--gpus is {settings.gpus} and this machine has {there}",
+            "give as many as it has, or --gpus 0 --processes 2",
         )
     for name in _more(settings):
         if name in _OURS:
@@ -132,7 +133,7 @@ def _check_lines(settings: Launch, out: Path) -> None:
     named = {f"--{name}": getattr(settings, name) for name in ("partition", "account", "qos", "constraint", "exclude")}
     for name, value in {**named, "--set": " ".join(settings.set), "--out": str(out.absolute())}.items():
         if value and value.splitlines() != [value]:
-            raise UserError(f"{name} is {value!r}, and a job's script cannot hold a line end: give another one")
+            raise UserError(f"{name} is {value!r}, and a job's script cannot hold a line end", "give another one")
 
 
 _OURS = {"signal", "requeue", "no-requeue", "open-mode", "output", "error", "array"} | {
@@ -145,24 +146,24 @@ def _checked(command: Sequence[str], read: Callable[[Sequence[str]], Any], proce
     """(the run folder of a command that can be launched, the device it asks for). Raises UserError."""
     if not command or command[0] not in LAUNCHED:
         said = f"'{command[0]}' cannot be launched" if command else "there is nothing to launch"
-        raise UserError(f"{said}: give one of {', '.join(LAUNCHED)} after --, as in {_USAGE}")
+        raise UserError(said, f"give one of {', '.join(LAUNCHED)} after --, as in {_USAGE}")
     if any(whole(word) != word for word in command):
         raise UserError(
-            "the address has a secret in it, which the job's file would keep: put it into ~/.netrc on the cluster, and "
-            "leave it out of the address"
+            "the address has a secret in it, which the job's file would keep",
+            "put it into ~/.netrc on the cluster, and leave it out of the address",
         )
     inner = read(command)
     if isinstance(inner, Probe) and inner.recipe != "paper":
-        raise UserError("probe computes features once, which needs no cluster: run it here, or add --recipe paper")
+        raise UserError("probe computes features once, which needs no cluster", "run it here, or add --recipe paper")
     out: Path | None = inner.out
     if out is None:
-        raise UserError(f"the run needs a folder to go on in: add --out RUN to {command[0]}")
+        raise UserError("the run needs a folder to go on in", f"add --out RUN to {command[0]}")
     if isinstance(inner, Finetune):
         finetune_choices.check_ranges(inner)
         if "," in inner.blocks:
             if processes > 1:
                 raise UserError(
-                    f"a sweep over --blocks is for one process, and this starts {processes}: launch each part"
+                    f"a sweep over --blocks is for one process, and this starts {processes}", "launch each part"
                 )
             return out, inner.device
     if isinstance(inner, Pretrain):

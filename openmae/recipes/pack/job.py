@@ -150,7 +150,7 @@ def _write_index(split: PackedSplit, parts: list[Part]) -> None:
     """Says where everything is, and thereby that everything is there. Raises OSError."""
     images, columns = concatenated(parts)
     if not len(images):
-        raise UserError(f"none of the images of {split.source.location} can be read: look at the list in {BROKEN}")
+        raise UserError(f"none of the images of {split.source.location} can be read", f"look at the list in {BROKEN}")
     shards = zip(split.shards, parts, strict=True)
     if split.class_names:
         write_file(split.folder / CLASSES, "".join(f"{name}\n" for name in split.class_names).encode())
@@ -190,15 +190,15 @@ def _open_splits(settings: Pack, titles: tuple[Split | None, ...], console: Cons
 
 def _check_ranges(settings: Pack) -> None:
     if not 16 <= settings.short_side <= 8192:
-        raise UserError(f"--short-side is {settings.short_side}: give 16 to 8192 pixels")
+        raise UserError(f"--short-side is {settings.short_side}", "give 16 to 8192 pixels")
     if not 1 <= settings.quality <= 100:
-        raise UserError(f"--quality is {settings.quality}: give 1 to 100")
+        raise UserError(f"--quality is {settings.quality}", "give 1 to 100")
     if settings.shard_size is not None and settings.shard_size < 1:
-        raise UserError(f"--shard-size is {settings.shard_size}: give 1 image or more")
+        raise UserError(f"--shard-size is {settings.shard_size}", "give 1 image or more")
     if not 0 <= settings.seed < 2**63:
-        raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
+        raise UserError(f"--seed is {settings.seed}", "give a number from 0 and below 2**63")
     if not 0 <= settings.max_broken <= 1:
-        raise UserError(f"--max-broken is {settings.max_broken:g}: give a share from 0 to 1")
+        raise UserError(f"--max-broken is {settings.max_broken:g}", "give a share from 0 to 1")
     reading_workers(settings.workers)  # raises
 
 
@@ -206,16 +206,16 @@ def _check_place(settings: Pack, titles: tuple[Split | None, ...]) -> None:
     """Raises UserError where the shards would lie among the images, or among something else."""
     shards, data = settings.shards, Path(settings.data)
     if shards.exists() and not shards.is_dir():
-        raise UserError(f"{shards} is a file: give a folder for the shards")
+        raise UserError(f"{shards} is a file", "give a folder for the shards")
     if data.is_dir() and shards.resolve().is_relative_to(data.resolve()):
-        raise UserError(f"{shards} lies in {data}, whose images it would mix with: give a folder elsewhere")
+        raise UserError(f"{shards} lies in {data}, whose images it would mix with", "give a folder elsewhere")
     ours = {*titles, BROKEN}
     if (
         None not in titles
         and shards.is_dir()
         and any(e.name not in ours and e.name[0] != "." for e in shards.iterdir())
     ):
-        raise UserError(f"{shards} holds something else than packed splits: choose another SHARDS")
+        raise UserError(f"{shards} holds something else than packed splits", "choose another SHARDS")
 
 
 @contextmanager
@@ -228,7 +228,7 @@ def _only_one(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
-            raise UserError(f"another process packs into {folder}: wait for it, or choose another SHARDS") from error
+            raise UserError(f"another process packs into {folder}", "wait for it, or choose another SHARDS") from error
         yield
 
 
@@ -238,8 +238,8 @@ def _check_share(split: PackedSplit, settings: Pack, left_out: list[str], before
         first = "; ".join(line.replace("\t", ": ") for line in left_out[before : before + 3])
         raise UserError(
             f"{len(left_out) - before} of {len(split)} images cannot be read, more than --max-broken "
-            f"{settings.max_broken:g} allows ({first}); all found so far are listed in {settings.shards / BROKEN}: "
-            "mend or remove them, or raise --max-broken"
+            f"{settings.max_broken:g} allows ({first}); all found so far are listed in {settings.shards / BROKEN}",
+            "mend or remove them, or raise --max-broken",
         )
 
 
@@ -254,7 +254,8 @@ def _check_room(folder: Path, progress: _Progress, images: int, written: int) ->
     if free < needed:
         raise UserError(
             f"the shards need {needed / 1e6:,.0f} MB more and the disk that holds {folder} has {free / 1e6:,.0f} MB "
-            "free: free some, choose another SHARDS, or a smaller --short-side"
+            "free",
+            "free some, choose another SHARDS, or a smaller --short-side",
         )
 
 

@@ -98,7 +98,7 @@ class PackedSplit:
                 before = json.loads(file.read_bytes())
                 differing = [key for key in self.identity if before[key] != self.identity[key]]
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{file} is damaged ({error!r}): choose another SHARDS") from error
+                raise UserError(f"{file} is damaged ({error!r})", "choose another SHARDS") from error
             if differing:
                 said = ", ".join(
                     f"{key} {before[key]}, not {self.identity[key]}"
@@ -107,10 +107,10 @@ class PackedSplit:
                     for key in differing
                 )
                 raise UserError(
-                    f"{self.folder} holds shards of other images or settings ({said}): choose another SHARDS"
+                    f"{self.folder} holds shards of other images or settings ({said})", "choose another SHARDS"
                 )
         elif any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
-            raise UserError(f"{self.folder} is not empty and holds no shards of openmae: choose another SHARDS")
+            raise UserError(f"{self.folder} is not empty and holds no shards of openmae", "choose another SHARDS")
         else:
             write_file(file, json.dumps(self.identity, indent=1).encode())
         for names in (".*.part", ".index.*", f"{PARTS}/.*"):

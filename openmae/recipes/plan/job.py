@@ -100,14 +100,15 @@ def _check(settings: Plan) -> None:
     for name in ("images", "gpus", "link", "price", "memory", "seconds"):
         value = getattr(settings, name)
         if value is not None and not 0 < value <= MOST:
-            raise UserError(f"--{name} is {shown(value)}: give a number above 0, at most {MOST:g}")
+            raise UserError(f"--{name} is {shown(value)}", f"give a number above 0, at most {MOST:g}")
     if settings.measured is not None and settings.device != "auto":
         raise UserError(
-            f"--device {settings.device} is to measure on, and --measured was measured elsewhere: leave one of them out"
+            f"--device {settings.device} is to measure on, and --measured was measured elsewhere",
+            "leave one of them out",
         )
     if (settings.data is None) == (settings.images is None):
         raise UserError(
-            "give either the images or how many there are: openmae plan DATA, or openmae plan --images 5000"
+            "give either the images or how many there are", "openmae plan DATA, or openmae plan --images 5000"
         )
 
 
@@ -115,7 +116,8 @@ def _check_share(settings: Plan, chosen: Pretrain) -> None:
     assert chosen.batch_size is not None
     if chosen.batch_size < settings.gpus:
         raise UserError(
-            f"--gpus is {settings.gpus} and a step has {chosen.batch_size} images: give fewer, or a larger --batch-size"
+            f"--gpus is {settings.gpus} and a step has {chosen.batch_size} images",
+            "give fewer, or a larger --batch-size",
         )
 
 
@@ -137,7 +139,7 @@ def _room(settings: Plan, measured: Measured | None, device: torch.device) -> in
     if measured is None:
         return memory_of(device)
     if measured.memory is None:
-        raise UserError(f"{settings.measured} does not tell how much memory {measured.machine} has: give --memory GB")
+        raise UserError(f"{settings.measured} does not tell how much memory {measured.machine} has", "give --memory GB")
     return int(measured.memory / USABLE_MEMORY)
 
 
@@ -186,7 +188,7 @@ def _measure(
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            "the machine ran out of memory: end what else runs on it, or say how much is free by --memory"
+            "the machine ran out of memory", "end what else runs on it, or say how much is free by --memory"
         ) from error
 
 

@@ -83,16 +83,16 @@ def read_measured(file: Path) -> Measured:
     try:
         found = read_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"--measured {file} cannot be read ({error}): {advice}") from error
+        raise UserError(f"--measured {file} cannot be read ({error})", advice) from error
     try:
         entries = tuple(_entry(result) for result in found["results"] if _is_ours(result))
         if found["device"] not in ("cpu", "cuda", "mps"):
             raise ValueError(f"device {found['device']}")
         measured = Measured(" ".join(str(found["machine"]).split()), found["device"], entries)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"--measured {file} is not of openmae bench ({error!r}): {advice}") from error
+        raise UserError(f"--measured {file} is not of openmae bench ({error!r})", advice) from error
     if not entries:
-        raise UserError(f"--measured {file} has no result of {_OURS} itself: {advice}")
+        raise UserError(f"--measured {file} has no result of {_OURS} itself", advice)
     return measured
 
 

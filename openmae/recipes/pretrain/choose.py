@@ -87,8 +87,8 @@ def _for_machine(settings: "Pretrain", images: int, device: torch.device, memory
     if at_once < 1:
         raise UserError(
             f"one image of {shown(settings.img_size)} pixels through {settings.model} takes more than the "
-            f"{size_of(memory)} of this {device.type.upper()}: choose a smaller --model or --img-size, or a "
-            "larger --patch-size"
+            f"{size_of(memory)} of this {device.type.upper()}",
+            "choose a smaller --model or --img-size, or a larger --patch-size",
         )
     work = flops(architecture).step * settings.epochs * images
     compiles, why = _compiles(settings, work, device)
@@ -213,16 +213,17 @@ def _check_channels(settings: "Pretrain") -> None:
         if bands is not None
         else "give a mean and a deviation for each channel"
     )
-    raise UserError(f"the numbers of channels differ, on the command line or in the --config file ({said}): {advice}")
+    raise UserError(f"the numbers of channels differ, on the command line or in the --config file ({said})", advice)
 
 
 def check_compiles(settings: "Pretrain", device: torch.device) -> None:
     """Raises UserError where --compile on cannot be done."""
     missing = missing_compiler(device)
     if missing is not None:
-        raise UserError(f"--compile on needs {missing}: install it, or leave --compile out")
+        raise UserError(f"--compile on needs {missing}", "install it, or leave --compile out")
     if settings.mask_schedule != "constant":
         raise UserError(
             f"--compile on needs steps of one shape, and --mask-schedule {settings.mask_schedule} changes how many "
-            "patches are visible: leave one of them out"
+            "patches are visible",
+            "leave one of them out",
         )

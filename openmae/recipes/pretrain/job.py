@@ -111,7 +111,7 @@ def _pretrain(settings: Pretrain, ranks: Ranks, device: torch.device, console: C
         if settings.resume and settings.out is not None and ranks.leads:
             settings = stored(settings, read_config(settings.out), defaults_too=True)
         if settings.out is None or settings.data is None:
-            raise UserError("say which images to learn from and where the run goes: openmae pretrain DATA --out RUN")
+            raise UserError("say which images to learn from and where the run goes", "openmae pretrain DATA --out RUN")
     settings = ranks.from_lead(settings)
     out, data, seed = settings.out, settings.data, settings.seed
     assert out is not None
@@ -170,7 +170,7 @@ def _statistics(settings: Pretrain) -> Statistics:
     """Of settings that are chosen by now."""
     if settings.mean is None or settings.std is None or settings.pixel_type is None:
         raise UserError(
-            "the run is of an older openmae, which did not keep its pixel type: begin anew in another --out"
+            "the run is of an older openmae, which did not keep its pixel type", "begin anew in another --out"
         )
     return Statistics(
         settings.mean, settings.std, PixelFormat(in_chans_of(settings), settings.bands, settings.pixel_type)

@@ -73,7 +73,7 @@ class Watch:
             self.labels = self._labels(train)
         except UserError as error:
             console.print(
-                f"No kNN figure during training, for want of labels ({str(error).rstrip('.')}); RankMe is logged",
+                f"No kNN figure during training, for want of labels ({error}); RankMe is logged",
                 soft_wrap=True,
             )
         self.images = [_small_or_not(centred_images(encoder, statistics, source)) for source in self.sources]
@@ -82,7 +82,7 @@ class Watch:
         """The classes of references and queries. Raises UserError where there are none of use."""
         task = task_of(train)
         if task != "classification":
-            raise UserError(f"its labels are for {task}: measure that with openmae probe")
+            raise UserError(f"its labels are for {task}", "measure that with openmae probe")
         names = train.class_names
         found = [answers(source, task, names) for source in self.sources]
         if len(found[1].values) == 0:

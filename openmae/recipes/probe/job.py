@@ -37,7 +37,7 @@ def prove(
     with said_once():
         device = choose_device(settings.device)
         if not 0 <= settings.seed < 2**63:
-            raise UserError(f"--seed is {settings.seed}: give a number from 0 and below 2**63")
+            raise UserError(f"--seed is {settings.seed}", "give a number from 0 and below 2**63")
     with joined(device.type, _TIMEOUT) as ranks:
         return _prove(settings, kinds, k, temperature, ranks, device_of(device, ranks))
 
@@ -103,7 +103,7 @@ def _places(settings: Proof, encoder: ViT) -> list[Readout]:
     pools: list[Pool] = []
     for word in (settings.pool or "mean").split(","):
         if word not in get_args(Pool):
-            raise UserError(f"--pool is '{settings.pool}': give mean, class, or mean,class")
+            raise UserError(f"--pool is '{settings.pool}'", "give mean, class, or mean,class")
         pools.append("class" if word == "class" else "mean")
     if settings.layer is None:
         return readouts(encoder, None, list(dict.fromkeys(pools)))
@@ -113,7 +113,8 @@ def _places(settings: Proof, encoder: ViT) -> list[Readout]:
         words = settings.layer.split(",")
         if not all(word.strip().isdecimal() for word in words):
             raise UserError(
-                f"--layer is '{settings.layer}': give a number from 1 to {encoder.depth}, several with commas, or all"
+                f"--layer is '{settings.layer}'",
+                f"give a number from 1 to {encoder.depth}, several with commas, or all",
             )
         layers = sorted({int(word) for word in words})
     return readouts(encoder, layers, list(dict.fromkeys(pools)))
@@ -125,7 +126,8 @@ def _check_memory(images: int, places: int, width: int) -> None:
     if needed > _MOST_OF_RAM * ram():
         raise UserError(
             f"features of {images:,} images in {places} places take {needed / 1e9:,.0f} GB, and the machine has "
-            f"{ram() / 1e9:,.0f} GB of memory: compare fewer layers at once, or give fewer images"
+            f"{ram() / 1e9:,.0f} GB of memory",
+            "compare fewer layers at once, or give fewer images",
         )
 
 

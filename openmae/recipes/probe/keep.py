@@ -40,9 +40,9 @@ def _read(file: Path) -> list[dict[str, Any]]:
     try:
         found = read_json(file.read_bytes()) if file.exists() else []
     except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}): move it away") from error
+        raise UserError(f"{file} is damaged ({error})", "move it away") from error
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise UserError(f"{file} is damaged (it holds no list of figures): move it away")
+        raise UserError(f"{file} is damaged (it holds no list of figures)", "move it away")
     return found
 
 
@@ -54,6 +54,6 @@ def _locked(file: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise UserError(
-            f"the figures cannot be kept in {file.parent} ({error.strerror}): make it writable, or give "
-            f"{file.parent}/model.safetensors in place of the folder"
+            f"the figures cannot be kept in {file.parent} ({error.strerror})",
+            f"make it writable, or give {file.parent}/model.safetensors in place of the folder",
         ) from error

@@ -36,6 +36,6 @@ def run(settings: Knn) -> None:
 def _check(settings: Knn) -> None:
     """Raises UserError for numbers that mean nothing."""
     if settings.k < 1:
-        raise UserError(f"--k is {settings.k}: give 1 or more")
+        raise UserError(f"--k is {settings.k}", "give 1 or more")
     if not (settings.temperature > 0 and math.isfinite(settings.temperature)):
-        raise UserError(f"--temperature is {settings.temperature:g}: give a number above 0, such as {TEMPERATURE}")
+        raise UserError(f"--temperature is {settings.temperature:g}", f"give a number above 0, such as {TEMPERATURE}")

@@ -51,18 +51,18 @@ def run(settings: Probe) -> None:
     with said_once():
         for name in ("out", "epochs", "batch_size"):
             if getattr(settings, name) is not None:
-                raise UserError(f"--{name.replace('_', '-')} is for --recipe paper: add that, or leave it out")
+                raise UserError(f"--{name.replace('_', '-')} is for --recipe paper", "add that, or leave it out")
     prove(settings, ["linear"])
 
 
 def _by_the_paper(settings: Probe) -> None:
     with said_once():
         if settings.out is None:
-            raise UserError("--recipe paper trains, so it needs a run folder: add --out RUN")
+            raise UserError("--recipe paper trains, so it needs a run folder", "add --out RUN")
         if settings.layer is not None:
-            raise UserError("--recipe paper reads the last layer: leave out --layer, or --recipe paper")
+            raise UserError("--recipe paper reads the last layer", "leave out --layer, or --recipe paper")
         if settings.pool not in (None, "mean", "class"):
-            raise UserError(f"--pool is '{settings.pool}': with --recipe paper give mean or class")
+            raise UserError(f"--pool is '{settings.pool}'", "with --recipe paper give mean or class")
         width = load_model(settings.model).encoder.embed_dim
     epochs = settings.epochs or (_EPOCHS if width < _LARGE else _EPOCHS_OF_LARGE)
     paper: dict[str, Any] = {**LINEAR_PROBE}

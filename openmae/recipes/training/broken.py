@@ -47,7 +47,7 @@ class BrokenFiles:
                 self._note(batch.broken)
                 self._check(len(self.seen), len(self.source))
             if batch.failure:
-                raise UserError(batch.failure)
+                raise batch.failure
             yield batch
 
     def tell(self, ranks: Ranks) -> None:
@@ -78,5 +78,6 @@ class BrokenFiles:
             first = "; ".join(f"{path}: {reason}" for path, reason in list(self.seen.items())[:3])
             raise UserError(
                 f"{broken} of {of} files cannot be used, more than --max-broken {self.max_share:g} allows ({first}); "
-                f"all found so far are listed in {self.file}: raise --max-broken, or mend or remove them and begin anew"
+                f"all found so far are listed in {self.file}",
+                "raise --max-broken, or mend or remove them and begin anew",
             )

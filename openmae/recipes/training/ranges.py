@@ -34,4 +34,4 @@ def check(settings: Settings, bounds: Bounds) -> None:
 
 def refuse(settings: Settings, name: str, advice: str) -> None:
     """Raises UserError that says what the setting is and what to do."""
-    raise UserError(f"--{name.replace('_', '-')} is {shown(getattr(settings, name))}: {advice}")
+    raise UserError(f"--{name.replace('_', '-')} is {shown(getattr(settings, name))}", advice)

@@ -27,14 +27,14 @@ def check_shares(settings: Settings, ranks: Ranks, unit: int = 1) -> None:
     assert settings.batch_size is not None
     if settings.shard and settings.batch_size % ranks.size:
         raise UserError(
-            f"--shard with --batch-size {settings.batch_size} and {ranks.size} processes: give a multiple of their "
-            "number, or leave --shard out"
+            f"--shard with --batch-size {settings.batch_size} and {ranks.size} processes",
+            "give a multiple of their number, or leave --shard out",
         )
     if -(-settings.batch_size // unit) < ranks.size:
         of = f", since it is shared in groups of {unit}" if unit > 1 else ""
         raise UserError(
-            f"--batch-size {settings.batch_size} leaves some of the {ranks.size} processes without an image{of}: raise "
-            "it, or start fewer"
+            f"--batch-size {settings.batch_size} leaves some of the {ranks.size} processes without an image{of}",
+            "raise it, or start fewer",
         )
 
 
@@ -56,7 +56,8 @@ def check_room(out: Path, model: nn.Module, keep: int, averages: int = 2) -> Non
     if free < needed:
         raise UserError(
             f"{out} needs {needed / 1e6:,.0f} MB for its checkpoints (--keep {keep}), and the disk has "
-            f"{free / 1e6:,.0f} MB free: free some, {'lower --keep, ' if keep > 1 else ''}or choose another --out"
+            f"{free / 1e6:,.0f} MB free",
+            f"free some, {'lower --keep, ' if keep > 1 else ''}or choose another --out",
         )
 
 
@@ -84,8 +85,9 @@ def enough_memory() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            "the machine ran out of memory: run the same command again with --grad-checkpointing on or a smaller "
-            "--micro-batch, which leave the result as it is; the run goes on from its last checkpoint"
+            "the machine ran out of memory",
+            "run the same command again with --grad-checkpointing on or a smaller "
+            "--micro-batch, which leave the result as it is; the run goes on from its last checkpoint",
         ) from error
 
 

@@ -25,7 +25,7 @@ def steps_of(settings: Settings, images: int, console: Console) -> int:
     said = f"{several(images, 'image')} seen {times} are {shown}"
     if steps == 0:
         raise UserError(
-            f"{said}, and --batch-size {settings.batch_size:,} takes more in one step: lower it, or raise --epochs"
+            f"{said}, and --batch-size {settings.batch_size:,} takes more in one step", "lower it, or raise --epochs"
         )
     if steps < FEW_STEPS:
         console.print(

@@ -132,7 +132,7 @@ def _last_start(run: Path) -> dict[str, Any]:
         found = read_json(file.read_bytes()) if file.exists() else {}
         return dict((found.get("starts") or [{}])[-1])
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
-        raise UserError(f"{file} is damaged ({error}): restore it, or move it away") from error
+        raise UserError(f"{file} is damaged ({error})", "restore it, or move it away") from error
 
 
 def _what_it_is(loaded: Loaded) -> str:

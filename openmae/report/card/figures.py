@@ -93,4 +93,4 @@ def _read(file: Path) -> Any:
     try:
         return read_json(file.read_bytes()) if file.exists() else None
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({error}): restore it, or move it away") from error
+        raise UserError(f"{file} is damaged ({error})", "restore it, or move it away") from error

@@ -51,7 +51,7 @@ def write_report(run: Path) -> Path:
     try:
         write_file(file, page(name, body))
     except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}): make room or choose another folder") from error
+        raise UserError(f"{file} cannot be written ({error.strerror})", "make room or choose another folder") from error
     return file
 
 
@@ -344,4 +344,4 @@ def _read_json(file: Path) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}): restore it, or remove it") from error
+        raise UserError(f"{file} cannot be read ({error})", "restore it, or remove it") from error

@@ -49,7 +49,7 @@ def draw_panel(
         visible.append(torch.from_numpy(model.masking.draw(draws, model.encoder.grid, mask_ratio)[0]))
         shown.append(name)
     if not images:
-        raise UserError(f"none of the images can be read ({complaints[0]}): give others")
+        raise UserError(f"none of the images can be read ({complaints[0]})", "give others")
     device = model.encoder.class_token.device
     picture = panel(
         model, statistics, torch.stack(images).to(device), torch.stack(visible).to(device), shown, patch_stats

@@ -83,8 +83,8 @@ def write_vit(loaded: Loaded, out: Path) -> list[str]:
     _check_encoder(loaded)
     if isinstance(loaded.model, Classifier) and loaded.model.pool == "mean":
         raise UserError(
-            f"transformers classifies by the class token, and {loaded.name} by the mean of the patches: export to timm "
-            "or onnx, or fine-tune with --pool class"
+            f"transformers classifies by the class token, and {loaded.name} by the mean of the patches",
+            "export to timm or onnx, or fine-tune with --pool class",
         )
     model = exported(loaded.model)
     config = {"architectures": [_vit_class(model)], "model_type": "vit", **_encoder_config(model)}
@@ -132,12 +132,13 @@ def _check_encoder(loaded: Loaded) -> None:
     vit = loaded.encoder
     if len(vit.img_size) != 2:
         raise UserError(
-            f"transformers' ViT takes images of 2 axes, and {loaded.name} of {len(vit.img_size)}: export to safetensors"
+            f"transformers' ViT takes images of 2 axes, and {loaded.name} of {len(vit.img_size)}",
+            "export to safetensors",
         )
     if vit.class_tokens != 1:
         raise UserError(
-            f"transformers' ViT has one class token, and {loaded.name} has {vit.class_tokens}: export to onnx or pt2, "
-            "which hold any"
+            f"transformers' ViT has one class token, and {loaded.name} has {vit.class_tokens}",
+            "export to onnx or pt2, which hold any",
         )
 
 
@@ -146,16 +147,16 @@ def _like_theirs(loaded: Loaded) -> MaskedAutoencoder:
     model, name = loaded.model, loaded.name
     if not isinstance(model, MaskedAutoencoder):
         elsewhere = "timm or onnx" if isinstance(model, Classifier) and model.pool == "mean" else "hf-vit"
-        raise UserError(f"{name} has no decoder, which ViTMAEForPreTraining needs: export to {elsewhere}")
+        raise UserError(f"{name} has no decoder, which ViTMAEForPreTraining needs", f"export to {elsewhere}")
     _check_encoder(loaded)
     if not isinstance(model.decoder, SelfDecoder):
-        raise UserError(f"transformers' MAE has no cross-attention decoder, which {name} has: {_ELSEWHERE}")
+        raise UserError(f"transformers' MAE has no cross-attention decoder, which {name} has", _ELSEWHERE)
     if model.encoder_mask_token is not None:
-        raise UserError(f"transformers' MAE encodes no mask tokens, which {name} does: {_ELSEWHERE}")
+        raise UserError(f"transformers' MAE encodes no mask tokens, which {name} does", _ELSEWHERE)
     if len(set(model.encoder.img_size)) > 1 or len(set(model.encoder.patch_size)) > 1:
-        raise UserError(f"transformers' MAE takes square images and patches, and those of {name} are not: {_ELSEWHERE}")
+        raise UserError(f"transformers' MAE takes square images and patches, and those of {name} are not", _ELSEWHERE)
     if (target := model.architecture.target) not in ("pixel", "norm_pix"):
-        raise UserError(f"transformers' MAE predicts pixels, and {name} predicts {target}: {_ELSEWHERE}")
+        raise UserError(f"transformers' MAE predicts pixels, and {name} predicts {target}", _ELSEWHERE)
     return model
 
 
@@ -262,10 +263,10 @@ def _reloaded(transformers: Any, name: str, out: Path) -> Any:
             model, report = getattr(transformers, name).from_pretrained(out, output_loading_info=True)
     except (OSError, RuntimeError, ValueError) as error:
         said = str(error).strip().split("\n", 1)[0]
-        raise UserError(f"{by} cannot load what was written ({said}): please report this") from error
+        raise UserError(f"{by} cannot load what was written ({said})", "please report this") from error
     loose = [f"{key} {min(map(str, report[key]))} and {len(report[key]) - 1} more" for key in _LOOSE if report.get(key)]
     if loose:
-        raise UserError(f"{by} does not take the weights as written ({', '.join(loose)}): please report this")
+        raise UserError(f"{by} does not take the weights as written ({', '.join(loose)})", "please report this")
     return model
 
 
@@ -294,11 +295,11 @@ def _import_transformers() -> Any:
         import transformers
     except ImportError as error:
         raise UserError(
-            "this export is checked with transformers, which is not installed: pip install transformers"
+            "this export is checked with transformers, which is not installed", "pip install transformers"
         ) from error
     if Version(found := transformers.__version__) < Version(_OLDEST):
         raise UserError(
-            f"this export is checked with transformers {_OLDEST} or newer, and {found} is installed: pip install "
-            "--upgrade transformers"
+            f"this export is checked with transformers {_OLDEST} or newer, and {found} is installed",
+            "pip install --upgrade transformers",
         )
     return transformers

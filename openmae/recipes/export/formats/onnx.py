@@ -92,8 +92,8 @@ def import_packages() -> Any:
             import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"this export needs {', '.join(_PACKAGES)}, of which {error.name} is not installed: pip install "
-            "'openmae[onnx]'"
+            f"this export needs {', '.join(_PACKAGES)}, of which {error.name} is not installed",
+            "pip install 'openmae[onnx]'",
         ) from error
     return onnxruntime
 

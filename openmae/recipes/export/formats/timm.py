@@ -25,8 +25,8 @@ def write(loaded: Loaded, out: Path) -> list[str]:
     model = exported(loaded.model)
     if model.encoder.class_tokens > 1:
         raise UserError(
-            f"timm's Vision Transformer has one class token, and {loaded.name} has {model.encoder.class_tokens}: "
-            "export to onnx or pt2, which hold any"
+            f"timm's Vision Transformer has one class token, and {loaded.name} has {model.encoder.class_tokens}",
+            "export to onnx or pt2, which hold any",
         )
     header = {layout.KEY: json.dumps(_header(loaded)), "format": "pt"}
     out.write_bytes(save(write_weights(model, layout.entries(model)), header))
@@ -110,5 +110,5 @@ def _import_timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise UserError("this export is checked with timm, which is not installed: pip install timm") from error
+        raise UserError("this export is checked with timm, which is not installed", "pip install timm") from error
     return timm
