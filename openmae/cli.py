@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from openmae.commandline.flags import with_flags
 from openmae.commandline.words import refuse_empty_words, refuse_unknown_flags, suggestion, with_config_file
 from openmae.console.words import printable
 from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError, said_once
@@ -109,7 +110,7 @@ def _main(argv: list[str] | None) -> int:
 def _complain(command: str, sentence: str) -> None:
     """On standard error; nothing where another process says it."""
     if sentence:
-        sentence = printable(sentence.replace("\n", " "))  # what a library says may be of several lines
+        sentence = printable(with_flags(sentence).replace("\n", " "))  # what a library says may be of several lines
         end = "" if sentence.endswith(("?", ".")) else "."
         with contextlib.suppress(OSError):  # the terminal may be closed
             print(f"openmae {printable(command)}: {sentence}{end}", file=sys.stderr, flush=True)

@@ -14,8 +14,9 @@ INTERRUPTED = 130
 
 
 class _InTwoParts(Exception):
-    """What is wrong, and what to do about it (empty where nobody can do anything, or `what` says it); both in one line,
-    `what: advice`, as its str."""
+    """What is wrong, and what to do about it (empty where nobody can do anything, or `what` says it); its str is both,
+    `what: advice`. Rooms below recipes name a setting as Python does, in backquotes: `in_chans`, `device='cpu'`; the
+    command line says --in-chans and --device cpu (commandline/flags.py)."""
 
     def __init__(self, what: str, advice: str = "") -> None:
         super().__init__(what, advice)  # both, so that it can be pickled
@@ -27,6 +28,15 @@ class _InTwoParts(Exception):
 
 class UserError(_InTwoParts):
     """Bad input. It is empty where another process says it."""
+
+
+class BadValue(_InTwoParts, ValueError):
+    """A value that a function does not take."""
+
+
+def of_user(error: ValueError) -> UserError:
+    """The same, where the value is the user's."""
+    return UserError(error.what, error.advice) if isinstance(error, BadValue) else UserError(str(error))
 
 
 @contextmanager
@@ -64,3 +74,7 @@ class NotWritten(Exception):
 
 class BrokenImage(_InTwoParts):
     """This file gives no image."""
+
+
+class UnfitImage(BrokenImage):
+    """It gives one, but not to these settings; the advice is to choose others."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from openmae.errors import BadValue
 from openmae.model import ViT, patchify
 
 Pool = Literal["mean", "class"]
@@ -55,7 +56,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         if pool == "class" and encoder.class_tokens == 0:
-            raise ValueError("this model has no class token: choose pool 'mean'")
+            raise BadValue("this model has no class token", "choose pool 'mean'")
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path is {drop_path}; give a number from 0 and below 1")
         self.pool, self.drop_path = pool, drop_path

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.errors import BadValue
+
 Order = NDArray[np.int64]
 Sampler = Callable[[np.random.Generator, tuple[int, ...], int], Order]
 
@@ -148,9 +150,9 @@ class Masking:
     def __post_init__(self) -> None:
         for name, ratio in (("mask_ratio", self.mask_ratio), ("mask_ratio_end", self.mask_ratio_end)):
             if ratio is not None and not 0 < ratio < 1:
-                raise ValueError(
-                    f"{name} is {ratio:g}, but some patches must hide and some must stay: "
-                    "give a number above 0 and below 1, such as 0.75"
+                raise BadValue(
+                    f"{name} is {ratio:g}, but some patches must hide and some must stay",
+                    "give a number above 0 and below 1, such as 0.75",
                 )
         choices: tuple[tuple[str, str, dict[str, Any]], ...] = (
             ("mask", self.mask, MASKS),
@@ -158,15 +160,15 @@ class Masking:
         )
         for name, value, known in choices:
             if value not in known:
-                raise ValueError(f"{name} is '{value}': choose one of {', '.join(known)}")
+                raise BadValue(f"{name} is '{value}'", f"choose one of {', '.join(known)}")
         if not 0 < self.predict_fraction <= 1:
             raise ValueError(f"predict_fraction is {self.predict_fraction:g}; give a number above 0 and up to 1")
         if self.mask_unit < 1:
             raise ValueError(f"mask_unit is {self.mask_unit}; give 1 or more")
         if (self.mask_schedule == "constant") != (self.mask_ratio_end is None):
-            raise ValueError(
-                "mask_ratio_end goes with a mask_schedule of linear, cosine or random, and these need it: "
-                "give both or neither"
+            raise BadValue(
+                "mask_ratio_end goes with a mask_schedule of linear, cosine or random, and these need it",
+                "give both or neither",
             )
 
     def ratio(self, progress: float, draw: float) -> float:
@@ -180,18 +182,19 @@ class Masking:
         Raises ValueError where the grid has no whole mask units, or nothing would stay visible or hidden.
         """
         if any(side % self.mask_unit for side in grid):
-            raise ValueError(
+            raise BadValue(
                 f"a grid of {' x '.join(map(str, grid))} patches has no whole mask units of {self.mask_unit} "
-                "patches a side: choose a mask_unit that divides it"
+                "patches a side",
+                "choose a mask_unit that divides it",
             )
         units = math.prod(grid) // self.mask_unit ** len(grid)
         ratio = self.mask_ratio if ratio is None else ratio
         # 1e-9: 10 * (1 - 0.9) is 0.99999... in floating point, and means 1.
         visible = int(units * (1 - ratio) + 1e-9)
         if not 0 < visible < units:
-            raise ValueError(
-                f"a mask_ratio of {ratio:g} on {units} mask units leaves {visible} visible: "
-                "choose a ratio further from 0 and 1, a smaller patch_size or a larger img_size"
+            raise BadValue(
+                f"a mask_ratio of {ratio:g} on {units} mask units leaves {visible} visible",
+                "choose a ratio further from 0 and 1, a smaller patch_size or a larger img_size",
             )
         size = self.mask_unit ** len(grid)
         hidden = (units - visible) * size

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from openmae.errors import BadValue
 from openmae.masking import Masking
 from openmae.targets import TARGETS, Target
 
@@ -52,9 +53,9 @@ def grid_of(img_size: tuple[int, ...], patch_size: tuple[int, ...]) -> tuple[int
     if len(img_size) != len(patch_size) or any(
         p < 1 or s % p or s < p for s, p in zip(img_size, patch_size, strict=False)
     ):
-        raise ValueError(
-            f"img_size {_by(img_size)} cannot be cut into whole patches of {_by(patch_size)}: "
-            "choose an img_size that is a multiple of the patch_size"
+        raise BadValue(
+            f"img_size {_by(img_size)} cannot be cut into whole patches of {_by(patch_size)}",
+            "choose an img_size that is a multiple of the patch_size",
         )
     return tuple(s // p for s, p in zip(img_size, patch_size, strict=True))
 
@@ -276,7 +277,7 @@ class ViT(nn.Module):
         self.check(images)
         last = self.depth if layer is None else layer
         if not 1 <= last <= self.depth:
-            raise ValueError(f"layer {layer} is not one of this encoder's: give 1 to {self.depth}")
+            raise BadValue(f"layer {layer} is not one of this encoder's", f"give 1 to {self.depth}")
         tokens = self.embed(patchify(images, self.patch_size))
         return self.norm(next(islice(self.states(tokens), last, None)))
 
@@ -559,9 +560,9 @@ class Architecture:
             if getattr(self, name) > _MOST_BLOCKS:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at most {_MOST_BLOCKS:,}")
         if math.prod(grid_of(self.img_size, self.patch_size)) > _MOST_PATCHES:
-            raise ValueError(
-                f"img_size {_by(self.img_size)} makes more than {_MOST_PATCHES:,} patches of {_by(self.patch_size)}: "
-                "choose a smaller img_size or a larger patch_size"
+            raise BadValue(
+                f"img_size {_by(self.img_size)} makes more than {_MOST_PATCHES:,} patches of {_by(self.patch_size)}",
+                "choose a smaller img_size or a larger patch_size",
             )
         if self.class_tokens < 0:
             raise ValueError(f"class_tokens is {self.class_tokens}; give 0 or more")
@@ -569,13 +570,13 @@ class Architecture:
             raise ValueError(f"mlp_ratio is {self.mlp_ratio:g}; give a number above 0, such as 4")
         for name, choices in (("decoder", ("self", "cross")), ("target", tuple(TARGETS))):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is '{getattr(self, name)}': choose one of {', '.join(choices)}")
+                raise BadValue(f"{name} is '{getattr(self, name)}'", f"choose one of {', '.join(choices)}")
         if self.encoder_mask_token and self.decoder == "cross":
             raise ValueError(
                 "a cross-attention decoder reads visible patches only: encoder_mask_token needs decoder 'self'"
             )
         if self.decoder_layers > 1 and self.decoder == "self":
-            raise ValueError("only the cross-attention decoder reads several encoder layers: choose decoder 'cross'")
+            raise BadValue("only the cross-attention decoder reads several encoder layers", "choose decoder 'cross'")
         if not 1 <= self.decoder_layers <= self.depth + 1:
             raise ValueError(f"decoder_layers is {self.decoder_layers}; give 1 to depth + 1 = {self.depth + 1}")
         encoder = ViT(
@@ -646,7 +647,7 @@ def create_model(
     Raises ValueError for combinations that cannot be built.
     """
     if model not in SIZES:
-        raise ValueError(f"no model is called '{model}': choose one of {', '.join(SIZES)}")
+        raise BadValue(f"no model is called '{model}'", f"choose one of {', '.join(SIZES)}")
     size = SIZES[model]
     sides = img_size if isinstance(img_size, tuple) else (img_size, img_size)
     patch = (14 if model == "vit_huge" else 16) if patch_size is None else patch_size
@@ -695,7 +696,7 @@ def _check_width(name: str, dim: int, num_heads: int, axes: int) -> None:
     if dim % num_heads:
         raise ValueError(f"{name} {dim} is no multiple of its {num_heads} heads")
     if dim < 2 * axes or (axes == 2 and dim % 4):
-        raise ValueError(f"{name} {dim} cannot hold sine-cosine positions of {axes} axes: use a multiple of 4")
+        raise BadValue(f"{name} {dim} cannot hold sine-cosine positions of {axes} axes", "use a multiple of 4")
 
 
 def _by(sizes: Sequence[int]) -> str:

@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from openmae.errors import BadValue
+
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each patch, both (..., 1): unbiased variance, plus 1e-6, then the root
@@ -53,7 +55,7 @@ class NormPix(nn.Module):
         super().__init__()
         self.values = math.prod(patch_size) * in_chans
         if self.values < 2:
-            raise ValueError("the norm_pix target needs patches of 2 values or more: turn norm_pix_loss off")
+            raise BadValue("the norm_pix target needs patches of 2 values or more", "turn norm_pix_loss off")
 
     def forward(self, images: Tensor, patches: Tensor) -> Tensor:
         """(B, N, P) -> (B, N, P)."""

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 
 from openmae.cli import main
+from openmae.commandline.flags import with_flags
 from tests.commands import Run
 
 # One thread for models this small: on a busy machine, threads that wait for each other take ten times as long.
@@ -25,6 +26,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         capsys.readouterr()
         code = main([str(word) for word in words])
         captured = capsys.readouterr()
+        for said in (captured.out, captured.err):
+            assert with_flags(said) == said, "a setting has its Python name"
         return code, captured.out, captured.err
 
     return call

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from tyro.conf import Positional
 
+from openmae.commandline.flags import flag
 from openmae.errors import UserError
 
 _POSITIONAL = get_args(Positional[int])[1]  # what marks a setting that has a place instead of a flag
@@ -31,7 +32,7 @@ def why_refused(command: str, argv: Sequence[str], settings_type: type) -> UserE
         if not name:
             loose += given
         elif complaint := _complaint(given, _kind(hints[name])):
-            return UserError(f"{_flag(name)} is {' '.join(given) or 'without a value'}", complaint)
+            return UserError(f"{flag(name)} is {' '.join(given) or 'without a value'}", complaint)
     if unknown := [word for word in loose if word.startswith("-")]:
         return UserError(f"there is no flag {unknown[0]}", f"see openmae {command} --help")
     required = [field.name for field in dataclasses.fields(settings_type) if field.default is dataclasses.MISSING]
@@ -108,8 +109,4 @@ def _shown(name: str, hint: Any) -> str:
     """DATA for what has its place, --out RUN for a flag."""
     notes = getattr(hint, "__metadata__", ())
     metavar = next((note.metavar for note in notes if getattr(note, "metavar", None)), name.upper())
-    return metavar if has_place(hint) else f"{_flag(name)} {metavar}"
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return metavar if has_place(hint) else f"{flag(name)} {metavar}"

@@ -94,7 +94,7 @@ def labelled_splits(data: str, seed: int) -> tuple[Source, Source]:
             continue
         if len(members) < 2:
             numbers = all(text.isdecimal() for text in everything.class_names)
-            hint = ", or, if the labels are numbers to predict, --task regression" if numbers else ""
+            hint = ", or, if the labels are numbers to predict, `task='regression'`" if numbers else ""
             raise UserError(f"class '{name}' of {data} has one image", f"give each class two or more{hint}")
         members = generator(seed, "split", index=label).permutation(members)
         held_out = max(1, len(members) // 5)

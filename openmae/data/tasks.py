@@ -152,7 +152,7 @@ def fewer_labels(train: Source, wanted: str, task: Task, seed: int) -> Source:
     share, count = _asked(wanted)
     if task != "classification":
         if count is not None:
-            raise UserError(f"--labels {wanted} is for images of one class each", "give a share such as 10%")
+            raise UserError(f"`labels={wanted!r}` is for images of one class each", "give a share such as 10%")
         order = generator(seed, "split", view=1).permutation(len(train))
         return train.take(np.sort(order[: max(1, round(len(train) * share))]))
     labels = train.labels
@@ -162,8 +162,8 @@ def fewer_labels(train: Source, wanted: str, task: Task, seed: int) -> Source:
         take = max(1, round(len(members) * share)) if count is None else count
         if take > len(members):
             raise UserError(
-                f"class '{train.class_names[label]}' has {len(members)} images in train, fewer than --labels {wanted} "
-                f"asks for",
+                f"class '{train.class_names[label]}' has {len(members)} images in train, fewer than "
+                f"`labels={wanted!r}` asks for",
                 f"give {len(members)}-per-class or less",
             )
         chosen.append(generator(seed, "split", index=int(label), view=1).permutation(members)[:take])
@@ -179,7 +179,7 @@ def _asked(wanted: str) -> tuple[float, int | None]:
             return 1.0, count
     except ValueError:
         pass
-    raise UserError(f"--labels is '{wanted}'", "give a share such as 10%, or a number such as 20-per-class")
+    raise UserError(f"`labels` is '{wanted}'", "give a share such as 10%, or a number such as 20-per-class")
 
 
 def _occurring(source: Source) -> list[str]:

@@ -193,11 +193,11 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
         if local_rank >= torch.cuda.device_count():
             raise UserError(
                 f"{local_size} processes were started on a machine with {torch.cuda.device_count()} GPUs",
-                "give torchrun --nproc-per-node as many as there are, or --device cpu",
+                "give torchrun --nproc-per-node as many as there are, or `device='cpu'`",
             )
         torch.cuda.set_device(local_rank)
     elif device != "cpu":
-        raise UserError(f"several processes cannot share an {device} device", "start one, or give --device cpu")
+        raise UserError(f"several processes cannot share an {device} device", "start one, or give `device='cpu'`")
     try:
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         patience = timedelta(seconds=timeout)

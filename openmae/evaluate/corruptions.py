@@ -97,13 +97,13 @@ def check_corruptible(pixels: PixelFormat, img_size: tuple[int, int]) -> None:
     """Raises UserError unless views are such as ImageNet-C's corruptions are defined for, and the library is there."""
     if pixels.depth != "uint8" or pixels.in_chans not in (1, 3):
         raise UserError(
-            f"--corruptions is defined for grey and colour images of 8 bits, and this model takes {pixels.in_chans} "
+            f"`corruptions` is defined for grey and colour images of 8 bits, and this model takes {pixels.in_chans} "
             f"channels of {pixels.depth}",
             "leave it out",
         )
     if min(img_size) < LEAST_SIDE:
         raise UserError(
-            f"--corruptions needs views of {LEAST_SIDE} pixels a side or more, and this model's are {img_size[0]} x "
+            f"`corruptions` needs views of {LEAST_SIDE} pixels a side or more, and this model's are {img_size[0]} x "
             f"{img_size[1]}",
             "leave it out",
         )
@@ -140,7 +140,7 @@ def _library() -> ModuleType:
         import imagecorruptions
     except ImportError as error:
         raise UserError(
-            "--corruptions needs imagecorruptions", f"pip install 'openmae[corruptions]' (it says: {error})"
+            "`corruptions` needs imagecorruptions", f"pip install 'openmae[corruptions]' (it says: {error})"
         ) from error
     cv2.setNumThreads(1)  # its threads do not survive a fork, and every loader process has a core of its own
     return imagecorruptions

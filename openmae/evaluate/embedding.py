@@ -41,9 +41,9 @@ class Embedder:
 
     def __post_init__(self) -> None:
         if self.pool == "class" and self.encoder.class_tokens == 0:
-            raise UserError("this model has no class token", "use --pool mean")
+            raise UserError("this model has no class token", "use `pool='mean'`")
         if not 1 <= self.layer <= self.encoder.depth:
-            raise UserError(f"--layer is {self.layer}", f"this model has layers 1 to {self.encoder.depth}")
+            raise UserError(f"`layer` is {self.layer}", f"this model has layers 1 to {self.encoder.depth}")
         self.encoder.eval().to(self.device)
 
     @torch.no_grad()

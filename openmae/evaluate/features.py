@@ -45,7 +45,7 @@ def readouts(encoder: ViT, layers: Sequence[int] | None, pools: Sequence[Pool]) 
     Raises UserError where the model has no such layer or no class token.
     """
     if "class" in pools and encoder.class_tokens == 0:
-        raise UserError("this model has no class token", "use --pool mean")
+        raise UserError("this model has no class token", "use `pool='mean'`")
     for layer in layers or ():
         if not 1 <= layer <= encoder.depth:
             raise UserError(f"this model has no layer {layer}", f"give 1 to {encoder.depth}")

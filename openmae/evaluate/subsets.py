@@ -38,7 +38,7 @@ def question(source: Source, task: Task, names: Sequence[str], classes: Classes 
     Raises UserError where a label is none of the names, labels are missing, or all images have the same one.
     """
     if task != "classification" and classes is not None:
-        raise UserError(f"--classes is for classification, and this model's task is {task}", "leave it out")
+        raise UserError(f"`classes` is for classification, and this model's task is {task}", "leave it out")
     _refuse_one_folder(source)
     right = answers(source, task, names)
     if (right.values == right.values[:1]).all():

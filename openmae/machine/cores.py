@@ -26,5 +26,5 @@ def _cores() -> int:
 
 def _as_asked(wanted: int | None, default: int) -> int:
     if wanted is not None and wanted < 0:
-        raise UserError(f"--workers is {wanted}", "give 0 or more")
+        raise UserError(f"`workers` is {wanted}", "give 0 or more")
     return default if wanted is None else wanted

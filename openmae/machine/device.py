@@ -29,7 +29,7 @@ def choose_device(wanted: Device) -> torch.device:
         return torch.device(next(name for name, usable in there.items() if usable))
     if not there[wanted]:
         usable = ", ".join(name for name, is_there in there.items() if is_there)
-        raise UserError(f"torch finds no {wanted} device on this machine", f"choose --device {usable}")
+        raise UserError(f"torch finds no {wanted} device on this machine", f"choose `device` {usable}")
     return torch.device(wanted)
 
 

@@ -3,7 +3,6 @@
 openmae reconstruct runs/first photo.jpg another.jpg --out picture.png
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,20 +12,16 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.data.opening import has_splits, open_source
-from openmae.errors import UserError
+from openmae.errors import UserError, of_user
 from openmae.machine.device import Device, choose_device
 from openmae.report.sheets.panel import draw_panel
 from openmae.weights import load_model
 from openmae.weights.loaded import say_origin
 
 MOST_IMAGES = 16
-# Advice of errors that is for whoever trains; here channels, patches and size are the model's.
-_TRAINING_ADVICE = re.compile(
-    r": give --in-chans .*?, or choose with --bands|: choose other --bands|: choose a smaller patch_size"
-    r"|, a smaller patch_size or a larger img_size"
-)
 MANY_IMAGES = (".csv", ".parquet", ".tar", ".npy", ".npz")  # files that are DATA, not one image
 
 
@@ -70,6 +65,9 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     pictured = _pictured(settings.images)
     try:
         model.masking.counts(model.encoder.grid, settings.mask_ratio)
+    except ValueError as error:  # patches and size are the model's
+        raise UserError(of_user(error).what, "choose a ratio further from 0 and 1") from error
+    try:
         complaints = draw_panel(
             model,
             loaded.statistics,
@@ -79,12 +77,10 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
             mask_ratio=settings.mask_ratio,
             patch_stats=settings.patch_stats,
         )
-    except (UserError, ValueError) as error:
-        raise UserError(_TRAINING_ADVICE.sub("", str(error))) from error
     except OSError as error:
         raise UserError(f"{settings.out} cannot be written ({error.strerror})", "choose another --out") from error
     for complaint in complaints:
-        console.print(f"left out: {_TRAINING_ADVICE.sub('', complaint)}", style="yellow")
+        console.print(f"left out: {with_flags(complaint)}", style="yellow")
     console.print(f"{settings.out}")
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
+from openmae.commandline.flags import flag, with_flags
 from openmae.console.progress import counting
 from openmae.console.terminal import make_console
 from openmae.console.words import counted, pace
@@ -76,7 +77,7 @@ def run(settings: Stats) -> None:
     with counting("reading", len(source), console) as say:
         found = measure(source, pixels, workers, say)
     seconds = time.monotonic() - started
-    which = f"bands {_words(pixels.bands)}" if pixels.bands is not None else why
+    which = f"bands {_words(pixels.bands)}" if pixels.bands is not None else with_flags(why)
     channels = "1 channel" if pixels.in_chans == 1 else f"{pixels.in_chans} channels"
     console.print(f"{settings.data}: {pace(len(source), seconds)}")
     console.print(f"Read as {channels} of {_DEPTHS[pixels.depth]} ({which})\n")
@@ -140,7 +141,7 @@ def _notes(found: Distribution, source: Source, data: str) -> list[str]:
     """What stands out, a sentence each."""
     notes = []
     if found.broken:
-        named = "; ".join(f"{source.name(index)}: {reason}" for index, reason in found.broken[:_NAMED])
+        named = "; ".join(f"{source.name(index)}: {with_flags(reason)}" for index, reason in found.broken[:_NAMED])
         more = f"; and {len(found.broken) - _NAMED:,} more" if len(found.broken) > _NAMED else ""
         notes.append(f"Cannot be read and left out: {named}{more}. openmae check {data} --out check.csv lists all.\n")
     highest = int(found.most.max()) if np.isfinite(found.most.max()) else 0
@@ -159,8 +160,7 @@ def _hand_on(settings: Stats, found: Distribution, console: Console) -> None:
     values = found.statistics.to_dict()
     if settings.out is None:
         flags = " ".join(
-            f"--{name.replace('_', '-')} {_words(value if isinstance(value, list) else [value])}"
-            for name, value in values.items()
+            f"{flag(name)} {_words(value if isinstance(value, list) else [value])}" for name, value in values.items()
         )
         console.print(f"To use them:   openmae pretrain {settings.data} --out RUN {flags}", soft_wrap=True)
         console.print("or write them to a file with --out stats.toml, for pretrain --config stats.toml")

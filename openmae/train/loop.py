@@ -284,7 +284,7 @@ def resume(learner: Learner[M, B], optimizer: torch.optim.Optimizer, run: RunFol
         if checkpoint is None and (complaints or (ranks.leads and any(run.checkpoints.glob("damaged-*")))):
             raise UserError(
                 f"every checkpoint in {run.checkpoints} is damaged, so the run cannot go on",
-                "restore one from a copy, or choose another --out to begin anew",
+                "restore one from a copy, or choose another `out` to begin anew",
             )
     step, state = ranks.from_lead((0, {}) if checkpoint is None else (checkpoint.step, checkpoint.state))
     position = Position()
@@ -297,7 +297,7 @@ def resume(learner: Learner[M, B], optimizer: torch.optim.Optimizer, run: RunFol
                 raise
             raise UserError(
                 f"the checkpoint of step {step} in {run.checkpoints} is of another model ({error})",
-                "restore the run from a copy, or choose another --out to begin anew",
+                "restore the run from a copy, or choose another `out` to begin anew",
             ) from error
     run.rewind(step)
     return position
@@ -408,5 +408,5 @@ def _not_finite(
     return UserError(
         f"the loss or its gradient was not finite in {position.dropped_in_a_row} steps in a row (to step "
         f"{position.step}); their files are listed in {run.path / 'not_finite.txt'} ({', '.join(names[:3])}, ...)",
-        "look at them, or begin in another --out with a lower --blr; the weights are untouched by these steps",
+        "look at them, or begin in another `out` with a lower `blr`; the weights are untouched by these steps",
     )

@@ -47,20 +47,20 @@ class RunFolder:
         if not leads:
             return
         if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file", "choose another --out")
+            raise UserError(f"{path} is a file", "choose another `out`")
         if path.is_dir() and not (path / "config.toml").exists():
             left_by_a_failed_start = {"lock", "broken.txt", "slurm"}
             if any(e.name not in left_by_a_failed_start and not e.name.startswith(".") for e in path.iterdir()):
-                raise UserError(f"{path} is not empty and is not a run", "choose another --out")
+                raise UserError(f"{path} is not empty and is not a run", "choose another `out`")
         if not self.has_begun and _is_complete(path):
             raise UserError(
                 f"{path} holds a finished run whose checkpoints are gone, and would begin anew, over its weights",
-                f"choose another --out, or remove {path / 'model.safetensors'} first",
+                f"choose another `out`, or remove {path / 'model.safetensors'} first",
             )
         self._is_new = not path.exists()
         if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():  # it would begin anew, over all it has
             raise UserError(
-                f"{self.checkpoints} is a file, or a link that leads nowhere", "mend it, or give another --out"
+                f"{self.checkpoints} is a file, or a link that leads nowhere", "mend it, or give another `out`"
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -69,8 +69,8 @@ class RunFolder:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN) and (path / "lock").exists() and os.access(path, os.W_OK):
-                raise UserError(f"another process trains in {path}", "wait for it, or choose another --out") from error
-            raise UserError(f"{path} cannot be written ({error.strerror})", "choose another --out") from error
+                raise UserError(f"another process trains in {path}", "wait for it, or choose another `out`") from error
+            raise UserError(f"{path} cannot be written ({error.strerror})", "choose another `out`") from error
 
     def __enter__(self) -> Self:
         return self
@@ -115,14 +115,14 @@ class RunFolder:
                 said = ", ".join(f"{k} = {before.get(k)}, not {config.get(k)}" for k in differing[:_MOST_NAMED])
                 said += f", and {len(differing) - _MOST_NAMED} more differences" * (len(differing) > _MOST_NAMED)
                 raise UserError(
-                    f"{self.path} holds a run with {said}", "choose another --out, or --resume it with its own settings"
+                    f"{self.path} holds a run with {said}", "choose another `out`, or `resume` it with its own settings"
                 )
             starts = self._starts()
             if starts and starts[0]["data_fingerprint"] != fingerprint:
                 raise UserError(
                     f"the images have changed since the run in {self.path} began, or are others (files added, removed, "
                     "renamed or of another size)",
-                    "put them back, or choose another --out",
+                    "put them back, or choose another `out`",
                 )
         for part in self.checkpoints.glob(".*.part"):  # left by a kill
             shutil.rmtree(part, ignore_errors=True)
@@ -139,7 +139,7 @@ class RunFolder:
         except FileNotFoundError:
             return []
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is damaged ({error})", "restore it, or choose another --out") from error
+            raise UserError(f"{file} is damaged ({error})", "restore it, or choose another `out`") from error
 
     def rewind(self, step: int) -> None:
         """Drops what metrics.jsonl says of steps after `step`, which a resumed run takes anew."""

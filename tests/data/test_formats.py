@@ -377,7 +377,7 @@ def test_tiff_palettes_jpegs_and_alpha(frames: int) -> None:
         if loses_alpha:
             np.testing.assert_array_equal(decode(data, RGB), rgba[..., :3])
         else:
-            with pytest.raises(BrokenImage, match="4 channels and 3 are wanted: give --in-chans 4, or choose with"):
+            with pytest.raises(BrokenImage, match="4 channels and 3 are wanted: give `in_chans=4`, or choose with"):
                 decode(data, RGB)
 
 
@@ -615,7 +615,7 @@ def test_bands_of_photographs_are_their_colours() -> None:
 
 def test_channels_that_do_not_fit_are_refused() -> None:
     array = np.zeros((5, 6, 13), np.uint8)
-    with pytest.raises(BrokenImage, match="13 channels and 3 are wanted: give --in-chans 13, or choose with --bands"):
+    with pytest.raises(BrokenImage, match="13 channels and 3 are wanted: give `in_chans=13`, or choose with `bands`"):
         decode(npy(array), RGB)
     with pytest.raises(BrokenImage, match="13 channels, and band 14 is wanted"):
         decode(npy(array), PixelFormat(2, (14, 1)))

@@ -149,7 +149,7 @@ def test_a_file_in_train_and_val(tmp_path: Path, splits: list[str] | None) -> No
 
 
 def test_whole_numbers_may_be_meant_as_such(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"class '\d' .* one image: .*, or, .* numbers to predict, --task regression"):
+    with pytest.raises(UserError, match=r"class '\d' .* one image: .*, or, .* numbers to predict, `task='regression'`"):
         split_for(table(tmp_path, range(8)), None, seed=0)
 
 
@@ -181,7 +181,7 @@ def test_a_share_of_images_that_have_no_class_of_their_own(tmp_path: Path, task:
     (tmp_path / "labels.csv").write_text("path,label\n" + "".join(rows))
     source = open_source(str(tmp_path / "labels.csv"))
     assert len(fewer_labels(source, "10%", task, 0)) == 4
-    with pytest.raises(UserError, match=r"5-per-class is for images of one class each: give a share such as 10%"):
+    with pytest.raises(UserError, match=r"`labels='5-per-class'` is for images of one class each: give a share"):
         fewer_labels(source, "5-per-class", task, 0)
     few, more = (fewer_labels(source, share, task, 0) for share in ("5%", "50%"))
     assert {few.name(i) for i in range(len(few))} < {more.name(i) for i in range(len(more))}

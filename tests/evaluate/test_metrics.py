@@ -186,7 +186,7 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     source = open_source(str(write_images(tmp_path / "two", 4)))
     with pytest.raises(UserError, match=r"not among the 2 known ones \(class1; known are class0, x\)"):
         question(source, "classification", ("class0", "x"))
-    with pytest.raises(UserError, match="--classes is for classification"):
+    with pytest.raises(UserError, match="`classes` is for classification"):
         question(source, "multi-label", ("class0", "class1"), "all")
     one = open_source(str(write_images(tmp_path / "one", 4, classes=1)))
     with pytest.raises(UserError, match=r"one folder, 'class0', so that 100% would mean nothing"):

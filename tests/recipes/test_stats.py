@@ -276,12 +276,12 @@ def test_what_the_images_have_decides(headers: list[Header], expected: PixelForm
 
 def test_what_is_asked_for_comes_first() -> None:
     mixed = [header(4), header(13, "uint16")]
-    with pytest.raises(UserError, match=r"1 with 4, 1 with 13.*--bands 1 2 3"):
+    with pytest.raises(UserError, match=r"1 with 4, 1 with 13.*`bands=\(1, 2, 3\)`"):
         choose_pixels(mixed, None, None, None, "here")
     assert choose_pixels(mixed, None, (4, 2), None, "here")[0] == PixelFormat(2, (4, 2), "uint16")
     assert choose_pixels(mixed, 13, None, None, "here")[0] == PixelFormat(13, None, "uint16")
     assert choose_pixels(mixed, 4, None, "float32", "here")[0] == PixelFormat(4, None, "float32")
-    with pytest.raises(UserError, match="names 2 channels and --in-chans is 3"):
+    with pytest.raises(UserError, match="names 2 channels and `in_chans` is 3"):
         choose_pixels(mixed, 3, (1, 2), None, "here")
 
 

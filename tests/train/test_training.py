@@ -295,7 +295,7 @@ def test_infinite_gradient_of_a_finite_loss_is_dropped(tmp_path: Path) -> None:
 
 def test_several_in_a_row_stop_the_run_and_name_the_files(tmp_path: Path) -> None:
     task = Task(poison=lambda step: step >= 2)
-    with pytest.raises(UserError, match=r"not finite in 5 steps in a row \(to step 7\).*image16, image17.*--blr"):
+    with pytest.raises(UserError, match=r"not finite in 5 steps in a row \(to step 7\).*image16, image17.*`blr`"):
         task.train(tmp_path / "run", 50)
     names = (tmp_path / "run/not_finite.txt").read_text().split()
     assert names == [f"image{i % 64}" for i in range(16, 16 + 8 * MOST_DROPPED_IN_A_ROW)]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.header import BYTES, Depth
-from openmae.errors import BrokenImage, UserError
+from openmae.errors import BrokenImage, UnfitImage, UserError
 
 LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow weighs
 _NAMES: dict[Depth, str] = {"uint8": "8-bit", "uint16": "16-bit", "float32": "float"}
@@ -35,14 +35,13 @@ class PixelFormat:
 
 def check_bands(bands: tuple[int, ...]) -> None:
     """Raises UserError unless these are different channels, counted from 1."""
-    said = " ".join(map(str, bands))
     if not bands:
-        raise UserError("--bands names no channel", "give their numbers, such as --bands 3 2 1, or leave it out")
+        raise UserError("`bands` names no channel", "give their numbers, such as `bands=(3, 2, 1)`, or leave it out")
     if min(bands) < 1:
-        raise UserError(f"--bands {said}: channels are numbered from 1, as in GDAL", "the first is 1, not 0")
+        raise UserError(f"`bands={bands}`: channels are numbered from 1, as in GDAL", "the first is 1, not 0")
     if len(set(bands)) < len(bands):
         twice = next(band for band in bands if bands.count(band) > 1)
-        raise UserError(f"--bands {said} names channel {twice} more than once", "name each channel once")
+        raise UserError(f"`bands={bands}` names channel {twice} more than once", "name each channel once")
 
 
 def fit(pixels: NDArray[Any], wanted: PixelFormat) -> NDArray[Any]:
@@ -68,11 +67,11 @@ def check_fits(channels: int, depth: Depth, colour: bool, wanted: PixelFormat) -
     """Raises BrokenImage where a file of such channels cannot become what is wanted."""
     if wanted.bands is not None:
         if missing := [band for band in wanted.bands if band > channels]:
-            raise BrokenImage(f"it has {channels} channels, and band {missing[0]} is wanted", "choose other --bands")
+            raise UnfitImage(f"it has {channels} channels, and band {missing[0]} is wanted", "choose other `bands`")
     elif channels != wanted.in_chans and not (_is_colour(channels, colour) and _is_colour(wanted.in_chans, True)):
-        raise BrokenImage(
+        raise UnfitImage(
             f"it has {channels} channels and {wanted.in_chans} are wanted",
-            f"give --in-chans {channels}, or choose with --bands",
+            f"give `in_chans={channels}`, or choose with `bands`",
         )
     if BYTES[depth] > BYTES[wanted.depth]:
         raise BrokenImage(

@@ -19,7 +19,7 @@ from openmae.data.formats.npy import open_npy
 from openmae.data.formats.pillow import open_by_pillow
 from openmae.data.formats.png import open_png
 from openmae.data.formats.tiff import open_tiff
-from openmae.errors import BrokenImage, UserError
+from openmae.errors import BrokenImage, UnfitImage, UserError
 
 _JPEG = b"\xff\xd8\xff"
 
@@ -75,11 +75,11 @@ def decode(
         return fit(found, pixels)
 
 
-def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> BrokenImage | None:
+def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> UnfitImage | None:
     """Why an image of this (height, width) is too small for a patch; None where it is not."""
     if size[0] >= patch_size[0] and size[1] >= patch_size[1]:
         return None
-    return BrokenImage(
+    return UnfitImage(
         f"{size[0]} x {size[1]} pixels are less than one patch of {patch_size[0]} x {patch_size[1]}",
         "choose a smaller patch_size",
     )

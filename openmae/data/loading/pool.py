@@ -221,7 +221,7 @@ class _Crew(Generic[Task, Result]):
                 raise UserError(
                     f"{MOST_LOSSES} loader processes died over the same work, with no image in hand (the last "
                     f"with exit code {dead.process.exitcode})",
-                    "look for a lack of memory, or choose --workers 0",
+                    "look for a lack of memory, or choose `workers=0`",
                 )
         self.workers[self.workers.index(dead)] = self._hire()
         for number in dead.given:

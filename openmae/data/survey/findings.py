@@ -21,7 +21,7 @@ from openmae.data.survey.inspection import Inspection
 
 Severity = Literal["error", "warning", "note"]
 
-MAX_BROKEN = 0.01  # share of the files; the default of pretrain's --max-broken
+MAX_BROKEN = 0.01  # share of the files; the default of pretrain's max_broken
 PATCH = 16  # pixels a side, the usual one
 FAR = 8  # times larger or smaller than the median side
 LARGEST_CLASS = 0.9  # share of the images
@@ -99,7 +99,7 @@ def _unreadable(split: Split) -> Iterator[Finding]:
     yield Finding(
         "error" if too_many else "warning",
         f"{_images(broken)}{_of(split)} cannot be read ({broken / total:.2%})",
-        f"{mend}; pretrain stops at more than --max-broken {MAX_BROKEN:g}"
+        f"{mend}; pretrain stops at more than `max_broken={MAX_BROKEN:g}`"
         if too_many
         else f"{mend}; training leaves them out",
         tuple(f"{split.called(found[0])}{_and_more(len(found) - 1)}: {reason}" for reason, found in commonest),
@@ -116,7 +116,7 @@ def _sizes(split: Split) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{_images(small.sum())}{_of(split)} {_have(small.sum())} a side of less than {PATCH} pixels",
-            f"with patches of {PATCH} pixels they are left out: remove them, or choose a smaller --patch-size",
+            f"with patches of {PATCH} pixels they are left out: remove them, or choose a smaller `patch_size`",
             split.examples(small),
         )
     median = np.median(sides[good], axis=0)
@@ -170,14 +170,14 @@ def _kinds(splits: Sequence[Split]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"the images differ in their number of channels: {_counted({f'{n} in': c for n, c in channels.items()})}",
-            "choose one kind by --in-chans, or the channels that all have by --bands",
+            "choose one kind by `in_chans`, or the channels that all have by `bands`",
             tuple(firsts[number] for number in channels),
         )
     elif len(channels) > 1:
         yield Finding(
             "note",
             f"the images are not all of one kind: {_counted({_KINDS[n]: count for n, count in channels.items()})}",
-            "all are read as colour without alpha; --in-chans 1 reads all as grey",
+            "all are read as colour without alpha; `in_chans=1` reads all as grey",
         )
     if frames:
         yield Finding(

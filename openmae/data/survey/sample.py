@@ -123,12 +123,12 @@ def choose_pixels(
         check_bands(bands)
         if in_chans not in (None, len(bands)):
             raise UserError(
-                f"--bands names {len(bands)} channels and --in-chans is {in_chans}", "leave one of them out"
+                f"`bands` names {len(bands)} channels and `in_chans` is {in_chans}", "leave one of them out"
             )
-        return PixelFormat(len(bands), bands, depth), "as many as --bands"
+        return PixelFormat(len(bands), bands, depth), "as many as `bands`"
     if in_chans is not None:
         if in_chans < 1:
-            raise UserError(f"--in-chans is {in_chans}", "give 1 or more")
+            raise UserError(f"`in_chans` is {in_chans}", "give 1 or more")
         return PixelFormat(in_chans, None, depth), "as asked for"
     counts = Counter(header.channels for header in headers)
     if not counts:
@@ -140,10 +140,10 @@ def choose_pixels(
     if max(counts) <= 4:
         return PixelFormat(3, None, depth), "the images are in colour" + (", some of them grey" if 1 in counts else "")
     found = ", ".join(f"{count:,} with {channels}" for channels, count in sorted(counts.items()))
-    first = " ".join(map(str, range(1, min(3, *counts) + 1)))
+    first = tuple(range(1, min(3, *counts) + 1))
     raise UserError(
         f"the images in {location} differ in their number of channels ({found}, among those looked at)",
-        f"choose those that all have, such as --bands {first}, or one kind of image by --in-chans",
+        f"choose those that all have, such as `bands={first}`, or one kind of image by `in_chans`",
     )
 
 

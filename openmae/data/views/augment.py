@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openmae.data.views.statistics import WHITE, Statistics
+from openmae.errors import BadValue
 
 _MOST = 10.0  # RandAugment's magnitude, in the paper's and timm's count
 _BINS = 101  # steps of 0.1 in it
@@ -41,14 +42,14 @@ class Finish:
         if not 0 <= self.random_erase <= 1:
             raise ValueError(f"random_erase is {self.random_erase:g}; give a share from 0 to 1")
         if self.ra_magnitude and (complaint := self.why_not_ra(self.statistics)):
-            raise ValueError(complaint)
+            raise complaint
 
     @staticmethod
-    def why_not_ra(statistics: Statistics) -> str:
-        """Why RandAugment cannot be used on such pixels; empty where it can."""
+    def why_not_ra(statistics: Statistics) -> BadValue | None:
+        """Why RandAugment cannot be used on such pixels; None where it can."""
         if statistics.pixels.depth == "uint8" and statistics.pixels.in_chans in (1, 3):
-            return ""
-        return "RandAugment is for 8-bit images of 1 or 3 channels: set ra_magnitude to 0"
+            return None
+        return BadValue("RandAugment is for 8-bit images of 1 or 3 channels", "set ra_magnitude to 0")
 
     def __call__(self, view: NDArray[Any], draws: np.random.Generator) -> None:
         """view (H, W, C) of the statistics' depth; draws: the view's own generator."""

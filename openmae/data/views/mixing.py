@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from openmae.data.views.augment import seeded
+from openmae.errors import BadValue
 from openmae.randomness import generator
 
 GROUP = 32  # views
@@ -27,7 +28,7 @@ class Mixing:
 
     def __post_init__(self) -> None:
         if self.mixup < 0 or self.cutmix < 0:
-            raise ValueError(f"mixup {self.mixup:g} and cutmix {self.cutmix:g}: give 0 or more")
+            raise BadValue(f"mixup {self.mixup:g} and cutmix {self.cutmix:g}", "give 0 or more")
 
     def __bool__(self) -> bool:
         return self.mixup > 0 or self.cutmix > 0

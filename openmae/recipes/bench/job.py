@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table as RichTable
 
+from openmae.commandline.flags import flag
 from openmae.console.progress import PLAIN_SECONDS
 from openmae.console.terminal import make_console
 from openmae.console.words import duration, several
-from openmae.errors import UserError
+from openmae.errors import UserError, of_user
 from openmae.files.disk import room_on_disk
 from openmae.files.whole import write_file
 from openmae.machine.device import Precision, choose_device, has_fast_bf16
@@ -73,7 +74,8 @@ def contenders_of(settings: Bench, device: torch.device) -> list[Contender]:
     try:
         paper = architecture_of(model, settings.img_size, settings.mask_ratio, settings.decoder_depth)
     except ValueError as error:
-        raise UserError(f"this model cannot be built: {error}") from error
+        bad = of_user(error)
+        raise UserError(f"this model cannot be built: {bad.what}", bad.advice) from error
     fast = replace(
         paper,
         decoder="cross",
@@ -123,7 +125,7 @@ def _check_ranges(settings: Bench, device: torch.device) -> None:
     for name in ("micro_batch", "rounds", "img_size"):
         value = getattr(settings, name)
         if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}", "give 1 or more")
+            raise UserError(f"{flag(name)} is {value}", "give 1 or more")
     if settings.precision == ():
         raise UserError("--precision is without a value", "give bf16, fp32 or both")
     if settings.compile and (missing := missing_compiler(device)):

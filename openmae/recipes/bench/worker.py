@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from openmae.commandline.flags import with_flags
 from openmae.machine.device import is_out_of_memory
 from openmae.machine.heap import give_back_freed_memory, keep_freed_memory
 from openmae.recipes.bench.steps import Job, Where, Work, resident, timed
@@ -128,7 +129,7 @@ def _answer(function: Callable[..., Any], *given: Any) -> Answer:
 
 def _reason(error: BaseException) -> str:
     """ValueError: what is wrong, on one line that is not long."""
-    said = " ".join(str(error).split())
+    said = " ".join(with_flags(str(error)).split())
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return text if len(text) <= _MOST_REASON else f"{text[: _MOST_REASON - 3]}..."
 

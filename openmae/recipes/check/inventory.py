@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from openmae.commandline.flags import with_flags
 from openmae.console.words import encodable
 from openmae.data.survey.findings import Split
 from openmae.errors import UserError
@@ -73,7 +74,7 @@ def _rows(split: Split) -> Iterator[tuple[Any, ...]]:
                 None,
             )
         else:
-            yield name, split.name, label, size, *[None] * 8, digest, split.found.reasons[index]
+            yield name, split.name, label, size, *[None] * 8, digest, with_flags(split.found.reasons[index])
 
 
 def _write_csv(file: Path, splits: Sequence[Split]) -> None:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from openmae.commandline.flags import with_flags
 from openmae.console.progress import counting
 from openmae.console.terminal import make_console
 from openmae.console.words import counted, pace
@@ -134,7 +135,7 @@ def _facts(split: Split) -> dict[str, str]:
 
 def _show(finding: Finding, console: Console) -> None:
     console.print(f"{finding.severity:<8}", style=_STYLES[finding.severity], end="")
-    console.print(finding.what, soft_wrap=True)
+    console.print(with_flags(finding.what), soft_wrap=True)
     for example in finding.examples:
-        console.print(f"          {example}", soft_wrap=True, style="dim")
-    console.print(f"        -> {finding.advice}\n", soft_wrap=True)
+        console.print(f"          {with_flags(example)}", soft_wrap=True, style="dim")
+    console.print(f"        -> {with_flags(finding.advice)}\n", soft_wrap=True)

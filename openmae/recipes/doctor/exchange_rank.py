@@ -15,6 +15,7 @@ import time
 
 import torch
 
+from openmae.commandline.flags import with_flags
 from openmae.distributed.ranks import Ranks, joined
 from openmae.errors import RUN_AGAIN, RankLost, UserError
 
@@ -36,7 +37,7 @@ def main(device: str, timeout: float) -> int:
             if ranks.leads:
                 _say(json.dumps(found))
     except UserError as error:
-        print(error.what, file=sys.stderr)  # what to do, the doctor says
+        print(with_flags(error.what), file=sys.stderr)  # what to do, the doctor says
         return 2
     except RankLost as lost:
         print(lost, file=sys.stderr, flush=True)

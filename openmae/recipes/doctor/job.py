@@ -18,6 +18,7 @@ from functools import partial
 
 from rich.console import Console
 
+from openmae.commandline.flags import with_flags
 from openmae.errors import UserError, said_once
 from openmae.recipes.doctor.finding import Finding, Verdict
 from openmae.recipes.doctor.settings import Doctor
@@ -150,7 +151,7 @@ def _isolated(name: str, check: Check) -> Sequence[Finding]:
     try:
         return check()
     except UserError as error:
-        return [Finding(name, "bad", error.what, error.advice or None)]
+        return [Finding(name, "bad", with_flags(error.what), with_flags(error.advice) or None)]
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         remedy = "run it again; if that changes nothing, please report this line, with the command"

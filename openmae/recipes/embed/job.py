@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from openmae.commandline.flags import with_flags
 from openmae.console.progress import Say, counting
 from openmae.console.terminal import make_console
 from openmae.console.words import encodable, on_one_line, pace, several
@@ -321,6 +322,6 @@ def _list_broken(out: Path, source: Source, left_out: list[tuple[int, str]]) -> 
     if not left_out:
         file.unlink(missing_ok=True)
         return None
-    lines = (f"{on_one_line(source.name(index))}\t{on_one_line(reason)}\n" for index, reason in left_out)
+    lines = (f"{on_one_line(source.name(index))}\t{on_one_line(with_flags(reason))}\n" for index, reason in left_out)
     write_file(file, "".join(lines).encode())
     return file

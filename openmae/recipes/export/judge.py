@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
+from openmae.commandline.flags import with_flags
 from openmae.console.progress import counting
 from openmae.data.opening import has_splits, open_source
 from openmae.data.sources.source import Source
@@ -60,7 +61,7 @@ def judge(loaded: Loaded, model: Path, graphs: Sequence[Graph], data: str, conso
         references, (source, right, outputs) = _labelled(loaded, model, data)
     except UserError as error:
         both, _ = _outputs(loaded, graphs, _few(_unlabelled(data)), console)
-        return Judged(shown(data), len(both[0]), agreement(loaded, *both), why_none=str(error))
+        return Judged(shown(data), len(both[0]), agreement(loaded, *both), why_none=with_flags(str(error)))
     both, indices = _outputs(loaded, graphs, source, console)
     right = _at(right, indices)
     if references is None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from openmae.data.sources.source import Source
 from openmae.data.survey.sample import survey
 from openmae.data.views.statistics import Statistics
-from openmae.errors import UserError
+from openmae.errors import UserError, of_user
 from openmae.heads import Classifier, learn_last_blocks
 from openmae.model import SIZES, ViT, create_model, initialize
 from openmae.recipes.finetune.settings import Finetune
@@ -46,7 +46,7 @@ def build(settings: Finetune, encoder: ViT, outputs: int) -> Classifier:
         depth = encoder.depth
         learn_last_blocks(model, depth if settings.blocks == "all" else float(settings.blocks))
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise of_user(error) from error
     return model
 
 
@@ -92,5 +92,5 @@ def _fresh(settings: Finetune, train: Source, workers: int) -> Start:
         in_chans = look.statistics.pixels.in_chans
         encoder = create_model(settings.model, img_size=size, patch_size=patch, in_chans=in_chans).encoder
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise of_user(error) from error
     return Start(encoder, look.statistics, None, is_new=True)

@@ -173,7 +173,7 @@ def _impossible(statistics: Statistics, task: Task) -> Values:
     """Settings that these images or labels rule out."""
     values: Values = {}
     if complaint := Finish.why_not_ra(statistics):
-        values["ra_magnitude"] = (0.0, complaint.split(":")[0])
+        values["ra_magnitude"] = (0.0, complaint.what)
     if task == "regression":
         values |= dict.fromkeys(("mixup", "cutmix"), (0.0, "for classes, not for numbers"))
     if task != "classification":

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from openmae.commandline.flags import with_flags
 from openmae.console.progress import Say, counting
 from openmae.console.terminal import make_console
 from openmae.console.words import on_one_line, several
@@ -179,7 +180,7 @@ def _open_splits(settings: Pack, titles: tuple[Split | None, ...], console: Cons
             said += f", {len(own):,} classes"
         except UserError as error:
             own, labels = (), np.full(len(source), NO_LABEL)
-            said += f", without labels, which only knn and probe need ({error})"
+            said += f", without labels, which only knn and probe need ({with_flags(str(error))})"
         console.print(said)
         folder = settings.shards / (title or "")
         splits.append(PackedSplit(title or "", source, labels, names if own else (), folder, settings))
@@ -262,7 +263,7 @@ def _check_room(folder: Path, progress: _Progress, images: int, written: int) ->
 def _line(split: PackedSplit, image: LeftOut) -> str:
     """`path<TAB>reason`, printable."""
     path = f"{split.title}/{split.source.name(image.image)}".removeprefix("/")
-    return f"{on_one_line(path)}\t{on_one_line(image.reason)}"
+    return f"{on_one_line(path)}\t{on_one_line(with_flags(image.reason))}"
 
 
 def _write_list(file: Path, lines: list[str]) -> None:

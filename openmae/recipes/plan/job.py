@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from openmae.commandline.flags import flag
 from openmae.console.terminal import make_console
 from openmae.console.words import duration
 from openmae.data.formats.channels import PixelFormat
@@ -91,7 +92,7 @@ def command(settings: Plan, chosen: Pretrain) -> str:
                 if isinstance(value, float)
                 else str(value)
             )
-            words += [f"--{field.name.replace('_', '-')}", said]
+            words += [flag(field.name), said]
     return shlex.join(words)
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from openmae.data.views.crop import Augmentation
-from openmae.errors import UserError
+from openmae.errors import of_user
 from openmae.masking import Masking
 from openmae.model import Architecture, MaskedAutoencoder, create_model
 from openmae.recipes.pretrain.settings import Pretrain
@@ -48,7 +48,7 @@ def _made(settings: "Pretrain") -> MaskedAutoencoder:
         if settings.mask_ratio_end is not None:
             model.masking.counts(model.encoder.grid, settings.mask_ratio_end)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise of_user(error) from error
     return model
 
 
@@ -64,7 +64,7 @@ def masking_of(settings: "Pretrain") -> Masking:
             1.0 if settings.predict_fraction is None else settings.predict_fraction,
         )
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise of_user(error) from error
 
 
 def in_chans_of(settings: "Pretrain") -> int:

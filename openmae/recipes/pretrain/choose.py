@@ -9,7 +9,7 @@ from rich.console import Console
 from openmae.console.words import size_of
 from openmae.data.formats.channels import check_bands
 from openmae.data.survey.sample import Survey
-from openmae.errors import UserError
+from openmae.errors import UserError, of_user
 from openmae.machine.device import Precision, choose_precision
 from openmae.model import grid_of
 from openmae.recipes.pretrain.build import architecture_of
@@ -192,7 +192,7 @@ def check_ranges(settings: "Pretrain") -> None:
         try:
             grid_of(pair(settings.img_size), pair(settings.patch_size))
         except ValueError as error:
-            raise UserError(str(error)) from error
+            raise of_user(error) from error
     _check_channels(settings)
 
 

@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.memory import in_memory
@@ -272,7 +273,9 @@ def train(
             draw_panel(whole, statistics, pictured, picture, seed=settings.seed)
             keep_weights(whole, step)
         except (UserError, OSError) as error:  # the run does not end for want of a picture
-            console.print(f"warning: no picture at step {step}: {error}", style="yellow", soft_wrap=True)
+            console.print(
+                f"warning: no picture at step {step}: {with_flags(str(error))}", style="yellow", soft_wrap=True
+            )
 
     precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
     picture_steps, watch_steps = (evenly(steps, count) for count in (settings.pictures, settings.evaluations))

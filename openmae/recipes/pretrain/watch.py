@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from openmae.commandline.flags import with_flags
 from openmae.data.loading.in_order import CentredImages, KeptImages
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, answers, task_of
@@ -73,7 +74,7 @@ class Watch:
             self.labels = self._labels(train)
         except UserError as error:
             console.print(
-                f"No kNN figure during training, for want of labels ({error}); RankMe is logged",
+                f"No kNN figure during training, for want of labels ({with_flags(str(error))}); RankMe is logged",
                 soft_wrap=True,
             )
         self.images = [_small_or_not(centred_images(encoder, statistics, source)) for source in self.sources]
@@ -105,7 +106,9 @@ class Watch:
                 scores = knn_predict(features, right, asked)
                 figures["eval/knn_top1"] = accuracy(scores, torch.from_numpy(wanted.values))
         except (UserError, OSError) as error:  # the run does not end for want of a figure
-            self.console.print(f"warning: the features are not measured: {error}", style="yellow", soft_wrap=True)
+            self.console.print(
+                f"warning: the features are not measured: {with_flags(str(error))}", style="yellow", soft_wrap=True
+            )
             return {}
         finally:
             model.train(was_training)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from openmae.commandline.flags import flag
 from openmae.console.terminal import make_console
 from openmae.errors import UserError, said_once
 from openmae.recipes.finetune.choose import LINEAR_PROBE
@@ -51,7 +52,7 @@ def run(settings: Probe) -> None:
     with said_once():
         for name in ("out", "epochs", "batch_size"):
             if getattr(settings, name) is not None:
-                raise UserError(f"--{name.replace('_', '-')} is for --recipe paper", "add that, or leave it out")
+                raise UserError(f"{flag(name)} is for --recipe paper", "add that, or leave it out")
     prove(settings, ["linear"])
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
+from openmae.commandline.flags import with_flags
 from openmae.console.words import on_one_line
 from openmae.data.loading.stream import Batch
 from openmae.data.sources.source import Source
@@ -60,7 +61,7 @@ class BrokenFiles:
             self._check(len(self.seen), len(self.source))
 
     def _note(self, broken: Iterable[tuple[int, str]]) -> None:
-        self._add({on_one_line(self.source.name(index)): on_one_line(reason) for index, reason in broken})
+        self._add({on_one_line(self.source.name(index)): on_one_line(with_flags(reason)) for index, reason in broken})
 
     def _add(self, found: dict[str, str]) -> None:
         new = {path: reason for path, reason in found.items() if path not in self.seen}

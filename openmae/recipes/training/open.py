@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from openmae.commandline.flags import flag, with_flags
 from openmae.recipes.training.settings import Settings, shown
 
 Values = dict[str, tuple[Any, str]]
@@ -15,7 +16,7 @@ def fill(settings: Settings, values: Values, console: Console) -> Settings:
     """The settings with those that are open taken from the values; each printed with its reason."""
     chosen = _open(settings, values)
     if chosen:
-        reasons = [f"  --{name.replace('_', '-')} {shown(value)}: {reason}" for name, (value, reason) in chosen.items()]
+        reasons = [f"  {flag(name)} {shown(value)}: {with_flags(reason)}" for name, (value, reason) in chosen.items()]
         console.print("Chosen for you (any flag overrides):\n" + "\n".join(reasons), soft_wrap=True)
     return filled(settings, values)
 

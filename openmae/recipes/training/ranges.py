@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from openmae.commandline.flags import flag
 from openmae.errors import UserError
 from openmae.recipes.training.settings import Settings, shown
 
@@ -34,4 +35,4 @@ def check(settings: Settings, bounds: Bounds) -> None:
 
 def refuse(settings: Settings, name: str, advice: str) -> None:
     """Raises UserError that says what the setting is and what to do."""
-    raise UserError(f"--{name.replace('_', '-')} is {shown(getattr(settings, name))}", advice)
+    raise UserError(f"{flag(name)} is {shown(getattr(settings, name))}", advice)

@@ -8,7 +8,7 @@ import torch
 
 from openmae.data.views.centred import centred
 from openmae.data.views.statistics import Statistics
-from openmae.errors import BrokenImage, UserError
+from openmae.errors import BrokenImage, UnfitImage, UserError
 from openmae.model import MaskedAutoencoder
 from openmae.randomness import generator
 from openmae.report.sheets.pictures import panel, save_picture
@@ -38,8 +38,8 @@ def draw_panel(
     for number, (name, read) in enumerate(pictured):
         try:
             image = centred(read(), statistics.pixels, (height, width), (patch_height, patch_width))
-        except BrokenImage as error:
-            complaints.append(f"{name}: {error}")
+        except BrokenImage as error:  # the settings are those that the model was trained with
+            complaints.append(f"{name}: {error.what if isinstance(error, UnfitImage) else error}")
             continue
         except OSError as error:
             complaints.append(f"{name}: {error.strerror or error}")

@@ -1,0 +1,22 @@
+"""Settings called by their flags. Below recipes a sentence names them as Python does, in backquotes."""
+
+import re
+
+# Alone between spaces and marks: a file may have such a name in its own.
+_SETTING = re.compile(r"(?<![^\s(])`([a-z]\w*)(?:=([^`]*))?`(?![^\s),;:])")
+
+
+def with_flags(sentence: str) -> str:
+    """What a command prints or keeps in a list of what it found: `in_chans` becomes --in-chans, `device='cpu'` --device
+    cpu, and `bands=(3, 2, 1)` --bands 3 2 1."""
+    return _SETTING.sub(lambda found: f"{flag(found[1])} {_words(found[2] or '')}".rstrip(), sentence)
+
+
+def flag(name: str) -> str:
+    """Of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _words(value: str) -> str:
+    """A value as Python writes it -> as it is typed."""
+    return re.sub(r"[(),']", "", value)
