@@ -19,8 +19,9 @@ from openmae.data.loading.pool import Hand, ordered
 from openmae.data.opening import Split, open_source
 from openmae.data.views.statistics import Statistics
 from openmae.errors import BrokenImage, UserError
-from openmae.evaluate.features import Precision, centred_images, pooled
+from openmae.evaluate.features import centred_images, pooled
 from openmae.heads import Pool
+from openmae.machine.device import Precision
 from openmae.model import ViT
 from openmae.weights import Loaded, load_model
 

@@ -14,12 +14,13 @@ from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, Task
 from openmae.distributed.ranks import ALONE, Ranks
 from openmae.evaluate import knn
-from openmae.evaluate.features import Function, Precision, Readout, centred_images, extract_each, pooled_at, raw_pixels
+from openmae.evaluate.features import Function, Readout, centred_images, extract_each, pooled_at, raw_pixels
 from openmae.evaluate.knn import accuracy, knn_predict
 from openmae.evaluate.predict import HEADLINE, measure
 from openmae.evaluate.probe import linear_predict
 from openmae.evaluate.rank import rankme
 from openmae.heads import Classifier, Pool
+from openmae.machine.device import Precision
 from openmae.model import ViT, initialize
 from openmae.weights import Loaded
 

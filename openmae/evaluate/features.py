@@ -1,10 +1,8 @@
 """Features of images: one vector each, from the encoder or the raw pixels."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,9 +14,9 @@ from openmae.data.views.statistics import Statistics, to_float
 from openmae.distributed.ranks import ALONE, Ranks
 from openmae.errors import UserError
 from openmae.heads import Pool
+from openmae.machine.device import Precision, autocast
 from openmae.model import ViT, patchify
 
-Precision = Literal["bf16", "fp32"]
 Function = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> features (B, ...)
 
 
@@ -86,11 +84,6 @@ def pooled(
     """
     features = pooled_at(encoder, statistics, readouts(encoder, None if layer is None else [layer], [pool]), precision)
     return lambda images: features(images)[:, 0]
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Within it, products are of that precision."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 RAW_SIDE = 32

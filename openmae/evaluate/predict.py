@@ -13,9 +13,10 @@ from openmae.data.loading.in_order import CentredImages
 from openmae.data.tasks import Answers, Task
 from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import ALONE, Ranks
-from openmae.evaluate.features import Precision, autocast, extract
+from openmae.evaluate.features import extract
 from openmae.evaluate.knn import accuracy
 from openmae.heads import Classifier
+from openmae.machine.device import Precision, autocast
 
 HEADLINE: dict[Task, str] = {"classification": "top1", "multi-label": "mean_ap", "regression": "r2"}
 """The figure that a model is judged by; more is better."""

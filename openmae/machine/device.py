@@ -15,7 +15,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["bf16", "fp32"]
 
 
-def choose_precision(device: torch.device) -> tuple[Literal["bf16", "fp32"], str]:
+def choose_precision(device: torch.device) -> tuple[Precision, str]:
     """The precision that suits the device, and why."""
     bf16 = has_fast_bf16(device)
     why = f"the processor has {'fast' if bf16 else 'no fast'} bfloat16 products"

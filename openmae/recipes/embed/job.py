@@ -26,11 +26,11 @@ from openmae.data.opening import has_splits, open_source
 from openmae.data.sources.source import Source
 from openmae.errors import BrokenImage, Interrupted, UserError
 from openmae.evaluate.embedding import Embedded, Embedder, embed_each, embedder_of, reasons
-from openmae.evaluate.features import Precision, centred_images
+from openmae.evaluate.features import centred_images
 from openmae.files.disk import check_out, room_on_disk
 from openmae.files.whole import write_file
 from openmae.machine.cores import workers_for
-from openmae.machine.device import choose_device, choose_precision
+from openmae.machine.device import Precision, choose_device, choose_precision
 from openmae.model import ViT
 from openmae.recipes.embed.file import companions, read_about, require_writer, write_features
 from openmae.recipes.embed.labels import LabelTexts

@@ -34,14 +34,14 @@ from openmae.data.views.crop import Augmentation
 from openmae.data.views.mixing import Mixing
 from openmae.distributed.ranks import ALONE, Ranks, joined
 from openmae.errors import Interrupted, NotWritten, UserError, said_once
-from openmae.evaluate.features import Precision, centred_images
+from openmae.evaluate.features import centred_images
 from openmae.evaluate.judge import Judged, judge
 from openmae.evaluate.predict import SHARES, measure, predict, said
 from openmae.files.address import whole_address
 from openmae.files.disk import room_on_disk
 from openmae.heads import Classifier
 from openmae.machine.cores import workers_for
-from openmae.machine.device import choose_device, device_of
+from openmae.machine.device import Precision, choose_device, device_of
 from openmae.machine.heap import keep_freed_memory
 from openmae.recipes.evaluate.keep import keep_result
 from openmae.recipes.finetune.build import Start, _fresh, _loaded, _pretrained, build

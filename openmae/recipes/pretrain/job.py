@@ -34,10 +34,9 @@ from openmae.data.views.crop import Augmentation
 from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import Ranks, joined
 from openmae.errors import Interrupted, NotWritten, UserError, said_once
-from openmae.evaluate.features import Precision
 from openmae.files.disk import room_on_disk
 from openmae.machine.cores import workers_for
-from openmae.machine.device import choose_device, device_of, memory_of
+from openmae.machine.device import Precision, choose_device, device_of, memory_of
 from openmae.machine.heap import keep_freed_memory
 from openmae.model import MaskedAutoencoder, patchify
 from openmae.randomness import generator

@@ -18,9 +18,10 @@ from openmae.data.tasks import Answers, answers, task_of
 from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import ALONE, Ranks
 from openmae.errors import UserError
-from openmae.evaluate.features import Precision, centred_images, extract, pooled
+from openmae.evaluate.features import centred_images, extract, pooled
 from openmae.evaluate.knn import accuracy, knn_predict
 from openmae.evaluate.rank import rankme
+from openmae.machine.device import Precision
 from openmae.model import MaskedAutoencoder, ViT
 from openmae.randomness import generator
 
