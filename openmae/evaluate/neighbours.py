@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+CPU = torch.device("cpu")
+QUERIES = 1024  # that are compared with others at once
 BLOCK = 2048  # rows and columns of the similarities that are computed at once
 ROUNDING = 1e-6  # of a similarity in float32, so that copies count as 1
 
@@ -35,21 +37,27 @@ class Pairs:
 
 
 def nearest(
-    queries: NDArray[np.float32], chunks: Iterable[NDArray[np.float32]], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(similarity (Q, k), number (Q, k)) of the k vectors that are nearest to each query (Q, D), nearest first.
+    queries: Tensor, chunks: Iterable[Tensor], k: int, device: torch.device = CPU, at_once: int = QUERIES
+) -> tuple[Tensor, Tensor]:
+    """(similarity, number) of the k vectors that are nearest to each query (Q, D), (Q, k) each, on the CPU, nearest
+    first; of equals, the one that comes first.
 
     chunks: the vectors, some (m, D) at a time, numbered from 0 on. k is cut to their number.
+    at_once: queries that are compared with a chunk at once.
     """
-    wanted = _unit(queries)
-    best, numbers = torch.empty(len(wanted), 0), torch.empty(len(wanted), 0, dtype=torch.long)
+    similarity = torch.empty(len(queries), 0, dtype=queries.dtype, device=device)
+    number = torch.empty(len(queries), 0, dtype=torch.long, device=device)
     seen = 0
     for chunk in chunks:
-        found = wanted @ _unit(chunk).T
-        places = torch.arange(seen, seen + len(chunk)).expand(len(wanted), -1)
-        best, numbers = _merged(best, numbers, found, places, k)
+        block = F.normalize(chunk.to(device), dim=1).T
+        found = [_largest(F.normalize(rows.to(device), dim=1) @ block, k) for rows in queries.split(at_once)]
+        # Those of earlier chunks stand in front, so that a stable sort keeps them there among equals.
+        similarity = torch.cat([similarity, torch.cat([values for values, _ in found])], dim=1)
+        number = torch.cat([number, seen + torch.cat([places for _, places in found])], dim=1)
+        similarity, order = similarity.sort(dim=1, descending=True, stable=True)
+        similarity, number = similarity[:, :k], number.gather(1, order)[:, :k]
         seen += len(chunk)
-    return best.clamp(-1, 1).numpy(), numbers.numpy()
+    return similarity.cpu(), number.cpu()
 
 
 def near_duplicates(
@@ -120,10 +128,17 @@ def _unit(vectors: NDArray[np.float32]) -> Tensor:
     return F.normalize(torch.tensor(vectors), dim=1)
 
 
-def _merged(best: Tensor, numbers: Tensor, found: Tensor, places: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of both, the earlier ones first where they are alike."""
-    values, order = torch.cat([best, found], dim=1).sort(dim=1, descending=True, stable=True)
-    return values[:, :k], torch.cat([numbers, places], dim=1).gather(1, order[:, :k])
+def _largest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(values, places) of the k largest of each row (n, m), or of all m, in their order; of equals, the first ones."""
+    values, places = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
+    places = places[:, :k].sort(dim=1).values
+    if values.shape[1] > k:
+        # topk may take any of equals: where the last one in equals the first one out, the row is sorted in full.
+        tied = values[:, k - 1] == values[:, k]
+        if tied.any():
+            in_full = similarity[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
+            places[tied] = in_full.sort(dim=1).values
+    return similarity.gather(1, places), places
 
 
 def _blocks(count: int, above: bool) -> Iterator[tuple[range, range]]:

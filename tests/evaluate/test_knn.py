@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from openmae.data.tasks import Answers
-from openmae.evaluate.knn import accuracy, knn_predict, neighbours
+from openmae.evaluate.knn import accuracy, knn_predict
+from openmae.evaluate.neighbours import nearest
 
 
 def rows(count: int, dim: int, seed: int) -> Tensor:
@@ -58,7 +59,7 @@ def test_neighbours_are_those_of_brute_force_and_of_equals_the_first(
     """Axis-aligned vectors: many are exactly equal, and every way to cut them into chunks must choose the same."""
     train = torch.eye(4)[torch.tensor(axes)]
     test = torch.tensor([[2.0, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1], [-1, 0, 0, 3]])
-    similarity, index = neighbours(train, test, k, chunks=(queries, references))
+    similarity, index = nearest(test, train.split(references), k, at_once=queries)
     exact = normalize(test, dim=1) @ train.T
     order = np.lexsort((np.broadcast_to(np.arange(len(axes)), exact.shape), -exact.numpy()), axis=1)
     np.testing.assert_array_equal(index.numpy(), order[:, :k])
@@ -70,7 +71,7 @@ def test_memory_is_that_of_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     product = torch.Tensor.__matmul__
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: sizes.append((len(a), b.shape[1])) or product(a, b))
-    neighbours(rows(100, 4, 0), rows(50, 4, 1), 5, chunks=(8, 30))
+    nearest(rows(50, 4, 1), rows(100, 4, 0).split(30), 5, at_once=8)
     assert max(queries for queries, _ in sizes) == 8
     assert max(references for _, references in sizes) == 30
     assert sum(queries * references for queries, references in sizes) == 5000

@@ -63,7 +63,8 @@ class Findings:
         picture: Path,
     ) -> None:
         """Shows the k nearest to each query (Q, D), of which names and pixels (H, W, C) are given. Raises OSError."""
-        similarity, rows = nearest(vectors, read_vectors(self.out), k)
+        found = nearest(torch.tensor(vectors), map(torch.tensor, read_vectors(self.out)), k)
+        similarity, rows = found[0].clamp(-1, 1), found[1]
         sheet: list[list[Tile]] = []
         for name, image, values, found in zip(names, pixels, similarity, rows, strict=True):
             table = self._table("similarity", "image")
