@@ -1,30 +1,21 @@
-"""How many processes load images."""
+"""How many cores there are for this process."""
 
 import os
 
-import torch
-
-from openmae.distributed.ranks import ALONE, Ranks
-from openmae.errors import UserError
+from openmae.machine.limits import cpu_quota
 
 
-def workers_for(wanted: int | None, device: torch.device, ranks: Ranks = ALONE) -> int:
-    """Loader processes of a rank: as asked, or its share of the cores, all but one of them beside a GPU; on a CPU half
-    of them, for training takes them too."""
-    cores = max(1, _cores() // ranks.local_size)
-    return _as_asked(wanted, min(16, max(1, cores - 1)) if device.type != "cpu" else min(4, cores // 2))
+def cores() -> int:
+    """Those that this process may run on, or as many as their time is allowed to it for."""
+    quota = cpu_quota()
+    return allowed_cores() if quota is None else min(allowed_cores(), max(1, int(quota)))
 
 
-def reading_workers(wanted: int | None) -> int:
-    """Processes that read, where nothing is trained beside them: as asked, or one a core. Raises UserError."""
-    return _as_asked(wanted, _cores())
+def allowed_cores() -> int:
+    """Those that this process may run on, for however much of the time."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else all_cores()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _as_asked(wanted: int | None, default: int) -> int:
-    if wanted is not None and wanted < 0:
-        raise UserError(f"`workers` is {wanted}", "give 0 or more")
-    return default if wanted is None else wanted
+def all_cores() -> int:
+    """Those of the machine."""
+    return os.cpu_count() or 1

@@ -31,7 +31,7 @@ from openmae.data.views.statistics import WHITE
 from openmae.errors import UserError
 from openmae.files.disk import check_out
 from openmae.files.whole import write_file
-from openmae.machine.cores import reading_workers
+from openmae.machine.workers import reading_workers
 from openmae.randomness import generator
 from openmae.report.plots.histogram import draw_histogram
 

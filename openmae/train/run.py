@@ -23,6 +23,7 @@ from openmae.errors import UserError
 from openmae.files.address import shown
 from openmae.files.parsing import read_json, read_toml
 from openmae.files.whole import write_file
+from openmae.machine.cores import all_cores
 
 _MOST_NAMED = 5  # settings in a sentence
 
@@ -231,7 +232,7 @@ def environment() -> dict[str, Any]:
         "commit": _commit(),
         "machine": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": all_cores(),
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

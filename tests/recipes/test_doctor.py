@@ -462,7 +462,7 @@ def test_quotas_of_cores(tmp_path: Path, files: dict[str, str], quota: float | N
 def test_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ROOT", tmp_path)
     for available, verdict in ((5 * 10**8, "bad"), (2 * 10**9, "warn"), (32 * 10**9, "ok")):
-        monkeypatch.setattr(doctor_memory, "_available", lambda available=available: available)
+        laid_out(tmp_path, {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable: {available // 1024} kB\n"})
         (found,) = doctor_memory.memory()
         assert found.verdict == verdict
         assert bool(found.remedy) == (verdict != "ok")

@@ -28,7 +28,7 @@ from openmae.data.sources.source import Names
 from openmae.errors import UserError
 from openmae.files.cache import Arrays, cache_file, keep, map_arrays, recall, write_arrays
 from openmae.files.parsing import read_json
-from openmae.machine.memory import memory_bytes
+from openmae.machine.memory import ram
 
 CLASSES = "classes.txt"
 
@@ -132,7 +132,7 @@ def _fetched_arrays(folder: str, described: dict[str, Any]) -> Arrays:
     with contextlib.suppress(OSError, ValueError):
         return map_arrays(file)
     url, length = f"{folder}/{described['url']}", int(described["filesize"])
-    if length > memory_bytes() // 4:
+    if length > ram() // 4:
         raise ValueError(f"{url} takes {length:,} bytes, more than a quarter of this machine's memory")
     parts = fetch_spans([Span(url, at, min(_PART, length - at)) for at in range(0, length, _PART)])
     digest = hashlib.sha256()

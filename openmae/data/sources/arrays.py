@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from openmae.data.sources.labels import LabelledSource, label_text, number_labels
 from openmae.data.sources.open_file import OpenFile
 from openmae.errors import BrokenImage, UserError
-from openmae.machine.memory import memory_bytes
+from openmae.machine.memory import ram
 
 SPLITS = ("train", "val", "test")
 
@@ -174,7 +174,7 @@ def _read(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[Any]:
     try:
         with archive.open(f"{name}.npy") as member:
             shape, dtype, _ = _header(member)
-            if (needed := math.prod(shape) * dtype.itemsize) > memory_bytes() // 2:
+            if (needed := math.prod(shape) * dtype.itemsize) > ram() // 2:
                 raise UserError(
                     f"{name} of {path} takes {needed / 2**30:.1f} GiB, more than half of this machine's memory",
                     "save it as a .npy, which is read image by image",

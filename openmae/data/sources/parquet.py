@@ -19,7 +19,7 @@ from openmae.data.sources.labels import LabelledSource, label_text, number_label
 from openmae.data.sources.source import Names
 from openmae.errors import BrokenImage, UserError
 from openmae.files.parsing import read_json
-from openmae.machine.memory import memory_bytes
+from openmae.machine.memory import ram
 
 _LABELS = ("label", "labels", "fine_label")
 _MOST_IN_MEMORY = 2 << 30  # bytes of images that are read whole when the source is opened
@@ -114,7 +114,7 @@ class ParquetImages(LabelledSource):
         most = max(sizes, default=1) or 1
         self._capacity = max(1, _MOST_IN_CACHE // most)
         self._forget()
-        if sum(sizes) <= min(_MOST_IN_MEMORY, memory_bytes() // 16):
+        if sum(sizes) <= min(_MOST_IN_MEMORY, ram() // 16):
             self._capacity = len(sizes)
             for number in range(len(sizes)):
                 with contextlib.suppress(OSError):  # reading its images says so

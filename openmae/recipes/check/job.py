@@ -36,7 +36,7 @@ from openmae.data.survey.findings import Finding, Severity, Split, judge
 from openmae.data.survey.inspection import inspect
 from openmae.errors import UserError
 from openmae.files.disk import check_out
-from openmae.machine.cores import reading_workers
+from openmae.machine.workers import reading_workers
 from openmae.recipes.check.inventory import require_parquet, write_inventory
 from openmae.recipes.check.settings import Check
 

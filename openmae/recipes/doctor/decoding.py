@@ -18,7 +18,7 @@ from openmae.data.sources.source import Source
 from openmae.data.survey.sample import survey
 from openmae.data.views.crop import Augmentation
 from openmae.distributed.ranks import Ranks
-from openmae.machine.cores import reading_workers, workers_for
+from openmae.machine.workers import reading_workers, workers_for
 from openmae.model import create_model
 from openmae.recipes.doctor.devices import product_speed
 from openmae.recipes.doctor.finding import Finding

@@ -36,8 +36,8 @@ from openmae.evaluate.judge import Judged, judge
 from openmae.evaluate.predict import predict
 from openmae.evaluate.subsets import question
 from openmae.files.address import whole_address
-from openmae.machine.cores import workers_for
 from openmae.machine.device import choose_device
+from openmae.machine.workers import workers_for
 from openmae.recipes.evaluate.corruptions import measure_corruptions
 from openmae.recipes.evaluate.keep import check_results, keep_result, set_name
 from openmae.recipes.evaluate.predictions import check_save, save_predictions

@@ -23,7 +23,7 @@ from openmae.evaluate.predict import HEADLINE, measure
 from openmae.evaluate.subsets import question
 from openmae.files.address import shown
 from openmae.heads import Classifier
-from openmae.machine.cores import workers_for
+from openmae.machine.workers import workers_for
 from openmae.randomness import generator
 from openmae.recipes.evaluate.job import judged_images
 from openmae.recipes.evaluate.settings import Evaluate

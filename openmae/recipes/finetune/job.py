@@ -40,9 +40,9 @@ from openmae.evaluate.predict import SHARES, measure, predict, said
 from openmae.files.address import whole_address
 from openmae.files.disk import room_on_disk
 from openmae.heads import Classifier
-from openmae.machine.cores import workers_for
 from openmae.machine.device import Precision, choose_device, device_of
 from openmae.machine.heap import keep_freed_memory
+from openmae.machine.workers import workers_for
 from openmae.recipes.evaluate.keep import keep_result
 from openmae.recipes.finetune.build import Start, _fresh, _loaded, _pretrained, build
 from openmae.recipes.finetune.choose import check_ranges, choose, least_micro_batch

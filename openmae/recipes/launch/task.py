@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from openmae.errors import RUN_AGAIN
+from openmae.machine.cores import cores
 
 if TYPE_CHECKING:
     from submitit import JobEnvironment
@@ -46,7 +47,7 @@ class Training:
         if job.num_nodes == 1:  # the machine's own name may lead nowhere
             os.environ["MASTER_ADDR"] = "127.0.0.1"
         if job.cluster == "local":  # Slurm gives each task its cores, this machine would give all of them to each
-            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // job.num_tasks)))
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // job.num_tasks)))
         saved = _checkpoints(self.out)
         child = _Child()
         code = child.run([sys.executable, "-u", "-m", "openmae", *self.command])

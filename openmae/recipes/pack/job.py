@@ -36,7 +36,7 @@ from openmae.data.survey.findings import most_broken
 from openmae.errors import BrokenImage, Interrupted, UserError
 from openmae.files.disk import room_on_disk
 from openmae.files.whole import write_file
-from openmae.machine.cores import reading_workers
+from openmae.machine.workers import reading_workers
 from openmae.recipes.pack.settings import Pack
 from openmae.recipes.pack.split import PackedSplit
 

@@ -23,9 +23,9 @@ from openmae.data.opening import has_splits, open_source
 from openmae.data.survey.sample import Survey, survey
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
-from openmae.machine.cores import workers_for
 from openmae.machine.device import Precision, choose_device, has_fast_bf16, is_out_of_memory, memory_of
 from openmae.machine.heap import keep_freed_memory
+from openmae.machine.workers import workers_for
 from openmae.recipes.plan.estimate import Estimate, work_of
 from openmae.recipes.plan.settings import Plan
 from openmae.recipes.plan.speed import Measured, Speed, dry_run, read_measured

@@ -35,9 +35,9 @@ from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import Ranks, joined
 from openmae.errors import Interrupted, NotWritten, UserError, said_once
 from openmae.files.disk import room_on_disk
-from openmae.machine.cores import workers_for
 from openmae.machine.device import Precision, choose_device, device_of, memory_of
 from openmae.machine.heap import keep_freed_memory
+from openmae.machine.workers import workers_for
 from openmae.model import MaskedAutoencoder, patchify
 from openmae.randomness import generator
 from openmae.recipes.pretrain.build import build, in_chans_of, masking_of

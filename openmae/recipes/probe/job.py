@@ -16,9 +16,9 @@ from openmae.evaluate import knn
 from openmae.evaluate.evaluation import Evaluation, How, Kind, evaluate
 from openmae.evaluate.features import Readout, readouts
 from openmae.heads import Pool
-from openmae.machine.cores import workers_for
 from openmae.machine.device import choose_device, choose_precision, device_of
 from openmae.machine.memory import ram
+from openmae.machine.workers import workers_for
 from openmae.model import ViT
 from openmae.recipes.probe.keep import keep
 from openmae.recipes.probe.settings import Proof
