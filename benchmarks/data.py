@@ -35,7 +35,7 @@ from torchvision.transforms import v2
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.stream import Stream
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.views.crop import Augmentation
 from openmae.masking import Masking
 
@@ -100,7 +100,7 @@ def wds_loader(shards: Path) -> Iterator[Any]:
 
 def ours(data: Path, repeats: int = 1, batch: int = BATCH) -> Iterator[Any]:
     stream = Stream(
-        open_source(str(data)),
+        open_data(str(data)).all,
         PixelFormat(),
         (224, 224),
         (16, 16),
@@ -173,7 +173,7 @@ def memory(data: Path, epochs: int = 10) -> list[float]:
     """MB of this process and its loader processes together after each epoch (the data ten times over), shared pages
     counted once."""
     batches = ours(data)
-    images = 10 * len(open_source(str(data)))  # once is over in a quarter of a second, and processes still warm up
+    images = 10 * len(open_data(str(data)).all)  # once is over in a quarter of a second, and processes still warm up
     found, seen = [], 0
     for batch in batches:
         seen += len(batch)

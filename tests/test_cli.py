@@ -19,8 +19,8 @@ from PIL import Image
 import openmae
 from openmae.cli import COMMANDS, main
 from openmae.commandline.help import field_texts
-from openmae.data.opening import labelled_splits
-from openmae.data.tasks import answers
+from openmae.data.opening import open_data
+from openmae.data.tasks import answers, split_for
 from openmae.errors import UserError
 from openmae.evaluate.evaluation import How, evaluate, untrained_twin
 from openmae.evaluate.features import centred_images, pooled, readouts
@@ -239,7 +239,7 @@ def test_evaluation_reads_its_labels_by_name(finished: Path, tmp_path: Path) -> 
                     Image.new("RGB", (16, 16), [(250, 0, 0), (0, 250, 0), (0, 0, 250)][number]).save(
                         place / f"{copy}.png"
                     )
-    train, val = labelled_splits(str(tmp_path), 0)
+    _, train, val = split_for(open_data(str(tmp_path)), "classification", 0)
     right = answers(train, "classification")
     asked = answers(val, "classification", right.names)
     loaded = load_model(finished)
@@ -250,7 +250,7 @@ def test_evaluation_reads_its_labels_by_name(finished: Path, tmp_path: Path) -> 
 
 def test_features_are_the_pooled_tokens(finished: Path, data: Path) -> None:
     loaded = load_model(finished)
-    images = centred_images(loaded.encoder, loaded.statistics, labelled_splits(str(data), 0)[1])
+    images = centred_images(loaded.encoder, loaded.statistics, split_for(open_data(str(data)), "classification", 0)[2])
     batch, _ = next(images.batches(4, 0))
     tokens = loaded.encoder(loaded.statistics.normalize(batch))
     torch.testing.assert_close(pooled(loaded.encoder, loaded.statistics, "mean")(batch), tokens[:, 1:].mean(1))

@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 
 from openmae.cli import main
-from openmae.data.opening import has_splits, open_source
+from openmae.data.opening import open_data
 from openmae.data.tasks import answers, split_for, task_of
 from openmae.errors import BrokenImage, UserError
 from openmae.recipes.finetune import job as finetune
@@ -247,15 +247,15 @@ def test_reports(finished: Path, classes: Path, tmp_path: Path, name: str, seeds
 
 def read_all(data: str) -> None:
     """What commands do with DATA before they use an image's pixels. Raises UserError."""
-    has_splits(data)
-    source = open_source(data)
+    opened = open_data(data)
+    source = opened.all
     count = len(source)
     found = source.read_many(range(min(count, 8)))
     assert all(isinstance(one, bytes | OSError | BrokenImage) for one in found)
     _ = source.fingerprint, source.name(0), source.name(count - 1)
     with contextlib.suppress(UserError):  # labels are not needed
         answers(source, task_of(source))
-        split_for(data, None, 0)
+        split_for(opened, None, 0)
 
 
 def encoded_arrays(folder: Path) -> Iterator[tuple[str, Callable[[random.Random], bytes]]]:

@@ -21,7 +21,7 @@ from rich.table import Table
 from openmae.cli import main
 from openmae.console.terminal import make_console
 from openmae.console.words import on_one_line
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.errors import BrokenImage, UserError
 from openmae.files import address
 from openmae.files.address import hide, know, secrets, shown, whole
@@ -90,7 +90,7 @@ def test_no_pickle_runs(finished: Path, data: Path, tmp_path: Path, kind: str, r
     for name in ("a.npy", "a.npz", "a.parquet", "a.tar", "a.csv"):
         (tmp_path / name).write_bytes(bad)
         with pytest.raises(UserError):
-            open_source(str(tmp_path / name))
+            _ = open_data(str(tmp_path / name)).all
     (tmp_path / "images").mkdir()
     for name in ("a.npy", "b.png", "c.dcm", "d.tif"):
         (tmp_path / "images" / name).write_bytes(bad)
@@ -180,7 +180,7 @@ def test_a_crafted_archive_writes_nothing_outside_its_folder(finished: Path, tmp
     place = tmp_path / "a/b/c"
     place.mkdir(parents=True)
     crafted_tar(place / "in.tar")
-    source = open_source(str(place / "in.tar"))
+    source = open_data(str(place / "in.tar")).all
     assert len(source) == 5  # `..png` is hidden, and links and devices are no images
     assert all(isinstance(data, bytes) for data in source.read_many(range(5)))
     before = below(tmp_path)
@@ -231,7 +231,7 @@ def test_a_header_that_leads_back_to_itself_ends_the_reading(tmp_path: Path, siz
     header.type, header.size = tarfile.XHDTYPE, len(record)
     (tmp_path / "a.tar").write_bytes(header.tobuf() + record.ljust(512, b"\0") + entry.tobuf() + bytes(2048))
     with bounded(), pytest.raises(UserError, match=r"a file of .* bytes at byte"):
-        open_source(str(tmp_path / "a.tar"))
+        _ = open_data(str(tmp_path / "a.tar")).all
 
 
 def test_an_image_of_gigabytes_in_a_shard_is_not_read(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_an_image_of_gigabytes_in_a_shard_is_not_read(tmp_path: Path) -> None:
     entry.size = 3 << 30
     (tmp_path / "a.tar").write_bytes(entry.tobuf())
     os.truncate(tmp_path / "a.tar", 512 + entry.size + 1024)  # a sparse file
-    (found,) = open_source(str(tmp_path / "a.tar")).read_many([0])
+    (found,) = open_data(str(tmp_path / "a.tar")).all.read_many([0])
     assert isinstance(found, BrokenImage)
     assert "more than an image has" in str(found)
 
@@ -372,7 +372,7 @@ def test_a_config_file_may_hold_secrets_that_are_not_copied(shards: Path, tmp_pa
 
 def test_remembered_secrets_reach_a_process_that_is_spawned(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(shards) as server:
-        source = open_source(with_secrets(server))
+        source = open_data(with_secrets(server)).all
         text = pickle.dumps(source)
         forget(monkeypatch)
         assert isinstance(pickle.loads(text).read(0), bytes)

@@ -1,4 +1,4 @@
-"""Opens DATA, whatever it is, and divides it into splits.
+"""Opens DATA, whatever it is: one object, of which the rest of a job asks its splits.
 
 DATA is a folder of images; a table (.csv, or .parquet with a column `path`); tar shards (a .tar file, a pattern
 such as shards/{0000..0099}.tar, or a folder of them, also on http(s):// and s3://); .parquet files with the images
@@ -11,10 +11,10 @@ of an .npz. A folder that holds images as well as shards is refused, since eithe
 """
 
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, final
 
 import numpy as np
 
@@ -30,13 +30,13 @@ from openmae.data.sources.source import Source
 from openmae.data.sources.table import TEST, TRAIN, VAL, open_table
 from openmae.errors import UserError
 from openmae.files.address import hide
-from openmae.randomness import generator
 
 File = TypeVar("File", str, Path)
 
 Split = Literal["train", "val"]
-Parts = dict[str, Callable[[], Source]]
-"""How to open DATA: "all", and "train", "val" and "test" where it has them."""
+SPLITS: tuple[Split, ...] = ("train", "val")
+Openers = dict[str, Callable[[], Source]]
+"""What opens "all", and "train", "val" and "test" where DATA has them."""
 
 _KINDS = (
     "a folder of images, a .csv or .parquet table, .tar shards, .parquet files with the images inside, or a .npy or "
@@ -46,97 +46,81 @@ _SPLIT_IN_NAME = re.compile(r"(?:^|[-_./])(train|val|valid|validation|dev|test)(
 _SPLIT_CALLED = {"valid": "val", "validation": "val", "dev": "val"}
 
 
-def open_source(data: str, split: Split | None = None) -> Source:
-    """The images of DATA, or of one split of it; of all of it where it has no splits.
+@final
+class Data:
+    """What DATA has become: it was listed once, and each part of it is opened once, when it is first asked for.
 
-    Raises UserError where there is no such thing, or no image in it.
+    location: as it was given, without its secrets. Asking for images raises UserError where there are none.
     """
-    parts = _parts(data)
-    if split is None or not _divided(parts):
-        return parts["all"]()
-    return parts[split if split in parts else "test"]()
+
+    def __init__(self, location: str, openers: Openers) -> None:
+        self.location = location
+        self._openers = {which: cache(opener) for which, opener in openers.items()}
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether it is divided into train and val."""
+        return "train" in self._openers and ("val" in self._openers or "test" in self._openers)
+
+    @property
+    def has_unused_test(self) -> bool:
+        """Whether there is a split called test beside train and val, which no command reads."""
+        beside = not is_remote(self.location) and (Path(self.location) / "test").is_dir()
+        return "train" in self._openers and "val" in self._openers and ("test" in self._openers or beside)
+
+    @property
+    def all(self) -> Source:
+        """All images, those of train before those of val."""
+        return self._openers["all"]()
+
+    @property
+    def train(self) -> Source:
+        """The split train; all images where there are no splits."""
+        return self.split("train")
+
+    @property
+    def val(self) -> Source:
+        """The split val, or test where there is no val; all images where there are no splits."""
+        return self.split("val")
+
+    def split(self, which: Split) -> Source:
+        """`train` or `val`."""
+        if not self.has_splits:
+            return self.all
+        return self._openers[which if which in self._openers else "test"]()
 
 
-def has_splits(data: str) -> bool:
-    """Whether DATA is divided into train and val. Raises UserError where there is no such thing."""
-    return _divided(_parts(data))
+def open_data(data: str) -> Data:
+    """Looks what DATA is and what it is divided into. Raises UserError where there is no such thing."""
+    location = hide(data)
+    return Data(location, _openers(location))
 
 
-def has_unused_test(data: str) -> bool:
-    """Whether DATA has a split called test beside train and val, which no command reads."""
-    parts = _parts(data)
-    beside = not is_remote(data) and (Path(data) / "test").is_dir()
-    return "train" in parts and "val" in parts and ("test" in parts or beside)
-
-
-def labelled_splits(data: str, seed: int) -> tuple[Source, Source]:
-    """(train, val) of labelled DATA. Without splits, a fifth of each class is held out, by the seed.
-
-    Raises UserError where labels are missing, differ between the splits, or a class has too few images.
-    """
-    if has_splits(data):
-        train, val = open_source(data, "train"), open_source(data, "val")
-        known, asked = _classes_that_occur(train), _classes_that_occur(val)
-        if unknown := asked - known:
-            raise UserError(
-                f"{val.location} has classes that {train.location} lacks ({', '.join(sorted(unknown))})",
-                "mend the labels",
-            )
-        if len(known) < 2 or len(asked) < 2:
-            raise UserError(f"a split of {data} has one class", "give each split two or more")
-        return train, val
-    everything = open_source(data)
-    train_indices: list[int] = []
-    val_indices: list[int] = []
-    for label, name in enumerate(everything.class_names):
-        members = np.flatnonzero(everything.labels == label)
-        if len(members) == 0:
-            continue
-        if len(members) < 2:
-            numbers = all(text.isdecimal() for text in everything.class_names)
-            hint = ", or, if the labels are numbers to predict, `task='regression'`" if numbers else ""
-            raise UserError(f"class '{name}' of {data} has one image", f"give each class two or more{hint}")
-        members = generator(seed, "split", index=label).permutation(members)
-        held_out = max(1, len(members) // 5)
-        val_indices.extend(members[:held_out])
-        train_indices.extend(members[held_out:])
-    return everything.take(np.sort(train_indices)), everything.take(np.sort(val_indices))
-
-
-def _classes_that_occur(source: Source) -> set[str]:
-    return {source.class_names[label] for label in np.unique(source.labels)}
-
-
-def _divided(parts: Parts) -> bool:
-    return "train" in parts and ("val" in parts or "test" in parts)
-
-
-def _parts(data: str) -> Parts:
-    data = hide(data)
+def _openers(data: str) -> Openers:
     place = Path(data)
     try:
         is_folder, is_file = place.is_dir(), place.is_file()
     except OSError as error:
         raise UserError(f"{data} cannot be read ({error.strerror})", f"give {_KINDS}") from error
     if is_folder:
-        return _folder_parts(place)
+        return _in_folder(place)
     if data.endswith(COMPRESSED) and (is_file or is_remote(data) or "{" in data):
         raise UserError(f"{data} is compressed, which rules out reading single images", unpacking(data))
     if is_remote(data):
-        return _remote_parts(data.rstrip("/"))
+        return _remote(data.rstrip("/"))
     if is_file:
-        return _file_parts(place)
+        return _in_file(place)
     if "{" in data:
-        return _shard_parts(data, expand(data))
+        return _in_shards(data, expand(data))
     raise UserError(f"{data} does not exist", f"give {_KINDS}")
 
 
-def _remote_parts(data: str) -> Parts:
+def _remote(data: str) -> Openers:
     if "{" in data or data.partition("?")[0].endswith(".tar"):
-        return _shard_parts(data, expand(data))
+        return _in_shards(data, expand(data))
     if shards := packed_shards(data) or tar_files(data):
-        return _shard_parts(data, shards)
-    below = {split: f"{data}/{split}" for split in ("train", "val")}
+        return _in_shards(data, shards)
+    below = {split: f"{data}/{split}" for split in SPLITS}
     shards_below = {split: packed_shards(url) or tar_files(url) for split, url in below.items()}
     if not all(shards_below.values()):
         raise UserError(f"{data} has no index.json and no .tar files", f"give the shards as {data}/{{0000..0099}}.tar")
@@ -145,13 +129,12 @@ def _remote_parts(data: str) -> Parts:
     )
 
 
-def _folder_parts(place: Path) -> Parts:
-    below = {split: place / split for split in ("train", "val")}
-    if all(folder.is_dir() for folder in below.values()):
-        parts: Parts = {split: partial(_open_all, folder) for split, folder in below.items()}
-        return {**parts, "all": lambda: _join_or_list(place, [parts["train"](), parts["val"]()])}
+def _in_folder(place: Path) -> Openers:
+    if all((place / split).is_dir() for split in SPLITS):
+        splits: Openers = {split: cache(partial(_everything_of, place / split)) for split in SPLITS}
+        return {**splits, "all": lambda: _everything_in(place, {split: splits[split]() for split in SPLITS})}
     if packed := packed_shards(str(place)):
-        return _shard_parts(str(place), packed)
+        return _in_shards(str(place), packed)
     if (place / SETTINGS).exists():
         raise UserError(f"{place} is not packed to the end", "run the same openmae pack command again")
     listing = list_images(place)
@@ -165,19 +148,19 @@ def _folder_parts(place: Path) -> Parts:
     if len(kinds) > 1:
         raise UserError(f"{place} holds {' and '.join(kinds)}", "give a folder with one of these, or one of the files")
     if tars:
-        return _shard_parts(str(place), [str(tar) for tar in tars])
+        return _in_shards(str(place), [str(tar) for tar in tars])
     if tables:
         groups = _by_split(tables, lambda table: str(table.relative_to(place)))
         return _with_all(str(place), {w: partial(open_parquet_images, str(place), g) for w, g in groups.items()})
-    return {"all": partial(open_folder, place)}
+    return {"all": partial(open_folder, place, listing)}
 
 
-def _file_parts(file: Path) -> Parts:
+def _in_file(file: Path) -> Openers:
     kind = file.suffix.lower()
     if kind == ".tar":
-        return _shard_parts(str(file), [str(file)])
+        return _in_shards(str(file), [str(file)])
     if kind == ".csv" or (kind == ".parquet" and not _holds_images(file)):
-        return _table_parts(file)
+        return _in_table(file)
     if kind == ".parquet":
         return {"all": partial(open_parquet_images, str(file), [file])}
     if kind == ".npy":
@@ -189,16 +172,16 @@ def _file_parts(file: Path) -> Parts:
     raise UserError(f"{file} is not what images are read from", f"give {_KINDS}")
 
 
-def _table_parts(file: Path) -> Parts:
+def _in_table(file: Path) -> Openers:
     table = open_table(file)
-    parts: Parts = {"all": lambda: table}
+    openers: Openers = {"all": lambda: table}
     for which, number in (("train", TRAIN), ("val", VAL), ("test", TEST)):
         if table.splits is not None and len(rows := np.flatnonzero(table.splits == number)):
-            parts[which] = partial(table.take, rows)
-    return parts
+            openers[which] = partial(table.take, rows)
+    return openers
 
 
-def _shard_parts(location: str, urls: Sequence[str]) -> Parts:
+def _in_shards(location: str, urls: Sequence[str]) -> Openers:
     groups = _by_split(urls, lambda url: url.rpartition("/")[2])
     return _with_all(location, {which: partial(open_shards, location, group) for which, group in groups.items()})
 
@@ -213,23 +196,26 @@ def _by_split(files: Sequence[File], name_of: Callable[[File], str]) -> dict[str
     return {"all": list(files)} if "all" in groups else groups
 
 
-def _with_all(location: str, parts: Parts) -> Parts:
-    """The parts, and "all": them joined, train before val before test."""
-    if "all" in parts:
-        return parts
-    ordered = [parts[which] for which in ("train", "val", "test") if which in parts]
-    if len(ordered) == 1:
-        return {"all": ordered[0]}
-    return {**parts, "all": lambda: Joined(location, [part() for part in ordered])}
+def _with_all(location: str, openers: Openers) -> Openers:
+    """The openers, and "all": what they open joined, train before val before test."""
+    if "all" in openers:
+        return openers
+    known: Openers = {which: cache(openers[which]) for which in ("train", "val", "test") if which in openers}
+    if len(known) == 1:
+        return {"all": known.popitem()[1]}
+    return {**known, "all": lambda: Joined(location, [opener() for opener in known.values()])}
 
 
-def _open_all(folder: Path) -> Source:
-    return _folder_parts(folder)["all"]()
+def _everything_of(folder: Path) -> Source:
+    return _in_folder(folder)["all"]()
 
 
-def _join_or_list(place: Path, parts: Sequence[Source]) -> Source:
-    """Everything below a folder with train/ and val/; what else lies there counts only where they hold images."""
-    return open_folder(place) if all(isinstance(part, ImageFolder) for part in parts) else Joined(str(place), parts)
+def _everything_in(place: Path, splits: Mapping[str, Source]) -> Source:
+    """All below a folder with train/ and val/; what else lies there counts only where these hold images."""
+    folders = {split: source for split, source in splits.items() if isinstance(source, ImageFolder)}
+    if len(folders) < len(splits):
+        return Joined(str(place), list(splits.values()))
+    return open_folder(place, list_images(place, {split: folder.listing for split, folder in folders.items()}))
 
 
 def _holds_images(table: Path) -> bool:

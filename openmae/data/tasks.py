@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.opening import has_splits, labelled_splits, open_source
+from openmae.data.opening import Data
 from openmae.data.sources.labels import SEPARATORS
 from openmae.data.sources.source import Source, Subset
 from openmae.data.sources.table import TableSource
@@ -62,16 +62,16 @@ def answers(source: Source, task: Task, names: Sequence[str] | None = None) -> A
             np.array([_checked(text, i, source) for i, text in enumerate(texts)], np.float32)[labels, None],
         )
     if task == "multi-label":
-        parts = [_parts(text) for text in texts]
-        known = sorted({part for entry in parts for part in entry}) if names is None else list(names)
+        entries = [_words(text) for text in texts]
+        known = sorted({word for entry in entries for word in entry}) if names is None else list(names)
         position = {name: number for number, name in enumerate(known)}
-        _check_one_output_each(source, {part for entry in parts for part in entry}, known)
+        _check_one_output_each(source, {word for entry in entries for word in entry}, known)
         hot = np.zeros((len(texts), len(known)), np.float32)
-        for row, entry in zip(hot, parts, strict=True):
-            for part in entry:
-                if part not in position:
-                    raise _unknown(source, {part}, known)
-                row[position[part]] = 1
+        for row, entry in zip(hot, entries, strict=True):
+            for word in entry:
+                if word not in position:
+                    raise _unknown(source, {word}, known)
+                row[position[word]] = 1
         return Answers(task, tuple(known), hot[labels])
     known = list(texts if names is None else names)
     position = {name: number for number, name in enumerate(known)}
@@ -93,39 +93,71 @@ def _check_one_output_each(source: Source, labels: Iterable[str], names: Sequenc
             )
 
 
-def split_for(data: str, task: Task | None, seed: int) -> tuple[Task, Source, Source]:
+def split_for(data: Data, task: Task | None, seed: int) -> tuple[Task, Source, Source]:
     """(task, train, val) of labelled DATA; task None: as the labels say.
 
     Without splits a fifth is held out by the seed: of each class, or of all images where there are no classes.
-    Raises UserError where labels are missing or do not fit the task, or a class is in one of the splits alone.
+    Raises UserError where labels are missing or do not fit the task, differ between the splits, or a class has too few
+    images.
     """
-    task, train, val = _split_for(data, task, seed)
+    if data.has_splits:
+        train, val = data.train, data.val
+        task = task or task_of(train)
+        if task == "classification":
+            _check_classes(train, val, data.location)
+    else:
+        task = task or task_of(data.all)
+        hold_out = _without_a_fifth_of_each_class if task == "classification" else _without_a_fifth
+        train, val = hold_out(data, seed)
     _check_apart(train, val)
     return task, train, val
 
 
-def _split_for(data: str, task: Task | None, seed: int) -> tuple[Task, Source, Source]:
-    if has_splits(data):
-        train, val = open_source(data, "train"), open_source(data, "val")
-        task = task or task_of(train)
-        if task == "classification":
-            train, val = labelled_splits(data, seed)
-            if missing := {*_occurring(train)} - {*_occurring(val)}:
-                raise UserError(
-                    f"{val.location} has no image of the class{'es' if len(missing) > 1 else ''} "
-                    f"{_some(sorted(missing))}, so nothing could judge it",
-                    "add some, or take the class out of train",
-                )
-        return task, train, val
-    everything = open_source(data)
-    task = task or task_of(everything)
-    if task == "classification":
-        return (task, *labelled_splits(data, seed))
+def _check_classes(train: Source, val: Source, location: str) -> None:
+    """Raises UserError where what was learnt could not be judged: the splits' classes are not the same two or more."""
+    learnt, judged = {*_occurring(train)}, {*_occurring(val)}
+    if unknown := judged - learnt:
+        raise UserError(
+            f"{val.location} has classes that {train.location} lacks ({', '.join(sorted(unknown))})", "mend the labels"
+        )
+    if len(learnt) < 2 or len(judged) < 2:
+        raise UserError(f"a split of {location} has one class", "give each split two or more")
+    if missing := learnt - judged:
+        raise UserError(
+            f"{val.location} has no image of the class{'es' if len(missing) > 1 else ''} "
+            f"{_some(sorted(missing))}, so nothing could judge it",
+            "add some, or take the class out of train",
+        )
+
+
+def _without_a_fifth_of_each_class(data: Data, seed: int) -> tuple[Source, Source]:
+    """(the images without a fifth of each class, that fifth)"""
+    everything = data.all
+    train: list[int] = []
+    val: list[int] = []
+    for label, name in enumerate(everything.class_names):
+        members = np.flatnonzero(everything.labels == label)
+        if len(members) == 0:
+            continue
+        if len(members) < 2:
+            numbers = all(text.isdecimal() for text in everything.class_names)
+            hint = ", or, if the labels are numbers to predict, `task='regression'`" if numbers else ""
+            raise UserError(f"class '{name}' of {data.location} has one image", f"give each class two or more{hint}")
+        members = generator(seed, "split", index=label).permutation(members)
+        held_out = max(1, len(members) // 5)
+        val.extend(members[:held_out])
+        train.extend(members[held_out:])
+    return everything.take(np.sort(train)), everything.take(np.sort(val))
+
+
+def _without_a_fifth(data: Data, seed: int) -> tuple[Source, Source]:
+    """(the images without a fifth of all, that fifth)"""
+    everything = data.all
     if len(everything) < 2:
-        raise UserError(f"{data} has one image", "give two or more")
+        raise UserError(f"{data.location} has one image", "give two or more")
     order = generator(seed, "split").permutation(len(everything))
     held_out = max(1, len(everything) // 5)
-    return task, everything.take(np.sort(order[held_out:])), everything.take(np.sort(order[:held_out]))
+    return everything.take(np.sort(order[held_out:])), everything.take(np.sort(order[:held_out]))
 
 
 def _check_apart(train: Source, val: Source) -> None:
@@ -186,10 +218,10 @@ def _occurring(source: Source) -> list[str]:
     return [source.class_names[label] for label in np.unique(source.labels)]
 
 
-def _parts(text: str) -> list[str]:
+def _words(text: str) -> list[str]:
     for mark in SEPARATORS:
         text = text.replace(mark, SEPARATORS[0])
-    return [part.strip() for part in text.split(SEPARATORS[0]) if part.strip()]
+    return [word.strip() for word in text.split(SEPARATORS[0]) if word.strip()]
 
 
 def _number(text: str) -> float | None:

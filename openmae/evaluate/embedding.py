@@ -16,7 +16,7 @@ from torch import Tensor
 
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.pool import Hand, ordered
-from openmae.data.opening import Split, open_source
+from openmae.data.opening import Split, open_data
 from openmae.data.views.statistics import Statistics
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.features import centred_images, pooled
@@ -88,7 +88,9 @@ def embed(
     """
     loaded = load_model(Path(model))
     embedder = embedder_of(loaded, layer, pool, "fp32", torch.device(device))
-    images = centred_images(embedder.encoder, embedder.statistics, open_source(data, split))
+    opened = open_data(data)
+    source = opened.all if split is None else opened.split(split)
+    images = centred_images(embedder.encoder, embedder.statistics, source)
     vectors: list[NDArray[np.float32]] = []
     names: list[str] = []
     for batch in embed_each(images, embedder, batch_size, workers):

@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 
 from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
-from openmae.data.opening import has_splits, open_source
+from openmae.data.opening import open_data
 from openmae.errors import UserError, of_user
 from openmae.machine.device import Device, choose_device
 from openmae.report.sheets.panel import draw_panel
@@ -92,7 +92,7 @@ def _pictured(given: tuple[str, ...]) -> list[tuple[str, Callable[[], bytes]]]:
         raise UserError(f"{len(given)} images are more than fit one picture", f"give {MOST_IMAGES} or fewer")
     for word in given:
         if word in sets:
-            source = open_source(word, "val" if has_splits(word) else None)
+            source = open_data(word).val
             found += [(source.name(i), partial(source.read, i)) for i in range(min(MOST_IMAGES, len(source)))]
         else:
             found.append((word, Path(word).read_bytes))

@@ -23,7 +23,7 @@ from openmae.console.progress import counting
 from openmae.console.terminal import make_console
 from openmae.console.words import counted, pace
 from openmae.data.formats.header import Depth
-from openmae.data.opening import has_splits, open_source
+from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
 from openmae.data.survey.distribution import PERCENTILES, Distribution, measure
 from openmae.data.survey.sample import choose_pixels, sample_headers
@@ -89,7 +89,7 @@ def run(settings: Stats) -> None:
 
 
 def _source(settings: Stats) -> Source:
-    source = open_source(settings.data, "train" if has_splits(settings.data) else None)
+    source = open_data(settings.data).train
     if settings.most is None:
         return source
     if settings.most < 1:

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.stream import Batch, Stream
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.views.augment import Finish, seeded
 from openmae.data.views.crop import Augmentation
 from openmae.data.views.mixing import GROUP, Mixing
@@ -127,7 +127,7 @@ def test_torchs_generator_is_left_as_it_was() -> None:
 def stream(folder: Path, **changes: object) -> Stream:
     settings = {"finish": Finish(STATISTICS, 9.0, 0.25), "noise": 6, "batch_size": 10, **changes}
     return Stream(
-        open_source(str(folder)), PixelFormat(), (16, 12), (4, 4), Augmentation(), None,
+        open_data(str(folder)).all, PixelFormat(), (16, 12), (4, 4), Augmentation(), None,
         steps=4, seed=3, **settings,  # type: ignore[arg-type]
     )  # fmt: skip
 

@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from openmae.data.opening import has_splits, labelled_splits, open_source
+from openmae.data.opening import open_data
 from openmae.data.shards.index import Shard, read_index, write_index
 from openmae.data.shards.listing import expand
 from openmae.data.shards.source import ShardSource
 from openmae.data.shards.tar import scan
 from openmae.data.sources import remote
 from openmae.data.sources.source import Names, Source
+from openmae.data.tasks import split_for
 from openmae.errors import BrokenImage, UserError
 from tests.servers import Server, serve
 
@@ -186,7 +187,7 @@ def test_sizes_that_eleven_octal_digits_do_not_tell(kind: int) -> None:
 def test_samples_are_webdatasets(tmp_path: Path) -> None:
     members = numbered(0, 4) | {"notes.txt": b"x", "d.e/0007.png": b"png", "d.e/0007.json": b'{"label": 3}'}
     file = write_tar(tmp_path / "a.tar", members)
-    source = open_source(str(file))
+    source = open_data(str(file)).all
     with file.open("rb") as stream:
         samples = list(group_by_keys(tar_file_expander([{"url": str(file), "stream": stream}])))
     theirs = [sample.get("jpg", sample.get("png")) for sample in samples if {"jpg", "png"} & set(sample)]
@@ -197,7 +198,7 @@ def test_samples_are_webdatasets(tmp_path: Path) -> None:
 
 def test_which_member_is_the_image(tmp_path: Path) -> None:
     names = ["a.jpg", "a.seg.png", "b.left.png", "b.right.png", ".c.jpg", "._d.jpg", "e.png", "e.jpg", "f.txt", "G.JPG"]
-    source = open_source(str(write_tar(tmp_path / "a.tar", {name: name.encode() for name in names})))
+    source = open_data(str(write_tar(tmp_path / "a.tar", {name: name.encode() for name in names}))).all
     assert [name for name, _ in contents(source)] == ["a.jpg", "b.left.png", "b.right.png", "e.png", "G.JPG"]
 
 
@@ -221,7 +222,7 @@ def test_patterns_expand_as_in_a_shell(pattern: str, count: int, first: str, las
 
 def test_index_is_read_as_it_was_written(tmp_path: Path) -> None:
     folder = write_packed(tmp_path / "packed")
-    source = open_source(str(folder))
+    source = open_data(str(folder)).all
     assert isinstance(source, ShardSource)
     assert (len(source), source.class_names, source.labels.tolist()) == (6, ("cat", "dog"), [0, 1, 0, 1, 0, 1])
     assert source.name(4) == "class0/was.called.0004.jpg"
@@ -238,29 +239,29 @@ def test_index_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_pattern_chooses_shards_of_the_index(tmp_path: Path) -> None:
     folder = write_packed(tmp_path, shards=3)
-    some = open_source(f"{folder}/{{000002,000000}}.tar")
+    some = open_data(f"{folder}/{{000002,000000}}.tar").all
     assert [name[-8:-4] for name, _ in contents(some)] == ["0006", "0007", "0008", "0000", "0001", "0002"]
     assert some.class_names == ("cat", "dog")  # which only the index tells
-    assert contents(open_source(f"{folder}/{{000000..000002}}.tar")) == contents(open_source(str(folder)))
+    assert contents(open_data(f"{folder}/{{000000..000002}}.tar").all) == contents(open_data(str(folder)).all)
 
 
 def test_foreign_shards_are_scanned_once(tmp_path: Path, cache: Path) -> None:
     files = [write_tar(tmp_path / f"{i}.tar", numbered(i * 3, 3)) for i in range(2)]
     (tmp_path / "classes.txt").write_text("cat\ndog\n\n")
     age(*files)
-    first = open_source(str(tmp_path))
+    first = open_data(str(tmp_path)).all
     assert (first.class_names, first.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1, 0, 1])
     (kept,) = cache.glob("shards-*")
     before = contents(first)
     files[0].write_bytes(files[0].read_bytes().replace(b"0000.jpg", b"XXXX.jpg"))  # same size; header damaged
     age(files[0])
-    assert contents(open_source(str(tmp_path))) == before  # was not scanned
+    assert contents(open_data(str(tmp_path)).all) == before  # was not scanned
     kept.write_bytes(kept.read_bytes()[:-100])
-    assert len(open_source(str(tmp_path))) == 3  # the first shard's headers do not hold any more
+    assert len(open_data(str(tmp_path)).all) == 3  # the first shard's headers do not hold any more
     write_tar(files[0], numbered(0, 5))
-    assert len(open_source(str(tmp_path))) == 8
+    assert len(open_data(str(tmp_path)).all) == 8
     (tmp_path / "classes.txt").write_text("one\ntwo\n")
-    assert open_source(str(tmp_path)).class_names == ("one", "two")
+    assert open_data(str(tmp_path)).all.class_names == ("one", "two")
 
 
 def test_splits_in_folders_and_in_file_names(tmp_path: Path) -> None:
@@ -269,17 +270,17 @@ def test_splits_in_folders_and_in_file_names(tmp_path: Path) -> None:
     write_tar(tmp_path / "names/train-0000.tar", numbered(0, 4))
     write_tar(tmp_path / "names/validation-0000.tar", numbered(4, 2))
     for data, lengths in ((tmp_path / "folders", (8, 6)), (tmp_path / "names", (4, 2))):
-        assert has_splits(str(data))
-        assert tuple(len(part) for part in labelled_splits(str(data), 0)) == lengths
-        everything = open_source(str(data))
+        assert open_data(str(data)).has_splits
+        assert tuple(len(part) for part in split_for(open_data(str(data)), "classification", 0)[1:]) == lengths
+        everything = open_data(str(data)).all
         assert len(everything) == sum(lengths)
         assert set(everything.labels.tolist()) == {0, 1}
-        assert contents(everything)[-1] == contents(open_source(str(data), "val"))[-1]
+        assert contents(everything)[-1] == contents(open_data(str(data)).val)[-1]
 
 
 def test_more_shards_than_descriptors(tmp_path: Path) -> None:
     write_packed(tmp_path, shards=150, each=2)
-    source = open_source(str(tmp_path))
+    source = open_data(str(tmp_path)).all
     before = descriptors()
     contents(source)
     assert descriptors() - before < 100
@@ -292,7 +293,7 @@ def descriptors() -> int:
 
 
 def test_processes_read_at_the_same_time(tmp_path: Path) -> None:
-    source = open_source(str(write_packed(tmp_path, each=40)))
+    source = open_data(str(write_packed(tmp_path, each=40))).all
     expected = source.read_many([0, 79])
     for way in ("fork", "spawn"):
         with multiprocessing.get_context(way).Pool(2) as pool:
@@ -308,26 +309,26 @@ def test_shard_that_is_cut_off(tmp_path: Path) -> None:
     for file, data in ((packed / "000000.tar", packed), (foreign, foreign)):
         whole = file.read_bytes()
         file.write_bytes(whole[: whole.index(b"0003.jpg") + 512 + 50])  # in the middle of the fourth image
-        source = open_source(str(data))
+        source = open_data(str(data)).all
         found = source.read_many(range(5 if data is packed else 4))
         assert found[:3] == [bytes([i]) * (100 + i) for i in range(3)]
         lost = "2 of its 5" if data is packed else "1 of its 4"
         assert all(isinstance(entry, BrokenImage) and lost in str(entry) for entry in found[3:])
-    assert "cut off" in open_source(str(foreign)).index.damage[0]  # type: ignore[attr-defined]
+    assert "cut off" in open_data(str(foreign)).all.index.damage[0]  # type: ignore[attr-defined]
 
 
 def test_wrong_bytes_are_noticed_by_their_checksum(tmp_path: Path) -> None:
     file = write_packed(tmp_path) / "000000.tar"
     data = file.read_bytes()
     file.write_bytes(data.replace(b"\1" * 101, b"\1" * 50 + b"\2" + b"\1" * 50))
-    source = open_source(str(tmp_path))
+    source = open_data(str(tmp_path)).all
     with pytest.raises(BrokenImage, match="checksum"):
         source.read(1)
     assert source.read(0) == b"\0" * 100
 
 
 def test_shard_that_vanishes(tmp_path: Path) -> None:
-    source = open_source(str(write_packed(tmp_path)))
+    source = open_data(str(write_packed(tmp_path))).all
     (tmp_path / "000001.tar").unlink()
     found = source.read_many([0, 5])
     assert found[0] == b"\0" * 100
@@ -340,7 +341,7 @@ def test_index_that_is_damaged_is_refused(tmp_path: Path) -> None:
     for damaged in (data[:-200], data.replace(b"class0", b"class9"), b""):
         arrays.write_bytes(damaged)
         with pytest.raises(UserError, match="damaged"):
-            open_source(str(tmp_path))
+            _ = open_data(str(tmp_path)).all
 
 
 def test_index_of_uneven_arrays_is_refused(tmp_path: Path) -> None:
@@ -355,9 +356,9 @@ def test_index_of_uneven_arrays_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_tar(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(UserError, match="holds no images"):
-        open_source(str(tmp_path / "a.tar"))
+        _ = open_data(str(tmp_path / "a.tar")).all
     with pytest.raises(UserError, match="check that all shards are there"):
-        open_source(f"{tmp_path}/{{0..1}}.tar")
+        _ = open_data(f"{tmp_path}/{{0..1}}.tar").all
 
 
 # ---------------------------------------------------------------- remote shards
@@ -376,10 +377,10 @@ def test_http_and_s3_give_what_the_folder_gives(
     for file in (*packed.iterdir(), *foreign.iterdir()):
         client.upload_file(str(file), "images", str(file.relative_to(tmp_path)))
     for folder, patterns in ((packed, ["", "/{000000..000001}.tar"]), (foreign, ["", "/{0..1}.tar"])):
-        local = open_source(str(folder))
+        local = open_data(str(folder)).all
         for place in (f"{server.url}/{folder.name}", f"s3://images/{folder.name}"):
             for pattern in patterns:
-                source = open_source(place + pattern)
+                source = open_data(place + pattern).all
                 assert contents(source) == contents(local)
                 assert source.class_names == ("cat", "dog")
                 assert source.labels.tolist() == local.labels.tolist()
@@ -392,7 +393,7 @@ def test_http_and_s3_give_what_the_folder_gives(
 @pytest.mark.parametrize("failure", ["503", "429", "500", "stall", "cut", "short", "reset"])
 def test_server_that_fails_for_a_while_is_asked_again(tmp_path: Path, server: Server, failure: str) -> None:
     write_packed(tmp_path)
-    expected = contents(open_source(str(tmp_path)))
+    expected = contents(open_data(str(tmp_path)).all)
     tries: dict[str, int] = {}
 
     def fail(number: int, path: str) -> str:
@@ -400,13 +401,13 @@ def test_server_that_fails_for_a_while_is_asked_again(tmp_path: Path, server: Se
         return failure if tries[path] <= 2 else ""
 
     server.fail = fail
-    assert contents(open_source(server.url)) == expected
+    assert contents(open_data(server.url).all) == expected
     assert len(server.requests) > 6
 
 
 def test_server_that_fails_for_good_is_given_up(tmp_path: Path, server: Server) -> None:
     write_packed(tmp_path, shards=3, each=20)
-    source = open_source(server.url)
+    source = open_data(server.url).all
     before = len(server.requests)
     server.fail = lambda number, path: "503" if "000000" in path else ""
     found = source.read_many([1, 25])
@@ -424,20 +425,20 @@ def test_server_that_fails_for_good_is_given_up(tmp_path: Path, server: Server) 
 def test_s3_that_is_not_there(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "PATIENCE", QUICK)
     with pytest.raises(UserError, match=r"no \.tar files"):
-        open_source("s3://images/nothing")
+        _ = open_data("s3://images/nothing").all
     with pytest.raises(UserError, match="check that all shards are there"):
-        open_source("s3://no-such-bucket/0.tar")
+        _ = open_data("s3://no-such-bucket/0.tar").all
     monkeypatch.setattr(remote, "_servers", {})
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(UserError, match=r"5 tries\); check the address, AWS_ENDPOINT_URL and the network"):
-        open_source("s3://images/0.tar")
+        _ = open_data("s3://images/0.tar").all
     monkeypatch.setattr(remote, "_servers", {})
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     with pytest.raises(UserError, match="without credentials: set AWS_ACCESS_KEY_ID"):
-        open_source("s3://images/0.tar")
+        _ = open_data("s3://images/0.tar").all
 
 
 @pytest.mark.parametrize(
@@ -447,7 +448,7 @@ def test_s3_that_is_not_there(tmp_path: Path, s3: str, monkeypatch: pytest.Monke
 def test_answers_that_will_not_change_are_not_asked_for_again(
     tmp_path: Path, server: Server, failure: str, reason: str
 ) -> None:
-    source = (write_packed(tmp_path), open_source(server.url))[1]
+    source = (write_packed(tmp_path), open_data(server.url).all)[1]
     before = len(server.requests)
     server.fail = lambda number, path: failure
     with pytest.raises((OSError, UserError), match=reason):
@@ -461,39 +462,39 @@ def test_server_without_ranges(tmp_path: Path, server: Server) -> None:
     server.fail = lambda number, path: "no ranges"
     for data in ("0.tar", "packed"):
         with pytest.raises(UserError, match=r"does not give parts .*: download the shards and give their"):
-            open_source(f"{server.url}/{data}")
+            _ = open_data(f"{server.url}/{data}").all
 
 
 def test_remote_index_is_fetched_once(tmp_path: Path, server: Server, cache: Path) -> None:
     write_packed(tmp_path)
-    open_source(server.url)
+    _ = open_data(server.url).all
     first = server.requests.count("/index.npz")
-    expected = contents(open_source(server.url))
+    expected = contents(open_data(server.url).all)
     assert server.requests.count("/index.npz") == first > 0
     (kept,) = cache.glob("index-*")
     kept.write_bytes(b"")
-    assert contents(open_source(server.url)) == expected
+    assert contents(open_data(server.url).all) == expected
     kept.unlink()
     arrays = tmp_path / "index.npz"
     arrays.write_bytes(arrays.read_bytes().replace(b"class0", b"class9"))  # as of another time than index.json
     with pytest.raises(UserError, match=r"is not the one that index\.json belongs to"):
-        open_source(server.url)
+        _ = open_data(server.url).all
 
 
 def test_foreign_remote_shards_are_scanned_once(tmp_path: Path, server: Server) -> None:
     write_tar(tmp_path / "0.tar", numbered(0, 4))
-    expected = contents(open_source(f"{server.url}/0.tar"))
+    expected = contents(open_data(f"{server.url}/0.tar").all)
     before = len(server.requests)
-    source = open_source(f"{server.url}/0.tar")
+    source = open_data(f"{server.url}/0.tar").all
     assert len(server.requests) - before == 3  # index.json, classes.txt, and the size and tag of the shard
     assert contents(source) == expected
     write_tar(tmp_path / "0.tar", numbered(0, 5))
-    assert len(open_source(f"{server.url}/0.tar")) == 5
+    assert len(open_data(f"{server.url}/0.tar").all) == 5
 
 
 def test_remote_shards_in_other_processes(tmp_path: Path, server: Server) -> None:
     write_packed(tmp_path)
-    source = open_source(server.url)
+    source = open_data(server.url).all
     expected = source.read_many([0, 5])  # makes connections, which a forked process must not use
     pickle.loads(pickle.dumps(source))
     with multiprocessing.get_context("fork").Pool(2) as pool:
@@ -508,4 +509,4 @@ def test_remote_that_is_not_there(tmp_path: Path, server: Server) -> None:
         ("http://127.0.0.1:1/a.tar", "cannot be read"),
     ):
         with pytest.raises(UserError, match=reason):
-            open_source(data)
+            _ = open_data(data).all

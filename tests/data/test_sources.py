@@ -22,12 +22,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmae.console import progress
-from openmae.data.opening import has_splits, has_unused_test, labelled_splits, open_source
+from openmae.data.opening import open_data
 from openmae.data.sources import listing, parquet
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.labels import number_labels
 from openmae.data.sources.listing import list_images
 from openmae.data.sources.source import Source
+from openmae.data.tasks import split_for
 from openmae.errors import BrokenImage, UserError
 from openmae.files.cache import keep, map_arrays, recall, write_arrays
 from tests.images import picture, write_images
@@ -63,14 +64,14 @@ def age(root: Path) -> None:
 
 
 def as_csv(folder: Path, to: Path) -> Path:
-    rows = [(f"{folder.name}/{name}", name.split("/")[0]) for name in names(open_source(str(folder)))]
+    rows = [(f"{folder.name}/{name}", name.split("/")[0]) for name in names(open_data(str(folder)).all)]
     with (to / "images.csv").open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows([("path", "label"), *rows])
     return to / "images.csv"
 
 
 def as_table(folder: Path, to: Path) -> Path:
-    found = names(open_source(str(folder)))
+    found = names(open_data(str(folder)).all)
     columns = {"path": [str(folder / name) for name in found], "label": [name.split("/")[0] for name in found]}
     pq.write_table(pa.table(columns), to / "paths.parquet")
     return to / "paths.parquet"
@@ -78,14 +79,14 @@ def as_table(folder: Path, to: Path) -> Path:
 
 def as_tar(folder: Path, to: Path) -> Path:
     with tarfile.open(to / "images.tar", "w") as tar:
-        for name in names(open_source(str(folder))):
+        for name in names(open_data(str(folder)).all):
             tar.add(folder / name, name)
     return to / "images.tar"
 
 
 def as_parquet(folder: Path, to: Path) -> Path:
     """As `datasets` writes them: rows of {bytes, path}, and the names of a ClassLabel in the schema."""
-    found = names(open_source(str(folder)))
+    found = names(open_data(str(folder)).all)
     classes = sorted({name.split("/")[0] for name in found})
     images = [{"bytes": (folder / name).read_bytes(), "path": name} for name in found]
     table = pa.table({"image": images, "label": [classes.index(name.split("/")[0]) for name in found]})
@@ -106,19 +107,19 @@ def test_same_images_however_they_are_kept(make: Callable[[Path, Path], Path], t
     folder = write_images(tmp_path / "images", 14, classes=3)
     expected = [(file.read_bytes(), file.parent.name) for file in sorted(folder.glob("*/*"))]
     data = str(make(folder, tmp_path))
-    source = open_source(data)
+    source = open_data(data).all
     assert len(source) == 14
     assert everything_of(source) == expected
     assert [source.read(i) for i in (13, 0, 5)] == [expected[i][0] for i in (13, 0, 5)]
     again = pickle.loads(pickle.dumps(source))
     assert everything_of(again) == expected
-    assert open_source(data).fingerprint == source.fingerprint == again.fingerprint
+    assert open_data(data).all.fingerprint == source.fingerprint == again.fingerprint
     if "parquet" not in data and "hub" not in data and "csv" not in data:
-        assert source.fingerprint == open_source(str(folder)).fingerprint
-    train, val = labelled_splits(data, seed=3)
+        assert source.fingerprint == open_data(str(folder)).all.fingerprint
+    _, train, val = split_for(open_data(data), "classification", seed=3)
     assert sorted(everything_of(train) + everything_of(val)) == sorted(expected)
-    assert everything_of(labelled_splits(data, seed=3)[1]) == everything_of(val)
-    assert everything_of(labelled_splits(data, seed=4)[1]) != everything_of(val)
+    assert everything_of(split_for(open_data(data), "classification", seed=3)[2]) == everything_of(val)
+    assert everything_of(split_for(open_data(data), "classification", seed=4)[2]) != everything_of(val)
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map(everything_of, [source] * 2) == [expected] * 2
 
@@ -130,11 +131,11 @@ def sequence_of(count: int) -> list[bytes]:
 def test_fingerprints_tell_changes(tmp_path: Path) -> None:
     def parquet(images: list[bytes], name: str = "a.parquet") -> str:
         pq.write_table(pa.table({"image": images}), tmp_path / name)
-        return open_source(str(tmp_path / name)).fingerprint
+        return open_data(str(tmp_path / name)).all.fingerprint
 
     def array(images: np.ndarray, name: str = "a.npz") -> str:  # type: ignore[type-arg]
         np.savez(tmp_path / name, images=images)
-        return open_source(str(tmp_path / name)).fingerprint
+        return open_data(str(tmp_path / name)).all.fingerprint
 
     zeros = np.zeros((3, 4, 4), np.uint8)
     prints = [parquet(sequence_of(n)) for n in (3, 4)] + [parquet([b"1", b"22"]), parquet([b"1"], "b.parquet")]
@@ -153,8 +154,8 @@ def test_lists_any_depth_in_sorted_order_and_skips_what_is_no_image(tmp_path: Pa
     for name in present + absent:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    assert names(open_source(str(tmp_path))) == sorted(present, key=os.fsencode)
-    assert open_source(str(tmp_path)).path(0) == tmp_path / "3.webp"  # type: ignore[attr-defined]
+    assert names(open_data(str(tmp_path)).all) == sorted(present, key=os.fsencode)
+    assert open_data(str(tmp_path)).all.path(0) == tmp_path / "3.webp"  # type: ignore[attr-defined]
 
 
 def test_dicom_files_without_extension_are_found_by_their_bytes(tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_dicom_files_without_extension_are_found_by_their_bytes(tmp_path: Path) 
         (tmp_path / name).write_bytes(bytes(128) + start + b"rest")
     os.mkfifo(tmp_path / "PIPE")  # which nothing ever comes out of
     os.mkfifo(tmp_path / "pipe.jpg")
-    assert names(open_source(str(tmp_path))) == ["1.2.840.5", "IM0001"]
+    assert names(open_data(str(tmp_path)).all) == ["1.2.840.5", "IM0001"]
 
 
 @given(st.lists(st.lists(st.sampled_from(["a", "a-", "a.b", "a0", "B", "é", "z.png"]), min_size=1, max_size=4)))
@@ -186,7 +187,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (root / "loop").symlink_to(root / "loop")
     (root / "loop.png").symlink_to(root / "loop.png")
     (root / "nowhere.png").symlink_to(tmp_path / "nothing.png")
-    source = open_source(str(root))
+    source = open_data(str(root)).all
     assert names(source) == ["b/000.jpg", "b/d/class1/001.png", "loop.png", "nowhere.png"]
     found = source.read_many(range(4))
     assert [isinstance(entry, OSError) for entry in found] == [False, False, True, True]
@@ -197,7 +198,7 @@ def test_files_that_vanish_or_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "class0/empty.png").touch()
     (tmp_path / "class0/huge.png").touch()
     os.truncate(tmp_path / "class0/huge.png", 3 << 30)  # takes no place on the disk
-    source = open_source(str(tmp_path))
+    source = open_data(str(tmp_path)).all
     (tmp_path / "class0/000.jpg").unlink()
     (tmp_path / "class0/001.png").unlink()
     (tmp_path / "class0/001.png").mkdir()
@@ -221,7 +222,7 @@ def test_folder_that_cannot_be_read_is_one_sentence(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(os, "scandir", refuse)
     try:
         with pytest.raises(UserError, match=r"class1 cannot be read \(Permission denied\)"):
-            open_source(str(tmp_path))
+            _ = open_data(str(tmp_path)).all
     finally:
         (tmp_path / "class1").chmod(0o755)
 
@@ -230,7 +231,7 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
     strange = [b"\xff.png", b"a\nb.png", "ü.png".encode(), "日本.png".encode()]
     for name in strange:
         Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(name)  # noqa: PTH118
-    source = open_source(str(tmp_path))
+    source = open_data(str(tmp_path)).all
     assert [os.fsencode(name) for name in names(source)] == sorted(strange)
     assert source.read_many(range(4)) == sorted(strange)
 
@@ -242,7 +243,7 @@ def test_listing_is_kept_until_a_folder_changes(tmp_path: Path, cache: Path) -> 
     root = write_images(tmp_path / "data", 6, classes=3)
     (root / "link").symlink_to(write_images(tmp_path / "linked", 2))
     age(tmp_path)
-    fingerprints = [open_source(str(root)).fingerprint]
+    fingerprints = [open_data(str(root)).all.fingerprint]
     assert len(list(cache.iterdir())) == 1
     other = write_images(tmp_path / "other", 2)
     changes: list[Callable[[], object]] = [
@@ -256,18 +257,18 @@ def test_listing_is_kept_until_a_folder_changes(tmp_path: Path, cache: Path) -> 
     ]
     for change in changes:
         change()
-        fingerprints.append(open_source(str(root)).fingerprint)
+        fingerprints.append(open_data(str(root)).all.fingerprint)
         age(tmp_path)
-        assert open_source(str(root)).fingerprint == fingerprints[-1]
+        assert open_data(str(root)).all.fingerprint == fingerprints[-1]
     assert len(set(fingerprints)) == 6  # adding a file and taking it away again, and adding folders, is no change
 
 
 def test_kept_listing_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path, 6)
     age(tmp_path)
-    first = open_source(str(tmp_path))
+    first = open_data(str(tmp_path)).all
     monkeypatch.delattr(os, "scandir")
-    second = open_source(str(tmp_path))
+    second = open_data(str(tmp_path)).all
     assert isinstance(first, ImageFolder)
     assert isinstance(second, ImageFolder)
     assert (second.paths[:], second.fingerprint) == (first.paths[:], first.fingerprint)
@@ -280,10 +281,10 @@ def test_folder_that_has_just_changed_is_listed_again(tmp_path: Path, cache: Pat
     for _ in range(2):
         for folder, _, _ in os.walk(tmp_path):
             os.utime(folder, ns=(now, now))
-        open_source(str(tmp_path))
+        _ = open_data(str(tmp_path)).all
         (tmp_path / "class0/new.png").touch()
     os.utime(tmp_path / "class0", ns=(now, now))  # as if that had happened within one tick of the clock
-    assert "class0/new.png" in names(open_source(str(tmp_path)))
+    assert "class0/new.png" in names(open_data(str(tmp_path)).all)
     assert not cache.exists()
 
 
@@ -296,13 +297,13 @@ def test_damaged_cache_is_as_none(tmp_path_factory: pytest.TempPathFactory, at: 
         for name in ("a.png", "b.png"):
             (home / "data" / name).touch()
         age(home)
-        expected = names(open_source(str(home / "data")))
+        expected = names(open_data(str(home / "data")).all)
         (kept,) = (home / "cache/openmae").iterdir()
         data = bytearray(kept.read_bytes())
         at %= len(data)
         data[at] = value
         kept.write_bytes(bytes(data[:at]) if cut else bytes(data))
-        assert names(open_source(str(home / "data"))) == expected
+        assert names(open_data(str(home / "data")).all) == expected
 
 
 @pytest.mark.parametrize("change", [0x01, 0xBA, 0xFF])
@@ -326,10 +327,10 @@ def test_a_changed_byte_anywhere_is_damage_or_nothing(tmp_path: Path, change: in
 def test_cache_with_other_names_is_noticed_by_its_checksum(tmp_path: Path, cache: Path) -> None:
     write_images(tmp_path, 2)
     age(tmp_path)
-    expected = names(open_source(str(tmp_path)))
+    expected = names(open_data(str(tmp_path)).all)
     (kept,) = cache.iterdir()
     kept.write_bytes(kept.read_bytes().replace(b"000.jpg", b"999.jpg"))
-    assert names(open_source(str(tmp_path))) == expected
+    assert names(open_data(str(tmp_path)).all) == expected
 
 
 def test_file_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
@@ -365,7 +366,7 @@ def test_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatc
     age(data)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder
-    assert len(open_source(str(data))) == 2
+    assert len(open_data(str(data)).all) == 2
     assert (tmp_path / "file").stat().st_size == 0
 
 
@@ -406,14 +407,15 @@ def test_memory_of_a_listing(tmp_path: Path) -> None:
 MEASURE = """
 import sys
 from pathlib import Path
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
+from openmae.data.tasks import split_for
 
 def peak():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
 
-open_source(sys.argv[1] + "/few")  # what first use takes
+_ = open_data(sys.argv[1] + "/few").all  # what first use takes
 before = peak()
-print(len(open_source(sys.argv[1])), peak() - before)
+print(len(open_data(sys.argv[1]).all), peak() - before)
 """
 
 
@@ -423,31 +425,33 @@ print(len(open_source(sys.argv[1])), peak() - before)
 def test_splits_and_labels(tmp_path: Path) -> None:
     write_images(tmp_path / "train", 6, classes=3)
     write_images(tmp_path / "val", 3, classes=3)
-    train, val = labelled_splits(str(tmp_path), seed=0)
-    assert (len(train), len(val), len(open_source(str(tmp_path)))) == (6, 3, 9)
+    _, train, val = split_for(open_data(str(tmp_path)), "classification", seed=0)
+    assert (len(train), len(val), len(open_data(str(tmp_path)).all)) == (6, 3, 9)
     assert train.class_names == ("class0", "class1", "class2")
     assert train.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert names(open_source(str(tmp_path), "train")) == names(train)
-    assert names(open_source(str(tmp_path)))[0] == "train/class0/000.jpg"
+    assert names(open_data(str(tmp_path)).train) == names(train)
+    assert names(open_data(str(tmp_path)).all)[0] == "train/class0/000.jpg"
 
 
 def test_without_splits_a_fifth_of_each_class_is_held_out(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     data = str(write_images(tmp_path, 30, classes=3))
-    assert not has_splits(data)
-    train, val = labelled_splits(data, seed=1)
-    assert sorted(names(train) + names(val)) == names(open_source(data))
+    assert not open_data(data).has_splits
+    _, train, val = split_for(open_data(data), "classification", seed=1)
+    assert sorted(names(train) + names(val)) == names(open_data(data).all)
     assert [int((val.labels == label).sum()) for label in range(3)] == [2, 2, 2]
-    assert names(labelled_splits(data, seed=1)[1]) == names(val)
-    assert names(labelled_splits(data, seed=2)[1]) != names(val)
-    eight_each = labelled_splits(str(write_images(tmp_path_factory.mktemp("eight"), 16)), seed=1)
+    assert names(split_for(open_data(data), "classification", seed=1)[2]) == names(val)
+    assert names(split_for(open_data(data), "classification", seed=2)[2]) != names(val)
+    eight_each = split_for(
+        open_data(str(write_images(tmp_path_factory.mktemp("eight"), 16))), "classification", seed=1
+    )[1:]
     assert [len(part) for part in eight_each] == [14, 2]
     # The very same images, and the same fingerprint, as in version 0.1: runs go on and figures stay comparable.
     assert [name[-7:-4] for name in names(val)] == HELD_OUT
-    sizes = [(name, (tmp_path / name).stat().st_size) for name in names(open_source(data))]
+    sizes = [(name, (tmp_path / name).stat().st_size) for name in names(open_data(data).all)]
     lines = "".join(f"{name}\0{size}\n" for name, size in sizes)
-    assert open_source(data).fingerprint == hashlib.sha256(lines.encode()).hexdigest()
+    assert open_data(data).all.fingerprint == hashlib.sha256(lines.encode()).hexdigest()
 
 
 HELD_OUT = ["006", "012", "001", "022", "008", "017"]
@@ -456,34 +460,34 @@ HELD_OUT = ["006", "012", "001", "022", "008", "017"]
 def test_labels_are_refused_where_there_are_none(tmp_path: Path) -> None:
     picture(0).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="has no labels"):
-        _ = open_source(str(tmp_path)).labels
+        _ = open_data(str(tmp_path)).all.labels
     one_class = write_images(tmp_path / "one", 4, classes=1)
     with pytest.raises(UserError, match="two classes or more"):
-        _ = open_source(str(one_class)).labels  # a single class would give 100% (pain 18)
+        _ = open_data(str(one_class)).all.labels  # a single class would give 100% (pain 18)
     (tmp_path / "t.csv").write_text("path,label\na.png,cat\nb.png,cat\n")
     with pytest.raises(UserError, match="the label 'cat'"):
-        _ = open_source(str(tmp_path / "t.csv")).class_names
+        _ = open_data(str(tmp_path / "t.csv")).all.class_names
     (tmp_path / "t.csv").write_text("path,label\na.png,cat\nb.png,\nc.png,dog\n")
     with pytest.raises(UserError, match="1 of the 3 images"):
-        _ = open_source(str(tmp_path / "t.csv")).labels
+        _ = open_data(str(tmp_path / "t.csv")).all.labels
     write_images(tmp_path / "split/train", 2)
     write_images(tmp_path / "split/test", 2)
     with pytest.raises(UserError, match="test and train, which are no classes"):
-        _ = open_source(str(tmp_path / "split")).labels
+        _ = open_data(str(tmp_path / "split")).all.labels
 
 
 def test_class_of_val_that_train_lacks_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "train", 4)
     write_images(tmp_path / "val", 4, classes=4)
     with pytest.raises(UserError, match="class2, class3"):
-        labelled_splits(str(tmp_path), seed=0)
+        split_for(open_data(str(tmp_path)), "classification", seed=0)
     rows = "a,1,train\nb,2,train\nc,3,val\nd,1,val\n"
     (tmp_path / "t.csv").write_text(f"path,label,split\n{rows}")
     with pytest.raises(UserError, match=r"lacks \(3\)"):
-        labelled_splits(str(tmp_path / "t.csv"), seed=0)
+        split_for(open_data(str(tmp_path / "t.csv")), "classification", seed=0)
     (tmp_path / "t.csv").write_text(f"path,label,split\n{rows.replace('3', '2').replace('d,1', 'd,2')}")
     with pytest.raises(UserError, match="one class"):
-        labelled_splits(str(tmp_path / "t.csv"), seed=0)
+        split_for(open_data(str(tmp_path / "t.csv")), "classification", seed=0)
 
 
 @pytest.mark.parametrize(
@@ -516,25 +520,25 @@ def test_table_with_splits_and_missing_files(tmp_path: Path) -> None:
     pq.write_table(pa.table({**columns, "label": [float(y) for y in columns["label"]]}), tmp_path / "t.parquet")
     for table in ("t.csv", "t.parquet"):
         data = str(tmp_path / table)
-        assert has_splits(data)
-        train, val = labelled_splits(data, 0)
+        assert open_data(data).has_splits
+        _, train, val = split_for(open_data(data), "classification", 0)
         assert names(val) == files[2:4]
         assert names(train) == [*files[:2], *files[4:], "missing.png"]
         assert train.class_names == ("8", "9")
         assert train.labels.tolist() == [0, 1, 0, 1, 0]
         assert isinstance(train.read_many([4])[0], FileNotFoundError)
-        assert len(open_source(data)) == 7
+        assert len(open_data(data).all) == 7
 
 
 def test_table_is_read_anew_when_it_changes(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("path\na.png\n")
     os.utime(table, (1e9, 1e9))
-    first = open_source(str(table)).fingerprint
+    first = open_data(str(table)).all.fingerprint
     (tmp_path / "a.png").write_bytes(b"12")  # which the kept listing does not notice
-    assert open_source(str(table)).fingerprint == first
+    assert open_data(str(table)).all.fingerprint == first
     table.write_text("path\nb.png\n")
-    assert names(open_source(str(table))) == ["b.png"]
+    assert names(open_data(str(table)).all) == ["b.png"]
 
 
 @pytest.mark.parametrize(
@@ -555,19 +559,19 @@ def test_table_is_read_anew_when_it_changes(tmp_path: Path) -> None:
 def test_table_that_is_wrong(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(UserError, match=reason):
-        open_source(str(tmp_path / "t.csv"))
+        _ = open_data(str(tmp_path / "t.csv")).all
 
 
 def test_paths_that_are_relative_to_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "images", 2, classes=1)
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/t.csv").write_text("path\nimages/class0/000.jpg\nimages/class0/001.png\n")
-    assert len(open_source(str(tmp_path / "tables/t.csv"))) == 2  # which are missing
+    assert len(open_data(str(tmp_path / "tables/t.csv")).all) == 2  # which are missing
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tables/t.csv").touch()
     with pytest.raises(UserError, match=r"relative to the folder of the table; but images/class0/000\.jpg is there"):
-        open_source("tables/t.csv")
-    assert len(open_source(str((tmp_path / "tables/t.csv").rename("t.csv")))) == 2
+        _ = open_data("tables/t.csv").all
+    assert len(open_data(str((tmp_path / "tables/t.csv").rename("t.csv"))).all) == 2
 
 
 # ---------------------------------------------------------------- parquet with images
@@ -585,12 +589,12 @@ def test_splits_of_the_hub(tmp_path: Path) -> None:
         write_hub(root / folder / "train-00000-of-00002.parquet", sequence_of(5), [0, 1, 0, 1, 0])
         write_hub(root / folder / "train-00001-of-00002.parquet", sequence_of(4), [1, 0, 1, 0])
         write_hub(root / folder / "test-00000-of-00001.parquet", sequence_of(3), [0, 1, 0])
-        train, val = labelled_splits(str(root), 0)
-        assert (len(train), len(val), len(open_source(str(root)))) == (9, 3, 12)
+        _, train, val = split_for(open_data(str(root)), "classification", 0)
+        assert (len(train), len(val), len(open_data(str(root)).all)) == (9, 3, 12)
         assert train.read_many(range(9)) == sequence_of(5) + sequence_of(4)
         assert train.name(7) == "train-00001-of-00002.parquet#7"
         write_hub(root / folder / "validation-00000-of-00001.parquet", sequence_of(2), [0, 1])
-        assert len(open_source(str(root), "val")) == 2
+        assert len(open_data(str(root)).val) == 2
 
 
 def test_rows_are_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -599,7 +603,7 @@ def test_rows_are_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_hub(tmp_path / "a.parquet", images, [0] * 60, group=10)
     monkeypatch.setattr(parquet, "_MOST_IN_MEMORY", 0)
     monkeypatch.setattr(parquet, "_MOST_IN_CACHE", 25_000)
-    source = open_source(str(tmp_path / "a.parquet"))
+    source = open_data(str(tmp_path / "a.parquet")).all
     order = np.random.default_rng(0).permutation(60).tolist()
     found = source.read_many(order)
     assert [images[i] for i in order if i != 7] == [entry for entry in found if not isinstance(entry, BrokenImage)]
@@ -620,7 +624,7 @@ def test_damaged_parquet_loses_images_and_nothing_else(
     data[at % len(data) : at % len(data) + len(garbage)] = garbage
     file.write_bytes(data)
     try:
-        found = open_source(str(file)).read_many(range(60))
+        found = open_data(str(file)).all.read_many(range(60))
     except UserError:
         return
     assert len(found) == 60  # bytes, whole or wrong, and errors; nothing is raised
@@ -629,12 +633,12 @@ def test_damaged_parquet_loses_images_and_nothing_else(
 def test_parquet_that_is_wrong(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "number": [1]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"no column 'path' \(its columns: 'text', 'number'\)"):
-        open_source(str(tmp_path / "a.parquet"))
+        _ = open_data(str(tmp_path / "a.parquet")).all
     with pytest.raises(UserError, match=r"no column of images \(its columns: text, number\)"):
-        open_source(str(tmp_path))
+        _ = open_data(str(tmp_path)).all
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match="cannot be read as parquet"):
-        open_source(str(tmp_path / "a.parquet"))
+        _ = open_data(str(tmp_path / "a.parquet")).all
 
 
 # ---------------------------------------------------------------- arrays
@@ -658,7 +662,7 @@ def test_arrays_are_read_image_by_image(
         np.save(path, images)
     else:
         (np.savez if file == "npz" else np.savez_compressed)(path, only=images)
-    source = open_source(str(path))
+    source = open_data(str(path)).all
     for one in (source, pickle.loads(pickle.dumps(source))):
         assert len(one) == len(images)
         for i, data in enumerate(one.read_many(range(len(images)))):
@@ -675,27 +679,27 @@ def test_labels_and_splits_of_arrays(tmp_path: Path) -> None:
         for what, array in (("images", np.full((n, 4, 4), n, np.uint8)), ("labels", np.arange(n)[:, None] % 3))
     }
     np.savez_compressed(tmp_path / "medical.npz", **medical)
-    train, val = labelled_splits(str(tmp_path / "medical.npz"), 0)
-    assert (len(train), len(val), len(open_source(str(tmp_path / "medical.npz")))) == (6, 3, 13)
+    _, train, val = split_for(open_data(str(tmp_path / "medical.npz")), "classification", 0)
+    assert (len(train), len(val), len(open_data(str(tmp_path / "medical.npz")).all)) == (6, 3, 13)
     assert train.labels.tolist() == [0, 1, 2, 0, 1, 2]
-    assert has_unused_test(str(tmp_path / "medical.npz"))
+    assert open_data(str(tmp_path / "medical.npz")).has_unused_test
     assert loaded(val.read(0)).tolist() == [[3] * 4] * 4
     np.savez(tmp_path / "named.npz", images=np.zeros((4, 4, 4)), labels=np.array(["cat", "dog", "cat", "dog"]))
-    assert open_source(str(tmp_path / "named.npz")).class_names == ("cat", "dog")
+    assert open_data(str(tmp_path / "named.npz")).all.class_names == ("cat", "dog")
     texts = {"train_labels": np.array(["a", "b", "c"]), "val_labels": np.array(["c", "b"])}
     images = {"train_images": np.zeros((3, 4, 4)), "val_images": np.zeros((2, 4, 4))}
     np.savez(tmp_path / "texts.npz", **images, **texts)
-    joined = open_source(str(tmp_path / "texts.npz"))  # whose parts number their classes each in its own way
+    joined = open_data(str(tmp_path / "texts.npz")).all  # whose parts number their classes each in its own way
     assert [joined.class_names[label] for label in joined.labels] == ["a", "b", "c", "c", "b"]
     np.savez(tmp_path / "many.npz", images=np.zeros((4, 4, 4)), labels=np.zeros((4, 3, 2)))
     with pytest.raises(UserError, match="one number or text for each image"):
-        _ = open_source(str(tmp_path / "many.npz")).labels
+        _ = open_data(str(tmp_path / "many.npz")).all.labels
 
 
 def test_array_that_is_cut_off(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.ones((10, 8, 8), np.uint8))
     os.truncate(tmp_path / "a.npy", (tmp_path / "a.npy").stat().st_size - 100)
-    found = open_source(str(tmp_path / "a.npy")).read_many(range(10))
+    found = open_data(str(tmp_path / "a.npy")).all.read_many(range(10))
     assert [type(entry) for entry in found] == [bytes] * 8 + [BrokenImage] * 2
 
 
@@ -713,7 +717,7 @@ def test_array_that_is_cut_off(tmp_path: Path) -> None:
 def test_arrays_that_are_wrong(tmp_path: Path, arrays: dict[str, np.ndarray], reason: str) -> None:  # type: ignore[type-arg]
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(UserError, match=reason):
-        open_source(str(tmp_path / "a.npz"))
+        _ = open_data(str(tmp_path / "a.npz")).all
 
 
 def test_damaged_arrays(tmp_path: Path) -> None:
@@ -722,16 +726,16 @@ def test_damaged_arrays(tmp_path: Path) -> None:
     for damaged in (data[:200], data[:300] + b"xxxx" + data[304:], b"", b"PK"):
         (tmp_path / "a.npz").write_bytes(damaged)
         with pytest.raises(UserError, match="cannot be read"):
-            open_source(str(tmp_path / "a.npz"))
+            _ = open_data(str(tmp_path / "a.npz")).all
     np.save(tmp_path / "a.npy", np.array([None] * 3, object), allow_pickle=True)
     with pytest.raises(UserError, match="no array of numbers"):
-        open_source(str(tmp_path / "a.npy"))
+        _ = open_data(str(tmp_path / "a.npy")).all
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(UserError, match="no array of numbers"):
-        open_source(str(tmp_path / "a.npy"))
+        _ = open_data(str(tmp_path / "a.npy")).all
     np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)).T)
     with pytest.raises(UserError, match="ascontiguousarray"):
-        open_source(str(tmp_path / "a.npy"))
+        _ = open_data(str(tmp_path / "a.npy")).all
 
 
 def test_archive_of_more_than_memory_is_refused_by_its_header(tmp_path: Path) -> None:
@@ -742,7 +746,7 @@ def test_archive_of_more_than_memory_is_refused_by_its_header(tmp_path: Path) ->
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("images.npy", head.getvalue())
     with pytest.raises(UserError, match="more than half of this machine's memory"):
-        open_source(str(tmp_path / "a.npz"))
+        _ = open_data(str(tmp_path / "a.npz")).all
 
 
 # ---------------------------------------------------------------- what DATA is
@@ -767,21 +771,21 @@ def test_what_data_is_not(tmp_path: Path) -> None:
         ("{0..1}.tar", r"0.tar cannot be read \(No such file"),
     ):
         with pytest.raises(UserError, match=reason):
-            open_source(str(tmp_path / data))
+            _ = open_data(str(tmp_path / data)).all
 
 
 def test_folder_of_images_and_shards_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "data", 2)
     write_hub(tmp_path / "data/deep/x.parquet", sequence_of(2), [0, 1])  # a stray file deep inside is no matter
-    assert isinstance(open_source(str(tmp_path / "data")), ImageFolder)
+    assert isinstance(open_data(str(tmp_path / "data")).all, ImageFolder)
     pq.write_table(pa.table({"path": ["a"], "caption": ["b"]}), tmp_path / "data/metadata.parquet")
-    assert isinstance(open_source(str(tmp_path / "data")), ImageFolder)
+    assert isinstance(open_data(str(tmp_path / "data")).all, ImageFolder)
     write_hub(tmp_path / "data/x.parquet", sequence_of(2), [0, 1])
     with pytest.raises(UserError, match=r"holds images and \.parquet files"):
-        open_source(str(tmp_path / "data"))
+        _ = open_data(str(tmp_path / "data")).all
     (tmp_path / "data/x.tar").touch()
     with pytest.raises(UserError, match=r"holds images and \.tar files and \.parquet"):
-        open_source(str(tmp_path / "data"))
+        _ = open_data(str(tmp_path / "data")).all
 
 
 def test_kept_arrays_come_back(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from openmae.data.formats.decode import decode
 from openmae.data.loading import pool
 from openmae.data.loading.memory import InMemory, in_memory
 from openmae.data.loading.stream import Batch, Stream
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.source import Source
 from openmae.data.views.crop import Augmentation, Crop, centred_view, cut, draw_crop, reduction, resize
@@ -197,7 +197,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     (data / "class0/broken.jpg").write_bytes(b"\xff\xd8\xff broken")
     (data / "class1/small.png").write_bytes(encoded(Image.new("RGB", (3, 30)), "PNG"))
     picture(99, (150, 200)).save(data / "class0/large.jpg")  # decoded at half its size
-    return open_source(str(data))
+    return open_data(str(data)).all
 
 
 Row = tuple[object, ...]
@@ -316,7 +316,7 @@ class Harmful(ImageFolder):
 
     def __init__(self, folder: Source, deadly: int = -1, seconds: float = 0.0) -> None:
         assert isinstance(folder, ImageFolder)
-        super().__init__(folder.root, folder.paths, folder.fingerprint)
+        super().__init__(folder.root, folder.listing)
         self.deadly, self.seconds = deadly, seconds
 
     def read(self, index: int) -> bytes:
@@ -328,7 +328,7 @@ class Harmful(ImageFolder):
 
 def test_an_image_that_kills_when_it_is_read_is_left_out_and_alone(tmp_path: Path) -> None:
     data = write_images(tmp_path, 7)
-    folder = open_source(str(data))
+    folder = open_data(str(data)).all
     batches = list(stream_of(Harmful(folder, deadly=3), steps=3).batches(0, 6, 2))
     assert {index for batch in batches for index, _ in batch.broken} == {3}
     assert all("ended 2 processes" in reason for batch in batches for _, reason in batch.broken)
@@ -339,7 +339,7 @@ def test_an_image_that_kills_when_it_is_read_is_left_out_and_alone(tmp_path: Pat
 def test_an_image_that_is_read_slowly_is_not_taken_for_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "STALLED_SECONDS", 1.0)
     monkeypatch.setattr(pool, "POLL_SECONDS", 0.2)
-    source = Harmful(open_source(str(write_images(tmp_path, 2))), seconds=2.0)
+    source = Harmful(open_data(str(write_images(tmp_path, 2))).all, seconds=2.0)
     (batch,) = stream_of(source, batch_size=2, steps=1).batches(0, 2, 1)
     assert not batch.broken
 
@@ -348,10 +348,10 @@ def test_an_image_that_is_read_slowly_is_not_taken_for_a_hang(tmp_path: Path, mo
 TOO_LARGE = """
 import resource, sys
 from openmae.data.sources.joined import Joined
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from tests.data.test_stream import in_use, rows, stream_of
 
-folder = open_source(sys.argv[1])
+folder = open_data(sys.argv[1]).all
 resource.setrlimit(resource.RLIMIT_AS, (in_use() + 2**29,) * 2)
 for source in (folder, Joined("both", [folder])):
     (batch,) = stream_of(source, batch_size=8, steps=1).batches(0, 8, 0)
@@ -372,7 +372,7 @@ def test_a_file_that_does_not_fit_into_memory_is_broken(tmp_path: Path) -> None:
 
 def test_files_that_vanish_are_replaced_until_there_are_too_few(tmp_path: Path) -> None:
     data = write_images(tmp_path, 12)
-    source = open_source(str(data))
+    source = open_data(str(data)).all
     gone = sorted(data.rglob("*.jpg"))
     for path in gone:
         path.unlink()
@@ -400,7 +400,7 @@ def test_frames_of_a_file_are_drawn_by_visit(tmp_path: Path) -> None:
     frames = [Image.fromarray(np.full((20, 20), 40 * i, np.uint8)) for i in range(5)]
     for number in range(3):
         frames[0].save(tmp_path / f"{number}.tif", save_all=True, append_images=frames[1:])
-    stream = stream_of(open_source(str(tmp_path)), batch_size=120, steps=1, repeats=2)
+    stream = stream_of(open_data(str(tmp_path)).all, batch_size=120, steps=1, repeats=2)
     batch = next(stream.batches(0, 120, 0))
     values = batch.images[:, 0, 0, 0].view(60, 2)
     assert torch.equal(values[:, 0], values[:, 1])  # views of one visit show one frame
@@ -438,7 +438,7 @@ def test_each_rank_reads_only_what_it_needs(tmp_path: Path) -> None:
             tar.add(file, f"{file.stem}.{file.suffix[1:]}")
     size = sum(file.stat().st_size for file in data.rglob("*.*"))
     with serve(tmp_path) as server:
-        source = open_source(f"{server.url}/shard.tar")
+        source = open_data(f"{server.url}/shard.tar").all
         read = []
         for rank in range(4):
             server.ranges.clear()
@@ -452,11 +452,11 @@ def test_each_rank_reads_only_what_it_needs(tmp_path: Path) -> None:
 
 def test_a_stream_is_the_same_from_every_source(tmp_path: Path) -> None:
     kinds = every_kind(tmp_path)
-    expected = rows(stream_of(open_source(kinds["folder"]), repeats=2).batches(0, 6, 0))
+    expected = rows(stream_of(open_data(kinds["folder"]).all, repeats=2).batches(0, 6, 0))
     with serve(tmp_path) as server:
         kinds["http"] = f"{server.url}/shard.tar"
         for kind, data in kinds.items():
-            source = open_source(data)
+            source = open_data(data).all
             assert len(source) == 9, kind
             stream = stream_of(source, repeats=2)
             assert rows(stream.batches(0, 6, 0)) == expected, kind
@@ -491,7 +491,7 @@ def test_what_is_broken_in_the_middle_is_the_same_from_memory(tmp_path: Path) ->
     (tmp_path / "03.jpg").write_bytes(whole[: len(whole) * 8 // 10] + b"\xff\xd9")  # good above the cut
     whole = encoded(picture(50, (60, 60)), "PNG")
     (tmp_path / "05.png").write_bytes(whole[: len(whole) // 2])  # opens, but does not decode
-    source = open_source(str(tmp_path))
+    source = open_data(str(tmp_path)).all
     loaded, _ = in_memory(source, PixelFormat(), (16, 16), 0)
     assert isinstance(loaded, InMemory)
     streams = [stream_of(s, batch_size=13) for s in (loaded, source)]
@@ -509,7 +509,7 @@ def test_how_far_a_broken_file_could_be_read_does_not_show(tmp_path: Path) -> No
     for name, data in (("early", b""), ("late", whole[: len(whole) // 2])):
         write_images(tmp_path / name, 6)
         (tmp_path / name / "class0/broken.png").write_bytes(data)
-        streams.append(rows(stream_of(open_source(str(tmp_path / name)), batch_size=7).batches(0, 7, 0)))
+        streams.append(rows(stream_of(open_data(str(tmp_path / name)).all, batch_size=7).batches(0, 7, 0)))
     assert streams[0] == streams[1]
 
 
@@ -528,7 +528,7 @@ def test_images_that_would_be_reduced_do_not_stay_in_memory(source: Source) -> N
 
 def test_bands_are_chosen_once(tmp_path: Path) -> None:
     np.save(tmp_path / "all.npy", np.random.default_rng(0).integers(0, 256, (9, 20, 20, 5), np.uint8))
-    source = open_source(str(tmp_path / "all.npy"))
+    source = open_data(str(tmp_path / "all.npy")).all
     loaded, pixels = in_memory(source, PixelFormat(2, (4, 1)), (16, 16), 0)
     assert isinstance(loaded, InMemory)
     for index in range(9):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.tasks import Task, answers, fewer_labels, split_for, task_of
 from openmae.errors import UserError
 from tests.images import picture, write_images
@@ -40,32 +40,32 @@ def table(folder: Path, labels: Sequence[object], splits: Sequence[str] | None =
     ],
 )
 def test_what_the_labels_say(tmp_path: Path, labels: list[object], task: str) -> None:
-    assert task_of(open_source(table(tmp_path, labels))) == task
+    assert task_of(open_data(table(tmp_path, labels)).all) == task
 
 
 def test_numbers_are_taken_as_they_are_minus_one_too(tmp_path: Path) -> None:
-    found = answers(open_source(table(tmp_path, ["-1", "0.5", "-1", "2"])), "regression")
+    found = answers(open_data(table(tmp_path, ["-1", "0.5", "-1", "2"])).all, "regression")
     assert found.names == ("value",)
     assert found.values.tolist() == [[-1.0], [0.5], [-1.0], [2.0]]
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf", "1e39", "tall"])
 def test_a_label_that_is_no_number(tmp_path: Path, bad: str) -> None:
-    source = open_source(table(tmp_path, ["1.5", bad, "2"]))
+    source = open_data(table(tmp_path, ["1.5", bad, "2"])).all
     with pytest.raises(UserError, match=rf"the label '{bad}' \(1.png\), which is no number to predict: mend it"):
         answers(source, "regression")
 
 
 def test_an_empty_number_is_no_label(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 of the 3 images of .* have no label, .* \(1.png\): label them"):
-        answers(open_source(table(tmp_path, ["1.5", "", "2"])), "regression")
+        answers(open_data(table(tmp_path, ["1.5", "", "2"])).all, "regression")
 
 
 @given(st.lists(st.sets(st.sampled_from("abcde"), max_size=4), min_size=2, max_size=12))
 def test_several_labels_are_scikit_learns(tmp_path_factory: pytest.TempPathFactory, given_: list[set[str]]) -> None:
     folder = tmp_path_factory.mktemp("labels")
     rows = [{"a", "b"}, {"c"}, *given_]
-    found = answers(open_source(table(folder, [";".join(sorted(row)) for row in rows])), "multi-label")
+    found = answers(open_data(table(folder, [";".join(sorted(row)) for row in rows])).all, "multi-label")
     theirs = MultiLabelBinarizer()
     assert np.array_equal(found.values, theirs.fit_transform(rows))
     assert list(found.names) == theirs.classes_.tolist()
@@ -74,7 +74,7 @@ def test_several_labels_are_scikit_learns(tmp_path_factory: pytest.TempPathFacto
 def test_an_array_with_a_column_a_class(tmp_path: Path) -> None:
     hot = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]])
     np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8, 3), np.uint8), labels=hot)
-    source = open_source(str(tmp_path / "x.npz"))
+    source = open_data(str(tmp_path / "x.npz")).all
     assert task_of(source) == "multi-label"
     assert np.array_equal(answers(source, "multi-label").values, hot)
 
@@ -88,13 +88,13 @@ def test_a_parquet_column_of_lists(tmp_path: Path) -> None:
     rows = [["cat", "dog"], [], ["dog"]]
     kept = pa.table({"image": [{"bytes": data, "path": f"{i}.png"} for i in range(3)], "labels": rows})
     pq.write_table(kept, tmp_path / "images.parquet")
-    source = open_source(str(tmp_path / "images.parquet"))
+    source = open_data(str(tmp_path / "images.parquet")).all
     assert task_of(source) == "multi-label"
     assert answers(source, "multi-label").values.tolist() == [[1, 1], [0, 0], [0, 1]]
 
 
 def test_labels_are_matched_by_name(tmp_path: Path) -> None:
-    source = open_source(table(tmp_path, ["dog", "cat", "dog"]))
+    source = open_data(table(tmp_path, ["dog", "cat", "dog"])).all
     assert answers(source, "classification", ["bird", "cat", "dog"]).values.tolist() == [2, 1, 2]
     with pytest.raises(UserError, match=r"not among the 2 known ones \(dog; known are cat, bird\)"):
         answers(source, "classification", ["cat", "bird"])
@@ -103,37 +103,37 @@ def test_labels_are_matched_by_name(tmp_path: Path) -> None:
     for task in ("classification", "multi-label"):
         with pytest.raises(UserError, match="the label dog, which 2 outputs of the model have for a name"):
             answers(source, task, ["dog", "cat", "dog"])
-    several = open_source(table(tmp_path, ["a;b", "c"]))
+    several = open_data(table(tmp_path, ["a;b", "c"])).all
     with pytest.raises(UserError, match=r"\(c; known are a, b\)"):
         answers(several, "multi-label", ["a", "b"])
 
 
 def test_a_fifth_is_held_out_where_there_are_no_classes(tmp_path: Path) -> None:
     data = table(tmp_path, [f"{i}.5" for i in range(20)])
-    task, train, val = split_for(data, None, seed=0)
+    task, train, val = split_for(open_data(data), None, seed=0)
     assert task == "regression"
     values = [answers(part, task).values[:, 0].tolist() for part in (train, val)]
     assert len(values[1]) == 4
     assert sorted(values[0] + values[1]) == [i + 0.5 for i in range(20)]
-    assert answers(split_for(data, None, seed=1)[2], task).values[:, 0].tolist() != values[1]
+    assert answers(split_for(open_data(data), None, seed=1)[2], task).values[:, 0].tolist() != values[1]
 
 
 def test_splits_of_the_table_are_kept(tmp_path: Path) -> None:
     data = table(tmp_path, ["1.5", "2", "3", "4.5"], ["train", "val", "train", "val"])
-    task, train, val = split_for(data, None, seed=0)
+    task, train, val = split_for(open_data(data), None, seed=0)
     assert (task, len(train), len(val)) == ("regression", 2, 2)
 
 
 def test_a_class_in_val_alone(tmp_path: Path) -> None:
     data = table(tmp_path, ["a", "b", "c", "a"], ["train", "train", "val", "val"])
     with pytest.raises(UserError, match=r"has classes that .* lacks \(c\)"):
-        split_for(data, None, seed=0)
+        split_for(open_data(data), None, seed=0)
 
 
 def test_a_class_that_nothing_could_judge(tmp_path: Path) -> None:
     data = table(tmp_path, ["a", "b", "c", "a", "b"], ["train", "train", "train", "val", "val"])
     with pytest.raises(UserError, match="no image of the class c, so nothing could judge it: add some"):
-        split_for(data, None, seed=0)
+        split_for(open_data(data), None, seed=0)
 
 
 @pytest.mark.parametrize("splits", [None, ["train"] * 10 + ["val"] * 10])
@@ -145,12 +145,12 @@ def test_a_file_in_train_and_val(tmp_path: Path, splits: list[str] | None) -> No
         lines = source.read_text().splitlines()
         source.write_text("\n".join([lines[0], *lines[1:], *lines[1:]]))
     with pytest.raises(UserError, match=r"has rows for \d+.png in train and in val"):
-        split_for(str(source), None, seed=0)
+        split_for(open_data(str(source)), None, seed=0)
 
 
 def test_whole_numbers_may_be_meant_as_such(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"class '\d' .* one image: .*, or, .* numbers to predict, `task='regression'`"):
-        split_for(table(tmp_path, range(8)), None, seed=0)
+        split_for(open_data(table(tmp_path, range(8))), None, seed=0)
 
 
 # ---------------------------------------------------------------- fewer labels
@@ -161,7 +161,7 @@ def counts(source: object) -> list[int]:
 
 
 def test_a_share_and_a_number_of_each_class(tmp_path: Path) -> None:
-    source = open_source(str(write_images(tmp_path / "images", 45, classes=2)))  # 23 and 22
+    source = open_data(str(write_images(tmp_path / "images", 45, classes=2))).all  # 23 and 22
     assert counts(fewer_labels(source, "10%", "classification", 0)) == [2, 2]
     assert counts(fewer_labels(source, "1%", "classification", 0)) == [1, 1]
     assert counts(fewer_labels(source, "100%", "classification", 0)) == [23, 22]
@@ -179,7 +179,7 @@ def test_a_share_of_images_that_have_no_class_of_their_own(tmp_path: Path, task:
         picture(number).save(tmp_path / f"{number}.png")
         rows.append(f"{number}.png,{labels[number % 2]}{number}\n")
     (tmp_path / "labels.csv").write_text("path,label\n" + "".join(rows))
-    source = open_source(str(tmp_path / "labels.csv"))
+    source = open_data(str(tmp_path / "labels.csv")).all
     assert len(fewer_labels(source, "10%", task, 0)) == 4
     with pytest.raises(UserError, match=r"`labels='5-per-class'` is for images of one class each: give a share"):
         fewer_labels(source, "5-per-class", task, 0)
@@ -189,7 +189,7 @@ def test_a_share_of_images_that_have_no_class_of_their_own(tmp_path: Path, task:
 
 def test_fewer_labels_are_among_more_of_them(tmp_path: Path) -> None:
     """So that the curves of 1% and 10% are of one draw."""
-    source = open_source(str(write_images(tmp_path / "images", 40)))
+    source = open_data(str(write_images(tmp_path / "images", 40))).all
     few, more = (fewer_labels(source, wanted, "classification", 3) for wanted in ("4-per-class", "50%"))
     names = [{part.name(i) for i in range(len(part))} for part in (few, more)]
     assert names[0] < names[1]
@@ -197,12 +197,12 @@ def test_fewer_labels_are_among_more_of_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wanted", ["0%", "101%", "x%", "0-per-class", "-3-per-class", "12", "per-class", "nan%"])
 def test_other_texts_are_refused(tmp_path: Path, wanted: str) -> None:
-    source = open_source(str(write_images(tmp_path / "images", 4)))
+    source = open_data(str(write_images(tmp_path / "images", 4))).all
     with pytest.raises(UserError, match="give a share such as 10%, or a number such as 20-per-class"):
         fewer_labels(source, wanted, "classification", 0)
 
 
 def test_more_labels_than_there_are(tmp_path: Path) -> None:
-    source = open_source(str(write_images(tmp_path / "images", 9)))  # 5 and 4
+    source = open_data(str(write_images(tmp_path / "images", 9))).all  # 5 and 4
     with pytest.raises(UserError, match=r"class 'class1' has 4 images in train, fewer .* give 4-per-class or less"):
         fewer_labels(source, "5-per-class", "classification", 0)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.in_order import CentredImages, KeptImages
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.evaluate.features import Readout, centred_images, extract, extract_each, pooled, pooled_at, readouts
@@ -53,7 +53,7 @@ def test_places_that_a_model_lacks(encoder: ViT) -> None:
 
 def test_images_are_read_once_for_all_functions(encoder: ViT, tmp_path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "bad.png").write_bytes(b"none")
-    images = centred_images(encoder, GREY, open_source(str(write_images(tmp_path, 9))))
+    images = centred_images(encoder, GREY, open_data(str(write_images(tmp_path, 9))).all)
     heard: list[int] = []
     (one, two), indices = extract_each(
         images,
@@ -80,10 +80,10 @@ def test_images_are_read_once_for_all_functions(encoder: ViT, tmp_path) -> None:
 def test_why_no_image_is_good(encoder: ViT, tmp_path) -> None:  # type: ignore[no-untyped-def]
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "grey.png")
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "small.png")
-    four = CentredImages(open_source(str(tmp_path)), PixelFormat(5), (16, 16), (4, 4))
+    four = CentredImages(open_data(str(tmp_path)).all, PixelFormat(5), (16, 16), (4, 4))
     with pytest.raises(UserError, match=r"none of the 2 images in .* \(the first is .*grey\.png: .*channel"):
         extract(four, lambda batch: batch.float(), torch.device("cpu"), 0)
-    good = CentredImages(open_source(str(tmp_path)), PixelFormat(1), (16, 16), (4, 4))
+    good = CentredImages(open_data(str(tmp_path)).all, PixelFormat(1), (16, 16), (4, 4))
     with pytest.raises(UserError, match="not finite"):
         extract(good, lambda batch: batch.float().mean((2, 3)) / 0, torch.device("cpu"), 0)
 

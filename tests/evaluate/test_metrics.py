@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.tasks import Answers
 from openmae.errors import UserError
 from openmae.evaluate import corruptions
@@ -169,7 +169,7 @@ def test_numbers_are_measured_as_scikit_learn_does() -> None:
 
 
 def test_labels_are_matched_by_name_whatever_their_order(tmp_path: Path) -> None:
-    source = open_source(str(write_images(tmp_path, 6, classes=3)))  # class0, class1, class2
+    source = open_data(str(write_images(tmp_path, 6, classes=3))).all  # class0, class1, class2
     names = ("class2", "other", "class0", "class1")
     everything = question(source, "classification", names, "all")
     assert [names[label] for label in everything.right.values] == [source.class_names[i] for i in source.labels]
@@ -183,12 +183,12 @@ def test_labels_are_matched_by_name_whatever_their_order(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
-    source = open_source(str(write_images(tmp_path / "two", 4)))
+    source = open_data(str(write_images(tmp_path / "two", 4))).all
     with pytest.raises(UserError, match=r"not among the 2 known ones \(class1; known are class0, x\)"):
         question(source, "classification", ("class0", "x"))
     with pytest.raises(UserError, match="`classes` is for classification"):
         question(source, "multi-label", ("class0", "class1"), "all")
-    one = open_source(str(write_images(tmp_path / "one", 4, classes=1)))
+    one = open_data(str(write_images(tmp_path / "one", 4, classes=1))).all
     with pytest.raises(UserError, match=r"one folder, 'class0', so that 100% would mean nothing"):
         question(one, "classification", ("class0", "class1"))
     of_one = source.take(np.flatnonzero(source.labels == 1))
@@ -235,7 +235,7 @@ def test_grey_images_stay_grey() -> None:
 def test_a_corrupted_image_depends_on_seed_index_kind_and_severity_alone(tmp_path: Path) -> None:
     for number in range(3):
         picture(1, (40, 40)).save(tmp_path / f"{number}.png")  # the same picture
-    source = open_source(str(tmp_path))
+    source = open_data(str(tmp_path)).all
 
     def read(index: int, kind: str = "gaussian_noise", severity: int = 2, seed: int = 0) -> np.ndarray:
         made = corruptions.Corrupted(source, PixelFormat(3), (32, 32), (8, 8), kind, severity, seed)

@@ -18,7 +18,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from openmae.cli import main
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.survey.duplicates import same_files
 from openmae.data.survey.inspection import ROW, inspect
 from tests.commands import Run, refused
@@ -361,7 +361,7 @@ def test_names_that_are_no_text(tmp_path: Path, run: Run) -> None:
 def test_rows_do_not_depend_on_workers(tmp_path: Path) -> None:
     write_images(tmp_path, 40)
     many_unreadable(tmp_path)
-    source = open_source(str(tmp_path))
+    source = open_data(str(tmp_path)).all
     alone, three = (inspect(source, workers) for workers in (0, 3))
     assert alone.rows.tobytes() == three.rows.tobytes()
     assert (alone.kinds, alone.reasons) == (three.kinds, three.reasons)

@@ -30,7 +30,7 @@ from sklearn.neighbors import NearestNeighbors
 import openmae
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.header import Depth
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.views.statistics import Statistics
 from openmae.evaluate import neighbours
 from openmae.evaluate.embedding import embed, embed_each, embedder_of
@@ -173,7 +173,7 @@ def test_npy_is_the_same_and_says_what_it_is(model: Path, tmp_path: Path, run: R
     assert about == json.loads((tmp_path / "f.json").read_text())
     assert (about["step"], about["layer"], about["pool"], about["width"]) == (7, 2, "mean", 24)
     assert about["statistics"]["mean"] == [0.4, 0.4, 0.4]
-    assert about["data_fingerprint"] == open_source(str(tmp_path / "data.npz")).fingerprint
+    assert about["data_fingerprint"] == open_data(str(tmp_path / "data.npz")).all.fingerprint
     assert about["model"] == str(model)
 
 
@@ -181,7 +181,7 @@ def test_python_gives_the_same(model: Path, tmp_path: Path) -> None:
     images = array_images(tmp_path / "data.npz", 33)
     vectors, names = embed(model, str(tmp_path / "data.npz"), layer=1, batch_size=10)
     np.testing.assert_allclose(vectors, by_torch(model, images, 1), atol=1e-5)
-    assert names[3] == open_source(str(tmp_path / "data.npz")).name(3)
+    assert names[3] == open_data(str(tmp_path / "data.npz")).all.name(3)
 
 
 def test_labels_come_along_from_wherever_they_are(model: Path, tmp_path: Path, run: Run) -> None:
@@ -224,7 +224,7 @@ def test_batches_are_the_same_wherever_one_starts(
     table = broken_tables / "table.csv"
     names = [f"{'broken' if i in broken else i % 10}.png" for i in range(count)]
     table.write_text("path\n" + "".join(f"{name}\n" for name in names))
-    images = centred_images(loaded.encoder, loaded.statistics, open_source(str(table)))
+    images = centred_images(loaded.encoder, loaded.statistics, open_data(str(table)).all)
     whole = list(embed_each(images, embedder, batch_size, 0))
     assert [(b.start, b.stop) for b in whole] == [
         (start, min(start + batch_size, count)) for start in range(0, count, batch_size)

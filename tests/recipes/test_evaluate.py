@@ -19,7 +19,7 @@ from sklearn import metrics as sk
 
 import openmae
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.tasks import Task, split_for
 from openmae.data.views.statistics import Statistics
 from openmae.evaluate import corruptions
@@ -229,7 +229,7 @@ def test_what_the_model_learnt_from_is_not_asked(tmp_path: Path, run: Run, monke
 def test_images_that_came_later_leave_open_what_was_held_out(tmp_path: Path, run: Run) -> None:
     """The fifth that is held out is drawn from the images that are there, so others would be."""
     data = images(tmp_path / "data")
-    _, _, val = split_for(str(data), None, 0)
+    _, _, val = split_for(open_data(str(data)), None, 0)
     model = a_model(tmp_path / "model", data=str(data), held_out=val.fingerprint)
     assert run("evaluate", model, data)[0] == 0
     picture(99).save(data / "class0/new.png")
@@ -359,7 +359,7 @@ def test_corruptions_are_measured_kept_and_not_measured_again(tmp_path: Path, ru
     # Against the library, image by image.
     clean = only_result(model)["clean"]
     assert first["clean_error"] == pytest.approx(1 - clean["figures"]["top1"])
-    source = open_source(str(data))
+    source = open_data(str(data)).all
     made = corruptions.Corrupted(source, PixelFormat(3), (32, 32), (8, 8), "contrast", 5, 0)
     for index in range(len(made)):
         array = np.load(io.BytesIO(made.read(index)))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from openmae.console.terminal import make_console
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.tasks import Task, answers
 from openmae.data.views.statistics import Statistics
 from openmae.evaluate.features import centred_images
@@ -191,7 +191,7 @@ def test_int8_classifier_is_judged_by_labels(run: Run, tmp_path: Path) -> None:
     about, said = exported_by(run, tmp_path / "in.safetensors", out, "--quantize", "int8", "--data", data)
     cost, judged = about["quantized"], about["quantized"]["judged"]
     assert about["largest_difference"] <= about["allowed_difference"]  # of the exact graph
-    source = open_source(str(data))
+    source = open_data(str(data)).all
     ((pixels, indices),) = centred_images(loaded.encoder, loaded.statistics, source).batches(64, 0)
     images, labels = loaded.statistics.normalize(pixels), torch.from_numpy(source.labels[indices])
     exact, smaller = reference(loaded.model, images), ran("onnx", out, images)
@@ -235,7 +235,7 @@ def test_without_labels_outputs_are_compared(run: Run, tmp_path: Path) -> None:
     judged = about["quantized"]["judged"]
     assert "No accuracy was measured" in said
     assert (judged["images"], judged["figure"]) == (6, None)
-    ((pixels, _),) = centred_images(loaded.encoder, loaded.statistics, open_source(str(data))).batches(64, 0)
+    ((pixels, _),) = centred_images(loaded.encoder, loaded.statistics, open_data(str(data)).all).batches(64, 0)
     images = loaded.statistics.normalize(pixels)
     ours, theirs = (one[:, 1:].mean(1) for one in (reference(loaded.model, images), ran("onnx", out, images)))
     assert judged["agreement"] == pytest.approx(F.cosine_similarity(ours, theirs).mean().item(), abs=1e-5)
@@ -258,7 +258,7 @@ def test_other_tasks_have_their_own_figure(task: Task, labels: list[str], figure
     loaded = write_model(model, tmp_path / "in.safetensors", task, names)
     graphs = (partial(reference, loaded.model), lambda images: -reference(loaded.model, images))
     judged = judge(loaded, tmp_path / "in.safetensors", graphs, str(tmp_path / "labels.csv"), make_console())
-    source = open_source(str(tmp_path / "labels.csv"))
+    source = open_data(str(tmp_path / "labels.csv")).all
     ((pixels, indices),) = centred_images(loaded.encoder, loaded.statistics, source).batches(64, 0)
     scores = reference(loaded.model, loaded.statistics.normalize(pixels))
     right = answers(source, task, names)

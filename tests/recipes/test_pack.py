@@ -32,7 +32,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from openmae.console import progress as reading
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, read_header
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.shards.index import read_index
 from openmae.data.shards.packing import Packed, Packing, pack_image
 from openmae.data.shards.writer import LeftOut, ShardWriter, read_part
@@ -209,7 +209,7 @@ def read_by_webdataset(pattern: str) -> list[dict[str, Any]]:
 def test_the_webdataset_library_reads_the_shards(tmp_path: Path) -> None:
     data = write_images(tmp_path / "data", 25, classes=3)
     shards = pack(data, tmp_path / "shards")
-    source, packed = open_source(str(data)), open_source(str(shards))
+    source, packed = open_data(str(data)).all, open_data(str(shards)).all
     assert sorted(p.name for p in shards.glob("*.tar")) == ["0000.tar", "0001.tar", "0002.tar"]
     samples = read_by_webdataset(str(shards / "{0000..0002}.tar"))
     assert len(samples) == 25
@@ -259,7 +259,7 @@ def test_splits_share_the_numbers_of_their_classes(tmp_path: Path) -> None:
             picture(number).save(place / f"{number}.png")
     shards = pack(tmp_path / "data", tmp_path / "shards")
     for split in ("train", "val"):
-        source = open_source(str(shards), split)  # type: ignore[arg-type]
+        source = open_data(str(shards)).split(split)  # type: ignore[arg-type]
         for i in range(len(source)):
             assert source.name(i).startswith("abcd"[source.labels[i]])
 
@@ -272,12 +272,12 @@ def test_every_kind_of_data_is_packed(tmp_path: Path) -> None:
     table.write_text("path,label\n" + "".join(f"{name},{name[:6]}\n" for name in names))
     assert contents(first)["0000.tar"] == contents(pack(table, tmp_path / "from-table"))["0000.tar"]
     again = pack(first / "{0000..0001}.tar", tmp_path / "from-shards", seed=1)
-    assert sorted(open_source(str(again)).read(i) for i in range(12)) == sorted(
-        open_source(str(first)).read(i) for i in range(12)
+    assert sorted(open_data(str(again)).all.read(i) for i in range(12)) == sorted(
+        open_data(str(first)).all.read(i) for i in range(12)
     )  # nothing is lost by packing twice
     images = np.random.default_rng(0).integers(0, 256, (12, 40, 30, 3), dtype=np.uint8)
     np.savez(tmp_path / "array.npz", images=images)
-    packed = open_source(str(pack(tmp_path / "array.npz", tmp_path / "from-array")))
+    packed = open_data(str(pack(tmp_path / "array.npz", tmp_path / "from-array"))).all
     assert read_header(packed.read(0)).height == 21
 
 
@@ -286,7 +286,7 @@ def test_unlabelled_images_get_no_labels(tmp_path: Path) -> None:
     with tarfile.open(shards / "0000.tar") as tar:
         assert not any(name.endswith(".cls") for name in tar.getnames())
     with pytest.raises(UserError, match="no labels"):
-        _ = open_source(str(shards)).labels
+        _ = open_data(str(shards)).all.labels
 
 
 # ---------------------------------------------------------------- the same bytes, whatever happens
@@ -450,7 +450,7 @@ def test_too_many_broken_images_stop_it(tmp_path: Path) -> None:
     assert not (shards / "index.json").exists()
     pack(data, shards, max_broken=0.1)
     assert len((shards / "broken.txt").read_text().splitlines()) == 3
-    assert len(open_source(str(shards))) == 37
+    assert len(open_data(str(shards)).all) == 37
 
 
 def test_one_broken_image_of_a_few_is_left_out(tmp_path: Path, run: Run) -> None:
@@ -462,7 +462,7 @@ def test_one_broken_image_of_a_few_is_left_out(tmp_path: Path, run: Run) -> None
     assert "4 images in 1 shard," in said
     assert "1 that could not be read is left out" in said
     assert (tmp_path / "shards/broken.txt").read_text().startswith("class1/001.png\t")
-    assert len(open_source(str(tmp_path / "shards"))) == 4
+    assert len(open_data(str(tmp_path / "shards")).all) == 4
 
 
 def test_it_says_what_is_there_and_what_was_gained(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -485,7 +485,7 @@ def test_a_third_split_is_left_out(tmp_path: Path, run: Run) -> None:
     for number, split in enumerate(("train", "val", "test")):
         write_images(tmp_path / "data" / split, 4, first=4 * number)
     assert "The third split, test, is left out" in run("pack", tmp_path / "data", tmp_path / "shards")[1]
-    assert len(open_source(str(tmp_path / "shards"))) == 8
+    assert len(open_data(str(tmp_path / "shards")).all) == 8
 
 
 def test_ctrl_c_is_one_sentence(photographs: Path, reference: dict[str, bytes], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.header import Depth, Header
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
 from openmae.data.survey import sample
 from openmae.data.survey.distribution import PERCENTILES, Distribution, measure
@@ -306,7 +306,7 @@ def test_a_survey_tells_what_it_saw(tmp_path: Path) -> None:
     data = write_images(tmp_path, 12)
     (data / "class0/bad.png").write_bytes(b"no image")
     picture(1, mode="L").save(data / "class1/grey.png")
-    source = open_source(str(data))
+    source = open_data(str(data)).all
     look = survey(source, seed=0)
     assert look.size == (24, 20)
     assert look.channels == {1: 1, 3: 12}
@@ -378,7 +378,7 @@ def test_stats_prints_and_writes_what_pretrain_takes(tmp_path: Path, run: Run) -
     values = tomllib.loads(out.read_text())
     assert values["in_chans"] == 3
     assert values["pixel_type"] == "uint8"
-    found = measure(open_source(str(data)), PixelFormat(), workers=0)
+    found = measure(open_data(str(data)).all, PixelFormat(), workers=0)
     assert Statistics.from_dict(values) == found.statistics
     assert "mean/255" in said
     for mean in found.statistics.mean:

@@ -10,7 +10,7 @@ import torch
 
 from openmae.console.terminal import make_console
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.data.views.statistics import Statistics
 from openmae.model import create_model
 from openmae.recipes.pretrain import watch as module
@@ -100,7 +100,7 @@ def test_the_sample_is_bounded_the_same_every_time_and_asks_of_others(
 ) -> None:
     monkeypatch.setattr(module, "_FEWEST", 12)
     monkeypatch.setattr(module, "MOST_QUERIES", 5)
-    source = open_source(str(write_images(tmp_path / "d", 40)))
+    source = open_data(str(write_images(tmp_path / "d", 40))).all
     model = create_model("vit_tiny", img_size=16, patch_size=4, embed_dim=24, depth=1, num_heads=2).train()
     grey = Statistics((0.5,) * 3, (0.25,) * 3, PixelFormat(3))
 

@@ -16,7 +16,7 @@ from PIL import Image
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.header import Depth
 from openmae.data.loading.in_order import CentredImages
-from openmae.data.opening import open_source
+from openmae.data.opening import open_data
 from openmae.errors import UserError
 from openmae.evaluate.metrics import calibration, calibration_error
 from openmae.report.page.run import MOST_BROKEN_FILES, MOST_EARLIER_PICTURES, write_report
@@ -407,7 +407,7 @@ def test_a_gallery_shows_the_images_that_were_asked_for(tmp_path: Path, depth: D
     for number in range(4):
         ramp = np.linspace(0, number / 3, 256).reshape(16, 16) * white
         np.save(tmp_path / f"{number}.npy", ramp.astype(depth)[..., None])
-    images = CentredImages(open_source(str(tmp_path)), PixelFormat(1, None, depth), (16, 16), (8, 8))
+    images = CentredImages(open_data(str(tmp_path)).all, PixelFormat(1, None, depth), (16, 16), (8, 8))
     tiles = view_tiles(images, [3, 1])
     brightest = [int(np.asarray(tile).max()) for tile in tiles]
     assert brightest == ([255, 85] if depth == "uint8" else [255, 255])

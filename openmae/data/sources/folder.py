@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.sources.listing import EXTENSIONS, list_images
+from openmae.data.sources.listing import EXTENSIONS, Listing
 from openmae.data.sources.open_file import read_file
 from openmae.data.sources.source import Names, Source, Subset
 from openmae.errors import UserError
@@ -25,11 +25,10 @@ class ImageFolder(Source):
     the fingerprint does not notice.
     """
 
-    def __init__(self, root: Path, paths: Names, fingerprint: str) -> None:
-        self.root, self.paths = root, paths
+    def __init__(self, root: Path, listing: Listing) -> None:
+        self.root, self.listing, self.paths = root, listing, listing.names
         self.location = str(root)
         self._prefix = f"{root}/"
-        self._fingerprint = fingerprint
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -49,7 +48,7 @@ class ImageFolder(Source):
     @property
     def fingerprint(self) -> str:
         """Of the paths and of the sizes that the files had when they were listed."""
-        return self._fingerprint
+        return self.listing.fingerprint
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -71,9 +70,8 @@ def unpacking(archive: str) -> str:
     )
 
 
-def open_folder(root: Path) -> ImageFolder:
-    """All images below root. Raises UserError where there is none, or a folder cannot be read."""
-    listing = list_images(root)
+def open_folder(root: Path, listing: Listing) -> ImageFolder:
+    """The images that were listed below root. Raises UserError where there is none."""
     if not len(listing.names):
         if packed := next((path for path in root.rglob("*") if path.name.endswith(COMPRESSED)), None):
             raise UserError(f"{root} holds no images, but {packed.relative_to(root)}", unpacking(packed.name))
@@ -82,7 +80,7 @@ def open_folder(root: Path) -> ImageFolder:
             "files",
             "give a folder that does",
         )
-    return ImageFolder(root, listing.names, listing.fingerprint)
+    return ImageFolder(root, listing)
 
 
 def misnamed_splits(source: Source) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import re
 import stat
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,35 +37,41 @@ State = tuple[int, int, int, int]  # of a folder: times of modification and chan
 
 @dataclass(frozen=True)
 class Listing:
-    """names: relative to the folder, sorted by their bytes; fingerprint: of names and sizes in bytes, -1 where a file
-    is not there; shards: the .tar and .parquet files, likewise."""
+    """What lies below a folder.
+
+    names: of the images, relative to the folder, sorted by their bytes. sizes (n,): theirs in bytes, -1 where a file
+    is not there; None where an older version kept the rest. fingerprint: of names and sizes. shards: the .tar and
+    .parquet files, as the names. folders, states (m, 4): what was walked. began: when, in ns.
+    """
 
     names: Names
+    sizes: NDArray[np.int64] | None
     fingerprint: str
     shards: Names
+    folders: Names
+    states: NDArray[np.int64]
+    began: int
 
 
-def list_images(root: Path) -> Listing:
+def list_images(root: Path, known: Mapping[str, Listing] | None = None) -> Listing:
     """The images below root: as kept from an earlier time where they are many and no folder has changed since.
 
+    known: listings of folders in root, by their names, which were made just now.
     Raises UserError where a folder cannot be read.
     """
     real = os.path.realpath(root)
     file = cache_file("folder", f"{_RULES} {real}")
     if (kept := _recall(file, real)) is not None:
         return kept
-    started = time.time_ns()
-    walk = _Walk(root)
+    walk = _Walk(root, known or {})
     walk.run()
-    names = Names(np.frombuffer(walk.text, np.uint8), np.frombuffer(walk.ends, np.int64))
-    sizes = np.frombuffer(walk.sizes, np.int64)
-    listing = Listing(names, fingerprint(names, sizes), Names.of(walk.shards))
-    states = np.array(walk.states, np.int64).reshape(-1, 4)
-    if len(names) >= KEPT_FROM and states[:, 0].max() < started - RACY_NS:
-        folders = Names.of(walk.folders)
-        arrays: dict[str, NDArray[Any]] = {"text": names.text, "ends": names.ends, "states": states}
-        arrays.update(folders=folders.text, folder_ends=folders.ends)
-        arrays.update(shards=listing.shards.text, shard_ends=listing.shards.ends)
+    listing = walk.listing()
+    names, folders, shards = listing.names, listing.folders, listing.shards
+    if len(names) >= KEPT_FROM and listing.states[:, 0].max() < listing.began - RACY_NS:
+        arrays: dict[str, NDArray[Any]] = {"text": names.text, "ends": names.ends, "states": listing.states}
+        arrays.update(folders=folders.text, folder_ends=folders.ends, shards=shards.text, shard_ends=shards.ends)
+        if listing.sizes is not None:
+            arrays.update(sizes=listing.sizes)
         keep(file, arrays, {"root": os.fsencode(real).hex(), "fingerprint": listing.fingerprint})
     return listing
 
@@ -95,12 +101,14 @@ def _recall(file: Path, real: str) -> Listing | None:
     try:
         if about["root"] != os.fsencode(real).hex():
             return None
-        folders = Names(arrays["folders"], arrays["folder_ends"])
-        for i, state in enumerate(arrays["states"].tolist()):
+        began = time.time_ns()
+        folders, states = Names(arrays["folders"], arrays["folder_ends"]), arrays["states"]
+        for i, state in enumerate(states.tolist()):
             if list(_state(os.path.join(real, folders[i]))) != state:  # noqa: PTH118 (there may be a million)
                 return None
         shards = Names(arrays["shards"], arrays["shard_ends"])
-        return Listing(Names(arrays["text"], arrays["ends"]), about["fingerprint"], shards)
+        names = Names(arrays["text"], arrays["ends"])
+        return Listing(names, arrays.get("sizes"), about["fingerprint"], shards, folders, states, began)
     except (OSError, KeyError, IndexError):
         return None
 
@@ -113,10 +121,15 @@ def _state(folder: str | bytes) -> State:
 
 
 class _Walk:
-    """Goes through a tree in the order of the sorted relative paths, holding the names of one folder at a time."""
+    """Goes through a tree in the order of the sorted relative paths, holding the names of one folder at a time.
 
-    def __init__(self, root: Path) -> None:
+    known: listings of folders in it, by their names.
+    """
+
+    def __init__(self, root: Path, known: Mapping[str, Listing]) -> None:
         self.root = root
+        self.known = {os.fsencode(name) + b"/": listing for name, listing in known.items()}
+        self.began = time.time_ns()
         self.text = bytearray()
         self.ends, self.sizes = array("q"), array("q")
         self.shards: list[bytes] = []
@@ -132,6 +145,13 @@ class _Walk:
             else:
                 self._add(path, name)
         self.status.done()
+
+    def listing(self) -> Listing:
+        """What was found."""
+        names = Names(np.frombuffer(self.text, np.uint8), np.frombuffer(self.ends, np.int64))
+        sizes, states = np.frombuffer(self.sizes, np.int64), np.array(self.states, np.int64).reshape(-1, 4)
+        shards, folders = Names.of(self.shards), Names.of(self.folders)
+        return Listing(names, sizes, fingerprint(names, sizes), shards, folders, states, self.began)
 
     def _below(self, place: bytes, prefix: bytes, above: frozenset[tuple[int, int]]) -> Iterator[tuple[bytes, bytes]]:
         """Path and name of every image and shard below a folder.
@@ -150,10 +170,28 @@ class _Walk:
         self.states.append(state)
         self.folders.append(prefix)
         for name in names:
-            if name.endswith(b"/"):
-                yield from self._below(place + name, prefix + name, above | {state[2:]})
-            else:
+            if not name.endswith(b"/"):
                 yield place + name, prefix + name
+            elif prefix or not self._take_over(name, state):
+                yield from self._below(place + name, prefix + name, above | {state[2:]})
+
+    def _take_over(self, folder: bytes, root: State) -> bool:
+        """Adds what is known to lie in a folder of the root's; False where that is not known, or may not be the same
+        from here: alone, the folder may have a link that leads back to the root."""
+        listing = self.known.get(folder)
+        if listing is None or listing.sizes is None or list(root[2:]) in listing.states[:, 2:].tolist():
+            return False
+        text, start = listing.names.text.tobytes(), 0
+        for end in listing.names.ends.tolist():
+            self.text += folder + text[start:end]
+            self.ends.append(len(self.text))
+            start = end
+        self.sizes.extend(listing.sizes.tolist())
+        self.shards += [folder + os.fsencode(name) for name in listing.shards]
+        self.folders += [folder + os.fsencode(name) for name in listing.folders]
+        self.states += [(state[0], state[1], state[2], state[3]) for state in listing.states.tolist()]
+        self.began = min(self.began, listing.began)
+        return True
 
     def _add(self, path: bytes, name: bytes) -> None:
         try:

@@ -30,7 +30,7 @@ from openmae.commandline.flags import with_flags
 from openmae.console.progress import counting
 from openmae.console.terminal import make_console
 from openmae.console.words import counted, pace
-from openmae.data.opening import has_splits, has_unused_test, open_source
+from openmae.data.opening import SPLITS, Data, open_data
 from openmae.data.sources.source import Source
 from openmae.data.survey.findings import Finding, Severity, Split, judge
 from openmae.data.survey.inspection import inspect
@@ -51,7 +51,8 @@ def run(settings: Check) -> int:
     if settings.out is not None:
         check_out(settings.out, ".csv", ".parquet")
         require_parquet(settings.out)
-    sources = _sources(settings.data)
+    data = open_data(settings.data)
+    sources = _sources(data)
     started = time.monotonic()
     splits = []
     for name, source in sources.items():
@@ -62,7 +63,7 @@ def run(settings: Check) -> int:
     console.print(f"{settings.data}: {pace(images, time.monotonic() - started)}\n")
     _show_images(splits, console)
     findings = judge(splits)
-    if has_unused_test(settings.data):
+    if data.has_unused_test:
         findings.append(
             Finding(
                 "note",
@@ -81,11 +82,9 @@ def run(settings: Check) -> int:
     return max((_CODES[severity] for severity in counts), default=0)
 
 
-def _sources(data: str) -> dict[str, Source]:
+def _sources(data: Data) -> dict[str, Source]:
     """The splits by name, or everything under an empty one."""
-    if has_splits(data):
-        return {"train": open_source(data, "train"), "val": open_source(data, "val")}
-    return {"": open_source(data)}
+    return {split: data.split(split) for split in SPLITS} if data.has_splits else {"": data.all}
 
 
 def _labels(source: Source) -> tuple[NDArray[np.int64] | None, tuple[str, ...], str]:

@@ -13,7 +13,7 @@ from PIL import Image
 from openmae.console.words import several
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.stream import Stream
-from openmae.data.opening import has_splits, open_source
+from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
 from openmae.data.survey.sample import survey
 from openmae.data.views.crop import Augmentation
@@ -47,7 +47,7 @@ def _decoding(data: str | None) -> list[Finding]:
     source: Source = _Photographs()
     found: list[Finding] = []
     if data is not None:
-        source = open_source(data, "train") if has_splits(data) else open_source(data)
+        source = open_data(data).train
         look = survey(source, 0, workers=workers, most=_LOOKED_AT)
         size, pixels = look.size, look.statistics.pixels
         found.append(_seen(source, look.looked_at, look.broken, size, pixels))

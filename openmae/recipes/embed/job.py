@@ -22,7 +22,7 @@ from openmae.console.progress import Say, counting
 from openmae.console.terminal import make_console
 from openmae.console.words import encodable, on_one_line, pace, several
 from openmae.data.loading.in_order import CentredImages
-from openmae.data.opening import has_splits, open_source
+from openmae.data.opening import Data, open_data
 from openmae.data.sources.source import Source
 from openmae.errors import BrokenImage, Interrupted, UserError
 from openmae.evaluate.embedding import Embedded, Embedder, embed_each, embedder_of, reasons
@@ -53,8 +53,9 @@ def run(settings: Embed) -> None:
     say_origin(loaded, console)
     device = choose_device(settings.device)
     workers = workers_for(settings.workers, device)
-    source = _source(settings)
-    labels = LabelTexts(settings.data, source)
+    data = open_data(settings.data)
+    source = _source(settings, data)
+    labels = LabelTexts(data, source)
     images = centred_images(loaded.encoder, loaded.statistics, source)
     queries = [(path, _query(images, path)) for path in settings.search]
     precision = _precision(settings, device)
@@ -109,12 +110,12 @@ def _check_picture(picture: Path) -> None:
         raise UserError(f"--picture is {picture}, which is a folder", "give a file")
 
 
-def _source(settings: Embed) -> Source:
+def _source(settings: Embed, data: Data) -> Source:
     if settings.split == "all":
-        return open_source(settings.data)
-    if not has_splits(settings.data):
+        return data.all
+    if not data.has_splits:
         raise UserError(f"{settings.data} has no splits", f"leave --split {settings.split} out")
-    return open_source(settings.data, settings.split)
+    return data.split(settings.split)
 
 
 def _query(images: CentredImages, path: Path) -> NDArray[Any]:

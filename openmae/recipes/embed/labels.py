@@ -7,22 +7,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.opening import Split, has_splits, open_source
+from openmae.data.opening import SPLITS, Data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.labels import NO_LABEL, LabelledSource
 from openmae.data.sources.source import Source, Subset
 from openmae.errors import UserError
 
-SPLITS: tuple[Split, ...] = ("train", "val")
 Labels = tuple[NDArray[np.int64], tuple[str, ...]]
 
 
 class LabelTexts:
-    """labels[i] is the label of image i of DATA's source, None where it has none."""
+    """labels[i] is the label of image i of a source of DATA, None where it has none."""
 
-    def __init__(self, data: str, source: Source) -> None:
-        if isinstance(source, ImageFolder) and source.root == Path(data) and has_splits(data):
+    def __init__(self, data: Data, source: Source) -> None:
+        if isinstance(source, ImageFolder) and source.root == Path(data.location) and data.has_splits:
             self._numbers, self._names = _of_splits(data, source)
         else:
             self._numbers, self._names = _of(source)
@@ -51,9 +50,9 @@ def _of(source: Source) -> Labels:
         return _none(len(source))
 
 
-def _of_splits(data: str, whole: ImageFolder) -> Labels:
+def _of_splits(data: Data, whole: ImageFolder) -> Labels:
     """Of a folder of images with train/ and val/ in it, each with its class folders."""
-    parts = {split: open_source(data, split) for split in SPLITS}
+    parts = {split: data.split(split) for split in SPLITS}
     together, names = _joined([_of(part) for part in parts.values()])
     numbers, _ = _none(len(whole))
     begin = 0

@@ -24,7 +24,7 @@ from torch import Tensor
 from openmae.console.progress import counting
 from openmae.console.terminal import make_console
 from openmae.data.loading.in_order import CentredImages
-from openmae.data.opening import has_splits, open_source
+from openmae.data.opening import Data, open_data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.source import Source
@@ -65,7 +65,7 @@ def run(settings: Evaluate) -> None:
     device = choose_device(settings.device)
     model.to(device)
     workers = workers_for(settings.workers, device)
-    source, split = judged_images(settings, loaded, task)
+    source, split = judged_images(open_data(settings.data), settings.split, settings.model, loaded, task)
     asked = question(source, task, loaded.info["class_names"], settings.classes)
     images = centred_images(model.encoder, loaded.statistics, source)
     if kinds:
@@ -160,28 +160,27 @@ def _ends(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(rows) if len(rows) <= _MOST_ROWS else [*rows[:_BEST], *rows[-_WORST:]]
 
 
-def judged_images(settings: Evaluate, loaded: Loaded, task: Task) -> tuple[Source, Split]:
-    """The images to judge by, and what part of DATA they are."""
-    data, split = settings.data, settings.split
-    if has_splits(data):
+def judged_images(data: Data, split: Split | None, model: Path, loaded: Loaded, task: Task) -> tuple[Source, Split]:
+    """The images to judge by, and what part of DATA they are. split: what is asked for; None: what suits."""
+    if data.has_splits:
         if split == "all":
-            everything = open_source(data)
+            everything = data.all
             if isinstance(everything, ImageFolder):  # whose classes are then in the splits, not below it
-                everything = Joined(data, [open_source(data, "train"), open_source(data, "val")])
+                everything = Joined(data.location, [data.train, data.val])
             return everything, "all"
-        return open_source(data, split or "val"), split or "val"
-    is_known = whole_address(data) == _learnt_from(settings.model, loaded)
+        return data.split(split or "val"), split or "val"
+    is_known = whole_address(data.location) == _learnt_from(model, loaded)
     if split == "all" or (split is None and not is_known):
-        return open_source(data), "all"
+        return data.all, "all"
     if not is_known:
         raise UserError(
-            f"{data} has no splits train and val, and {settings.model} did not learn from it",
+            f"{data.location} has no splits train and val, and {model} did not learn from it",
             "leave --split out, or make folders train and val",
         )
     _, train, val = split_for(data, task, loaded.info["provenance"].get("seed", 0))
     if loaded.info["provenance"].get("held_out", val.fingerprint) != val.fingerprint:
         raise UserError(
-            f"{data} has changed since {settings.model} learnt from it, and nobody knows which of its images were held "
+            f"{data.location} has changed since {model} learnt from it, and nobody knows which of its images were held "
             "out",
             "give others, or --split all, which counts what was learnt as well",
         )

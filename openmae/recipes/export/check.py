@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from openmae.data.bundled import bundled_pictures
-from openmae.data.opening import open_source
+from openmae.data.opening import Data
 from openmae.data.views.statistics import WHITE
 from openmae.errors import UserError
 from openmae.evaluate.features import centred_images
@@ -80,13 +80,13 @@ def what_is_compared(model: Model) -> str:
     return "scores" if isinstance(model, Classifier) else "features"
 
 
-def real_images(loaded: Loaded, data: str | None) -> Tensor:
+def real_images(loaded: Loaded, data: Data | None) -> Tensor:
     """(B, C, H, W), normalised, of the model's size: the first of DATA that can be read, or photographs that come with
     the installation, their colours repeated for the channels that they do not have. Raises UserError."""
     if data is None:
         pixels = torch.from_numpy(np.stack(_bundled(loaded)))
         return loaded.statistics.normalize(pixels)
-    source = open_source(data)
+    source = data.all
     images = centred_images(loaded.encoder, loaded.statistics, source.take(np.arange(min(len(source), 4 * IMAGES))))
     for batch, indices in images.batches(IMAGES, 0):
         if indices:

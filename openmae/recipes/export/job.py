@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from openmae.console.terminal import make_console
+from openmae.data.opening import open_data
 from openmae.errors import UserError
 from openmae.files.disk import room_on_disk
 from openmae.recipes.export.check import Compared, real_images
@@ -67,7 +68,8 @@ def run(settings: Export) -> None:
     loaded = load_model(settings.model)
     console.print(f"{settings.model}: {described(loaded)}")
     say_origin(loaded, console)
-    images = real_images(loaded, settings.data)
+    data = None if settings.data is None else open_data(settings.data)
+    images = real_images(loaded, data)
     with room_on_disk(settings.out.parent), _aside(settings.out) as part:
         notes = form.write(loaded, part)
         found = form.compare(loaded, part, images)
@@ -79,7 +81,7 @@ def run(settings: Export) -> None:
             )
         cost = None
         if settings.quantize is not None:
-            cost = quantize(loaded, settings.model, settings.quantize, part, images, settings.data, console)
+            cost = quantize(loaded, settings.model, settings.quantize, part, images, data, console)
             notes = export_onnx.notes(loaded, part)
         _describe(settings, loaded, part, found, len(images), notes, cost)
         _put(part, settings, form)

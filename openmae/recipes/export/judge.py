@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from openmae.commandline.flags import with_flags
 from openmae.console.progress import counting
-from openmae.data.opening import has_splits, open_source
+from openmae.data.opening import Data
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, Task, answers, split_for
 from openmae.errors import UserError
@@ -21,12 +21,10 @@ from openmae.evaluate.features import centred_images, extract_each
 from openmae.evaluate.knn import knn_predict
 from openmae.evaluate.predict import HEADLINE, measure
 from openmae.evaluate.subsets import question
-from openmae.files.address import shown
 from openmae.heads import Classifier
 from openmae.machine.workers import workers_for
 from openmae.randomness import generator
 from openmae.recipes.evaluate.job import judged_images
-from openmae.recipes.evaluate.settings import Evaluate
 from openmae.weights import Loaded
 
 Graph = Callable[[Tensor], Tensor]  # images (B, C, H, W), normalised -> scores (B, K) or features (B, T + N, D)
@@ -53,15 +51,15 @@ class Judged:
     why_none: str | None = None
 
 
-def judge(loaded: Loaded, model: Path, graphs: Sequence[Graph], data: str, console: Console) -> Judged:
+def judge(loaded: Loaded, model: Path, graphs: Sequence[Graph], data: Data, console: Console) -> Judged:
     """Both graphs on DATA: its val split, or what the model held out of it, or all of it, MOST_IMAGES at most.
 
     Raises UserError where none of the images can be read."""
     try:
         references, (source, right, outputs) = _labelled(loaded, model, data)
     except UserError as error:
-        both, _ = _outputs(loaded, graphs, _few(_unlabelled(data)), console)
-        return Judged(shown(data), len(both[0]), agreement(loaded, *both), why_none=with_flags(str(error)))
+        both, _ = _outputs(loaded, graphs, _few(data.val), console)
+        return Judged(data.location, len(both[0]), agreement(loaded, *both), why_none=with_flags(str(error)))
     both, indices = _outputs(loaded, graphs, source, console)
     right = _at(right, indices)
     if references is None:
@@ -72,7 +70,7 @@ def judge(loaded: Loaded, model: Path, graphs: Sequence[Graph], data: str, conso
         scores = [knn_predict(one, known, two) for one, two in zip(reference_features, both, strict=True)]
     figure = HEADLINE[right.task]
     exact, smaller = (measure(one, right)[figure] for one in scores)
-    return Judged(shown(data), len(indices), agreement(loaded, *both), figure, (exact, smaller))
+    return Judged(data.location, len(indices), agreement(loaded, *both), figure, (exact, smaller))
 
 
 def agreement(loaded: Loaded, ours: Tensor, theirs: Tensor) -> float | None:
@@ -94,24 +92,20 @@ def one_vector_each(loaded: Loaded, outputs: Tensor) -> Tensor:
 
 
 def _labelled(
-    loaded: Loaded, model: Path, data: str
+    loaded: Loaded, model: Path, data: Data
 ) -> tuple[tuple[Source, Answers] | None, tuple[Source, Answers, NDArray[np.int64]]]:
     """(what kNN knows, for an encoder; the images to judge by, their answers, which outputs these are of).
 
     Raises UserError where DATA has no labels that this model could be judged by."""
     if isinstance(loaded.model, Classifier):
         _ = loaded.classifier  # which says where it does not know what its outputs stand for
-        source, _ = judged_images(Evaluate(model, data), loaded, loaded.info["task"])
+        source, _ = judged_images(data, None, model, loaded, loaded.info["task"])
         asked = question(source, loaded.info["task"], loaded.info["class_names"])
         return None, (*_few_labelled(source, asked.right), asked.outputs)
     task, train, val = split_for(data, None, 0)
     known = answers(train, task)
     right = answers(val, task, known.names)
     return _few_labelled(train, known), (*_few_labelled(val, right), np.arange(len(known.names)))
-
-
-def _unlabelled(data: str) -> Source:
-    return open_source(data, "val") if has_splits(data) else open_source(data)
 
 
 def _few(source: Source) -> Source:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from openmae.data.opening import Data
 from openmae.errors import UserError
 from openmae.heads import Classifier
 from openmae.recipes.export.check import exported, what_is_compared
@@ -57,11 +58,11 @@ class Cost:
 
 
 def quantize(
-    loaded: Loaded, model: Path, to: Quantize, part: Path, images: Tensor, data: str | None, console: Console
+    loaded: Loaded, model: Path, to: Quantize, part: Path, images: Tensor, data: Data | None, console: Console
 ) -> Cost:
     """Puts the smaller graph in the place of the exact one, `part`, and measures both.
 
-    model, data: as the user gave them; data None judges by nothing but `images`. Raises UserError where fp16 cannot
+    model: as the user gave it. data: None judges by nothing but `images`. Raises UserError where fp16 cannot
     hold what the model computes.
     """
     with TemporaryDirectory(dir=part.parent) as aside:

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from openmae.console.terminal import make_console
 from openmae.data.loading.memory import in_memory
 from openmae.data.loading.stream import Batch, Stream
+from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, Task, answers, fewer_labels, split_for
 from openmae.data.views.augment import Finish
@@ -369,7 +370,7 @@ def _finetune(settings: Finetune, ranks: Ranks, device: torch.device, console: C
 def _split(settings: Finetune) -> tuple[Task, Source, Source]:
     """The task, and the images to learn from and to be judged by. Raises UserError."""
     assert settings.data is not None
-    task, train, val = split_for(settings.data, settings.task, settings.seed)
+    task, train, val = split_for(open_data(settings.data), settings.task, settings.seed)
     _check_balance(settings.balance, task)
     if settings.labels is not None:
         train = fewer_labels(train, settings.labels, task, settings.seed)

@@ -25,7 +25,7 @@ from openmae.console.progress import Say, counting
 from openmae.console.terminal import make_console
 from openmae.console.words import on_one_line, several
 from openmae.data.loading.pool import Hand, ordered
-from openmae.data.opening import Split, has_splits, has_unused_test, open_source
+from openmae.data.opening import SPLITS, Data, Split, open_data
 from openmae.data.shards.index import INDEX, Shard, write_index
 from openmae.data.shards.listing import CLASSES
 from openmae.data.shards.packing import Packed, Packing, pack_image
@@ -50,9 +50,10 @@ def run(settings: Pack) -> None:
     """Packs, and says what came of it and how to train on it. Raises UserError."""
     console = make_console()
     _check_ranges(settings)
-    titles: tuple[Split | None, ...] = ("train", "val") if has_splits(settings.data) else (None,)
+    data = open_data(settings.data)
+    titles: tuple[Split | None, ...] = SPLITS if data.has_splits else (None,)
     _check_place(settings, titles)
-    splits = _open_splits(settings, titles, console)
+    splits = _open_splits(data, settings, titles, console)
     with room_on_disk(settings.shards), _only_one(settings.shards):
         for split in splits:
             split.settle()
@@ -166,12 +167,12 @@ def _write_index(split: PackedSplit, parts: list[Part]) -> None:
     )
 
 
-def _open_splits(settings: Pack, titles: tuple[Split | None, ...], console: Console) -> list[PackedSplit]:
+def _open_splits(data: Data, settings: Pack, titles: tuple[Split | None, ...], console: Console) -> list[PackedSplit]:
     """All that is to be packed. Labels of val are numbered as those of train."""
     splits: list[PackedSplit] = []
     names: tuple[str, ...] = ()
     for title in titles:
-        source = open_source(settings.data, title)
+        source = data.all if title is None else data.split(title)
         said = f"{len(source):,} images in {source.location}"
         try:
             own, labels = source.class_names, source.labels
@@ -184,7 +185,7 @@ def _open_splits(settings: Pack, titles: tuple[Split | None, ...], console: Cons
         console.print(said)
         folder = settings.shards / (title or "")
         splits.append(PackedSplit(title or "", source, labels, names if own else (), folder, settings))
-    if has_unused_test(settings.data):
+    if data.has_unused_test:
         console.print("The third split, test, is left out: only train and val are packed")
     return splits
 

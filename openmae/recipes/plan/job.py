@@ -19,7 +19,7 @@ from openmae.commandline.flags import flag
 from openmae.console.terminal import make_console
 from openmae.console.words import duration
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.opening import has_splits, open_source
+from openmae.data.opening import open_data
 from openmae.data.survey.sample import Survey, survey
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
@@ -154,10 +154,11 @@ def _look(settings: Plan, pretrain: Pretrain, device: torch.device, console: Con
             console.print(f"Taken for photographs, {' and '.join(taken)}: --img-size and --in-chans say otherwise")
         statistics = Statistics((0.5,) * channels, (0.25,) * channels, PixelFormat(channels))
         return Survey(statistics, (PIXELS, PIXELS), {}, {}, "", 0, ()), settings.images
-    source = open_source(settings.data, "train")
+    data = open_data(settings.data)
+    source = data.train
     console.print(f"{len(source):,} images in {source.location}; looking at some of them")
     workers = workers_for(None, device)
-    images = len(source) if has_splits(settings.data) else len(source) - held_out(len(source))
+    images = len(source) if data.has_splits else len(source) - held_out(len(source))
     return survey(source, 0, pretrain.in_chans, workers=workers, most=_LOOKED_AT), images
 
 

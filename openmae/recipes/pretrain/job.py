@@ -26,7 +26,7 @@ from openmae.console.terminal import make_console
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.memory import in_memory
 from openmae.data.loading.stream import Batch, Stream
-from openmae.data.opening import has_splits, open_source
+from openmae.data.opening import Data, open_data
 from openmae.data.sources.folder import misnamed_splits
 from openmae.data.sources.source import Source
 from openmae.data.survey.sample import survey
@@ -119,7 +119,7 @@ def _pretrain(settings: Pretrain, ranks: Ranks, device: torch.device, console: C
     tell_ranks(ranks, settings, console)
     keep_freed_memory()
     with room_on_disk(out), ranks.opening(lambda: RunFolder(out, leads=ranks.leads)) as folder:
-        source, val, shown = ranks.each_in_turn(lambda: _sources(data, seed))
+        source, val, shown = ranks.each_in_turn(lambda: _sources(open_data(data), seed))
         ranks.agree(source.fingerprint, f"{settings.data} holds other images")
         console.print(f"{len(source):,} images in {source.location}; {len(shown)} shown in the pictures")
         _warn_of_splits(source, console)
@@ -180,11 +180,11 @@ def _statistics(settings: Pretrain) -> Statistics:
 # ---------------------------------------------------------------- images
 
 
-def _sources(data: str, seed: int) -> tuple[Source, Source | None, Source]:
+def _sources(data: Data, seed: int) -> tuple[Source, Source | None, Source]:
     """(training images, val where there is one, up to 8 held out for the panel: of val, else set aside)."""
-    source = open_source(data, "train")
-    if has_splits(data):
-        val = open_source(data, "val")
+    source = data.train
+    if data.has_splits:
+        val = data.val
         return source, val, val.take(generator(seed, "split").permutation(len(val))[:8])
     order = generator(seed, "split").permutation(len(source))
     aside = held_out(len(source))

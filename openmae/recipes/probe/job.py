@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openmae.console.terminal import make_console
+from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
 from openmae.data.tasks import answers, split_for
 from openmae.distributed.ranks import Ranks, joined
@@ -51,7 +52,7 @@ def _prove(
         loaded = load_model(settings.model)
         say_origin(loaded, console)
         places = _places(settings, loaded.encoder)
-    task, train, val = ranks.each_in_turn(lambda: split_for(settings.data, settings.task, settings.seed))
+    task, train, val = ranks.each_in_turn(lambda: split_for(open_data(settings.data), settings.task, settings.seed))
     ranks.agree(f"{train.fingerprint} {val.fingerprint}", f"{settings.data} holds other images")
     encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
     with ranks.together():
