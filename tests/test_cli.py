@@ -699,7 +699,7 @@ def test_quickstart_crops_share_no_pixel_between_splits() -> None:
     places = np.arange(400 * 640).reshape(400, 640)
     seen = {}
     for split in ("train", "val"):
-        found = quickstart.crops(np.stack([places] * 3, -1), split, 300, generator(0, "split"))
+        found = quickstart.crops(np.stack([places] * 3, -1), split, 300, generator(0, "bundled crops"))
         assert all(crop.shape == (64, 64, 3) for crop in found)
         seen[split] = set(np.concatenate([crop[..., 0].reshape(-1) for crop in found]).tolist())
     assert seen["train"]

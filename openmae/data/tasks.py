@@ -143,7 +143,7 @@ def _without_a_fifth_of_each_class(data: Data, seed: int) -> tuple[Source, Sourc
             numbers = all(text.isdecimal() for text in everything.class_names)
             hint = ", or, if the labels are numbers to predict, `task='regression'`" if numbers else ""
             raise UserError(f"class '{name}' of {data.location} has one image", f"give each class two or more{hint}")
-        members = generator(seed, "split", index=label).permutation(members)
+        members = generator(seed, "held out", index=label).permutation(members)
         held_out = max(1, len(members) // 5)
         val.extend(members[:held_out])
         train.extend(members[held_out:])
@@ -155,7 +155,7 @@ def _without_a_fifth(data: Data, seed: int) -> tuple[Source, Source]:
     everything = data.all
     if len(everything) < 2:
         raise UserError(f"{data.location} has one image", "give two or more")
-    order = generator(seed, "split").permutation(len(everything))
+    order = generator(seed, "held out").permutation(len(everything))
     held_out = max(1, len(everything) // 5)
     return everything.take(np.sort(order[held_out:])), everything.take(np.sort(order[:held_out]))
 
@@ -185,7 +185,7 @@ def fewer_labels(train: Source, wanted: str, task: Task, seed: int) -> Source:
     if task != "classification":
         if count is not None:
             raise UserError(f"`labels={wanted!r}` is for images of one class each", "give a share such as 10%")
-        order = generator(seed, "split", view=1).permutation(len(train))
+        order = generator(seed, "fewer labels").permutation(len(train))
         return train.take(np.sort(order[: max(1, round(len(train) * share))]))
     labels = train.labels
     chosen: list[NDArray[np.int64]] = []
@@ -198,7 +198,7 @@ def fewer_labels(train: Source, wanted: str, task: Task, seed: int) -> Source:
                 f"`labels={wanted!r}` asks for",
                 f"give {len(members)}-per-class or less",
             )
-        chosen.append(generator(seed, "split", index=int(label), view=1).permutation(members)[:take])
+        chosen.append(generator(seed, "fewer labels", index=int(label)).permutation(members)[:take])
     return train.take(np.sort(np.concatenate(chosen)))
 
 

@@ -70,7 +70,7 @@ class Corrupted(Remade):
     def read(self, index: int) -> bytes:
         """The corrupted view. Raises as the source and `decode` do."""
         view = centred(self.source.read(index), self.pixels, self.img_size, self.patch_size)
-        draws = generator(self.seed, "sample", epoch=KINDS.index(self.kind), index=index, view=self.severity)
+        draws = generator(self.seed, "corruption", epoch=KINDS.index(self.kind), index=index, view=self.severity)
         file = io.BytesIO()
         np.save(file, corrupt(view, self.kind, self.severity, draws), allow_pickle=False)
         return file.getvalue()
@@ -108,7 +108,7 @@ def check_corruptible(pixels: PixelFormat, img_size: tuple[int, int]) -> None:
             "leave it out",
         )
     # Compiled here once, before the loader processes begin, and not in each of them.
-    corrupt(np.zeros((LEAST_SIDE, LEAST_SIDE, 3), np.uint8), "glass_blur", 1, generator(0, "sample"))
+    corrupt(np.zeros((LEAST_SIDE, LEAST_SIDE, 3), np.uint8), "glass_blur", 1, generator(0, "corruption"))
 
 
 def kind_errors(errors: Mapping[str, Mapping[int, float]]) -> dict[str, float]:

@@ -21,7 +21,6 @@ MOST_FOR_ALL_FOLDS = 1000  # images; of more than that, one fold tells enough
 PATIENCE = 3  # weaker strengths with a worse figure since the best one, and no more are tried
 _LEAST_FOR_CHOICE = 5  # images
 CPU = torch.device("cpu")
-_VIEW = 5  # of the generator of splits: draws of its own
 _ROUGH = 1e-4  # tolerance while choosing, scikit-learn's own
 
 
@@ -122,7 +121,7 @@ def _folds(right: Answers, seed: int) -> list[tuple[NDArray[np.int64], NDArray[n
         groups = [np.flatnonzero(right.values == label) for label in np.unique(right.values)]
     for which, members in enumerate(groups):
         if len(members) > 1:
-            order = generator(seed, "split", index=which, view=_VIEW).permutation(members)
+            order = generator(seed, "probe folds", index=which).permutation(members)
             number[order] = np.arange(len(order)) % FOLDS
     used = range(FOLDS) if count <= MOST_FOR_ALL_FOLDS else range(1)
     return [(np.flatnonzero(number != n), np.flatnonzero(number == n)) for n in used if (number == n).any()]

@@ -92,7 +92,7 @@ def write_images(folder: Path) -> None:
         for split, count in CROPS.items():
             place = aside / split / Path(name).stem
             place.mkdir(parents=True)
-            draws = generator(0, "split", index=number, view=int(split == "val"))
+            draws = generator(0, "bundled crops", index=number, view=int(split == "val"))
             for i, crop in enumerate(crops(picture, split, count, draws)):
                 Image.fromarray(crop).save(place / f"{i:03d}.png")
     aside.rename(folder)

@@ -94,7 +94,7 @@ def _source(settings: Stats) -> Source:
         return source
     if settings.most < 1:
         raise UserError(f"--most is {settings.most}", "give 1 or more")
-    return source.take(np.sort(generator(0, "split").permutation(len(source))[: settings.most]))
+    return source.take(np.sort(generator(0, "few").permutation(len(source))[: settings.most]))
 
 
 def _show_images(found: Distribution, console: Console) -> None:

@@ -489,14 +489,14 @@ class Second(Ranks):
     """The second of two, the first of which has complained of nothing of its own."""
 
     def gather(self, value: Any) -> list[Any]:
-        return ["", value]
+        return [UserError(""), value]
 
 
 def test_a_complaint_goes_through_to_the_end() -> None:
     """The rank that knows what is wrong says it, also where all gather round twice."""
     ranks = Second(1, 2)
-    with pytest.raises(UserError, match="no such folder"), ranks.together():
-        raise UserError("no such folder")
+    with pytest.raises(UserError, match=r"^no such folder: make it$"), ranks.together():
+        raise UserError("no such folder", "make it")
 
 
 @pytest.mark.parametrize(

@@ -205,8 +205,8 @@ def view(size: tuple[int, int] = (40, 36), seed: int = 3) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", corruptions.KINDS)
 def test_every_kind_is_the_librarys_and_gets_worse(kind: str) -> None:
-    image, draws = view(), generator(1, "sample", epoch=2, index=7)
-    own, shared = generator(1, "sample", epoch=2, index=7).integers(2**31, size=2).tolist()
+    image, draws = view(), generator(1, "corruption", epoch=2, index=7)
+    own, shared = generator(1, "corruption", epoch=2, index=7).integers(2**31, size=2).tolist()
     extra = {"seed": own} if kind in ("impulse_noise", "glass_blur") else {}
     np.random.seed(shared)  # noqa: NPY002
     expected = imagecorruptions.corrupt(image, 5, kind, **extra)
@@ -217,7 +217,7 @@ def test_every_kind_is_the_librarys_and_gets_worse(kind: str) -> None:
     np.testing.assert_array_equal(worst, expected)
     assert worst.dtype == np.uint8
     assert worst.shape == image.shape
-    mild = corruptions.corrupt(image, kind, 1, generator(0, "sample"))
+    mild = corruptions.corrupt(image, kind, 1, generator(1, "corruption", epoch=2, index=7))
     changed = [np.abs(one.astype(int) - image).mean() for one in (mild, worst)]
     assert 0 < changed[0] < changed[1]
 
@@ -229,7 +229,7 @@ def test_the_kinds_are_the_librarys_common_ones() -> None:
 def test_grey_images_stay_grey() -> None:
     grey = view()[..., :1]
     for kind in corruptions.KINDS:
-        assert corruptions.corrupt(grey, kind, 3, generator(0, "sample")).shape == grey.shape
+        assert corruptions.corrupt(grey, kind, 3, generator(0, "corruption")).shape == grey.shape
 
 
 def test_a_corrupted_image_depends_on_seed_index_kind_and_severity_alone(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
             flat = image.reshape(-1, pixels.in_chans)
             # At random, for regular steps may fall in with the columns; as many of a small image, so that it weighs
             # the same.
-            drawn.append(flat[generator(0, "sample", index=index).integers(0, len(flat), of_each)])
+            drawn.append(flat[generator(0, "percentiles", index=index).integers(0, len(flat), of_each)])
         else:
             counts = histogram(image)
             low, high = ([ends(np.flatnonzero(row)) for row in counts] for ends in (np.min, np.max))

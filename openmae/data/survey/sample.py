@@ -148,7 +148,7 @@ def choose_pixels(
 
 
 def _sample(source: Source, seed: int, most: int) -> list[int]:
-    chosen: list[int] = np.sort(generator(seed, "split").permutation(len(source))[:most]).tolist()
+    chosen: list[int] = np.sort(generator(seed, "few").permutation(len(source))[:most]).tolist()
     return chosen
 
 

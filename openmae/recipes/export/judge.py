@@ -120,7 +120,7 @@ def _few_labelled(source: Source, right: Answers) -> tuple[Source, Answers]:
 
 
 def _chosen(count: int) -> NDArray[np.int64]:
-    return np.sort(generator(0, "split").permutation(count)[:MOST_IMAGES])
+    return np.sort(generator(0, "few").permutation(count)[:MOST_IMAGES])
 
 
 def _at(right: Answers, indices: NDArray[np.int64]) -> Answers:

@@ -15,7 +15,7 @@ def balanced(right: Answers, seed: int) -> NDArray[np.int64]:
     most = int(counts.max())
     parts = []
     for label in classes.tolist():
-        members = generator(seed, "split", index=label, view=2).permutation(np.flatnonzero(right.values == label))
+        members = generator(seed, "balance", index=label).permutation(np.flatnonzero(right.values == label))
         parts.append(np.resize(members, most))
     return np.concatenate(parts).astype(np.int64)
 

@@ -17,7 +17,7 @@ from openmae.data.shards.writer import PARTS, Part, read_part
 from openmae.data.sources.source import Source
 from openmae.errors import UserError
 from openmae.files.whole import write_file
-from openmae.randomness import epoch_order
+from openmae.randomness import generator
 from openmae.recipes.pack.settings import Pack
 
 _CHUNK = 8  # images a task: enough that handing it over costs little, few enough for images of many bands
@@ -64,7 +64,7 @@ class PackedSplit:
     @cached_property
     def order(self) -> NDArray[np.int64]:
         """(n,) the source's indices as they are packed."""
-        return epoch_order(self.settings.seed, 0, len(self))
+        return generator(self.settings.seed, "packing").permutation(len(self))
 
     def chunks(self, shard: int) -> Iterator[range]:
         """The places in `order` of the images of a shard, a task at a time."""

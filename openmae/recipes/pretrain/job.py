@@ -185,8 +185,8 @@ def _sources(data: Data, seed: int) -> tuple[Source, Source | None, Source]:
     source = data.train
     if data.has_splits:
         val = data.val
-        return source, val, val.take(generator(seed, "split").permutation(len(val))[:8])
-    order = generator(seed, "split").permutation(len(source))
+        return source, val, val.take(generator(seed, "held out").permutation(len(val))[:8])
+    order = generator(seed, "held out").permutation(len(source))
     aside = held_out(len(source))
     if aside == 0:  # too few to set any aside
         return source, None, source.take(order[:8])

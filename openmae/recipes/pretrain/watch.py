@@ -30,7 +30,6 @@ _FEWEST = 600  # images of a sample, however short the run
 _SHARE = 0.05  # of the images that training sees, at most, are looked at for this
 _FEW = 1000
 _MOST_BYTES = 2**28  # of a sample that stays decoded in memory
-_VIEW = 6  # of the generator of splits: draws of its own
 
 
 class Watch:
@@ -61,12 +60,12 @@ class Watch:
         most = max(_FEWEST, int(passes * _SHARE))
         queries = min(MOST_QUERIES, most // 3)
         references = min(MOST_REFERENCES, most - queries)
-        order = generator(seed, "split", view=_VIEW).permutation(len(train))
+        order = generator(seed, "watch", index=0).permutation(len(train))
         if val is None:
             queries = min(queries, len(train) // 5)
             asked, order = train.take(order[:queries]), order[queries:]
         else:
-            asked = val.take(generator(seed, "split", index=1, view=_VIEW).permutation(len(val))[:queries])
+            asked = val.take(generator(seed, "watch", index=1).permutation(len(val))[:queries])
         self.sources = [train.take(order[:references]), asked]
         # Starting processes takes longer than reading few images.
         self.workers = workers if sum(map(len, self.sources)) > _FEW else 0

@@ -13,8 +13,6 @@ from openmae.model import MaskedAutoencoder
 from openmae.randomness import generator
 from openmae.report.sheets.pictures import panel, save_picture
 
-_EPOCH = 2**63  # no epoch of training, so the panel's masks are its own
-
 
 def draw_panel(
     model: MaskedAutoencoder,
@@ -45,7 +43,7 @@ def draw_panel(
             complaints.append(f"{name}: {error.strerror or error}")
             continue
         images.append(torch.from_numpy(image.copy()).permute(2, 0, 1))
-        draws = generator(seed, "sample", epoch=_EPOCH, index=number)
+        draws = generator(seed, "panel", index=number)
         visible.append(torch.from_numpy(model.masking.draw(draws, model.encoder.grid, mask_ratio)[0]))
         shown.append(name)
     if not images:

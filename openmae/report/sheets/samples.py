@@ -65,7 +65,7 @@ def _class_samples(judged: Judged) -> list[Group]:
     right, (predicted, confidence) = judged.right, judged.predicted()
     wrong = np.flatnonzero(predicted != right.values)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
-    fine = generator(0, "split").permutation(np.flatnonzero(predicted == right.values))[:_RIGHT]
+    fine = generator(0, "few").permutation(np.flatnonzero(predicted == right.values))[:_RIGHT]
 
     def captions(rows: NDArray[np.int64]) -> list[tuple[str, str]]:
         return [
@@ -119,7 +119,7 @@ def _number_samples(judged: Judged, values: NDArray[np.float32], scores: NDArray
     """The images whose numbers are missed by most."""
     order = np.argsort(-np.abs(values - scores), kind="stable")
     worst = order[:_MISTAKES]
-    fine = generator(0, "split").permutation(order[_MISTAKES:])[:_RIGHT]
+    fine = generator(0, "few").permutation(order[_MISTAKES:])[:_RIGHT]
 
     def captions(rows: NDArray[np.int64]) -> list[tuple[str, str]]:
         return [(f"predicted {scores[row]:.6g}", f"is {values[row]:.6g}") for row in rows.tolist()]
