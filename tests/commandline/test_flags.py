@@ -10,7 +10,7 @@ from openmae.commandline.flags import with_flags
 from openmae.data.formats.channels import PixelFormat, check_bands
 from openmae.data.formats.decode import decode, open_image
 from openmae.errors import UnfitImage, UserError
-from openmae.machine.cores import reading_workers
+from openmae.machine.workers import reading_workers
 from tests.commands import Run, refused
 
 

@@ -429,7 +429,7 @@ def test_places_that_would_mix_are_refused(tmp_path: Path) -> None:
         ({"short_side": 8}, "--short-side is 8"),
         ({"quality": 0}, "--quality is 0"),
         ({"shard_size": 0}, "--shard-size is 0"),
-        ({"workers": -1}, "--workers is -1"),
+        ({"workers": -1}, "`workers` is -1"),
         ({"max_broken": 2.0}, "--max-broken is 2"),
         ({"seed": -1}, "--seed is -1"),
     ],
