@@ -1,7 +1,6 @@
-"""Everything that DATA may be, but shards: folders, tables, parquet with images, arrays; how it is told apart."""
+"""Everything that DATA may be, but shards: folders, tables, parquet with images, arrays."""
 
 import csv
-import hashlib
 import io
 import multiprocessing
 import os
@@ -419,42 +418,7 @@ print(len(open_data(sys.argv[1]).all), peak() - before)
 """
 
 
-# ---------------------------------------------------------------- labels and splits
-
-
-def test_splits_and_labels(tmp_path: Path) -> None:
-    write_images(tmp_path / "train", 6, classes=3)
-    write_images(tmp_path / "val", 3, classes=3)
-    _, train, val = split_for(open_data(str(tmp_path)), "classification", seed=0)
-    assert (len(train), len(val), len(open_data(str(tmp_path)).all)) == (6, 3, 9)
-    assert train.class_names == ("class0", "class1", "class2")
-    assert train.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert names(open_data(str(tmp_path)).train) == names(train)
-    assert names(open_data(str(tmp_path)).all)[0] == "train/class0/000.jpg"
-
-
-def test_without_splits_a_fifth_of_each_class_is_held_out(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    data = str(write_images(tmp_path, 30, classes=3))
-    assert not open_data(data).has_splits
-    _, train, val = split_for(open_data(data), "classification", seed=1)
-    assert sorted(names(train) + names(val)) == names(open_data(data).all)
-    assert [int((val.labels == label).sum()) for label in range(3)] == [2, 2, 2]
-    assert names(split_for(open_data(data), "classification", seed=1)[2]) == names(val)
-    assert names(split_for(open_data(data), "classification", seed=2)[2]) != names(val)
-    eight_each = split_for(
-        open_data(str(write_images(tmp_path_factory.mktemp("eight"), 16))), "classification", seed=1
-    )[1:]
-    assert [len(part) for part in eight_each] == [14, 2]
-    # The very same images, and the same fingerprint, as in version 0.1: runs go on and figures stay comparable.
-    assert [name[-7:-4] for name in names(val)] == HELD_OUT
-    sizes = [(name, (tmp_path / name).stat().st_size) for name in names(open_data(data).all)]
-    lines = "".join(f"{name}\0{size}\n" for name, size in sizes)
-    assert open_data(data).all.fingerprint == hashlib.sha256(lines.encode()).hexdigest()
-
-
-HELD_OUT = ["006", "012", "001", "022", "008", "017"]
+# ---------------------------------------------------------------- labels
 
 
 def test_labels_are_refused_where_there_are_none(tmp_path: Path) -> None:
@@ -474,20 +438,6 @@ def test_labels_are_refused_where_there_are_none(tmp_path: Path) -> None:
     write_images(tmp_path / "split/test", 2)
     with pytest.raises(UserError, match="test and train, which are no classes"):
         _ = open_data(str(tmp_path / "split")).all.labels
-
-
-def test_class_of_val_that_train_lacks_is_refused(tmp_path: Path) -> None:
-    write_images(tmp_path / "train", 4)
-    write_images(tmp_path / "val", 4, classes=4)
-    with pytest.raises(UserError, match="class2, class3"):
-        split_for(open_data(str(tmp_path)), "classification", seed=0)
-    rows = "a,1,train\nb,2,train\nc,3,val\nd,1,val\n"
-    (tmp_path / "t.csv").write_text(f"path,label,split\n{rows}")
-    with pytest.raises(UserError, match=r"lacks \(3\)"):
-        split_for(open_data(str(tmp_path / "t.csv")), "classification", seed=0)
-    (tmp_path / "t.csv").write_text(f"path,label,split\n{rows.replace('3', '2').replace('d,1', 'd,2')}")
-    with pytest.raises(UserError, match="one class"):
-        split_for(open_data(str(tmp_path / "t.csv")), "classification", seed=0)
 
 
 @pytest.mark.parametrize(
@@ -747,45 +697,6 @@ def test_archive_of_more_than_memory_is_refused_by_its_header(tmp_path: Path) ->
         archive.writestr("images.npy", head.getvalue())
     with pytest.raises(UserError, match="more than half of this machine's memory"):
         _ = open_data(str(tmp_path / "a.npz")).all
-
-
-# ---------------------------------------------------------------- what DATA is
-
-
-def test_what_data_is_not(tmp_path: Path) -> None:
-    for name in ("a.png", "a.tar.gz", "a.zip", "a.h5"):
-        (tmp_path / name).touch()
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "packed/deep").mkdir(parents=True)
-    (tmp_path / "packed/deep/0.tar.gz").touch()
-    for data, reason in (
-        ("nothing", r"does not exist: give a folder of images, a .csv"),
-        ("a.png", "is one image: give the folder"),
-        ("a.tar.gz", "is compressed.*gunzip it and give the .tar"),
-        ("{0..1}.tar.gz", "is compressed.*gunzip it and give the .tar"),
-        ("a.zip", "unzip it and give the folder"),
-        ("a.h5", "is not what images are read from: give a folder of images"),
-        ("empty", r"holds no images .*avif, bmp"),
-        ("packed", r"holds no images, but deep/0.tar.gz: gunzip it"),
-        ("long" * 2000, r"cannot be read \(File name too long\)"),
-        ("{0..1}.tar", r"0.tar cannot be read \(No such file"),
-    ):
-        with pytest.raises(UserError, match=reason):
-            _ = open_data(str(tmp_path / data)).all
-
-
-def test_folder_of_images_and_shards_is_refused(tmp_path: Path) -> None:
-    write_images(tmp_path / "data", 2)
-    write_hub(tmp_path / "data/deep/x.parquet", sequence_of(2), [0, 1])  # a stray file deep inside is no matter
-    assert isinstance(open_data(str(tmp_path / "data")).all, ImageFolder)
-    pq.write_table(pa.table({"path": ["a"], "caption": ["b"]}), tmp_path / "data/metadata.parquet")
-    assert isinstance(open_data(str(tmp_path / "data")).all, ImageFolder)
-    write_hub(tmp_path / "data/x.parquet", sequence_of(2), [0, 1])
-    with pytest.raises(UserError, match=r"holds images and \.parquet files"):
-        _ = open_data(str(tmp_path / "data")).all
-    (tmp_path / "data/x.tar").touch()
-    with pytest.raises(UserError, match=r"holds images and \.tar files and \.parquet"):
-        _ = open_data(str(tmp_path / "data")).all
 
 
 def test_kept_arrays_come_back(tmp_path: Path) -> None:

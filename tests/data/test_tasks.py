@@ -1,5 +1,6 @@
 """What labels say: classes, several labels, numbers; which images are held out; fewer labels."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from openmae.data.opening import open_data
+from openmae.data.sources.source import Source
 from openmae.data.tasks import Task, answers, fewer_labels, split_for, task_of
 from openmae.errors import UserError
 from tests.images import picture, write_images
@@ -23,6 +25,10 @@ def table(folder: Path, labels: Sequence[object], splits: Sequence[str] | None =
     file = folder / "labels.csv"
     file.write_text("path,label" + (",split" if splits else "") + "\n" + "\n".join(lines) + "\n")
     return str(file)
+
+
+def names_of(source: Source) -> list[str]:
+    return [source.name(i) for i in range(len(source))]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +114,30 @@ def test_labels_are_matched_by_name(tmp_path: Path) -> None:
         answers(several, "multi-label", ["a", "b"])
 
 
+def test_without_splits_a_fifth_of_each_class_is_held_out(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    data = str(write_images(tmp_path, 30, classes=3))
+    assert not open_data(data).has_splits
+    _, train, val = split_for(open_data(data), "classification", seed=1)
+    assert sorted(names_of(train) + names_of(val)) == names_of(open_data(data).all)
+    assert [int((val.labels == label).sum()) for label in range(3)] == [2, 2, 2]
+    assert names_of(split_for(open_data(data), "classification", seed=1)[2]) == names_of(val)
+    assert names_of(split_for(open_data(data), "classification", seed=2)[2]) != names_of(val)
+    eight_each = split_for(
+        open_data(str(write_images(tmp_path_factory.mktemp("eight"), 16))), "classification", seed=1
+    )[1:]
+    assert [len(part) for part in eight_each] == [14, 2]
+    # The very same images, and the same fingerprint, as in version 0.1: runs go on and figures stay comparable.
+    assert [name[-7:-4] for name in names_of(val)] == HELD_OUT
+    sizes = [(name, (tmp_path / name).stat().st_size) for name in names_of(open_data(data).all)]
+    lines = "".join(f"{name}\0{size}\n" for name, size in sizes)
+    assert open_data(data).all.fingerprint == hashlib.sha256(lines.encode()).hexdigest()
+
+
+HELD_OUT = ["006", "012", "001", "022", "008", "017"]
+
+
 def test_a_fifth_is_held_out_where_there_are_no_classes(tmp_path: Path) -> None:
     data = table(tmp_path, [f"{i}.5" for i in range(20)])
     task, train, val = split_for(open_data(data), None, seed=0)
@@ -122,6 +152,20 @@ def test_splits_of_the_table_are_kept(tmp_path: Path) -> None:
     data = table(tmp_path, ["1.5", "2", "3", "4.5"], ["train", "val", "train", "val"])
     task, train, val = split_for(open_data(data), None, seed=0)
     assert (task, len(train), len(val)) == ("regression", 2, 2)
+
+
+def test_class_of_val_that_train_lacks_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", 4)
+    write_images(tmp_path / "val", 4, classes=4)
+    with pytest.raises(UserError, match="class2, class3"):
+        split_for(open_data(str(tmp_path)), "classification", seed=0)
+    rows = "a,1,train\nb,2,train\nc,3,val\nd,1,val\n"
+    (tmp_path / "t.csv").write_text(f"path,label,split\n{rows}")
+    with pytest.raises(UserError, match=r"lacks \(3\)"):
+        split_for(open_data(str(tmp_path / "t.csv")), "classification", seed=0)
+    (tmp_path / "t.csv").write_text(f"path,label,split\n{rows.replace('3', '2').replace('d,1', 'd,2')}")
+    with pytest.raises(UserError, match="one class"):
+        split_for(open_data(str(tmp_path / "t.csv")), "classification", seed=0)
 
 
 def test_a_class_in_val_alone(tmp_path: Path) -> None:
