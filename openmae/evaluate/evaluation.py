@@ -15,7 +15,8 @@ from openmae.data.tasks import Answers, Task
 from openmae.distributed.ranks import ALONE, Ranks
 from openmae.evaluate import knn
 from openmae.evaluate.features import Function, Readout, centred_images, extract_each, pooled_at, raw_pixels
-from openmae.evaluate.knn import accuracy, knn_predict
+from openmae.evaluate.knn import knn_predict
+from openmae.evaluate.metrics import accuracy
 from openmae.evaluate.predict import HEADLINE, measure
 from openmae.evaluate.probe import linear_predict
 from openmae.evaluate.rank import rankme

@@ -37,12 +37,3 @@ def knn_predict(
     if right.task == "classification":
         return votes.new_zeros(len(votes), len(right.names)).scatter_add(1, values[index], votes)
     return torch.stack([(votes * column[index]).sum(dim=1) for column in values.to(votes).T], dim=1)
-
-
-def accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
-    """The share of rows of scores (n, classes) whose label (n,) is among the k highest; of equals the first come
-    first."""
-    own = scores.gather(1, labels[:, None])
-    before = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
-    ahead = ~(scores <= own) | ((scores == own) & before)  # what is not a number is ahead of everything
-    return (ahead.sum(dim=1) < k).double().mean().item()

@@ -1,4 +1,4 @@
-"""Where a classifier errs, and whether its confidence can be believed.
+"""How often a classifier is right, where it errs, and whether its confidence can be believed.
 
 Shapes: n images, K classes or labels.
 """
@@ -6,8 +6,10 @@ Shapes: n images, K classes or labels.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
+from torch import Tensor
 
 BINS = 15
 
@@ -57,6 +59,15 @@ class Bin:
     images: int
     confidence: float
     accuracy: float
+
+
+def accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
+    """The share of rows of scores (n, classes) whose label (n,) is among the k highest; of equals the first come
+    first."""
+    own = scores.gather(1, labels[:, None])
+    before = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
+    ahead = ~(scores <= own) | ((scores == own) & before)  # what is not a number is ahead of everything
+    return (ahead.sum(dim=1) < k).double().mean().item()
 
 
 def confusion_matrix(labels: Numbers, predicted: Numbers, classes: int) -> Numbers:

@@ -14,7 +14,7 @@ from openmae.data.tasks import Answers, Task
 from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import ALONE, Ranks
 from openmae.evaluate.features import extract
-from openmae.evaluate.knn import accuracy
+from openmae.evaluate.metrics import accuracy
 from openmae.heads import Classifier
 from openmae.machine.device import Precision, autocast
 

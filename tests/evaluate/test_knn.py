@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from openmae.data.tasks import Answers
-from openmae.evaluate.knn import accuracy, knn_predict
+from openmae.evaluate.knn import knn_predict
+from openmae.evaluate.metrics import accuracy
 from openmae.evaluate.neighbours import nearest
 
 

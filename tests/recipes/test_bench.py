@@ -27,7 +27,7 @@ from openmae.recipes.bench import rounds as bench_rounds
 from openmae.recipes.bench.job import _check_measured, architecture_of
 from openmae.recipes.bench.peers import BUILDERS, file_peer, installed
 from openmae.recipes.bench.rounds import PRODUCT, Booth, Contender, measure, table_of
-from openmae.recipes.bench.steps import LR, Ours, PlainJob, Where, _loss_in, timed
+from openmae.recipes.bench.steps import LR, Ours, PlainStepper, Where, _loss_in, timed
 from openmae.recipes.bench.worker import Turn
 from openmae.report.plots.bench import Result, Table, bench_picture, markdown
 from openmae.train.cost import flops
@@ -256,7 +256,7 @@ def test_a_step_trains() -> None:
     fast = replace(TINY, decoder="cross", masking=Masking(predict_fraction=0.25))
     tiny = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 1))
     jobs: list[Any] = [Ours(kind).start(CPU) for kind in (TINY, fast)]
-    jobs.append(PlainJob(nn.Sequential(tiny, nn.Flatten(0), Mean()), False, CPU, 3, (32, 32)))
+    jobs.append(PlainStepper(nn.Sequential(tiny, nn.Flatten(0), Mean()), False, CPU, 3, (32, 32)))
     for job in jobs:
         job.resize(2)
         parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
@@ -278,7 +278,7 @@ def test_what_gives_no_loss_is_told_so(output: object) -> None:
         def forward(self, _: torch.Tensor) -> Any:
             return output
 
-    job = PlainJob(Other(1, 1), False, CPU, 3, (8, 8))
+    job = PlainStepper(Other(1, 1), False, CPU, 3, (8, 8))
     job.resize(1)
     with pytest.raises(TypeError, match="gives no loss"):
         job.step()

@@ -28,7 +28,7 @@ from openmae.recipes.doctor import exchange_rank as doctor_rank
 from openmae.recipes.doctor import job as doctor
 from openmae.recipes.doctor import memory as doctor_memory
 from openmae.recipes.doctor import software as doctor_software
-from openmae.recipes.doctor.finding import Finding
+from openmae.recipes.doctor.diagnosis import Diagnosis
 from tests.commands import Run, refused
 from tests.images import write_images
 
@@ -169,17 +169,17 @@ def test_without_a_torch_that_can_be_imported(tmp_path: Path) -> None:
 
 
 def test_what_raises_or_hangs_is_a_finding() -> None:
-    def refuse() -> list[Finding]:
+    def refuse() -> list[Diagnosis]:
         raise UserError("there are 3: of them, one is broken", "mend it")
 
-    def fall() -> list[Finding]:
+    def fall() -> list[Diagnosis]:
         raise ZeroDivisionError("division by zero\nmore")
 
-    def hang() -> list[Finding]:
+    def hang() -> list[Diagnosis]:
         time.sleep(60)
         return []
 
-    assert doctor.within(5, "a", refuse) == [Finding("a", "bad", "there are 3: of them, one is broken", "mend it")]
+    assert doctor.within(5, "a", refuse) == [Diagnosis("a", "bad", "there are 3: of them, one is broken", "mend it")]
     (fallen,) = doctor.within(5, "b", fall)
     assert fallen.said == "it could not be checked (ZeroDivisionError: division by zero)"
     assert (fallen.verdict, bool(fallen.remedy)) == ("warn", True)
@@ -296,7 +296,7 @@ def test_a_folder_that_cannot_be_written(run: Run) -> None:
 
 def test_a_file_is_no_folder() -> None:
     assert doctor_disk.disk(Path(__file__) / "runs") == [
-        Finding("disk", "bad", f"{__file__} is a file", "give a folder as --out")
+        Diagnosis("disk", "bad", f"{__file__} is a file", "give a folder as --out")
     ]
 
 

@@ -39,7 +39,7 @@ from openmae.evaluate.neighbours import mean_similarity, near_duplicates, neares
 from openmae.heads import Classifier
 from openmae.recipes.embed import job as recipe
 from openmae.recipes.embed.parts import parts_folder
-from openmae.report.sheets.neighbours import Tile, captioned_sheet
+from openmae.report.sheets.neighbours import CaptionedImage, captioned_sheet
 from openmae.weights import load_model, model_json, serialize
 from tests.commands import Run, refused
 from tests.images import picture, write_images
@@ -625,11 +625,11 @@ def test_a_damaged_file_is_one_sentence(model: Path, tmp_path: Path, run: Run) -
 def test_any_image_can_be_shown(shape: tuple[int, int, int], dtype: str) -> None:
     image = (np.random.default_rng(0).random(shape) * 200).astype(dtype)
     names = ("имя.png", "a" * 300, "new\nline\udcff", "")
-    rows = [[Tile(image, "0.5000", name) for name in names], [Tile(None, "", "gone.png")]]
+    rows = [[CaptionedImage(image, "0.5000", name) for name in names], [CaptionedImage(None, "", "gone.png")]]
     drawn = captioned_sheet([""] * 4, rows, "Footer.")
     assert drawn.size[0] > 4 * 168
     assert np.asarray(drawn).std() > 10
-    flat = captioned_sheet([""], [[Tile(np.zeros(shape, dtype), "", "")]], "Footer.")
+    flat = captioned_sheet([""], [[CaptionedImage(np.zeros(shape, dtype), "", "")]], "Footer.")
     assert np.asarray(flat).min() == 0
     with pytest.raises(ValueError, match="one image or more"):
         captioned_sheet([""], [], "Footer.")

@@ -21,7 +21,7 @@ from openmae.data.opening import open_data
 from openmae.data.tasks import Task, answers
 from openmae.data.views.statistics import Statistics
 from openmae.evaluate.features import centred_images
-from openmae.evaluate.knn import accuracy
+from openmae.evaluate.metrics import accuracy
 from openmae.evaluate.predict import measure
 from openmae.heads import Classifier, Encoder
 from openmae.model import ViT, create_model

@@ -35,7 +35,7 @@ from openmae.data.formats.decode import decode, read_header
 from openmae.data.opening import open_data
 from openmae.data.shards.index import read_index
 from openmae.data.shards.packing import Packed, Packing, pack_image
-from openmae.data.shards.writer import LeftOut, ShardWriter, read_part
+from openmae.data.shards.writer import LeftOut, ShardWriter, read_finished
 from openmae.data.views.crop import resize
 from openmae.errors import BrokenImage, UserError
 from openmae.recipes.pack import job as recipe
@@ -517,7 +517,7 @@ def test_images_that_could_not_be_read_are_tried_again(tmp_path: Path) -> None:
             writer.add(7, "0", Packed(b"data", "jpg", 5, 9), -1)
             writer.leave_out(LeftOut(3, "why", may_return))
             part = writer.finish()
-        found = read_part(shard)
+        found = read_finished(shard)
         assert (found is None) == may_return
         if found is not None:
             assert (found.images.tolist(), found.left_out, found.bytes_before) == ([7], part.left_out, 9)

@@ -22,8 +22,8 @@ from openmae.cli import main
 from openmae.data.tasks import Answers, Task
 from openmae.evaluate import probe
 from openmae.evaluate.evaluation import Evaluation
-from openmae.evaluate.knn import accuracy
 from openmae.evaluate.linear import Directions, fit
+from openmae.evaluate.metrics import accuracy
 from openmae.evaluate.probe import STRENGTHS, linear_predict
 from openmae.recipes.probe.keep import keep
 from openmae.train.run import read_config, read_metrics

@@ -8,7 +8,7 @@ from PIL import features
 
 from openmae.data.formats.channels import spread
 from openmae.data.formats.header import Asked, Header, Opened, check_size
-from openmae.data.formats.pillow import open_by_pillow, open_deep, open_image
+from openmae.data.formats.pillow import open_by_pillow, open_deep, pillow_image
 from openmae.errors import BrokenImage, UserError
 
 _HEIF_CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
@@ -25,7 +25,7 @@ def open_avif(data: bytes) -> Opened:
         from imagecodecs import avif_decode
     except ImportError as error:
         raise UserError("reading AVIFs of 10 and 12 bits needs imagecodecs", "pip install 'openmae[tiff]'") from error
-    alpha = open_image(data, "AVIF").has_transparency_data
+    alpha = pillow_image(data, "AVIF").has_transparency_data
     return open_deep(data, "AVIF", 3 + alpha, bits, lambda code: avif_decode(code, 0, numthreads=1))
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from openmae.data.formats.codestream import jpeg_frame, segments
 from openmae.data.formats.header import Asked, Header, Opened, check_size
 from openmae.data.formats.orientation import exif_orientation, upright
-from openmae.data.formats.pillow import as_array, open_by_pillow, open_image
+from openmae.data.formats.pillow import as_array, open_by_pillow, pillow_image
 from openmae.errors import BrokenImage
 
 _APP1 = 0xE1
@@ -63,7 +63,7 @@ def _decode(data: bytes, space: str, height: int, width: int, reduce: int) -> ND
 
 def _decode_by_pillow(data: bytes, space: str, reduce: int) -> NDArray[Any]:
     """As _decode, to the last bit: Pillow has the same decoder, but minds stray bytes less."""
-    image, (mode, channels) = open_image(data, "JPEG"), ("L", 1) if space == "GRAY" else ("RGB", 3)
+    image, (mode, channels) = pillow_image(data, "JPEG"), ("L", 1) if space == "GRAY" else ("RGB", 3)
     # Not in whole numbers, or sides of less than `reduce` pixels would not be reduced.
     image.draft(mode, (image.width / reduce, image.height / reduce))  # type: ignore[arg-type]
     check_size(image.height, image.width, 2 * channels)  # its pixels, and then the array

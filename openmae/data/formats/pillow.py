@@ -26,7 +26,7 @@ _GREY = frozenset(("1", "L", "LA", "La"))
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # or it prints each oddity of a file
 
 
-def open_image(data: bytes, kind: str) -> Image.Image:
+def pillow_image(data: bytes, kind: str) -> Image.Image:
     """Pillow's image, of which only the header has been read. Raises BrokenImage, or what Pillow raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata; what matters is whether pixels come out
@@ -41,7 +41,7 @@ def open_by_pillow(data: bytes, kind: str, turn: int | None = None) -> Opened:
 
     turn: its EXIF orientation, where that is known already.
     """
-    image = open_image(data, kind)
+    image = pillow_image(data, kind)
     width, height = image.size
     depth: Depth = "uint16" if image.mode.startswith("I") else "uint8"
     alpha = image.has_transparency_data
@@ -109,7 +109,7 @@ def _exif_of_png(data: bytes, profile: str) -> bytes:
 
 def open_deep(data: bytes, kind: str, channels: int, bits: int, decode: Callable[[bytes], NDArray[Any]]) -> Opened:
     """A file of which Pillow reads the header, and `decode` the pixels, 9 to 16 bits in uint16."""
-    image = open_image(data, kind)
+    image = pillow_image(data, kind)
     (width, height), turn = image.size, orientation(data, image)
     check_size(height, width, 2 * channels)
 

@@ -1,7 +1,7 @@
 """PNG whose pixels have 16 bits."""
 
 from openmae.data.formats.header import Opened
-from openmae.data.formats.pillow import open_by_pillow, open_deep, open_image
+from openmae.data.formats.pillow import open_by_pillow, open_deep, pillow_image
 from openmae.errors import UserError
 
 _PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by its colour type
@@ -11,7 +11,7 @@ def open_png(data: bytes) -> Opened:
     """A PNG of any depth."""
     if len(data) < 26 or data[24] != 16:
         return open_by_pillow(data, "PNG")
-    transparent = open_image(data, "PNG").has_transparency_data
+    transparent = pillow_image(data, "PNG").has_transparency_data
     if data[25] == 0 and not transparent:
         return open_by_pillow(data, "PNG")
     try:

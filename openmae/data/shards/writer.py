@@ -35,7 +35,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Part:
+class FinishedShard:
     """A finished shard: n samples with their images' indices in the source (n,), places (n,) and checksums (n,); the
     shard's size and SHA-256; the bytes its images had before; what was left out."""
 
@@ -52,7 +52,7 @@ class Part:
         return len(self.images)
 
 
-def read_part(shard: Path) -> Part | None:
+def read_finished(shard: Path) -> FinishedShard | None:
     """What a finished shard holds; None where it is not finished, was cut off, or misses images that may return."""
     try:
         arrays = map_arrays(_part_file(shard))
@@ -61,7 +61,9 @@ def read_part(shard: Path) -> Part | None:
         if shard.stat().st_size != about["bytes"] or any(image.may_return for image in left_out):
             return None
         images, offset, size, crc32 = (arrays[key] for key in ("images", "offset", "size", "crc32"))
-        return Part(images, offset, size, crc32, about["bytes"], about["sha256"], about["bytes_before"], left_out)
+        return FinishedShard(
+            images, offset, size, crc32, about["bytes"], about["sha256"], about["bytes_before"], left_out
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -106,13 +108,13 @@ class ShardWriter:
         """Notes that this one is missing."""
         self._left_out.append(image)
 
-    def finish(self) -> Part:
+    def finish(self) -> FinishedShard:
         """Puts the shard and then its part in place. Raises OSError."""
         self._write(bytes(-(self._bytes + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE + 2 * tarfile.BLOCKSIZE))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        part = Part(
+        part = FinishedShard(
             np.array(self._images, np.int64),
             np.array(self._offsets, np.int64),
             np.array(self._sizes, np.int64),
@@ -142,7 +144,7 @@ class ShardWriter:
         self._bytes += len(data)
 
 
-def _write_part(file: Path, part: Part) -> None:
+def _write_part(file: Path, part: FinishedShard) -> None:
     about = {
         "bytes": part.bytes,
         "sha256": part.sha256,
@@ -158,7 +160,7 @@ def _part_file(shard: Path) -> Path:
     return shard.parent / PARTS / f"{shard.stem}.npz"
 
 
-def concatenated(parts: Sequence[Part]) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+def concatenated(parts: Sequence[FinishedShard]) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
     """The source's indices of all samples (n,), shard by shard, and the columns of their index."""
     columns = {key: np.concatenate([getattr(part, key) for part in parts]) for key in ("offset", "size", "crc32")}
     columns["shard"] = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])

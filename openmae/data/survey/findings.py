@@ -47,7 +47,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Split:
+class InspectedSplit:
     """A part of the data and what is in it. name: "train", "val", or "" where DATA has no splits.
 
     labels: (n,) index into class_names, None where there are none that can be used, for the reason `why_no_labels`.
@@ -69,7 +69,7 @@ class Split:
         return tuple(self.called(int(index)) for index in np.flatnonzero(chosen)[:EXAMPLES])
 
 
-def judge(splits: Sequence[Split]) -> list[Finding]:
+def judge(splits: Sequence[InspectedSplit]) -> list[Finding]:
     """Everything found, the worst first."""
     findings = [*_duplicates(splits)]
     for split in splits:
@@ -82,7 +82,7 @@ def judge(splits: Sequence[Split]) -> list[Finding]:
     return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
-def _unreadable(split: Split) -> Iterator[Finding]:
+def _unreadable(split: InspectedSplit) -> Iterator[Finding]:
     broken = len(split.found.reasons)
     if not broken:
         return
@@ -106,7 +106,7 @@ def _unreadable(split: Split) -> Iterator[Finding]:
     )
 
 
-def _sizes(split: Split) -> Iterator[Finding]:
+def _sizes(split: InspectedSplit) -> Iterator[Finding]:
     good = split.found.good
     if not good.any():
         return
@@ -131,7 +131,7 @@ def _sizes(split: Split) -> Iterator[Finding]:
         )
 
 
-def _blank(split: Split) -> Iterator[Finding]:
+def _blank(split: InspectedSplit) -> Iterator[Finding]:
     blank = split.found.rows["blank"]
     if blank.any():
         share = blank.sum() / len(blank)
@@ -143,7 +143,7 @@ def _blank(split: Split) -> Iterator[Finding]:
         )
 
 
-def _kinds(splits: Sequence[Split]) -> Iterator[Finding]:
+def _kinds(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
     depths, channels = Counter[str](), Counter[int]()
     firsts: dict[str | int, str] = {}
     frames = 0
@@ -187,7 +187,7 @@ def _kinds(splits: Sequence[Split]) -> Iterator[Finding]:
         )
 
 
-def _duplicates(splits: Sequence[Split]) -> Iterator[Finding]:
+def _duplicates(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
     """Files that are the same to the last byte."""
     lengths = [len(split.source) for split in splits]
     which = np.repeat(np.arange(len(splits), dtype=np.int8), lengths)
@@ -238,7 +238,7 @@ def _duplicates(splits: Sequence[Split]) -> Iterator[Finding]:
         )
 
 
-def _labels(splits: Sequence[Split]) -> Iterator[Finding]:
+def _labels(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
     labelled = [split for split in splits if split.labels is not None]
     for split in splits:
         if split.labels is None:
@@ -249,7 +249,7 @@ def _labels(splits: Sequence[Split]) -> Iterator[Finding]:
         yield from _names_of_both(*labelled)
 
 
-def _no_labels(split: Split, others_have: bool) -> Finding:
+def _no_labels(split: InspectedSplit, others_have: bool) -> Finding:
     refused = "knn, probe and fine-tuning refuse it; pre-training needs no labels"
     if folders := misnamed_splits(split.source):
         return Finding(
@@ -265,7 +265,7 @@ def _no_labels(split: Split, others_have: bool) -> Finding:
     return Finding("note", split.why_no_labels, "nothing to do for pre-training, which needs none")
 
 
-def _classes(split: Split) -> Iterator[Finding]:
+def _classes(split: InspectedSplit) -> Iterator[Finding]:
     assert split.labels is not None
     counts = np.bincount(split.labels, minlength=len(split.class_names))
     names = split.class_names
@@ -299,7 +299,7 @@ def _classes(split: Split) -> Iterator[Finding]:
         )
 
 
-def _names_of_both(train: Split, val: Split) -> Iterator[Finding]:
+def _names_of_both(train: InspectedSplit, val: InspectedSplit) -> Iterator[Finding]:
     assert train.labels is not None
     assert val.labels is not None
     in_train = {train.class_names[label] for label in np.unique(train.labels).tolist()}
@@ -318,7 +318,7 @@ def _names_of_both(train: Split, val: Split) -> Iterator[Finding]:
         )
 
 
-def _common_labels(splits: Sequence[Split]) -> list[NDArray[np.int64]]:
+def _common_labels(splits: Sequence[InspectedSplit]) -> list[NDArray[np.int64]]:
     """(n,) of each split, numbered by name across the splits; -1 where there is none."""
     numbers: dict[str, int] = {}
     found = []
@@ -343,7 +343,7 @@ def _have(count: int) -> str:
     return "has" if count == 1 else "have"
 
 
-def _of(split: Split) -> str:
+def _of(split: InspectedSplit) -> str:
     return f" of {split.name}" if split.name else ""
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from openmae.errors import UserError
 from openmae.model import Architecture
-from openmae.recipes.bench.steps import Job, PlainJob, Where, rehearsed, small
+from openmae.recipes.bench.steps import PlainStepper, Stepper, Where, rehearsed, small
 
 
 def transformers_mae(architecture: Architecture, attention: str | None = None) -> nn.Module:
@@ -149,14 +149,14 @@ class Peer:
     architecture: Architecture
     compiled: bool = False
 
-    def start(self, where: Where) -> Job:
+    def start(self, where: Where) -> Stepper:
         """Builds it. Raises whatever that package raises."""
-        rehearsed(self._job(small(self.architecture), False, where))
-        return self._job(self.architecture, self.compiled, where)
+        rehearsed(self._stepper(small(self.architecture), False, where))
+        return self._stepper(self.architecture, self.compiled, where)
 
-    def _job(self, architecture: Architecture, compiled: bool, where: Where) -> PlainJob:
+    def _stepper(self, architecture: Architecture, compiled: bool, where: Where) -> PlainStepper:
         model = BUILDERS[self.name](architecture)
-        return PlainJob(model, compiled, where, architecture.in_chans, architecture.img_size)
+        return PlainStepper(model, compiled, where, architecture.in_chans, architecture.img_size)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class FilePeer:
     in_chans: int
     img_size: tuple[int, ...]
 
-    def start(self, where: Where) -> Job:
+    def start(self, where: Where) -> Stepper:
         """Runs the file and calls the callable. Raises whatever they raise, TypeError where that gives no module."""
         sys.path.insert(0, str(self.file.parent))  # as if it were run: it may import what lies beside it
         specification = importlib.util.spec_from_file_location(self.file.stem, self.file)
@@ -178,11 +178,11 @@ class FilePeer:
         sys.modules[self.file.stem] = module
         specification.loader.exec_module(module)
         tiny = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.LayerNorm(8), nn.Linear(8, 1))
-        rehearsed(PlainJob(tiny, False, where, 3, (2, 2)))
+        rehearsed(PlainStepper(tiny, False, where, 3, (2, 2)))
         model = getattr(module, self.callable)()
         if not isinstance(model, nn.Module):
             raise TypeError(f"{self.callable}() gives {type(model).__name__}, no torch.nn.Module")
-        return PlainJob(model.to(torch.float32), False, where, self.in_chans, self.img_size)
+        return PlainStepper(model.to(torch.float32), False, where, self.in_chans, self.img_size)
 
 
 def file_peer(given: str, in_chans: int, img_size: tuple[int, ...]) -> FilePeer:

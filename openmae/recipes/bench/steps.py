@@ -34,7 +34,7 @@ class Where:
     precision: Precision
 
 
-class Job(Protocol):
+class Stepper(Protocol):
     """What a contender does again and again.
 
     amount: what a step gets done: images, or operations of a matrix product. base: bytes resident before the model
@@ -57,7 +57,7 @@ class Job(Protocol):
 class Work(Protocol):
     """What a contender is, as it travels to its process."""
 
-    def start(self, where: Where) -> Job:
+    def start(self, where: Where) -> Stepper:
         """Builds it there."""
 
 
@@ -69,13 +69,13 @@ class Ours:
     architecture: Architecture
     compiled: bool = False
 
-    def start(self, where: Where) -> Job:
+    def start(self, where: Where) -> Stepper:
         """The model with fresh weights."""
-        rehearsed(_OurJob(small(self.architecture).build(), False, where))
-        return _OurJob(self.architecture.build(), self.compiled, where)
+        rehearsed(_OurStepper(small(self.architecture).build(), False, where))
+        return _OurStepper(self.architecture.build(), self.compiled, where)
 
 
-class _OurJob:
+class _OurStepper:
     def __init__(self, model: MaskedAutoencoder, compiled: bool, where: Where) -> None:
         self.base = _before(model)
         self.model, self.where, self.device, self.amount = model, where, torch.device(where.device), 0.0
@@ -105,7 +105,7 @@ class _OurJob:
         return loss
 
 
-class PlainJob:
+class PlainStepper:
     """A plain step of any model that takes images (B, C, H, W), float32 of mean 0 and deviation 1, to their loss."""
 
     def __init__(
@@ -139,7 +139,7 @@ class PlainJob:
 class Product:
     """A product of two square matrices, of the size at which the machine multiplies fastest."""
 
-    def start(self, where: Where) -> Job:
+    def start(self, where: Where) -> Stepper:
         """Tries the sizes."""
         return _ProductJob(where)
 
@@ -183,10 +183,10 @@ class _ProductJob:
         self.matrices = []
 
 
-def rehearsed(job: Job) -> None:
+def rehearsed(stepper: Stepper) -> None:
     """A step of next to nothing: what libraries load at the first one is not to count as a contender's memory."""
-    job.resize(1)
-    job.step()
+    stepper.resize(1)
+    stepper.step()
 
 
 def small(architecture: Architecture) -> Architecture:

@@ -17,7 +17,7 @@ import torch
 from openmae.commandline.flags import with_flags
 from openmae.machine.device import is_out_of_memory
 from openmae.machine.heap import give_back_freed_memory, keep_freed_memory
-from openmae.recipes.bench.steps import Job, Where, Work, resident, timed
+from openmae.recipes.bench.steps import Stepper, Where, Work, resident, timed
 
 _WATCH_SECONDS = 0.5
 _MOST_REASON = 300  # characters
@@ -35,16 +35,16 @@ class Turn:
 class _Runner:
     """Answers what it is asked; see bench_rounds.py for the order."""
 
-    def __init__(self, job: Job, where: Where) -> None:
-        self.job, self.device, self.steps = job, where.device, 1
+    def __init__(self, stepper: Stepper, where: Where) -> None:
+        self.stepper, self.device, self.steps = stepper, where.device, 1
         self.can_reset_peak = False
 
     def fit(self, micro_batch: int) -> float:
         """Seconds of one step with so many images; infinity where memory does not hold it."""
         seconds = math.inf
         try:
-            self.job.resize(micro_batch)
-            seconds = timed(self.job.step, 1, self.device)[0]
+            self.stepper.resize(micro_batch)
+            seconds = timed(self.stepper.step, 1, self.device)[0]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -53,8 +53,8 @@ class _Runner:
 
     def warm_up(self, micro_batch: int, turn_seconds: float) -> None:
         """Two steps (a compiler works in the first one), whose second says how many a turn of that length takes."""
-        self.job.resize(micro_batch)
-        _, seconds = (timed(self.job.step, 1, self.device)[0] for _ in range(2))
+        self.stepper.resize(micro_batch)
+        _, seconds = (timed(self.stepper.step, 1, self.device)[0] for _ in range(2))
         self.steps = max(1, math.ceil(turn_seconds / seconds))
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -65,21 +65,21 @@ class _Runner:
 
     def turn(self) -> Turn:
         """A turn's steps. One more comes before them, since memory has to be fetched anew."""
-        timed(self.job.step, 1, self.device)
-        seconds = timed(self.job.step, self.steps, self.device)
+        timed(self.stepper.step, 1, self.device)
+        seconds = timed(self.stepper.step, self.steps, self.device)
         peak = self._peak()
         self._make_room()
-        return Turn(seconds, self.job.amount, peak)
+        return Turn(seconds, self.stepper.amount, peak)
 
     def _peak(self) -> int | None:
         if self.device == "cuda":
             return torch.cuda.max_memory_allocated()
         peak = resident("VmHWM") if self.device == "cpu" and self.can_reset_peak else None
-        return None if peak is None or self.job.base is None else peak - self.job.base
+        return None if peak is None or self.stepper.base is None else peak - self.stepper.base
 
     def _make_room(self) -> None:
         """For the next contender: what is left in memory is the weights and the optimizer's averages."""
-        self.job.rest()
+        self.stepper.rest()
         gc.collect()  # what a step that failed has left
         if self.device == "cuda":
             torch.cuda.empty_cache()

@@ -9,7 +9,7 @@ from typing import Any
 
 from openmae.commandline.flags import with_flags
 from openmae.console.words import encodable
-from openmae.data.survey.findings import Split
+from openmae.data.survey.findings import InspectedSplit
 from openmae.errors import UserError
 
 COLUMNS: dict[str, type] = {
@@ -37,7 +37,7 @@ def require_parquet(out: Path) -> None:
         _pyarrow()
 
 
-def write_inventory(out: Path, splits: Sequence[Split]) -> None:
+def write_inventory(out: Path, splits: Sequence[InspectedSplit]) -> None:
     """Writes the table whole or not at all. Raises OSError.
 
     digest: BLAKE2b of 16 bytes, in hex. What is not known, because a file gives no image, is empty.
@@ -50,7 +50,7 @@ def write_inventory(out: Path, splits: Sequence[Split]) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _rows(split: Split) -> Iterator[tuple[Any, ...]]:
+def _rows(split: InspectedSplit) -> Iterator[tuple[Any, ...]]:
     """In the order of COLUMNS."""
     for index, row in enumerate(split.found.rows):
         name = encodable(split.source.name(index))  # a file's name may be no text
@@ -77,7 +77,7 @@ def _rows(split: Split) -> Iterator[tuple[Any, ...]]:
             yield name, split.name, label, size, *[None] * 8, digest, with_flags(split.found.reasons[index])
 
 
-def _write_csv(file: Path, splits: Sequence[Split]) -> None:
+def _write_csv(file: Path, splits: Sequence[InspectedSplit]) -> None:
     with file.open("w", encoding="utf-8", newline="") as opened:
         writer = csv.writer(opened)
         writer.writerow(COLUMNS)
@@ -85,7 +85,7 @@ def _write_csv(file: Path, splits: Sequence[Split]) -> None:
             writer.writerows(_rows(split))
 
 
-def _write_parquet(file: Path, splits: Sequence[Split]) -> None:
+def _write_parquet(file: Path, splits: Sequence[InspectedSplit]) -> None:
     pyarrow, parquet = _pyarrow()
     types = {str: pyarrow.string(), int: pyarrow.int64(), bool: pyarrow.bool_()}
     schema = pyarrow.schema([(name, types[kind]) for name, kind in COLUMNS.items()])

@@ -32,7 +32,7 @@ from openmae.console.terminal import make_console
 from openmae.console.words import counted, pace
 from openmae.data.opening import SPLITS, Data, open_data
 from openmae.data.sources.source import Source
-from openmae.data.survey.findings import Finding, Severity, Split, judge
+from openmae.data.survey.findings import Finding, InspectedSplit, Severity, judge
 from openmae.data.survey.inspection import inspect
 from openmae.errors import UserError
 from openmae.files.disk import check_out
@@ -58,7 +58,7 @@ def run(settings: Check) -> int:
     for name, source in sources.items():
         with counting(f"reading {name}".strip(), len(source), console) as say:
             found = inspect(source, workers, say)
-        splits.append(Split(name, source, found, *_labels(source)))
+        splits.append(InspectedSplit(name, source, found, *_labels(source)))
     images = sum(map(len, sources.values()))
     console.print(f"{settings.data}: {pace(images, time.monotonic() - started)}\n")
     _show_images(splits, console)
@@ -95,7 +95,7 @@ def _labels(source: Source) -> tuple[NDArray[np.int64] | None, tuple[str, ...], 
         return None, (), str(error)
 
 
-def _show_images(splits: Sequence[Split], console: Console) -> None:
+def _show_images(splits: Sequence[InspectedSplit], console: Console) -> None:
     """A column a split: how many images, of which kinds and sizes, with which labels."""
     table = Table(box=None, show_header=len(splits) > 1, padding=(0, 3, 0, 0))
     table.add_column("")
@@ -108,7 +108,7 @@ def _show_images(splits: Sequence[Split], console: Console) -> None:
     console.print()
 
 
-def _facts(split: Split) -> dict[str, str]:
+def _facts(split: InspectedSplit) -> dict[str, str]:
     rows = split.found.rows[split.found.good]
     kinds = Counter(dict(zip(*(found.tolist() for found in np.unique(rows["kind"], return_counts=True)), strict=True)))
     facts = {"images": f"{len(split.source):,}", "cannot be read": f"{len(split.found.reasons):,}"}

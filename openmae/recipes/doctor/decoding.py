@@ -21,7 +21,7 @@ from openmae.distributed.ranks import Ranks
 from openmae.machine.workers import reading_workers, workers_for
 from openmae.model import create_model
 from openmae.recipes.doctor.devices import product_speed
-from openmae.recipes.doctor.finding import Finding
+from openmae.recipes.doctor.diagnosis import Diagnosis
 from openmae.train.cost import flops
 
 IMG_SIZE = 224
@@ -34,18 +34,18 @@ _SLOW = 50.0  # images/s a core: a photograph takes 3 ms where nothing is wrong
 _OF_A_PRODUCT = 0.3  # of the speed of a large matrix product, which a whole step may reach
 
 
-def decoding(data: str | None) -> list[Finding]:
+def decoding(data: str | None) -> list[Diagnosis]:
     """Reads, decodes, crops and resizes with a process a core, as training does. Raises UserError for no images."""
     with warnings.catch_warnings():  # Python 3.12 has doubts of forks beside a thread; the other one only waits
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         return _decoding(data)
 
 
-def _decoding(data: str | None) -> list[Finding]:
+def _decoding(data: str | None) -> list[Diagnosis]:
     workers = min(_MOST_WORKERS, max(1, reading_workers(None)))
     size, pixels = PHOTOGRAPH, PixelFormat()
     source: Source = _Photographs()
-    found: list[Finding] = []
+    found: list[Diagnosis] = []
     if data is not None:
         source = open_data(data).train
         look = survey(source, 0, workers=workers, most=_LOOKED_AT)
@@ -60,21 +60,21 @@ def _decoding(data: str | None) -> list[Finding]:
 
 def _seen(
     source: Source, tried: int, broken: tuple[tuple[int, str], ...], size: tuple[int, int], pixels: PixelFormat
-) -> Finding:
+) -> Diagnosis:
     said = f"{several(len(source), 'image')} in {source.location}, {size[0]} x {size[1]} pixels, "
     said += several(pixels.in_chans, "channel")
     if broken:
         index, reason = broken[0]
         said += f"; {len(broken)} of {tried} tried cannot be read (the first: {source.name(index)}: {reason})"
-        return Finding("data", "warn", said, f"openmae check {source.location} lists them all")
-    return Finding("data", "ok", said)
+        return Diagnosis("data", "warn", said, f"openmae check {source.location} lists them all")
+    return Diagnosis("data", "ok", said)
 
 
-def _judged(said: str, rate: float, workers: int, data: str | None) -> Finding:
+def _judged(said: str, rate: float, workers: int, data: str | None) -> Diagnosis:
     faster = f"openmae pack {data or 'DATA'} SHARDS makes images that load faster"
     if rate / workers < _SLOW:
         remedy = f"{faster}; if the disk or the network is slow, copy them to a local disk"
-        return Finding("decoding", "warn", said, remedy)
+        return Diagnosis("decoding", "warn", said, remedy)
     if gpus := torch.cuda.device_count() if torch.cuda.is_available() else 0:
         device = torch.device("cuda")
         loaders = gpus * workers_for(None, device, Ranks(0, gpus, 0, gpus))
@@ -82,8 +82,8 @@ def _judged(said: str, rate: float, workers: int, data: str | None) -> Finding:
         said += f"; {loaders} would make {made:,.0f}, and {several(gpus, 'GPU')} take about {taken:,.0f} of vit_base"
         if made < taken:
             remedy = f"{faster}; --repeat-aug takes several views of each; or take a machine with more cores a GPU"
-            return Finding("decoding", "warn", said, remedy)
-    return Finding("decoding", "ok", said)
+            return Diagnosis("decoding", "warn", said, remedy)
+    return Diagnosis("decoding", "ok", said)
 
 
 def _images_per_second(device: torch.device) -> float:

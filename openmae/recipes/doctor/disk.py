@@ -17,7 +17,7 @@ from openmae.console.words import size_of
 from openmae.files.disk import DISK_FULL
 from openmae.files.whole import write_file
 from openmae.model import create_model
-from openmae.recipes.doctor.finding import Finding
+from openmae.recipes.doctor.diagnosis import Diagnosis
 from openmae.recipes.training.room import RUN_BYTES
 from openmae.train.cost import parameters
 
@@ -47,18 +47,18 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def disk(out: Path) -> list[Finding]:
+def disk(out: Path) -> list[Diagnosis]:
     """Looks at the folder, or at the nearest one above it that exists, and leaves nothing there."""
     place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     if not place.is_dir():
-        return [Finding("disk", "bad", f"{place} is a file", "give a folder as --out")]
+        return [Diagnosis("disk", "bad", f"{place} is a file", "give a folder as --out")]
     try:
         probe = Path(tempfile.mkdtemp(prefix=".openmae-doctor-", dir=place))
     except OSError as error:
         remedy = "ask for the right to write there, or choose another --out"
         if error.errno in DISK_FULL:
             remedy = "free some space, or choose another --out"
-        return [Finding("disk", "bad", f"{place} cannot be written ({error.strerror})", remedy)]
+        return [Diagnosis("disk", "bad", f"{place} cannot be written ({error.strerror})", remedy)]
     try:
         return [_kind(place), _space(place), *_speed(probe), _renaming(probe), _locks(probe)]
     finally:
@@ -68,24 +68,24 @@ def disk(out: Path) -> list[Finding]:
 # ---------------------------------------------------------------- what it is
 
 
-def _kind(place: Path) -> Finding:
+def _kind(place: Path) -> Diagnosis:
     found = filesystem(place.resolve())
     if found is None:
-        return Finding("disk", "ok", f"{place} can be written")
+        return Diagnosis("disk", "ok", f"{place} can be written")
     device, kind = found
     said = f"{place} can be written: {kind}, on {device}"
     if re.search(_STORES, f"{kind} {device}"):
         remedy = "write runs to a disk and copy them there: a store of objects renames and locks nothing"
-        return Finding("disk", "warn", said, remedy)
+        return Diagnosis("disk", "warn", said, remedy)
     if re.match(_REMOTE, kind):
-        return Finding("disk", "ok", f"{said}, over a network")
+        return Diagnosis("disk", "ok", f"{said}, over a network")
     if kind == "overlay":
         remedy = "give a folder of the host's (docker run --volume): this one goes with the container"
-        return Finding("disk", "warn", said, remedy)
+        return Diagnosis("disk", "warn", said, remedy)
     if kind in ("tmpfs", "ramfs"):
         remedy = "choose an --out on a disk: this one is in memory, and gone when the machine starts anew"
-        return Finding("disk", "warn", said, remedy)
-    return Finding("disk", "ok", said)
+        return Diagnosis("disk", "warn", said, remedy)
+    return Diagnosis("disk", "ok", said)
 
 
 def filesystem(place: Path, mounts: Path | None = None) -> tuple[str, str] | None:
@@ -114,20 +114,20 @@ def _plain(word: str) -> str:
 # ---------------------------------------------------------------- what it can do
 
 
-def _space(place: Path) -> Finding:
+def _space(place: Path) -> Diagnosis:
     free = shutil.disk_usage(place).free
     inodes = os.statvfs(place)
     least, base = (RUN_BYTES * _parameters(name) for name in ("vit_tiny", "vit_base"))
     said = f"{size_of(free)} free; a run of vit_base takes {size_of(base)} at most, of vit_tiny {size_of(least)}"
     remedy = "free some space, or choose another --out"
     if inodes.f_files and not inodes.f_favail:
-        return Finding("space", "bad", f"{said}, but no file can be added (no inodes left)", "delete files there")
+        return Diagnosis("space", "bad", f"{said}, but no file can be added (no inodes left)", "delete files there")
     if free < least:
-        return Finding("space", "bad", said, remedy)
+        return Diagnosis("space", "bad", said, remedy)
     return (
-        Finding("space", "warn", said, f"{remedy}, or train a smaller model")
+        Diagnosis("space", "warn", said, f"{remedy}, or train a smaller model")
         if free < base
-        else Finding("space", "ok", said)
+        else Diagnosis("space", "ok", said)
     )
 
 
@@ -141,7 +141,7 @@ def _parameters(model: str) -> int:
     return sum(parameters(made.architecture))
 
 
-def _speed(probe: Path) -> list[Finding]:
+def _speed(probe: Path) -> list[Diagnosis]:
     """Writes, syncs, and reads again what no compression makes smaller."""
     most = min(MOST_BYTES, shutil.disk_usage(probe).free // 4)
     if most <= 0:
@@ -160,12 +160,14 @@ def _speed(probe: Path) -> list[Finding]:
                 os.fsync(out.fileno())
     except OSError as error:
         said = f"writing fails after {size_of(written)} ({error.strerror})"
-        return [Finding("write", "bad", said, _mended(error))]
+        return [Diagnosis("write", "bad", said, _mended(error))]
     rate = written / (time.perf_counter() - began)
     try:
         read, is_whole = _read(file, block)
     except OSError as error:
-        return [Finding("write", "bad", f"what was written cannot be read ({error.strerror})", "choose another --out")]
+        return [
+            Diagnosis("write", "bad", f"what was written cannot be read ({error.strerror})", "choose another --out")
+        ]
     checkpoint = _CHECKPOINT_BYTES * _parameters("vit_base") / rate
     said = (
         f"{size_of(rate)}/s written and synced, {size_of(read)}/s read again, of {size_of(written)}; "
@@ -173,11 +175,11 @@ def _speed(probe: Path) -> list[Finding]:
     )
     if not is_whole:
         remedy = "choose another --out, and have the disk and the memory tested"
-        return [Finding("write", "bad", f"{said}, but what was read is not what was written", remedy)]
+        return [Diagnosis("write", "bad", f"{said}, but what was read is not what was written", remedy)]
     if checkpoint > _SLOW:
         remedy = "choose an --out on a local disk and copy the run, or give a longer --checkpoint-minutes"
-        return [Finding("write", "warn", said, remedy)]
-    return [Finding("write", "ok", said)]
+        return [Diagnosis("write", "warn", said, remedy)]
+    return [Diagnosis("write", "ok", said)]
 
 
 def _read(file: Path, block: bytes) -> tuple[float, bool]:
@@ -201,7 +203,7 @@ def _mended(error: OSError) -> str:
     return "choose another --out, and have this disk looked at"
 
 
-def _renaming(probe: Path) -> Finding:
+def _renaming(probe: Path) -> Diagnosis:
     """Checkpoints are written aside, synced, and renamed over what was there."""
     file = probe / "renamed"
     try:
@@ -210,14 +212,14 @@ def _renaming(probe: Path) -> Finding:
         is_right = file.read_bytes() == b"after" and len(list(probe.glob("*renamed*"))) == 1
     except OSError as error:
         said = f"a file cannot be replaced by another in one go ({error.strerror})"
-        return Finding("rename", "bad", said, "choose an --out on another file system")
+        return Diagnosis("rename", "bad", said, "choose an --out on another file system")
     if not is_right:
         said = "a file that was renamed over another does not take its place"
-        return Finding("rename", "bad", said, "choose an --out on another file system")
-    return Finding("rename", "ok", "a file takes another's place in one go")
+        return Diagnosis("rename", "bad", said, "choose an --out on another file system")
+    return Diagnosis("rename", "ok", "a file takes another's place in one go")
 
 
-def _locks(probe: Path) -> Finding:
+def _locks(probe: Path) -> Diagnosis:
     """A run's folder is locked. By processes of their own, one of which must be refused; a mount whose lock daemon is
     gone may never answer."""
     remedy = "mount it with locks that work (NFS: rpc.statd runs, and no nolock), or choose another --out"
@@ -230,11 +232,13 @@ def _locks(probe: Path) -> Finding:
             process.kill()
             with suppress(subprocess.TimeoutExpired):  # it may hang in the kernel
                 process.wait(_KILLED_SECONDS)
-            return Finding("lock", "bad", f"a file's lock was not given within {_LOCK_SECONDS:g} s", remedy)
+            return Diagnosis("lock", "bad", f"a file's lock was not given within {_LOCK_SECONDS:g} s", remedy)
         said.seek(0)
         why = (said.read().decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
     if why.startswith(("OSError", "PermissionError", "BlockingIOError")):
-        return Finding("lock", "bad", f"a file cannot be locked ({why})", remedy)
+        return Diagnosis("lock", "bad", f"a file cannot be locked ({why})", remedy)
     if code:
-        return Finding("lock", "warn", "two processes get the lock of one file: two runs could share a folder", remedy)
-    return Finding("lock", "ok", "a file that one process has locked is refused to another")
+        return Diagnosis(
+            "lock", "warn", "two processes get the lock of one file: two runs could share a folder", remedy
+        )
+    return Diagnosis("lock", "ok", "a file that one process has locked is refused to another")

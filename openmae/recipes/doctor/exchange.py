@@ -18,8 +18,8 @@ import torch
 from openmae.console.words import size_of
 from openmae.errors import RUN_AGAIN
 from openmae.model import create_model
+from openmae.recipes.doctor.diagnosis import Diagnosis
 from openmae.recipes.doctor.exchange_rank import LARGE, STAGES
-from openmae.recipes.doctor.finding import Finding
 from openmae.train.cost import parameters
 
 WORKER = (sys.executable, "-m", "openmae.recipes.doctor.exchange_rank")
@@ -30,7 +30,7 @@ _SLOW = {"gloo": 0.1e9, "NCCL": 2e9}  # bytes/s
 _NAME = "exchange"
 
 
-def exchange(processes: int | None, timeout: float) -> list[Finding]:
+def exchange(processes: int | None, timeout: float) -> list[Diagnosis]:
     """Starts as many processes as asked for, which add up numbers; under torchrun one, which meets those of the other
     ranks."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -41,7 +41,7 @@ def exchange(processes: int | None, timeout: float) -> list[Finding]:
         return [_found([dict(os.environ)], on_gpus, timeout, f"{among} processes of torchrun")]
     count = processes or gpus or 2
     if count == 1:
-        return [Finding(_NAME, "ok", "one process: nothing to exchange")]
+        return [Diagnosis(_NAME, "ok", "one process: nothing to exchange")]
     return [_found(_environments(count), count <= gpus, timeout, f"{count} processes")]
 
 
@@ -88,7 +88,7 @@ class _Process:
         return f"rank {self.rank} (process {self.process.pid})"
 
 
-def _found(environments: Sequence[dict[str, str]], on_gpus: bool, timeout: float, what: str) -> Finding:
+def _found(environments: Sequence[dict[str, str]], on_gpus: bool, timeout: float, what: str) -> Diagnosis:
     backend = "NCCL" if on_gpus else "gloo"
     what = f"{what} with {backend}"
     began = time.monotonic()
@@ -98,13 +98,13 @@ def _found(environments: Sequence[dict[str, str]], on_gpus: bool, timeout: float
         failed = _waited_for(processes, began + timeout)
         seconds = time.monotonic() - began
         if failed:
-            return Finding(_NAME, "bad", f"{what}: {'; '.join(map(_death, failed))}", _remedy(backend))
+            return Diagnosis(_NAME, "bad", f"{what}: {'; '.join(map(_death, failed))}", _remedy(backend))
         late = [one for one in processes if one.code is None]
         if late:
-            return Finding(_NAME, "bad", f"{what}: {_delay(processes, late, timeout)}", _remedy(backend))
+            return Diagnosis(_NAME, "bad", f"{what}: {_delay(processes, late, timeout)}", _remedy(backend))
         lines = processes[0].said.read_text().splitlines()
     if not lines or not lines[-1].startswith("{"):
-        return Finding(_NAME, "ok", f"{what} got the right sum, in {seconds:.1f} s")  # rank 0 says how fast
+        return Diagnosis(_NAME, "ok", f"{what} got the right sum, in {seconds:.1f} s")  # rank 0 says how fast
     return _judged(what, json.loads(lines[-1]), backend, seconds, int(environments[0]["WORLD_SIZE"]))
 
 
@@ -177,7 +177,7 @@ def _remedy(backend: str) -> str:
     return f"set GLOO_SOCKET_IFNAME to {network if several_machines else 'lo'}; a longer --timeout, if it is only slow"
 
 
-def _judged(what: str, seconds: dict[str, float], backend: str, taken: float, count: int) -> Finding:
+def _judged(what: str, seconds: dict[str, float], backend: str, taken: float, count: int) -> Diagnosis:
     """By what each link carries: a ring of n sends everything 2 (n - 1) / n times."""
     rate = 2 * (count - 1) / count * LARGE / seconds["large"]
     with torch.device("meta"):
@@ -191,5 +191,5 @@ def _judged(what: str, seconds: dict[str, float], backend: str, taken: float, co
         remedy = "choose a faster network by GLOO_SOCKET_IFNAME, or end what else runs here"
         if backend == "NCCL":
             remedy = "see how the GPUs are connected (nvidia-smi topo -m), and what NCCL_DEBUG=INFO says"
-        return Finding(_NAME, "warn", said, remedy)
-    return Finding(_NAME, "ok", said)
+        return Diagnosis(_NAME, "warn", said, remedy)
+    return Diagnosis(_NAME, "ok", said)

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from openmae.commandline.flags import with_flags
 from openmae.errors import UserError, said_once
-from openmae.recipes.doctor.finding import Finding, Verdict
+from openmae.recipes.doctor.diagnosis import Diagnosis, Verdict
 from openmae.recipes.doctor.settings import Doctor
 from openmae.version import __version__
 
@@ -29,29 +29,29 @@ from openmae.version import __version__
 _STYLES: dict[Verdict, str] = {"ok": "green", "warn": "bold yellow", "bad": "bold red"}
 _NAME_WIDTH = 11
 
-Check = Callable[[], Sequence[Finding]]
+_Check = Callable[[], Sequence[Diagnosis]]
 
 
 def run(settings: Doctor) -> int:
     """Looks, prints, returns the exit code. Raises UserError."""
     _check(settings)
     if (rank := _rank()) > 0:  # rank 0 speaks for all; a failure here would have torchrun end it before it has
-        for finding in _exchange(settings):
-            if finding.verdict == "bad":
-                print(f"openmae doctor, on rank {rank}: {finding.said}.", file=sys.stderr)
+        for diagnosis in _exchange(settings):
+            if diagnosis.verdict == "bad":
+                print(f"openmae doctor, on rank {rank}: {diagnosis.said}.", file=sys.stderr)
         return 0
     console = None if settings.json else _console()
-    findings: list[Finding] = []
-    for finding in _findings(settings):
-        findings.append(finding)
+    diagnoses: list[Diagnosis] = []
+    for diagnosis in _diagnoses(settings):
+        diagnoses.append(diagnosis)
         if console is not None:
-            _show(finding, console)
-    counts = Counter(finding.verdict for finding in findings)
+            _show(diagnosis, console)
+    counts = Counter(diagnosis.verdict for diagnosis in diagnoses)
     if console is None:
         found = {
             "openmae": __version__,
             "can_train": not counts["bad"],
-            "findings": [asdict(finding) for finding in findings],
+            "findings": [asdict(diagnosis) for diagnosis in diagnoses],
         }
         print(json.dumps(found, indent=1))
     elif counts["bad"]:
@@ -59,7 +59,7 @@ def run(settings: Doctor) -> int:
     else:
         heed = f": {counts['warn']} to heed" if counts["warn"] else ""
         console.print(f"\nThis machine can train{heed}.")
-    return _code(findings)
+    return _code(diagnoses)
 
 
 @said_once()
@@ -77,15 +77,15 @@ def _rank() -> int:
     return int(number) if number.isdecimal() and os.environ.get("WORLD_SIZE", "1") != "1" else 0
 
 
-def _code(findings: Sequence[Finding]) -> int:
-    return int(any(finding.verdict == "bad" for finding in findings))
+def _code(diagnoses: Sequence[Diagnosis]) -> int:
+    return int(any(diagnosis.verdict == "bad" for diagnosis in diagnoses))
 
 
 # ---------------------------------------------------------------- the checks, each by itself
 
 
-def _findings(settings: Doctor) -> Iterator[Finding]:
-    """Each when it is known. What raises or hangs is a finding too."""
+def _diagnoses(settings: Doctor) -> Iterator[Diagnosis]:
+    """Each when it is known. What raises or hangs is a diagnosis too."""
     yield from within(settings.timeout, "packages", _software)
     if "torch" not in sys.modules:  # whose import the check has tried
         return
@@ -98,13 +98,13 @@ def _findings(settings: Doctor) -> Iterator[Finding]:
         yield from _exchange(settings)
 
 
-def _software() -> Sequence[Finding]:
+def _software() -> Sequence[Diagnosis]:
     from openmae.recipes.doctor.software import software
 
     return software()
 
 
-def _of_this_machine(settings: Doctor) -> dict[str, Check]:
+def _of_this_machine(settings: Doctor) -> dict[str, _Check]:
     from openmae.recipes.doctor.decoding import decoding
     from openmae.recipes.doctor.devices import bfloat16, devices
     from openmae.recipes.doctor.disk import disk
@@ -120,10 +120,10 @@ def _of_this_machine(settings: Doctor) -> dict[str, Check]:
     }
 
 
-def _exchange(settings: Doctor) -> Sequence[Finding]:
+def _exchange(settings: Doctor) -> Sequence[Diagnosis]:
     """Has a timeout of its own, and in this thread Ctrl-C ends the processes too."""
 
-    def check() -> Sequence[Finding]:
+    def check() -> Sequence[Diagnosis]:
         from openmae.recipes.doctor.exchange import exchange
 
         return exchange(settings.processes, settings.timeout)
@@ -131,9 +131,9 @@ def _exchange(settings: Doctor) -> Sequence[Finding]:
     return _isolated("exchange", check)
 
 
-def within(seconds: float, name: str, check: Check) -> Sequence[Finding]:
-    """What the check finds; one finding where it raises, or does not end: a dead file system never answers."""
-    found: list[Finding] = []
+def within(seconds: float, name: str, check: _Check) -> Sequence[Diagnosis]:
+    """What the check finds; one diagnosis where it raises, or does not end: a dead file system never answers."""
+    found: list[Diagnosis] = []
 
     def work() -> None:
         found.extend(_isolated(name, check))
@@ -143,19 +143,19 @@ def within(seconds: float, name: str, check: Check) -> Sequence[Finding]:
     thread.join(seconds)
     if thread.is_alive():
         remedy = "see whether the disks and devices answer (df, nvidia-smi), or give a longer --timeout"
-        return [Finding(name, "bad", f"the check did not end within {seconds:g} s", remedy)]
+        return [Diagnosis(name, "bad", f"the check did not end within {seconds:g} s", remedy)]
     return found
 
 
-def _isolated(name: str, check: Check) -> Sequence[Finding]:
+def _isolated(name: str, check: _Check) -> Sequence[Diagnosis]:
     try:
         return check()
     except UserError as error:
-        return [Finding(name, "bad", with_flags(error.what), with_flags(error.advice) or None)]
+        return [Diagnosis(name, "bad", with_flags(error.what), with_flags(error.advice) or None)]
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         remedy = "run it again; if that changes nothing, please report this line, with the command"
-        return [Finding(name, "warn", f"it could not be checked ({type(error).__name__}: {first})", remedy)]
+        return [Diagnosis(name, "warn", f"it could not be checked ({type(error).__name__}: {first})", remedy)]
 
 
 # ---------------------------------------------------------------- saying
@@ -169,8 +169,8 @@ def _console() -> Console:
     return make_console()
 
 
-def _show(finding: Finding, console: Console) -> None:
-    console.print(f"{finding.verdict:<6}", style=_STYLES[finding.verdict], end="")
-    console.print(f"{finding.name:<{_NAME_WIDTH}}{finding.said}", soft_wrap=True)
-    if finding.remedy is not None:
-        console.print(f"      {'':<{_NAME_WIDTH}}-> {finding.remedy}", soft_wrap=True)
+def _show(diagnosis: Diagnosis, console: Console) -> None:
+    console.print(f"{diagnosis.verdict:<6}", style=_STYLES[diagnosis.verdict], end="")
+    console.print(f"{diagnosis.name:<{_NAME_WIDTH}}{diagnosis.said}", soft_wrap=True)
+    if diagnosis.remedy is not None:
+        console.print(f"      {'':<{_NAME_WIDTH}}-> {diagnosis.remedy}", soft_wrap=True)

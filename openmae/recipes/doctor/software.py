@@ -8,7 +8,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from openmae.recipes.doctor.finding import Finding
+from openmae.recipes.doctor.diagnosis import Diagnosis
 
 _US = "openmae"
 _OF_DEVELOPERS = "dev"  # the extra that no user needs
@@ -16,33 +16,35 @@ _IMPORTED = ("numpy", "PIL", "simplejpeg", "torch", "torchvision")
 """Compiled against each other: versions may suit openmae and not one another."""
 
 
-def software() -> list[Finding]:
+def software() -> list[Diagnosis]:
     """Python, what must be installed, what may be."""
     try:
         about = metadata.metadata(_US)
     except metadata.PackageNotFoundError:
         said = "openmae is not installed, so nothing says which packages it asks for"
-        return [Finding("packages", "warn", said, "pip install -e . in its clone"), *_imports()]
+        return [Diagnosis("packages", "warn", said, "pip install -e . in its clone"), *_imports()]
     needed = [Requirement(text) for text in metadata.requires(_US) or []]
     extras = [name for name in about.get_all("Provides-Extra") or [] if name != _OF_DEVELOPERS]
     return [_python(str(about["Requires-Python"])), *_packages(needed), *_imports(), *_extras(needed, extras)]
 
 
-def _python(wanted: str) -> Finding:
+def _python(wanted: str) -> Diagnosis:
     version = platform.python_version()
     if version not in SpecifierSet(wanted, prereleases=True):
-        return Finding("python", "bad", f"Python {version}; openmae asks for {wanted}", "make an environment with that")
-    return Finding("python", "ok", f"Python {version} on {platform.system()} {platform.machine()}")
+        return Diagnosis(
+            "python", "bad", f"Python {version}; openmae asks for {wanted}", "make an environment with that"
+        )
+    return Diagnosis("python", "ok", f"Python {version} on {platform.system()} {platform.machine()}")
 
 
-def _packages(needed: list[Requirement]) -> list[Finding]:
+def _packages(needed: list[Requirement]) -> list[Diagnosis]:
     always = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
     complaints = {one: complaint for one in always if (complaint := _complaint(one))}
     if complaints:
         remedy = "pip install --upgrade " + " ".join(f"'{_bare(one)}'" for one in complaints)
-        return [Finding("packages", "bad", "; ".join(complaints.values()), remedy)]
+        return [Diagnosis("packages", "bad", "; ".join(complaints.values()), remedy)]
     named = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "numpy"))
-    return [Finding("packages", "ok", f"openmae {metadata.version(_US)}, {named}; all {len(always)} as it asks")]
+    return [Diagnosis("packages", "ok", f"openmae {metadata.version(_US)}, {named}; all {len(always)} as it asks")]
 
 
 def _complaint(one: Requirement) -> str:
@@ -58,7 +60,7 @@ def _bare(one: Requirement) -> str:
     return f"{one.name}{one.specifier}"
 
 
-def _imports() -> list[Finding]:
+def _imports() -> list[Diagnosis]:
     found = []
     for name in _IMPORTED:
         try:
@@ -69,11 +71,11 @@ def _imports() -> list[Finding]:
             if not name.startswith("torch"):
                 remedy = f"pip install --force-reinstall {'pillow' if name == 'PIL' else name}"
             said = f"{name} cannot be imported ({type(error).__name__}: {first})"
-            found.append(Finding("packages", "bad", said, remedy))
+            found.append(Diagnosis("packages", "bad", said, remedy))
     return found
 
 
-def _extras(needed: list[Requirement], names: list[str]) -> Iterator[Finding]:
+def _extras(needed: list[Requirement], names: list[str]) -> Iterator[Diagnosis]:
     """A line on those that are not installed, which is nothing to mend, and one on those that are too old."""
     absent, old = [], []
     for name in names:
@@ -85,11 +87,11 @@ def _extras(needed: list[Requirement], names: list[str]) -> Iterator[Finding]:
     there = ", ".join(name for name in names if name not in absent) or "none"
     if absent:
         remedy = f"where your files need them: pip install 'openmae[{','.join(absent)}]'"
-        yield Finding("extras", "ok", f"installed: {there}; not installed: {', '.join(absent)}", remedy)
+        yield Diagnosis("extras", "ok", f"installed: {there}; not installed: {', '.join(absent)}", remedy)
     else:
-        yield Finding("extras", "ok", f"installed: {there}")
+        yield Diagnosis("extras", "ok", f"installed: {there}")
     for name, complaint in old:
-        yield Finding("extras", "warn", f"of {name}, {complaint}", f"pip install --upgrade 'openmae[{name}]'")
+        yield Diagnosis("extras", "warn", f"of {name}, {complaint}", f"pip install --upgrade 'openmae[{name}]'")
 
 
 def _of_extra(needed: list[Requirement], name: str) -> list[Requirement]:

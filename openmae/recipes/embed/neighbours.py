@@ -21,7 +21,7 @@ from openmae.files.whole import write_file
 from openmae.recipes.embed.file import read_vectors
 from openmae.recipes.embed.labels import LabelTexts
 from openmae.report.sheets.layout import ROWS_IN_ONE_BLOCK
-from openmae.report.sheets.neighbours import Tile, captioned_sheet
+from openmae.report.sheets.neighbours import CaptionedImage, captioned_sheet
 from openmae.report.sheets.pictures import save_picture
 
 MOST_PAIRS = 100_000  # in the list of duplicates
@@ -65,7 +65,7 @@ class Findings:
         """Shows the k nearest to each query (Q, D), of which names and pixels (H, W, C) are given. Raises OSError."""
         found = nearest(torch.tensor(vectors), map(torch.tensor, read_vectors(self.out)), k)
         similarity, rows = found[0].clamp(-1, 1), found[1]
-        sheet: list[list[Tile]] = []
+        sheet: list[list[CaptionedImage]] = []
         for name, image, values, found in zip(names, pixels, similarity, rows, strict=True):
             table = self._table("similarity", "image")
             for value, row in zip(values.tolist(), found.tolist(), strict=True):
@@ -73,7 +73,7 @@ class Findings:
             self.console.print(f"\nNearest to {name}:")
             self.console.print(table)
             near = zip(values.tolist()[:_NEAREST_PICTURED], found.tolist(), strict=False)
-            sheet.append([Tile(image, Path(name).name, ""), *(self._tile(row, value) for value, row in near)])
+            sheet.append([CaptionedImage(image, Path(name).name, ""), *(self._tile(row, value) for value, row in near)])
         titles = ["query", *map(str, range(1, len(sheet[0])))]
         save_picture(captioned_sheet(titles, sheet[:_QUERIES_PICTURED], f"Nearest first. {_SIMILARITY}"), picture)
         more = f" (of the first {_QUERIES_PICTURED})" if len(names) > _QUERIES_PICTURED else ""
@@ -150,14 +150,14 @@ class Findings:
     def _named(self, row: int) -> tuple[str, ...]:
         return self._row(row) if self.labels.classes else (self._name(row),)
 
-    def _tile(self, row: int, similarity: float) -> Tile:
+    def _tile(self, row: int, similarity: float) -> CaptionedImage:
         source, index = self.images.source, int(self.indices[row])
         try:
             pixels = self.images.view(source.read(index))
         except (OSError, BrokenImage):  # it was readable when it was embedded
             pixels = None
         label = self._label(row)
-        return Tile(pixels, f"{similarity:.4f} {label}".strip(), "/".join(Path(self._name(row)).parts[-2:]))
+        return CaptionedImage(pixels, f"{similarity:.4f} {label}".strip(), "/".join(Path(self._name(row)).parts[-2:]))
 
 
 def _pairs(count: int) -> str:

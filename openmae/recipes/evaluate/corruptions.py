@@ -26,7 +26,7 @@ from openmae.evaluate.corruptions import (
     mean_corruption_error,
 )
 from openmae.evaluate.judge import Judged
-from openmae.evaluate.knn import accuracy
+from openmae.evaluate.metrics import accuracy
 from openmae.recipes.evaluate.keep import earlier_corruptions, result_picture, update_results
 from openmae.report.plots.results import corruptions_picture
 

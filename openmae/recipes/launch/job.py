@@ -27,7 +27,7 @@ from openmae.machine.device import Device
 from openmae.recipes.finetune import choose as finetune_choices
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.launch.settings import Launch
-from openmae.recipes.launch.task import Training
+from openmae.recipes.launch.task import LaunchedTraining
 from openmae.recipes.pretrain import choose as pretrain_choices
 from openmae.recipes.pretrain.build import masking_of
 from openmae.recipes.pretrain.settings import Pretrain
@@ -96,7 +96,7 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
     with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
         try:
             with redirect_stderr(io.StringIO()):  # submitit says what sbatch says
-                return executor.submit(Training(tuple(words), out.absolute()))
+                return executor.submit(LaunchedTraining(tuple(words), out.absolute()))
         except (FailedJobError, FailedSubmissionError) as error:
             said = (
                 (str(error).strip().splitlines() or ["it says nothing"])[0].removeprefix("sbatch: error: ").rstrip(".")

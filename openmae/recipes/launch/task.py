@@ -25,7 +25,7 @@ _AGAIN = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass
-class Training:
+class LaunchedTraining:
     """What each task of a job runs: one of the processes that train together, watched over.
 
     A child, so that this one can always hear a signal, and so that the job goes on also where the training's process

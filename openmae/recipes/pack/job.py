@@ -29,7 +29,7 @@ from openmae.data.opening import SPLITS, Data, Split, open_data
 from openmae.data.shards.index import INDEX, Shard, write_index
 from openmae.data.shards.listing import CLASSES
 from openmae.data.shards.packing import Packed, Packing, pack_image
-from openmae.data.shards.writer import LeftOut, Part, ShardWriter, concatenated
+from openmae.data.shards.writer import FinishedShard, LeftOut, ShardWriter, concatenated
 from openmae.data.sources.labels import NO_LABEL
 from openmae.data.sources.source import Names, Source
 from openmae.data.survey.findings import most_broken
@@ -59,7 +59,7 @@ def run(settings: Pack) -> None:
             split.settle()
         _say_what_is_there(splits, console)
         left_out: list[str] = []
-        parts: list[Part] = []
+        parts: list[FinishedShard] = []
         total, before = sum(map(len, splits)), sum(split.images_finished for split in splits)
         try:
             with counting("packing", total, console, before) as say:
@@ -97,7 +97,7 @@ def _say_what_is_there(splits: list[PackedSplit], console: Console) -> None:
         console.print(f"Resuming: {there:,} of {several(shards, 'shard')} are there")
 
 
-def _pack(split: PackedSplit, settings: Pack, progress: _Progress, left_out: list[str]) -> list[Part]:
+def _pack(split: PackedSplit, settings: Pack, progress: _Progress, left_out: list[str]) -> list[FinishedShard]:
     """Writes the shards that are not there yet, and the index. Adds to left_out `path<TAB>reason` of each image that
     is not in them. Raises UserError where these are too many."""
     finished = dict(split.finished)
@@ -148,7 +148,7 @@ def _pack_chunk(source: Source, packing: Packing, images: NDArray[np.int64], han
     return found
 
 
-def _write_index(split: PackedSplit, parts: list[Part]) -> None:
+def _write_index(split: PackedSplit, parts: list[FinishedShard]) -> None:
     """Says where everything is, and thereby that everything is there. Raises OSError."""
     images, columns = concatenated(parts)
     if not len(images):
@@ -274,7 +274,7 @@ def _write_list(file: Path, lines: list[str]) -> None:
         file.unlink(missing_ok=True)
 
 
-def _summarise(settings: Pack, parts: list[Part], left_out: int, console: Console) -> None:
+def _summarise(settings: Pack, parts: list[FinishedShard], left_out: int, console: Console) -> None:
     after, before = sum(part.bytes for part in parts), sum(part.bytes_before for part in parts)
     console.print(
         f"{several(sum(map(len, parts)), 'image')} in {several(len(parts), 'shard')}, {after / 1e6:,.1f} MB: "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from openmae.data.shards.index import SETTINGS
 from openmae.data.shards.packing import RULES
-from openmae.data.shards.writer import PARTS, Part, read_part
+from openmae.data.shards.writer import PARTS, FinishedShard, read_finished
 from openmae.data.sources.source import Source
 from openmae.errors import UserError
 from openmae.files.whole import write_file
@@ -51,9 +51,9 @@ class PackedSplit:
         return [self.folder / f"{number:0{width}d}.tar" for number in range(count)]
 
     @cached_property
-    def finished(self) -> dict[int, Part]:
+    def finished(self) -> dict[int, FinishedShard]:
         """The shards that earlier sessions finished, by their numbers."""
-        found = {number: read_part(shard) for number, shard in enumerate(self.shards)}
+        found = {number: read_finished(shard) for number, shard in enumerate(self.shards)}
         return {number: part for number, part in found.items() if part is not None}
 
     @property

@@ -19,7 +19,8 @@ from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import ALONE, Ranks
 from openmae.errors import UserError
 from openmae.evaluate.features import centred_images, extract, pooled
-from openmae.evaluate.knn import accuracy, knn_predict
+from openmae.evaluate.knn import knn_predict
+from openmae.evaluate.metrics import accuracy
 from openmae.evaluate.rank import rankme
 from openmae.machine.device import Precision
 from openmae.model import MaskedAutoencoder, ViT

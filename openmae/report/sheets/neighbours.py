@@ -20,7 +20,7 @@ _LINE = 19
 
 
 @dataclass(frozen=True)
-class Tile:
+class CaptionedImage:
     """An image (H, W, C) of uint8, uint16 or float32, or None for one that cannot be read any more; what stands below
     it: a word about it, and its name; either may be empty."""
 
@@ -29,7 +29,7 @@ class Tile:
     name: str
 
 
-def captioned_sheet(titles: Sequence[str], rows: Sequence[Sequence[Tile]], footer: str) -> Image.Image:
+def captioned_sheet(titles: Sequence[str], rows: Sequence[Sequence[CaptionedImage]], footer: str) -> Image.Image:
     """A picture of all rows, as many tiles in each as there are titles at most. Images of more than 8 bits are shown
     from their darkest to their brightest values but for the tails; of more than 3 channels the first three.
 
@@ -39,7 +39,7 @@ def captioned_sheet(titles: Sequence[str], rows: Sequence[Sequence[Tile]], foote
     return sheet(titles, drawn, (SIDE + 2 * _LINE, SIDE), footer)
 
 
-def _drawn(tile: Tile) -> Image.Image:
+def _drawn(tile: CaptionedImage) -> Image.Image:
     canvas = Image.new("RGB", (SIDE, SIDE + 2 * _LINE), "white")
     draw = ImageDraw.Draw(canvas)
     if tile.image is None:

@@ -7,7 +7,7 @@ Verdict = Literal["ok", "warn", "bad"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """A line of the report.
 
     name: what was looked at. verdict: bad where training cannot start, or not on what the machine has. said: one
