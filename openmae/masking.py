@@ -190,7 +190,7 @@ class Masking:
         units = math.prod(grid) // self.mask_unit ** len(grid)
         ratio = self.mask_ratio if ratio is None else ratio
         # 1e-9: 10 * (1 - 0.9) is 0.99999... in floating point, and means 1.
-        visible = int(units * (1 - ratio) + 1e-9)
+        visible = int(units * (1 - ratio) + 1e-9) if math.isfinite(ratio) else 0
         if not 0 < visible < units:
             raise BadValue(
                 f"a mask_ratio of {ratio:g} on {units} mask units leaves {visible} visible",

@@ -454,8 +454,9 @@ def test_pictures_are_of_val_and_complaints_name_no_flag_of_training(finished: P
         refused(result, reason, "give others")
         assert "--" not in result[2]
         assert "patch_size" not in result[2]
-    result = run("reconstruct", finished, tmp_path / "data", "--out", out, "--mask-ratio", "0.99")
-    refused(result, "choose a ratio further from 0 and 1")
+    for ratio in ("0.99", "-1", "inf", "nan"):
+        result = run("reconstruct", finished, tmp_path / "data", "--out", out, "--mask-ratio", ratio)
+        refused(result, f"a mask_ratio of {ratio} on 16 mask units leaves ", "choose a ratio further from 0 and 1.")
     assert "size" not in result[2]
 
 

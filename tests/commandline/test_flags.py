@@ -48,18 +48,24 @@ def test_the_same_sentence_for_whoever_calls_a_function_and_whoever_types(run: R
 
 
 def test_also_where_it_is_the_reason_of_a_file(run: Run, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
     for number in range(20):
-        np.save(tmp_path / f"{number}.npy", np.full((16, 16, 5), number, np.uint8))
-    np.save(tmp_path / "other.npy", np.full((16, 16, 4), 7, np.uint8))
+        np.save(images / f"{number}.npy", np.full((16, 16, 5), number, np.uint8))
+    np.save(images / "other.npy", np.full((16, 16, 4), 7, np.uint8))
     with pytest.raises(UnfitImage, match="are wanted: give `in_chans=4`, or choose with `bands`"):
-        decode(open_image((tmp_path / "other.npy").read_bytes()), PixelFormat(5))
+        decode(open_image((images / "other.npy").read_bytes()), PixelFormat(5))
     said = "it has 4 channels and 5 are wanted: give --in-chans 4, or choose with --bands"
     tiny = ["--model", "vit_tiny", "--depth", 1, "--img-size", 16, "--patch-size", 4, "--batch-size", 8]
     code, _, errors = run(
-        "pretrain", tmp_path, "--out", tmp_path / "run", *tiny, "--epochs", 1, "--workers", 0, "--in-chans", 5
+        "pretrain", images, "--out", tmp_path / "run", *tiny, "--epochs", 1, "--workers", 0, "--in-chans", 5
     )
     assert code == 0, errors
     assert (tmp_path / "run/broken.txt").read_text() == f"other.npy\t{said}\n"
-    code, output, errors = run("stats", tmp_path, "--in-chans", 5, "--workers", 0)
+    vectors = tmp_path / "vectors.npy"
+    code, _, errors = run("embed", tmp_path / "run", images, "--out", vectors, "--workers", 0)
+    assert code == 0, errors
+    assert (tmp_path / "vectors-broken.txt").read_text() == f"other.npy\t{said}\n"
+    code, output, errors = run("stats", images, "--in-chans", 5, "--workers", 0)
     assert code == 0, errors
     assert f"other.npy: {said}" in output
