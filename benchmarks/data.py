@@ -36,7 +36,7 @@ from torchvision.transforms import v2
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.stream import Stream
 from openmae.data.opening import open_data
-from openmae.data.views.crop import Augmentation
+from openmae.data.views.crop import Augmentation, View
 from openmae.masking import Masking
 
 CORES = len(os.sched_getaffinity(0))
@@ -101,10 +101,7 @@ def wds_loader(shards: Path) -> Iterator[Any]:
 def ours(data: Path, repeats: int = 1, batch: int = BATCH) -> Iterator[Any]:
     stream = Stream(
         open_data(str(data)).all,
-        PixelFormat(),
-        (224, 224),
-        (16, 16),
-        Augmentation(),
+        View(PixelFormat(), (224, 224), (16, 16), Augmentation()),
         Masking(0.75),
         batch,
         10**6,

@@ -11,7 +11,9 @@ import struct
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,10 @@ from openmae.cli import main
 from openmae.data.opening import open_data
 from openmae.data.tasks import answers, split_for, task_of
 from openmae.errors import BrokenImage, UserError
+from openmae.machine.device import choose_device
 from openmae.recipes.finetune import job as finetune
 from openmae.recipes.pretrain import job as pretrain
+from openmae.recipes.training.job import Kind
 from openmae.report.page.run import write_report
 from openmae.train.learner import Learner
 from openmae.train.loop import resume
@@ -159,6 +163,13 @@ def test_checkpoints(finished: Path, tmp_path: Path, crafted: bool, seeds: range
 # ---------------------------------------------------------------- config files
 
 
+@contextmanager
+def checked(kind: Kind[Any, Any, Any, Any], settings: Any, console: Console) -> Iterator[SimpleNamespace]:
+    """A run whose settings are checked and whose images are not opened."""
+    kind.check(settings, choose_device(settings.device))
+    yield SimpleNamespace(training=None, job=SimpleNamespace(figures={}))
+
+
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("command", ["pretrain", "finetune"])
 def test_config_files(
@@ -170,8 +181,9 @@ def test_config_files(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(pretrain, "_pretrain", lambda *settings: None)
-    monkeypatch.setattr(finetune, "_finetune", lambda *settings: {})
+    for job in (pretrain, finetune):
+        monkeypatch.setattr(job, "begun", checked)
+        monkeypatch.setattr(job, "fit", lambda training: None)
     text = ((finished if command == "pretrain" else classes) / "config.toml").read_bytes()
 
     def case(draws: random.Random) -> bool:

@@ -8,11 +8,15 @@ import subprocess
 import sys
 import termios
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from openmae.cli import main
 from openmae.errors import RUN_AGAIN, UserError
@@ -166,35 +170,40 @@ def test_its_output_is_closed_from_the_start(monkeypatch: pytest.MonkeyPatch) ->
     """As by >&- or by some schedulers: Python has no standard output then."""
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)
-    monkeypatch.setattr(pretrain, "_pretrain", lambda *words: words[-1].print("begun"))
+
+    def begun(kind: object, settings: object, console: Console) -> Any:
+        console.print("begun")
+        return nullcontext(SimpleNamespace(training=None))
+
+    monkeypatch.setattr(pretrain, "begun", begun)
+    monkeypatch.setattr(pretrain, "fit", lambda training: None)
     assert main(["pretrain", "data", "--out", "run"]) == 0
     assert main(["pretrain", "--nosuch"]) == 2
     for stream in (sys.stdout, sys.stderr):
         stream.close()
 
 
-@pytest.mark.parametrize("job", [pretrain, finetune], ids=["pretrain", "finetune"])
+@pytest.mark.parametrize(("job", "kind"), [(pretrain, "PRETRAIN"), (finetune, "FINETUNE")])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
 def test_a_signal_while_images_are_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: ModuleType, number: signal.Signals
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: ModuleType, kind: str, number: signal.Signals
 ) -> None:
     """Listing may take hours, and nothing is to be saved: it leaves at once, and a scheduler is told to start again."""
     left: list[int] = []
     before = signal.getsignal(number)
 
-    def asked(*_: object) -> dict[str, float]:
+    def opened(*_: object) -> None:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
         os.kill(os.getpid(), number)
         end = time.monotonic() + 10
         while not left and time.monotonic() < end:
             time.sleep(0.001)
-        return {}
+        raise UserError("it went on")
 
     monkeypatch.setattr(stop, "_leave", lambda code, why: left.append(code))
-    name = job.__name__.rpartition(".")[2]
-    monkeypatch.setattr(job, f"_{name}", asked)
+    monkeypatch.setattr(job, kind, replace(getattr(job, kind), open=opened))
     places = ["data"] if job is pretrain else ["model", "data"]
-    assert main([name, *places, "--out", str(tmp_path)]) == 0
+    assert main([kind.lower(), *places, "--out", str(tmp_path)]) == 2
     assert left == [RUN_AGAIN]
     assert signal.getsignal(number) == before

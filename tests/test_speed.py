@@ -136,6 +136,7 @@ def test_a_machine_with_too_little_memory_still_trains_the_batch(tmp_path: Path)
     words += ["--pictures", "1", "--precision", "fp32", "--device", "cpu", "--workers", "0"]
     settings = Pretrain(
         "data",
+        model="vit_tiny",
         img_size=64,
         patch_size=4,
         in_chans=3,
@@ -145,6 +146,7 @@ def test_a_machine_with_too_little_memory_still_trains_the_batch(tmp_path: Path)
         decoder_embed_dim=96,
         decoder_depth=3,
         decoder_num_heads=3,
+        decoder="self",
     )
     needed = memory(architecture_of(settings), "fp32", 192).total
 

@@ -34,20 +34,47 @@ class Plan:
     steps: optimizer steps in all; batch_size: samples a step, whatever the micro-batches.
     micro_batch: samples that go through the model at once; where memory runs out it is halved, to a multiple of
     least_micro_batch.
-    lr: the learning rate of a step. clip_grad: largest norm of the whole gradient, None for no bound.
+    lr: the learning rate of a step. clip_grad: largest norm of the whole gradient, inf for no bound.
     checkpoint_seconds: time between checkpoints; one more comes at the end and when the run is interrupted.
     keep: how many of them stay on the disk. log_every: steps that a line of metrics.jsonl averages over.
+    precision: of the products. profile: record where the time of some early steps goes, in the run folder.
     """
 
     steps: int
     batch_size: int
     micro_batch: int
     lr: Callable[[int], float]
-    clip_grad: float | None
+    clip_grad: float
     checkpoint_seconds: float
     log_every: int
     least_micro_batch: int = 1
     keep: int = KEEP
+    precision: Precision = "fp32"
+    profile: bool = False
+
+    def halved(self, micro_batch: int) -> int:
+        """Half of a micro-batch in whole multiples of the least one, 0 where there is none."""
+        return micro_batch // 2 // self.least_micro_batch * self.least_micro_batch
+
+
+@dataclass(frozen=True)
+class Training(Generic[M, B]):
+    """All that the loop needs.
+
+    batches_from: this rank's endless stream from a step on, in micro-batches of at most the size given, which never
+    cross a step. name_of: what to call a sample when its gradient is not finite. after: what to do after certain steps,
+    on all ranks; the numbers that the lead's returns are logged.
+    """
+
+    learner: Learner[M, B]
+    optimizer: torch.optim.Optimizer
+    batches_from: Callable[[int, int], Iterator[B]]
+    name_of: Callable[[int], str]
+    plan: Plan
+    run: RunFolder
+    device: torch.device
+    console: Console
+    after: Mapping[int, Callable[[], dict[str, Any]]]
 
 
 @dataclass
@@ -76,26 +103,8 @@ class Position:
             self.dropped_in_a_row += 1
 
 
-def fit(
-    learner: Learner[M, B],
-    batches_from: Callable[[int, int], Iterator[B]],
-    optimizer: torch.optim.Optimizer,
-    run: RunFolder,
-    plan: Plan,
-    *,
-    device: torch.device,
-    precision: Precision,
-    console: Console,
-    name_of: Callable[[int], str],
-    after: Mapping[int, Callable[[], dict[str, Any]]],
-    profile: bool = False,
-) -> Position:
+def fit(training: Training[M, B]) -> Position:
     """Trains to the plan's last step, from the newest good checkpoint of the run folder where there is one.
-
-    batches_from: this rank's endless stream from a step on, in micro-batches of at most the size given, which never
-    cross a step. name_of: what to call a sample when its gradient is not finite. after: what to do after certain steps,
-    on all ranks; the numbers that the lead's returns are logged. profile: record where the time of some early steps
-    goes, in the run folder.
 
     A step whose loss or gradient is not finite does not touch the weights or the optimizer's averages. Where the disk
     does not take a checkpoint or a line of the log, training goes on, with a warning.
@@ -103,22 +112,23 @@ def fit(
     (after a checkpoint), NotWritten where the last checkpoint or the log could not be written, RankLost where another
     rank is gone, torch's error where one least micro-batch is more than the memory holds.
     """
-    ranks = learner.ranks
+    learner, optimizer, after = training.learner, training.optimizer, training.after
+    run, plan, console, ranks = training.run, training.plan, training.console, training.learner.ranks
     position = resume(learner, optimizer, run, console)
     if position.step:
         is_whole = position.step == plan.steps
         said = f"The run in {run.path} is complete" if is_whole else f"Going on with the run in {run.path}"
         console.print(f"{said}: {position.step:,} of {plan.steps:,} steps are taken", soft_wrap=True)
-    steps = _Steps(learner, batches_from, optimizer, plan, device, precision, console)
+    steps = _Steps(training)
     log = _Log(run, plan, console)
     # A GPU is given the next step before the last one's loss is read, so that it never waits for us.
     unread: deque[Taken] = deque()
-    most_unread = 1 if device.type == "cuda" else 0
+    most_unread = 1 if training.device.type == "cuda" else 0
     suspects: deque[list[int]] = deque(maxlen=MOST_DROPPED_IN_A_ROW)
     begun_at, seconds_a_step = position.step, 0.0
 
     learner.model.train()
-    with Stop() as stop, Progress(plan.steps, console) as progress, profiled(run, profile, console) as profiler:
+    with Stop() as stop, Progress(plan.steps, console) as progress, profiled(run, plan.profile, console) as profiler:
         votes = _Votes(stop, ranks, plan.checkpoint_seconds)
 
         def read(most_left: int) -> None:
@@ -129,7 +139,7 @@ def fit(
                 if position.dropped_in_a_row:
                     suspects.append(taken.indices)
                 if position.dropped_in_a_row >= MOST_DROPPED_IN_A_ROW:
-                    raise _not_finite(position, run, suspects, name_of, ranks)
+                    raise _not_finite(position, run, suspects, training.name_of, ranks)
 
         while position.step < plan.steps:
             began = time.perf_counter()
@@ -306,18 +316,9 @@ def resume(learner: Learner[M, B], optimizer: torch.optim.Optimizer, run: RunFol
 class _Steps(Generic[M, B]):
     """Takes the steps, in smaller micro-batches from where memory runs out on."""
 
-    def __init__(
-        self,
-        learner: Learner[M, B],
-        batches_from: Callable[[int, int], Iterator[B]],
-        optimizer: torch.optim.Optimizer,
-        plan: Plan,
-        device: torch.device,
-        precision: Precision,
-        console: Console,
-    ) -> None:
-        self.learner, self.batches_from, self.optimizer = learner, batches_from, optimizer
-        self.plan, self.device, self.precision, self.console = plan, device, precision, console
+    def __init__(self, training: Training[M, B]) -> None:
+        self.training, self.learner, self.plan = training, training.learner, training.plan
+        plan, learner = training.plan, training.learner
         share = learner.ranks.share(plan.batch_size, plan.least_micro_batch)
         self.share, self.micro_batch = len(share), min(plan.micro_batch, len(share))
         self.batches: Iterator[B] | None = None
@@ -336,11 +337,11 @@ class _Steps(Generic[M, B]):
         """The batches from that step on. Where several train, after they found a micro-batch that all of them hold:
         later, one alone could not take a smaller one while the others wait for its gradient."""
         while True:
-            batches = self.batches_from(number, self.micro_batch)
+            batches = self.training.batches_from(number, self.micro_batch)
             if self.learner.ranks.size == 1 or self.learner.shard:
                 return batches
             first = next(batches)
-            ran_out = self.learner.ranks.sum(torch.tensor(float(not self._holds(first)), device=self.device))
+            ran_out = self.learner.ranks.sum(torch.tensor(float(not self._holds(first)), device=self.training.device))
             if not ran_out:
                 return chain([first], batches)
             del batches
@@ -348,10 +349,10 @@ class _Steps(Generic[M, B]):
 
     def _holds(self, batch: B) -> bool:
         try:
-            with self.learner.accumulating(is_last=False), autocast(self.device, self.precision):
-                self.learner.loss(batch.to(self.device)).backward()
+            with self.learner.accumulating(is_last=False), autocast(self.training.device, self.plan.precision):
+                self.learner.loss(batch.to(self.training.device)).backward()
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or self._half() == 0:
+            if not is_out_of_memory(error) or self.plan.halved(self.micro_batch) == 0:
                 raise
             return False
         return True
@@ -362,33 +363,28 @@ class _Steps(Generic[M, B]):
             return take_step(
                 self.learner,
                 batches,
-                self.optimizer,
+                self.training.optimizer,
                 batch_size=self.plan.batch_size,
                 share=self.share,
                 clip_grad=self.plan.clip_grad,
-                device=self.device,
-                precision=self.precision,
+                device=self.training.device,
+                precision=self.plan.precision,
                 votes=votes,
             )
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or self._half() == 0 or self.learner.ranks.size > 1:
+            if not is_out_of_memory(error) or self.plan.halved(self.micro_batch) == 0 or self.learner.ranks.size > 1:
                 raise
             return None
 
-    def _half(self) -> int:
-        """Half of the micro-batch in whole multiples of the least one, 0 where there is none."""
-        least = self.plan.least_micro_batch
-        return self.micro_batch // 2 // least * least
-
     def _shrink(self) -> None:
         self.batches = None  # ends its processes before the next ones start
-        self.micro_batch = self._half()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.micro_batch = self.plan.halved(self.micro_batch)
+        self.training.optimizer.zero_grad(set_to_none=True)
         gc.collect()  # an error and the frames that it came through hold each other
         give_back_freed_memory()
-        if self.device.type == "cuda":
+        if self.training.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.console.print(
+        self.training.console.print(
             f"The machine ran out of memory: {self.micro_batch} images go through the model at once from here on. The "
             f"batch stays at {self.plan.batch_size}, so the result does too",
             style="yellow",

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -134,10 +135,18 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
                 parameter.copy_(value)
 
 
-def warmup_cosine(step: int, steps: int, warmup_steps: float, lr: float, min_lr: float = 0.0) -> float:
-    """The rate of step 0..steps-1: linear from 0 over the warm-up, then half a cosine down to min_lr
-    (paper, Table 8; per iteration, as the released code does)."""
-    if step < warmup_steps:
-        return lr * step / warmup_steps
-    progress = (step - warmup_steps) / max(1.0, steps - warmup_steps)
-    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+@dataclass(frozen=True)
+class WarmupCosine:
+    """The learning rate of a step: linear from 0 over the warm-up, then half a cosine down to 0 (paper, Table 8; per
+    iteration, as the released code does). lr: the highest, at the end of the warm-up."""
+
+    steps: int
+    warmup_steps: float
+    lr: float
+
+    def __call__(self, step: int) -> float:
+        """Of step 0..steps-1."""
+        if step < self.warmup_steps:
+            return self.lr * step / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1.0, self.steps - self.warmup_steps)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))

@@ -96,7 +96,7 @@ class RunFolder:
     @property
     def has_begun(self) -> bool:
         """Whether something has been learnt in this folder: a checkpoint was saved, be it damaged since."""
-        return self.leads and any(self.checkpoints.glob("*step-*"))
+        return self.leads and has_begun(self.path)
 
     def settle(self, config: dict[str, Any], fingerprint: str, may_differ: Collection[str]) -> None:
         """Writes config.toml and environment.json; where the run has begun, checks that it is a run of these settings.
@@ -183,6 +183,11 @@ class RunFolder:
         self.flush()
         if self._metrics is not None:
             os.fsync(self._metrics.fileno())
+
+
+def has_begun(run: Path) -> bool:
+    """Whether something has been learnt in this run: a checkpoint was saved, be it damaged since."""
+    return any((run / "checkpoints").glob("*step-*"))
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import inf
 from time import perf_counter
 
 import torch
@@ -34,15 +35,16 @@ def take_step(
     *,
     batch_size: int,
     share: int | None = None,
-    clip_grad: float | None,
     device: torch.device,
     precision: Precision,
+    clip_grad: float = inf,
     votes: Callable[[], tuple[float, ...]] = tuple,
 ) -> Taken:
     """One optimizer step over `batch_size` samples, in the micro-batches that come; nothing in it waits for a GPU.
 
-    share: how many of the samples are this rank's; default all. votes: gives numbers, when
-    the gradient is there, that are added up over the ranks in the exchange that the loss needs anyway.
+    share: how many of the samples are this rank's; default all. clip_grad: largest norm of the whole gradient. votes:
+    gives numbers, when the gradient is there, that are added up over the ranks in the exchange that the loss needs
+    anyway.
     Where loss or gradient is not finite on any rank, neither the weights nor the optimizer's averages move, on all of
     them. The optimizer has to heed `found_inf`, as torch's fused ones and ours do.
     """
@@ -66,7 +68,7 @@ def take_step(
         indices += batch.indices.tolist()
     told = ranks.sum(torch.cat([loss[None], torch.tensor(votes(), device=device)]))
     norm = gathered(nn.utils.get_total_norm(p.grad for p in learner.model.parameters() if p.grad is not None))
-    if clip_grad is not None:
+    if clip_grad < inf:
         nn.utils.clip_grads_with_norm_(learner.model.parameters(), clip_grad, norm)
     optimizer.found_inf = (~torch.isfinite(told[0] + norm)).float()  # type: ignore[attr-defined]  # as GradScaler does
     optimizer.step()

@@ -16,7 +16,7 @@ from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.opening import open_data
 from openmae.data.views.augment import Finish, seeded
-from openmae.data.views.crop import Augmentation
+from openmae.data.views.crop import Augmentation, View
 from openmae.data.views.mixing import GROUP, Mixing
 from openmae.data.views.statistics import Statistics
 from openmae.randomness import generator
@@ -126,10 +126,9 @@ def test_torchs_generator_is_left_as_it_was() -> None:
 
 def stream(folder: Path, **changes: object) -> Stream:
     settings = {"finish": Finish(STATISTICS, 9.0, 0.25), "noise": 6, "batch_size": 10, **changes}
-    return Stream(
-        open_data(str(folder)).all, PixelFormat(), (16, 12), (4, 4), Augmentation(), None,
-        steps=4, seed=3, **settings,  # type: ignore[arg-type]
-    )  # fmt: skip
+    batch_size = settings.pop("batch_size")
+    view = View(PixelFormat(), (16, 12), (4, 4), Augmentation(), **settings)  # type: ignore[arg-type]
+    return Stream(open_data(str(folder)).all, view, None, batch_size, steps=4, seed=3)  # type: ignore[arg-type]
 
 
 def joined(batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:

@@ -30,7 +30,7 @@ from openmae.data.loading.stream import Batch, Stream
 from openmae.data.opening import open_data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.source import Source
-from openmae.data.views.crop import Augmentation, Crop, centred_view, cut, draw_crop, reduction, resize
+from openmae.data.views.crop import Augmentation, Crop, View, centred_view, cut, draw_crop, reduction, resize
 from openmae.distributed.ranks import Ranks
 from openmae.masking import Masking
 from openmae.randomness import epoch_order, generator
@@ -175,7 +175,7 @@ def test_an_epochs_order_is_a_permutation_of_its_own(seed: int, epoch: int, leng
 def stream_of(source: Source, batch_size: int = 6, steps: int = 9, repeats: int = 1, **masking: object) -> Stream:
     pixels = PixelFormat()
     masks = Masking(**masking)  # type: ignore[arg-type]
-    return Stream(source, pixels, (16, 16), (4, 4), Augmentation(), masks, batch_size, steps, 5, repeats)
+    return Stream(source, View(pixels, (16, 16), (4, 4), Augmentation()), masks, batch_size, steps, 5, repeats)
 
 
 @pytest.fixture(scope="module")
@@ -482,7 +482,7 @@ def test_what_is_broken_in_the_middle_is_the_same_from_memory(tmp_path: Path) ->
     loaded, _ = in_memory(source, PixelFormat(), (16, 16), 0)
     assert isinstance(loaded, InMemory)
     streams = [stream_of(s, batch_size=13) for s in (loaded, source)]
-    streams = [replace(stream, augmentation=Augmentation((0.05, 0.1))) for stream in streams]
+    streams = [replace(stream, view=replace(stream.view, augmentation=Augmentation((0.05, 0.1)))) for stream in streams]
     found, expected = (list(stream.batches(0, 13, 0)) for stream in streams)
     assert [batch.broken for batch in found] == [batch.broken for batch in expected]
     assert {index for batch in expected for index, _ in batch.broken} == {3, 6}

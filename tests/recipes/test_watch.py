@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,15 @@ from openmae.console.terminal import make_console
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.opening import open_data
 from openmae.data.views.statistics import Statistics
+from openmae.distributed.ranks import ALONE
 from openmae.model import create_model
 from openmae.recipes.pretrain import watch as module
 from openmae.recipes.pretrain.watch import Watch
+from openmae.recipes.training.job import Here
+from openmae.recipes.training.schedule import Course
 from openmae.report.plots.curves import curves
-from openmae.train.run import read_metrics
+from openmae.train.loop import Plan
+from openmae.train.run import RunFolder, read_metrics
 from tests.commands import Run
 from tests.images import TINY, picture, write_images
 
@@ -105,8 +110,10 @@ def test_the_sample_is_bounded_the_same_every_time_and_asks_of_others(
     grey = Statistics((0.5,) * 3, (0.25,) * 3, PixelFormat(3))
 
     def watch(passes: int, seed: int = 0) -> Watch:
-        cpu = torch.device("cpu")
-        return Watch(model.encoder, source, None, grey, seed, passes, 0, cpu, "fp32", make_console())
+        with RunFolder(tmp_path / "run") as folder:
+            here = Here(folder, torch.device("cpu"), 0, make_console(), ALONE)
+        plan = Plan(1, 8, 8, lambda step: 0.0, inf, checkpoint_seconds=1e9, log_every=1)
+        return Watch(model.encoder, grey, (source, None), passes, Course("data", seed, plan, False, 0.0), here)
 
     def names(some: Watch) -> list[set[str]]:
         return [{part.name(i) for i in range(len(part))} for part in some.sources]

@@ -220,7 +220,7 @@ def train(model, batch, precision):
     for _ in range(2):
         learner = Learner(model, lambda m, b: m(b.images, b.visible, b.queries).loss)
         take_step(learner, batches, optimizer,
-                  batch_size=batch, clip_grad=None, device=torch.device("cpu"), precision=precision)
+                  batch_size=batch, device=torch.device("cpu"), precision=precision)
 
 tiny = dict(img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
             decoder_num_heads=2)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from openmae.errors import Interrupted, UserError
 from openmae.model import create_model
 from openmae.train.checkpoint import newest_checkpoint, snapshot, write_checkpoint
 from openmae.train.learner import Learner
-from openmae.train.loop import MOST_DROPPED_IN_A_ROW, Plan, Position, _Steps, fit
-from openmae.train.optimizers import adamw, warmup_cosine
+from openmae.train.loop import MOST_DROPPED_IN_A_ROW, Plan, Position, Training, fit
+from openmae.train.optimizers import WarmupCosine, adamw
 from openmae.train.profile import RECORDED
 from openmae.train.run import RunFolder, read_metrics
 from tests.images import TINY, write_images
@@ -88,23 +89,30 @@ class Task:
         console: Console = QUIET,
     ) -> Position:
         plan = Plan(
-            steps, 8, self.micro_batch, lambda step: 0.01 * (1 + step), clip_grad, checkpoint_seconds=1e9, log_every=2
+            steps,
+            8,
+            self.micro_batch,
+            lambda step: 0.01 * (1 + step),
+            inf if clip_grad is None else clip_grad,
+            checkpoint_seconds=1e9,
+            log_every=2,
+            profile=profile,
         )
         with RunFolder(folder, leads=self.ranks.leads) as run:
             if self.ranks.leads:
                 run.settle({"task": "regression"}, "data", ())
             return fit(
-                Learner(self.model, self.loss_of, self.ranks),
-                self.batches_from,
-                adamw(self.model, (0.9, 0.95), 0.05),
-                run,
-                plan,
-                device=torch.device("cpu"),
-                precision="fp32",
-                console=console,
-                name_of=lambda index: f"image{index}",
-                after={},
-                profile=profile,
+                Training(
+                    Learner(self.model, self.loss_of, self.ranks),
+                    adamw(self.model, (0.9, 0.95), 0.05),
+                    self.batches_from,
+                    lambda index: f"image{index}",
+                    plan,
+                    run,
+                    torch.device("cpu"),
+                    console,
+                    after={},
+                )
             )
 
 
@@ -131,7 +139,7 @@ def test_schedule_is_transformers() -> None:
     optimizer = torch.optim.SGD([parameter], lr=0.3)
     theirs = get_cosine_schedule_with_warmup(optimizer, 7, 50)
     for step in range(50):
-        assert warmup_cosine(step, 50, 7, 0.3) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        assert WarmupCosine(50, 7, 0.3)(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         theirs.step()
 
@@ -214,21 +222,8 @@ def test_where_not_even_one_sample_fits_torchs_error_comes(tmp_path: Path) -> No
 
 
 def test_micro_batches_stay_multiples_of_the_least_one() -> None:
-    task = TooLarge(most=0)
-    sizes = []
-    for micro_batch in (96, 64, 32):
-        plan = Plan(1, 96, micro_batch, lambda step: 0.1, None, 1e9, 1, least_micro_batch=32)
-        steps = _Steps(
-            Learner(task.model, task.loss_of),
-            task.batches_from,
-            adamw(task.model, (0.9, 0.95), 0.0),
-            plan,
-            torch.device("cpu"),
-            "fp32",
-            QUIET,
-        )
-        sizes.append(steps._half())
-    assert sizes == [32, 32, 0]
+    plan = Plan(1, 96, 96, lambda step: 0.1, inf, 1e9, 1, least_micro_batch=32)
+    assert [plan.halved(micro_batch) for micro_batch in (96, 64, 32)] == [32, 32, 0]
 
 
 def test_profile_is_a_trace_and_a_table(tmp_path: Path) -> None:
@@ -333,7 +328,7 @@ import torch
 from openmae.train import checkpoint as c
 from openmae.train.learner import Learner
 
-folder, kinds = Path(sys.argv[1]), ("_write_synced", "_sync_folder", "rename", "mkdir", "rmtree")
+folder, kinds = Path(sys.argv[1]), ("write_synced", "sync_folder", "rename", "mkdir", "rmtree")
 
 def setup(value):
     torch.manual_seed(0)
@@ -362,7 +357,7 @@ for point in range(100):  # kill before, and after, the point-th touch of the di
             return call
         for name in ("open", "write", "fsync", "rename", "mkdir", "rmdir", "unlink", "close"):
             setattr(os, name, deadly(getattr(os, name)))
-        c._write_synced = deadly(c._write_synced)
+        c.write_synced = deadly(c.write_synced)
         save(2)
         os._exit(0)
     _, status = os.waitpid(child, 0)

@@ -6,7 +6,7 @@ s * batch_size to (s + 1) * batch_size, of which each rank takes a run. Batches 
 of epochs, so no image is left out, a batch may be larger than the data, and there is no pause.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from itertools import chain, repeat
@@ -18,11 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, open_image, patch_complaint
 from openmae.data.loading.pool import AHEAD, Hand, SharedArray, ordered
 from openmae.data.sources.source import Source
-from openmae.data.views.crop import Augmentation, Crop, cut, draw_crop, reduction
+from openmae.data.views.crop import Crop, View, cut, draw_crop, reduction
 from openmae.errors import BrokenImage, UserError
 from openmae.masking import Masking
 from openmae.randomness import epoch_order, generator
@@ -106,22 +105,15 @@ class Stream:
     masking: how patches hide, None where nothing does; its ratio follows the step, so `batch_size` and `steps` are
         needed.
     repeats: views of each decoded image, one after the other; batch_size counts views.
-    finish: what else is done to a view (H, W, C), in place, with the view's generator.
-    noise: how many uniform numbers to draw for each view.
     """
 
     source: Source
-    pixels: PixelFormat
-    img_size: tuple[int, int]
-    patch_size: tuple[int, int]
-    augmentation: Augmentation
+    view: View
     masking: Masking | None
     batch_size: int
     steps: int
     seed: int
     repeats: int = 1
-    finish: Callable[[NDArray[Any], np.random.Generator], None] | None = None
-    noise: int = 0
 
     def batches(
         self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, part: range | None = None
@@ -137,8 +129,8 @@ class Stream:
         workers, ahead, most = self._sizes(min(micro_batch, share), workers)
         plan = [_runs(start, min(start + micro_batch, share), most) for start in range(0, share, micro_batch)]
         slots = workers * ahead
-        shape = (slots, most, *self.img_size, self.pixels.in_chans)
-        ring = SharedArray(shape, self.pixels.depth) if workers else None
+        shape = (slots, most, *self.view.img_size, self.view.pixels.in_chans)
+        ring = SharedArray(shape, self.view.pixels.depth) if workers else None
 
         def pieces() -> Iterator[_Piece]:
             slot = 0
@@ -159,7 +151,7 @@ class Stream:
     def _sizes(self, batch: int, workers: int) -> tuple[int, int, int]:
         """(workers, pieces each has ahead, views of a piece) for batches of `batch` views: less of each, in the
         opposite order, where the ring would grow too large."""
-        view_bytes = prod(self.img_size) * self.pixels.in_chans * np.dtype(self.pixels.depth).itemsize
+        view_bytes = prod(self.view.img_size) * self.view.pixels.in_chans * np.dtype(self.view.pixels.depth).itemsize
         room = max(1, MOST_RING_BYTES // view_bytes)
         workers = min(workers, room)
         room //= max(1, workers)
@@ -178,13 +170,13 @@ class Stream:
 
 
 def _make(stream: Stream, ring: SharedArray | None, piece: _Piece, hand: Hand) -> _Made:
-    step = piece.start // stream.batch_size
+    step, view = piece.start // stream.batch_size, stream.view
     ratio = None
     if stream.masking is not None:
         ratio = stream.masking.ratio(step / stream.steps, generator(stream.seed, "step", index=step).random())
-    grid = (stream.img_size[0] // stream.patch_size[0], stream.img_size[1] // stream.patch_size[1])
-    shape = (piece.stop - piece.start, *stream.img_size, stream.pixels.in_chans)
-    images = np.zeros(shape, stream.pixels.depth) if ring is None else ring.array[piece.slot]
+    grid = (view.img_size[0] // view.patch_size[0], view.img_size[1] // view.patch_size[1])
+    shape = (piece.stop - piece.start, *view.img_size, view.pixels.in_chans)
+    images = np.zeros(shape, view.pixels.depth) if ring is None else ring.array[piece.slot]
     visible, queries, noise = [], [], []
     indices: list[int] = []
     broken: list[tuple[int, str]] = []
@@ -195,19 +187,19 @@ def _make(stream: Stream, ring: SharedArray | None, piece: _Piece, hand: Hand) -
         loaded = _load(stream, visit, index, data, hand, broken)
         if loaded.image is None:
             failure = UserError(f"{MOST_REPLACEMENTS} images in a row cannot be used", "check that the files are there")
-        for view in range(max(piece.start, first) - first, min(piece.stop, first + stream.repeats) - first):
-            draws = loaded.draws[view]
+        for number in range(max(piece.start, first) - first, min(piece.stop, first + stream.repeats) - first):
+            draws = loaded.draws[number]
             if loaded.image is not None:
-                crop, out = loaded.crops[view], images[len(indices)]
-                cut(loaded.image, loaded.size, crop, stream.img_size, loaded.reduce, out)
+                crop, out = loaded.crops[number], images[len(indices)]
+                cut(loaded.image, loaded.size, crop, view.img_size, loaded.reduce, out)
             shown = asked = _NONE
             if stream.masking is not None:
                 shown, asked = stream.masking.draw(draws, grid, ratio)
             visible.append(shown)
             queries.append(asked)
-            noise.append(draws.random(stream.noise, np.float32))
-            if stream.finish is not None and loaded.image is not None:
-                stream.finish(out, draws)
+            noise.append(draws.random(view.noise, np.float32))
+            if view.finish is not None and loaded.image is not None:
+                view.finish(out, draws)
             indices.append(loaded.index)
     return _Made(
         piece.slot,
@@ -231,7 +223,7 @@ def _load(
     broken: list[tuple[int, str]],
 ) -> _Loaded:
     """Decodes the image of a visit, or, where its file is broken, another one."""
-    wanted, epoch = index, visit // len(stream.source)
+    wanted, epoch, view = index, visit // len(stream.source), stream.view
 
     @cache
     def other() -> np.random.Generator:  # seldom used
@@ -240,21 +232,21 @@ def _load(
     for _ in range(MOST_REPLACEMENTS):
         # Anew for each try: how far a broken file could be read must not show in what follows.
         draws = [
-            generator(stream.seed, "sample", epoch=epoch, index=wanted, view=view) for view in range(stream.repeats)
+            generator(stream.seed, "sample", epoch=epoch, index=wanted, view=number) for number in range(stream.repeats)
         ]
         try:
             hand.take(index)
             opened = open_image(data)
             header = opened.header
             size = (header.height, header.width)
-            if complaint := patch_complaint(size, stream.patch_size):
+            if complaint := patch_complaint(size, view.patch_size):
                 raise complaint
-            crops = [draw_crop(size, stream.img_size, stream.augmentation, own) for own in draws]
+            crops = [draw_crop(size, view.img_size, view.augmentation, own) for own in draws]
             # By all views of the visit, also those of another piece: the pixels must not depend on the pieces.
-            reduce = min(reduction((crop.height, crop.width), stream.img_size) for crop in crops)
+            reduce = min(reduction((crop.height, crop.width), view.img_size) for crop in crops)
             rows = max(crop.top + crop.height for crop in crops)
             frame = int(other().integers(header.frames)) if header.frames > 1 else None
-            image = decode(opened, stream.pixels, reduce=reduce, rows=rows, frame=frame)
+            image = decode(opened, view.pixels, reduce=reduce, rows=rows, frame=frame)
             return _Loaded(draws, index, crops, image, size, reduce if opened.reduces else 1)
         except (OSError, BrokenImage) as error:
             broken.append((index, str(error)))

@@ -1,6 +1,7 @@
 """Decoded image -> the view that the model sees: random resized crop and flip, or a centred one."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
+
+from openmae.data.formats.channels import PixelFormat
 
 LARGEST_REDUCTION = 8  # of a JPEG
 
@@ -27,6 +30,22 @@ class Augmentation:
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(f"crop_scale is {self.crop_scale}; give two ascending numbers above 0 and up to 1")
+
+
+@dataclass(frozen=True)
+class View:
+    """How a decoded image becomes a view that the model sees.
+
+    img_size, patch_size: (height, width). finish: what else is done to a view (H, W, C), in place, with the view's
+    generator. noise: how many uniform numbers to draw for each view.
+    """
+
+    pixels: PixelFormat
+    img_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    augmentation: Augmentation
+    finish: Callable[[NDArray[Any], np.random.Generator], None] | None = None
+    noise: int = 0
 
 
 @dataclass(frozen=True)

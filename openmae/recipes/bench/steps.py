@@ -92,7 +92,6 @@ class _OurStepper:
             self.batches,
             self.optimizer,
             batch_size=int(self.amount),
-            clip_grad=None,
             device=self.device,
             precision=self.where.precision,
         )

@@ -16,7 +16,7 @@ from openmae.data.loading.stream import Stream
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
 from openmae.data.survey.sample import survey
-from openmae.data.views.crop import Augmentation
+from openmae.data.views.crop import Augmentation, View
 from openmae.distributed.ranks import Ranks
 from openmae.machine.workers import reading_workers, workers_for
 from openmae.model import create_model
@@ -96,7 +96,7 @@ def _images_per_second(device: torch.device) -> float:
 def _rate(source: Source, size: tuple[int, int], pixels: PixelFormat, workers: int) -> float:
     """Views a second once the processes run. Raises UserError where nothing can be used."""
     height, width = (min(IMG_SIZE, side) for side in size)
-    stream = Stream(source, pixels, (height, width), (1, 1), Augmentation(), None, _BATCH, 10**6, seed=0)
+    stream = Stream(source, View(pixels, (height, width), (1, 1), Augmentation()), None, _BATCH, 10**6, seed=0)
     batches = stream.batches(0, _BATCH, workers)
     try:
         if failure := next(batches).failure:

@@ -2,19 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 
 from openmae.data.sources.source import Source
 from openmae.data.survey.sample import survey
+from openmae.data.views.augment import Finish
+from openmae.data.views.crop import Augmentation
+from openmae.data.views.mixing import Mixing
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError, of_user
-from openmae.heads import Classifier, learn_last_blocks
+from openmae.heads import Classifier, Pool, learn_last_blocks
 from openmae.model import SIZES, ViT, create_model, initialize
 from openmae.recipes.finetune.settings import Finetune
-from openmae.recipes.training.settings import pair
+from openmae.recipes.training.schedule import Course
+from openmae.recipes.training.settings import given, pair
 from openmae.weights import Loaded, is_timm_name, load_model
 from openmae.weights.loaded import say_origin
 
@@ -33,47 +37,87 @@ class Start:
     licence: str | None = None
 
 
-def build(settings: Finetune, encoder: ViT, outputs: int) -> Classifier:
-    """The model of resolved settings: head, and fresh weights where asked, from the seed. Raises UserError."""
-    draws = torch.Generator().manual_seed(settings.seed)
+@dataclass(frozen=True)
+class Head:
+    """How the classifier is made of the encoder.
+
+    img_size: (height, width). blocks: of the last ones that learn, "all" or a number. fresh: the encoder's weights are
+    drawn anew.
+    """
+
+    img_size: tuple[int, int]
+    pool: Pool
+    batch_norm: bool
+    drop_path: float
+    blocks: str
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the weights are learnt. ema_decay: of the average that is kept of them, 0 for none."""
+
+    optimizer: Literal["adamw", "lars"]
+    weight_decay: float
+    layer_decay: float
+    ema_decay: float
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """What follows from settings that are chosen, as `config` has them. evaluations: how many times val is looked at,
+    evenly over the run."""
+
+    config: dict[str, Any]
+    course: Course
+    model: str
+    head: Head
+    rule: Rule
+    augmentation: Augmentation
+    finish: Finish
+    mixing: Mixing
+    label_smoothing: float
+    balance: Literal["none", "weights", "sampling"]
+    grad_checkpointing: bool
+    evaluations: int
+
+
+def build(head: Head, encoder: ViT, outputs: int, seed: int) -> Classifier:
+    """The model: head, and fresh weights where asked, from the seed. Raises UserError."""
+    draws = torch.Generator().manual_seed(seed)
     try:
-        if pair(settings.img_size) != encoder.img_size:
-            encoder = encoder.resized(pair(settings.img_size))
-        if settings.from_scratch:
+        if head.img_size != encoder.img_size:
+            encoder = encoder.resized(head.img_size)
+        if head.fresh:
             initialize(encoder, draws)
-        model = Classifier(encoder, outputs, settings.pool or "mean", settings.batch_norm, settings.drop_path or 0.0)
-        model.initialize(0.01 if settings.batch_norm else 2e-5, draws)
-        depth = encoder.depth
-        learn_last_blocks(model, depth if settings.blocks == "all" else float(settings.blocks))
+        model = Classifier(encoder, outputs, head.pool, head.batch_norm, head.drop_path)
+        model.initialize(0.01 if head.batch_norm else 2e-5, draws)
+        learn_last_blocks(model, encoder.depth if head.blocks == "all" else float(head.blocks))
     except ValueError as error:
         raise of_user(error) from error
     return model
 
 
-def _loaded(settings: Finetune, console: Console) -> Loaded | None:
-    """MODEL; None where it is the name of a size."""
-    assert settings.model is not None
-    if settings.model not in SIZES:
-        model = settings.model
+def loaded_model(settings: Finetune, console: Console) -> Loaded | None:
+    """MODEL; None where it is the name of a size. Raises UserError."""
+    model = given(settings.model)
+    if model not in SIZES:
         if model.startswith("vit_") and not Path(model).exists() and not is_timm_name(model):
-            raise UserError(
-                f"{settings.model} is no size, nor a run folder", f"give one of {', '.join(SIZES)}, or a run"
-            )
-        loaded = load_model(Path(settings.model))
+            raise UserError(f"{model} is no size, nor a run folder", f"give one of {', '.join(SIZES)}, or a run")
+        loaded = load_model(Path(model))
         say_origin(loaded, console)
         if isinstance(loaded.model, Classifier) and not settings.from_scratch:
-            console.print(f"{settings.model} was fine-tuned before: its encoder is kept, and its head made anew")
+            console.print(f"{model} was fine-tuned before: its encoder is kept, and its head made anew")
         if settings.patch_size is not None and pair(settings.patch_size) != loaded.encoder.patch_size:
-            raise UserError(f"--patch-size is for fresh weights; {settings.model} has its own", "leave it out")
+            raise UserError(f"--patch-size is for fresh weights; {model} has its own", "leave it out")
         return loaded
     if not settings.from_scratch:
-        raise UserError(
-            f"{settings.model} has fresh weights", "add --from-scratch if that is meant, or give a run folder"
-        )
+        raise UserError(f"{model} has fresh weights", "add --from-scratch if that is meant, or give a run folder")
     return None
 
 
-def _pretrained(settings: Finetune, loaded: Loaded) -> Start:
+def pretrained(settings: Finetune, loaded: Loaded) -> Start:
+    """The encoder of a model that exists, whose weights may be wanted or its architecture alone."""
     if settings.from_scratch:
         return Start(loaded.encoder, loaded.statistics, None, is_new=False)
     info = loaded.info
@@ -81,16 +125,15 @@ def _pretrained(settings: Finetune, loaded: Loaded) -> Start:
     return Start(loaded.encoder, loaded.statistics, target, False, info["provenance"], info.get("licence"))
 
 
-def _fresh(settings: Finetune, train: Source, workers: int) -> Start:
-    """An encoder of the named size for these images."""
-    assert settings.model is not None
+def fresh(settings: Finetune, train: Source, workers: int) -> Start:
+    """An encoder of the named size for these images. Raises UserError."""
     look = survey(train, settings.seed, None, None, workers)
     side = min(224, *look.size)
     patch = pair(settings.patch_size or (16 if side >= 128 else 8 if side >= 64 else 4))
     size = pair(settings.img_size) if settings.img_size else tuple(max(1, side // p) * p for p in patch)
     try:
         in_chans = look.statistics.pixels.in_chans
-        encoder = create_model(settings.model, img_size=size, patch_size=patch, in_chans=in_chans).encoder
+        encoder = create_model(given(settings.model), img_size=size, patch_size=patch, in_chans=in_chans).encoder
     except ValueError as error:
         raise of_user(error) from error
     return Start(encoder, look.statistics, None, is_new=True)

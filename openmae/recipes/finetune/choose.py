@@ -1,6 +1,8 @@
-"""What `finetune` chooses where the user left a setting open: the paper's values, or such as fit the data."""
+"""What `finetune` chooses where a setting was left open, the paper's or what fits the data; and what follows."""
 
 import math
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,14 +10,18 @@ from rich.console import Console
 
 from openmae.data.tasks import Task
 from openmae.data.views.augment import Finish
-from openmae.data.views.mixing import GROUP
+from openmae.data.views.crop import Augmentation
+from openmae.data.views.mixing import GROUP, Mixing
 from openmae.data.views.statistics import Statistics
-from openmae.errors import UserError
+from openmae.errors import of_user
+from openmae.files.address import whole_address
 from openmae.machine.device import choose_precision
 from openmae.model import ViT
+from openmae.recipes.finetune.build import Finetuning, Head, Rule, Start
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.training.open import Values, fill
-from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, FROM_0, SEED, SHARE, Bounds, check
+from openmae.recipes.training.schedule import course_of
+from openmae.recipes.training.settings import given, pair
 
 _SCRATCH = {  # Table 11
     "batch_size": 4096,
@@ -57,19 +63,11 @@ LINEAR_PROBE = {  # Table 10; what `openmae probe --recipe paper` sets
 
 
 def choose(
-    settings: "Finetune",
-    encoder: ViT,
-    statistics: Statistics,
-    target: str | None,
-    task: Task,
-    images: int,
-    device: torch.device,
-    console: Console,
-) -> "Finetune":
-    """The settings with everything that was left open chosen; each choice printed with its reason.
-
-    target: what the pre-training predicted; None from fresh weights.
-    """
+    settings: Finetune, start: Start, task: Task, images: int, device: torch.device, console: Console
+) -> Finetune:
+    """The settings with everything that was left open chosen, for so many images; each choice printed with its
+    reason."""
+    encoder, target = start.encoder, start.target
     values = _paper(encoder, target, settings.optimizer == "lars")
     if settings.recipe == "auto":
         values |= _auto(settings, values, encoder, target, images, device)
@@ -83,11 +81,56 @@ def choose(
     )
     values["img_size"] = (_sides(encoder.img_size), "the model's")
     values["patch_size"] = (_sides(encoder.patch_size), "the model's")
-    values |= _impossible(statistics, task)
+    values |= _impossible(start.statistics, task)
     if settings.optimizer == "lars":
         values |= {"weight_decay": (0.0, "LARS takes none"), "layer_decay": (1.0, "LARS takes none")}
     values["precision"] = choose_precision(device)
     return fill(settings, values, console)
+
+
+def settle(settings: Finetune, statistics: Statistics, images: int, console: Console) -> Finetuning:
+    """What follows from settings that are chosen, for so many images. Says so where the steps are few.
+
+    Raises UserError for what cannot be trained.
+    """
+    config = _config(settings)
+    try:
+        return Finetuning(
+            model=given(settings.model),
+            head=Head(
+                pair(settings.img_size),
+                settings.pool or "mean",
+                settings.batch_norm,
+                settings.drop_path or 0.0,
+                settings.blocks,
+                settings.from_scratch,
+            ),
+            rule=Rule(
+                settings.optimizer or "adamw",
+                settings.weight_decay or 0.0,
+                settings.layer_decay or 1.0,
+                settings.ema_decay or 0.0,
+            ),
+            augmentation=Augmentation(given(settings.crop_scale), settings.hflip),
+            finish=Finish(statistics, settings.ra_magnitude or 0.0, settings.random_erase or 0.0),
+            mixing=Mixing(settings.mixup or 0.0, settings.cutmix or 0.0),
+            label_smoothing=settings.label_smoothing or 0.0,
+            balance=settings.balance,
+            grad_checkpointing=settings.grad_checkpointing == "on",
+            evaluations=settings.evaluations,
+            course=course_of(settings, images, console, least_micro_batch(settings)),
+            config=config,
+        )
+    except ValueError as error:
+        raise of_user(error) from error
+
+
+def _config(settings: Finetune) -> dict[str, Any]:
+    """MODEL and DATA are kept as whole paths, so that the run can be resumed from any folder."""
+    values, model = asdict(settings), given(settings.model)
+    del values["resume"], values["out"], values["profile"]
+    model = whole_address(model) if Path(model).exists() else model
+    return {**values, "model": model, "data": whole_address(given(settings.data))}
 
 
 def _sides(sides: tuple[int, ...]) -> int | tuple[int, ...]:
@@ -125,7 +168,7 @@ def _paper(encoder: ViT, target: str | None, is_probe: bool) -> Values:
 
 
 def _auto(
-    settings: "Finetune", paper: Values, encoder: ViT, target: str | None, images: int, device: torch.device
+    settings: Finetune, paper: Values, encoder: ViT, target: str | None, images: int, device: torch.device
 ) -> Values:
     """What small data, small models and small machines need in place of the paper's 1.28 million images."""
     most = 1024 if device.type != "cpu" else 256
@@ -181,51 +224,8 @@ def _impossible(statistics: Statistics, task: Task) -> Values:
     return values
 
 
-_BOUNDS: Bounds = {
-    **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad"), ABOVE_0),
-    **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
-    **dict.fromkeys(("warmup_epochs", "weight_decay", "evaluations", "checkpoint_minutes", "mixup", "cutmix"), FROM_0),
-    **dict.fromkeys(("max_broken", "random_erase"), SHARE),
-    **dict.fromkeys(("drop_path", "ema_decay", "label_smoothing"), BELOW_1),
-    "layer_decay": (lambda n: 0 < n <= 1, "give a number above 0 and up to 1"),
-    "ra_magnitude": (lambda n: 0 <= n <= 10, "give a number from 0 to 10"),
-    "crop_scale": (lambda pair: 0 < pair[0] <= pair[1] <= 1, "give two ascending numbers above 0 and up to 1"),
-    "seed": SEED,
-    "blocks": (
-        lambda text: all(part in ("all", "0.5") or part.isdecimal() for part in text.split(",")),
-        "give all, a whole number, or 0.5; several with commas between them",
-    ),
-}
-
-
-def check_ranges(settings: "Finetune") -> None:
-    """Raises UserError for a number out of its range, and for numbers that do not go together; what is left open
-    passes."""
-    check(settings, _BOUNDS)
-    _check_micro_batch(settings)
-    if settings.optimizer == "lars" and (settings.weight_decay or settings.layer_decay not in (None, 1.0)):
-        raise UserError(
-            "--optimizer lars takes neither --weight-decay nor --layer-decay", "leave them out, or use adamw"
-        )
-
-
-def least_micro_batch(settings: "Finetune") -> int:
+def least_micro_batch(settings: Finetune) -> int:
     """What micro-batches may be whole multiples of without a change of the result, where memory runs out."""
-    assert settings.micro_batch is not None
     if settings.batch_norm:  # it sees one micro-batch
-        return settings.micro_batch
+        return given(settings.micro_batch)
     return GROUP if settings.mixup or settings.cutmix else 1
-
-
-def _check_micro_batch(settings: "Finetune") -> None:
-    batch_size, micro_batch = settings.batch_size, settings.micro_batch
-    if batch_size is None or micro_batch is None or micro_batch >= batch_size:
-        return
-    if (settings.mixup or settings.cutmix) and micro_batch % GROUP:
-        raise UserError(f"--micro-batch {micro_batch} with mixup or cutmix", f"give a multiple of {GROUP}")
-    if settings.batch_norm and batch_size % micro_batch == 1:
-        raise UserError(
-            f"--batch-norm with --batch-size {batch_size} and --micro-batch {micro_batch} leaves one image alone, "
-            "which has no deviation",
-            "give another --micro-batch",
-        )

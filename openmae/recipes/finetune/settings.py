@@ -7,10 +7,29 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.data.tasks import Task
+from openmae.data.views.mixing import GROUP
+from openmae.errors import UserError
 from openmae.heads import Pool
 from openmae.machine.device import Device
+from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, FROM_0, SEED, SHARE, Bounds, check
 from openmae.recipes.training.settings import Recipe, Sides
 from openmae.train.checkpoint import KEEP
+
+_BOUNDS: Bounds = {
+    **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad"), ABOVE_0),
+    **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
+    **dict.fromkeys(("warmup_epochs", "weight_decay", "evaluations", "checkpoint_minutes", "mixup", "cutmix"), FROM_0),
+    **dict.fromkeys(("max_broken", "random_erase"), SHARE),
+    **dict.fromkeys(("drop_path", "ema_decay", "label_smoothing"), BELOW_1),
+    "layer_decay": (lambda n: 0 < n <= 1, "give a number above 0 and up to 1"),
+    "ra_magnitude": (lambda n: 0 <= n <= 10, "give a number from 0 to 10"),
+    "crop_scale": (lambda pair: 0 < pair[0] <= pair[1] <= 1, "give two ascending numbers above 0 and up to 1"),
+    "seed": SEED,
+    "blocks": (
+        lambda text: all(part in ("all", "0.5") or part.isdecimal() for part in text.split(",")),
+        "give all, a whole number, or 0.5; several with commas between them",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -116,3 +135,27 @@ class Finetune:
     """Under torchrun: a process that does not answer or get on for so long is given up, and the run with it."""
     profile: bool = False
     """Record where the time of five early steps goes: RUN/profile/trace.json.gz for ui.perfetto.dev, and a table."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a number out of its range, and for settings that do not go together; what is left open
+        passes."""
+        check(self, _BOUNDS)
+        self._check_micro_batch()
+        if self.optimizer == "lars" and (self.weight_decay or self.layer_decay not in (None, 1.0)):
+            raise UserError(
+                "--optimizer lars takes neither --weight-decay nor --layer-decay", "leave them out, or use adamw"
+            )
+
+    def _check_micro_batch(self) -> None:
+        """Raises UserError where micro-batches would change the result."""
+        batch_size, micro_batch = self.batch_size, self.micro_batch
+        if batch_size is None or micro_batch is None or micro_batch >= batch_size:
+            return
+        if (self.mixup or self.cutmix) and micro_batch % GROUP:
+            raise UserError(f"--micro-batch {micro_batch} with mixup or cutmix", f"give a multiple of {GROUP}")
+        if self.batch_norm and batch_size % micro_batch == 1:
+            raise UserError(
+                f"--batch-norm with --batch-size {batch_size} and --micro-batch {micro_batch} leaves one image alone, "
+                "which has no deviation",
+                "give another --micro-batch",
+            )

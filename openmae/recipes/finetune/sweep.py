@@ -17,7 +17,6 @@ from openmae.files.parsing import read_json
 from openmae.files.whole import write_file
 from openmae.heads import learn_last_blocks
 from openmae.model import SIZES
-from openmae.recipes.finetune.choose import check_ranges
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.training.open import stored
 from openmae.report.page.run import training_seconds, write_report
@@ -59,7 +58,6 @@ def sweep(
 
 def _check(settings: Finetune, parts: Sequence[str]) -> None:
     """Raises UserError, before anything is trained, where one of the parts is more than the encoder has."""
-    check_ranges(settings)
     if settings.model is None:  # --resume
         return
     depth = SIZES[settings.model][1] if settings.model in SIZES else load_model(Path(settings.model)).encoder.depth

@@ -24,13 +24,9 @@ from openmae.console.terminal import make_console
 from openmae.errors import UserError
 from openmae.files.address import whole
 from openmae.machine.device import Device
-from openmae.recipes.finetune import choose as finetune_choices
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.launch.settings import Launch
 from openmae.recipes.launch.task import LaunchedTraining
-from openmae.recipes.pretrain import choose as pretrain_choices
-from openmae.recipes.pretrain.build import masking_of
-from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.probe.linear import Probe
 from openmae.train.run import RunFolder
 
@@ -158,17 +154,12 @@ def _checked(command: Sequence[str], read: Callable[[Sequence[str]], Any], proce
     out: Path | None = inner.out
     if out is None:
         raise UserError("the run needs a folder to go on in", f"add --out RUN to {command[0]}")
-    if isinstance(inner, Finetune):
-        finetune_choices.check_ranges(inner)
-        if "," in inner.blocks:
-            if processes > 1:
-                raise UserError(
-                    f"a sweep over --blocks is for one process, and this starts {processes}", "launch each part"
-                )
-            return out, inner.device
-    if isinstance(inner, Pretrain):
-        pretrain_choices.check_ranges(inner)
-        masking_of(inner)  # raises
+    if isinstance(inner, Finetune) and "," in inner.blocks:
+        if processes > 1:
+            raise UserError(
+                f"a sweep over --blocks is for one process, and this starts {processes}", "launch each part"
+            )
+        return out, inner.device
     with RunFolder(out):  # raises where it holds something else, or another process trains in it
         return out, inner.device
 

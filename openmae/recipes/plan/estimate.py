@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from rich.console import Console
+
 from openmae.errors import UserError
 from openmae.machine.device import Precision
 from openmae.model import SIZES, Architecture
 from openmae.recipes.plan.speed import Speed
-from openmae.recipes.pretrain.build import architecture_of
-from openmae.recipes.pretrain.choose import FAST_DEPTH, FAST_FRACTION, USABLE_MEMORY
+from openmae.recipes.pretrain.build import Pretraining
+from openmae.recipes.pretrain.choose import FAST_DEPTH, FAST_FRACTION, USABLE_MEMORY, settle
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.train.cost import Flops, Memory, flops, largest_micro_batch, memory, parameters
 
@@ -37,14 +39,13 @@ class Scaled:
 class Estimate:
     """What a run costs.
 
-    settings: everything chosen. speed, other: in its precision and in the other one, None where that was not measured.
-    room: bytes that a device has. link: bytes a second.
+    settings: everything chosen; planned: what follows from it. speed, other: in its precision and in the other one,
+    None where that was not measured. room: bytes that a device has. link: bytes a second.
     """
 
     settings: Pretrain
     images: int
-    steps: int
-    architecture: Architecture
+    planned: Pretraining
     speed: Speed
     other: Speed | None
     device_type: str
@@ -58,16 +59,24 @@ class Estimate:
         return flops(self.architecture)
 
     @property
+    def architecture(self) -> Architecture:
+        """Of the model."""
+        return self.planned.architecture
+
+    @property
+    def steps(self) -> int:
+        """Of the optimizer."""
+        return self.planned.course.plan.steps
+
+    @property
     def batch_size(self) -> int:
         """Images of a step."""
-        assert self.settings.batch_size is not None
-        return self.settings.batch_size
+        return self.planned.course.plan.batch_size
 
     @property
     def micro_batch(self) -> int:
         """Images that a device takes at once: no more than its share."""
-        assert self.settings.micro_batch is not None
-        return min(self.settings.micro_batch, -(-self.batch_size // self.gpus))
+        return min(self.planned.course.plan.micro_batch, -(-self.batch_size // self.gpus))
 
     @property
     def views(self) -> int:
@@ -77,12 +86,12 @@ class Estimate:
     @property
     def recomputes(self) -> bool:
         """Whether blocks are computed again in the backward pass."""
-        return self.settings.grad_checkpointing == "on"
+        return self.planned.grad_checkpointing
 
     @property
     def precision(self) -> Precision:
         """Of the products."""
-        return "bf16" if self.settings.precision == "bf16" else "fp32"
+        return self.planned.course.plan.precision
 
     @property
     def work(self) -> int:
@@ -148,8 +157,8 @@ class Estimate:
             if changed == settings:
                 continue
             with suppress(UserError, ValueError):  # this grid cannot hide so many
-                architecture = architecture_of(changed)
-                yield what, replace(self, settings=changed, architecture=architecture, speed=self._speed_of(changed))
+                planned = settle(changed, self.images, Console(quiet=True))
+                yield what, replace(self, settings=changed, planned=planned, speed=self._speed_of(changed))
 
     def _speed_of(self, changed: Pretrain) -> Speed:
         return self.other if self.other is not None and changed.precision != self.settings.precision else self.speed

@@ -30,13 +30,12 @@ from openmae.recipes.plan.estimate import Estimate, work_of
 from openmae.recipes.plan.settings import Plan
 from openmae.recipes.plan.speed import Measured, Speed, dry_run, read_measured
 from openmae.recipes.plan.tables import show
-from openmae.recipes.pretrain.build import architecture_of, build, masking_of
-from openmae.recipes.pretrain.choose import USABLE_MEMORY, check_ranges, choose
+from openmae.recipes.pretrain.build import Pretraining, build
+from openmae.recipes.pretrain.choose import USABLE_MEMORY, choose, settle
 from openmae.recipes.pretrain.job import held_out
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.ranges import MOST
-from openmae.recipes.training.schedule import steps_of
-from openmae.recipes.training.settings import shown
+from openmae.recipes.training.settings import given, shown
 from openmae.train.cost import largest_micro_batch
 
 PIXELS = 224  # a side, and channels, of photographs: where there is no DATA to look at
@@ -63,16 +62,13 @@ def run(settings: Plan) -> None:
         return choose(other, look, images, device, room, _QUIET)
 
     chosen = choose(pretrain, look, images, device, room, _QUIET)
-    check_ranges(chosen)
-    _check_share(settings, chosen)
-    steps, architecture = steps_of(chosen, images, console), architecture_of(chosen)
+    planned = settle(chosen, images, console)
+    _check_share(settings, planned)
     if measured is None:
-        speed, other = _measure(chosen, device, room, settings.seconds, console)
+        speed, other = _measure(planned, device, room, settings.seconds, console)
     else:
-        speed, other = measured.speed(chosen.model or "", _precision(chosen)), None
-    estimate = Estimate(
-        chosen, images, steps, architecture, speed, other, device.type, room, settings.gpus, settings.link * 1e9
-    )
+        speed, other = measured.speed(given(chosen.model), planned.course.plan.precision), None
+    estimate = Estimate(chosen, images, planned, speed, other, device.type, room, settings.gpus, settings.link * 1e9)
     show(estimate, estimate.changes(of_model), settings.price, console)
     how = f", by {settings.gpus} processes under torchrun (docs/scale.md)" if settings.gpus > 1 else ""
     console.print(f"\nThe run that this is of{how}:\n{command(settings, chosen)}", soft_wrap=True)
@@ -113,23 +109,20 @@ def _check(settings: Plan) -> None:
         )
 
 
-def _check_share(settings: Plan, chosen: Pretrain) -> None:
-    assert chosen.batch_size is not None
-    if chosen.batch_size < settings.gpus:
+def _check_share(settings: Plan, planned: Pretraining) -> None:
+    batch_size = planned.course.plan.batch_size
+    if batch_size < settings.gpus:
         raise UserError(
-            f"--gpus is {settings.gpus} and a step has {chosen.batch_size} images",
-            "give fewer, or a larger --batch-size",
+            f"--gpus is {settings.gpus} and a step has {batch_size} images", "give fewer, or a larger --batch-size"
         )
 
 
 def _pretrain(settings: Plan, precision: Precision) -> Pretrain:
     """The pre-training's settings, still open where these are. Raises UserError for what is out of range."""
-    names = {field.name for field in fields(Pretrain)} & {field.name for field in fields(Plan)}
-    pretrain = replace(Pretrain(), **{name: getattr(settings, name) for name in names})
+    names = {field.name for field in fields(Pretrain)} & {field.name for field in fields(Plan)} - {"data"}
+    pretrain = replace(Pretrain(), **{name: getattr(settings, name) for name in names}, data=settings.data or "DATA")
     if settings.measured is not None and pretrain.precision == "auto":
         pretrain = replace(pretrain, precision=precision)
-    check_ranges(pretrain)
-    masking_of(pretrain)
     return pretrain
 
 
@@ -163,23 +156,21 @@ def _look(settings: Plan, pretrain: Pretrain, device: torch.device, console: Con
 
 
 def _measure(
-    chosen: Pretrain, device: torch.device, room: int, seconds: float, console: Console
+    planned: Pretraining, device: torch.device, room: int, seconds: float, console: Console
 ) -> tuple[Speed, Speed | None]:
     """The speed here, in the run's precision and, where there is time, in the other one."""
     console.print(f"Taking a few steps of the real training here, for about {duration(seconds)}")
     began = time.perf_counter()
-    precision, again = _precision(chosen), chosen.grad_checkpointing == "on"
+    plan, again = planned.course.plan, planned.grad_checkpointing
+    precision = plan.precision
     other: Precision = "fp32" if precision == "bf16" else "bf16"
-    model = build(chosen)
-    model.checkpoint_blocks(again)
+    model = build(planned)
 
     def speed(precision: Precision, share: float) -> Speed:
-        assert chosen.batch_size is not None
-        assert chosen.micro_batch is not None
-        usable, most = int(room * USABLE_MEMORY), chosen.micro_batch
+        usable, most = int(room * USABLE_MEMORY), plan.micro_batch
         most = largest_micro_batch(model.architecture, precision, most, usable, most, again, device.type)
         work, deadline = work_of(model.architecture, again), began + seconds * share
-        return dry_run(model, device, precision, chosen.batch_size, max(1, most), work, deadline, console)
+        return dry_run(model, device, precision, plan.batch_size, max(1, most), work, deadline, console)
 
     try:
         found = speed(precision, 1 - _OTHER_SHARE)
@@ -192,7 +183,3 @@ def _measure(
         raise UserError(
             "the machine ran out of memory", "end what else runs on it, or say how much is free by --memory"
         ) from error
-
-
-def _precision(chosen: Pretrain) -> Precision:
-    return "bf16" if chosen.precision == "bf16" else "fp32"

@@ -182,9 +182,7 @@ class _Clock:
         """Seconds of a step without its update, and of that."""
         began = time.perf_counter()
         learner = Learner(model, _loss_of)
-        taken = take_step(
-            learner, batches, optimizer, batch_size=count, clip_grad=None, device=device, precision=precision
-        )
+        taken = take_step(learner, batches, optimizer, batch_size=count, device=device, precision=precision)
         taken.norm.item()  # waits for the device
         return time.perf_counter() - began - self.updating, self.updating
 

@@ -9,7 +9,7 @@ from openmae.console.words import several, si, size_of
 from openmae.recipes.plan.estimate import Estimate, Scaled
 from openmae.recipes.pretrain.choose import USABLE_MEMORY
 from openmae.recipes.training.room import RUN_BYTES
-from openmae.recipes.training.settings import pair, shown
+from openmae.recipes.training.settings import shown
 from openmae.train.cost import parameters
 
 
@@ -45,7 +45,7 @@ def show(estimate: Estimate, changes: Iterable[tuple[str, Estimate]], price: flo
 def _show_run(estimate: Estimate, price: float | None, device: str, console: Console) -> None:
     settings, scaled, flops = estimate.settings, estimate.scaled(estimate.gpus), estimate.flops
     encoder, decoder = parameters(estimate.architecture)
-    (height, width), (rows, columns) = pair(settings.img_size), pair(settings.patch_size)
+    (height, width), (rows, columns) = estimate.architecture.img_size, estimate.architecture.patch_size
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row(
         "model",

@@ -1,73 +1,119 @@
-"""The model of a pre-training's settings."""
+"""A pre-training with nothing left open, and what is built of it: the model, and the stream that it learns from."""
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from openmae.data.views.crop import Augmentation
-from openmae.errors import of_user
-from openmae.masking import Masking
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.loading.memory import in_memory
+from openmae.data.loading.stream import Stream
+from openmae.data.sources.source import Source
+from openmae.data.survey.sample import Survey
+from openmae.data.views.crop import Augmentation, View
+from openmae.data.views.statistics import Statistics
+from openmae.errors import UserError, of_user
 from openmae.model import Architecture, MaskedAutoencoder, create_model
 from openmae.recipes.pretrain.settings import Pretrain
-from openmae.recipes.training.settings import pair
+from openmae.recipes.training.schedule import Course
+from openmae.recipes.training.settings import given, pair
 
 
-def build(settings: "Pretrain") -> MaskedAutoencoder:
-    """The model of resolved settings, its weights drawn from the seed. Raises UserError for what cannot be built."""
-    model = _made(settings)
-    model.initialize(torch.Generator().manual_seed(settings.seed))
+@dataclass(frozen=True)
+class Pretraining:
+    """What follows from settings that are chosen, as `config` has them.
+
+    repeat_aug: views of an image once it is decoded. pictures, evaluations: how many of each, evenly over the run.
+    """
+
+    config: dict[str, Any]
+    course: Course
+    architecture: Architecture
+    statistics: Statistics
+    augmentation: Augmentation
+    repeat_aug: int
+    weight_decay: float
+    grad_checkpointing: bool
+    compile: bool
+    pictures: int
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Images:
+    """DATA, opened. val: None where there is none. shown: up to 8 held out for the panel: of val, else set aside.
+    look: at a sample of those that are learnt from; None where a run goes on."""
+
+    train: Source
+    val: Source | None
+    shown: Source
+    look: Survey | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images that are learnt from."""
+        return self.train.fingerprint
+
+
+def build(run: Pretraining) -> MaskedAutoencoder:
+    """The model, its weights drawn from the seed."""
+    model = run.architecture.build()
+    model.initialize(torch.Generator().manual_seed(run.course.seed))
+    model.checkpoint_blocks(run.grad_checkpointing)
     return model
 
 
-def architecture_of(settings: "Pretrain") -> Architecture:
-    """Of resolved settings, without weights. Raises UserError for what cannot be built."""
-    with torch.device("meta"):
-        return _made(settings).architecture
+def stream_of(run: Pretraining, source: Source, workers: int) -> Stream:
+    """What the model learns from: random crops of the images, and which of their patches hide."""
+    height, width = run.architecture.img_size
+    down, across = run.architecture.patch_size
+    loaded, pixels = in_memory(source, run.statistics.pixels, (height, width), workers)
+    return Stream(
+        loaded,
+        View(pixels, (height, width), (down, across), run.augmentation),
+        run.architecture.masking,
+        run.course.plan.batch_size,
+        run.course.plan.steps,
+        run.course.seed,
+        run.repeat_aug,
+    )
 
 
-def _made(settings: "Pretrain") -> MaskedAutoencoder:
+def architecture_of(settings: Pretrain) -> Architecture:
+    """Of settings that are chosen. Raises UserError for what cannot be built."""
     try:
-        model = create_model(
-            settings.model or "vit_base",
-            img_size=pair(settings.img_size),
-            patch_size=pair(settings.patch_size),
-            in_chans=in_chans_of(settings),
-            embed_dim=settings.embed_dim,
-            depth=settings.depth,
-            num_heads=settings.num_heads,
-            class_tokens=settings.class_tokens,
-            decoder=settings.decoder or "self",
-            decoder_embed_dim=512 if settings.decoder_embed_dim is None else settings.decoder_embed_dim,
-            decoder_depth=8 if settings.decoder_depth is None else settings.decoder_depth,
-            decoder_num_heads=16 if settings.decoder_num_heads is None else settings.decoder_num_heads,
-            decoder_layers=settings.decoder_layers,
-            encoder_mask_token=settings.encoder_mask_token,
-            target=settings.target,
-            norm_pix_loss=settings.norm_pix_loss,
-            masking=masking_of(settings),
-        )
-        Augmentation(settings.crop_scale, settings.hflip)
+        with torch.device("meta"):  # without weights
+            model = create_model(
+                given(settings.model),
+                img_size=pair(settings.img_size),
+                patch_size=pair(settings.patch_size),
+                in_chans=given(settings.in_chans),
+                embed_dim=settings.embed_dim,
+                depth=settings.depth,
+                num_heads=settings.num_heads,
+                class_tokens=settings.class_tokens,
+                decoder=given(settings.decoder),
+                decoder_embed_dim=given(settings.decoder_embed_dim),
+                decoder_depth=given(settings.decoder_depth),
+                decoder_num_heads=given(settings.decoder_num_heads),
+                decoder_layers=settings.decoder_layers,
+                encoder_mask_token=settings.encoder_mask_token,
+                target=settings.target,
+                norm_pix_loss=settings.norm_pix_loss,
+                masking=settings.masking,
+            )
         if settings.mask_ratio_end is not None:
             model.masking.counts(model.encoder.grid, settings.mask_ratio_end)
     except ValueError as error:
         raise of_user(error) from error
-    return model
+    return model.architecture
 
 
-def masking_of(settings: "Pretrain") -> Masking:
-    """Raises UserError for values that are out of range or do not go together."""
-    try:
-        return Masking(
-            settings.mask_ratio,
-            settings.mask,
-            settings.mask_unit,
-            settings.mask_schedule,
-            settings.mask_ratio_end,
-            1.0 if settings.predict_fraction is None else settings.predict_fraction,
+def statistics_of(settings: Pretrain) -> Statistics:
+    """Of settings that are chosen. Raises UserError for an old run's, which may lack the pixel type."""
+    if settings.mean is None or settings.std is None or settings.pixel_type is None:
+        raise UserError(
+            "the run is of an older openmae, which did not keep its pixel type", "begin anew in another --out"
         )
-    except ValueError as error:
-        raise of_user(error) from error
-
-
-def in_chans_of(settings: "Pretrain") -> int:
-    """Channels of resolved settings."""
-    assert settings.in_chans is not None
-    return settings.in_chans
+    pixels = PixelFormat(given(settings.in_chans), settings.bands, settings.pixel_type)
+    return Statistics(settings.mean, settings.std, pixels)

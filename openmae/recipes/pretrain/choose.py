@@ -1,33 +1,27 @@
-"""What `pretrain` chooses where the user left a setting open, and the ranges of those that were given."""
+"""What `pretrain` chooses where the user left a setting open, and what follows from it."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from openmae.console.words import size_of
-from openmae.data.formats.channels import check_bands
 from openmae.data.survey.sample import Survey
+from openmae.data.views.crop import Augmentation
 from openmae.errors import UserError, of_user
 from openmae.machine.device import Precision, choose_precision
-from openmae.model import grid_of
-from openmae.recipes.pretrain.build import architecture_of
+from openmae.model import Architecture
+from openmae.recipes.pretrain.build import Pretraining, architecture_of, statistics_of
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.open import Values, fill, filled
-from openmae.recipes.training.ranges import ABOVE_0, FROM_0, SEED, SHARE, Bounds, check
-from openmae.recipes.training.settings import pair, shown
+from openmae.recipes.training.schedule import course_of
+from openmae.recipes.training.settings import given, pair, shown
 from openmae.train.compiling import PAYS_FROM, missing_compiler
 from openmae.train.cost import flops, largest_micro_batch
 
-_BOUNDS: Bounds = {
-    **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad", "repeat_aug", "in_chans"), ABOVE_0),
-    **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
-    **dict.fromkeys(("warmup_epochs", "weight_decay", "pictures", "evaluations", "checkpoint_minutes"), FROM_0),
-    "max_broken": SHARE,
-    "seed": SEED,
-    "std": (lambda numbers: min(numbers, default=0) > 0, "give numbers above 0"),
-}
 PAPER = "the paper's (Table 8)"
 FAST_FRACTION, FAST_DEPTH = 0.25, 4
 """Of `--recipe fast`: the share of the hidden patches that is predicted (CrossMAE, arXiv 2401.14391), and the decoder's
@@ -39,8 +33,8 @@ MOST_VIEWS = {"cpu": 2_000_000, "gpu": 80_000_000}  # of small data: an hour or 
 
 
 def choose(
-    settings: "Pretrain", look: Survey, images: int, device: torch.device, memory: int, console: Console
-) -> "Pretrain":
+    settings: Pretrain, look: Survey, images: int, device: torch.device, memory: int, console: Console
+) -> Pretrain:
     """The settings with everything that was left open chosen; each choice printed with its reason.
 
     memory: bytes that the device has.
@@ -63,21 +57,53 @@ def choose(
             "the paper's 1.5e-4 at batch 4096, square-root scaling below",
         )
     values["precision"] = choose_precision(device)
-    return fill(settings, {**values, **_for_machine(filled(settings, values), images, device, memory)}, console)
+    chosen = filled(settings, values)
+    machine = _for_machine(chosen, architecture_of(chosen), images, device, memory)
+    return fill(settings, {**values, **machine}, console)
 
 
-def _for_machine(settings: "Pretrain", images: int, device: torch.device, memory: int) -> Values:
+def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:
+    """What follows from settings that are chosen, for so many images. Says so where the steps are few.
+
+    Raises UserError for what cannot be built or trained.
+    """
+    config = _config(settings)
+    try:
+        augmentation = Augmentation(settings.crop_scale, settings.hflip)
+    except ValueError as error:
+        raise of_user(error) from error
+    return Pretraining(
+        architecture=architecture_of(settings),
+        statistics=statistics_of(settings),
+        augmentation=augmentation,
+        repeat_aug=settings.repeat_aug,
+        weight_decay=settings.weight_decay,
+        grad_checkpointing=settings.grad_checkpointing == "on",
+        compile=settings.compile == "on",
+        pictures=settings.pictures,
+        evaluations=settings.evaluations,
+        course=course_of(settings, images, console),
+        config=config,
+    )
+
+
+def _config(settings: Pretrain) -> dict[str, Any]:
+    """DATA is kept as a whole path, so that the run can be resumed from any folder."""
+    values, data = asdict(settings), given(settings.data)
+    del values["resume"], values["out"], values["profile"]
+    return {**values, "data": data if "://" in data else str(Path(data).absolute())}
+
+
+def _for_machine(
+    settings: Pretrain, architecture: Architecture, images: int, device: torch.device, memory: int
+) -> Values:
     """What changes speed and memory and not the result, for settings whose model is chosen by now."""
-    architecture = architecture_of(settings)
     precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
-    assert settings.batch_size is not None
-    assert settings.epochs is not None
-    usable = int(memory * USABLE_MEMORY)
-    most = min(settings.batch_size, _MOST_ON_A_CPU) if device.type == "cpu" else settings.batch_size
+    batch_size, usable = given(settings.batch_size), int(memory * USABLE_MEMORY)
+    most = min(batch_size, _MOST_ON_A_CPU) if device.type == "cpu" else batch_size
 
     def fitting(again: bool) -> int:
-        sizes = (architecture, precision, settings.batch_size, usable, most, again, device.type)
-        return largest_micro_batch(*sizes)  # type: ignore[arg-type]
+        return largest_micro_batch(architecture, precision, batch_size, usable, most, again, device.type)
 
     again, why_again = settings.grad_checkpointing == "on", "there is memory enough without"
     at_once = settings.micro_batch or fitting(again)
@@ -90,7 +116,7 @@ def _for_machine(settings: "Pretrain", images: int, device: torch.device, memory
             f"{size_of(memory)} of this {device.type.upper()}",
             "choose a smaller --model or --img-size, or a larger --patch-size",
         )
-    work = flops(architecture).step * settings.epochs * images
+    work = flops(architecture).step * given(settings.epochs) * images
     compiles, why = _compiles(settings, work, device)
     return {
         "micro_batch": (at_once, "what goes through the model at once, in this memory"),
@@ -99,7 +125,7 @@ def _for_machine(settings: "Pretrain", images: int, device: torch.device, memory
     }
 
 
-def _compiles(settings: "Pretrain", work: float, device: torch.device) -> tuple[bool, str]:
+def _compiles(settings: Pretrain, work: float, device: torch.device) -> tuple[bool, str]:
     """Whether to compile a run of so many FLOPs, and why."""
     said = f"the run takes {work:.1e} FLOPs"
     if device.type != "cuda":
@@ -112,7 +138,7 @@ def _compiles(settings: "Pretrain", work: float, device: torch.device) -> tuple[
     return (True, said) if missing is None else (False, f"it needs {missing}")
 
 
-def decoding(settings: "Pretrain") -> "Pretrain":
+def decoding(settings: Pretrain) -> Pretrain:
     """The settings with the decoder and the share of patches that it predicts chosen."""
     light = settings.recipe == "fast"
     decoder = settings.decoder or ("cross" if light else "self")
@@ -122,7 +148,7 @@ def decoding(settings: "Pretrain") -> "Pretrain":
     )
 
 
-def _paper(settings: "Pretrain") -> Values:
+def _paper(settings: Pretrain) -> Values:
     """Table 8, and the model and image of most of the paper's figures."""
     model = settings.model or "vit_base"
     values = {
@@ -139,7 +165,7 @@ def _paper(settings: "Pretrain") -> Values:
     return {name: (value, PAPER) for name, value in values.items()}
 
 
-def _auto(settings: "Pretrain", look: Survey, images: int, device: torch.device) -> Values:
+def _auto(settings: Pretrain, look: Survey, images: int, device: torch.device) -> Values:
     """What suits the number of images, their size and the device (pain 16)."""
     kind = device.type.upper()
     on_gpu = device.type != "cpu"
@@ -167,7 +193,7 @@ def _epochs(images: int, on_gpu: bool) -> tuple[float, str]:
     return epochs, f"{images:,} images seen {epochs * images:,.0f} times in all; between {least} and {most} epochs"
 
 
-def _sizes(settings: "Pretrain", look: Survey, largest: int) -> Values:
+def _sizes(settings: Pretrain, look: Survey, largest: int) -> Values:
     """Patch and image. largest: the patch for photographs."""
     if settings.img_size is not None:
         sides = pair(settings.img_size)
@@ -184,46 +210,7 @@ def _sizes(settings: "Pretrain", look: Survey, largest: int) -> Values:
     }
 
 
-def check_ranges(settings: "Pretrain") -> None:
-    """Raises UserError for a number out of its range, and for numbers that do not go together; what is left open
-    passes."""
-    check(settings, _BOUNDS)
-    if settings.img_size is not None and settings.patch_size is not None:
-        try:
-            grid_of(pair(settings.img_size), pair(settings.patch_size))
-        except ValueError as error:
-            raise of_user(error) from error
-    _check_channels(settings)
-
-
-def _check_channels(settings: "Pretrain") -> None:
-    """Raises UserError where --in-chans, --bands, --mean and --std are of different numbers of channels."""
-    bands = settings.bands
-    if bands is not None:
-        check_bands(bands)
-    lists = {"--bands": bands, "--mean": settings.mean, "--std": settings.std}
-    counts = {flag: len(values) for flag, values in lists.items() if values is not None}
-    if settings.in_chans is not None:
-        counts["--in-chans"] = settings.in_chans
-    if len(set(counts.values())) < 2:
-        return
-    said = ", ".join(f"{flag} {count}" for flag, count in counts.items())
-    advice = (
-        f"openmae stats DATA --bands {shown(bands)} --out stats.toml measures these bands; or leave --bands out"
-        if bands is not None
-        else "give a mean and a deviation for each channel"
-    )
-    raise UserError(f"the numbers of channels differ, on the command line or in the --config file ({said})", advice)
-
-
-def check_compiles(settings: "Pretrain", device: torch.device) -> None:
-    """Raises UserError where --compile on cannot be done."""
-    missing = missing_compiler(device)
-    if missing is not None:
+def check_compiles(device: torch.device) -> None:
+    """Raises UserError where the step cannot be compiled for this device."""
+    if missing := missing_compiler(device):
         raise UserError(f"--compile on needs {missing}", "install it, or leave --compile out")
-    if settings.mask_schedule != "constant":
-        raise UserError(
-            f"--compile on needs steps of one shape, and --mask-schedule {settings.mask_schedule} changes how many "
-            "patches are visible",
-            "leave one of them out",
-        )

@@ -6,10 +6,24 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from openmae.data.formats.channels import check_bands
 from openmae.data.formats.header import Depth
+from openmae.errors import UserError, of_user
 from openmae.machine.device import Device
-from openmae.recipes.training.settings import Sides, Switch
+from openmae.masking import Masking
+from openmae.model import grid_of
+from openmae.recipes.training.ranges import ABOVE_0, FROM_0, SEED, SHARE, Bounds, check
+from openmae.recipes.training.settings import Sides, Switch, pair, shown
 from openmae.train.checkpoint import KEEP
+
+_BOUNDS: Bounds = {
+    **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad", "repeat_aug", "in_chans"), ABOVE_0),
+    **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
+    **dict.fromkeys(("warmup_epochs", "weight_decay", "pictures", "evaluations", "checkpoint_minutes"), FROM_0),
+    "max_broken": SHARE,
+    "seed": SEED,
+    "std": (lambda numbers: min(numbers, default=0) > 0, "give numbers above 0"),
+}
 
 
 @dataclass(frozen=True)
@@ -142,3 +156,49 @@ class Pretrain:
     """Under torchrun: a process that does not answer or get on for so long is given up, and the run with it."""
     profile: bool = False
     """Record where the time of five early steps goes: RUN/profile/trace.json.gz for ui.perfetto.dev, and a table."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a number out of its range, and for settings that do not go together; what is left open
+        passes."""
+        check(self, _BOUNDS)
+        _ = self.masking
+        if self.img_size is not None and self.patch_size is not None:
+            try:
+                grid_of(pair(self.img_size), pair(self.patch_size))
+            except ValueError as error:
+                raise of_user(error) from error
+        self._check_channels()
+        if self.compile == "on" and self.mask_schedule != "constant":
+            raise UserError(
+                f"--compile on needs steps of one shape, and --mask-schedule {self.mask_schedule} changes how many "
+                "patches are visible",
+                "leave one of them out",
+            )
+
+    @property
+    def masking(self) -> Masking:
+        """Which patches hide. Raises UserError for values that are out of range or do not go together."""
+        share = 1.0 if self.predict_fraction is None else self.predict_fraction
+        try:
+            return Masking(self.mask_ratio, self.mask, self.mask_unit, self.mask_schedule, self.mask_ratio_end, share)
+        except ValueError as error:
+            raise of_user(error) from error
+
+    def _check_channels(self) -> None:
+        """Raises UserError where --in-chans, --bands, --mean and --std are of different numbers of channels."""
+        if self.bands is not None:
+            check_bands(self.bands)
+        lists = {"--bands": self.bands, "--mean": self.mean, "--std": self.std}
+        counts = {flag: len(values) for flag, values in lists.items() if values is not None}
+        if self.in_chans is not None:
+            counts["--in-chans"] = self.in_chans
+        if len(set(counts.values())) < 2:
+            return
+        said = ", ".join(f"{flag} {count}" for flag, count in counts.items())
+        advice = (
+            f"openmae stats DATA --bands {shown(self.bands)} --out stats.toml measures these bands; or leave --bands "
+            "out"
+            if self.bands is not None
+            else "give a mean and a deviation for each channel"
+        )
+        raise UserError(f"the numbers of channels differ, on the command line or in the --config file ({said})", advice)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from openmae.commandline.flags import with_flags
@@ -16,15 +15,15 @@ from openmae.data.loading.in_order import CentredImages, KeptImages
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, answers, task_of
 from openmae.data.views.statistics import Statistics
-from openmae.distributed.ranks import ALONE, Ranks
 from openmae.errors import UserError
 from openmae.evaluate.features import centred_images, extract, pooled
 from openmae.evaluate.knn import knn_predict
 from openmae.evaluate.metrics import accuracy
 from openmae.evaluate.rank import rankme
-from openmae.machine.device import Precision
 from openmae.model import MaskedAutoencoder, ViT
 from openmae.randomness import generator
+from openmae.recipes.training.job import Here
+from openmae.recipes.training.schedule import Course
 
 MOST_REFERENCES, MOST_QUERIES = 5000, 1000
 _FEWEST = 600  # images of a sample, however short the run
@@ -39,25 +38,20 @@ class Watch:
     def __init__(
         self,
         encoder: ViT,
-        train: Source,
-        val: Source | None,
         statistics: Statistics,
-        seed: int,
+        images: tuple[Source, Source | None],
         passes: int,
-        workers: int,
-        device: torch.device,
-        precision: Precision,
-        console: Console,
-        ranks: Ranks = ALONE,
+        course: Course,
+        here: Here,
     ) -> None:
         """Chooses the sample; images are read when they are first asked for.
 
-        val: where its queries are from; None: from train, apart from the references.
-        passes: images that training sees between two looks, which bounds the sample. ranks: who share the work; all
-            have to ask for the figures together.
+        images: (train, val), where the queries are from val; None: from train, apart from the references.
+        passes: images that training sees between two looks, which bounds the sample. All ranks have to ask for the
+        figures together.
         """
-        self.ranks = ranks
-        self.statistics, self.device, self.precision, self.console = statistics, device, precision, console
+        self.statistics, self.here, self.precision = statistics, here, course.plan.precision
+        (train, val), seed = images, course.seed
         most = max(_FEWEST, int(passes * _SHARE))
         queries = min(MOST_QUERIES, most // 3)
         references = min(MOST_REFERENCES, most - queries)
@@ -69,12 +63,12 @@ class Watch:
             asked = val.take(generator(seed, "watch", index=1).permutation(len(val))[:queries])
         self.sources = [train.take(order[:references]), asked]
         # Starting processes takes longer than reading few images.
-        self.workers = workers if sum(map(len, self.sources)) > _FEW else 0
+        self.workers = here.workers if sum(map(len, self.sources)) > _FEW else 0
         self.labels: list[Answers] = []
         try:
             self.labels = self._labels(train)
         except UserError as error:
-            console.print(
+            here.console.print(
                 f"No kNN figure during training, for want of labels ({with_flags(str(error))}); RankMe is logged",
                 soft_wrap=True,
             )
@@ -107,7 +101,7 @@ class Watch:
                 scores = knn_predict(features, right, asked)
                 figures["eval/knn_top1"] = accuracy(scores, torch.from_numpy(wanted.values))
         except (UserError, OSError) as error:  # the run does not end for want of a figure
-            self.console.print(
+            self.here.console.print(
                 f"warning: the features are not measured: {with_flags(str(error))}", style="yellow", soft_wrap=True
             )
             return {}
@@ -118,7 +112,7 @@ class Watch:
     def _features(self, model: MaskedAutoencoder, which: int) -> tuple[Tensor, Tensor]:
         """(n, D) of the references (0) or the queries (1), and which of them these are."""
         function = pooled(model.encoder, self.statistics, "mean", precision=self.precision)
-        return extract(self.images[which], function, self.device, self.workers, ranks=self.ranks)
+        return extract(self.images[which], function, self.here.device, self.workers, ranks=self.here.ranks)
 
 
 def _small_or_not(images: CentredImages) -> CentredImages:

@@ -11,29 +11,27 @@ from torch import nn
 from openmae.distributed.ranks import Ranks
 from openmae.errors import NotWritten, UserError
 from openmae.machine.device import is_out_of_memory
-from openmae.recipes.training.settings import Settings
 from openmae.train.checkpoint import KEEP
 
 
-def tell_ranks(ranks: Ranks, settings: Settings, console: Console) -> None:
+def tell_ranks(ranks: Ranks, shard: bool, console: Console) -> None:
     """Says how many processes train together, where it is more than one."""
     if ranks.size > 1:
-        held = ", each with a part of the model" if settings.shard else ""
+        held = ", each with a part of the model" if shard else ""
         console.print(f"{ranks.size} processes train together{held}", soft_wrap=True)
 
 
-def check_shares(settings: Settings, ranks: Ranks, unit: int = 1) -> None:
+def check_shares(batch_size: int, shard: bool, ranks: Ranks, unit: int = 1) -> None:
     """Raises UserError where the batch cannot be shared among the ranks, in whole units of so many images."""
-    assert settings.batch_size is not None
-    if settings.shard and settings.batch_size % ranks.size:
+    if shard and batch_size % ranks.size:
         raise UserError(
-            f"--shard with --batch-size {settings.batch_size} and {ranks.size} processes",
+            f"--shard with --batch-size {batch_size} and {ranks.size} processes",
             "give a multiple of their number, or leave --shard out",
         )
-    if -(-settings.batch_size // unit) < ranks.size:
+    if -(-batch_size // unit) < ranks.size:
         of = f", since it is shared in groups of {unit}" if unit > 1 else ""
         raise UserError(
-            f"--batch-size {settings.batch_size} leaves some of the {ranks.size} processes without an image{of}",
+            f"--batch-size {batch_size} leaves some of the {ranks.size} processes without an image{of}",
             "raise it, or start fewer",
         )
 

@@ -1,64 +1,79 @@
-"""How long a training lasts and how its rate goes, the same for every job."""
+"""How a training goes: how long it lasts, in what pieces, at what rate; the same for every job."""
+
+from dataclasses import dataclass
+from math import inf
 
 from rich.console import Console
 
 from openmae.console.words import several
 from openmae.errors import UserError
-from openmae.recipes.training.settings import Settings
+from openmae.recipes.training.settings import Settings, given
 from openmae.train.loop import Plan
-from openmae.train.optimizers import warmup_cosine
+from openmae.train.optimizers import WarmupCosine
 
 FEW_STEPS = 100  # of less, little can be learnt
 
 
-def steps_of(settings: Settings, images: int, console: Console) -> int:
-    """Optimizer steps of settings that are chosen by now; says so where they are few.
+@dataclass(frozen=True)
+class Course:
+    """What every training is told, none of it open.
 
-    Raises UserError where all epochs together do not fill a batch.
+    data: DATA as it was given. max_broken: share of the files, 0 to 1, that may be broken.
     """
-    assert settings.epochs is not None
-    assert settings.batch_size is not None
-    views = settings.epochs * images
-    steps = round(views / settings.batch_size)
-    times = f"{settings.epochs:g} time{'s' * (settings.epochs != 1)}"
-    shown = f"{views:,.0f} view{'s' * (round(views) != 1)}" if views >= 1 else "less than a view"
-    said = f"{several(images, 'image')} seen {times} are {shown}"
-    if steps == 0:
-        raise UserError(
-            f"{said}, and --batch-size {settings.batch_size:,} takes more in one step", "lower it, or raise --epochs"
-        )
-    if steps < FEW_STEPS:
-        console.print(
-            f"warning: {said}, {steps} step{'s' * (steps > 1)} in batches of {settings.batch_size:,}, which is hardly "
-            "enough to learn anything: lower --batch-size, or raise --epochs",
-            style="yellow",
-            soft_wrap=True,
-        )
-    return steps
+
+    data: str
+    seed: int
+    plan: Plan
+    shard: bool
+    max_broken: float
 
 
-def plan_of(settings: Settings, steps: int, least_micro_batch: int = 1) -> Plan:
-    """Warm-up and cosine decay over the steps; a line of the log every half percent of them, or every 50.
+def course_of(settings: Settings, images: int, console: Console, least_micro_batch: int = 1) -> Course:
+    """Of settings that are chosen by now: warm-up and cosine decay over the steps; a line of the log every half percent
+    of them, or every 50.
 
-    least_micro_batch: how small micro-batches may become where memory runs out.
+    images: that are learnt from. least_micro_batch: how small micro-batches may become where memory runs out.
+    Says so where the steps are few. Raises UserError where all epochs together do not fill a batch.
     """
-    assert settings.epochs is not None
-    assert settings.batch_size is not None
-    assert settings.blr is not None
-    assert settings.micro_batch is not None
-    warmup_steps = steps * (settings.warmup_epochs or 0.0) / settings.epochs
-    lr = settings.blr * settings.batch_size / 256
-    return Plan(
+    epochs, batch_size = given(settings.epochs), given(settings.batch_size)
+    steps = steps_of(epochs, images, batch_size, console)
+    warmup_steps = steps * (settings.warmup_epochs or 0.0) / epochs
+    lr = given(settings.blr) * batch_size / 256
+    plan = Plan(
         steps,
-        settings.batch_size,
-        settings.micro_batch,
-        lambda step: warmup_cosine(step, steps, warmup_steps, lr),
-        settings.clip_grad,
+        batch_size,
+        given(settings.micro_batch),
+        WarmupCosine(steps, warmup_steps, lr),
+        inf if settings.clip_grad is None else settings.clip_grad,
         settings.checkpoint_minutes * 60,
         log_every=max(1, min(50, steps // 200)),
         least_micro_batch=least_micro_batch,
         keep=settings.keep,
+        precision="bf16" if settings.precision == "bf16" else "fp32",
+        profile=settings.profile,
     )
+    return Course(given(settings.data), settings.seed, plan, settings.shard, settings.max_broken)
+
+
+def steps_of(epochs: float, images: int, batch_size: int, console: Console) -> int:
+    """Optimizer steps; says so where they are few. Raises UserError where all epochs together do not fill a batch."""
+    views = epochs * images
+    steps = round(views / batch_size)
+    times = f"{epochs:g} time{'s' * (epochs != 1)}"
+    shown = f"{views:,.0f} view{'s' * (round(views) != 1)}" if views >= 1 else "less than a view"
+    said = f"{several(images, 'image')} seen {times} are {shown}"
+    if steps == 0:
+        raise UserError(
+            f"{said}, and --batch-size {batch_size:,} takes more in one step", "lower it, or raise --epochs"
+        )
+    if steps < FEW_STEPS:
+        console.print(
+            f"warning: {said}, {steps} step{'s' * (steps > 1)} in batches of {batch_size:,}, which is hardly enough to "
+            "learn anything: lower --batch-size, or raise --epochs",
+            style="yellow",
+            soft_wrap=True,
+        )
+    return steps
 
 
 def evenly(steps: int, count: int) -> set[int]:

@@ -1,17 +1,26 @@
 """What every training is asked, and how its settings are written."""
 
 from dataclasses import Field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
+from openmae.machine.device import Device
 
-class Training(Protocol):
-    """What every training is asked; the settings of a job have these fields among others."""
+
+class Asked(Protocol):
+    """What every training is asked; the settings of a job have these among others. What is None or "auto" is open."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     # ruff: noqa: D102
+    @property
+    def data(self) -> str | None: ...
+    @property
+    def out(self) -> Path | None: ...
+    @property
+    def resume(self) -> bool: ...
     @property
     def epochs(self) -> float | None: ...
     @property
@@ -25,14 +34,29 @@ class Training(Protocol):
     @property
     def clip_grad(self) -> float | None: ...
     @property
+    def seed(self) -> int: ...
+    @property
+    def max_broken(self) -> float: ...
+    @property
+    def precision(self) -> Literal["auto", "bf16", "fp32"]: ...
+    @property
+    def device(self) -> Device: ...
+    @property
+    def workers(self) -> int | None: ...
+    @property
     def checkpoint_minutes(self) -> float: ...
     @property
     def keep(self) -> int: ...
     @property
     def shard(self) -> bool: ...
+    @property
+    def timeout_minutes(self) -> float: ...
+    @property
+    def profile(self) -> bool: ...
 
 
-Settings = TypeVar("Settings", bound=Training)
+Settings = TypeVar("Settings", bound=Asked)
+T = TypeVar("T")
 Recipe = Literal["auto", "paper"]
 Switch = Literal["auto", "on", "off"]
 
@@ -62,10 +86,18 @@ Sides = Annotated[
 ]
 
 
+def given(value: T | None) -> T:
+    """A setting that is chosen by now. Only what settles settings asks."""
+    assert value is not None
+    return value
+
+
 def pair(sides: int | tuple[int, int] | None) -> tuple[int, int]:
     """(height, width) of sides that are chosen by now."""
-    assert sides is not None
-    return sides if isinstance(sides, tuple) else (sides, sides)
+    if isinstance(sides, tuple):
+        return sides
+    side = given(sides)
+    return side, side
 
 
 def shown(value: Any) -> str:

@@ -1,0 +1,266 @@
+"""The job that every training is: opened, chosen, trained, looked at, left; by one process or by several.
+
+A `Kind` states how a training is opened and chosen, a `Job` what it trains, by which loss, what it looks at and what it
+leaves. `begun` does all else, around the loop:
+
+    with begun(PRETRAIN, settings, console) as run:
+        fit(run.training)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from openmae.data.loading.stream import Batch, Stream
+from openmae.distributed.ranks import Ranks, joined
+from openmae.errors import Interrupted, NotWritten, UserError, said_once
+from openmae.files.disk import room_on_disk
+from openmae.machine.device import choose_device, device_of
+from openmae.machine.heap import keep_freed_memory
+from openmae.machine.workers import workers_for
+from openmae.recipes.training.broken import BrokenFiles
+from openmae.recipes.training.open import stored
+from openmae.recipes.training.room import check_room, check_shares, enough_memory, tell_ranks, written
+from openmae.recipes.training.schedule import Course
+from openmae.recipes.training.settings import Settings, given
+from openmae.report.page.run import write_report
+from openmae.train.learner import Learner, M
+from openmae.train.loop import Training
+from openmae.train.optimizers import averaged
+from openmae.train.run import RunFolder, has_begun, read_config
+from openmae.train.stop import Stop
+
+DERIVED = ("steps",)  # entries of a run's config.toml that follow from the others and the images
+
+
+@dataclass(frozen=True)
+class Here:
+    """Where a training takes place, and by whom. workers: processes that load images."""
+
+    folder: RunFolder
+    device: torch.device
+    workers: int
+    console: Console
+    ranks: Ranks
+
+
+class Job(ABC, Generic[M]):
+    """A training of one kind with everything chosen and opened. Its methods are called on all ranks together, in this
+    order, but for `save`, which is the lead's.
+
+    broken: counts the files of the images that are learnt from. averages: that the optimizer keeps of a weight.
+    """
+
+    model: M
+    course: Course
+    broken: BrokenFiles
+    averages: int = 2
+
+    @abstractmethod
+    def stream(self) -> Stream:
+        """The images that are learnt from, in batches; asked for once the model is on the device."""
+
+    @abstractmethod
+    def loss(self) -> Callable[[M, Batch], Tensor]:
+        """The mean loss over a batch, a scalar."""
+
+    @abstractmethod
+    def optimizer(self) -> torch.optim.Optimizer:
+        """For the model's parameters, which are sharded by now where they ever are."""
+
+    @abstractmethod
+    def looks(self) -> Mapping[int, "Look[M]"]:
+        """What is looked at after which steps."""
+
+    @abstractmethod
+    def save(self, whole: M, step: int) -> None:
+        """The weights, each file complete or as it was before. Raises OSError."""
+
+    @abstractmethod
+    def finish(self, whole: M) -> None:
+        """What a complete run leaves beside its weights. Raises NotWritten."""
+
+
+class Look(Protocol[M]):  # type: ignore[misc]  # whose model is only read
+    """Looks at a model in training, whole and with its weights averaged where they are."""
+
+    def __call__(self, whole: M, step: int) -> dict[str, Any]:
+        """The figures that the lead logs."""
+
+
+class Opened(Protocol):
+    """DATA, and MODEL where there is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images."""
+
+
+class Chosen(Protocol):
+    """What follows from settings that are chosen, none of it open. Sent from the lead to the others."""
+
+    @property
+    def course(self) -> Course:
+        """How the training goes."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings as config.toml has them."""
+
+
+O = TypeVar("O", bound=Opened)  # noqa: E741
+C = TypeVar("C", bound=Chosen)
+J = TypeVar("J", bound=Job[Any])
+
+
+@dataclass(frozen=True)
+class Kind(Generic[Settings, O, C, J]):
+    """How one kind of training gets from what it was asked to its job.
+
+    needs: settings without which nothing begins; usage: what is said where one is missing.
+    may_differ: settings that do not change the result, which may differ between the starts of a run.
+    open: DATA and MODEL, on all ranks. choose: everything that was left open, printed with its reason, on the lead.
+    settle: what follows from settings that are chosen, on the lead. job: what is trained.
+    """
+
+    needs: tuple[str, ...]
+    usage: tuple[str, str]
+    may_differ: Collection[str]
+    open: Callable[[Settings, Here], O]
+    choose: Callable[[Settings, O, Here], Settings]
+    settle: Callable[[Settings, O, Console], C]
+    job: Callable[[C, O, Here], J]
+
+
+@dataclass(frozen=True)
+class Run(Generic[J]):
+    """A run that is ready for its steps."""
+
+    job: J
+    training: Training[Any, Batch]
+
+
+@contextmanager
+def begun(kind: Kind[Settings, O, C, J], settings: Settings, console: Console) -> Iterator[Run[J]]:
+    """A run that begins or goes on, to be trained within; leaves a whole run folder, also where it is interrupted.
+
+    Alone, or with the processes that torchrun started. Raises UserError, Interrupted, NotWritten, RankLost.
+    """
+    with said_once():
+        device = choose_device(settings.device)
+    with Stop(at_once=True), joined(device.type, settings.timeout_minutes * 60) as ranks:
+        console.quiet = console.quiet or not ranks.leads
+        device = device_of(device, ranks)
+        keep_freed_memory()
+        with ranks.together():
+            settings = _complete(kind, settings, ranks)
+        settings = ranks.from_lead(settings)
+        tell_ranks(ranks, settings.shard, console)
+        with ranks.together():
+            workers = workers_for(settings.workers, device, ranks)
+        out = given(settings.out)
+        with room_on_disk(out), ranks.opening(lambda: RunFolder(out, leads=ranks.leads)) as folder, enough_memory():
+            here = Here(folder, device, workers, console, ranks)
+            job = _job(kind, settings, here)
+            run = _ready(job, here)
+            with _left(run, here):
+                yield run
+
+
+def _complete(kind: Kind[Settings, O, C, J], settings: Settings, ranks: Ranks) -> Settings:
+    """The settings, on the lead with those that the run was begun with where it goes on. Raises UserError."""
+    if ranks.leads and settings.out is not None and (settings.resume or has_begun(settings.out)):
+        settings = stored(settings, read_config(settings.out), defaults_too=settings.resume)
+    if any(getattr(settings, name) is None for name in kind.needs):
+        raise UserError(*kind.usage)
+    return settings
+
+
+def _job(kind: Kind[Settings, O, C, J], settings: Settings, here: Here) -> J:
+    """The job, after everything was opened, chosen and found to fit. Raises UserError."""
+    folder, ranks = here.folder, here.ranks
+    with ranks.together():
+        if settings.batch_size is not None:
+            check_shares(settings.batch_size, settings.shard, ranks)
+        opened = kind.open(settings, here)
+    ranks.agree(opened.fingerprint, f"{settings.data} holds other images")
+    found: C | None = None
+    with ranks.together():
+        if ranks.leads:
+            if not folder.has_begun:
+                settings = kind.choose(settings, opened, here)
+            found = kind.settle(settings, opened, here.console)
+    chosen = given(ranks.from_lead(found))
+    with ranks.together():
+        plan = chosen.course.plan
+        check_shares(plan.batch_size, chosen.course.shard, ranks, plan.least_micro_batch)
+        job = kind.job(chosen, opened, here)
+        if ranks.leads:
+            check_room(folder.path, job.model, plan.keep, job.averages)
+            folder.settle({**chosen.config, DERIVED[0]: plan.steps}, opened.fingerprint, kind.may_differ)
+    return job
+
+
+def _ready(job: J, here: Here) -> Run[J]:
+    """The job with all that the loop needs."""
+    ranks, broken, plan = here.ranks, job.broken, job.course.plan
+    job.model.to(here.device)
+    stream = job.stream()
+    learner: Learner[Any, Batch] = Learner(job.model, job.loss(), ranks, shard=job.course.shard)
+    optimizer, looks = job.optimizer(), job.looks()
+
+    def batches_from(step: int, micro_batch: int) -> Iterator[Batch]:
+        part, pin = ranks.share(plan.batch_size, plan.least_micro_batch), here.device.type == "cuda"
+        return broken.watch(stream.batches(step, micro_batch, here.workers, pin=pin, part=part))
+
+    def look(step: int) -> dict[str, Any]:
+        broken.tell(ranks)
+        with averaged(optimizer):
+            whole = learner.whole()
+            return looks[step](whole, step) if step in looks else {}
+
+    return Run(
+        job,
+        Training(
+            learner,
+            optimizer,
+            batches_from,
+            broken.source.name,
+            plan,
+            here.folder,
+            here.device,
+            here.console,
+            {step: partial(look, step) for step in {*looks, plan.steps}},
+        ),
+    )
+
+
+@contextmanager
+def _left(run: Run[Any], here: Here) -> Iterator[None]:
+    """After the steps within, the run has its weights and its report; all ranks together."""
+    job, learner, steps = run.job, run.training.learner, run.training.plan.steps
+    leads, path = here.ranks.leads, here.folder.path
+    try:
+        yield
+    except Interrupted as stopped:
+        with averaged(run.training.optimizer):
+            whole = learner.whole()
+            if leads:
+                with suppress(NotWritten), written(path, steps, stopped.step):
+                    job.save(whole, stopped.step)
+                    write_report(path)
+        said = f"{stopped}; the same command goes on from there"
+        raise Interrupted(said, stopped.step, stopped.code) from None
+    with averaged(run.training.optimizer):
+        whole = learner.whole()
+        if leads:
+            with written(path, steps, steps):
+                job.save(whole, steps)
+        job.finish(whole)
