@@ -5,6 +5,30 @@ from collections.abc import Callable
 Run = Callable[..., tuple[int, str, str]]
 """Runs a command in this process -> exit code, output, errors: the fixture `run`."""
 
+TINY = (  # a model that trains in milliseconds a step
+    "--img-size 16 --patch-size 4 --embed-dim 24 --depth 1 --num-heads 2 --decoder-embed-dim 16 --decoder-depth 1 "
+    "--decoder-num-heads 2 --batch-size 8 --micro-batch 5 --precision fp32 --device cpu"
+).split()
+QUICK = "--epochs 2 --batch-size 8 --micro-batch 8 --precision fp32 --device cpu".split()
+
+
+def pretrain(data: object, out: object, *more: object) -> list[str]:
+    """The words of a tiny pre-training, by default of one epoch in one process.
+
+    more: flags as they are typed (`"--epochs 2 --mask-ratio 0.5"`), the last of two alike wins; a Path is one word.
+    """
+    return ["pretrain", str(data), "--out", str(out), *TINY, "--epochs", "1", "--workers", "0", *words(*more)]
+
+
+def finetune(model: object, data: object, out: object, *more: object) -> list[str]:
+    """The words of a fine-tuning of two epochs in one process; `more` as in `pretrain`."""
+    return ["finetune", str(model), str(data), "--out", str(out), *QUICK, "--workers", "0", *words(*more)]
+
+
+def words(*typed: object) -> list[str]:
+    """A string is as many words as a shell would make of it without quotes, anything else one."""
+    return [word for each in typed for word in (each.split() if isinstance(each, str) else [str(each)])]
+
 
 def refused(result: tuple[int, str, str], *words: str) -> None:
     """Exit code 2 and one sentence on standard error that has these words in it, and no traceback."""

@@ -1,6 +1,8 @@
 """Settings that all tests share."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -8,6 +10,7 @@ from hypothesis import settings
 from openmae.cli import main
 from openmae.commandline.flags import with_flags
 from tests.commands import Run
+from tests.runs import Runs
 
 # One thread for models this small: on a busy machine, threads that wait for each other take ten times as long.
 # Set before torch is imported, and inherited by the processes that tests start.
@@ -37,3 +40,42 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Listings that tests keep are not the user's."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """What is made once for all tests, and looked at in the end."""
+    own = tmp_path_factory.getbasetemp()
+    made = Runs((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once")
+    yield made
+    made.check()
+
+
+@pytest.fixture(scope="session")
+def data(runs: Runs) -> Path:
+    return runs.data()
+
+
+@pytest.fixture(scope="session")
+def colours(runs: Runs) -> Path:
+    return runs.colours()
+
+
+@pytest.fixture(scope="session")
+def finished(runs: Runs) -> Path:
+    return runs.finished()
+
+
+@pytest.fixture(scope="session")
+def evaluated(runs: Runs) -> Path:
+    return runs.evaluated()
+
+
+@pytest.fixture(scope="session")
+def classes(runs: Runs) -> Path:
+    return runs.classes()
+
+
+@pytest.fixture(scope="session")
+def shards(runs: Runs) -> Path:
+    return runs.shards()

@@ -6,11 +6,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-TINY = (  # a model that trains in milliseconds a step
-    "--img-size 16 --patch-size 4 --embed-dim 24 --depth 1 --num-heads 2 --decoder-embed-dim 16 --decoder-depth 1 "
-    "--decoder-num-heads 2 --batch-size 8 --micro-batch 5 --precision fp32 --device cpu"
-).split()
-
 
 def picture(seed: int, size: tuple[int, int] = (24, 20), mode: str = "RGB") -> Image.Image:
     """A smooth random image, (height, width), the same for the same seed."""
@@ -32,4 +27,16 @@ def write_images(folder: Path, count: int, classes: int = 2, first: int = 0) -> 
         place = folder / f"class{number % classes}"
         place.mkdir(parents=True, exist_ok=True)
         picture(number).save(place / f"{number:03d}.{'png' if number % 2 else 'jpg'}")
+    return folder
+
+
+def write_colours(folder: Path, count: int = 24, splits: tuple[str, ...] = ("train", "val")) -> Path:
+    """Classes that a glance tells apart: red, green and blue images."""
+    for split in splits:
+        for number in range(count):
+            shade = np.asarray(picture(number + 1000 * (split == "val"))).astype(int) // 3
+            shade[..., number % 3] += 150
+            place = folder / split / ("red", "green", "blue")[number % 3]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(shade.astype(np.uint8)).save(place / f"{number:03d}.png")
     return folder

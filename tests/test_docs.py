@@ -10,7 +10,8 @@ import tyro
 
 from openmae.cli import COMMANDS, _read, main
 from openmae.recipes.pretrain.settings import Pretrain
-from tests.images import TINY, picture, write_images
+from tests.commands import TINY, finetune, pretrain
+from tests.images import picture, write_images
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -86,12 +87,10 @@ def test_the_page_of_weights(
 ) -> None:
     """Its exports in order, then its Python; what timm has to be told of a small model takes the page's place."""
     monkeypatch.chdir(tmp_path)
-    labelled = str(write_images(tmp_path / "labelled", 24))
+    labelled = write_images(tmp_path / "labelled", 24)
     picture(1).save("photo.jpg")
-    small = ["--img-size", "32", "--epochs", "1"]
-    assert main(["pretrain", labelled, "--out", "runs/first", *TINY, *small]) == 0
-    more = ["--pool", "class", "--batch-size", "8", "--epochs", "1", "--precision", "fp32"]
-    assert main(["finetune", "runs/first", labelled, "--out", "runs/classes", *more]) == 0
+    assert main(pretrain(labelled, "runs/first", "--img-size 32")) == 0
+    assert main(finetune("runs/first", labelled, "runs/classes", "--pool class --epochs 1")) == 0
     text = (Path(__file__).parent.parent / "docs/weights.md").read_text()
     commands = re.findall(r"^openmae export .*$", text, re.MULTILINE)
     formats = {shlex.split(command)[4] for command in commands}

@@ -17,7 +17,8 @@ import yaml
 
 from openmae.cli import _read
 from openmae.errors import RUN_AGAIN
-from tests.images import TINY, write_images
+from tests.commands import TINY
+from tests.images import write_images
 from tests.recipes.slurm import FakeSlurm, wait_for
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -38,8 +38,9 @@ from openmae.train.loop import resume
 from openmae.train.optimizers import adamw
 from openmae.train.run import RunFolder
 from openmae.weights import load_model
-from tests.images import TINY, picture, write_images
+from tests.images import picture
 from tests.mutations import bounded, damaged, with_wrong_values, wrong_lines, wrong_values
+from tests.runs import copy
 from tests.train.test_training import no_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of a value that overflows in a file made to do so
@@ -65,29 +66,6 @@ def tried(seeds: range, case: Callable[[random.Random], bool]) -> int:
             error.add_note(f"seed {seed}")
             raise
     return read
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data"), 24)
-
-
-@pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pre-training run with figures; tests only read it."""
-    out = tmp_path_factory.mktemp("runs") / "first"
-    assert main(["pretrain", str(data), "--out", str(out), *TINY, "--epochs", "3", "--workers", "0"]) == 0
-    assert main(["knn", str(out), str(data), "--workers", "0"]) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def classes(finished: Path, data: Path) -> Path:
-    """A fine-tuned run with results; tests only read it."""
-    out = finished.parent / "classes"
-    words = "--epochs 1 --batch-size 8 --precision fp32 --device cpu --workers 0".split()
-    assert main(["finetune", str(finished), str(data), "--out", str(out), *words]) == 0
-    return out
 
 
 # ---------------------------------------------------------------- weights and checkpoints
@@ -225,7 +203,7 @@ REPORTED = (
 
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("name", REPORTED)
-def test_reports(finished: Path, classes: Path, tmp_path: Path, name: str, seeds: range) -> None:
+def test_reports(evaluated: Path, classes: Path, tmp_path: Path, name: str, seeds: range) -> None:
     run = tmp_path / "run"
     run.mkdir()
     place = run / ("pictures/step-00000001.png" if name == "picture.png" else name)
@@ -237,10 +215,10 @@ def test_reports(finished: Path, classes: Path, tmp_path: Path, name: str, seeds
     made = {
         "sweep.json": json.dumps(SWEEP).encode(),
         "broken.txt": b"a.png\tit is cut off\nb.png\tthe file is empty\n",
-        "evaluations.json": (finished / "evaluations.json").read_bytes(),
+        "evaluations.json": (evaluated / "evaluations.json").read_bytes(),
     }
     if name == "picture.png":
-        data = next((finished / "pictures").glob("*.png")).read_bytes()
+        data = next((evaluated / "pictures").glob("*.png")).read_bytes()
     else:
         data = made.get(name) or (classes / name).read_bytes()
     change = {".json": wrong_values, ".jsonl": wrong_lines}.get(place.suffix, damaged)
@@ -374,10 +352,9 @@ def wrong_npz(draws: random.Random, arrays: dict[str, np.ndarray]) -> bytes:  # 
 
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_tables(data: Path, tmp_path: Path, kind: str, seeds: range) -> None:
+def test_tables(shards: Path, tmp_path: Path, kind: str, seeds: range) -> None:
     if kind in ("tar", "index.json", "index.npz"):
-        assert main(["pack", str(data), str(tmp_path / "shards"), "--workers", "0"]) == 0
-        file = tmp_path / "shards" / ("0000.tar" if kind == "tar" else kind)
+        file = copy(shards, tmp_path / "shards") / ("0000.tar" if kind == "tar" else kind)
         whole = file.read_bytes()
         place = file if kind == "tar" else file.parent
         if kind == "tar":  # without the index, its headers are read

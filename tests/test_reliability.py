@@ -25,19 +25,14 @@ from openmae.recipes.pretrain import job as pretrain
 from openmae.recipes.training import room
 from openmae.train import stop
 from openmae.train.run import read_metrics
+from tests.commands import pretrain as pretraining
 from tests.distributed.test_ranks import by_hand, environment, steps_done, wait_for
-from tests.images import TINY, write_images
 
-QUICK = "--epochs 6 --workers 1 --pictures 1 --evaluations 1 --checkpoint-minutes 0".split()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data"), 60)
+QUICK = "--epochs 6 --workers 1 --pictures 1 --evaluations 1 --checkpoint-minutes 0"
 
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "openmae", "pretrain", str(data), "--out", str(out), *TINY, *QUICK, *more]
+    return [sys.executable, "-m", "openmae", *pretraining(data, out, QUICK, *more)]
 
 
 @pytest.fixture(scope="module")

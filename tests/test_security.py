@@ -18,7 +18,6 @@ import pytest
 import torch
 from rich.table import Table
 
-from openmae.cli import main
 from openmae.console.terminal import make_console
 from openmae.console.words import on_one_line
 from openmae.data.opening import open_data
@@ -28,24 +27,13 @@ from openmae.files.address import hide, know, secrets, shown, whole
 from openmae.recipes.evaluate.keep import _as_folder
 from openmae.report.page.run import write_report
 from openmae.train.checkpoint import newest_checkpoint
-from tests.commands import Run, refused
-from tests.images import TINY, encoded, picture, write_images
+from tests.commands import TINY, Run, pretrain, refused
+from tests.images import encoded, picture
 from tests.mutations import bounded
+from tests.runs import copy
 from tests.servers import Server, serve
 
 SECRETS = ("hunter2", "s3cr3t", "S1GN")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data"), 24)
-
-
-@pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "first"
-    assert main(["pretrain", str(data), "--out", str(out), *TINY, "--epochs", "2", "--workers", "0"]) == 0
-    return out
 
 
 # ---------------------------------------------------------------- pickles
@@ -95,8 +83,7 @@ def test_no_pickle_runs(finished: Path, data: Path, tmp_path: Path, kind: str, r
     for name in ("a.npy", "b.png", "c.dcm", "d.tif"):
         (tmp_path / "images" / name).write_bytes(bad)
     refused(run("stats", tmp_path / "images", "--workers", 0), "none of")
-    other = tmp_path / "run"
-    shutil.copytree(finished, other)
+    other = copy(finished, tmp_path / "run")
     (newest,) = (other / "checkpoints").glob("step-*")
     for name in ("model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"):
         shutil.rmtree(other / "checkpoints")
@@ -204,8 +191,7 @@ def test_results_of_data_with_a_strange_name_stay_in_the_run(tmp_path: Path) -> 
 
 
 def test_pictures_of_a_report_come_from_its_run(finished: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
+    run = copy(finished, tmp_path / "run")
     (tmp_path / "secret.png").write_bytes(encoded(picture(1), "PNG"))
     (run / "link.png").symlink_to(tmp_path / "secret.png")
     names = ("../secret.png", str(tmp_path / "secret.png"), "link.png", "results/../../secret.png")
@@ -215,8 +201,8 @@ def test_pictures_of_a_report_come_from_its_run(finished: Path, tmp_path: Path) 
     assert base64.b64encode((tmp_path / "secret.png").read_bytes()) not in page
 
 
-def test_an_index_that_leads_out_of_its_folder_is_refused(data: Path, tmp_path: Path, run: Run) -> None:
-    assert run("pack", data, tmp_path / "s", "--workers", 0)[0] == 0
+def test_an_index_that_leads_out_of_its_folder_is_refused(shards: Path, tmp_path: Path, run: Run) -> None:
+    copy(shards, tmp_path / "s")
     for url in ("../0000.tar", "/etc/passwd", "a/../../b.tar", "https://elsewhere/0000.tar"):
         described = json.loads((tmp_path / "s/index.json").read_bytes())
         described["shardlist"][0]["url"] = url
@@ -287,10 +273,11 @@ def test_secrets_that_are_not_known_are_asked_for() -> None:
 
 
 @pytest.fixture
-def shards(data: Path, tmp_path: Path) -> Path:
-    assert main(["pack", str(data), str(tmp_path / "www/shards"), "--workers", "0"]) == 0
-    for name in ("index.json", "index.npz"):  # others' shards have none
-        (tmp_path / "www/shards" / name).unlink()
+def www(shards: Path, tmp_path: Path) -> Path:
+    """What a server has: shards without an index, as others' are."""
+    own = copy(shards, tmp_path / "www/shards")
+    for name in ("index.json", "index.npz"):
+        (own / name).unlink()
     return tmp_path / "www"
 
 
@@ -312,11 +299,11 @@ def assert_without_secrets(run: Path, *texts: str) -> None:
         assert not any(secret in text for secret in SECRETS), text
 
 
-def test_no_secret_is_kept_or_printed(shards: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_is_kept_or_printed(www: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = tmp_path / "runs"
-    with serve(shards) as server:
+    with serve(www) as server:
         url = with_secrets(server)
-        words = ["pretrain", url, "--out", runs / "first", *TINY, "--workers", 0]
+        words = pretrain(url, runs / "first")
         monkeypatch.setattr(sys, "argv", ["openmae", *map(str, words)])  # what environment.json keeps
         first = run(*words, "--epochs", 2)
         assert first[0] == 0, first
@@ -347,13 +334,11 @@ def test_no_secret_is_kept_or_printed(shards: Path, tmp_path: Path, run: Run, mo
     assert_without_secrets(Path(os.environ["XDG_CACHE_HOME"]))
 
 
-def test_resuming_needs_the_secrets_again(
-    shards: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_needs_the_secrets_again(www: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
-    with serve(shards) as server:
+    with serve(www) as server:
         url = with_secrets(server)
-        assert run("pretrain", url, "--out", out, *TINY, "--workers", 0, "--epochs", 2)[0] == 0
+        assert run(*pretrain(url, out, "--epochs 2"))[0] == 0
         forget(monkeypatch)
         refused(run("pretrain", "--resume", "--out", out, "--workers", 0), "give DATA again")
         code, output, _ = run("pretrain", url.replace("S1GN", "other"), "--resume", "--out", out, "--workers", 0)
@@ -361,17 +346,17 @@ def test_resuming_needs_the_secrets_again(
         assert "is complete" in output
 
 
-def test_a_config_file_may_hold_secrets_that_are_not_copied(shards: Path, tmp_path: Path, run: Run) -> None:
+def test_a_config_file_may_hold_secrets_that_are_not_copied(www: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
-    with serve(shards) as server:
+    with serve(www) as server:
         (tmp_path / "my.toml").write_text(f'data = "{with_secrets(server)}"\nepochs = 2\n')
         result = run("pretrain", "--config", tmp_path / "my.toml", "--out", out, *TINY, "--workers", 0)
     assert result[0] == 0, result
     assert_without_secrets(out, *result[1:])
 
 
-def test_remembered_secrets_reach_a_process_that_is_spawned(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve(shards) as server:
+def test_remembered_secrets_reach_a_process_that_is_spawned(www: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(www) as server:
         source = open_data(with_secrets(server)).all
         text = pickle.dumps(source)
         forget(monkeypatch)

@@ -16,18 +16,13 @@ from openmae.recipes.pretrain.settings import Pretrain
 from openmae.train.compiling import missing_compiler
 from openmae.train.cost import memory
 from openmae.train.run import read_config, read_metrics
-from tests.commands import Run, refused
-from tests.images import TINY, write_images
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data"), 40)
+from tests.commands import TINY, Run, pretrain, refused
+from tests.images import write_images
 
 
 def pretrained(run: Run, data: Path, out: Path, *words: str) -> str:
     """What the run printed."""
-    code, said, errors = run("pretrain", data, "--out", out, *TINY, "--epochs", 4, "--workers", 0, *words)
+    code, said, errors = run(*pretrain(data, out, "--epochs 4", *words))
     assert code == 0, errors
     return said
 
@@ -76,7 +71,7 @@ def test_fine_tuning_can_save_memory_and_be_profiled(tmp_path: Path, data: Path,
 def test_compiling_needs_a_compiler_and_steps_of_one_shape(
     tmp_path: Path, data: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("pretrain", data, "--out", tmp_path / "run", *TINY, "--epochs", 2, "--workers", 0, "--compile", "on")
+    words = pretrain(data, tmp_path / "run", "--epochs 2 --compile on")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     refused(run(*words), "--compile on needs a C++ compiler, such as g++: install it, or leave --compile out")
@@ -90,16 +85,11 @@ def test_compiling_needs_a_compiler_and_steps_of_one_shape(
 def test_a_compiled_run_is_the_eager_one_and_starts_from_the_cache(tmp_path: Path, data: Path) -> None:
     def train(name: str, *words: str) -> set[Path]:
         """The compiled libraries that the cache holds after a run."""
-        command = [sys.executable, "-m", "openmae.cli", "pretrain", data, "--out", tmp_path / name, *TINY]
+        typed = pretrain(data, tmp_path / name, "--micro-batch 8 --epochs 10", *words)
         environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
         environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
-        done = subprocess.run(
-            [*map(str, command), "--micro-batch", "8", "--epochs", "10", "--workers", "0", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-        )
+        command = [sys.executable, "-m", "openmae.cli", *typed]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, done.stderr
         return set((tmp_path / "cache/openmae/compiled").rglob("*.so"))
 

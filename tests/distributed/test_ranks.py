@@ -31,20 +31,16 @@ from openmae.distributed.ranks import Ranks, _of_this_start, joined
 from openmae.errors import Interrupted, RankLost, UserError
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
-from tests.images import TINY, picture, write_images
+from tests.commands import pretrain
+from tests.images import picture, write_images
 from tests.train.test_training import Task
 
 PYTHON = [sys.executable, "-m", "openmae"]
-SHORT = "--epochs 4 --workers 0 --pictures 1 --evaluations 2 --batch-size 10 --micro-batch 4"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data"), 68)
+SHORT = "--epochs 6 --pictures 1 --evaluations 2 --batch-size 10 --micro-batch 4"
 
 
 def words(data: Path, out: Path, more: str = "") -> list[str]:
-    return ["pretrain", str(data), "--out", str(out), *TINY, *SHORT.split(), *more.split()]
+    return pretrain(data, out, SHORT, more)
 
 
 def torchrun(processes: int, *command: str, options: str = "") -> list[str]:
@@ -356,6 +352,7 @@ ONE_RANK = """
 import json, os, sys
 from pathlib import Path
 from openmae.distributed.ranks import joined
+from tests.commands import pretrain
 from tests.train.test_training import Task, TooLarge
 
 what, folder = sys.argv[1], Path(sys.argv[2])

@@ -1,4 +1,6 @@
-"""Features of layers, and how many directions they fill."""
+"""Features of layers, how many directions they fill, and what is asked of them."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +12,14 @@ from PIL import Image
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.in_order import CentredImages, KeptImages
 from openmae.data.opening import open_data
+from openmae.data.tasks import answers, split_for
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
+from openmae.evaluate.evaluation import How, evaluate
 from openmae.evaluate.features import Readout, centred_images, extract, extract_each, pooled, pooled_at, readouts
 from openmae.evaluate.rank import rankme
 from openmae.model import ViT, initialize
+from openmae.weights import load_model
 from tests.images import write_images
 
 GREY = Statistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), PixelFormat(3))
@@ -104,3 +109,33 @@ def test_rankme_of_what_is_known() -> None:
     assert rankme(torch.randn(50, 1) @ torch.randn(1, 12)) == pytest.approx(1, abs=1e-3)
     assert rankme(torch.randn(30_000, 4)) == pytest.approx(4, rel=0.01)  # of more rows than are looked at
     assert rankme(3 * torch.eye(12)) == rankme(torch.eye(12))
+
+
+def test_evaluation_reads_its_labels_by_name(finished: Path, tmp_path: Path) -> None:
+    """A val set that lacks the first class must not shift the others' numbers."""
+    for split, classes in (("train", "abc"), ("val", "bc")):
+        for number, name in enumerate("abc"):
+            if name in classes:
+                place = tmp_path / split / name
+                place.mkdir(parents=True)
+                for copy in range(3):
+                    Image.new("RGB", (16, 16), [(250, 0, 0), (0, 250, 0), (0, 0, 250)][number]).save(
+                        place / f"{copy}.png"
+                    )
+    opened = open_data(str(tmp_path))
+    train, val = opened.train, opened.val
+    right = answers(train, "classification")
+    asked = answers(val, "classification", right.names)
+    loaded = load_model(finished)
+    how = How(["knn", "linear"], readouts(loaded.encoder, None, ["mean"]), k=3)
+    found = [e for e in evaluate(loaded, (train, val), (right, asked), "colours", how) if e.features == "raw pixels"]
+    assert [e.top1 for e in found] == [1.0, 1.0]
+
+
+def test_features_are_the_pooled_tokens(finished: Path, data: Path) -> None:
+    loaded = load_model(finished)
+    images = centred_images(loaded.encoder, loaded.statistics, split_for(open_data(str(data)), "classification", 0)[2])
+    batch, _ = next(images.batches(4, 0))
+    tokens = loaded.encoder(loaded.statistics.normalize(batch))
+    torch.testing.assert_close(pooled(loaded.encoder, loaded.statistics, "mean")(batch), tokens[:, 1:].mean(1))
+    torch.testing.assert_close(pooled(loaded.encoder, loaded.statistics, "class")(batch), tokens[:, 0])

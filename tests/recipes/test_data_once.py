@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from openmae.cli import main
-from tests.commands import Run
-from tests.images import TINY, write_images
+from tests.commands import TINY, Run
+from tests.images import write_images
 
 HERE = "--device cpu --workers 0".split()
 QUICK = [*"--epochs 1 --batch-size 8 --micro-batch 8 --precision fp32".split(), *HERE]

@@ -27,8 +27,8 @@ from openmae.heads import Classifier
 from openmae.model import ViT, initialize
 from openmae.recipes.evaluate.keep import read_results, update_results
 from openmae.weights import model_json, serialize
-from tests.commands import Run, refused
-from tests.images import TINY, picture, write_images
+from tests.commands import Run, pretrain, refused
+from tests.images import picture, write_images
 
 RGB = PixelFormat(3)
 NAMES = ("class0", "class1", "class2")
@@ -438,7 +438,7 @@ def test_bad_words_are_refused(tmp_path: Path, run: Run, monkeypatch: pytest.Mon
 def test_bad_models_and_data_are_refused(tmp_path: Path, run: Run) -> None:
     model, data = a_model(tmp_path / "model"), images(tmp_path / "data")
     unlabelled = write_images(tmp_path / "more", 8)
-    assert run("pretrain", unlabelled, "--out", tmp_path / "first", *TINY, "--epochs", "1", "--workers", "0")[0] == 0
+    assert run(*pretrain(unlabelled, tmp_path / "first"))[0] == 0
     refused(run("evaluate", tmp_path / "first", data), "has not learnt any labels", "openmae finetune")
     refused(run("evaluate", tmp_path / "none", data), "does not exist")
     refused(run("evaluate", model, tmp_path / "none"), "does not exist")

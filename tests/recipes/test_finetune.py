@@ -24,42 +24,24 @@ from openmae.recipes.finetune import job as finetune_job
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
 from openmae.weights import load_model
-from tests.commands import Run, refused
-from tests.images import TINY, picture, write_images
-
-QUICK = "--epochs 2 --batch-size 8 --micro-batch 8 --precision fp32 --device cpu --workers 0".split()
+from tests.commands import QUICK, Run, finetune, refused
+from tests.images import picture, write_colours, write_images
 
 
-def colours(folder: Path, count: int = 24, splits: tuple[str, ...] = ("train", "val")) -> Path:
-    """Classes that a glance tells apart: red, green and blue images."""
-    for split in splits:
-        for number in range(count):
-            shade = np.asarray(picture(number + 1000 * (split == "val"))).astype(int) // 3
-            shade[..., number % 3] += 150
-            place = folder / split / ("red", "green", "blue")[number % 3]
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(shade.astype(np.uint8)).save(place / f"{number:03d}.png")
-    return folder
+@pytest.fixture
+def model(finished: Path) -> Path:
+    return finished
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return colours(tmp_path_factory.mktemp("finetune") / "data")
-
-
-@pytest.fixture(scope="module")
-def model(data: Path) -> Path:
-    """A pre-trained run."""
-    run = data.parent / "pretrained"
-    words = ["pretrain", str(data), "--out", str(run), *TINY, "--epochs", "2", "--workers", "0", "--depth", "2"]
-    subprocess.run([sys.executable, "-m", "openmae", *words], check=True, capture_output=True)
-    return run
+@pytest.fixture
+def data(colours: Path) -> Path:
+    return colours
 
 
 def test_it_learns_and_leaves_a_whole_run(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
-    words = ["--ra-magnitude", 0, "--random-erase", 0, "--mixup", 0, "--cutmix", 0, "--drop-path", 0]
-    code, shown, errors = run("finetune", model, data, "--out", out, *QUICK, "--epochs", 40, "--blr", 0.1, *words)
+    plain = "--ra-magnitude 0 --random-erase 0 --mixup 0 --cutmix 0 --drop-path 0"
+    code, shown, errors = run(*finetune(model, data, out, "--epochs 40 --blr 0.1", plain))
     assert code == 0, errors
     assert "classification: 3 classes; learnt from 24 images, judged by 24 others" in shown
     metrics = read_metrics(out)
@@ -87,9 +69,9 @@ def test_it_learns_and_leaves_a_whole_run(model: Path, data: Path, tmp_path: Pat
 def test_it_begins_with_the_pre_trained_weights(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     """At a rate of nothing, the encoder is the pre-trained one, and with --from-scratch another."""
     pretrained = openmae.load(model).encoder.state_dict()
-    for words, same in (([], True), (["--from-scratch"], False)):
-        out = tmp_path / ("run" + "".join(words))
-        code, _, errors = run("finetune", model, data, "--out", out, *QUICK, "--blr", 1e-30, *words)
+    for more, same in (("", True), ("--from-scratch", False)):
+        out = tmp_path / f"run{more}"
+        code, _, errors = run(*finetune(model, data, out, "--blr 1e-30", more))
         assert code == 0, errors
         encoder = openmae.load(out).encoder.state_dict()
         assert torch.equal(encoder["blocks.0.attn.qkv.weight"], pretrained["blocks.0.attn.qkv.weight"]) == same
@@ -116,14 +98,14 @@ def test_it_begins_with_the_pre_trained_weights(model: Path, data: Path, tmp_pat
     ],
 )
 def test_every_option_trains_and_loads(model: Path, data: Path, tmp_path: Path, run: Run, flags: str) -> None:
-    code, _, errors = run("finetune", model, data, "--out", tmp_path / "run", *QUICK, *flags.split())
+    code, _, errors = run(*finetune(model, data, tmp_path / "run", flags))
     assert code == 0, errors
     assert isinstance(openmae.load(tmp_path / "run"), Classifier)
     assert "eval/top1" in read_metrics(tmp_path / "run")[-1] or "multi-label" in flags
 
 
 def test_only_the_last_blocks_change(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
-    assert run("finetune", model, data, "--out", tmp_path / "run", *QUICK, "--blocks", 1, "--blr", 1)[0] == 0
+    assert run(*finetune(model, data, tmp_path / "run", "--blocks 1 --blr 1"))[0] == 0
     before, after = (openmae.load(path).encoder.state_dict() for path in (model, tmp_path / "run"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if name.startswith("blocks.1.")}
@@ -131,8 +113,8 @@ def test_only_the_last_blocks_change(model: Path, data: Path, tmp_path: Path, ru
 
 def test_a_new_vit_takes_its_size_from_the_images(data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
-    words = ["--from-scratch", *QUICK, "--labels", "4-per-class", "--epochs", 1]
-    code, shown, errors = run("finetune", "vit_tiny", data, "--out", out, *words)
+    words = "--from-scratch --labels 4-per-class --epochs 1"
+    code, shown, errors = run(*finetune("vit_tiny", data, out, words))
     assert code == 0, errors
     assert "Table 11" in shown
     assert openmae.load(out).encoder.img_size == (20, 20)
@@ -141,7 +123,7 @@ def test_a_new_vit_takes_its_size_from_the_images(data: Path, tmp_path: Path, ru
 
 def test_another_resolution_keeps_the_weights(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
-    assert run("finetune", model, data, "--out", out, *QUICK, "--img-size", 32, "--blr", 1e-30)[0] == 0
+    assert run(*finetune(model, data, out, "--img-size 32 --blr 1e-30"))[0] == 0
     encoder = openmae.load(out).encoder
     assert (encoder.img_size, encoder.grid, encoder.position_grid) == ((32, 32), (8, 8), (4, 4))
     expected = openmae.load(model).encoder.resized((32, 32))
@@ -164,7 +146,7 @@ def test_several_labels_at_once(model: Path, data: Path, tmp_path: Path, run: Ru
     marks = ("big", "loud", "wet")
     labels = {f"{n:02d}.png": ";".join(m for b, m in enumerate(marks) if n >> b & 1) or "wet" for n in range(30)}
     out = tmp_path / "run"
-    code, shown, errors = run("finetune", model, table(tmp_path, labels), "--out", out, *QUICK)
+    code, shown, errors = run(*finetune(model, table(tmp_path, labels), out))
     assert code == 0, errors
     assert "multi-label: 3 labels" in shown
     assert "mean average precision" in shown
@@ -181,8 +163,8 @@ def test_a_number_is_predicted_in_its_own_unit(model: Path, tmp_path: Path, run:
     file = tmp_path / "labels.csv"
     file.write_text("path,label\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
     out = tmp_path / "run"
-    words = [*QUICK, "--epochs", 80, "--blr", 0.3, "--ra-magnitude", 0, "--random-erase", 0, "--drop-path", 0]
-    code, shown, errors = run("finetune", model, file, "--out", out, *words)
+    words = "--epochs 80 --blr 0.3 --ra-magnitude 0 --random-erase 0 --drop-path 0"
+    code, shown, errors = run(*finetune(model, file, out, words))
     assert code == 0, errors
     assert "regression: a number" in shown
     last = read_metrics(out)[-1]
@@ -198,11 +180,11 @@ def test_a_number_is_predicted_in_its_own_unit(model: Path, tmp_path: Path, run:
 
 def unequal(folder: Path) -> Path:
     """24 red, 8 green and 2 blue images to learn from."""
-    data = colours(folder, 72, ("train",))
+    data = write_colours(folder, 72, ("train",))
     for name, count in (("green", 8), ("blue", 2)):
         for path in sorted((data / "train" / name).iterdir())[count:]:
             path.unlink()
-    return colours(data, 9, ("val",))
+    return write_colours(data, 9, ("val",))
 
 
 def test_sampling_shows_each_class_as_often(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,9 +198,9 @@ def test_sampling_shows_each_class_as_often(model: Path, tmp_path: Path, monkeyp
         return cross_entropy(scores, wanted, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(finetune_job.F, "cross_entropy", hear)
-    words = "--balance sampling --mixup 0 --cutmix 0 --evaluations 1 --batch-size 12 --micro-batch 12".split()
+    words = "--balance sampling --mixup 0 --cutmix 0 --evaluations 1 --batch-size 12 --micro-batch 12"
     out = tmp_path / "run"
-    assert main(["finetune", str(model), str(unequal(tmp_path / "data")), "--out", str(out), *QUICK, *words]) == 0
+    assert main(finetune(model, unequal(tmp_path / "data"), out, words)) == 0
     config = tomllib.loads((out / "config.toml").read_text())
     assert config["steps"] == round(2 * 34 / 12) == len(labels) // 12  # as many as without
     assert len(labels) == 72
@@ -232,23 +214,23 @@ def test_sampling_names_the_broken_file(model: Path, tmp_path: Path, run: Run) -
     data = unequal(tmp_path / "data")
     broken = sorted((data / "train/blue").iterdir())[0]
     broken.write_bytes(b"nothing")
-    words = [*QUICK, "--balance", "sampling", "--max-broken", 0.5, "--epochs", 4]
-    code, _, errors = run("finetune", model, data, "--out", tmp_path / "run", *words)
+    words = "--balance sampling --max-broken 0.5 --epochs 4"
+    code, _, errors = run(*finetune(model, data, tmp_path / "run", words))
     assert code == 0, errors
     (line,) = (tmp_path / "run/broken.txt").read_text().splitlines()
     assert line.split("\t")[0].endswith(f"blue/{broken.name}")
 
 
 def test_labels_that_cannot_be_balanced_so(model: Path, tmp_path: Path, run: Run) -> None:
-    out = ["--out", tmp_path / "run", *QUICK]
+    out = tmp_path / "run"
     (tmp_path / "numbers").mkdir()
     (tmp_path / "labels").mkdir()
     numbers = table(tmp_path / "numbers", {f"{n}.png": f"{n}.5" for n in range(10)})
     labels = table(tmp_path / "labels", {f"{n}.png": "a;b" if n % 2 else "b" for n in range(10)})
     for balance in ("weights", "sampling"):
-        refused(run("finetune", model, numbers, *out, "--balance", balance), "these labels are numbers: leave it out")
-    refused(run("finetune", model, labels, *out, "--balance", "sampling"), "give --balance weights")
-    assert run("finetune", model, labels, *out, "--balance", "weights")[0] == 0
+        refused(run(*finetune(model, numbers, out, "--balance", balance)), "these labels are numbers: leave it out")
+    refused(run(*finetune(model, labels, out, "--balance sampling")), "give --balance weights")
+    assert run(*finetune(model, labels, out, "--balance weights"))[0] == 0
 
 
 # ---------------------------------------------------------------- what does not go together
@@ -272,13 +254,13 @@ def test_steps_that_are_too_few(model: Path, data: Path, tmp_path: Path, run: Ru
 
 
 def test_a_run_goes_on_with_the_labels_it_began_with(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
-    words = ["finetune", model, data, "--out", tmp_path / "run", *QUICK]
+    words = finetune(model, data, tmp_path / "run")
     assert run(*words, "--labels", "50%")[0] == 0
     code, shown, errors = run(*words)
     assert code == 0, errors
     assert "learnt from 12 images" in shown
     assert "is complete: 3 of 3 steps are taken" in shown
-    code, shown, errors = run("finetune", tmp_path / "run", data, "--out", tmp_path / "again", *QUICK)
+    code, shown, errors = run(*finetune(tmp_path / "run", data, tmp_path / "again"))
     assert "was fine-tuned before: its encoder is kept, and its head made anew" in shown
     refused(run("finetune", "vit_b", data, "--out", tmp_path / "x"), "vit_b is no size", "vit_tiny, vit_small")
 
@@ -287,8 +269,8 @@ def test_a_run_goes_on_with_the_labels_it_began_with(model: Path, data: Path, tm
 
 
 def command(model: Path, data: Path, out: Path, workers: int) -> list[str]:
-    flags = f"{' '.join(QUICK)} --workers {workers} --epochs 8 --ema-decay 0.9 --checkpoint-minutes 0".split()
-    return [sys.executable, "-m", "openmae", "finetune", str(model), str(data), "--out", str(out), *flags]
+    flags = f"--workers {workers} --epochs 8 --ema-decay 0.9 --checkpoint-minutes 0"
+    return [sys.executable, "-m", "openmae", *finetune(model, data, out, flags)]
 
 
 def test_a_killed_run_resumes_to_the_same_bits(model: Path, data: Path, tmp_path: Path) -> None:
@@ -323,8 +305,8 @@ def test_the_micro_batch_changes_nothing_but_rounding(model: Path, data: Path, t
     losses = []
     for micro in (64, 32):
         out = tmp_path / str(micro)
-        words = [*QUICK, "--batch-size", 64, "--micro-batch", micro, "--epochs", 8, "--evaluations", 1]
-        assert run("finetune", model, data, "--out", out, *words)[0] == 0
+        words = f"--batch-size 64 --micro-batch {micro} --epochs 8 --evaluations 1"
+        assert run(*finetune(model, data, out, words))[0] == 0
         losses.append([line["loss"] for line in read_metrics(out)])
     assert len(losses[0]) == 3
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -332,18 +314,18 @@ def test_the_micro_batch_changes_nothing_but_rounding(model: Path, data: Path, t
 
 def test_resume_takes_everything_from_the_run(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
-    assert run("finetune", model, data, "--out", out, *QUICK, "--label-smoothing", 0.2)[0] == 0
+    assert run(*finetune(model, data, out, "--label-smoothing 0.2"))[0] == 0
     config = tomllib.loads((out / "config.toml").read_text())
     assert config["label_smoothing"] == 0.2
     code, shown, errors = run("finetune", "--resume", "--out", out)
     assert code == 0, errors
     assert "is complete: " in shown
-    refused(run("finetune", model, data, "--out", out, *QUICK, "--label-smoothing", 0.3), "holds a run with label_")
+    refused(run(*finetune(model, data, out, "--label-smoothing 0.3")), "holds a run with label_")
 
 
 def test_the_weights_kept_are_the_average(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
-    assert run("finetune", model, data, "--out", out, *QUICK, "--ema-decay", 0.5, "--blr", 1)[0] == 0
+    assert run(*finetune(model, data, out, "--ema-decay 0.5 --blr 1"))[0] == 0
     newest = newest_checkpoint(out / "checkpoints")[0]
     assert newest is not None
     kept = openmae.load(out).state_dict()
@@ -363,7 +345,7 @@ def test_the_pages_commands_run(
     assert len(commands) == 7
     for command in commands:
         small = ["--labels", "2-per-class"] if "vit_tiny" in command else []
-        assert main([*shlex.split(command)[1:], *QUICK, *small]) == 0
+        assert main([*shlex.split(command)[1:], *QUICK, "--workers", "0", *small]) == 0
     capsys.readouterr()
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(compile(snippet, "docs/finetune.md", "exec"), {})
@@ -375,7 +357,7 @@ def test_the_pages_commands_run(
 
 def test_a_sweep_over_the_blocks(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "sweep"
-    code, shown, errors = run("finetune", model, data, "--out", out, *QUICK, "--blocks", "all,1,0.5,0")
+    code, shown, errors = run(*finetune(model, data, out, "--blocks all,1,0.5,0"))
     assert code == 0, errors
     kept = json.loads((out / "sweep.json").read_text())
     assert "sweep" in shown
@@ -426,7 +408,7 @@ def test_labels_that_do_not_do(model: Path, tmp_path: Path, run: Run) -> None:
     flat.mkdir()
     picture(0).save(flat / "a.png")
     refused(run("finetune", model, flat, *out), "has no labels", "CLASS")
-    extra = colours(tmp_path / "extra")
+    extra = write_colours(tmp_path / "extra")
     (extra / "val/pink").mkdir()
     picture(9).save(extra / "val/pink/a.png")
     refused(run("finetune", model, extra, *out), "has classes that", "lacks (pink)")
@@ -436,7 +418,7 @@ def test_labels_that_do_not_do(model: Path, tmp_path: Path, run: Run) -> None:
 
 def test_a_decoder_that_is_gone(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
-    assert run("finetune", model, data, "--out", out, *QUICK)[0] == 0
+    assert run(*finetune(model, data, out))[0] == 0
     image = next((data / "val/red").iterdir())
     refused(
         run("reconstruct", out, image, "--out", tmp_path / "p.png"), "was fine-tuned and has no decoder", str(model)
@@ -444,7 +426,7 @@ def test_a_decoder_that_is_gone(model: Path, data: Path, tmp_path: Path, run: Ru
 
 
 def test_too_many_broken_files(model: Path, tmp_path: Path, run: Run) -> None:
-    data = colours(tmp_path / "data")
+    data = write_colours(tmp_path / "data")
     for path in sorted((data / "train/red").iterdir())[:4]:
         path.write_bytes(b"nothing")
-    refused(run("finetune", model, data, "--out", tmp_path / "run", *QUICK), "cannot be used", "--max-broken")
+    refused(run(*finetune(model, data, tmp_path / "run")), "cannot be used", "--max-broken")

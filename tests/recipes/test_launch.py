@@ -16,8 +16,8 @@ from openmae.errors import RUN_AGAIN
 from openmae.recipes.launch.job import launch
 from openmae.recipes.launch.settings import Launch
 from openmae.recipes.launch.task import MOST_FRUITLESS
-from tests.commands import Run, refused
-from tests.images import TINY, write_images
+from tests.commands import Run, pretrain, refused
+from tests.images import write_images
 from tests.recipes.slurm import FakeSlurm, wait_for
 
 
@@ -32,7 +32,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 def words_of(tmp_path: Path, epochs: int) -> list[str]:
     images = write_images(tmp_path / "images", 16)
     out = tmp_path / "run"
-    return ["pretrain", str(images), "--out", str(out), *TINY, "--epochs", str(epochs), "--workers", "0"]
+    return pretrain(images, out, f"--epochs {epochs}")
 
 
 def launched(settings: Launch, words: list[str]) -> Any:

@@ -28,8 +28,8 @@ from openmae.recipes.pretrain.build import Pretraining, architecture_of
 from openmae.recipes.pretrain.choose import choose, settle
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.train.cost import flops, parameters
-from tests.commands import Run, refused
-from tests.images import TINY, write_images
+from tests.commands import TINY, Run, refused
+from tests.images import write_images
 
 SIZES = TINY[: TINY.index("--batch-size")]
 SHORT = [*SIZES, "--precision", "fp32", "--device", "cpu", "--seconds", "0.5", "--epochs", "4", "--batch-size", "8"]

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from openmae.cli import main
 from openmae.data.tasks import Answers, Task
 from openmae.evaluate import probe
 from openmae.evaluate.evaluation import Evaluation
@@ -28,7 +26,8 @@ from openmae.evaluate.probe import STRENGTHS, linear_predict
 from openmae.recipes.probe.keep import keep
 from openmae.train.run import read_config, read_metrics
 from tests.commands import Run, refused
-from tests.images import TINY, picture, write_images
+from tests.images import picture
+from tests.runs import copy
 
 
 def clusters(count: int, dim: int, classes: int, seed: int, noise: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -120,7 +119,9 @@ def test_it_finds_what_is_linear_and_not_what_is_noise() -> None:
     train, labels = clusters(300, 20, 4, seed=5, noise=0.5)
     test, expected = clusters(100, 20, 4, seed=6, noise=0.5)
     assert accuracy(linear_predict(train, right(labels, 4), test)[0], expected) > 0.95
-    noise, strength = linear_predict(torch.randn(300, 20), right(labels, 4), torch.randn(100, 20))
+    draws = torch.Generator().manual_seed(0)
+    noises = [torch.randn(count, 20, generator=draws) for count in (300, 100)]
+    noise, strength = linear_predict(noises[0], right(labels, 4), noises[1])
     assert 0.05 < accuracy(noise, expected) < 0.5
     assert strength < 1
 
@@ -182,32 +183,35 @@ def test_folds_hold_out_a_share_of_each_class_and_never_all_of_it(labels: list[i
 # ---------------------------------------------------------------- the commands
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data"), 40)
-
-
-@pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a model of two layers; tests only read it."""
-    out = tmp_path_factory.mktemp("runs") / "first"
-    words = ["--epochs", "2", "--workers", "0", "--depth", "2"]
-    assert main(["pretrain", str(data), "--out", str(out), *TINY, *words]) == 0
-    return out
-
-
 def entries(run: Path) -> list[dict[str, object]]:
     return json.loads((run / "evaluations.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_knn_and_probe_print_a_table_and_keep_it(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    model = copy(finished, tmp_path / "run")
+    for command in ("knn", "probe", "knn"):
+        code, output, errors = run(command, model, data, "--workers", "0")
+        assert code == 0, errors
+        assert all(name in output for name in ("raw pixels", "untrained", "pre-trained"))
+    kept = json.loads((model / "evaluations.json").read_text())
+    assert [(e["kind"], e["features"]) for e in kept] == [
+        (kind, features) for kind in ("linear", "knn") for features in ("raw pixels", "untrained", "pre-trained")
+    ]
+    assert all(e["val_images"] == 8 for e in kept)
+    assert "pre-trained" in (model / "report.html").read_text()
+    code, output, _ = run("knn", model / "model.safetensors", data, "--no-baselines", "--pool", "class", "--layer", "1")
+    assert code == 0
+    assert "untrained" not in output
 
 
 @pytest.mark.parametrize("command", ["knn", "probe"])
 def test_a_sweep_is_one_table_its_best_marked_and_drawn(
     command: str, finished: Path, data: Path, tmp_path: Path, run: Run
 ) -> None:
-    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
-    code, output, errors = run(command, copy, data, "--layer", "all", "--pool", "mean,class", "--workers", "0")
+    model = copy(finished, tmp_path / "run")
+    code, output, errors = run(command, model, data, "--layer", "all", "--pool", "mean,class", "--workers", "0")
     assert code == 0, errors
-    own = [e for e in entries(copy) if e["features"] == "pre-trained"]
+    own = [e for e in entries(model) if e["features"] == "pre-trained"]
     assert [(e["layer"], e["pool"]) for e in own] == [(1, "mean"), (1, "class"), (2, "mean"), (2, "class")]
     marked = [line for line in output.splitlines() if "(best)" in line]
     best = max(own, key=lambda e: e["top1"])  # type: ignore[arg-type, return-value]
@@ -218,31 +222,31 @@ def test_a_sweep_is_one_table_its_best_marked_and_drawn(
     ]
     assert "chosen on the val images" in output
     kind = {"knn": "knn", "probe": "linear"}[command]
-    assert "features are taken" in (copy / f"layers-{kind}.svg").read_text()
-    alone = run(command, copy, data, "--layer", "1", "--pool", "class", "--no-baselines", "--workers", "0")
+    assert "features are taken" in (model / f"layers-{kind}.svg").read_text()
+    alone = run(command, model, data, "--layer", "1", "--pool", "class", "--no-baselines", "--workers", "0")
     assert alone[0] == 0
-    assert len([e for e in entries(copy) if e["features"] == "pre-trained"]) == 4
-    (again,) = [e for e in entries(copy) if (e["layer"], e["pool"]) == (1, "class")]
+    assert len([e for e in entries(model) if e["features"] == "pre-trained"]) == 4
+    (again,) = [e for e in entries(model) if (e["layer"], e["pool"]) == (1, "class")]
     assert again["top1"] == own[1]["top1"]
     assert again["rankme"] == pytest.approx(own[1]["rankme"], rel=1e-5)
     assert "chosen on the val images" not in alone[1]
 
 
 def test_what_is_kept_says_how_it_came_about(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
-    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    model = copy(finished, tmp_path / "run")
     words = ("--workers", "0", "--precision", "fp32")
     for more in ((), ("--k", "3", "--temperature", "0.5")):
-        assert run("knn", copy, data, *words, *more)[0] == 0
-    assert run("probe", copy, data, *words)[0] == 0
-    own = [e for e in entries(copy) if e["features"] == "pre-trained"]
+        assert run("knn", model, data, *words, *more)[0] == 0
+    assert run("probe", model, data, *words)[0] == 0
+    own = [e for e in entries(model) if e["features"] == "pre-trained"]
     assert [(e["kind"], e["k"], e["temperature"]) for e in own] == [
         ("knn", 20, 0.07), ("knn", 3, 0.5), ("linear", None, None),
     ]  # fmt: skip
     assert own[2]["strength"] in STRENGTHS
-    steps = read_config(copy)["steps"]
+    steps = read_config(model)["steps"]
     assert all((e["step"], e["precision"], e["task"]) == (steps, "fp32", "classification") for e in own)
     assert all(1 <= e["rankme"] <= 24 for e in own)  # type: ignore[operator]
-    assert [e["step"] for e in entries(copy) if e["features"] == "untrained"] == [None] * 3
+    assert [e["step"] for e in entries(model) if e["features"] == "untrained"] == [None] * 3
 
 
 def an_evaluation(number: int) -> Evaluation:
@@ -259,20 +263,20 @@ def test_commands_at_the_same_time_lose_no_figure(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("openmae.recipes.probe.keep.write_report", lambda run: None)  # a second each
-    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    model = copy(finished, tmp_path / "run")
     context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_keep_one, args=(number, copy)) for number in range(4)]
+    writers = [context.Process(target=_keep_one, args=(number, model)) for number in range(4)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    assert len(entries(copy)) == 20
-    keep([replace(an_evaluation(0), top1=0.75)], copy)
-    assert len(entries(copy)) == 20
-    assert entries(copy)[-1]["top1"] == 0.75
-    (copy / "evaluations.json").write_text('{"a": 1}')
+    assert len(entries(model)) == 20
+    keep([replace(an_evaluation(0), top1=0.75)], model)
+    assert len(entries(model)) == 20
+    assert entries(model)[-1]["top1"] == 0.75
+    (model / "evaluations.json").write_text('{"a": 1}')
     with pytest.raises(Exception, match="damaged"):
-        keep([an_evaluation(0)], copy)
+        keep([an_evaluation(0)], model)
 
 
 @pytest.mark.parametrize(
@@ -287,13 +291,13 @@ def test_labels_that_are_no_classes(
         picture(number).save(tmp_path / f"{number}.png")
         rows.append(f"{number}.png,{labels[number % 4]}")
     (tmp_path / "table.csv").write_text("\n".join(rows))
-    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    model = copy(finished, tmp_path / "run")
     for command in ("knn", "probe"):
-        code, output, errors = run(command, copy, tmp_path / "table.csv", "--workers", "0")
+        code, output, errors = run(command, model, tmp_path / "table.csv", "--workers", "0")
         assert code == 0, errors
         assert figure in output
     name = {"multi-label": "mean_ap", "regression": "r2"}[task]
-    assert all(e["task"] == task and isinstance(e[name], float) and e["top1"] is None for e in entries(copy))
+    assert all(e["task"] == task and isinstance(e[name], float) and e["top1"] is None for e in entries(model))
 
 
 def test_the_papers_probe_trains_a_linear_layer_by_lars(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
@@ -322,6 +326,7 @@ def test_settings_that_do_not_go_together(finished: Path, data: Path, tmp_path: 
     refused(run("knn", finished, data, "--layer", "last"), "--layer is 'last'", "1 to 2")
     refused(run("knn", finished, data, "--pool", "max"), "--pool is 'max'")
     refused(run("knn", finished, data, "--temperature", "0"), "--temperature is 0")
+    refused(run("knn", finished, data, "--k", "0"), "--k is 0")
     assert not (tmp_path / "p").exists()
 
 
@@ -331,6 +336,8 @@ def test_labels_and_images_that_are_of_no_use(finished: Path, tmp_path: Path, ru
             (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", size, (20 * number, 9, 9)).save(tmp_path / place)
 
+    images("none/a.png", "none/b.png")
+    refused(run("knn", finished, tmp_path / "none"), "has no labels")
     images("one/a/0.png", "one/a/1.png")
     refused(run("probe", finished, tmp_path / "one"), "two classes or more")
     images(*(f"new/{s}/{c}/{i}.png" for s, names in (("train", "ab"), ("val", "ac")) for c in names for i in range(2)))

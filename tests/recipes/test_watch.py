@@ -22,32 +22,28 @@ from openmae.recipes.training.schedule import Course
 from openmae.report.plots.curves import curves
 from openmae.train.loop import Plan
 from openmae.train.run import RunFolder, read_metrics
-from tests.commands import Run
-from tests.images import TINY, picture, write_images
+from tests.commands import Run, pretrain
+from tests.images import picture, write_images
+from tests.runs import copy
 
-WORDS = (*TINY, "--epochs", "3", "--workers", "0", "--pictures", "0")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    write_images(tmp_path / "data/train", 30)
-    write_images(tmp_path / "data/val", 10, first=100)
-    return tmp_path / "data"
+SHORT = "--epochs 3 --pictures 0"
 
 
-def test_figures_are_those_of_the_command_and_training_does_not_feel_them(data: Path, tmp_path: Path, run: Run) -> None:
-    for name, more in (("none", ("--evaluations", "0")), ("four", ("--evaluations", "4"))):
-        code, _, errors = run("pretrain", data, "--out", tmp_path / name, *WORDS, *more)
+def test_figures_are_those_of_the_command_and_training_does_not_feel_them(
+    colours: Path, tmp_path: Path, run: Run
+) -> None:
+    for name, more in (("none", "--evaluations 0"), ("four", "--evaluations 4")):
+        code, _, errors = run(*pretrain(colours, tmp_path / name, SHORT, more))
         assert code == 0, errors
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("none", "four")]
     assert weights[0] == weights[1]
     assert not any("rankme" in line for line in read_metrics(tmp_path / "none"))
     lines = read_metrics(tmp_path / "four")
     measured = [line for line in lines if "rankme" in line]
-    assert [line["step"] for line in measured] == [3, 6, 8, 11]
+    assert [line["step"] for line in measured] == [2, 4, 7, 9]
     losses = [[line["loss"] for line in read_metrics(tmp_path / name)] for name in ("none", "four")]
     assert losses[0] == losses[1]
-    assert run("knn", tmp_path / "four", data, "--workers", "0", "--no-baselines", "--precision", "fp32")[0] == 0
+    assert run("knn", tmp_path / "four", colours, "--workers", "0", "--no-baselines", "--precision", "fp32")[0] == 0
     (kept,) = json.loads((tmp_path / "four/evaluations.json").read_text())
     assert measured[-1]["eval/knn_top1"] == pytest.approx(kept["top1"])
     assert measured[-1]["rankme"] == pytest.approx(kept["rankme"], abs=0.01)
@@ -57,8 +53,8 @@ def test_figures_are_those_of_the_command_and_training_does_not_feel_them(data: 
     assert "(RankMe)" in (tmp_path / "four/report.html").read_text()
 
 
-def test_a_resumed_run_measures_the_same(data: Path, tmp_path: Path, run: Run) -> None:
-    words = ("pretrain", data, "--out", tmp_path / "r", *WORDS, "--checkpoint-minutes", "0")
+def test_a_resumed_run_measures_the_same(colours: Path, tmp_path: Path, run: Run) -> None:
+    words = pretrain(colours, tmp_path / "r", SHORT, "--checkpoint-minutes 0")
     assert run(*words)[0] == 0
     before = read_metrics(tmp_path / "r")
     shutil.rmtree(max((tmp_path / "r/checkpoints").glob("step-*")))
@@ -83,7 +79,7 @@ def test_without_labels_of_use_the_reason_is_said_once_and_rankme_stays(tmp_path
     rows = [f"flat/{number}.png,{'a;b' if number % 2 else 'b'}" for number in range(12)]
     (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
     for name, reason in cases.items():
-        code, output, errors = run("pretrain", tmp_path / name, "--out", tmp_path / f"r-{name}", *WORDS)
+        code, output, errors = run(*pretrain(tmp_path / name, tmp_path / f"r-{name}", SHORT))
         assert code == 0, errors
         assert output.count("No kNN figure during training") == 1
         assert reason in output
@@ -92,12 +88,13 @@ def test_without_labels_of_use_the_reason_is_said_once_and_rankme_stays(tmp_path
         assert "eval/knn_top1" not in line
 
 
-def test_images_that_cannot_be_read_do_not_end_the_run(data: Path, tmp_path: Path, run: Run) -> None:
+def test_images_that_cannot_be_read_do_not_end_the_run(colours: Path, tmp_path: Path, run: Run) -> None:
+    data = copy(colours, tmp_path / "data")
     for path in (data / "val").rglob("*.*"):
         path.write_bytes(b"no image")
-    code, output, errors = run("pretrain", data, "--out", tmp_path / "r", *WORDS, "--evaluations", "1")
+    code, output, errors = run(*pretrain(data, tmp_path / "r", SHORT, "--evaluations 1"))
     assert code == 0, errors
-    assert "the features are not measured: none of the 10 images" in output
+    assert "the features are not measured: none of the 24 images" in output
 
 
 def test_the_sample_is_bounded_the_same_every_time_and_asks_of_others(

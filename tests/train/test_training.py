@@ -31,7 +31,7 @@ from openmae.train.loop import MOST_DROPPED_IN_A_ROW, Plan, Position, Training, 
 from openmae.train.optimizers import WarmupCosine, adamw
 from openmae.train.profile import RECORDED
 from openmae.train.run import RunFolder, read_metrics
-from tests.images import TINY, write_images
+from tests.commands import pretrain
 
 QUIET = Console(quiet=True)
 
@@ -427,8 +427,8 @@ def test_damage_is_noticed_named_and_the_one_before_is_used(tmp_path: Path, dama
 
 
 def command(data: Path, out: Path, workers: int, epochs: int) -> list[str]:
-    rest = f"--workers {workers} --epochs {epochs} --pictures 2 --checkpoint-minutes 0".split()
-    return [sys.executable, "-m", "openmae", "pretrain", str(data), "--out", str(out), *TINY, *rest]
+    rest = f"--workers {workers} --epochs {epochs} --pictures 2 --checkpoint-minutes 0"
+    return [sys.executable, "-m", "openmae", *pretrain(data, out, rest)]
 
 
 def run_with_kills(data: Path, out: Path, workers: int, epochs: int, kills: int, seed: int) -> int:
@@ -472,8 +472,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert picture.read_bytes() == (other / "pictures" / picture.name).read_bytes()
 
 
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    data = write_images(tmp_path / "data", 40)
+def test_a_killed_run_resumes_to_the_same_bits(data: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     subprocess.run(command(data, whole, 0, 20), check=True, capture_output=True, timeout=300)
     assert len(read_metrics(whole)) > 80
@@ -485,9 +484,9 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
-def test_a_signal_to_the_whole_process_group_saves(tmp_path: Path, number: int, code: int) -> None:
+def test_a_signal_to_the_whole_process_group_saves(data: Path, tmp_path: Path, number: int, code: int) -> None:
     """As a terminal's Ctrl-C does: the loader's processes get it too."""
-    data, out = write_images(tmp_path / "data", 40), tmp_path / "run"
+    out = tmp_path / "run"
     words = [*command(data, out, 2, 3000), "--checkpoint-minutes", "60"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
@@ -500,8 +499,7 @@ def test_a_signal_to_the_whole_process_group_saves(tmp_path: Path, number: int, 
     assert steps_done(out) > 0
 
 
-def test_a_killed_loader_process_changes_nothing(tmp_path: Path) -> None:
-    data = write_images(tmp_path / "data", 40)
+def test_a_killed_loader_process_changes_nothing(data: Path, tmp_path: Path) -> None:
     subprocess.run(command(data, tmp_path / "whole", 0, 60), check=True, capture_output=True, timeout=300)
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command(data, tmp_path / "killed", 1, 60), stdout=log, stderr=log)
@@ -517,8 +515,7 @@ def test_a_killed_loader_process_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_twenty_five_kills_leave_the_same_bits(tmp_path: Path, workers: int) -> None:
-    data = write_images(tmp_path / "data", 40)
+def test_twenty_five_kills_leave_the_same_bits(data: Path, tmp_path: Path, workers: int) -> None:
     subprocess.run(command(data, tmp_path / "whole", 0, 150), check=True, capture_output=True, timeout=600)
     assert run_with_kills(data, tmp_path / "killed", workers, 150, kills=25, seed=workers) == 25
     assert_same_run(tmp_path / "whole", tmp_path / "killed")

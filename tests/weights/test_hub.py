@@ -18,37 +18,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import openmae
-from openmae.cli import main
 from openmae.errors import UserError
 from openmae.heads import Encoder
 from openmae.report.card.card import LOSS, PANEL, is_as_written
 from openmae.report.card.text import escaped, place_name
 from openmae.weights import hf, load_model, timm
 from openmae.weights.entries import write_weights
-from tests.commands import Run, refused
-from tests.images import TINY, write_images
+from tests.commands import Run, finetune, refused
+from tests.runs import copy
 from tests.weights.hub_server import Hub, serve_hub
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("at-home") / "x-rays", 24)
-
-
-@pytest.fixture(scope="module")
-def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "first"
-    assert main(["pretrain", str(data), "--out", str(out), *TINY, "--epochs", "2", "--workers", "0"]) == 0
-    assert main(["knn", str(out), str(data), "--workers", "0"]) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def finetuned(pretrained: Path, data: Path) -> Path:
-    out = pretrained.parent / "classes"
-    words = ["finetune", str(pretrained), str(data), "--out", str(out), "--epochs", "2", "--batch-size", "8"]
-    assert main([*words, "--workers", "0", "--device", "cpu"]) == 0
-    return out
 
 
 @pytest.fixture
@@ -114,7 +92,7 @@ def fetched_files(hub: Hub) -> set[str]:
 # ---------------------------------------------------------------- there and back
 
 
-def test_a_run_is_pushed_and_loaded_by_real_processes(pretrained: Path, tmp_path: Path) -> None:
+def test_a_run_is_pushed_and_loaded_by_real_processes(evaluated: Path, tmp_path: Path) -> None:
     with serve_hub() as hub:
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_alice"}
         script = (
@@ -124,7 +102,7 @@ def test_a_run_is_pushed_and_loaded_by_real_processes(pretrained: Path, tmp_path
             "assert all(one[key].equal(other[key]) for key in one) and one.keys() == other.keys()"
         )
         done = subprocess.run(
-            [sys.executable, "-c", script, str(pretrained)], env={**os.environ, **settings}, check=False,
+            [sys.executable, "-c", script, str(evaluated)], env={**os.environ, **settings}, check=False,
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -139,10 +117,10 @@ def test_a_run_is_pushed_and_loaded_by_real_processes(pretrained: Path, tmp_path
         assert fetched_files(hub) == {"README.md", "model.json", "model.safetensors"}
 
 
-def test_what_travels_with_the_weights_comes_back(finetuned: Path, hub: Hub, run: Run) -> None:
-    assert run("push", finetuned, "hub:alice/classes", "--licence", "mit", "--private")[0] == 0
+def test_what_travels_with_the_weights_comes_back(classes: Path, hub: Hub, run: Run) -> None:
+    assert run("push", classes, "hub:alice/classes", "--licence", "mit", "--private")[0] == 0
     assert hub.repositories["alice/classes"].private
-    before, after = load_model(finetuned), load_model("hub:alice/classes")
+    before, after = load_model(classes), load_model("hub:alice/classes")
     assert same_weights(before.model, after.model)
     assert after.statistics == before.statistics
     assert after.info["class_names"] == before.info["class_names"] == ["class0", "class1"]
@@ -152,10 +130,10 @@ def test_what_travels_with_the_weights_comes_back(finetuned: Path, hub: Hub, run
     assert provenance["commit"] == hub.repositories["alice/classes"].head
 
 
-def test_a_revision_is_loaded(pretrained: Path, finetuned: Path, hub: Hub) -> None:
-    repository = hub.add("bob/it", native(pretrained))
+def test_a_revision_is_loaded(evaluated: Path, classes: Path, hub: Hub) -> None:
+    repository = hub.add("bob/it", native(evaluated))
     first = repository.head
-    repository.commit(native(finetuned))
+    repository.commit(native(classes))
     assert load_model(f"hub:bob/it@{first}").info["kind"] == "autoencoder"
     assert load_model("hub:bob/it").info["kind"] == load_model("hub:bob/it@main").info["kind"] == "classifier"
 
@@ -205,9 +183,9 @@ def test_timm_folders_are_loaded_and_pushed_on_with_their_licence(tmp_path: Path
 
 
 def test_what_was_fetched_is_there_without_a_network(
-    pretrained: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    evaluated: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.add("bob/it", native(pretrained))
+    hub.add("bob/it", native(evaluated))
     whole = openmae.load("hub:bob/it")
     with monkeypatch.context() as cut_off:
         cut_off.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -218,11 +196,10 @@ def test_what_was_fetched_is_there_without_a_network(
     assert hub.requests == []
 
 
-def test_commands_take_models_of_the_hub(pretrained: Path, data: Path, hub: Hub, run: Run, tmp_path: Path) -> None:
-    hub.add("bob/it", native(pretrained))
+def test_commands_take_models_of_the_hub(evaluated: Path, data: Path, hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.add("bob/it", native(evaluated))
     out = tmp_path / "tuned"
-    words = ["--out", out, "--epochs", 1, "--batch-size", 8, "--workers", 0, "--device", "cpu"]
-    assert run("finetune", "hub:bob/it", data, *words)[0] == 0
+    assert run(*finetune("hub:bob/it", data, out, "--epochs 1"))[0] == 0
     assert tomllib.loads((out / "config.toml").read_text())["model"] == "hub:bob/it"
     provenance = json.loads((out / "model.json").read_text())["provenance"]
     assert provenance["model"] == "hub:bob/it"
@@ -248,19 +225,19 @@ def test_a_malformed_name_is_refused(name: str, run: Run, data: Path) -> None:
 
 
 def test_a_missing_library_names_its_extra(
-    run: Run, data: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, data: Path, evaluated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     refused(run("knn", "hub:bob/it", data), "pip install 'openmae[hub]'")
-    refused(run("push", pretrained, "alice/it"), "pip install 'openmae[hub]'")
+    refused(run("push", evaluated, "alice/it"), "pip install 'openmae[hub]'")
 
 
 @pytest.mark.parametrize("token", ["hf_alice", ""])
 def test_what_may_not_be_seen_is_refused(
-    token: str, pretrained: Path, hub: Hub, run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
+    token: str, evaluated: Path, hub: Hub, run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.add("bob/secret", native(pretrained), private=True)
-    hub.add("bob/gated", native(pretrained), gated=True)
+    hub.add("bob/secret", native(evaluated), private=True)
+    hub.add("bob/gated", native(evaluated), gated=True)
     monkeypatch.setenv("HF_TOKEN", token)
     refused(run("knn", "hub:bob/nothing", data), "no bob/nothing", "private", "HF_TOKEN", "hf auth login")
     refused(run("knn", "hub:bob/secret", data), "no bob/secret", "private", "HF_TOKEN", "hf auth login")
@@ -274,8 +251,8 @@ def test_a_token_that_is_not_known_is_refused(hub: Hub, run: Run, data: Path, mo
     refused(run("knn", "hub:bob/it", data), "does not accept the token", "HF_TOKEN")
 
 
-def test_a_missing_revision_is_refused(pretrained: Path, hub: Hub, run: Run, data: Path) -> None:
-    hub.add("bob/it", native(pretrained))
+def test_a_missing_revision_is_refused(evaluated: Path, hub: Hub, run: Run, data: Path) -> None:
+    hub.add("bob/it", native(evaluated))
     refused(run("knn", "hub:bob/it@v2", data), "bob/it has no revision v2", f"of {hub.url}/bob/it.")
 
 
@@ -302,12 +279,12 @@ def test_a_hub_in_trouble_is_said(failure: str, words: str, hub: Hub, run: Run, 
     refused(run("knn", "hub:bob/it", data), words, hub.url)
 
 
-def test_a_download_that_ends_early_is_said_and_goes_on_later(pretrained: Path, hub: Hub, run: Run, data: Path) -> None:
-    hub.add("bob/it", native(pretrained))
+def test_a_download_that_ends_early_is_said_and_goes_on_later(evaluated: Path, hub: Hub, run: Run, data: Path) -> None:
+    hub.add("bob/it", native(evaluated))
     hub.fail = lambda method, path: "cut" if method == "GET" and path.endswith("model.safetensors") else ""
     refused(run("knn", "hub:bob/it", data), "bob/it", "try again")
     hub.fail = lambda method, path: ""
-    assert same_weights(openmae.load("hub:bob/it"), openmae.load(pretrained))
+    assert same_weights(openmae.load("hub:bob/it"), openmae.load(evaluated))
 
 
 def test_nothing_is_asked_where_that_is_forbidden(
@@ -322,35 +299,35 @@ def test_nothing_is_asked_where_that_is_forbidden(
 
 
 def test_nothing_is_pushed_without_a_token(
-    pretrained: Path, hub: Hub, run: Run, monkeypatch: pytest.MonkeyPatch
+    evaluated: Path, hub: Hub, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    refused(run("push", pretrained, "alice/it"), "hf auth login", "HF_TOKEN", f"{hub.url}/settings/tokens")
+    refused(run("push", evaluated, "alice/it"), "hf auth login", "HF_TOKEN", f"{hub.url}/settings/tokens")
     assert hub.requests == []
 
 
-def test_who_may_not_write_is_refused(pretrained: Path, hub: Hub, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = hub.add("bob/it", native(pretrained))
-    refused(run("push", pretrained, "bob/other"), "no right to write to bob/other")
-    refused(run("push", pretrained, "bob/it"), "no right to write to bob/it")
+def test_who_may_not_write_is_refused(evaluated: Path, hub: Hub, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = hub.add("bob/it", native(evaluated))
+    refused(run("push", evaluated, "bob/other"), "no right to write to bob/other")
+    refused(run("push", evaluated, "bob/it"), "no right to write to bob/it")
     monkeypatch.setenv("HF_TOKEN", "hf_nobody")
-    refused(run("push", pretrained, "alice/it"), "does not accept the token")
+    refused(run("push", evaluated, "alice/it"), "does not accept the token")
     assert len(kept.commits) == 1
     assert hub.repositories.keys() == {"bob/it"}
 
 
 @pytest.mark.parametrize("where", ["PUT /storage", "POST /api/models/alice/it/commit", "POST /api/repos/create"])
 @pytest.mark.parametrize(("failure", "words"), [("503", "in trouble (it answers 503)"), ("reset", "cannot be reached")])
-def test_nothing_is_there_by_half(where: str, failure: str, words: str, pretrained: Path, hub: Hub, run: Run) -> None:
+def test_nothing_is_there_by_half(where: str, failure: str, words: str, evaluated: Path, hub: Hub, run: Run) -> None:
     hub.fail = lambda method, path: failure if f"{method} {path}".startswith(where) else ""
-    refused(run("push", pretrained, "alice/it"), words, hub.url)
+    refused(run("push", evaluated, "alice/it"), words, hub.url)
     assert all(repository.files.keys() == {".gitattributes"} for repository in hub.repositories.values())
     hub.fail = lambda method, path: ""
-    assert run("push", pretrained, "alice/it")[0] == 0
-    assert same_weights(openmae.load("hub:alice/it"), openmae.load(pretrained))
+    assert run("push", evaluated, "alice/it")[0] == 0
+    assert same_weights(openmae.load("hub:alice/it"), openmae.load(evaluated))
 
 
-def test_what_somebody_else_commits_meanwhile_is_not_lost(pretrained: Path, hub: Hub, run: Run) -> None:
+def test_what_somebody_else_commits_meanwhile_is_not_lost(evaluated: Path, hub: Hub, run: Run) -> None:
     repository = hub.add("alice/it", {".gitattributes": b""})
 
     def edit(method: str, path: str) -> str:
@@ -359,34 +336,34 @@ def test_what_somebody_else_commits_meanwhile_is_not_lost(pretrained: Path, hub:
         return ""
 
     hub.fail = edit
-    refused(run("push", pretrained, "alice/it"), "changed by somebody else")
+    refused(run("push", evaluated, "alice/it"), "changed by somebody else")
     assert repository.files["README.md"] == b"mine"
 
 
-def test_what_the_hub_says_of_a_card_is_said(pretrained: Path, hub: Hub, run: Run) -> None:
+def test_what_the_hub_says_of_a_card_is_said(evaluated: Path, hub: Hub, run: Run) -> None:
     hub.fail = lambda method, path: "400" if "validate-yaml" in path else ""
-    refused(run("push", pretrained, "alice/it"), "refuses alice/it (400: Invalid metadata in README.md.)")
+    refused(run("push", evaluated, "alice/it"), "refuses alice/it (400: Invalid metadata in README.md.)")
 
 
 def test_a_cache_that_cannot_be_written_is_said(
-    pretrained: Path, hub: Hub, run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluated: Path, hub: Hub, run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.add("bob/it", native(pretrained))
+    hub.add("bob/it", native(evaluated))
     (tmp_path / "file").touch()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file"))
     refused(run("knn", "hub:bob/it", data), str(tmp_path / "file"), "HF_HOME")
 
 
-def test_bad_words_are_refused(pretrained: Path, hub: Hub, run: Run, tmp_path: Path) -> None:
+def test_bad_words_are_refused(evaluated: Path, hub: Hub, run: Run, tmp_path: Path) -> None:
     hub.add("alice/public", {".gitattributes": b""})
     hub.add("alice/bert", {"config.json": b"{}"})
-    refused(run("push", pretrained, "xray"), "xray names no repository", "user/name")
-    refused(run("push", pretrained, "alice/it@v2"), "names a revision")
-    refused(run("push", pretrained, "alice/it", "--licence", "all rights reserved"), "--licence", "apache-2.0")
-    refused(run("push", pretrained, "alice/public", "--private"), "public")
-    refused(run("push", pretrained, "alice/bert"), "another library")
-    refused(run("push", pretrained / "nothing", "alice/it"), "does not exist")
-    refused(run("push", pretrained, "alice/it", "--dry-run", tmp_path.parent), "is there already")
+    refused(run("push", evaluated, "xray"), "xray names no repository", "user/name")
+    refused(run("push", evaluated, "alice/it@v2"), "names a revision")
+    refused(run("push", evaluated, "alice/it", "--licence", "all rights reserved"), "--licence", "apache-2.0")
+    refused(run("push", evaluated, "alice/public", "--private"), "public")
+    refused(run("push", evaluated, "alice/bert"), "another library")
+    refused(run("push", evaluated / "nothing", "alice/it"), "does not exist")
+    refused(run("push", evaluated, "alice/it", "--dry-run", tmp_path.parent), "is there already")
     assert hub.repositories.keys() == {"alice/public", "alice/bert"}
 
 
@@ -401,19 +378,19 @@ def pushed_dry(run: Run, model: Path | str, folder: Path, *words: str) -> tuple[
 
 
 def test_a_dry_run_sends_nothing_and_leaves_what_would_be_sent(
-    pretrained: Path, hub: Hub, run: Run, tmp_path: Path
+    evaluated: Path, hub: Hub, run: Run, tmp_path: Path
 ) -> None:
-    _, said = pushed_dry(run, pretrained, tmp_path / "look")
+    _, said = pushed_dry(run, evaluated, tmp_path / "look")
     assert "Nothing was sent" in said
     assert hub.requests == []
-    assert same_weights(openmae.load(tmp_path / "look"), openmae.load(pretrained))
-    assert run("push", pretrained, "alice/it")[0] == 0
+    assert same_weights(openmae.load(tmp_path / "look"), openmae.load(evaluated))
+    assert run("push", evaluated, "alice/it")[0] == 0
     sent = hub.repositories["alice/it"].files
     assert contents(tmp_path / "look") == {name: sent[name] for name in sent if name != ".gitattributes"}
 
 
 def test_a_dry_run_onto_a_full_disk_leaves_nothing(
-    pretrained: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluated: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Path.write_bytes
 
@@ -423,23 +400,21 @@ def test_a_dry_run_onto_a_full_disk_leaves_nothing(
         return write(self, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    refused(
-        run("push", pretrained, "alice/it", "--dry-run", tmp_path / "look"), "is full", "run the same command again"
-    )
+    refused(run("push", evaluated, "alice/it", "--dry-run", tmp_path / "look"), "is full", "run the same command again")
     assert not (tmp_path / "look").exists()
 
 
-def test_the_card_of_a_pretraining(pretrained: Path, run: Run, tmp_path: Path) -> None:
-    card, said = pushed_dry(run, pretrained, tmp_path / "look", "--licence", "apache-2.0")
+def test_the_card_of_a_pretraining(evaluated: Path, run: Run, tmp_path: Path) -> None:
+    card, said = pushed_dry(run, evaluated, tmp_path / "look", "--licence", "apache-2.0")
     assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: openmae\npipeline_tag: image-feature-extraction\n")
     assert re.findall("^## (.*)", card, re.MULTILINE) == [
         "Data", "Recipe", "Figures", "Curve", "What it fills in", "How to use it", "Intended use and limits",
         "Licence and provenance", "How it was made",
     ]  # fmt: skip
     for words in (
-        "1 block of width 24", "3 channels", "- images: x-rays", "about 24", "| share of patches hidden | 0.75 |",
+        "2 blocks of width 24", "3 channels", "- images: x-rays", "about 37", "| share of patches hidden | 0.75 |",
         "| features | kNN |",
-        "| pre-trained, layer 1, mean |", 'load_model("hub:alice/it")',
+        "| pre-trained, layer 2, mean |", 'load_model("hub:alice/it")',
         "`normalize` divides pixels by 255, subtracts the mean", "not examined for fairness",
         "The licence of these weights is apache-2.0.", torch.__version__.split("+")[0],
     ):  # fmt: skip
@@ -451,10 +426,10 @@ def test_the_card_of_a_pretraining(pretrained: Path, run: Run, tmp_path: Path) -
     assert is_as_written(card)
 
 
-def test_pictures_of_the_data_can_be_left_out(pretrained: Path, hub: Hub, run: Run) -> None:
-    assert run("push", pretrained, "alice/it")[0] == 0
+def test_pictures_of_the_data_can_be_left_out(evaluated: Path, hub: Hub, run: Run) -> None:
+    assert run("push", evaluated, "alice/it")[0] == 0
     assert PANEL in hub.repositories["alice/it"].files
-    code, said, _ = run("push", pretrained, "alice/it", "--no-pictures")
+    code, said, _ = run("push", evaluated, "alice/it", "--no-pictures")
     assert code == 0
     assert "images of your data" not in said
     files = hub.repositories["alice/it"].files
@@ -463,9 +438,10 @@ def test_pictures_of_the_data_can_be_left_out(pretrained: Path, hub: Hub, run: R
     assert PANEL not in files["README.md"].decode()
 
 
-def test_the_card_of_a_finetuning(finetuned: Path, data: Path, run: Run, tmp_path: Path) -> None:
-    assert run("evaluate", finetuned, data, "--workers", 0)[0] == 0
-    card, said = pushed_dry(run, finetuned, tmp_path / "look")
+def test_the_card_of_a_finetuning(classes: Path, data: Path, run: Run, tmp_path: Path) -> None:
+    judged = copy(classes, tmp_path / "classes")
+    assert run("evaluate", judged, data, "--workers", 0)[0] == 0
+    card, said = pushed_dry(run, judged, tmp_path / "look")
     assert "pipeline_tag: image-classification" in card
     assert "license" not in card
     assert "No licence is stated for these weights" in card
@@ -479,8 +455,8 @@ def test_the_card_of_a_finetuning(finetuned: Path, data: Path, run: Run, tmp_pat
         assert words in card, words
 
 
-def test_the_card_of_a_file_is_shorter(pretrained: Path, run: Run, tmp_path: Path) -> None:
-    card, _ = pushed_dry(run, pretrained / "model.safetensors", tmp_path / "look")
+def test_the_card_of_a_file_is_shorter(evaluated: Path, run: Run, tmp_path: Path) -> None:
+    card, _ = pushed_dry(run, evaluated / "model.safetensors", tmp_path / "look")
     assert "## Recipe" not in card
     assert "## Curve" not in card
     assert "## How to use it" in card
@@ -488,16 +464,16 @@ def test_the_card_of_a_file_is_shorter(pretrained: Path, run: Run, tmp_path: Pat
 
 
 def test_nothing_private_leaks(
-    finetuned: Path, pretrained: Path, data: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    classes: Path, evaluated: Path, data: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENMAE_TEST_SECRET", "hunter2")
-    for number, model in enumerate((finetuned, pretrained, finetuned / "model.safetensors")):
+    for number, model in enumerate((classes, evaluated, classes / "model.safetensors")):
         folder = tmp_path / f"look{number}"
         card, _ = pushed_dry(run, model, folder)
         with safe_open(folder / "model.safetensors", "pt") as opened:
             header = json.dumps(opened.metadata())
         for text in (card, (folder / "model.json").read_text(), header):
-            for secret in (str(data.parent), data.parent.name, str(pretrained.parent), platform.node(), "hunter2"):
+            for secret in (str(data.parent), data.parent.name, str(evaluated.parent), platform.node(), "hunter2"):
                 assert secret not in text, secret
             assert not re.search(r"[\"' ](?:/[\w.-]+){2,}", text), "no whole path"
 
@@ -523,22 +499,22 @@ def test_names_of_outside_are_no_markup() -> None:
     assert escaped("<script>\n![x](http://y)|`z`") == r"\<script\> !\[x\](http://y)\|\`z\`"
 
 
-def test_a_card_that_was_edited_by_hand_stays(pretrained: Path, finetuned: Path, hub: Hub, run: Run) -> None:
-    assert run("push", pretrained, "alice/it")[0] == 0
+def test_a_card_that_was_edited_by_hand_stays(evaluated: Path, classes: Path, hub: Hub, run: Run) -> None:
+    assert run("push", evaluated, "alice/it")[0] == 0
     repository = hub.repositories["alice/it"]
     written = repository.files["README.md"]
-    assert "holds all of this already" in run("push", pretrained, "alice/it")[1]
-    assert run("push", finetuned, "alice/it")[0] == 0
+    assert "holds all of this already" in run("push", evaluated, "alice/it")[1]
+    assert run("push", classes, "alice/it")[0] == 0
     assert repository.files["README.md"] != written, "nobody had edited it"
     edited = repository.files["README.md"].replace(b"# it", b"# The best")
     repository.commit({**repository.files, "README.md": edited})
-    code, said, _ = run("push", pretrained, "alice/it")
+    code, said, _ = run("push", evaluated, "alice/it")
     assert code == 0
     assert "edited by hand" in said
     assert "README.md  " not in said
     assert repository.files["README.md"] == edited
     assert load_model("hub:alice/it").info["kind"] == "autoencoder", "the weights are pushed all the same"
-    assert run("push", pretrained, "alice/it", "--force")[0] == 0
+    assert run("push", evaluated, "alice/it", "--force")[0] == 0
     assert repository.files["README.md"] == written
 
 
@@ -556,9 +532,9 @@ def test_a_card_that_was_edited_by_hand_stays(pretrained: Path, finetuned: Path,
     ],
 )
 def test_licences_are_kept(
-    had: str | None, wanted: str | None, stated: str | None, pretrained: Path, run: Run, tmp_path: Path
+    had: str | None, wanted: str | None, stated: str | None, evaluated: Path, run: Run, tmp_path: Path
 ) -> None:
-    loaded = load_model(pretrained)
+    loaded = load_model(evaluated)
     file = tmp_path / "given.safetensors"
     file.write_bytes(openmae.weights.serialize(loaded.model, {**loaded.info, "licence": had}))
     words = [] if wanted is None else ["--licence", wanted]
@@ -571,8 +547,8 @@ def test_licences_are_kept(
     assert (f"license: {stated.lower()}\n" in card) if stated else ("license" not in card)
 
 
-def test_a_licence_that_the_hub_has_no_name_for(pretrained: Path, run: Run, tmp_path: Path) -> None:
-    card, _ = pushed_dry(run, pretrained, tmp_path / "look", "--licence", "My-Own-1.0")
+def test_a_licence_that_the_hub_has_no_name_for(evaluated: Path, run: Run, tmp_path: Path) -> None:
+    card, _ = pushed_dry(run, evaluated, tmp_path / "look", "--licence", "My-Own-1.0")
     assert "\nlicense: other\nlicense_name: my-own-1.0\n" in card
 
 

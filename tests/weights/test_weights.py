@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch.nn import functional as F
 
 import openmae
@@ -25,7 +25,6 @@ from openmae.model import MaskedAutoencoder, sincos_positions
 from openmae.train.optimizers import adamw, layer_scale
 from openmae.weights import load_model, model_json, serialize
 from tests.commands import Run, refused
-from tests.images import write_images
 from tests.mutations import bounded, damaged
 from tests.test_fuzz import tried
 from tests.weights import foreign
@@ -36,11 +35,6 @@ CLOSE = {"rtol": 0, "atol": 2e-5}
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data"), 24)
 
 
 def same_autoencoder(ours: MaskedAutoencoder, theirs: Any) -> None:
@@ -423,6 +417,29 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path, run: Run, data: Path, legacy
     shutil.copy(tmp_path / "a.pth", folder / "pytorch_model.bin")
     refused(run("knn", folder, data), "posix.system")
     assert not (tmp_path / "ran").exists()
+
+
+def test_files_of_ours_that_are_not_whole(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    refused(run("knn", tmp_path, data), "give a run folder whose run has saved weights")
+    cut = tmp_path / "cut.safetensors"
+    weights = (finished / "model.safetensors").read_bytes()
+    cut.write_bytes(weights[: len(weights) // 2])
+    refused(run("knn", cut, data), "not a whole safetensors file")
+    cut.write_bytes(b"\x80\x04\x95 a pickle")
+    refused(run("knn", cut, data), "copy or make it anew")
+    tensors = load(weights)
+    save_file(tensors, cut)
+    refused(run("knn", cut, data), "patch_embed.proj.weight is missing")
+    metadata = {"openmae": (finished / "model.json").read_text()}
+    extra = {"extra": torch.zeros(1), **{k: v for k, v in tensors.items() if k != "encoder.norm.weight"}}
+    extra["encoder.norm.bias"] = torch.zeros(3)
+    save_file(extra, cut, metadata)
+    refused(
+        run("knn", cut, data),
+        "encoder.norm.weight is missing",
+        "extra is unexpected",
+        "encoder.norm.bias is (3,), not (24,)",
+    )
 
 
 def test_other_files(tmp_path: Path, run: Run, data: Path) -> None:

@@ -1,0 +1,97 @@
+"""Data and runs that many tests read: made once for a whole test run, by whichever of its processes needs one first,
+and changed by nobody (a test that has to takes a `copy`). The fixtures in conftest.py name them."""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from openmae.cli import main
+from tests.commands import finetune, pretrain
+from tests.images import write_colours, write_images
+
+
+class Runs:
+    """Those of one test run, below `folder`, which all of its processes share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+
+    def data(self) -> Path:
+        """40 images in two class folders."""
+        return self._once("x-rays", lambda out: write_images(out, 40))
+
+    def colours(self) -> Path:
+        """Red, green and blue images in class folders: 24 in train/, as many in val/."""
+        return self._once("colours", write_colours)
+
+    def finished(self) -> Path:
+        """A pre-training of two blocks by `data`, 3 times through."""
+        return self._once("first", lambda out: done(pretrain(self.data(), out, "--depth 2 --epochs 3")))
+
+    def evaluated(self) -> Path:
+        """`finished` with kNN figures of `data`."""
+        return self._once("evaluated", lambda out: done(["knn", str(copy(self.finished(), out)), *self._judged()]))
+
+    def classes(self) -> Path:
+        """A fine-tuning of `finished` by the classes of `data`."""
+        return self._once("classes", lambda out: done(finetune(self.finished(), self.data(), out)))
+
+    def shards(self) -> Path:
+        """`data`, packed."""
+        return self._once("shards", lambda out: done(["pack", str(self.data()), str(out), "--workers", "0"]))
+
+    def check(self) -> None:
+        """Raises AssertionError where something here is no longer as it was made."""
+        for file in self.folder.glob("*.json"):
+            place = file.with_suffix("")
+            made, now = json.loads(file.read_text()), fingerprints(place)
+            changed = sorted(name for name in {*made, *now} if made.get(name) != now.get(name))
+            assert not changed, f"a test has changed {place.name}, which all share: {', '.join(changed)}"
+
+    def _judged(self) -> list[str]:
+        return [str(self.data()), "--workers", "0"]
+
+    def _once(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The place that `make` fills. Made aside and renamed, so that of a killed process none half made is left."""
+        place = self.folder / name
+        with (self.folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not place.exists():
+                part = self.folder / "parts" / name
+                shutil.rmtree(part, ignore_errors=True)
+                part.parent.mkdir(exist_ok=True)
+                make(part)
+                for path in part.rglob("*"):  # root may write there all the same: hence `check`
+                    path.chmod(path.stat().st_mode & ~0o222)
+                (self.folder / f"{name}.json").write_text(json.dumps(fingerprints(part)))
+                part.rename(place)
+                place.chmod(place.stat().st_mode & ~0o222)
+        return place
+
+
+def copy(made: Path, place: Path) -> Path:
+    """One that a test may change."""
+    shutil.copytree(made, place)
+    for path in (place, *place.rglob("*")):
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
+    return place
+
+
+def done(words: list[str]) -> None:
+    assert main(words) == 0
+
+
+def fingerprints(folder: Path) -> dict[str, list[str | int]]:
+    """Of all that lies there: when it was last written, and its bytes."""
+    return {
+        str(path.relative_to(folder)): [
+            path.stat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+        ]
+        for path in (folder, *folder.rglob("*"))
+    }

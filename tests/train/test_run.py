@@ -1,0 +1,175 @@
+"""The run folder: nobody's work is written over, one process at a time, and a disk that is full."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from openmae.cli import main
+from openmae.errors import UserError
+from openmae.train.run import RunFolder
+from tests.commands import Run, pretrain, refused
+from tests.runs import copy
+
+
+def test_a_finished_run_without_its_checkpoints_does_not_begin_anew(
+    finished: Path, data: Path, tmp_path: Path, run: Run
+) -> None:
+    moved = copy(finished, tmp_path / "run")
+    shutil.rmtree(moved / "checkpoints")
+    before = (moved / "model.safetensors").read_bytes()
+    refused(run(*pretrain(data, moved)), "a finished run whose checkpoints are gone")
+    assert (moved / "model.safetensors").read_bytes() == before
+    (moved / "model.safetensors").unlink()
+    assert run(*pretrain(data, moved))[0] == 0
+
+
+def test_damaged_checkpoints_do_not_begin_the_run_anew(finished: Path, tmp_path: Path, run: Run) -> None:
+    damaged = copy(finished, tmp_path / "run")
+    for weights in damaged.glob("checkpoints/*/model.safetensors"):
+        weights.write_bytes(b"damaged")
+    before = (damaged / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        refused(run("pretrain", "--resume", "--out", damaged), "every checkpoint", "is damaged", "another --out")
+    assert (damaged / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_whose_checkpoints_are_elsewhere_does_not_begin_anew(data: Path, tmp_path: Path, run: Run) -> None:
+    """As where they were moved to another disk, which is not mounted."""
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/config.toml").touch()
+    (tmp_path / "r/checkpoints").symlink_to("/nowhere")
+    refused(run(*pretrain(data, tmp_path / "r")), "a link that leads nowhere", "give another --out")
+
+
+def test_a_start_that_learnt_nothing_does_not_bind_its_folder(data: Path, tmp_path: Path, run: Run) -> None:
+    mixed = copy(data, tmp_path / "mixed")
+    (mixed / "class0/bad.png").write_bytes(b"")
+    words = pretrain(mixed, tmp_path / "r")
+    refused(run(*words, "--max-broken", "0"), "cannot be used")
+    (mixed / "class0/bad.png").unlink()
+    code, _, errors = run(*words, "--mask-ratio", "0.5")
+    assert code == 0, errors
+    assert not (tmp_path / "r/broken.txt").exists()
+
+
+def test_a_run_of_other_settings_is_not_touched(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    other = copy(finished, tmp_path / "run")
+    before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+    words = pretrain(data, other, "--depth 2 --epochs 3 --mask-ratio 0.5")
+    refused(run(*words), "mask_ratio = 0.75, not 0.5", "choose another --out")
+    assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_something_else_is_not_touched(data: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    refused(run(*pretrain(data, tmp_path)), "is not empty and is not a run")
+    refused(run(*pretrain(data, tmp_path / "thesis.txt")), "is a file")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_folder_that_cannot_be_written(data: Path, run: Run) -> None:
+    refused(run(*pretrain(data, "/proc/openmae-run")), "cannot be written", "choose another --out")
+
+
+def test_a_refused_start_leaves_no_folder(data: Path, tmp_path: Path, run: Run) -> None:
+    refused(run(*pretrain(tmp_path / "none", tmp_path / "new")), "none")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    refused(run(*pretrain(tmp_path / "none", tmp_path / "mine")), "none")
+    assert (tmp_path / "mine").exists()
+
+
+def test_two_runs_in_one_folder(data: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "openmae", *pretrain(data, tmp_path / "r", "--epochs 2000")]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        first = subprocess.Popen([*words, "--workers", "1"], stdout=file)
+    try:
+        while "step 1/" not in log.read_text():
+            assert first.poll() is None
+            time.sleep(0.05)
+        second = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120)
+        refused((second.returncode, second.stdout, second.stderr), "another process trains in", "choose another --out")
+        assert first.poll() is None
+    finally:
+        first.terminate()
+        assert first.wait(timeout=60) == 75
+    # The first one saved on SIGTERM, and its lock went with it.
+    assert list((tmp_path / "r/checkpoints").glob("step-*"))
+    with RunFolder(tmp_path / "r"):
+        pass
+
+
+def test_a_run_folder_that_is_removed_meanwhile(tmp_path: Path) -> None:
+    """What was written to it from then on would neither be a run nor let one begin."""
+    with RunFolder(tmp_path / "r") as folder:
+        folder.log({"step": 1})
+        folder.sync()
+        shutil.rmtree(folder.path)
+        folder.log({"step": 2})
+        with pytest.raises(UserError, match="was removed while it was trained in"):
+            folder.sync()
+
+
+# ---------------------------------------------------------------- a disk that is full
+
+
+FULL_DISK = """
+import resource, sys
+from openmae.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "bytes_left", [pytest.param(3000, marks=pytest.mark.slow), 40_000, pytest.param(130_000, marks=pytest.mark.slow)]
+)
+def test_a_write_that_the_system_refuses(data: Path, tmp_path: Path, bytes_left: int) -> None:
+    """The system's bound on the size of a file stands in for a full disk: the write fails as it does there, at
+    the log, at a checkpoint or at a picture; ENOSPC itself needs a disk of one's own (make test-slow)."""
+    words, others = (pretrain(data, tmp_path / name, "--epochs 12 --checkpoint-minutes 0") for name in ("r", "whole"))
+    # matplotlib keeps a list of fonts at its first import, which complains of the disk in words of its own.
+    subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True)
+    full = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(bytes_left), *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert full.returncode == 74, full.stderr  # trained to the end, and could not write all of it
+    assert "warning: " in full.stdout
+    assert "step 54/54" in full.stdout
+    assert len(full.stderr.splitlines()) == 1, full.stderr
+    assert "run the same command again" in full.stderr
+    assert not list((tmp_path / "r").rglob("*.part"))
+    assert main(words) == main(others) == 0
+    assert (tmp_path / "r/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a disk of its own needs root")
+def test_a_really_full_disk(data: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], check=True)
+    try:
+        words = [sys.executable, "-m", "openmae", *pretrain(data, disk / "r", "--epochs 3 --checkpoint-minutes 0")]
+        filler = disk / "filler"
+        filler.write_bytes(b"x" * (6 * 1024 * 1024 - 800_000))  # room to begin, not to end
+        full = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120)
+        assert full.returncode == 74, full.stderr
+        assert "no checkpoint of step" in full.stdout
+        assert "run the same command again" in full.stderr
+        assert list((disk / "r/checkpoints").glob("step-*"))
+        filler.unlink()
+        again = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120)
+        assert again.returncode == 0, again.stderr
+    finally:
+        subprocess.run(["umount", disk], check=True)
