@@ -20,6 +20,7 @@ import openmae
 from openmae.cli import main
 from openmae.data.tasks import Answers
 from openmae.heads import Classifier
+from openmae.recipes.finetune.loss import balanced
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
 from openmae.weights import load_model
@@ -204,7 +205,7 @@ def test_sampling_shows_each_class_as_often(model: Path, tmp_path: Path, monkeyp
     assert config["steps"] == round(2 * 34 / 12) == len(labels) // 12  # as many as without
     assert len(labels) == 72
     assert np.bincount(labels).tolist() == [24, 24, 24]
-    order = finetune_job.balanced(Answers("classification", ("a", "b", "c"), np.repeat([0, 1, 2], [2, 8, 24])), 0)
+    order = balanced(Answers("classification", ("a", "b", "c"), np.repeat([0, 1, 2], [2, 8, 24])), 0)
     seen = np.bincount(order, minlength=34).tolist()
     assert seen == [12] * 2 + [3] * 8 + [1] * 24
 
