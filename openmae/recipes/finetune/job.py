@@ -41,7 +41,8 @@ from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import DERIVED, Here, Job, Kind, Look, begun
+from openmae.recipes.training.job import DERIVED as DERIVED
+from openmae.recipes.training.job import Here, Job, Kind, Look, begun
 from openmae.recipes.training.room import written
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
@@ -51,7 +52,6 @@ from openmae.train.loop import fit
 from openmae.train.optimizers import adamw, keep_average, lars, layer_scale
 from openmae.weights import model_json
 
-__all__ = ["DERIVED", "FINETUNE", "Finetune", "finetune", "run"]
 MOST_VALIDATED = 256  # images at once
 
 

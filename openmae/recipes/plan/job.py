@@ -140,13 +140,12 @@ def _room(settings: Plan, measured: Measured | None, device: torch.device) -> in
 def _look(settings: Plan, pretrain: Pretrain, device: torch.device, console: Console) -> tuple[Survey, int]:
     """What the images are like, and how many there are."""
     if settings.data is None:
-        assert settings.images is not None
         channels = pretrain.in_chans or CHANNELS
         taken = [f"{PIXELS} pixels a side"] * (settings.img_size is None) + ["in colour"] * (settings.in_chans is None)
         if taken:
             console.print(f"Taken for photographs, {' and '.join(taken)}: --img-size and --in-chans say otherwise")
         statistics = Statistics((0.5,) * channels, (0.25,) * channels, PixelFormat(channels))
-        return Survey(statistics, (PIXELS, PIXELS), {}, {}, "", 0, ()), settings.images
+        return Survey(statistics, (PIXELS, PIXELS), {}, {}, "", 0, ()), given(settings.images)
     data = open_data(settings.data)
     source = data.train
     console.print(f"{len(source):,} images in {source.location}; looking at some of them")

@@ -35,7 +35,8 @@ from openmae.recipes.pretrain.choose import check_compiles, choose, settle
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.pretrain.watch import Watch
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import DERIVED, Here, Job, Kind, Look, begun
+from openmae.recipes.training.job import DERIVED as DERIVED
+from openmae.recipes.training.job import Here, Job, Kind, Look, begun
 from openmae.recipes.training.room import written
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
@@ -47,8 +48,6 @@ from openmae.train.compiling import compiled
 from openmae.train.loop import fit
 from openmae.train.optimizers import adamw
 from openmae.weights import model_json
-
-__all__ = ["DERIVED", "PRETRAIN", "Pretrain", "pretrain", "run"]
 
 
 def run(settings: Pretrain) -> None:
