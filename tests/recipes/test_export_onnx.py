@@ -257,8 +257,9 @@ def test_other_tasks_have_their_own_figure(task: Task, labels: list[str], figure
     names = ["value"] if task == "regression" else NAMES
     loaded = write_model(model, tmp_path / "in.safetensors", task, names)
     graphs = (partial(reference, loaded.model), lambda images: -reference(loaded.model, images))
-    judged = judge(loaded, tmp_path / "in.safetensors", graphs, str(tmp_path / "labels.csv"), make_console())
-    source = open_data(str(tmp_path / "labels.csv")).all
+    data = open_data(str(tmp_path / "labels.csv"))
+    judged = judge(loaded, tmp_path / "in.safetensors", graphs, data, make_console())
+    source = data.all
     ((pixels, indices),) = centred_images(loaded.encoder, loaded.statistics, source).batches(64, 0)
     scores = reference(loaded.model, loaded.statistics.normalize(pixels))
     right = answers(source, task, names)
@@ -270,10 +271,10 @@ def test_other_tasks_have_their_own_figure(task: Task, labels: list[str], figure
 
 def test_of_many_images_both_graphs_see_the_same_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export_judge, "MOST_IMAGES", 7)
-    data = write_images(tmp_path / "data", 24, classes=3)
+    data = open_data(str(write_images(tmp_path / "data", 24, classes=3)))
     loaded = write_model(MODELS["grey, no class token, batch norm"](), tmp_path / "in.safetensors")
     graph = partial(reference, loaded.model)
-    judged = judge(loaded, tmp_path / "in.safetensors", (graph, graph), str(data), make_console())
+    judged = judge(loaded, tmp_path / "in.safetensors", (graph, graph), data, make_console())
     assert judged.values is not None
     assert (judged.images, judged.agreement) == (7, 1)
     assert judged.values[0] == judged.values[1]

@@ -35,7 +35,7 @@ from openmae.model import ViT
 from openmae.recipes.embed.file import companions, read_about, require_writer, write_features
 from openmae.recipes.embed.labels import LabelTexts
 from openmae.recipes.embed.neighbours import Findings
-from openmae.recipes.embed.parts import Parts, opened_parts, parts_folder, read_job
+from openmae.recipes.embed.parts import PartsFolder, opened_parts, parts_folder, read_job
 from openmae.recipes.embed.settings import Embed
 from openmae.version import __version__
 from openmae.weights import Loaded, load_model
@@ -248,7 +248,7 @@ def _embed(
     return about
 
 
-def _settle(parts: Parts, settings: Embed, about: dict[str, Any]) -> None:
+def _settle(parts: PartsFolder, settings: Embed, about: dict[str, Any]) -> None:
     """Finds what was done before. Raises UserError where it was of something else."""
     if settings.out.exists():
         parts.remove()
@@ -269,7 +269,7 @@ def _settle(parts: Parts, settings: Embed, about: dict[str, Any]) -> None:
 
 
 def _embed_rest(
-    batch_size: int | None, images: CentredImages, embedder: Embedder, parts: Parts, workers: int, say: Say
+    batch_size: int | None, images: CentredImages, embedder: Embedder, parts: PartsFolder, workers: int, say: Say
 ) -> None:
     """Adds parts up to the last image."""
     batch_size = batch_size or (64 if embedder.device.type == "cpu" else 256)
@@ -294,7 +294,7 @@ def _embed_rest(
 class _Waiting:
     """Batches that are not in a part yet."""
 
-    def __init__(self, parts: Parts, images: CentredImages, workers: int) -> None:
+    def __init__(self, parts: PartsFolder, images: CentredImages, workers: int) -> None:
         self.parts, self.images, self.workers = parts, images, workers
         self.batches: list[Embedded] = []
         self.since = time.monotonic()

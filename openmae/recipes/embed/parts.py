@@ -39,7 +39,7 @@ class Part:
             return np.asarray(stored["vectors"])
 
 
-class Parts:
+class PartsFolder:
     """The folder. Open it by `opened_parts`."""
 
     def __init__(self, folder: Path) -> None:
@@ -108,7 +108,7 @@ def parts_folder(out: Path) -> Path:
 
 
 @contextmanager
-def opened_parts(out: Path) -> Iterator[Parts]:
+def opened_parts(out: Path) -> Iterator[PartsFolder]:
     """The parts of `out`, locked against another process. Raises UserError where one has them."""
     folder = parts_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def opened_parts(out: Path) -> Iterator[Parts]:
             is_ours = False
         if not is_ours:
             raise UserError(f"another process is writing {out}", "wait for it, or choose another --out")
-        yield Parts(folder)
+        yield PartsFolder(folder)
 
 
 @contextmanager
