@@ -25,6 +25,24 @@ def test_help_comes_without_torch() -> None:
     assert "pretrain" in done.stdout
 
 
+def test_commands_begin_without_any_extra() -> None:
+    """Optional packages are imported where they are used: a missing one stops nothing else."""
+    requirements = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    optional = {
+        re.split(r"[<>=\[;]", one)[0].replace("-", "_")
+        for extra in requirements["optional-dependencies"].values()
+        for one in extra
+        if not one.startswith("openmae")
+    } | {"cv2", "imagecorruptions"}
+    check = (
+        f"import importlib, sys; sys.modules.update(dict.fromkeys({sorted(optional)}))\n"
+        "from openmae.cli import COMMANDS\n"
+        "for module, *_ in COMMANDS.values(): importlib.import_module(f'openmae.recipes.{module}')"
+    )
+    done = subprocess.run([sys.executable, "-c", check], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_every_setting_whole(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

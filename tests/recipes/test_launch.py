@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from openmae.cli import _read
 from openmae.errors import RUN_AGAIN
 from openmae.recipes.launch.job import launch
 from openmae.recipes.launch.settings import Launch
-from openmae.recipes.launch.task import MOST_FRUITLESS
+from openmae.recipes.launch.task import MOST_FRUITLESS, LaunchedTraining
 from tests.commands import Run, pretrain, refused
 from tests.images import write_images
 from tests.recipes.slurm import FakeSlurm, wait_for
@@ -249,3 +250,13 @@ def test_a_line_end_reaches_no_shell(tmp_path: Path, slurm: FakeSlurm, run: Run,
     words = [] if flag == "--out" else [flag, evil]
     refused(run("launch", "slurm", *words, "--", "pretrain", "data", "--out", out), flag, "a line end")
     assert not slurm.script.exists()
+
+
+def test_a_job_that_was_queued_before_the_modules_moved_is_found() -> None:
+    """As the code before the move (commit 521679a) pickled it."""
+    queued = (
+        b"ccopy_reg\n_reconstructor\np0\n(copenmae.recipes.launch_task\nTraining\np1\nc__builtin__\nobject\np2\nNtp3\nRp4\n"
+        b"(dp5\nVcommand\np6\n(Vpretrain\np7\nVdata\np8\nV--out\np9\nVrun\np10\ntp11\nsVout\np12\ncpathlib\nPosixPath\np13\n"
+        b"(g10\ntp14\nRp15\nsVfruitless\np16\nI2\nsb."
+    )
+    assert pickle.loads(queued) == LaunchedTraining(("pretrain", "data", "--out", "run"), Path("run"), 2)
