@@ -12,7 +12,6 @@ import json
 import mmap
 import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.files.parsing import read_json
+from openmae.files.whole import WholeFile
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -59,15 +59,9 @@ def recall(file: Path) -> tuple[Arrays, dict[str, Any]] | None:
 
 def write_arrays(file: Path, arrays: Arrays) -> None:
     """An uncompressed .npz, in place only when it is whole. Raises OSError."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            np.savez(out, **{key: np.ascontiguousarray(array) for key, array in arrays.items()})  # type: ignore[arg-type]
-        Path(name).chmod(0o644)
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with WholeFile(file, synced=False) as whole:  # `map_arrays` notices what a power cut leaves of it
+        np.savez(whole.file, **{key: np.ascontiguousarray(array) for key, array in arrays.items()})  # type: ignore[arg-type]
+        whole.finish()
 
 
 def map_arrays(file: Path) -> dict[str, NDArray[Any]]:

@@ -7,7 +7,6 @@ scikit-learn install. A classifier on frozen features has to tell from which pic
 crops come from different squares of each picture, so that no pixel of the one is in the other.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tyro.conf import arg
 
 from openmae.console.terminal import make_console
 from openmae.data.bundled import bundled_names, bundled_pictures
+from openmae.files.whole import whole_folder
 from openmae.randomness import generator
 from openmae.recipes.pretrain.job import pretrain
 from openmae.recipes.pretrain.settings import Pretrain
@@ -86,16 +86,14 @@ def run(settings: Quickstart) -> None:
 
 def write_images(folder: Path) -> None:
     """Writes `folder/{train,val}/PICTURE/NNN.png`, all or nothing. Raises UserError where a picture is missing."""
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    for number, (name, picture) in enumerate(bundled_pictures()):
-        for split, count in CROPS.items():
-            place = aside / split / Path(name).stem
-            place.mkdir(parents=True)
-            draws = generator(0, "bundled crops", index=number, view=int(split == "val"))
-            for i, crop in enumerate(crops(picture, split, count, draws)):
-                Image.fromarray(crop).save(place / f"{i:03d}.png")
-    aside.rename(folder)
+    with whole_folder(folder) as aside:
+        for number, (name, picture) in enumerate(bundled_pictures()):
+            for split, count in CROPS.items():
+                place = aside / split / Path(name).stem
+                place.mkdir(parents=True)
+                draws = generator(0, "bundled crops", index=number, view=int(split == "val"))
+                for i, crop in enumerate(crops(picture, split, count, draws)):
+                    Image.fromarray(crop).save(place / f"{i:03d}.png")
 
 
 def crops(picture: NDArray[np.uint8], split: str, count: int, draws: np.random.Generator) -> list[NDArray[np.uint8]]:

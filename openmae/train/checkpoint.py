@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from openmae.distributed.sharding import gathered, placed
 from openmae.files.parsing import read_json
-from openmae.files.whole import sync_folder, write_file, write_synced
+from openmae.files.whole import whole_folder, write_file, write_synced
 from openmae.heads import Classifier
 from openmae.model import MaskedAutoencoder
 from openmae.train.learner import Learner
@@ -68,23 +68,12 @@ def snapshot(
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> Path:
     """Writes `folder/step-XXXXXXXX` and removes all but the newest `keep`. Raises OSError, leaving older ones."""
     final = folder / f"{_PREFIX}{checkpoint.step:08d}"
-    aside = folder / f".{final.name}.part"
     checksums: dict[str, str] = {}
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+    with whole_folder(final) as aside:  # of one of this step, saved before, nothing newer can be in it
         for name, data in _files(checkpoint):
             write_synced(aside / name, data)
             checksums[name] = hashlib.sha256(data).hexdigest()
         write_synced(aside / "checksums.json", json.dumps(checksums).encode())
-        sync_folder(aside)
-        if final.exists():  # of this step, saved before: nothing newer can be in it
-            shutil.rmtree(final)
-        aside.rename(final)
-        sync_folder(folder)
-    except OSError:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final

@@ -1,7 +1,6 @@
 """The run folder: who may write into it, its settings, its log. Other rooms read it, only training writes it."""
 
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -22,7 +21,7 @@ import torch
 from openmae.errors import UserError
 from openmae.files.address import shown
 from openmae.files.parsing import read_json, read_toml
-from openmae.files.whole import write_file
+from openmae.files.whole import take_lock, write_file
 from openmae.machine.cores import all_cores
 
 _MOST_NAMED = 5  # settings in a sentence
@@ -65,13 +64,11 @@ class RunFolder:
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
-            # POSIX record locks end with the process, however it ends, and forked loader workers do not hold them.
-            self._lock = (path / "lock").open("a+")
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = take_lock(path / "lock")
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN) and (path / "lock").exists() and os.access(path, os.W_OK):
-                raise UserError(f"another process trains in {path}", "wait for it, or choose another `out`") from error
             raise UserError(f"{path} cannot be written ({error.strerror})", "choose another `out`") from error
+        if self._lock is None:
+            raise UserError(f"another process trains in {path}", "wait for it, or choose another `out`")
 
     def __enter__(self) -> Self:
         return self

@@ -328,7 +328,7 @@ import torch
 from openmae.train import checkpoint as c
 from openmae.train.learner import Learner
 
-folder, kinds = Path(sys.argv[1]), ("write_synced", "sync_folder", "rename", "mkdir", "rmtree")
+folder = Path(sys.argv[1])
 
 def setup(value):
     torch.manual_seed(0)

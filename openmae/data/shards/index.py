@@ -37,6 +37,7 @@ from openmae.data.sources.source import Names
 from openmae.errors import UserError
 from openmae.files.cache import Arrays, map_arrays, write_arrays
 from openmae.files.parsing import read_json
+from openmae.files.whole import write_file
 
 INDEX = "index.json"
 ARRAYS = "index.npz"
@@ -118,9 +119,7 @@ def write_index(
         "fingerprint": fingerprint(names, size),
         "about": dict(about or {}),
     }
-    temporary = folder / f".{INDEX}-{os.getpid()}"
-    temporary.write_text(json.dumps(described, indent=1), encoding="utf-8")
-    temporary.replace(folder / INDEX)
+    write_file(folder / INDEX, json.dumps(described, indent=1).encode())
 
 
 def read_index(folder: Path) -> ShardIndex:

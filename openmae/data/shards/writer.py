@@ -6,7 +6,6 @@ written after the shard, so a shard with its part is finished, and whoever packs
 
 import hashlib
 import json
-import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from openmae.data.shards.packing import Packed
 from openmae.files.cache import map_arrays, write_arrays
 from openmae.files.parsing import read_json
+from openmae.files.whole import WholeFile
 
 PARTS = ".parts"
 
@@ -73,8 +73,7 @@ class ShardWriter:
 
     def __init__(self, shard: Path) -> None:
         self.shard = shard
-        self._aside = shard.with_name(f".{shard.name}.part")
-        self._file = self._aside.open("wb")
+        self._whole = WholeFile(shard, aside=shard.with_name(f".{shard.name}.part"))
         self._digest = hashlib.sha256()
         self._images: list[int] = []
         self._offsets: list[int] = []
@@ -89,9 +88,7 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._file.closed:
-            self._file.close()
-        self._aside.unlink(missing_ok=True)
+        self._whole.__exit__(kind, error, traceback)
 
     def add(self, image: int, key: str, packed: Packed, label: int) -> None:
         """Image `image` of the source as members KEY.jpg (or as it is encoded) and, with a label of 0 or more,
@@ -111,9 +108,6 @@ class ShardWriter:
     def finish(self) -> FinishedShard:
         """Puts the shard and then its part in place. Raises OSError."""
         self._write(bytes(-(self._bytes + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE + 2 * tarfile.BLOCKSIZE))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
         part = FinishedShard(
             np.array(self._images, np.int64),
             np.array(self._offsets, np.int64),
@@ -124,7 +118,7 @@ class ShardWriter:
             self._bytes_before,
             tuple(self._left_out),
         )
-        self._aside.replace(self.shard)
+        self._whole.finish()
         _write_part(_part_file(self.shard), part)
         return part
 
@@ -139,7 +133,7 @@ class ShardWriter:
         return start
 
     def _write(self, data: bytes) -> None:
-        self._file.write(data)
+        self._whole.file.write(data)
         self._digest.update(data)
         self._bytes += len(data)
 

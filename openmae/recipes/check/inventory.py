@@ -1,16 +1,17 @@
 """The table that `check` writes: a row for each file, as .csv or .parquet."""
 
 import csv
-import os
+import io
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from openmae.commandline.flags import with_flags
 from openmae.console.words import encodable
 from openmae.data.survey.findings import InspectedSplit
 from openmae.errors import UserError
+from openmae.files.whole import WholeFile
 
 COLUMNS: dict[str, type] = {
     "name": str,
@@ -42,12 +43,9 @@ def write_inventory(out: Path, splits: Sequence[InspectedSplit]) -> None:
 
     digest: BLAKE2b of 16 bytes, in hex. What is not known, because a file gives no image, is empty.
     """
-    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        (_write_parquet if out.suffix.lower() == ".parquet" else _write_csv)(aside, splits)
-        aside.replace(out)
-    finally:
-        aside.unlink(missing_ok=True)
+    with WholeFile(out) as whole:
+        (_write_parquet if out.suffix.lower() == ".parquet" else _write_csv)(whole.file, splits)
+        whole.finish()
 
 
 def _rows(split: InspectedSplit) -> Iterator[tuple[Any, ...]]:
@@ -77,15 +75,16 @@ def _rows(split: InspectedSplit) -> Iterator[tuple[Any, ...]]:
             yield name, split.name, label, size, *[None] * 8, digest, with_flags(split.found.reasons[index])
 
 
-def _write_csv(file: Path, splits: Sequence[InspectedSplit]) -> None:
-    with file.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.writer(opened)
-        writer.writerow(COLUMNS)
-        for split in splits:
-            writer.writerows(_rows(split))
+def _write_csv(file: BinaryIO, splits: Sequence[InspectedSplit]) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for split in splits:
+        writer.writerows(_rows(split))
+    text.detach()
 
 
-def _write_parquet(file: Path, splits: Sequence[InspectedSplit]) -> None:
+def _write_parquet(file: BinaryIO, splits: Sequence[InspectedSplit]) -> None:
     pyarrow, parquet = _pyarrow()
     types = {str: pyarrow.string(), int: pyarrow.int64(), bool: pyarrow.bool_()}
     schema = pyarrow.schema([(name, types[kind]) for name, kind in COLUMNS.items()])

@@ -3,9 +3,8 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +13,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from openmae.errors import UserError
+from openmae.files.whole import WholeFile
 
 _KEY = b"openmae"  # of the parquet schema's metadata
 ROWS = 4096  # of a row group, and of what is read at once
@@ -48,26 +48,28 @@ def write_features(
     Raises OSError.
     """
     if out.suffix.lower() == ".parquet":
-        with _synced(aside / out.name) as file:
-            _write_parquet(file, about, width, rows, describe)
-        (aside / out.name).replace(out)
+        with WholeFile(out, aside=aside / out.name) as whole:
+            _write_parquet(whole.file, about, width, rows, describe)
+            whole.finish()
         return
-    table, description = companions(out)
-    with _synced(aside / out.name) as file, _synced(aside / table.name) as second:
-        text = io.TextIOWrapper(second, encoding="utf-8", newline="", write_through=True)
+    places = (*companions(out), out)
+    with ExitStack() as until_then:
+        files = [until_then.enter_context(WholeFile(place, aside=aside / place.name)) for place in places]
+        table, description, whole = files
+        text = io.TextIOWrapper(table.file, encoding="utf-8", newline="", write_through=True)
         writer = csv.writer(text)
         writer.writerow(("path", "label"))
         header = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
-        npy_format.write_array_header_1_0(file, header)
+        npy_format.write_array_header_1_0(whole.file, header)
         for indices, vectors in rows:
-            file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
+            whole.file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
             writer.writerows(describe(index) for index in indices.tolist())
-        text.flush()
         text.detach()
-    with _synced(aside / description.name) as file:
-        file.write(json.dumps(about, indent=1).encode())
-    for done in (table, description, out):
-        (aside / done.name).replace(done)
+        description.file.write(json.dumps(about, indent=1).encode())
+        for file in files:
+            file.close()
+        for file in files:
+            file.finish()
 
 
 def read_about(out: Path) -> dict[str, Any]:
@@ -143,15 +145,6 @@ def _grouped(rows: Rows, width: int) -> Iterator[tuple[NDArray[np.int64], NDArra
             indices, vectors = indices[ROWS:], vectors[ROWS:]
     if len(indices):
         yield indices, vectors
-
-
-@contextmanager
-def _synced(path: Path) -> Iterator[IO[bytes]]:
-    """A file that is on the disk itself when it is closed."""
-    with path.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _pyarrow() -> tuple[Any, Any]:

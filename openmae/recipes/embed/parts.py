@@ -1,11 +1,8 @@
 """What is embedded so far, in a folder beside the file to be: parts that are whole or absent, so that a kill costs
 the last one at most."""
 
-import errno
-import fcntl
 import io
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.errors import UserError
-from openmae.files.whole import write_file
+from openmae.files.whole import take_lock, write_file
 
 _LOCK, _JOB = "lock", "job.json"
 
@@ -112,18 +109,10 @@ def opened_parts(out: Path) -> Iterator[PartsFolder]:
     """The parts of `out`, locked against another process. Raises UserError where one has them."""
     folder = parts_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("a+") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
-            is_ours = os.path.samestat(os.fstat(lock.fileno()), (folder / _LOCK).stat())
-        except FileNotFoundError:  # whoever had it has just finished
-            is_ours = False
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            is_ours = False
-        if not is_ours:
-            raise UserError(f"another process is writing {out}", "wait for it, or choose another --out")
+    lock = take_lock(folder / _LOCK)  # it goes with the folder, when that is done with
+    if lock is None:
+        raise UserError(f"another process is writing {out}", "wait for it, or choose another --out")
+    with lock:
         yield PartsFolder(folder)
 
 

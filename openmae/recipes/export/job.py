@@ -10,10 +10,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +21,7 @@ from openmae.console.terminal import make_console
 from openmae.data.opening import open_data
 from openmae.errors import UserError
 from openmae.files.disk import room_on_disk
+from openmae.files.whole import folder_beside
 from openmae.recipes.export.check import Compared, real_images
 from openmae.recipes.export.formats import hf as export_hf
 from openmae.recipes.export.formats import native as export_native
@@ -141,16 +141,12 @@ def _check_out(settings: Export, form: Format) -> None:
 @contextmanager
 def _aside(out: Path) -> Iterator[Path]:
     """A place beside `out` of the same name, in a folder that is gone afterwards."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # A name that no other has: a killed export leaves its own, and in a container the next has the same number.
-        folder = Path(mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"{out.parent} cannot be written to ({error.strerror})", "choose another --out") from error
-    try:
+    with ExitStack() as until_then:
+        try:
+            folder = until_then.enter_context(folder_beside(out))
+        except OSError as error:
+            raise UserError(f"{out.parent} cannot be written to ({error.strerror})", "choose another --out") from error
         yield folder / out.name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _describe(

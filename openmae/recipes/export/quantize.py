@@ -11,7 +11,6 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from rich.console import Console
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from openmae.data.opening import Data
 from openmae.errors import UserError
+from openmae.files.whole import folder_beside
 from openmae.heads import Classifier
 from openmae.recipes.export.check import exported, what_is_compared
 from openmae.recipes.export.formats.graph import quiet
@@ -65,8 +65,8 @@ def quantize(
     model: as the user gave it. data: None judges by nothing but `images`. Raises UserError where fp16 cannot
     hold what the model computes.
     """
-    with TemporaryDirectory(dir=part.parent) as aside:
-        exact = Path(aside) / part.name
+    with folder_beside(part) as aside:
+        exact = aside / part.name
         for file in part.parent.glob(f"{part.name}*"):
             file.rename(exact.parent / file.name)
         write_smaller(loaded, to, exact, part)

@@ -7,8 +7,6 @@ A photograph of 500 x 375 has twice the pixels that a short side of 256 leaves, 
 and all of them are decoded at every visit. What the bound costs in sharpness is in docs/pack.md.
 """
 
-import errno
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -35,7 +33,7 @@ from openmae.data.sources.source import Names, Source
 from openmae.data.survey.findings import most_broken
 from openmae.errors import BrokenImage, Interrupted, UserError
 from openmae.files.disk import room_on_disk
-from openmae.files.whole import write_file
+from openmae.files.whole import take_lock, write_file
 from openmae.machine.workers import reading_workers
 from openmae.recipes.pack.settings import Pack
 from openmae.recipes.pack.split import PackedSplit
@@ -224,13 +222,10 @@ def _check_place(settings: Pack, titles: tuple[Split | None, ...]) -> None:
 def _only_one(folder: Path) -> Iterator[None]:
     """Keeps a second process from packing into the same folder. Raises UserError."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            raise UserError(f"another process packs into {folder}", "wait for it, or choose another SHARDS") from error
+    lock = take_lock(folder / LOCK)
+    if lock is None:
+        raise UserError(f"another process packs into {folder}", "wait for it, or choose another SHARDS")
+    with lock:
         yield
 
 
@@ -269,7 +264,7 @@ def _line(split: PackedSplit, image: LeftOut) -> str:
 
 def _write_list(file: Path, lines: list[str]) -> None:
     if lines:
-        file.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
+        write_file(file, "".join(f"{line}\n" for line in sorted(lines)).encode())
     else:
         file.unlink(missing_ok=True)
 
