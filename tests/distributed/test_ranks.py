@@ -138,13 +138,13 @@ def test_several_train_as_one_does(data: Path, single: Path, tmp_path: Path, pro
         pytest.param((4, ""), (1, ""), id="4 then 1", marks=pytest.mark.slow),
         pytest.param((2, ""), (2, "--shard"), id="2 then 2 sharded", marks=pytest.mark.slow),
         pytest.param((2, "--shard"), (3, ""), id="2 sharded then 3", marks=pytest.mark.slow),
-        pytest.param((1, ""), (2, ""), id="1 then 2"),
+        pytest.param((1, ""), (2, "--resume"), id="1 then 2"),
     ],
 )
 def test_a_run_goes_on_with_other_processes(
     data: Path, single: Path, tmp_path: Path, first: tuple[int, str], then: tuple[int, str]
 ) -> None:
-    """The first ones are killed after some steps; who goes on takes the same batches."""
+    """The first ones are killed after some steps; who goes on takes the same batches, also where the run says which."""
     out = tmp_path / "run"
     command = words(data, out, f"--checkpoint-minutes 0 {first[1]}")
     with started(torchrun(first[0], *command) if first[0] > 1 else python(*command), tmp_path / "log") as process:
@@ -154,7 +154,8 @@ def test_a_run_goes_on_with_other_processes(
             os.kill(number, signal.SIGKILL)
         wait_for(lambda: not any(Path(f"/proc/{number}/fd").exists() for number in ranks), None)
     assert 3 < steps_done(out) < read_metrics(single)[-1]["step"]
-    command = words(data, out, then[1])
+    resumed = ["pretrain", "--resume", "--out", str(out)]
+    command = resumed if then[1] == "--resume" else words(data, out, then[1])
     said = run(torchrun(then[0], *command) if then[0] > 1 else python(*command))
     assert "Going on with the run" in said
     assert_close(single, out)

@@ -175,8 +175,10 @@ def begun(kind: Kind[Settings, O, C, J], settings: Settings, console: Console) -
 
 
 def _complete(kind: Kind[Settings, O, C, J], settings: Settings, ranks: Ranks) -> Settings:
-    """The settings, on the lead with those that the run was begun with where it goes on. Raises UserError."""
-    if ranks.leads and settings.out is not None and (settings.resume or has_begun(settings.out)):
+    """The lead's settings, with those that the run was begun with where it goes on. Raises UserError."""
+    if not ranks.leads:  # it gets these
+        return settings
+    if settings.out is not None and (settings.resume or has_begun(settings.out)):
         settings = stored(settings, read_config(settings.out), defaults_too=settings.resume)
     if any(getattr(settings, name) is None for name in kind.needs):
         raise UserError(*kind.usage)
