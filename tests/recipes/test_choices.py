@@ -19,7 +19,7 @@ from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.model import create_model
 from openmae.recipes.finetune import choose as finetune_choices
-from openmae.recipes.finetune.build import Start
+from openmae.recipes.finetune.build import Start, finish_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain import choose as pretrain_choices
 from openmae.recipes.pretrain.settings import Pretrain
@@ -201,6 +201,14 @@ def test_what_images_and_labels_rule_out() -> None:
         settings, Start(encoder, STATISTICS, "norm_pix", is_new=False), "multi-label", 100, CPU, QUIET
     )
     assert several.label_smoothing == 0
+
+
+def test_randaugment_of_deep_images_is_refused_in_a_sentence() -> None:
+    deep = Statistics((0.5,), (0.2,), PixelFormat(1, None, "uint16"))
+    run = finetune_choices.settle(finetuning(1000, ra_magnitude=9.0), 1000, QUIET)
+    assert finish_of(run, STATISTICS).ra_magnitude == 9
+    with pytest.raises(UserError, match="RandAugment is for 8-bit images"):
+        finish_of(run, deep)
 
 
 def test_each_choice_is_printed_with_its_reason() -> None:

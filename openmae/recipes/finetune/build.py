@@ -74,12 +74,21 @@ class Finetuning:
     head: Head
     rule: Rule
     augmentation: Augmentation
-    finish: Finish
+    ra_magnitude: float
+    random_erase: float
     mixing: Mixing
     label_smoothing: float
     balance: Literal["none", "weights", "sampling"]
     grad_checkpointing: bool
     evaluations: int
+
+
+def finish_of(run: Finetuning, statistics: Statistics) -> Finish:
+    """What is done to views of such pixels. Raises UserError where that is for others."""
+    try:
+        return Finish(statistics, run.ra_magnitude, run.random_erase)
+    except ValueError as error:
+        raise of_user(error) from error
 
 
 def build(head: Head, encoder: ViT, outputs: int, seed: int) -> Classifier:

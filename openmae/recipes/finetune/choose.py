@@ -88,7 +88,7 @@ def choose(
     return fill(settings, values, console)
 
 
-def settle(settings: Finetune, statistics: Statistics, images: int, console: Console) -> Finetuning:
+def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
     """What follows from settings that are chosen, for so many images. Says so where the steps are few.
 
     Raises UserError for what cannot be trained.
@@ -112,7 +112,8 @@ def settle(settings: Finetune, statistics: Statistics, images: int, console: Con
                 settings.ema_decay or 0.0,
             ),
             augmentation=Augmentation(given(settings.crop_scale), settings.hflip),
-            finish=Finish(statistics, settings.ra_magnitude or 0.0, settings.random_erase or 0.0),
+            ra_magnitude=settings.ra_magnitude or 0.0,
+            random_erase=settings.random_erase or 0.0,
             mixing=Mixing(settings.mixup or 0.0, settings.cutmix or 0.0),
             label_smoothing=settings.label_smoothing or 0.0,
             balance=settings.balance,

@@ -35,7 +35,7 @@ from openmae.evaluate.predict import SHARES, measure, predict, said
 from openmae.files.address import whole_address
 from openmae.heads import Classifier
 from openmae.recipes.evaluate.keep import keep_result
-from openmae.recipes.finetune.build import Finetuning, Start, build, fresh, loaded_model, pretrained
+from openmae.recipes.finetune.build import Finetuning, Start, build, finish_of, fresh, loaded_model, pretrained
 from openmae.recipes.finetune.choose import choose, settle
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.settings import Finetune
@@ -97,6 +97,11 @@ class Labelled:
         """Of both."""
         return f"{self.train.fingerprint} {self.val.fingerprint}"
 
+    @property
+    def count(self) -> int:
+        """Of the images that are learnt from."""
+        return len(self.train)
+
 
 def open_labelled(settings: Finetune, here: Here) -> Labelled:
     """Raises UserError."""
@@ -151,6 +156,7 @@ class FinetuneJob(Job[Classifier]):
         shown = labelled.train if self.order is None else labelled.train.take(self.order)
         self.broken = BrokenFiles(shown, here.folder, run.course.max_broken)
         self.unit = Unit(right)
+        self.finishing = finish_of(run, labelled.start.statistics)
         self.figures: dict[str, float] = {}
         self.judged: Judged | None = None
 
@@ -164,7 +170,7 @@ class FinetuneJob(Job[Classifier]):
         noise = 2 * encoder.depth if run.head.drop_path else 0
         return Stream(
             loaded if self.order is None else loaded.take(self.order),
-            View(pixels, run.head.img_size, (down, across), run.augmentation, run.finish, noise),
+            View(pixels, run.head.img_size, (down, across), run.augmentation, self.finishing, noise),
             None,
             self.course.plan.batch_size,
             self.course.plan.steps,
@@ -173,7 +179,8 @@ class FinetuneJob(Job[Classifier]):
 
     def loss(self) -> Callable[[Classifier, Batch], Tensor]:
         """As the labels are."""
-        return loss_of(self.run, self.labelled.right, self.order, self.here.device)
+        start, right = self.labelled.start, self.labelled.right
+        return loss_of(self.run, start.statistics, right, self.order, self.here.device)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW with layer-wise decay (Tables 9 and 11), or LARS (Table 10)."""
@@ -291,8 +298,6 @@ FINETUNE = Kind(
     choose=lambda settings, labelled, here: choose(
         settings, labelled.start, labelled.right.task, len(labelled.train), here.device, here.console
     ),
-    settle=lambda settings, labelled, console: settle(
-        settings, labelled.start.statistics, len(labelled.train), console
-    ),
+    settle=settle,
     job=FinetuneJob,
 )

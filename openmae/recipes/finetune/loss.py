@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from openmae.data.loading.stream import Batch
 from openmae.data.tasks import Answers
+from openmae.data.views.statistics import Statistics
 from openmae.heads import Classifier
 from openmae.randomness import generator
 from openmae.recipes.finetune.build import Finetuning
@@ -30,13 +31,13 @@ class Unit:
 
 
 def loss_of(
-    run: Finetuning, right: Answers, order: NDArray[np.int64] | None, device: torch.device
+    run: Finetuning, statistics: Statistics, right: Answers, order: NDArray[np.int64] | None, device: torch.device
 ) -> Callable[[Classifier, Batch], Tensor]:
     """The mean loss of a batch.
 
     right: of the images; order: which of them the stream's are, None where they are the same.
     """
-    statistics, task, smoothing = run.finish.statistics, right.task, run.label_smoothing
+    task, smoothing = right.task, run.label_smoothing
     values = torch.from_numpy(right.values if order is None else right.values[order]).to(device)
     weights = _class_weights(right).to(device) if run.balance == "weights" else None
     unit = Unit(right)

@@ -54,6 +54,11 @@ class Images:
         """Of the images that are learnt from."""
         return self.train.fingerprint
 
+    @property
+    def count(self) -> int:
+        """Of the images that are learnt from."""
+        return len(self.train)
+
 
 def build(run: Pretraining) -> MaskedAutoencoder:
     """The model, its weights drawn from the seed."""

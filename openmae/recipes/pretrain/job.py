@@ -242,6 +242,6 @@ PRETRAIN = Kind(
     ),
     open=open_images,
     choose=_choose,
-    settle=lambda settings, images, console: settle(settings, len(images.train), console),
+    settle=settle,
     job=PretrainJob,
 )

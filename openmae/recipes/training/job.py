@@ -102,6 +102,10 @@ class Opened(Protocol):
     def fingerprint(self) -> str:
         """Of the images."""
 
+    @property
+    def count(self) -> int:
+        """Of the images that are learnt from."""
+
 
 class Chosen(Protocol):
     """What follows from settings that are chosen, none of it open. Sent from the lead to the others."""
@@ -127,7 +131,7 @@ class Kind(Generic[Settings, O, C, J]):
     needs: settings without which nothing begins; usage: what is said where one is missing.
     may_differ: settings that do not change the result, which may differ between the starts of a run.
     open: DATA and MODEL, on all ranks. choose: everything that was left open, printed with its reason, on the lead.
-    settle: what follows from settings that are chosen, on the lead. job: what is trained.
+    settle: what follows from settings that are chosen, for so many images, on the lead. job: what is trained.
     """
 
     needs: tuple[str, ...]
@@ -135,7 +139,7 @@ class Kind(Generic[Settings, O, C, J]):
     may_differ: Collection[str]
     open: Callable[[Settings, Here], O]
     choose: Callable[[Settings, O, Here], Settings]
-    settle: Callable[[Settings, O, Console], C]
+    settle: Callable[[Settings, int, Console], C]
     job: Callable[[C, O, Here], J]
 
 
@@ -198,7 +202,7 @@ def _job(kind: Kind[Settings, O, C, J], settings: Settings, here: Here) -> J:
         if ranks.leads:
             if not folder.has_begun:
                 settings = kind.choose(settings, opened, here)
-            found = kind.settle(settings, opened, here.console)
+            found = kind.settle(settings, opened.count, here.console)
     chosen = given(ranks.from_lead(found))
     with ranks.together():
         plan = chosen.course.plan
