@@ -41,7 +41,7 @@ from openmae.weights import load_model
 from tests.images import picture
 from tests.mutations import bounded, damaged, with_wrong_values, wrong_lines, wrong_values
 from tests.runs import copy
-from tests.train.test_training import no_loss
+from tests.train.tasks import no_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of a value that overflows in a file made to do so
 

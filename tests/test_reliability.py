@@ -1,12 +1,10 @@
 """What happens around a run and must have no effect on it, or end it as promised: docs/reliability.md."""
 
-import fcntl
 import os
 import pty
 import signal
 import subprocess
 import sys
-import termios
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -26,20 +24,17 @@ from openmae.recipes.training import room
 from openmae.train import stop
 from openmae.train.run import read_metrics
 from tests.commands import pretrain as pretraining
-from tests.distributed.test_ranks import by_hand, environment, steps_done, wait_for
+from tests.distributed.by_hand import by_hand
+from tests.processes import PYTHON, run_openmae, start_openmae, steps_saved, wait_for
 
 QUICK = "--epochs 6 --workers 1 --pictures 1 --evaluations 1 --checkpoint-minutes 0"
-
-
-def command(data: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "openmae", *pretraining(data, out, QUICK, *more)]
 
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nothing happened to."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run(command(data, out), check=True, capture_output=True, timeout=120, env=environment())
+    assert main(pretraining(data, out, QUICK)) == 0
     return out
 
 
@@ -52,7 +47,8 @@ def assert_same(one: Path, other: Path) -> None:
 
 def test_the_reader_of_its_output_leaves(data: Path, whole: Path, tmp_path: Path) -> None:
     """As `openmae pretrain ... | head -1`."""
-    pipe = subprocess.Popen(command(data, tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [*PYTHON, *pretraining(data, tmp_path / "run", QUICK)]
+    pipe = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert pipe.stdout is not None
     assert pipe.stderr is not None
     assert b"images in" in pipe.stdout.readline()
@@ -64,13 +60,7 @@ def test_the_reader_of_its_output_leaves(data: Path, whole: Path, tmp_path: Path
 
 def test_the_terminal_closes(data: Path, whole: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-
-    def take_terminal() -> None:
-        os.setsid()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    process = subprocess.Popen(command(data, tmp_path / "run"), **streams, preexec_fn=take_terminal)  # noqa: PLW1509
+    process = start_openmae(pretraining(data, tmp_path / "run", QUICK), theirs, stdin=theirs, terminal=True)
     os.close(theirs)
     shown = b""
     while b"step " not in shown:  # it trains
@@ -100,19 +90,18 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize("what", ["clock", pytest.param("disk", marks=pytest.mark.slow)])
 def test_the_clock_jumps_and_the_disk_is_slow(data: Path, whole: Path, tmp_path: Path, what: str) -> None:
     """Years to and fro; a fifth of a second for each write that has to be on the disk itself."""
-    words = [sys.executable, "-c", CHANGED, what, *command(data, tmp_path / "run")[3:]]
-    subprocess.run(words, check=True, capture_output=True, timeout=240, env=environment())
+    done = run_openmae([what, *pretraining(data, tmp_path / "run", QUICK)], code=CHANGED)
+    assert done.returncode == 0, done.stderr
     assert_same(whole, tmp_path / "run")
 
 
 @pytest.mark.parametrize("how", ["again", pytest.param("deadline", marks=pytest.mark.slow)])
 def test_what_cannot_be_saved_does_not_keep_a_process(data: Path, tmp_path: Path, how: str) -> None:
     """One rank hangs, so the other cannot end its step: a second signal, or the deadline, ends it all the same."""
-    words = command(data, tmp_path / "run", "--epochs", "4000", "--workers", "0")[3:]
-    launcher = [sys.executable, "-c", CHANGED, "deadline" if how == "deadline" else "nothing"]
-    processes = by_hand(2, words, tmp_path, launcher)
-    try:
-        wait_for(lambda: steps_done(tmp_path / "run") > 0, processes[0])
+    words = pretraining(data, tmp_path / "run", QUICK, "--epochs 4000 --workers 0")
+    what = "deadline" if how == "deadline" else "nothing"
+    with by_hand(2, [what, *words], tmp_path, CHANGED) as processes:
+        wait_for(lambda: steps_saved(tmp_path / "run") > 0, processes[0])
         processes[1].send_signal(signal.SIGSTOP)
         time.sleep(0.5)
         processes[0].send_signal(signal.SIGTERM)
@@ -120,11 +109,7 @@ def test_what_cannot_be_saved_does_not_keep_a_process(data: Path, tmp_path: Path
             time.sleep(2.5)
             assert processes[0].poll() is None
             processes[0].send_signal(signal.SIGTERM)
-        assert processes[0].wait(timeout=10) == 75
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        assert processes[0].wait(timeout=60) == 75
     said = (tmp_path / "log0").read_text()
     assert ("asked twice to stop" if how == "again" else "not saved within 3 s") in said
     assert "goes on from the last checkpoint" in said
@@ -155,7 +140,7 @@ def test_room_is_asked_for_as_many_checkpoints_as_are_kept(
 
 def test_as_many_checkpoints_are_kept_as_asked(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    subprocess.run(command(data, out, "--keep", "4"), check=True, capture_output=True, timeout=120, env=environment())
+    assert main(pretraining(data, out, QUICK, "--keep 4 --epochs 2 --workers 0")) == 0
     kept = sorted(path.name for path in (out / "checkpoints").iterdir())
     last = read_metrics(out)[-1]["step"]
     assert kept == [f"step-{step:08d}" for step in range(last - 3, last + 1)]

@@ -6,11 +6,10 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,11 +30,12 @@ from openmae.distributed.ranks import Ranks, _of_this_start, joined
 from openmae.errors import Interrupted, RankLost, UserError
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
-from tests.commands import pretrain
+from tests.commands import finetune, pretrain
+from tests.distributed.by_hand import by_hand, environment, together
 from tests.images import picture, write_images
-from tests.train.test_training import Task
+from tests.processes import Process, run_openmae, started_openmae, steps_saved, wait_for
+from tests.train.tasks import Task
 
-PYTHON = [sys.executable, "-m", "openmae"]
 SHORT = "--epochs 6 --pictures 1 --evaluations 2 --batch-size 10 --micro-batch 4"
 
 
@@ -49,25 +49,26 @@ def torchrun(processes: int, *command: str, options: str = "") -> list[str]:
 
 
 def run(command: list[str], code: int = 0) -> str:
+    """What a command of any program printed, which ended with this code."""
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, env=environment())
     said = done.stdout + done.stderr
     assert done.returncode == code, said
     return said
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-
-
-def alone(data: Path, out: Path, more: str = "") -> Path:
-    run([*PYTHON, *words(data, out, more)])
-    return out
+def alone(*words: str) -> str:
+    """What a command of openmae printed, in one process."""
+    done = run_openmae(words, environment=environment())
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def single(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
-    return alone(data, tmp_path_factory.mktemp("single") / "run")
+    out = tmp_path_factory.mktemp("single") / "run"
+    alone(*words(data, out))
+    return out
 
 
 def assert_close(one: Path, other: Path) -> None:
@@ -123,8 +124,9 @@ def test_shares_are_all_of_it_in_order_and_even(size: int, count: int, unit: int
     ],
 )
 def test_several_train_as_one_does(data: Path, single: Path, tmp_path: Path, processes: int, more: str) -> None:
-    said = run(torchrun(processes, *words(data, tmp_path / "run", more)))
+    said, *others = together(processes, words(data, tmp_path / "run", more), tmp_path)
     assert said.count(f"{processes} processes train together") == 1
+    assert not any("together" in other for other in others)
     assert ("each with a part of the model" in said) is ("--shard" in more)
     start = json.loads((tmp_path / "run/environment.json").read_text())["starts"][-1]
     assert start["processes"] == processes
@@ -147,25 +149,22 @@ def test_a_run_goes_on_with_other_processes(
     """The first ones are killed after some steps; who goes on takes the same batches, also where the run says which."""
     out = tmp_path / "run"
     command = words(data, out, f"--checkpoint-minutes 0 {first[1]}")
-    with started(torchrun(first[0], *command) if first[0] > 1 else python(*command), tmp_path / "log") as process:
-        wait_for(lambda: (steps := steps_done(out)) and steps > 3, process)
+    log = tmp_path / "log"
+    with started(torchrun(first[0], *command), log) if first[0] > 1 else started_openmae(command, log) as process:
+        wait_for(lambda: steps_saved(out) > 3, process)
         ranks = ranks_of(process).values()
         for number in (process.pid, *ranks):  # torchrun's death would not end them
             os.kill(number, signal.SIGKILL)
-        wait_for(lambda: not any(Path(f"/proc/{number}/fd").exists() for number in ranks), None)
-    assert 3 < steps_done(out) < read_metrics(single)[-1]["step"]
+        wait_for(lambda: not any(Path(f"/proc/{number}/fd").exists() for number in ranks))
+    assert 3 < steps_saved(out) < read_metrics(single)[-1]["step"]
     resumed = ["pretrain", "--resume", "--out", str(out)]
     command = resumed if then[1] == "--resume" else words(data, out, then[1])
-    said = run(torchrun(then[0], *command) if then[0] > 1 else python(*command))
+    said = run(torchrun(then[0], *command)) if then[0] > 1 else alone(*command)
     assert "Going on with the run" in said
     assert_close(single, out)
 
 
 # ---------------------------------------------------------------- stops, kills, hangs
-
-
-def python(*command: str) -> list[str]:
-    return [*PYTHON, *command]
 
 
 @contextmanager
@@ -180,19 +179,7 @@ def started(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def wait_for(condition: Any, process: subprocess.Popen[bytes] | None, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process is None or process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def steps_done(out: Path) -> int:
-    return max((int(path.name.removeprefix("step-")) for path in out.glob("checkpoints/step-*")), default=0)
-
-
-def ranks_of(process: subprocess.Popen[bytes]) -> dict[int, int]:
+def ranks_of(process: Process | subprocess.Popen[bytes]) -> dict[int, int]:
     """Rank -> process, of those that torchrun has started."""
     found = {}
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -217,45 +204,14 @@ LONG = "--epochs 4000 --pictures 0 --evaluations 0 --checkpoint-minutes 60"
 )
 def test_a_signal_to_one_rank_saves_and_stops_all(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     """Without torchrun around them, so that each rank's own exit code is seen."""
-    processes = by_hand(2, words(data, tmp_path / "run", LONG), tmp_path)
-    try:
+    with by_hand(2, words(data, tmp_path / "run", LONG), tmp_path) as processes:
         wait_for(lambda: "step 1/" in (tmp_path / "log0").read_text(), processes[0])
         processes[1].send_signal(number)
         code = 130 if number == signal.SIGINT else 75
         assert [process.wait(timeout=60) for process in processes] == [code, code], (tmp_path / "log0").read_text()
-    finally:
-        for process in processes:
-            process.kill()
     assert re.search(r"stopped at step \d+ of \d+, which is saved; the same command", (tmp_path / "log0").read_text())
     assert "stopped" not in (tmp_path / "log1").read_text()
-    assert steps_done(tmp_path / "run") > 0
-
-
-def by_hand(
-    size: int, command: list[str], folder: Path, launcher: Sequence[str] = PYTHON
-) -> list[subprocess.Popen[bytes]]:
-    """The ranks, as a scheduler without torchrun starts them."""
-    port = free_port()
-    processes = []
-    for rank in range(size):
-        given = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
-        given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        with (folder / f"log{rank}").open("w") as log:
-            processes.append(
-                subprocess.Popen(
-                    [*launcher, *command],
-                    stdout=log,
-                    stderr=log,
-                    env={**environment(), **{name: str(value) for name, value in given.items()}},
-                )
-            )
-    return processes
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    assert steps_saved(tmp_path / "run") > 0
 
 
 @pytest.mark.parametrize(
@@ -268,18 +224,13 @@ def free_port() -> int:
     ],
 )
 def test_who_is_gone_is_named_and_the_others_stop(data: Path, tmp_path: Path, how: str, who: int) -> None:
-    processes = by_hand(3, words(data, tmp_path / "run", f"{LONG} --timeout-minutes 0.1"), tmp_path)
     others = [rank for rank in range(3) if rank != who]
-    try:
+    with by_hand(3, words(data, tmp_path / "run", f"{LONG} --timeout-minutes 0.1"), tmp_path) as processes:
         wait_for(lambda: "step 1/" in (tmp_path / "log0").read_text(), processes[0])
         processes[who].send_signal(signal.SIGKILL if how == "killed" else signal.SIGSTOP)
         began = time.monotonic()
         codes = [processes[rank].wait(timeout=60) for rank in others]
         took = time.monotonic() - began
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
     said = [(tmp_path / f"log{rank}").read_text() for rank in others]
     assert codes == [75, 75], said
     assert took < 20
@@ -297,7 +248,7 @@ def test_torchrun_starts_again_and_the_run_goes_on(data: Path, single: Path, tmp
     out = tmp_path / "run"
     command = torchrun(2, *words(data, out, "--checkpoint-minutes 0"), options="--max-restarts=2")
     with started(command, tmp_path / "log") as process:
-        wait_for(lambda: steps_done(out) > 3, process)
+        wait_for(lambda: steps_saved(out) > 3, process)
         os.kill(ranks_of(process)[1], signal.SIGKILL)
         assert process.wait(timeout=120) == 0, (tmp_path / "log").read_text()
     assert "Going on with the run" in (tmp_path / "log").read_text()
@@ -315,10 +266,12 @@ def test_torchrun_starts_again_and_the_run_goes_on(data: Path, single: Path, tmp
     ],
 )
 def test_fine_tuning_by_several_is_as_by_one(data: Path, single: Path, tmp_path: Path, more: str) -> None:
-    quick = "--epochs 5 --workers 0 --evaluations 2 --precision fp32 --device cpu --blr 0.002"
-    command = ["finetune", str(single), str(data), *quick.split(), *more.split(), "--out"]
-    run(python(*command, str(tmp_path / "one")))
-    run(torchrun(2, *command, str(tmp_path / "two")))
+    one, two = (
+        finetune(single, data, tmp_path / name, "--epochs 5 --evaluations 2 --blr 0.002 --micro-batch 64", more)
+        for name in ("one", "two")
+    )
+    alone(*one)
+    together(2, two, tmp_path)
     assert_close(tmp_path / "one", tmp_path / "two")
     told = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
     figures = [next(iter(one.values()))["clean"]["figures"] for one in told]
@@ -341,7 +294,7 @@ def test_knn_and_probe_by_several_are_as_by_one(many: Path, single: Path, tmp_pa
         shutil.copytree(single, model)
         for command in ("knn", "probe"):
             words = [command, str(model), str(many), "--device", "cpu", "--workers", "0", "--precision", "fp32"]
-            said = run(python(*words) if processes == 1 else torchrun(processes, *words))
+            said = "".join([alone(*words)] if processes == 1 else together(processes, words, tmp_path))
             assert said.count("1 images cannot be read and are left out") == 1
         found.append(json.loads((model / "evaluations.json").read_text()))
     for one, other in zip(*found, strict=True):
@@ -350,11 +303,14 @@ def test_knn_and_probe_by_several_are_as_by_one(many: Path, single: Path, tmp_pa
 
 
 ONE_RANK = """
-import json, os, sys
+import json, sys
 from pathlib import Path
 from openmae.distributed.ranks import joined
-from tests.commands import pretrain
-from tests.train.test_training import Task, TooLarge
+
+from tests.commands import finetune, pretrain
+from tests.distributed.by_hand import by_hand, environment, together
+from tests.processes import Process, run_openmae, started_openmae, steps_saved, wait_for
+from tests.train.tasks import Task, TooLarge
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 with joined("cpu", 60) as ranks:
@@ -369,21 +325,14 @@ with joined("cpu", 60) as ranks:
             return gradient * float("inf") if len(calls) == 4 else gradient
         task.model[0].bias.register_hook(spoil)
     position = task.train(folder, 6)
-    line = json.dumps([ranks.rank, position.dropped, getattr(task, "sizes", [])])
-    os.write(1, f"{line}\\n".encode())  # in one piece: the other one writes there too
+    print(json.dumps([ranks.rank, position.dropped, getattr(task, "sizes", [])]))
 """
 
 
 def train_task(what: str, folder: Path) -> list[list[Any]]:
     """What each of two ranks says: its number, the steps dropped, the sizes of its micro-batches."""
-    file = folder / "one_rank.py"
-    file.write_text(ONE_RANK)
-    given = {**environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words = [*command, str(file), what, str(folder / "run")]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120, env=given)
-    assert done.returncode == 0, done.stderr
-    return sorted(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    logs = together(2, [what, str(folder / "run")], folder, ONE_RANK)
+    return [json.loads(line) for log in logs for line in log.splitlines() if line.startswith("[")]
 
 
 def newest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -418,15 +367,11 @@ def test_too_many_broken_files_of_one_rank_end_the_run_in_its_words(tmp_path: Pa
     broken.mkdir()
     for number in range(60):  # too large to be kept decoded in memory
         picture(number, (90, 90)).save(broken / f"{number:03d}.jpg")
-    processes = by_hand(2, words(broken, tmp_path / "run", LONG), tmp_path)
-    try:
+    with by_hand(2, words(broken, tmp_path / "run", LONG), tmp_path) as processes:
         wait_for(lambda: "step 1/" in (tmp_path / "log0").read_text(), processes[0])
         for file in sorted(broken.rglob("*.*"))[::3]:
             os.truncate(file, 10)
         assert [process.wait(timeout=60) for process in processes] == [2, 2]
-    finally:
-        for process in processes:
-            process.kill()
     said = "".join((tmp_path / f"log{rank}").read_text() for rank in (0, 1))
     assert "files cannot be used, more than --max-broken 0.01 allows" in said
     assert "is gone" not in said

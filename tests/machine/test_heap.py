@@ -1,8 +1,8 @@
 """Freed memory is kept where it is wanted: seen in the pages that the system has to give."""
 
 import platform
-import subprocess
-import sys
+
+from tests.processes import run_openmae
 
 CODE = """
 import resource, sys, torch
@@ -20,7 +20,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def test_freed_memory_is_used_again() -> None:
     def faults(*names: str) -> int:
-        done = subprocess.run([sys.executable, "-c", CODE, *names], capture_output=True, text=True, check=True)
+        done = run_openmae(names, code=CODE)
+        assert done.returncode == 0, done.stderr
         return int(done.stdout)
 
     plain, kept, given = faults(), faults("keep"), faults("keep", "give")

@@ -4,8 +4,6 @@ import csv
 import hashlib
 import io
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from openmae.data.survey.duplicates import same_files
 from openmae.data.survey.inspection import ROW, inspect
 from tests.commands import Run, refused
 from tests.images import picture, write_images
+from tests.processes import run_openmae
 
 
 def save(place: Path, image: Image.Image | None = None, data: bytes = b"", **options: object) -> None:
@@ -401,9 +400,7 @@ def test_bad_settings_of_check_are_one_sentence(tmp_path: Path, run: Run, words:
 
 def test_a_shell_sees_the_exit_code(tmp_path: Path) -> None:
     copies(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "openmae", "check", str(tmp_path)], check=False, capture_output=True, text=True
-    )
+    done = run_openmae(["check", str(tmp_path)])
     assert done.returncode == 1, done.stderr
     assert done.stderr == ""
     assert "0 errors, 1 warning, 0 notes." in done.stdout

@@ -5,10 +5,8 @@ import json
 import multiprocessing
 import os
 import re
-import resource
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -43,6 +41,7 @@ from openmae.report.sheets.neighbours import CaptionedImage, captioned_sheet
 from openmae.weights import load_model, model_json, serialize
 from tests.commands import Run, refused
 from tests.images import picture, write_images
+from tests.processes import SMALL_FILES, run_openmae, started_openmae, wait_for
 
 CPU = torch.device("cpu")
 
@@ -295,11 +294,10 @@ def in_a_process(*given: Any, **settings: Any) -> Any:
 
 @pytest.mark.parametrize("kind", ["parquet", "npy"])
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
-    kind: str, model: Path, slow_images: Path, tmp_path: Path
+    kind: str, model: Path, slow_images: Path, tmp_path: Path, run: Run
 ) -> None:
     whole = tmp_path / f"whole.{kind}"
-    command = ["embed", str(model), str(slow_images), "--out", str(whole), "--batch-size", "5", "--workers", "1"]
-    assert subprocess.run([sys.executable, "-m", "openmae", *command], check=False, capture_output=True).returncode == 0
+    assert run("embed", model, slow_images, "--out", whole, "--batch-size", 5, "--workers", 1)[0] == 0
     out = tmp_path / f"f.{kind}"
     folder = parts_folder(out)
     kept: dict[str, int] = {}
@@ -348,17 +346,15 @@ def test_a_second_process_is_refused_and_ctrl_c_keeps_what_was_done(
     table.write_text("path\n" + f"{slow_images / 'a/00.png'}\n" * 3000)
     words = f"embed {model} {table} --out {out} --batch-size 2 --workers 0".split()
     for pause in (0.3, 15, 40):  # a busy machine takes its time for a first batch
-        command = subprocess.Popen([sys.executable, "-m", "openmae", *words], stderr=subprocess.PIPE, text=True)
-        while not (parts_folder(out) / "job.json").exists():
-            assert command.poll() is None
-            time.sleep(0.001)
-        if pause == 0.3:
-            refused(run(*words), "another process is writing")
-        time.sleep(pause)
-        command.send_signal(signal.SIGINT)
-        _, errors = command.communicate(timeout=60)
-        assert command.returncode == 130
-        assert errors == "openmae embed: stopped; the same command goes on where it was.\n"
+        log = tmp_path / f"log{pause}"
+        with started_openmae(words, log) as process:
+            wait_for((parts_folder(out) / "job.json").exists, process)
+            if pause == 0.3:
+                refused(run(*words), "another process is writing")
+            time.sleep(pause)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 130
+        assert log.read_text().endswith("openmae embed: stopped; the same command goes on where it was.\n")
         if parts := list(parts_folder(out).glob("*.npz")):
             break
     (part,) = parts
@@ -368,18 +364,8 @@ def test_a_second_process_is_refused_and_ctrl_c_keeps_what_was_done(
 
 def test_a_full_disk_is_one_sentence_and_no_loss(model: Path, slow_images: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "f.parquet"
-
-    def no_larger_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-
-    words = ["embed", model, slow_images, "--out", out, "--workers", "0"]
-    command = subprocess.run(
-        [sys.executable, "-m", "openmae", *map(str, words)],
-        check=False,
-        capture_output=True,
-        text=True,
-        preexec_fn=no_larger_files,
-    )
+    words = f"embed {model} {slow_images} --out {out} --workers 0".split()
+    command = run_openmae(["5000", *words], code=SMALL_FILES)
     assert command.returncode == 2, command.stderr
     assert re.fullmatch(r"openmae embed: the disk that holds .* is full: free some space .*\n", command.stderr)
     assert not out.exists()

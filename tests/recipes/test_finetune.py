@@ -5,9 +5,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -26,6 +23,7 @@ from openmae.train.run import read_metrics
 from openmae.weights import load_model
 from tests.commands import QUICK, Run, finetune, refused
 from tests.images import picture, write_colours, write_images
+from tests.processes import run_openmae, started_openmae, steps_saved, wait_for
 
 
 @pytest.fixture
@@ -268,26 +266,17 @@ def test_a_run_goes_on_with_the_labels_it_began_with(model: Path, data: Path, tm
 # ---------------------------------------------------------------- kills
 
 
-def command(model: Path, data: Path, out: Path, workers: int) -> list[str]:
-    flags = f"--workers {workers} --epochs 8 --ema-decay 0.9 --checkpoint-minutes 0"
-    return [sys.executable, "-m", "openmae", *finetune(model, data, out, flags)]
-
-
 def test_a_killed_run_resumes_to_the_same_bits(model: Path, data: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(model, data, whole, 0), check=True, capture_output=True, timeout=300)
-    for step in (8,):
-        process = subprocess.Popen(
-            command(model, data, killed, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        while process.poll() is None and not any(
-            int(path.name.removeprefix("step-")) >= step for path in killed.glob("checkpoints/step-*")
-        ):
-            time.sleep(0.02)
+    flags = "--epochs 8 --ema-decay 0.9 --checkpoint-minutes 0"
+    assert main(finetune(model, data, whole, flags)) == 0
+    with started_openmae(
+        finetune(model, data, killed, flags, "--workers 2"), tmp_path / "log", session=True
+    ) as process:
+        wait_for(lambda: steps_saved(killed) >= 8, process)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    subprocess.run(command(model, data, killed, 1), check=True, capture_output=True, timeout=300)
+    done = run_openmae(finetune(model, data, killed, flags, "--workers 1"))
+    assert done.returncode == 0, done.stderr
     assert len(json.loads((killed / "environment.json").read_text())["starts"]) == 2
     assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
     keys = ("step", "loss", "lr", "grad_norm", "eval/top1", "val_loss")

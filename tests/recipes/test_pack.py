@@ -6,7 +6,6 @@ import io
 import multiprocessing
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -41,6 +40,7 @@ from openmae.errors import BrokenImage, UserError
 from openmae.recipes.pack import job as recipe
 from tests.commands import Run, refused
 from tests.images import picture, write_images
+from tests.processes import SMALL_FILES, run_openmae, started_openmae, wait_for
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -365,18 +365,8 @@ def test_a_full_disk_is_one_sentence_and_no_loss(
 ) -> None:
     shards = tmp_path / "shards"
     limit = len(reference["0000.tar"]) - 5000
-
-    def no_larger_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
     options = f"pack {photographs} {shards} --short-side 16 --shard-size 10 --workers 1 --max-broken 0.02".split()
-    command = subprocess.run(
-        [sys.executable, "-m", "openmae", *options],
-        check=False,
-        capture_output=True,
-        text=True,
-        preexec_fn=no_larger_files,
-    )
+    command = run_openmae([str(limit), *options], code=SMALL_FILES)
     assert command.returncode == 2
     assert re.fullmatch(r"openmae pack: the disk that holds .* is full: free some space .*\n", command.stderr)
     assert not list(shards.glob("*.tar*"))
@@ -491,14 +481,13 @@ def test_a_third_split_is_left_out(tmp_path: Path, run: Run) -> None:
 def test_ctrl_c_is_one_sentence(photographs: Path, reference: dict[str, bytes], tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     options = f"pack {photographs} {shards} --short-side 16 --shard-size 10 --workers 1 --max-broken 0.02".split()
-    command = subprocess.Popen([sys.executable, "-m", "openmae", *options], stderr=subprocess.PIPE, text=True)
-    while not (shards / "0000.tar").exists():
-        assert command.poll() is None
-        time.sleep(0.001)
-    command.send_signal(signal.SIGINT)
-    _, errors = command.communicate(timeout=60)
-    assert command.returncode == 130, errors
-    assert errors == "openmae pack: stopped; the same command goes on with the first shard that is not finished.\n"
+    log = tmp_path / "log"
+    with started_openmae(options, log) as process:
+        wait_for((shards / "0000.tar").exists, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130, log.read_text()
+    sentence = "openmae pack: stopped; the same command goes on with the first shard that is not finished.\n"
+    assert log.read_text().endswith(f"\n{sentence}")
     assert contents(pack(photographs, shards, max_broken=0.02)) == reference
 
 

@@ -1,7 +1,6 @@
 """What a step costs: operations against torch's own counter, memory against what autograd keeps and a process takes."""
 
 import math
-import subprocess
 import sys
 import time
 from typing import Any
@@ -17,6 +16,7 @@ from openmae.machine.device import Precision, autocast
 from openmae.masking import Masking
 from openmae.model import Architecture, MaskedAutoencoder, create_model
 from openmae.train.cost import activation_bytes, flops, largest_micro_batch, memory, parameters
+from tests.processes import run_openmae
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -235,7 +235,8 @@ print(resident("VmHWM") - before, memory(model.architecture, "fp32", 32).total)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_is_what_a_process_takes() -> None:
-    ran = subprocess.run([sys.executable, "-c", REAL], check=True, capture_output=True, text=True)
+    ran = run_openmae([], code=REAL)
+    assert ran.returncode == 0, ran.stderr
     grown, estimated = map(int, ran.stdout.split())
     assert grown > 2e8
     assert math.log(estimated / grown) == pytest.approx(0, abs=math.log(1.25)), f"{grown / 1e6} {estimated / 1e6}"

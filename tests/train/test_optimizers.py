@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from openmae.heads import Classifier, learn_last_blocks
 from openmae.model import create_model
-from openmae.train.optimizers import adamw, averaged, keep_average, lars, layer_scale
+from openmae.train.optimizers import WarmupCosine, adamw, averaged, keep_average, lars, layer_scale
 
 DEPTH = 6
 
@@ -170,3 +170,28 @@ def test_what_is_frozen_is_in_no_group() -> None:
     learn_last_blocks(model, 0.5)
     held = [parameter for group in adamw(model, (0.9, 0.999), 0.05).param_groups for parameter in group["params"]]
     assert len(held) == len([p for p in model.parameters() if p.requires_grad]) == 2 + 2 + 2 + 4
+
+
+def test_only_matrices_decay() -> None:
+    model = create_model("vit_tiny", img_size=16, patch_size=4, depth=2, decoder="cross", decoder_layers=2)
+    groups = adamw(model, (0.9, 0.95), 0.05).param_groups
+    decayed, free = sorted(groups, key=lambda group: group["weight_decay"], reverse=True)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    in_decayed = {names[p] for p in decayed["params"]}
+    in_free = {names[p] for p in free["params"]}
+    assert in_decayed | in_free == set(names.values())
+    assert all(name.endswith("weight") and "norm" not in name for name in in_decayed)
+    assert {"encoder.class_token", "decoder.mask_token", "decoder.mix", "encoder.norm.weight"} <= in_free
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
+
+
+def test_schedule_is_transformers() -> None:
+    from transformers import get_cosine_schedule_with_warmup
+
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.3)
+    theirs = get_cosine_schedule_with_warmup(optimizer, 7, 50)
+    for step in range(50):
+        assert WarmupCosine(50, 7, 0.3)(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()

@@ -3,8 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from openmae.cli import main
 from openmae.errors import UserError
 from openmae.train.run import RunFolder
 from tests.commands import Run, pretrain, refused
+from tests.processes import PYTHON, SMALL_FILES, run_openmae, started_openmae, wait_for
 from tests.runs import copy
 
 
@@ -84,19 +83,13 @@ def test_a_refused_start_leaves_no_folder(data: Path, tmp_path: Path, run: Run) 
     assert (tmp_path / "mine").exists()
 
 
-def test_two_runs_in_one_folder(data: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "openmae", *pretrain(data, tmp_path / "r", "--epochs 2000")]
+def test_two_runs_in_one_folder(data: Path, tmp_path: Path, run: Run) -> None:
+    words = pretrain(data, tmp_path / "r", "--epochs 2000")
     log = tmp_path / "log"
-    with log.open("w") as file:
-        first = subprocess.Popen([*words, "--workers", "1"], stdout=file)
-    try:
-        while "step 1/" not in log.read_text():
-            assert first.poll() is None
-            time.sleep(0.05)
-        second = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120)
-        refused((second.returncode, second.stdout, second.stderr), "another process trains in", "choose another --out")
+    with started_openmae([*words, "--workers", "1"], log) as first:
+        wait_for(lambda: "step 1/" in log.read_text(), first)
+        refused(run(*words), "another process trains in", "choose another --out")
         assert first.poll() is None
-    finally:
         first.terminate()
         assert first.wait(timeout=60) == 75
     # The first one saved on SIGTERM, and its lock went with it.
@@ -119,14 +112,6 @@ def test_a_run_folder_that_is_removed_meanwhile(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- a disk that is full
 
 
-FULL_DISK = """
-import resource, sys
-from openmae.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-sys.exit(main(sys.argv[2:]))
-"""
-
-
 @pytest.mark.parametrize(
     "bytes_left", [pytest.param(3000, marks=pytest.mark.slow), 40_000, pytest.param(130_000, marks=pytest.mark.slow)]
 )
@@ -134,15 +119,7 @@ def test_a_write_that_the_system_refuses(data: Path, tmp_path: Path, bytes_left:
     """The system's bound on the size of a file stands in for a full disk: the write fails as it does there, at
     the log, at a checkpoint or at a picture; ENOSPC itself needs a disk of one's own (make test-slow)."""
     words, others = (pretrain(data, tmp_path / name, "--epochs 12 --checkpoint-minutes 0") for name in ("r", "whole"))
-    # matplotlib keeps a list of fonts at its first import, which complains of the disk in words of its own.
-    subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True)
-    full = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(bytes_left), *words],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    full = run_openmae([str(bytes_left), *words], code=SMALL_FILES)
     assert full.returncode == 74, full.stderr  # trained to the end, and could not write all of it
     assert "warning: " in full.stdout
     assert "step 54/54" in full.stdout
@@ -160,7 +137,7 @@ def test_a_really_full_disk(data: Path, tmp_path: Path) -> None:
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], check=True)
     try:
-        words = [sys.executable, "-m", "openmae", *pretrain(data, disk / "r", "--epochs 3 --checkpoint-minutes 0")]
+        words = [*PYTHON, *pretrain(data, disk / "r", "--epochs 3 --checkpoint-minutes 0")]
         filler = disk / "filler"
         filler.write_bytes(b"x" * (6 * 1024 * 1024 - 800_000))  # room to begin, not to end
         full = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120)

@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from openmae.report.card.text import escaped, place_name
 from openmae.weights import hf, load_model, timm
 from openmae.weights.entries import write_weights
 from tests.commands import Run, finetune, refused
+from tests.processes import run_openmae
 from tests.runs import copy
 from tests.weights.hub_server import Hub, serve_hub
 
@@ -101,10 +101,7 @@ def test_a_run_is_pushed_and_loaded_by_real_processes(evaluated: Path, tmp_path:
             "one, other = openmae.load(run).state_dict(), openmae.load('hub:alice/xray').state_dict(); "
             "assert all(one[key].equal(other[key]) for key in one) and one.keys() == other.keys()"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(evaluated)], env={**os.environ, **settings}, check=False,
-            capture_output=True, text=True,
-        )  # fmt: skip
+        done = run_openmae([str(evaluated)], environment={**os.environ, **settings}, code=script)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         assert f"It is at {hub.url}/alice/xray" in done.stdout

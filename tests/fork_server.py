@@ -1,0 +1,103 @@
+"""`python -m tests.fork_server FD`: has imported what trainings import, and becomes, forked, each process asked for.
+
+tests/processes.py asks over the socket FD: JSON, with the three standard streams and a pipe along. The new process's
+number goes back, and when it has ended its exit code goes into the pipe. Whoever is left when nobody asks any more is
+killed.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as openmae.cli has it before torch is imported
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+import openmae.recipes.embed.job
+import openmae.recipes.finetune.job
+import openmae.recipes.pretrain.job  # noqa: F401
+
+
+def serve(asked: socket.socket) -> dict[str, Any] | None:
+    """What to be, in a process that is new; None in the server itself, in the end."""
+    ended, wake = os.pipe()
+    for end in (ended, wake):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    pipes: dict[int, int] = {}  # process -> where its end is told
+    while True:
+        ready, _, _ = select.select([asked, ended], [], [])
+        if ended in ready:
+            os.read(ended, 4096)
+            tell_ends(pipes)
+        if asked not in ready:
+            continue
+        text, places, _, _ = socket.recv_fds(asked, 2**20, 4)
+        if not text:
+            break
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for place in (asked.detach(), ended, wake, *pipes.values()):
+                os.close(place)
+            return {**json.loads(text), "places": places}
+        pipes[pid] = places.pop()
+        for place in places:
+            os.close(place)
+        asked.send(str(pid).encode())
+    for pid in pipes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return None
+
+
+def tell_ends(pipes: dict[int, int]) -> None:
+    for pid in list(pipes):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            with contextlib.suppress(BrokenPipeError), open(pipes.pop(pid), "w") as pipe:  # noqa: PTH123
+                pipe.write(str(os.waitstatus_to_exitcode(status)))
+
+
+def become(what: dict[str, Any]) -> None:
+    """As Python begins: streams, environment, folder, words; then the code, or openmae."""
+    *streams, told = what["places"]
+    os.close(told)
+    for number, place in enumerate(streams):
+        os.dup2(place, number)
+        os.close(place)
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", 1 if os.isatty(1) else -1, closefd=False)  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    if what["session"]:
+        os.setsid()
+    if what["terminal"]:
+        import fcntl
+        import termios
+
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    os.environ.clear()
+    os.environ.update(what["environment"])
+    os.chdir(what["folder"])
+    if what["code"]:
+        sys.argv = ["-c", *what["words"]]
+        exec(compile(what["code"], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = ["openmae", *what["words"]]
+        runpy.run_module("openmae", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    gc.freeze()
+    what = serve(socket.socket(fileno=int(sys.argv[1])))
+    if what is not None:
+        become(what)
