@@ -5,13 +5,18 @@ import dataclasses
 import inspect
 import textwrap
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from tyro.conf import arg
-from tyro.constructors import MISSING, ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
-
-_NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+from tyro.constructors import (
+    MISSING,
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
 
 def help_text(settings_type: type) -> ConstructorRegistry:
@@ -24,12 +29,10 @@ def help_text(settings_type: type) -> ConstructorRegistry:
     def _(info: StructTypeInfo) -> StructConstructorSpec | None:
         if info.type is not settings_type:
             return None
-        fields = (
-            StructFieldSpec(one.name, _shown(hints[one.name], one.default), _default(one), texts.get(one.name, ""))
-            for one in dataclasses.fields(settings_type)
-        )
+        fields = (_shown(one, hints[one.name], texts.get(one.name, "")) for one in dataclasses.fields(settings_type))
         return StructConstructorSpec(settings_type, tuple(fields))
 
+    registry.primitive_rule(_or_left_open)
     return registry
 
 
@@ -45,35 +48,21 @@ def field_texts(settings_type: type) -> dict[str, str]:
     return found
 
 
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    return MISSING if field.default is dataclasses.MISSING else field.default
+def _shown(field: "dataclasses.Field[Any]", hint: Any, text: str) -> StructFieldSpec:
+    """What is left open has no default that a user would give."""
+    is_required = field.default is dataclasses.MISSING
+    if is_required or field.default in (None, ()):
+        hint = Annotated[hint, arg(help_behavior_hint="(required)" if is_required else "")]
+    return StructFieldSpec(field.name, hint, MISSING if is_required else field.default, text)
 
 
-def _shown(hint: Any, default: Any) -> Any:
-    """The type, with what tyro is to show of it: what is left open has no default that a user would give."""
-    if default is dataclasses.MISSING:
-        return Annotated[hint, arg(help_behavior_hint="(required)")]
-    if default not in (None, ()):
-        return hint
-    notes = getattr(hint, "__metadata__", ())
-    if default is None and not any(getattr(note, "metavar", None) for note in notes):
-        return Annotated[hint, arg(metavar=_values(hint), help_behavior_hint="")]
-    return Annotated[hint, arg(help_behavior_hint="")]
-
-
-def _values(hint: Any) -> str:
-    """INT, {a,b}, or the name that the type gives itself."""
-    for note in getattr(hint, "__metadata__", ()):
-        if name := getattr(note, "metavar", None):
-            return str(name)
-    if hasattr(hint, "__metadata__"):
-        return _values(hint.__origin__)
-    parts = get_args(hint)
-    if type(None) in parts:
-        return _values(next(part for part in parts if part is not type(None)))
-    if get_origin(hint) is Literal:
-        return f"{{{','.join(map(str, parts))}}}"
-    if get_origin(hint) is tuple:
-        inner = _values(parts[0])
-        return f"{inner} [{inner} ...]" if parts[-1] is ... else " ".join(map(_values, parts))
-    return _NAMES[hint]
+def _or_left_open(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Of a type or None, what that type takes: tyro's own rule shows None among the values, and braces around them."""
+    kinds = get_args(info.type)
+    if type(None) not in kinds:
+        return None
+    kind = next(one for one in kinds if one is not type(None))
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
+    assert isinstance(spec, PrimitiveConstructorSpec)
+    metavar = "TEXT" if kind is str else spec.metavar.removeprefix("[").removesuffix("]")  # it takes one word or more
+    return dataclasses.replace(spec, metavar=metavar, is_instance=lambda _: True, str_from_instance=lambda _: [""])
