@@ -32,7 +32,8 @@ from PIL import Image
 from rich.console import Console
 
 from openmae.console.terminal import make_console
-from openmae.machine.device import Precision, choose_device
+from openmae.machine.device import choose_device
+from openmae.machine.kinds import Precision
 from openmae.model import Architecture
 from openmae.recipes.bench.job import architecture_of, contenders_of, machine_line, measured, precisions_of, show
 from openmae.recipes.bench.rounds import PRODUCT, Contender

@@ -1,4 +1,4 @@
-"""The table of commands. `openmae --help` imports nothing heavy."""
+"""The table of commands. `openmae --help` imports nothing heavy, `openmae COMMAND --help` no job."""
 
 import contextlib
 import errno
@@ -133,8 +133,8 @@ def _run(command: str, argv: list[str]) -> int:
     if command == "launch":
         return _launch(argv)
     with said_once():
-        recipe, settings = _read(command, argv)
-    return recipe.run(settings) or 0  # most return nothing
+        settings = read_settings(command, argv)
+    return _recipe(command).run(settings) or 0  # most return nothing
 
 
 def _launch(argv: list[str]) -> int:
@@ -142,21 +142,25 @@ def _launch(argv: list[str]) -> int:
     at = argv.index("--") if "--" in argv else len(argv)
     if at == len(argv) and not {"-h", "--help"} & set(argv):
         raise UserError("the command to launch comes after --", "openmae launch slurm -- pretrain DATA --out RUN")
-    recipe, settings = _read("launch", argv[:at])
-    return recipe.run(settings, argv[at + 1 :], lambda words: _read(words[0], words[1:])[1]) or 0
+    settings = read_settings("launch", argv[:at])
+    return _recipe("launch").run(settings, argv[at + 1 :], lambda words: read_settings(words[0], words[1:])) or 0
 
 
-def _read(command: str, argv: list[str]) -> tuple[Any, Any]:
-    """(the command's recipe, the settings that these words make). Raises UserError, SystemExit after --help."""
+def read_settings(command: str, argv: list[str]) -> Any:
+    """The settings that these words make for a command. Raises UserError, SystemExit after --help."""
     if command not in COMMANDS:
         raise UserError(f"there is no command '{command}'{suggestion(command, list(COMMANDS))}", "see openmae --help")
     module_name, class_name, _ = COMMANDS[command]
-    recipe = importlib.import_module(f"openmae.recipes.{module_name}")
-    settings_type = getattr(recipe, class_name)
-    argv = with_config_file(argv, settings_type, getattr(recipe, "DERIVED", ()))
+    asked = importlib.import_module(f"openmae.recipes.{module_name.replace('.job', '.settings')}")  # without the job
+    settings_type = getattr(asked, class_name)
+    argv = with_config_file(argv, settings_type, getattr(asked, "DERIVED", ()))
     refuse_empty_words(argv)
     refuse_unknown_flags(argv, settings_type)
-    return recipe, _parsed(command, argv, settings_type)
+    return _parsed(command, argv, settings_type)
+
+
+def _recipe(command: str) -> Any:
+    return importlib.import_module(f"openmae.recipes.{COMMANDS[command][0]}")
 
 
 def _parsed(command: str, argv: list[str], settings_type: type) -> Any:

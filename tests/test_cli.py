@@ -25,6 +25,20 @@ def test_help_comes_without_torch() -> None:
     assert "pretrain" in done.stdout
 
 
+def test_help_of_commands_comes_without_torch() -> None:
+    """Of those whose settings have no numbers of the method's to check."""
+    commands = ("evaluate", "export", "check", "pack", "doctor", "launch", "plan", "bench")
+    check = (
+        "import contextlib, sys; from openmae.cli import main\n"
+        f"for command in {commands}:\n"
+        "    with contextlib.suppress(SystemExit): main([command, '--help'])\n"
+        "heavy = {'torch', 'PIL', 'matplotlib'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: openmae") == len(commands)
+
+
 def test_commands_begin_without_any_extra() -> None:
     """Optional packages are imported where they are used: a missing one stops nothing else."""
     requirements = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 import tyro
 
-from openmae.cli import COMMANDS, _read, main
+from openmae.cli import COMMANDS, main, read_settings
 from openmae.recipes.pretrain.settings import Pretrain
 from tests.commands import TINY, finetune, pretrain
 from tests.images import picture, write_images
@@ -40,8 +40,8 @@ def test_the_readmes_commands_and_python_run(
             continue
         if words[0] == "launch":  # it takes a cluster: test_launch.py runs it
             at = words.index("--")
-            assert _read("launch", words[1:at])[1].nodes == 2
-            assert _read(words[at + 1], words[at + 2 :])[1].data == "your/images"
+            assert read_settings("launch", words[1:at]).nodes == 2
+            assert read_settings(words[at + 1], words[at + 2 :]).data == "your/images"
             continue
         if words == ["bench"]:  # a process for each contender: test_bench.py runs it
             continue

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from openmae.cli import _read
+from openmae.cli import read_settings
 from openmae.errors import RUN_AGAIN
 from tests.commands import TINY
 from tests.images import write_images
@@ -45,7 +45,7 @@ def test_the_commands_can_be_read(name: str) -> None:
     commands = re.findall(r"(?:^| )(?:-m|ranked) openmae (\w+ [^\n`]*)", text)
     assert len(commands) == 1
     command, *words = shlex.split(commands[0])
-    _, settings = _read(command, words)
+    settings = read_settings(command, words)
     assert settings.data
     assert settings.out
 

@@ -21,7 +21,7 @@ from openmae.data.views.statistics import Statistics
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.features import centred_images, pooled
 from openmae.heads import Pool
-from openmae.machine.device import Precision
+from openmae.machine.kinds import Precision
 from openmae.model import ViT
 from openmae.weights import Loaded, load_model
 

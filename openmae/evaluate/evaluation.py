@@ -21,7 +21,7 @@ from openmae.evaluate.predict import HEADLINE, measure
 from openmae.evaluate.probe import linear_predict
 from openmae.evaluate.rank import rankme
 from openmae.heads import Classifier, Pool
-from openmae.machine.device import Precision
+from openmae.machine.kinds import Precision
 from openmae.model import ViT, initialize
 from openmae.weights import Loaded
 

@@ -14,7 +14,8 @@ from openmae.data.views.statistics import Statistics, to_float
 from openmae.distributed.ranks import ALONE, Ranks
 from openmae.errors import UserError
 from openmae.heads import Pool
-from openmae.machine.device import Precision, autocast
+from openmae.machine.device import autocast
+from openmae.machine.kinds import Precision
 from openmae.model import ViT, patchify
 
 Function = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> features (B, ...)

@@ -16,7 +16,8 @@ from openmae.distributed.ranks import ALONE, Ranks
 from openmae.evaluate.features import extract
 from openmae.evaluate.metrics import accuracy
 from openmae.heads import Classifier
-from openmae.machine.device import Precision, autocast
+from openmae.machine.device import autocast
+from openmae.machine.kinds import Precision
 
 HEADLINE: dict[Task, str] = {"classification": "top1", "multi-label": "mean_ap", "regression": "r2"}
 """The figure that a model is judged by; more is better."""

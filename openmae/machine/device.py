@@ -2,17 +2,14 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from openmae.distributed.ranks import ALONE, Ranks
 from openmae.errors import UserError
+from openmae.machine.kinds import Device, Precision
 from openmae.machine.memory import ram
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-
-Precision = Literal["bf16", "fp32"]
 
 
 def choose_precision(device: torch.device) -> tuple[Precision, str]:

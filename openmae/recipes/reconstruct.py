@@ -16,7 +16,8 @@ from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.data.opening import open_data
 from openmae.errors import UserError, of_user
-from openmae.machine.device import Device, choose_device
+from openmae.machine.device import choose_device
+from openmae.machine.kinds import Device
 from openmae.report.sheets.panel import draw_panel
 from openmae.weights import load_model
 from openmae.weights.loaded import say_origin

@@ -16,7 +16,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from openmae.machine.device import Precision
+from openmae.machine.kinds import Precision
 from openmae.model import Architecture, MaskedAutoencoder, grid_of
 from openmae.targets import TARGETS
 

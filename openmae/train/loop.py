@@ -14,8 +14,9 @@ from rich.console import Console
 from openmae.console.progress import Progress
 from openmae.distributed.ranks import Ranks
 from openmae.errors import INTERRUPTED, RUN_AGAIN, Interrupted, NotWritten, UserError
-from openmae.machine.device import Precision, autocast, is_out_of_memory
+from openmae.machine.device import autocast, is_out_of_memory
 from openmae.machine.heap import give_back_freed_memory
+from openmae.machine.kinds import Precision
 from openmae.train.checkpoint import KEEP, newest_checkpoint, restore, snapshot
 from openmae.train.learner import B, Learner, M
 from openmae.train.profile import profiled

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from openmae.distributed.sharding import gathered
-from openmae.machine.device import Precision, autocast
+from openmae.machine.device import autocast
+from openmae.machine.kinds import Precision
 from openmae.train.learner import B, Learner, M
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from openmae.cli import _read
+from openmae.cli import read_settings
 from openmae.errors import RUN_AGAIN
 from openmae.recipes.launch.job import launch
 from openmae.recipes.launch.settings import Launch
@@ -37,7 +37,7 @@ def words_of(tmp_path: Path, epochs: int) -> list[str]:
 
 
 def launched(settings: Launch, words: list[str]) -> Any:
-    return launch(settings, words, lambda command: _read(command[0], list(command[1:]))[1])
+    return launch(settings, words, lambda command: read_settings(command[0], list(command[1:])))
 
 
 def steps(out: Path) -> list[int]:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from openmae.machine.device import Precision, autocast
+from openmae.machine.device import autocast
+from openmae.machine.kinds import Precision
 from openmae.masking import Masking
 from openmae.model import Architecture, MaskedAutoencoder, create_model
 from openmae.train.cost import activation_bytes, flops, largest_micro_batch, memory, parameters

@@ -27,7 +27,8 @@ from openmae.console.words import duration, several
 from openmae.errors import UserError, of_user
 from openmae.files.disk import room_on_disk
 from openmae.files.whole import write_file
-from openmae.machine.device import Precision, choose_device, has_fast_bf16
+from openmae.machine.device import choose_device, has_fast_bf16
+from openmae.machine.kinds import Precision
 from openmae.masking import Masking
 from openmae.model import Architecture, create_model
 from openmae.recipes.bench.peers import Peer, file_peer, installed

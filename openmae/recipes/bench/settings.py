@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from openmae.machine.device import Device, Precision
+from openmae.machine.kinds import Device, Precision
 
 
 @dataclass(frozen=True)

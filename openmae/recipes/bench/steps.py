@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from openmae.data.loading.stream import Batch
-from openmae.machine.device import Precision, autocast, is_out_of_memory
+from openmae.machine.device import autocast, is_out_of_memory
+from openmae.machine.kinds import Precision
 from openmae.model import Architecture, MaskedAutoencoder
 from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw

@@ -29,7 +29,8 @@ from openmae.evaluate.embedding import Embedded, Embedder, embed_each, embedder_
 from openmae.evaluate.features import centred_images
 from openmae.files.disk import check_out, room_on_disk
 from openmae.files.whole import write_file
-from openmae.machine.device import Precision, choose_device, choose_precision
+from openmae.machine.device import choose_device, choose_precision
+from openmae.machine.kinds import Precision
 from openmae.machine.workers import workers_for
 from openmae.model import ViT
 from openmae.recipes.embed.file import companions, read_about, require_writer, write_features

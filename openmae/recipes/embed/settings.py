@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.heads import Pool
-from openmae.machine.device import Device
+from openmae.machine.kinds import Device
 
 THRESHOLD = 0.998  # docs/embed.md says what it finds
 

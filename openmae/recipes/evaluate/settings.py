@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.evaluate.subsets import Classes
-from openmae.machine.device import Device
+from openmae.machine.kinds import Device
 
 Split = Literal["train", "val", "all"]
 

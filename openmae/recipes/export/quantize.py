@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -25,11 +25,11 @@ from openmae.recipes.export.check import exported, what_is_compared
 from openmae.recipes.export.formats.graph import quiet
 from openmae.recipes.export.formats.onnx import KEY, runner, write_graph
 from openmae.recipes.export.judge import Compared, Graph, agreement, judge, one_vector_each
+from openmae.recipes.export.settings import Quantize
 from openmae.recipes.probe.table import FIGURES
 from openmae.report.card.text import public
 from openmae.weights import Loaded
 
-Quantize = Literal["int8", "fp16"]
 _ROUNDS = 5  # of a measurement of speed, the graphs in turn
 _SECONDS = 5.0  # after which no further round begins
 _PREPARED = "onnx.quant.pre_process"  # or onnxruntime advises, on the console, to simplify a graph that is simple

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from openmae.recipes.export.quantize import Quantize
-
 To = Literal["safetensors", "timm", "hf-mae", "hf-vit", "onnx", "pt2"]
+Quantize = Literal["int8", "fp16"]
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,6 @@ from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import DERIVED as DERIVED
 from openmae.recipes.training.job import Here, Job, Kind, Look, begun
 from openmae.recipes.training.room import written
 from openmae.recipes.training.schedule import evenly

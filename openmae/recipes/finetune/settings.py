@@ -10,8 +10,9 @@ from openmae.data.tasks import Task
 from openmae.data.views.mixing import GROUP
 from openmae.errors import UserError
 from openmae.heads import Pool
-from openmae.machine.device import Device
+from openmae.machine.kinds import Device
 from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, FROM_0, SEED, SHARE, Bounds, check
+from openmae.recipes.training.settings import DERIVED as DERIVED
 from openmae.recipes.training.settings import Recipe, Sides
 from openmae.train.checkpoint import KEEP
 

@@ -23,7 +23,7 @@ import torch
 from openmae.console.terminal import make_console
 from openmae.errors import UserError
 from openmae.files.address import whole
-from openmae.machine.device import Device
+from openmae.machine.kinds import Device
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.launch.settings import Launch
 from openmae.recipes.launch.task import LaunchedTraining

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 from openmae.errors import UserError
-from openmae.machine.device import Precision
+from openmae.machine.kinds import Precision
 from openmae.model import SIZES, Architecture
 from openmae.recipes.plan.speed import Speed
 from openmae.recipes.pretrain.build import Pretraining

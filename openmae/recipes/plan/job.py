@@ -23,8 +23,9 @@ from openmae.data.opening import open_data
 from openmae.data.survey.sample import Survey, survey
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
-from openmae.machine.device import Precision, choose_device, has_fast_bf16, is_out_of_memory, memory_of
+from openmae.machine.device import choose_device, has_fast_bf16, is_out_of_memory, memory_of
 from openmae.machine.heap import keep_freed_memory
+from openmae.machine.kinds import Precision
 from openmae.machine.workers import workers_for
 from openmae.recipes.plan.estimate import Estimate, work_of
 from openmae.recipes.plan.settings import Plan

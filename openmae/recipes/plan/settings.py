@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from openmae.machine.device import Device
+from openmae.machine.kinds import Device
 from openmae.recipes.training.settings import Sides, Switch
 
 

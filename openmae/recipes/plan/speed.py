@@ -16,7 +16,7 @@ from openmae.console.progress import counting
 from openmae.data.loading.stream import Batch
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
-from openmae.machine.device import Precision
+from openmae.machine.kinds import Precision
 from openmae.model import SIZES, MaskedAutoencoder
 from openmae.recipes.bench.steps import random_batches
 from openmae.train.learner import Learner

@@ -35,7 +35,6 @@ from openmae.recipes.pretrain.choose import check_compiles, choose, settle
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.pretrain.watch import Watch
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import DERIVED as DERIVED
 from openmae.recipes.training.job import Here, Job, Kind, Look, begun
 from openmae.recipes.training.room import written
 from openmae.recipes.training.schedule import evenly

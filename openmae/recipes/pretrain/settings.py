@@ -9,10 +9,11 @@ from tyro.conf import Positional, arg
 from openmae.data.formats.channels import check_bands
 from openmae.data.formats.header import Depth
 from openmae.errors import UserError, of_user
-from openmae.machine.device import Device
+from openmae.machine.kinds import Device
 from openmae.masking import Masking
 from openmae.model import grid_of
 from openmae.recipes.training.ranges import ABOVE_0, FROM_0, SEED, SHARE, Bounds, check
+from openmae.recipes.training.settings import DERIVED as DERIVED
 from openmae.recipes.training.settings import Sides, Switch, pair, shown
 from openmae.train.checkpoint import KEEP
 

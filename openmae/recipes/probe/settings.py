@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.data.tasks import Task
-from openmae.machine.device import Device
+from openmae.machine.kinds import Device
 
 
 @dataclass(frozen=True)

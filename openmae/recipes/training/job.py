@@ -29,15 +29,13 @@ from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.open import stored
 from openmae.recipes.training.room import check_room, check_shares, enough_memory, tell_ranks, written
 from openmae.recipes.training.schedule import Course
-from openmae.recipes.training.settings import Settings, given
+from openmae.recipes.training.settings import DERIVED, Settings, given
 from openmae.report.page.run import write_report
 from openmae.train.learner import Learner, M
 from openmae.train.loop import Training
 from openmae.train.optimizers import averaged
 from openmae.train.run import RunFolder, has_begun, read_config
 from openmae.train.stop import Stop
-
-DERIVED = ("steps",)  # entries of a run's config.toml that follow from the others and the images
 
 
 @dataclass(frozen=True)

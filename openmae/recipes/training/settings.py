@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
-from openmae.machine.device import Device
+from openmae.machine.kinds import Device
 
 
 class Asked(Protocol):
@@ -59,6 +59,7 @@ Settings = TypeVar("Settings", bound=Asked)
 T = TypeVar("T")
 Recipe = Literal["auto", "paper"]
 Switch = Literal["auto", "on", "off"]
+DERIVED = ("steps",)  # entries of a run's config.toml that follow from the others and the images
 
 
 def _parse_sides(words: list[str]) -> int | tuple[int, int]:
