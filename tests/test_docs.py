@@ -13,6 +13,8 @@ from openmae.recipes.pretrain.settings import Pretrain
 from tests.commands import TINY, finetune, pretrain
 from tests.images import picture, write_images
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 

@@ -43,7 +43,10 @@ from tests.mutations import bounded, damaged, with_wrong_values, wrong_lines, wr
 from tests.runs import copy
 from tests.train.tasks import no_loss
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of a value that overflows in a file made to do so
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of a value that overflows in a file made to do so
+    pytest.mark.usefixtures("drawn"),
+]
 
 FEW, MANY = range(12), range(1_000_000, 1_001_000)
 SEEDS = [
