@@ -37,14 +37,19 @@ def help_text(settings_type: type) -> ConstructorRegistry:
 
 
 def field_texts(settings_type: type) -> dict[str, str]:
-    """The text below each field of a dataclass, in one line."""
-    found = {}
+    """What each field of a dataclass is for, in one line: the text below it, or that of a type which others share."""
+    found: dict[str, str] = {}
+    for field, hint in get_type_hints(settings_type, include_extras=True).items():
+        for note in getattr(hint, "__metadata__", ()):
+            if shared := getattr(note, "help", None):
+                found[field] = shared
     for one in reversed(settings_type.__mro__[:-1]):
         (declared,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
         assert isinstance(declared, ast.ClassDef)
-        for field, text in pairwise(declared.body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+        for pair in pairwise(declared.body):
+            match pair:
+                case ast.AnnAssign(target=name), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[ast.unparse(name)] = " ".join(text.split())
     return found
 
 

@@ -60,7 +60,7 @@ def _grouped(argv: Sequence[str], hints: dict[str, Any]) -> Iterator[tuple[str, 
         at += 1
         if not flag:
             yield "", [argv[at - 1]]
-        elif name in hints and hints[name] is not bool:
+        elif name in hints and not is_switch(hints[name]):
             most = 0 if equals else _kind(hints[name]).words
             after = list(takewhile(lambda word: not word.startswith("--"), argv[at:]))[:most]
             at += len(after)
@@ -103,6 +103,11 @@ def _complaint(given: Sequence[str], kind: _Kind) -> str:
 def has_place(hint: Any) -> bool:
     """Whether a setting of this type is given by its place, not by a flag."""
     return _POSITIONAL in getattr(hint, "__metadata__", ())
+
+
+def is_switch(hint: Any) -> bool:
+    """Whether a setting of this type is given as --it or --no-it."""
+    return getattr(hint, "__origin__", hint) is bool
 
 
 def _shown(name: str, hint: Any) -> str:

@@ -80,10 +80,12 @@ def refuse_empty_words(argv: list[str]) -> None:
 
 def refuse_unknown_flags(argv: list[str], settings_type: type) -> None:
     """Raises UserError, with a suggestion, for a flag that does not exist."""
+    from openmae.commandline.refusal import is_switch
+
     known = {"help", "config"}
-    for field in dataclasses.fields(settings_type):
-        flag = field.name.replace("_", "-")
-        known |= {flag, f"no-{flag}"} if field.type in (bool, "bool") else {flag}
+    for name, hint in get_type_hints(settings_type, include_extras=True).items():
+        flag = name.replace("_", "-")
+        known |= {flag, f"no-{flag}"} if is_switch(hint) else {flag}
     for word in argv:
         if word.startswith("--") and len(word) > 2:
             name = word[2:].split("=", 1)[0].replace("_", "-")

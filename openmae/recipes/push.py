@@ -39,7 +39,7 @@ class Push:
     """Upload a model, and a card that says what it is, to the Hugging Face Hub."""
 
     model: Positional[Annotated[Path, arg(metavar="RUN")]]
-    """A run folder, or whatever else openmae.load takes (docs/weights.md)."""
+    """A run folder, or whatever else openmae.load takes: see docs/weights.md."""
     repository: Positional[Annotated[str, arg(metavar="USER/NAME")]]
     """What it is called on the Hub; made where it is not there."""
     licence: Annotated[str | None, arg(metavar="NAME")] = None

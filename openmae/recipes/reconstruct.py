@@ -17,7 +17,7 @@ from openmae.console.terminal import make_console
 from openmae.data.opening import open_data
 from openmae.errors import UserError, of_user
 from openmae.machine.device import choose_device
-from openmae.machine.kinds import Device
+from openmae.recipes.asked import MODEL, AskedDevice
 from openmae.report.sheets.panel import draw_panel
 from openmae.weights import load_model
 from openmae.weights.loaded import say_origin
@@ -30,8 +30,7 @@ MANY_IMAGES = (".csv", ".parquet", ".tar", ".npy", ".npz")  # files that are DAT
 class Reconstruct:
     """Draw what the model makes of images of which it sees a part."""
 
-    model: Positional[Annotated[Path, arg(metavar="MODEL")]]
-    """A run folder, or whatever else openmae.load takes: see docs/weights.md."""
+    model: Positional[Annotated[Path, MODEL]]
     images: Positional[Annotated[tuple[str, ...], arg(metavar="IMAGE")]]
     """Image files, or folders and other DATA, of which the first images are taken, of val where there are splits; 16
     at most."""
@@ -45,8 +44,7 @@ class Reconstruct:
     visible patches around (gives nothing away)."""
     seed: int = 0
     """Decides the masks."""
-    device: Device = "auto"
-    """auto: a GPU if there is one."""
+    device: AskedDevice = "auto"
 
 
 def run(settings: Reconstruct) -> None:

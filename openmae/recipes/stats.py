@@ -33,6 +33,7 @@ from openmae.files.disk import check_out
 from openmae.files.whole import write_file
 from openmae.machine.workers import reading_workers
 from openmae.randomness import generator
+from openmae.recipes.asked import Readers
 from openmae.report.plots.histogram import draw_histogram
 
 _NAMED = 5  # images that cannot be read
@@ -58,8 +59,7 @@ class Stats:
     """What all pixels are converted to. Default: the deepest found, so that nothing is squeezed."""
     most: int | None = None
     """Read so many images only, drawn at random, the same every time. Default: all."""
-    workers: int | None = None
-    """Processes that read; 0 reads in this one. Default: one a core."""
+    workers: Readers = None
 
 
 def run(settings: Stats) -> None:

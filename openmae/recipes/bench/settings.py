@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from openmae.machine.kinds import Device, Precision
+from openmae.machine.kinds import Precision
+from openmae.recipes.asked import AskedDevice
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,7 @@ class Bench:
     """Pixels a side."""
     precision: tuple[Precision, ...] | None = None
     """bf16, fp32 or both, a table each. Default: both, bf16 only where the processor has such products."""
-    device: Device = "auto"
-    """auto: a GPU if there is one."""
+    device: AskedDevice = "auto"
     micro_batch: int | None = None
     """Images of a step. Default: on a GPU the most, up to 512, that every contender can hold; on a CPU as many, up to
     64, as take openmae 8 seconds."""

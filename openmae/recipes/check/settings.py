@@ -6,6 +6,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from openmae.recipes.asked import Readers
+
 
 @dataclass(frozen=True)
 class Check:
@@ -19,5 +21,4 @@ class Check:
     """Images, as for pretrain. Of DATA with splits, both are read."""
     out: Annotated[Path | None, arg(metavar="FILE.csv|FILE.parquet")] = None
     """Write a row for each file here: name, split, label, size, format, mode, depth, digest, reason."""
-    workers: int | None = None
-    """Processes that read; 0 reads in this one. Default: one a core."""
+    workers: Readers = None

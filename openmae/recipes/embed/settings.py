@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.heads import Pool
-from openmae.machine.kinds import Device
+from openmae.recipes.asked import AskedDevice, AskedPrecision, Loaders
 
 THRESHOLD = 0.998  # docs/embed.md says what it finds
 
@@ -44,11 +44,8 @@ class Embed:
     """Cosine similarity from which two images count as nearly the same."""
     outliers: bool = False
     """List the images from the least to the most similar to their nearest: FILE-outliers.csv and .png."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16 computes faster where the processor has it. auto: as the device suits."""
-    device: Device = "auto"
-    """auto: a GPU if there is one."""
+    precision: AskedPrecision = "auto"
+    device: AskedDevice = "auto"
     batch_size: int | None = None
     """Images that go through the model at once. Default: 256 on a GPU, 64 on a CPU."""
-    workers: int | None = None
-    """Processes that load images. Does not change the result."""
+    workers: Loaders = None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.evaluate.subsets import Classes
-from openmae.machine.kinds import Device
+from openmae.recipes.asked import AskedDevice, Loaders
 
 Split = Literal["train", "val", "all"]
 
@@ -37,7 +37,5 @@ class Evaluate:
     """Decides the corruptions."""
     batch_size: int = 64
     """Images that go through the model at once."""
-    device: Device = "auto"
-    """auto: a GPU if there is one."""
-    workers: int | None = None
-    """Processes that load images."""
+    device: AskedDevice = "auto"
+    workers: Loaders = None

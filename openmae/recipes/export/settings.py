@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from openmae.recipes.asked import MODEL
+
 To = Literal["safetensors", "timm", "hf-mae", "hf-vit", "onnx", "pt2"]
 Quantize = Literal["int8", "fp16"]
 
@@ -14,8 +16,7 @@ Quantize = Literal["int8", "fp16"]
 class Export:
     """Write a model in another library's format, and check it with that library on real images."""
 
-    model: Positional[Annotated[Path, arg(metavar="MODEL")]]
-    """A run folder, or whatever else openmae.load takes (docs/weights.md)."""
+    model: Positional[Annotated[Path, MODEL]]
     to: To
     """safetensors: openmae's own file. timm: for timm.create_model. hf-mae, hf-vit: a folder for transformers, with the
     decoder (ViTMAEForPreTraining) or without it (ViTModel, ViTForImageClassification). onnx, pt2: a graph for

@@ -6,14 +6,24 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from openmae.data.tasks import Task
 from openmae.data.views.mixing import GROUP
 from openmae.errors import UserError
 from openmae.heads import Pool
-from openmae.machine.kinds import Device
+from openmae.recipes.asked import LABELLED, AskedDevice, AskedPrecision, AskedTask, Loaders
 from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, FROM_0, SEED, SHARE, Bounds, check
 from openmae.recipes.training.settings import DERIVED as DERIVED
-from openmae.recipes.training.settings import Recipe, Sides
+from openmae.recipes.training.settings import (
+    CheckpointMinutes,
+    ClipGrad,
+    Hflip,
+    Keep,
+    MaxBroken,
+    Profile,
+    Recipe,
+    Shard,
+    Sides,
+    TimeoutMinutes,
+)
 from openmae.train.checkpoint import KEEP
 
 _BOUNDS: Bounds = {
@@ -40,9 +50,7 @@ class Finetune:
     model: Positional[Annotated[str | None, arg(metavar="MODEL")]] = None
     """A run folder, or whatever else openmae.load takes (docs/weights.md); or, to begin with fresh weights, vit_tiny,
     vit_small, vit_base, vit_large or vit_huge."""
-    data: Positional[Annotated[str | None, arg(metavar="DATA")]] = None
-    """Labelled images: a folder with a folder for each class, a table, shards, parquet or an array. With splits train
-    and val these are used; otherwise a fifth of each class is held out, the same images every time."""
+    data: Positional[Annotated[str | None, LABELLED]] = None
     out: Annotated[Path | None, arg(metavar="RUN")] = None
     """Run folder to write."""
     resume: bool = False
@@ -58,9 +66,7 @@ class Finetune:
     """Begin with fresh weights in MODEL's architecture: what pre-training is worth."""
     labels: Annotated[str | None, arg(metavar="PART")] = None
     """Use fewer labels: a share of each class such as 1%, or a number such as 20-per-class."""
-    task: Task | None = None
-    """What labels are. Default: what they say: classes; several at once where they have ; or | between them; numbers
-    where not all are whole."""
+    task: AskedTask = None
     balance: Literal["none", "weights", "sampling"] = "none"
     """For classes of unequal size: weigh the loss by one over the size of the class, or show each class as often."""
 
@@ -91,18 +97,17 @@ class Finetune:
     layer_decay: float | None = None
     """Rate of a block over that of the one above it. Paper: 0.75, ViT-B after norm_pix 0.65; from scratch 1."""
     weight_decay: float | None = None
-    """On matrices only. Paper: 0.05, from scratch 0.3."""
+    """On matrices only: not on biases, norms and tokens. Paper: 0.05, from scratch 0.3."""
     drop_path: float | None = None
     """Chance to leave out a branch of the last block; less in those below. Paper: 0.1 (B), 0.2 (L), 0.3 (H)."""
     ema_decay: float | None = None
     """Keep an average of the weights, and use it in the end. 0 for none. Paper: 0.9999 from scratch."""
-    clip_grad: float | None = None
-    """Bound on the norm of the whole gradient. Default: none, as the paper."""
+    clip_grad: ClipGrad = None
 
     crop_scale: tuple[float, float] | None = None
-    """Least and most share of an image's area in a random crop. Default: 0.08 1, as the released code."""
-    hflip: bool = True
-    """Mirror half of the views. Switch off where left and right differ in meaning."""
+    """Least and most share of an image's area in a random crop; 1 1 takes whole images. Default: 0.08 1, as the
+    released code."""
+    hflip: Hflip = True
     ra_magnitude: float | None = None
     """RandAugment's strength, 0 (off) to 10. Paper: 9."""
     random_erase: float | None = None
@@ -116,26 +121,17 @@ class Finetune:
 
     seed: int = 0
     """Decides the fresh weights, what is held out, order, crops and augmentation."""
-    max_broken: float = 0.01
-    """Stop when more than this share of the files cannot be read; up to it they are replaced and listed."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bfloat16 products where the processor has them."""
-    device: Device = "auto"
-    """auto: a GPU if there is one."""
-    workers: int | None = None
-    """Processes that load images; 0 loads in this one. Does not change the result."""
+    max_broken: MaxBroken = 0.01
+    precision: AskedPrecision = "auto"
+    device: AskedDevice = "auto"
+    workers: Loaders = None
     evaluations: int = 10
     """How many times the val images are classified, evenly over the run."""
-    checkpoint_minutes: float = 10.0
-    """Time between checkpoints; one more comes at the end, on Ctrl-C and on a scheduler's signal."""
-    keep: int = KEEP
-    """Checkpoints that stay on the disk, 1 or more; an older one goes when a newer one is safe."""
-    shard: bool = False
-    """Under torchrun: each process keeps a part of weights, gradients and averages, instead of all of them."""
-    timeout_minutes: float = 10.0
-    """Under torchrun: a process that does not answer or get on for so long is given up, and the run with it."""
-    profile: bool = False
-    """Record where the time of five early steps goes: RUN/profile/trace.json.gz for ui.perfetto.dev, and a table."""
+    checkpoint_minutes: CheckpointMinutes = 10.0
+    keep: Keep = KEEP
+    shard: Shard = False
+    timeout_minutes: TimeoutMinutes = 10.0
+    profile: Profile = False
 
     def __post_init__(self) -> None:
         """Raises UserError for a number out of its range, and for settings that do not go together; what is left open

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.machine.kinds import Device
+from openmae.recipes.asked import AskedPrecision
 from openmae.recipes.training.settings import Sides, Switch
 
 
@@ -58,8 +59,7 @@ class Plan:
     """Images that go through the model at once. Default: what fits in the memory, at most 64 on a CPU."""
     grad_checkpointing: Switch = "auto"
     """Compute each block again in the backward pass, for less memory. auto: where hardly an image fits otherwise."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bfloat16 products where the processor has them."""
+    precision: AskedPrecision = "auto"
     device: Device = "auto"
     """What to measure on. auto: a GPU if there is one."""
 

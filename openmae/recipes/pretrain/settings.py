@@ -9,12 +9,25 @@ from tyro.conf import Positional, arg
 from openmae.data.formats.channels import check_bands
 from openmae.data.formats.header import Depth
 from openmae.errors import UserError, of_user
-from openmae.machine.kinds import Device
 from openmae.masking import Masking
 from openmae.model import grid_of
+from openmae.recipes.asked import AskedDevice, AskedPrecision, Loaders
 from openmae.recipes.training.ranges import ABOVE_0, FROM_0, SEED, SHARE, Bounds, check
 from openmae.recipes.training.settings import DERIVED as DERIVED
-from openmae.recipes.training.settings import Sides, Switch, pair, shown
+from openmae.recipes.training.settings import (
+    CheckpointMinutes,
+    ClipGrad,
+    Hflip,
+    Keep,
+    MaxBroken,
+    Profile,
+    Shard,
+    Sides,
+    Switch,
+    TimeoutMinutes,
+    pair,
+    shown,
+)
 from openmae.train.checkpoint import KEEP
 
 _BOUNDS: Bounds = {
@@ -107,10 +120,8 @@ class Pretrain:
     repeat_aug: int = 1
     """Views, one after the other, of an image once it is decoded (repeated augmentation): for when loading is what the
     training waits for. Epochs and the batch count views."""
-    hflip: bool = True
-    """Mirror half of the views. Switch off where left and right differ in meaning."""
-    max_broken: float = 0.01
-    """Stop when more than this share of the files cannot be read; up to it they are replaced and listed."""
+    hflip: Hflip = True
+    max_broken: MaxBroken = 0.01
 
     epochs: float | None = None
     """Times that every image is seen. Default: 800 on a GPU, 100 on a CPU."""
@@ -128,35 +139,26 @@ class Pretrain:
     """Base learning rate; the rate is blr x batch_size / 256. Default: 1.5e-4 x sqrt(4096 / batch_size)."""
     weight_decay: float = 0.05
     """On matrices only: not on biases, norms and tokens."""
-    clip_grad: float | None = None
-    """Bound on the norm of the whole gradient. Default: none, as the paper."""
+    clip_grad: ClipGrad = None
     seed: int = 0
     """Decides weights, order, crops, flips and masks."""
 
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bfloat16 products where the processor has them."""
+    precision: AskedPrecision = "auto"
     compile: Switch = "auto"
     """Compile the step by torch.compile, which takes minutes at the start. auto: on a GPU, for a run long enough to
     get them back."""
-    device: Device = "auto"
-    """auto: a GPU if there is one."""
-    workers: int | None = None
-    """Processes that load images; 0 loads in this one. Does not change the result."""
+    device: AskedDevice = "auto"
+    workers: Loaders = None
     pictures: int = 10
     """How many times a panel of held-out reconstructions is drawn, evenly over the run."""
     evaluations: int = 10
     """How many times the features are measured, evenly over the run, 0 for none: RankMe, and kNN accuracy where DATA
     has classes, on at most 5,000 images."""
-    checkpoint_minutes: float = 10.0
-    """Time between checkpoints; one more comes at the end, on Ctrl-C and on a scheduler's signal."""
-    keep: int = KEEP
-    """Checkpoints that stay on the disk, 1 or more; an older one goes when a newer one is safe."""
-    shard: bool = False
-    """Under torchrun: each process keeps a part of weights, gradients and averages, instead of all of them."""
-    timeout_minutes: float = 10.0
-    """Under torchrun: a process that does not answer or get on for so long is given up, and the run with it."""
-    profile: bool = False
-    """Record where the time of five early steps goes: RUN/profile/trace.json.gz for ui.perfetto.dev, and a table."""
+    checkpoint_minutes: CheckpointMinutes = 10.0
+    keep: Keep = KEEP
+    shard: Shard = False
+    timeout_minutes: TimeoutMinutes = 10.0
+    profile: Profile = False
 
     def __post_init__(self) -> None:
         """Raises UserError for a number out of its range, and for settings that do not go together; what is left open

@@ -4,9 +4,38 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
+from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from openmae.machine.kinds import Device
+
+Hflip = Annotated[bool, arg(help="Mirror half of the views. Switch off where left and right differ in meaning.")]
+MaxBroken = Annotated[
+    float,
+    arg(help="Stop when more than this share of the files cannot be read; up to it they are replaced and listed."),
+]
+ClipGrad = Annotated[float | None, arg(help="Bound on the norm of the whole gradient. Default: none, as the paper.")]
+CheckpointMinutes = Annotated[
+    float, arg(help="Time between checkpoints; one more comes at the end, on Ctrl-C and on a scheduler's signal.")
+]
+Keep = Annotated[
+    int, arg(help="Checkpoints that stay on the disk, 1 or more; an older one goes when a newer one is safe.")
+]
+Shard = Annotated[
+    bool,
+    arg(help="Under torchrun: each process keeps a part of weights, gradients and averages, instead of all of them."),
+]
+TimeoutMinutes = Annotated[
+    float,
+    arg(help="Under torchrun: a process that does not answer or get on for so long is given up, and the run with it."),
+]
+Profile = Annotated[
+    bool,
+    arg(
+        help="Record where the time of five early steps goes: RUN/profile/trace.json.gz for ui.perfetto.dev, and a "
+        "table."
+    ),
+]
 
 
 class Asked(Protocol):
