@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from openmae.errors import UserError
 from openmae.randomness import generator
 
 Task = Literal["classification", "multi-label", "regression"]
-TASKS: tuple[Task, ...] = get_args(Task)
 _LARGEST = float(np.finfo(np.float32).max)
 VALUE = "value"  # what the one output of a regression is called
 

@@ -169,7 +169,7 @@ def memory(
     lives = _lives(architecture, precision, grad_checkpointing, device_type)
     activations = lives.kept(micro_batch) + lives.passing(micro_batch)
     if device_type == "cpu":  # blocks that are computed again come from the same heap
-        everything = _lives(architecture, precision, False, device_type).kept(micro_batch)
+        everything = activation_bytes(architecture, precision, micro_batch, device_type=device_type)
         activations += round(ALLOCATOR_SHARE * everything)
     return Memory(4 * count, 4 * count, 8 * count, activations)
 

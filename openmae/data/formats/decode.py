@@ -32,8 +32,8 @@ def open_image(data: bytes | OSError | BrokenImage) -> Opened:
         return _open(data)
 
 
-def read_header(data: bytes) -> Header:
-    """What the file holds, without decoding a pixel. Raises as decode does."""
+def read_header(data: bytes | OSError | BrokenImage) -> Header:
+    """What the file holds, without decoding a pixel. Raises as open_image does."""
     return open_image(data).header
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.decode import decode, open_image
+from openmae.data.formats.decode import decode, open_image, read_header
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Remade, Source
 from openmae.data.views.crop import reduction
@@ -107,7 +107,7 @@ def _looks_small(source: Source, pixels: PixelFormat, img_size: tuple[int, int],
     sample = np.linspace(0, len(source) - 1, min(_SAMPLE, len(source))).astype(int).tolist()
     for data in source.read_each(sample):
         try:
-            header = open_image(data).header
+            header = read_header(data)
         except (OSError, BrokenImage):
             continue
         if header.frames > 1 or reduction((header.height, header.width), img_size) > 1:

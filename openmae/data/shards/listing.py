@@ -197,10 +197,6 @@ def _remote_states(urls: Sequence[str]) -> list[State]:
     return states
 
 
-def _key(urls: Sequence[str]) -> str:
-    return "\n".join([str(_RULES), *(url if is_remote(url) else os.path.realpath(url) for url in urls)])
-
-
 def _recalled(file: Path, urls: Sequence[str], expected: dict[str, Any]) -> ShardIndex | None:
     """The index that was kept when the shards and the class names were as expected."""
     if (kept := recall(file)) is None:
