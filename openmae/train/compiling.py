@@ -10,7 +10,7 @@ import torch
 
 PAYS_FROM = 3e17
 """FLOPs of a run whose compilation, a minute or two, is won back on a GPU: 30 minutes at 170 TFLOP/s."""
-Function = TypeVar("Function", bound=Callable[..., object])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def missing_compiler(device: torch.device) -> str | None:
@@ -23,7 +23,7 @@ def missing_compiler(device: torch.device) -> str | None:
     return None
 
 
-def compiled(function: Function) -> Function:
+def compiled(function: F) -> F:
     """The function for inputs of fixed shapes, compiled when it is first called. What comes of it is kept in the
     user's cache folder (see cli.py), so that the next start with the same shapes takes seconds."""
     return torch.compile(function, dynamic=False)  # type: ignore[return-value]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat, check_fits, fit
 from openmae.data.formats.dicom import open_dicom
-from openmae.data.formats.header import BYTES, Asked, Header, Opened, check_size
+from openmae.data.formats.header import BYTES, Header, OpenedImage, Wanted, check_size
 from openmae.data.formats.heif import open_avif, open_heic
 from openmae.data.formats.jpeg import open_jpeg
 from openmae.data.formats.npy import open_npy
@@ -24,7 +24,7 @@ from openmae.errors import BrokenImage, UnfitImage, UserError
 _JPEG = b"\xff\xd8\xff"
 
 
-def open_image(data: bytes | OSError | BrokenImage) -> Opened:
+def open_image(data: bytes | OSError | BrokenImage) -> OpenedImage:
     """Reads the header alone, of what a source gave. Raises as decode does, and what a source gave instead of bytes."""
     if not isinstance(data, bytes):
         raise data
@@ -38,7 +38,7 @@ def read_header(data: bytes | OSError | BrokenImage) -> Header:
 
 
 def decode(
-    data: bytes | Opened,
+    data: bytes | OpenedImage,
     pixels: PixelFormat,
     *,
     reduce: int = 1,
@@ -57,7 +57,7 @@ def decode(
     with _reasons():
         opened = _open(data) if isinstance(data, bytes) else data
         header = opened.header
-        asked = Asked(
+        asked = Wanted(
             frame=header.frames // 2 if frame is None else frame,
             reduce=reduce if opened.reduces else 1,
             in_chans=pixels.in_chans if pixels.bands is None else None,
@@ -85,7 +85,7 @@ def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> Unfit
     )
 
 
-def _open(data: bytes) -> Opened:
+def _open(data: bytes) -> OpenedImage:
     if not data:
         raise BrokenImage("the file is empty")
     if data[128:132] == b"DICM" and data[:3] != _JPEG:  # what comes before may be anything, a TIFF's header too
@@ -101,7 +101,7 @@ def _open(data: bytes) -> Opened:
     raise BrokenImage("its first bytes are of no image format that is read here")
 
 
-_OPENERS: dict[bytes, Callable[[bytes], Opened]] = {
+_OPENERS: dict[bytes, Callable[[bytes], OpenedImage]] = {
     _JPEG: open_jpeg,
     b"\x89PNG\r\n\x1a\n": open_png,
     b"GIF8": lambda data: open_by_pillow(data, "GIF"),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from openmae.data.formats.channels import row_blocks, spread
 from openmae.data.formats.codestream import check_jpeg, check_jpeg_2000, segments
-from openmae.data.formats.header import MAX_PIXELS, Asked, Depth, Header, Opened, check_size
+from openmae.data.formats.header import MAX_PIXELS, Depth, Header, OpenedImage, Wanted, check_size
 from openmae.errors import BrokenImage, UserError
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -28,7 +28,7 @@ _JPEGS = (_JPEG + "50", _JPEG + "51", _JPEG + "57", _JPEG + "70")
 _YBR = ("YBR_FULL", "YBR_FULL_422")
 
 
-def open_dicom(data: bytes) -> Opened:
+def open_dicom(data: bytes) -> OpenedImage:
     """A DICOM file with its preamble."""
     try:
         import pydicom
@@ -57,7 +57,7 @@ def _check_deflated(data: bytes) -> None:
             raise BrokenImage(f"it inflates to more than {2 * MAX_PIXELS:,} bytes")
 
 
-def _open_dataset(dataset: Any) -> Opened:
+def _open_dataset(dataset: Any) -> OpenedImage:
     frames = int(dataset.get("NumberOfFrames") or 1)
     height, width = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     samples, kind = int(dataset.get("SamplesPerPixel") or 1), str(dataset.get("PhotometricInterpretation"))
@@ -72,13 +72,13 @@ def _open_dataset(dataset: Any) -> Opened:
     # Beside the result, its stored form and two copies of that are in memory for a moment.
     check_size(height, width, channels * (3 + int(dataset.get("BitsAllocated") or 8) // 8), frames)
 
-    def pixels(asked: Asked) -> NDArray[Any]:
+    def pixels(asked: Wanted) -> NDArray[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             stored = _frame(dataset, asked.frame, (height, width)).reshape(height, width, samples)
             return _meant(stored, dataset, depth, asked.frame)
 
-    return Opened(Header("DICOM", height, width, channels, depth, _mode(dataset, kind), frames), pixels)
+    return OpenedImage(Header("DICOM", height, width, channels, depth, _mode(dataset, kind), frames), pixels)
 
 
 def _mode(dataset: Any, kind: str) -> str:

@@ -32,7 +32,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Wanted:
     """What is asked for of an image; more than that may be given.
 
     frame: of a file with several, counted from 0. reduce: at 1/reduce of its size, rounded up; 1 where the file does
@@ -46,7 +46,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedImage:
     """A file of which only the header has been read.
 
     pixels: -> (height, width, channels) as the header says, but for what is asked. reduces: whether it can be decoded
@@ -54,7 +54,7 @@ class Opened:
     """
 
     header: Header
-    pixels: Callable[[Asked], NDArray[Any]]
+    pixels: Callable[[Wanted], NDArray[Any]]
     reduces: bool = False
 
 

@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 from PIL import features
 
 from openmae.data.formats.channels import spread
-from openmae.data.formats.header import Asked, Header, Opened, check_size
+from openmae.data.formats.header import Header, OpenedImage, Wanted, check_size
 from openmae.data.formats.pillow import open_by_pillow, open_deep, pillow_image
 from openmae.errors import BrokenImage, UserError
 
 _HEIF_CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 
-def open_avif(data: bytes) -> Opened:
+def open_avif(data: bytes) -> OpenedImage:
     """An AVIF; of a sequence, the first image."""
     if not features.check("avif"):
         raise UserError("reading AVIF needs Pillow 11.3 or later", "pip install -U pillow")
@@ -29,7 +29,7 @@ def open_avif(data: bytes) -> Opened:
     return open_deep(data, "AVIF", 3 + alpha, bits, lambda code: avif_decode(code, 0, numthreads=1))
 
 
-def open_heic(data: bytes) -> Opened:
+def open_heic(data: bytes) -> OpenedImage:
     """The primary image of a HEIC or HEIF. Which way is up, its own boxes say; its EXIF repeats it and is not used."""
     try:
         import pi_heif
@@ -43,10 +43,10 @@ def open_heic(data: bytes) -> Opened:
         raise BrokenImage(f"it is a HEIC of mode {image.mode}, which is not read here")
     check_size(height, width, 2 * channels * (1 if bits == 8 else 2))
 
-    def pixels(asked: Asked) -> NDArray[Any]:
+    def pixels(asked: Wanted) -> NDArray[Any]:
         return spread(np.asarray(image).reshape(height, width, channels), bits)
 
-    return Opened(Header("HEIC", height, width, channels, "uint8" if bits == 8 else "uint16", image.mode), pixels)
+    return OpenedImage(Header("HEIC", height, width, channels, "uint8" if bits == 8 else "uint16", image.mode), pixels)
 
 
 def _avif_bits(data: bytes) -> int:

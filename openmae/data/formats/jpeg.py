@@ -7,7 +7,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from openmae.data.formats.codestream import jpeg_frame, segments
-from openmae.data.formats.header import Asked, Header, Opened, check_size
+from openmae.data.formats.header import Header, OpenedImage, Wanted, check_size
 from openmae.data.formats.orientation import exif_orientation, upright
 from openmae.data.formats.pillow import as_array, open_by_pillow, pillow_image
 from openmae.errors import BrokenImage
@@ -21,7 +21,7 @@ _REST = "extraneous bytes before marker 0xd9"  # about what follows the rows tha
 _HARMLESS = ("extraneous bytes before marker", "bad ICC marker")  # which other decoders do not even mention
 
 
-def open_jpeg(data: bytes) -> Opened:
+def open_jpeg(data: bytes) -> OpenedImage:
     """A JPEG. Of a huge one the header is given, so that it can be decoded smaller."""
     orientation, progressive, frame = _facts(data)
     try:
@@ -34,7 +34,7 @@ def open_jpeg(data: bytes) -> Opened:
     if progressive:  # its coefficients, 2 bytes each, are in memory all at once, whatever the size asked for
         check_size(height, width, 2 * channels)
 
-    def pixels(asked: Asked) -> NDArray[Any]:
+    def pixels(asked: Wanted) -> NDArray[Any]:
         space = {1: "GRAY", 3: "RGB"}[asked.in_chans if asked.in_chans in (1, 3) else channels]
         stored = None
         if orientation <= 2 and not progressive and frame is not None:  # its rows are stored from top to bottom
@@ -46,7 +46,7 @@ def open_jpeg(data: bytes) -> Opened:
         return upright(stored, orientation)
 
     size = (height, width) if orientation < 5 else (width, height)
-    return Opened(Header("JPEG", *size, channels, "uint8", colours), pixels, reduces=True)
+    return OpenedImage(Header("JPEG", *size, channels, "uint8", colours), pixels, reduces=True)
 
 
 def _decode(data: bytes, space: str, height: int, width: int, reduce: int) -> NDArray[Any] | None:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.formats.header import BYTES, Asked, Depth, Header, Opened, check_size
+from openmae.data.formats.header import BYTES, Depth, Header, OpenedImage, Wanted, check_size
 from openmae.errors import BrokenImage
 
 _LONGEST_HEADER = 10_000  # as numpy itself bounds it
 _DEPTHS: dict[str, Depth] = {"b1": "uint8", "u1": "uint8", "u2": "uint16"}
 
 
-def open_npy(data: bytes) -> Opened:
+def open_npy(data: bytes) -> OpenedImage:
     """An .npy file. Three channels are taken for RGB, other numbers of them for bands."""
     start = 8 + (4 if data[6:7] > b"\1" else 2)
     length = int.from_bytes(data[8:start], "little")
@@ -30,7 +30,7 @@ def open_npy(data: bytes) -> Opened:
     if start + length + math.prod(shape) * dtype.itemsize > len(data):
         raise BrokenImage("it is cut off")
 
-    def pixels(asked: Asked) -> NDArray[Any]:
+    def pixels(asked: Wanted) -> NDArray[Any]:
         stored = np.frombuffer(data, dtype, math.prod(shape), start + length)
         image = stored.reshape(shape, order="F" if by_columns else "C").reshape(height, width, channels)
         if dtype.kind == "b":
@@ -38,7 +38,7 @@ def open_npy(data: bytes) -> Opened:
         with np.errstate(over="ignore"):
             return image.astype(depth)
 
-    return Opened(Header("NPY", height, width, channels, depth, dtype.name, colour=channels == 3), pixels)
+    return OpenedImage(Header("NPY", height, width, channels, depth, dtype.name, colour=channels == 3), pixels)
 
 
 @lru_cache(maxsize=64)  # the images of a data set have few different ones, and parsing takes longer than decoding

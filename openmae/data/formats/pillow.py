@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from openmae.data.formats.channels import row_blocks, spread
-from openmae.data.formats.header import Asked, Depth, Header, Opened, check_size
+from openmae.data.formats.header import Depth, Header, OpenedImage, Wanted, check_size
 from openmae.data.formats.orientation import exif_orientation, upright
 from openmae.errors import BrokenImage
 
@@ -36,7 +36,7 @@ def pillow_image(data: bytes, kind: str) -> Image.Image:
             raise BrokenImage(f"it begins like a {kind}, but its header is damaged") from error
 
 
-def open_by_pillow(data: bytes, kind: str, turn: int | None = None) -> Opened:
+def open_by_pillow(data: bytes, kind: str, turn: int | None = None) -> OpenedImage:
     """An image of Pillow's format `kind`, of which Pillow keeps the depth; a JPEG is box-averaged to reduce it.
 
     turn: its EXIF orientation, where that is known already.
@@ -50,7 +50,7 @@ def open_by_pillow(data: bytes, kind: str, turn: int | None = None) -> Opened:
     check_size(height, width, channels * _COPIES.get(kind, 1))
     turn = orientation(data, image) if turn is None else turn
 
-    def pixels(asked: Asked) -> NDArray[Any]:
+    def pixels(asked: Wanted) -> NDArray[Any]:
         with warnings.catch_warnings(), _quiet() if kind == "TIFF" else nullcontext():
             warnings.simplefilter("ignore")
             image.load()
@@ -59,7 +59,7 @@ def open_by_pillow(data: bytes, kind: str, turn: int | None = None) -> Opened:
 
     if turn >= 5:
         height, width = width, height
-    return Opened(Header(kind, height, width, channels, depth, image.mode), pixels, reduces=kind == "JPEG")
+    return OpenedImage(Header(kind, height, width, channels, depth, image.mode), pixels, reduces=kind == "JPEG")
 
 
 @contextmanager
@@ -107,13 +107,13 @@ def _exif_of_png(data: bytes, profile: str) -> bytes:
     return data[at + 4 :] if at >= 0 else b""
 
 
-def open_deep(data: bytes, kind: str, channels: int, bits: int, decode: Callable[[bytes], NDArray[Any]]) -> Opened:
+def open_deep(data: bytes, kind: str, channels: int, bits: int, decode: Callable[[bytes], NDArray[Any]]) -> OpenedImage:
     """A file of which Pillow reads the header, and `decode` the pixels, 9 to 16 bits in uint16."""
     image = pillow_image(data, kind)
     (width, height), turn = image.size, orientation(data, image)
     check_size(height, width, 2 * channels)
 
-    def pixels(asked: Asked) -> NDArray[Any]:
+    def pixels(asked: Wanted) -> NDArray[Any]:
         stored = decode(data)
         if stored.shape[:2] != (height, width) or stored.dtype != np.uint16:
             raise BrokenImage(f"it decodes to {stored.dtype} {stored.shape}, where its header says otherwise")
@@ -121,4 +121,4 @@ def open_deep(data: bytes, kind: str, channels: int, bits: int, decode: Callable
         return upright(spread(whole, bits), turn)
 
     size = (height, width) if turn < 5 else (width, height)
-    return Opened(Header(kind, *size, channels, "uint16", f"{image.mode}, {bits} bits"), pixels)
+    return OpenedImage(Header(kind, *size, channels, "uint16", f"{image.mode}, {bits} bits"), pixels)

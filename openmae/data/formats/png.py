@@ -1,13 +1,13 @@
 """PNG whose pixels have 16 bits."""
 
-from openmae.data.formats.header import Opened
+from openmae.data.formats.header import OpenedImage
 from openmae.data.formats.pillow import open_by_pillow, open_deep, pillow_image
 from openmae.errors import UserError
 
 _PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by its colour type
 
 
-def open_png(data: bytes) -> Opened:
+def open_png(data: bytes) -> OpenedImage:
     """A PNG of any depth."""
     if len(data) < 26 or data[24] != 16:
         return open_by_pillow(data, "PNG")

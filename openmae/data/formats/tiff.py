@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from openmae.data.formats.channels import spread
 from openmae.data.formats.codestream import check_jpeg, check_jpeg_2000
-from openmae.data.formats.header import BYTES, Asked, Depth, Header, Opened, check_size
+from openmae.data.formats.header import BYTES, Depth, Header, OpenedImage, Wanted, check_size
 from openmae.data.formats.ifd import ORIENTATION, count_directories, first_directory
 from openmae.data.formats.orientation import upright
 from openmae.data.formats.pillow import open_by_pillow
@@ -43,7 +43,7 @@ _IMAGE_AXES = "CSYX"
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or it prints each oddity of a file
 
 
-def open_tiff(data: bytes) -> Opened:
+def open_tiff(data: bytes) -> OpenedImage:
     """A TIFF or BigTIFF."""
     pages, is_big = count_directories(data), 43 in data[2:4]
     if pages == 1 and not is_big and _is_plain(first_directory(data)):
@@ -77,7 +77,7 @@ def _is_plain(tags: dict[int, tuple[int, ...]]) -> bool:
     )
 
 
-def _open_series(data: bytes, series: Any) -> Opened:
+def _open_series(data: bytes, series: Any) -> OpenedImage:
     """A tifffile series."""
     page = series.keyframe
     kind = int(page.photometric)
@@ -95,7 +95,7 @@ def _open_series(data: bytes, series: Any) -> Opened:
     turn = page.tags.valueof(ORIENTATION)
     turn = turn if turn in range(1, 9) else 1
 
-    def pixels(asked: Asked) -> NDArray[Any]:
+    def pixels(asked: Wanted) -> NDArray[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return upright(_meant(_frame(data, series, asked.frame), page, kind), turn)
@@ -104,7 +104,7 @@ def _open_series(data: bytes, series: Any) -> Opened:
     header = Header(
         "TIFF", *size, channels, depth, f"{_PHOTOMETRICS[kind]}, {page.dtype}", frames, _is_colour(page, kind, channels)
     )
-    return Opened(header, pixels)
+    return OpenedImage(header, pixels)
 
 
 def _check_page(page: Any, kind: int) -> None:

@@ -40,7 +40,7 @@ _PART = 1 << 24  # bytes of a remote index that are fetched at a time
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NOT_THERE = (FileNotFoundError, PermissionError, Refused)  # S3 answers 403 for what is not there
 
-State = tuple[int, str]  # of a shard: its size in bytes, and its modification time or tag
+ShardState = tuple[int, str]  # of a shard: its size in bytes, and its modification time or tag
 
 
 def expand(pattern: str) -> list[str]:
@@ -177,7 +177,7 @@ def _selected(index: ShardIndex, urls: Sequence[str]) -> ShardIndex | None:
     )
 
 
-def _local_states(urls: Sequence[str]) -> list[State]:
+def _local_states(urls: Sequence[str]) -> list[ShardState]:
     states = []
     for url in urls:
         try:
@@ -188,7 +188,7 @@ def _local_states(urls: Sequence[str]) -> list[State]:
     return states
 
 
-def _remote_states(urls: Sequence[str]) -> list[State]:
+def _remote_states(urls: Sequence[str]) -> list[ShardState]:
     states = []
     for found in look_up(urls):
         if isinstance(found, OSError):
@@ -212,7 +212,7 @@ def _recalled(file: Path, urls: Sequence[str], expected: dict[str, Any]) -> Shar
         return None
 
 
-def _listed(urls: Sequence[str], states: Sequence[State], classes: list[str] | None) -> ShardIndex:
+def _listed(urls: Sequence[str], states: Sequence[ShardState], classes: list[str] | None) -> ShardIndex:
     """The index of shards that have none: kept from an earlier start, or read from their headers and kept."""
     known = {"states": [list(state) for state in states], "classes": classes}
     real = [url if is_remote(url) else os.path.realpath(url) for url in urls]

@@ -32,7 +32,7 @@ _RULES = 3  # changes with what is listed, and in which order
 KEPT_FROM = 100_000  # images; fewer are listed anew each time, which also notices files that were written anew
 RACY_NS = 2_000_000_000  # a folder that changed this shortly before it was listed may change again at the same time
 
-State = tuple[int, int, int, int]  # of a folder: times of modification and change, device, inode
+FolderState = tuple[int, int, int, int]  # of a folder: times of modification and change, device, inode
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _recall(file: Path, real: str) -> Listing | None:
         return None
 
 
-def _state(folder: str | bytes) -> State:
+def _state(folder: str | bytes) -> FolderState:
     """What changes when a file is added to the folder or removed, or when a link leads to another folder."""
     status = os.stat(folder)  # noqa: PTH116
     # The first of the times is put back by what copies folders, the second by nothing.
@@ -134,7 +134,7 @@ class _Walk:
         self.ends, self.sizes = array("q"), array("q")
         self.shards: list[bytes] = []
         self.folders: list[bytes] = []
-        self.states: list[State] = []
+        self.states: list[FolderState] = []
         self.status = Status()
 
     def run(self) -> None:
@@ -175,7 +175,7 @@ class _Walk:
             elif prefix or not self._take_over(name, state):
                 yield from self._below(place + name, prefix + name, above | {state[2:]})
 
-    def _take_over(self, folder: bytes, root: State) -> bool:
+    def _take_over(self, folder: bytes, root: FolderState) -> bool:
         """Adds what is known to lie in a folder of the root's; False where that is not known, or may not be the same
         from here: alone, the folder may have a link that leads back to the root."""
         listing = self.known.get(folder)

@@ -25,7 +25,7 @@ SPLITS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": T
 _RULES = 1  # changes with what is kept
 _COLUMNS = ("path", "label", "split")
 
-Row = tuple[Any, Any, Any]  # path, label, split; None where there is no such column
+TableRow = tuple[Any, Any, Any]  # path, label, split; None where there is no such column
 
 
 class TableSource(LabelledSource):
@@ -138,11 +138,11 @@ def _check_folder(table: Path, text: bytearray, ends: "array[int]") -> None:
         )
 
 
-def _rows(table: Path) -> Iterator[Row]:
+def _rows(table: Path) -> Iterator[TableRow]:
     return _csv_rows(table) if table.suffix.lower() == ".csv" else _parquet_rows(table)
 
 
-def _csv_rows(table: Path) -> Iterator[Row]:
+def _csv_rows(table: Path) -> Iterator[TableRow]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
@@ -166,7 +166,7 @@ def _csv_rows(table: Path) -> Iterator[Row]:
         raise UserError(f"{table} is no CSV table in UTF-8 ({error})", "write it anew") from error
 
 
-def _parquet_rows(table: Path) -> Iterator[Row]:
+def _parquet_rows(table: Path) -> Iterator[TableRow]:
     with open_parquet(table) as file:
         header = file.schema_arrow.names
         _check_columns(header, table)

@@ -32,7 +32,7 @@ from openmae.machine.kinds import Precision
 from openmae.masking import Masking
 from openmae.model import Architecture, create_model
 from openmae.recipes.bench.peers import Peer, file_peer, installed
-from openmae.recipes.bench.rounds import PRODUCT, Contender, Say, measure, table_of
+from openmae.recipes.bench.rounds import PRODUCT, Contender, SayTurns, measure, table_of
 from openmae.recipes.bench.settings import Bench
 from openmae.recipes.bench.steps import Ours, Where
 from openmae.recipes.pretrain.choose import FAST_DEPTH, FAST_FRACTION
@@ -175,7 +175,7 @@ def measured(
 
 
 @contextmanager
-def _progress(precision: str, console: Console) -> Iterator[Say]:
+def _progress(precision: str, console: Console) -> Iterator[SayTurns]:
     """Gives a function to be told how far it is: a bar on a terminal, plain lines now and then elsewhere, with the
     time left. Its redrawing takes next to nothing from those that are measured."""
     began, said = 0.0, -PLAIN_SECONDS

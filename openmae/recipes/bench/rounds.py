@@ -22,7 +22,7 @@ from openmae.recipes.bench.worker import Answer, Turn, serve
 from openmae.report.plots.bench import Result, Table
 from openmae.train.cost import flops, parameters
 
-Say = Callable[[str, int, int], None]
+SayTurns = Callable[[str, int, int], None]
 """Hears what is being done, and how many turns of how many are over."""
 
 TURN_SECONDS = 1.0  # a turn is as many steps as take this long
@@ -162,7 +162,7 @@ def _no_interrupts() -> Iterator[None]:
 
 
 def measure(
-    contenders: Sequence[Contender], where: Where, micro_batch: int | None, rounds: int, say: Say
+    contenders: Sequence[Contender], where: Where, micro_batch: int | None, rounds: int, say: SayTurns
 ) -> tuple[int, list[Booth]]:
     """The micro-batch, found where none is given, and each contender's turns, one a round, or why it failed.
 

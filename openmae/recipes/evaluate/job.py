@@ -41,7 +41,7 @@ from openmae.machine.workers import workers_for
 from openmae.recipes.evaluate.corruptions import measure_corruptions
 from openmae.recipes.evaluate.keep import check_results, keep_result, set_name
 from openmae.recipes.evaluate.predictions import check_save, save_predictions
-from openmae.recipes.evaluate.settings import Evaluate, Split
+from openmae.recipes.evaluate.settings import AskedSplit, Evaluate
 from openmae.report.page.results import shown_figures
 from openmae.train.run import read_config
 from openmae.weights import Loaded, load_model
@@ -160,7 +160,9 @@ def _ends(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(rows) if len(rows) <= _MOST_ROWS else [*rows[:_BEST], *rows[-_WORST:]]
 
 
-def judged_images(data: Data, split: Split | None, model: Path, loaded: Loaded, task: Task) -> tuple[Source, Split]:
+def judged_images(
+    data: Data, split: AskedSplit | None, model: Path, loaded: Loaded, task: Task
+) -> tuple[Source, AskedSplit]:
     """The images to judge by, and what part of DATA they are. split: what is asked for; None: what suits."""
     if data.has_splits:
         if split == "all":
@@ -187,7 +189,7 @@ def judged_images(data: Data, split: Split | None, model: Path, loaded: Loaded, 
     return (train, "train") if split == "train" else (val, "val")
 
 
-def _may_be_learnt(data: str, split: Split, learnt_from: str) -> bool:
+def _may_be_learnt(data: str, split: AskedSplit, learnt_from: str) -> bool:
     """Whether the model may have seen these images while it learnt: all but val, also where a folder of it is given."""
     place = whole_address(data)
     if place == learnt_from:
@@ -204,7 +206,7 @@ def _learnt_from(model: Path, loaded: Loaded) -> str:
     return whole_address(str(data)) if data else ""
 
 
-def _said_of_set(task: Task, names: Sequence[str], source: Source, data: str, split: Split) -> str:
+def _said_of_set(task: Task, names: Sequence[str], source: Source, data: str, split: AskedSplit) -> str:
     what = {"classification": f", {len(names):,} classes", "multi-label": f", {len(names):,} labels"}
     part = "" if split == "all" else f" ({split})"
     return f"{task}{what.get(task, '')}; {len(source):,} images of {data}{part}"

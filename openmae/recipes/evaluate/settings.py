@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 from openmae.evaluate.subsets import Classes
 from openmae.recipes.asked import AskedDevice, Loaders
 
-Split = Literal["train", "val", "all"]
+AskedSplit = Literal["train", "val", "all"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Evaluate:
     """A run folder of openmae finetune, or another classifier that openmae.load takes and that names its classes."""
     data: Positional[Annotated[str, arg(metavar="DATA")]]
     """Labelled images: a folder with a folder for each class, a table, shards, parquet or an array."""
-    split: Split | None = None
+    split: AskedSplit | None = None
     """Which part of DATA. Default: val where DATA has splits, or what was held out when the model learnt from it;
     otherwise all of it."""
     classes: Classes | None = None

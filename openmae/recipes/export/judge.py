@@ -35,7 +35,7 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Compared:
+class Judgement:
     """Figures of the exact graph and of the smaller one on the same images.
 
     agreement: how alike their outputs are, see `agreement`. figure: the name of the task's figure, such as top1, by kNN
@@ -51,7 +51,7 @@ class Compared:
     why_none: str | None = None
 
 
-def judge(loaded: Loaded, model: Path, graphs: Sequence[Graph], data: Data, console: Console) -> Compared:
+def judge(loaded: Loaded, model: Path, graphs: Sequence[Graph], data: Data, console: Console) -> Judgement:
     """Both graphs on DATA: its val split, or what the model held out of it, or all of it, MOST_IMAGES at most.
 
     Raises UserError where none of the images can be read."""
@@ -59,7 +59,7 @@ def judge(loaded: Loaded, model: Path, graphs: Sequence[Graph], data: Data, cons
         references, (source, right, outputs) = _labelled(loaded, model, data)
     except UserError as error:
         both, _ = _outputs(loaded, graphs, _few(data.val), console)
-        return Compared(data.location, len(both[0]), agreement(loaded, *both), why_none=with_flags(str(error)))
+        return Judgement(data.location, len(both[0]), agreement(loaded, *both), why_none=with_flags(str(error)))
     both, indices = _outputs(loaded, graphs, source, console)
     right = _at(right, indices)
     if references is None:
@@ -70,7 +70,7 @@ def judge(loaded: Loaded, model: Path, graphs: Sequence[Graph], data: Data, cons
         scores = [knn_predict(one, known, two) for one, two in zip(reference_features, both, strict=True)]
     figure = HEADLINE[right.task]
     exact, smaller = (measure(one, right)[figure] for one in scores)
-    return Compared(data.location, len(indices), agreement(loaded, *both), figure, (exact, smaller))
+    return Judgement(data.location, len(indices), agreement(loaded, *both), figure, (exact, smaller))
 
 
 def agreement(loaded: Loaded, ours: Tensor, theirs: Tensor) -> float | None:

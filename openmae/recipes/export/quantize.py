@@ -24,7 +24,7 @@ from openmae.heads import Classifier
 from openmae.recipes.export.check import exported, what_is_compared
 from openmae.recipes.export.formats.graph import quiet
 from openmae.recipes.export.formats.onnx import KEY, runner, write_graph
-from openmae.recipes.export.judge import Compared, Graph, agreement, judge, one_vector_each
+from openmae.recipes.export.judge import Graph, Judgement, agreement, judge, one_vector_each
 from openmae.recipes.export.settings import Quantize
 from openmae.recipes.probe.table import FIGURES
 from openmae.report.card.text import public
@@ -50,7 +50,7 @@ class Cost:
     bytes: tuple[int, int]
     images_per_second: tuple[float, float]
     batch: int
-    judged: Compared | None
+    judged: Judgement | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for model.json."""

@@ -20,7 +20,7 @@ from openmae.recipes.training.settings import (
     MaxBroken,
     Profile,
     Recipe,
-    Shard,
+    Sharded,
     Sides,
     TimeoutMinutes,
 )
@@ -129,7 +129,7 @@ class Finetune:
     """How many times the val images are classified, evenly over the run."""
     checkpoint_minutes: CheckpointMinutes = 10.0
     keep: Keep = KEEP
-    shard: Shard = False
+    shard: Sharded = False
     timeout_minutes: TimeoutMinutes = 10.0
     profile: Profile = False
 

@@ -21,7 +21,7 @@ from openmae.recipes.training.settings import (
     Keep,
     MaxBroken,
     Profile,
-    Shard,
+    Sharded,
     Sides,
     Switch,
     TimeoutMinutes,
@@ -156,7 +156,7 @@ class Pretrain:
     has classes, on at most 5,000 images."""
     checkpoint_minutes: CheckpointMinutes = 10.0
     keep: Keep = KEEP
-    shard: Shard = False
+    shard: Sharded = False
     timeout_minutes: TimeoutMinutes = 10.0
     profile: Profile = False
 

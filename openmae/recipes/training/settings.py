@@ -21,7 +21,7 @@ CheckpointMinutes = Annotated[
 Keep = Annotated[
     int, arg(help="Checkpoints that stay on the disk, 1 or more; an older one goes when a newer one is safe.")
 ]
-Shard = Annotated[
+Sharded = Annotated[
     bool,
     arg(help="Under torchrun: each process keeps a part of weights, gradients and averages, instead of all of them."),
 ]
