@@ -221,7 +221,7 @@ def test_workers_follow_a_parent_that_was_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
         "from tests.data.test_pool import TASKS, squares\n"
-        "from openmae.data import pool\n"
+        "from openmae.data.loading import pool\n"
         "pool.POLL_SECONDS = 0.2\n"
         "results = pool.ordered(squares, TASKS, 2)\n"
         "next(results)\n"

@@ -247,9 +247,8 @@ def test_a_small_ring_makes_the_same_views(
 def test_the_ring_is_bounded(source: Source, size: int, repeats: int, monkeypatch: pytest.MonkeyPatch) -> None:
     most = 2**24
     monkeypatch.setattr("openmae.data.loading.stream.MOST_RING_BYTES", most)
-    stream = replace(
-        stream_of(source, batch_size=64, repeats=repeats), img_size=(size, size), pixels=PixelFormat(depth="float32")
-    )
+    stream = stream_of(source, batch_size=64, repeats=repeats)
+    stream = replace(stream, view=replace(stream.view, img_size=(size, size), pixels=PixelFormat(depth="float32")))
     began = in_use()
     batches = stream.batches(0, 32, 4)  # of 61 MB and more, if nothing bounded it
     assert in_use() - began < most + 2**22
