@@ -10,10 +10,8 @@ from rich.console import Console
 
 from openmae.console.words import size_of
 from openmae.data.survey.sample import Survey
-from openmae.data.views.crop import Augmentation
-from openmae.errors import UserError, of_user
-from openmae.machine.device import choose_precision
-from openmae.machine.kinds import Precision
+from openmae.errors import UserError
+from openmae.machine.device import Precision, choose_precision
 from openmae.model import Architecture
 from openmae.recipes.pretrain.build import Pretraining, architecture_of, statistics_of
 from openmae.recipes.pretrain.settings import Pretrain
@@ -68,15 +66,11 @@ def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:
 
     Raises UserError for what cannot be built or trained.
     """
-    config = _config(settings)
-    try:
-        augmentation = Augmentation(settings.crop_scale, settings.hflip)
-    except ValueError as error:
-        raise of_user(error) from error
     return Pretraining(
+        config=_config(settings),
         architecture=architecture_of(settings),
         statistics=statistics_of(settings),
-        augmentation=augmentation,
+        augmentation=settings.augmentation,
         repeat_aug=settings.repeat_aug,
         weight_decay=settings.weight_decay,
         grad_checkpointing=settings.grad_checkpointing == "on",
@@ -84,7 +78,6 @@ def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:
         pictures=settings.pictures,
         evaluations=settings.evaluations,
         course=course_of(settings, images, console),
-        config=config,
     )
 
 

@@ -8,6 +8,7 @@ from tyro.conf import Positional, arg
 
 from openmae.data.formats.channels import check_bands
 from openmae.data.formats.header import Depth
+from openmae.data.views.crop import Augmentation
 from openmae.errors import UserError, of_user
 from openmae.masking import Masking
 from openmae.model import grid_of
@@ -164,7 +165,7 @@ class Pretrain:
         """Raises UserError for a number out of its range, and for settings that do not go together; what is left open
         passes."""
         check(self, _BOUNDS)
-        _ = self.masking
+        _ = self.masking, self.augmentation
         if self.img_size is not None and self.patch_size is not None:
             try:
                 grid_of(pair(self.img_size), pair(self.patch_size))
@@ -184,6 +185,14 @@ class Pretrain:
         share = 1.0 if self.predict_fraction is None else self.predict_fraction
         try:
             return Masking(self.mask_ratio, self.mask, self.mask_unit, self.mask_schedule, self.mask_ratio_end, share)
+        except ValueError as error:
+            raise of_user(error) from error
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is done to views. Raises UserError for values that are out of range."""
+        try:
+            return Augmentation(self.crop_scale, self.hflip)
         except ValueError as error:
             raise of_user(error) from error
 
