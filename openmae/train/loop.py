@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Generic
+from typing import Any, Generic, Self
 
 import torch
 from rich.console import Console
@@ -121,7 +121,6 @@ def fit(training: Training[M, B]) -> Position:
         said = f"The run in {run.path} is complete" if is_whole else f"Going on with the run in {run.path}"
         console.print(f"{said}: {position.step:,} of {plan.steps:,} steps are taken", soft_wrap=True)
     steps = _Steps(training)
-    log = _Log(run, plan, console)
     # A GPU is given the next step before the last one's loss is read, so that it never waits for us.
     unread: deque[Taken] = deque()
     most_unread = 1 if training.device.type == "cuda" else 0
@@ -129,7 +128,12 @@ def fit(training: Training[M, B]) -> Position:
     begun_at, seconds_a_step = position.step, 0.0
 
     learner.model.train()
-    with Stop() as stop, Progress(plan.steps, console) as progress, profiled(run, plan.profile, console) as profiler:
+    with (
+        _Log(run, plan, console) as log,
+        Stop() as stop,
+        Progress(plan.steps, console) as progress,
+        profiled(run, plan.profile, console) as profiler,
+    ):
         votes = _Votes(stop, ranks, plan.checkpoint_seconds)
 
         def read(most_left: int) -> None:
@@ -174,8 +178,12 @@ def fit(training: Training[M, B]) -> Position:
                 votes.is_due = False
             if votes.code and not is_last:
                 is_saved = ranks.from_lead(log.saver.saved == position.step)
-                said = "which is saved" if is_saved else "which could not be saved"
-                raise Interrupted(f"stopped at step {position.step} of {plan.steps}, {said}", position.step, votes.code)
+                said = "is saved; the same command goes on from there"
+                if not is_saved:
+                    said = "could not be saved; the same command goes on from the checkpoint before"
+                raise Interrupted(
+                    f"stopped at step {position.step} of {plan.steps}, which {said}", position.step, votes.code
+                )
     log.check(position, ranks)
     return position
 
@@ -214,6 +222,12 @@ class _Log:
         self.saver = Saver(run.checkpoints, plan.keep, self._warn)
         self._refusal: str | None = None
         self._begin()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.saver.join()  # whatever ended the steps, a checkpoint that is being written is not given up
 
     def _begin(self) -> None:
         self.began, self.waited, self.samples = time.perf_counter(), 0.0, 0

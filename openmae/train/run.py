@@ -184,7 +184,7 @@ class RunFolder:
 
 def has_begun(run: Path) -> bool:
     """Whether something has been learnt in this run: a checkpoint was saved, be it damaged since."""
-    return any((run / "checkpoints").glob("*step-*"))
+    return any(place.name[0] != "." for place in (run / "checkpoints").glob("*step-*"))  # .step-...part is none yet
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -31,11 +31,15 @@ class Saver:
 
     def wait(self) -> None:
         """Until what was begun is on the disk, or refused by it. Raises what is no refusal of the disk's."""
+        self.join()
+        if self._raised is not None:
+            raise self._raised
+
+    def join(self) -> None:
+        """Until nothing is being written any more."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._raised is not None:
-            raise self._raised
 
     def refuse(self, step: int, reason: str) -> None:
         """Says, and notes, that there is no checkpoint of a step."""

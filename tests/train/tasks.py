@@ -70,6 +70,7 @@ class Task:
         clip_grad: float | None = None,
         profile: bool = False,
         console: Console = QUIET,
+        checkpoint_seconds: float = 1e9,
     ) -> Position:
         plan = Plan(
             steps,
@@ -77,7 +78,7 @@ class Task:
             self.micro_batch,
             lambda step: 0.01 * (1 + step),
             inf if clip_grad is None else clip_grad,
-            checkpoint_seconds=1e9,
+            checkpoint_seconds=checkpoint_seconds,
             log_every=2,
             profile=profile,
         )

@@ -1,6 +1,7 @@
 """The loop against plain torch; micro-batches, memory that runs out, steps that are not finite, Ctrl-C."""
 
 import signal
+import time
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from openmae.errors import Interrupted, UserError
-from openmae.train.checkpoint import newest_checkpoint
+from openmae.train import saving
+from openmae.train.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
 from openmae.train.loop import MOST_DROPPED_IN_A_ROW, Plan
 from openmae.train.run import read_metrics
 from tests.train.tasks import Samples, Task, TooLarge
@@ -135,3 +137,18 @@ def test_ctrl_c_ends_the_step_and_saves(tmp_path: Path) -> None:
     keys = ("step", "loss", "lr", "grad_norm", "dropped")
     both = [[[line[key] for key in keys] for line in read_metrics(tmp_path / name)] for name in ("run", "whole")]
     assert both[0] == both[1]
+
+
+def test_a_checkpoint_that_is_being_written_outlives_what_ends_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+        time.sleep(0.1)
+        return write_checkpoint(folder, checkpoint, keep)
+
+    monkeypatch.setattr(saving, "write_checkpoint", slow)
+    with pytest.raises(UserError, match="not finite"):
+        Task(poison=lambda step: step > 0).train(tmp_path / "run", 20, checkpoint_seconds=0)
+    newest, _ = newest_checkpoint(tmp_path / "run/checkpoints")
+    assert newest is not None
+    assert newest.step == MOST_DROPPED_IN_A_ROW

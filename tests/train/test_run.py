@@ -1,5 +1,6 @@
 """The run folder: nobody's work is written over, one process at a time, and a disk that is full."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from openmae.cli import main
-from openmae.errors import UserError
+from openmae.errors import NOT_WRITTEN, UserError
+from openmae.train import saving
 from openmae.train.run import RunFolder
 from tests.commands import Run, pretrain, refused
 from tests.processes import PYTHON, SMALL_FILES, run_openmae, started_openmae, wait_for
@@ -150,3 +152,22 @@ def test_a_really_full_disk(data: Path, tmp_path: Path) -> None:
         assert again.returncode == 0, again.stderr
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_run_whose_only_checkpoint_was_refused_goes_on(
+    data: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full at its end: it has no weights yet that would make it look finished."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    words = pretrain(data, tmp_path / "r", "--epochs 1")
+    with monkeypatch.context() as full:
+        full.setattr(saving, "write_checkpoint", refuse)
+        code, _, errors = run(*words)
+    assert code == NOT_WRITTEN
+    assert "run the same command again" in errors
+    (tmp_path / "r/checkpoints/.step-00000001.part").mkdir(parents=True)  # and as after a kill while it is written
+    code, _, errors = run(*words, "--mask-ratio", 0.5)
+    assert code == 0, errors

@@ -11,7 +11,8 @@ from rich.console import Console
 from openmae.console.words import size_of
 from openmae.data.survey.sample import Survey
 from openmae.errors import UserError
-from openmae.machine.device import Precision, choose_precision
+from openmae.machine.device import choose_precision
+from openmae.machine.kinds import Precision
 from openmae.model import Architecture
 from openmae.recipes.pretrain.build import Pretraining, architecture_of, statistics_of
 from openmae.recipes.pretrain.settings import Pretrain

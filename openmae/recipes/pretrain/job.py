@@ -175,13 +175,15 @@ class PretrainJob(Job[MaskedAutoencoder]):
         return dict.fromkeys(pictured | measured, look)
 
     def _draw(self, whole: MaskedAutoencoder, step: int) -> None:
-        """A panel, and the weights that it is of. The run does not end for want of a picture."""
+        """A panel, and the weights that it is of; not the last ones, which are left when a checkpoint stands for them.
+        The run does not end for want of a picture."""
         shown = self.images.shown
         pictures = [(shown.name(index), partial(shown.read, index)) for index in range(len(shown))]
         file = self.here.folder.path / "pictures" / f"step-{step:08d}.png"
         try:
             draw_panel(whole, self.run.statistics, pictures, file, seed=self.course.seed)
-            self.save(whole, step)
+            if step < self.course.plan.steps:
+                self.save(whole, step)
         except (UserError, OSError) as error:
             said = f"warning: no picture at step {step}: {with_flags(str(error))}"
             self.here.console.print(said, style="yellow", soft_wrap=True)

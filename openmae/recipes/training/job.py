@@ -257,11 +257,10 @@ def _left(run: Run[Any], here: Here) -> Iterator[None]:
         with averaged(run.training.optimizer):
             whole = learner.whole()
             if leads:
-                with suppress(NotWritten), written(path, steps, stopped.step):
+                with suppress(NotWritten, UserError), written(path, steps, stopped.step):  # it goes on all the same
                     job.save(whole, stopped.step)
                     write_report(path)
-        said = f"{stopped}; the same command goes on from there"
-        raise Interrupted(said, stopped.step, stopped.code) from None
+        raise
     with averaged(run.training.optimizer):
         whole = learner.whole()
         if leads:
