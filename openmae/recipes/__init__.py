@@ -1,2 +1,2 @@
-"""A folder a job: settings (a frozen dataclass), choose (what was left open), build, job (run). Files of one job are
-named alike in all of them."""
+"""A folder a job: settings (a frozen dataclass: the flags and their ranges), job (run), and what lies between them; the
+trainings have choose (what was left open, and what follows) and build too. A small job is one file."""

@@ -161,7 +161,7 @@ def _paper(settings: Pretrain) -> Values:
 
 
 def _auto(settings: Pretrain, look: Survey, images: int, device: torch.device) -> Values:
-    """What suits the number of images, their size and the device (pain 16)."""
+    """What suits the number of images, their size and the device."""
     kind = device.type.upper()
     on_gpu = device.type != "cpu"
     model = settings.model or ("vit_base" if on_gpu else "vit_tiny")
