@@ -62,7 +62,8 @@ class Denoise(Job[nn.Sequential]):
         write_file(self.here.folder.path / "model.safetensors", save(whole.state_dict()))
 
     def finish(self, whole: nn.Sequential) -> None:
-        write_report(self.here.folder.path)
+        if self.here.ranks.leads:
+            write_report(self.here.folder.path)
 
 
 DENOISE = replace(PRETRAIN, job=Denoise)

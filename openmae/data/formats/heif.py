@@ -1,4 +1,4 @@
-"""PNG and AVIF of more than 8 bits a channel, which Pillow would squeeze into 8 without a word; and HEIC."""
+"""AVIF, which Pillow would squeeze into 8 bits a channel where it has more; and HEIC."""
 
 from typing import Any
 

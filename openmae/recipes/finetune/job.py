@@ -42,7 +42,6 @@ from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import Here, Job, Kind, Look, begun
-from openmae.recipes.training.room import written
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
 from openmae.report.page.sweep import SWEEP
@@ -261,14 +260,12 @@ class FinetuneJob(Job[Classifier]):
 
     def finish(self, whole: Classifier) -> None:
         """How good it is on val, with pictures and the report."""
-        steps, folder = self.course.plan.steps, self.here.folder.path
         if self.judged is None:  # the run had ended before
-            self._validate(whole, steps)
+            self._validate(whole, self.course.plan.steps)
         if self.here.ranks.leads:
             judged = given(self.judged)
             self.here.console.print(f"On the val images: {said(self.figures)}")
-            with written(folder, steps, steps):
-                keep_result(folder, judged, judge(judged), whole_address(self.course.data), "val")
+            keep_result(self.here.folder.path, judged, judge(judged), whole_address(self.course.data), "val")
 
 
 # ---------------------------------------------------------------- the kind

@@ -36,7 +36,6 @@ from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.pretrain.watch import Watch
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import Here, Job, Kind, Look, begun
-from openmae.recipes.training.room import written
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
 from openmae.report.page.run import write_report
@@ -196,8 +195,7 @@ class PretrainJob(Job[MaskedAutoencoder]):
     def finish(self, whole: MaskedAutoencoder) -> None:
         """The report."""
         if self.here.ranks.leads:
-            with written(self.here.folder.path, self.course.plan.steps, self.course.plan.steps):
-                write_report(self.here.folder.path)
+            write_report(self.here.folder.path)
 
 
 def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[int, ...]) -> Tensor:

@@ -83,7 +83,7 @@ class Job(ABC, Generic[M]):
 
     @abstractmethod
     def finish(self, whole: M) -> None:
-        """What a complete run leaves beside its weights. Raises NotWritten."""
+        """What a complete run leaves beside its weights, its report among it; the lead alone writes. Raises OSError."""
 
 
 class Look(Protocol[M]):  # type: ignore[misc]  # whose model is only read
@@ -263,7 +263,7 @@ def _left(run: Run[Any], here: Here) -> Iterator[None]:
         raise
     with averaged(run.training.optimizer):
         whole = learner.whole()
-        if leads:
-            with written(path, steps, steps):
+        with written(path, steps, steps):
+            if leads:
                 job.save(whole, steps)
-        job.finish(whole)
+            job.finish(whole)

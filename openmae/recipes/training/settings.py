@@ -117,7 +117,7 @@ Sides = Annotated[
 
 
 def given(value: T | None) -> T:
-    """A setting that is chosen by now. Only what settles settings asks."""
+    """A setting that is given or chosen by now."""
     assert value is not None
     return value
 
