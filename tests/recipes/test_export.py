@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from openmae import create_model
 from openmae.data.formats.channels import PixelFormat
+from openmae.data.opening import open_data
 from openmae.data.views.statistics import Statistics
 from openmae.heads import Classifier, Encoder
 from openmae.model import ViT
@@ -381,7 +382,7 @@ def test_real_images_for_any_model(in_chans: int, size: tuple[int, int], tmp_pat
     assert images.isfinite().all()
     assert (images.flatten(1).std(dim=1) > 0.01).all()  # not blank
     if in_chans == 1:
-        of_data = real_images(loaded, str(write_images(tmp_path / "data", 3)))
+        of_data = real_images(loaded, open_data(str(write_images(tmp_path / "data", 3))))
         assert of_data.shape == (3, 1, *size)
 
 
