@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from openmae.errors import UserError
+
 Mutate = Callable[[random.Random, bytes], bytes]
 
 SECONDS, MEMORY = 20, 3 * 2**30
@@ -135,3 +137,18 @@ def bounded() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def tried(seeds: range, case: Callable[[random.Random], bool]) -> int:
+    """How many of the cases were read. Each is read (True), refused, or a failure that names its seed."""
+    read = 0
+    for seed in seeds:
+        try:
+            with bounded():
+                read += case(random.Random(seed))
+        except UserError:
+            continue
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+    return read

@@ -111,10 +111,10 @@ def run_openmae(
 
 
 @contextlib.contextmanager
-def started_openmae(words: Sequence[str], log: Path, **how: bool) -> Iterator[Process]:
+def started_openmae(words: Sequence[str], log: Path, *, session: bool = False, code: str = "") -> Iterator[Process]:
     """It, with what it prints in `log`; killed where it has not ended when the block does."""
     with log.open("a") as file:
-        process = start_openmae(words, file, **how)
+        process = start_openmae(words, file, session=session, code=code)
     try:
         yield process
     finally:

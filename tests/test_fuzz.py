@@ -39,7 +39,7 @@ from openmae.train.optimizers import adamw
 from openmae.train.run import RunFolder
 from openmae.weights import load_model
 from tests.images import picture
-from tests.mutations import bounded, damaged, with_wrong_values, wrong_lines, wrong_values
+from tests.mutations import damaged, tried, with_wrong_values, wrong_lines, wrong_values
 from tests.runs import copy
 from tests.train.tasks import no_loss
 
@@ -54,21 +54,6 @@ SEEDS = [
     pytest.param(MANY, id="many", marks=pytest.mark.slow),
 ]
 KINDS = ("csv", "table.parquet", "images.parquet", "npy", "npz", "tar", "index.json", "index.npz")
-
-
-def tried(seeds: range, case: Callable[[random.Random], bool]) -> int:
-    """How many of the cases were read. Each is read (True), refused, or a failure that names its seed."""
-    read = 0
-    for seed in seeds:
-        try:
-            with bounded():
-                read += case(random.Random(seed))
-        except UserError:
-            continue
-        except BaseException as error:
-            error.add_note(f"seed {seed}")
-            raise
-    return read
 
 
 # ---------------------------------------------------------------- weights and checkpoints

@@ -13,19 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from openmae import create_model
 from openmae.masking import MASKS, Masking
 from openmae.model import SIZES, Architecture, MaskedAutoencoder, patchify, sincos_positions, take, unpatchify
-
-TINY: dict[str, Any] = {
-    "model": "vit_tiny",
-    "img_size": 32,
-    "patch_size": 8,
-    "embed_dim": 24,
-    "depth": 2,
-    "num_heads": 2,
-    "mlp_ratio": 2.0,
-    "decoder_embed_dim": 16,
-    "decoder_depth": 2,
-    "decoder_num_heads": 2,
-}
+from tests.models import randomize, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -33,22 +21,8 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def tiny(**settings: Any) -> MaskedAutoencoder:
-    return create_model(**{**TINY, **settings})
-
-
 def images_for(model: MaskedAutoencoder, batch: int = 3) -> Tensor:
     return torch.randn(batch, model.encoder.in_chans, *model.encoder.img_size)
-
-
-@torch.no_grad()
-def randomize(module: nn.Module) -> None:
-    """Random values for everything that can be learned, so that no zero bias and no unit scale hides an error."""
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            parameter.normal_(std=0.1)
-            if "norm" in name and name.endswith("weight"):
-                parameter.add_(1)
 
 
 # ---------------------------------------------------------------- the same numbers as transformers

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from openmae.data.formats.decode import decode, read_header
 from openmae.errors import BrokenImage
 from tests.data.bad_files import bombs, cut_off, huge_headers, put, tiff, whole_files
 from tests.images import encoded, picture
+from tests.processes import run_openmae
 
 WHOLE = whole_files()
 RGB = PixelFormat()
@@ -65,8 +64,7 @@ def test_huge_files_and_bombs_are_refused_in_little_memory(
 ) -> None:
     for name, data in files().items():
         (tmp_path / name).write_bytes(data)
-    command = [sys.executable, "-c", WITNESS, str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    ran = run_openmae([str(tmp_path)], code=WITNESS)
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr == ""
     found = json.loads(ran.stdout)

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,21 +12,11 @@ import pytest
 
 from openmae.data.loading import pool
 from openmae.data.loading.pool import DEADLY, Hand, SharedArray, ordered
-from openmae.errors import BrokenImage, UserError
+from openmae.errors import UserError
+from tests.data.work import TASKS, squares
+from tests.processes import run_openmae, started_openmae, wait_for
 
 Result = TypeVar("Result")
-TASKS = [range(start, start + 4) for start in range(0, 80, 4)]
-
-
-def squares(task: range, hand: Hand) -> list[int | str]:
-    found: list[int | str] = []
-    for number in task:
-        try:
-            hand.take(number)
-            found.append(number * number)
-        except BrokenImage as error:
-            found.append(str(error))
-    return found
 
 
 class Once:
@@ -220,7 +208,7 @@ def children(parent: int) -> list[int]:
 def test_workers_follow_a_parent_that_was_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
-        "from tests.data.test_pool import TASKS, squares\n"
+        "from tests.data.work import TASKS, squares\n"
         "from openmae.data.loading import pool\n"
         "pool.POLL_SECONDS = 0.2\n"
         "results = pool.ordered(squares, TASKS, 2)\n"
@@ -228,16 +216,13 @@ def test_workers_follow_a_parent_that_was_killed(tmp_path: Path) -> None:
         "print('ready', flush=True)\n"
         "time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    log = tmp_path / "log"
+    with started_openmae([], log, code=code) as process:
+        wait_for(lambda: log.read_text() == "ready\n", process)
         workers = children(process.pid)
         assert len(workers) == 2
         process.kill()
-    until = time.monotonic() + 10
-    while any(alive(pid) for pid in workers) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not any(alive(pid) for pid in workers)
+    wait_for(lambda: not any(alive(pid) for pid in workers))
 
 
 def alive(pid: int) -> bool:
@@ -267,12 +252,12 @@ def test_workers_write_to_shared_arrays(method: str, monkeypatch: pytest.MonkeyP
 
 def test_an_error_elsewhere_does_not_keep_the_interpreter(tmp_path: Path) -> None:
     code = (
-        "from tests.data.test_pool import TASKS, squares\n"
+        "from tests.data.work import TASKS, squares\n"
         "from openmae.data.loading.pool import ordered\n"
         "results = ordered(squares, TASKS, 2)\n"
         "next(results)\n"
         "1 / 0\n"  # the traceback keeps the generator, and its workers
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = run_openmae([], code=code)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import resource
-import subprocess
 import sys
 import tarfile
 import time
@@ -31,6 +30,7 @@ from openmae.data.tasks import split_for
 from openmae.errors import BrokenImage, UserError
 from openmae.files.cache import keep, map_arrays, recall, write_arrays
 from tests.images import picture, write_images
+from tests.processes import run_openmae
 
 
 @pytest.fixture(autouse=True)
@@ -397,7 +397,8 @@ def test_memory_of_a_listing(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         for i in range(count):
             os.close(os.open(tmp_path / folder / f"photograph_{i:08d}.jpg", os.O_CREAT))
-    grown = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    grown = run_openmae([str(tmp_path)], code=MEASURE)
+    assert grown.returncode == 0, grown.stderr
     entries, peak = map(int, grown.stdout.split())
     assert entries == 30_000
     assert peak / entries <= 200

@@ -3,11 +3,8 @@
 import os
 import resource
 import signal
-import subprocess
-import sys
 import tarfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,15 +23,15 @@ from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode
 from openmae.data.loading import pool
 from openmae.data.loading.memory import InMemory, in_memory
-from openmae.data.loading.stream import Batch, Stream
 from openmae.data.opening import open_data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.source import Source
-from openmae.data.views.crop import Augmentation, Crop, View, centred_view, cut, draw_crop, reduction, resize
+from openmae.data.views.crop import Augmentation, Crop, centred_view, cut, draw_crop, reduction, resize
 from openmae.distributed.ranks import Ranks
-from openmae.masking import Masking
 from openmae.randomness import epoch_order, generator
+from tests.data.streams import in_use, rows, stream_of
 from tests.images import encoded, picture, write_images
+from tests.processes import run_openmae
 from tests.servers import serve
 
 # ---------------------------------------------------------------- views
@@ -172,12 +169,6 @@ def test_an_epochs_order_is_a_permutation_of_its_own(seed: int, epoch: int, leng
 # ---------------------------------------------------------------- the stream
 
 
-def stream_of(source: Source, batch_size: int = 6, steps: int = 9, repeats: int = 1, **masking: object) -> Stream:
-    pixels = PixelFormat()
-    masks = Masking(**masking)  # type: ignore[arg-type]
-    return Stream(source, View(pixels, (16, 16), (4, 4), Augmentation()), masks, batch_size, steps, 5, repeats)
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     data = write_images(tmp_path_factory.mktemp("stream"), 14)
@@ -185,19 +176,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     (data / "class1/small.png").write_bytes(encoded(Image.new("RGB", (3, 30)), "PNG"))
     picture(99, (150, 200)).save(data / "class0/large.jpg")  # decoded at half its size
     return open_data(str(data)).all
-
-
-Row = tuple[object, ...]
-
-
-def rows(batches: Iterator[Batch]) -> list[Row]:
-    """Every view: index, pixels, visible patches, queries."""
-    found: list[Row] = []
-    for batch in batches:
-        for i in range(len(batch)):
-            parts = (batch.images[i], batch.visible[i], batch.queries[i])
-            found.append((int(batch.indices[i]), *(part.numpy().tobytes() for part in parts)))
-    return found
 
 
 @pytest.mark.parametrize("workers", [0, 1, pytest.param(8, marks=pytest.mark.slow)])
@@ -253,11 +231,6 @@ def test_the_ring_is_bounded(source: Source, size: int, repeats: int, monkeypatc
     batches = stream.batches(0, 32, 4)  # of 61 MB and more, if nothing bounded it
     assert in_use() - began < most + 2**22
     del batches
-
-
-def in_use() -> int:
-    """Bytes of address space."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def whole(source: Source) -> Source:
@@ -335,7 +308,7 @@ TOO_LARGE = """
 import resource, sys
 from openmae.data.sources.joined import Joined
 from openmae.data.opening import open_data
-from tests.data.test_stream import in_use, rows, stream_of
+from tests.data.streams import in_use, rows, stream_of
 
 folder = open_data(sys.argv[1]).all
 resource.setrlimit(resource.RLIMIT_AS, (in_use() + 2**29,) * 2)
@@ -350,8 +323,7 @@ def test_a_file_that_does_not_fit_into_memory_is_broken(tmp_path: Path) -> None:
     large = write_images(tmp_path, 7) / "class0/large.jpg"
     large.touch()
     os.truncate(large, 2**30)
-    command = [sys.executable, "-c", TOO_LARGE, str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    ran = run_openmae([str(tmp_path)], code=TOO_LARGE)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "{'class0/large.jpg: it does not fit into memory'}\n" * 2
 

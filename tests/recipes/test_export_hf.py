@@ -31,7 +31,7 @@ from openmae.recipes.export.formats import processor as export_processor
 from openmae.weights import Loaded, Model, load_model, model_json, serialize
 from openmae.weights.entries import named
 from tests.commands import Run, refused
-from tests.test_model import randomize, tiny
+from tests.models import randomize, tiny
 
 NAMES = ["a cat", "a dog", "Zürich"]
 

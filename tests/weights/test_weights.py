@@ -25,8 +25,7 @@ from openmae.model import MaskedAutoencoder, sincos_positions
 from openmae.train.optimizers import adamw, layer_scale
 from openmae.weights import load_model, model_json, serialize
 from tests.commands import Run, refused
-from tests.mutations import bounded, damaged
-from tests.test_fuzz import tried
+from tests.mutations import bounded, damaged, tried
 from tests.weights import foreign
 
 CLOSE = {"rtol": 0, "atol": 2e-5}
