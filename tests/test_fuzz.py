@@ -31,7 +31,7 @@ from openmae.errors import BrokenImage, UserError
 from openmae.machine.device import choose_device
 from openmae.recipes.finetune import job as finetune
 from openmae.recipes.pretrain import job as pretrain
-from openmae.recipes.training.job import Kind
+from openmae.recipes.training.job import JobKind
 from openmae.report.page.run import write_report
 from openmae.train.learner import Learner
 from openmae.train.loop import resume
@@ -130,7 +130,7 @@ def test_checkpoints(finished: Path, tmp_path: Path, crafted: bool, seeds: range
 
 
 @contextmanager
-def checked(kind: Kind[Any, Any, Any, Any], settings: Any, console: Console) -> Iterator[SimpleNamespace]:
+def checked(kind: JobKind[Any, Any, Any, Any], settings: Any, console: Console) -> Iterator[SimpleNamespace]:
     """A run whose settings are checked and whose images are not opened."""
     choose_device(settings.device)
     yield SimpleNamespace(training=None, job=SimpleNamespace(figures={}))

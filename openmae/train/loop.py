@@ -29,7 +29,7 @@ MOST_DROPPED_IN_A_ROW = 5  # steps without a finite gradient before the run stop
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """How long and in what pieces to train.
 
     steps: optimizer steps in all; batch_size: samples a step, whatever the micro-batches.
@@ -71,7 +71,7 @@ class Training(Generic[M, B]):
     optimizer: torch.optim.Optimizer
     batches_from: Callable[[int, int], Iterator[B]]
     name_of: Callable[[int], str]
-    plan: Plan
+    schedule: Schedule
     run: RunFolder
     device: torch.device
     console: Console
@@ -105,7 +105,7 @@ class Position:
 
 
 def fit(training: Training[M, B]) -> Position:
-    """Trains to the plan's last step, from the newest good checkpoint of the run folder where there is one.
+    """Trains to the schedule's last step, from the newest good checkpoint of the run folder where there is one.
 
     A step whose loss or gradient is not finite does not touch the weights or the optimizer's averages. Where the disk
     does not take a checkpoint or a line of the log, training goes on, with a warning.
@@ -114,12 +114,12 @@ def fit(training: Training[M, B]) -> Position:
     rank is gone, torch's error where one least micro-batch is more than the memory holds.
     """
     learner, optimizer, after = training.learner, training.optimizer, training.after
-    run, plan, console, ranks = training.run, training.plan, training.console, training.learner.ranks
+    run, schedule, console, ranks = training.run, training.schedule, training.console, training.learner.ranks
     position = resume(learner, optimizer, run, console)
     if position.step:
-        is_whole = position.step == plan.steps
+        is_whole = position.step == schedule.steps
         said = f"The run in {run.path} is complete" if is_whole else f"Going on with the run in {run.path}"
-        console.print(f"{said}: {position.step:,} of {plan.steps:,} steps are taken", soft_wrap=True)
+        console.print(f"{said}: {position.step:,} of {schedule.steps:,} steps are taken", soft_wrap=True)
     steps = _Steps(training)
     # A GPU is given the next step before the last one's loss is read, so that it never waits for us.
     unread: deque[Taken] = deque()
@@ -129,12 +129,12 @@ def fit(training: Training[M, B]) -> Position:
 
     learner.model.train()
     with (
-        _Log(run, plan, console) as log,
+        _Log(run, schedule, console) as log,
         Stop() as stop,
-        Progress(plan.steps, console) as progress,
-        profiled(run, plan.profile, console) as profiler,
+        Progress(schedule.steps, console) as progress,
+        profiled(run, schedule.profile, console) as profiler,
     ):
-        votes = _Votes(stop, ranks, plan.checkpoint_seconds)
+        votes = _Votes(stop, ranks, schedule.checkpoint_seconds)
 
         def read(most_left: int) -> None:
             while len(unread) > most_left:
@@ -146,10 +146,10 @@ def fit(training: Training[M, B]) -> Position:
                 if position.dropped_in_a_row >= MOST_DROPPED_IN_A_ROW:
                     raise _not_finite(position, run, suspects, training.name_of, ranks)
 
-        while position.step < plan.steps:
+        while position.step < schedule.steps:
             began = time.perf_counter()
             ranks.at(f"step {position.step + 1}")
-            lr = plan.lr(position.step)
+            lr = schedule.lr(position.step)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("lr_scale", 1.0)
             taken = steps.take(position.step, votes.cast)
@@ -157,20 +157,20 @@ def fit(training: Training[M, B]) -> Position:
             position.step += 1
             log.count(taken)
             unread.append(taken)
-            is_last = position.step == plan.steps
-            is_read = position.step % plan.log_every == 0 or is_last or position.step in after
+            is_last = position.step == schedule.steps
+            is_read = position.step % schedule.log_every == 0 or is_last or position.step in after
             read(0 if is_read else most_unread)
 
             seconds = time.perf_counter() - began
             steps_here = position.step - begun_at  # the first one is not counted: it waits for processes and memory
             if steps_here > 1:
                 seconds_a_step = seconds if steps_here == 2 else 0.95 * seconds_a_step + 0.05 * seconds
-            left = seconds_a_step * (plan.steps - position.step) if steps_here > 1 else None
+            left = seconds_a_step * (schedule.steps - position.step) if steps_here > 1 else None
             progress.show(position.step, position.mean_loss, lr, *log.rates(), left)
 
             observed = after[position.step]() if position.step in after else {}
             learner.model.train()
-            if position.step % plan.log_every == 0 or is_last or observed:
+            if position.step % schedule.log_every == 0 or is_last or observed:
                 log.write(position, taken, lr, observed)
             if votes.is_due or votes.code or is_last:
                 read(0)  # a GPU's last step
@@ -182,7 +182,7 @@ def fit(training: Training[M, B]) -> Position:
                 if not is_saved:
                     said = "could not be saved; the same command goes on from the checkpoint before"
                 raise Interrupted(
-                    f"stopped at step {position.step} of {plan.steps}, which {said}", position.step, votes.code
+                    f"stopped at step {position.step} of {schedule.steps}, which {said}", position.step, votes.code
                 )
     log.check(position, ranks)
     return position
@@ -217,9 +217,9 @@ class _Votes:
 class _Log:
     """What a run leaves on the disk as it goes on: lines of the log, and checkpoints. The disk may refuse both."""
 
-    def __init__(self, run: RunFolder, plan: Plan, console: Console) -> None:
-        self.run, self.plan, self.console = run, plan, console
-        self.saver = Saver(run.checkpoints, plan.keep, self._warn)
+    def __init__(self, run: RunFolder, schedule: Schedule, console: Console) -> None:
+        self.run, self.schedule, self.console = run, schedule, console
+        self.saver = Saver(run.checkpoints, schedule.keep, self._warn)
         self._refusal: str | None = None
         self._begin()
 
@@ -238,7 +238,7 @@ class _Log:
     def count(self, taken: Taken) -> None:
         """Notes a step."""
         self.waited += taken.waited
-        self.samples += self.plan.batch_size
+        self.samples += self.schedule.batch_size
 
     def rates(self) -> tuple[float, float]:
         """(images/s, share of the time spent waiting for them) since the last line."""
@@ -332,10 +332,10 @@ class _Steps(Generic[M, B]):
     """Takes the steps, in smaller micro-batches from where memory runs out on."""
 
     def __init__(self, training: Training[M, B]) -> None:
-        self.training, self.learner, self.plan = training, training.learner, training.plan
-        plan, learner = training.plan, training.learner
-        share = learner.ranks.share(plan.batch_size, plan.least_micro_batch)
-        self.share, self.micro_batch = len(share), min(plan.micro_batch, len(share))
+        self.training, self.learner, self.schedule = training, training.learner, training.schedule
+        schedule, learner = training.schedule, training.learner
+        share = learner.ranks.share(schedule.batch_size, schedule.least_micro_batch)
+        self.share, self.micro_batch = len(share), min(schedule.micro_batch, len(share))
         self.batches: Iterator[B] | None = None
 
     def take(self, number: int, votes: Callable[[], tuple[float, ...]] = tuple) -> Taken:
@@ -364,10 +364,10 @@ class _Steps(Generic[M, B]):
 
     def _holds(self, batch: B) -> bool:
         try:
-            with self.learner.accumulating(is_last=False), autocast(self.training.device, self.plan.precision):
+            with self.learner.accumulating(is_last=False), autocast(self.training.device, self.schedule.precision):
                 self.learner.loss(batch.to(self.training.device)).backward()
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or self.plan.halved(self.micro_batch) == 0:
+            if not is_out_of_memory(error) or self.schedule.halved(self.micro_batch) == 0:
                 raise
             return False
         return True
@@ -379,21 +379,25 @@ class _Steps(Generic[M, B]):
                 self.learner,
                 batches,
                 self.training.optimizer,
-                batch_size=self.plan.batch_size,
+                batch_size=self.schedule.batch_size,
                 share=self.share,
-                clip_grad=self.plan.clip_grad,
+                clip_grad=self.schedule.clip_grad,
                 device=self.training.device,
-                precision=self.plan.precision,
+                precision=self.schedule.precision,
                 votes=votes,
             )
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or self.plan.halved(self.micro_batch) == 0 or self.learner.ranks.size > 1:
+            if (
+                not is_out_of_memory(error)
+                or self.schedule.halved(self.micro_batch) == 0
+                or self.learner.ranks.size > 1
+            ):
                 raise
             return None
 
     def _shrink(self) -> None:
         self.batches = None  # ends its processes before the next ones start
-        self.micro_batch = self.plan.halved(self.micro_batch)
+        self.micro_batch = self.schedule.halved(self.micro_batch)
         self.training.optimizer.zero_grad(set_to_none=True)
         gc.collect()  # an error and the frames that it came through hold each other
         give_back_freed_memory()
@@ -401,7 +405,7 @@ class _Steps(Generic[M, B]):
             torch.cuda.empty_cache()
         self.training.console.print(
             f"The machine ran out of memory: {self.micro_batch} images go through the model at once from here on. The "
-            f"batch stays at {self.plan.batch_size}, so the result does too",
+            f"batch stays at {self.schedule.batch_size}, so the result does too",
             style="yellow",
             soft_wrap=True,
         )

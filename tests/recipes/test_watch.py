@@ -20,7 +20,7 @@ from openmae.recipes.pretrain.watch import Watch
 from openmae.recipes.training.job import Here
 from openmae.recipes.training.schedule import Course
 from openmae.report.plots.curves import curves
-from openmae.train.loop import Plan
+from openmae.train.loop import Schedule
 from openmae.train.run import RunFolder, read_metrics
 from tests.commands import Run, pretrain
 from tests.images import picture, write_images
@@ -110,8 +110,8 @@ def test_the_sample_is_bounded_the_same_every_time_and_asks_of_others(
     def watch(passes: int, seed: int = 0) -> Watch:
         with RunFolder(tmp_path / "run") as folder:
             here = Here(folder, torch.device("cpu"), 0, make_console(), ALONE)
-        plan = Plan(1, 8, 8, lambda step: 0.0, inf, checkpoint_seconds=1e9, log_every=1)
-        return Watch(model.encoder, grey, (source, None), passes, Course("data", seed, plan, False, 0.0), here)
+        schedule = Schedule(1, 8, 8, lambda step: 0.0, inf, checkpoint_seconds=1e9, log_every=1)
+        return Watch(model.encoder, grey, (source, None), passes, Course("data", seed, schedule, False, 0.0), here)
 
     def names(some: Watch) -> list[set[str]]:
         return [{part.name(i) for i in range(len(part))} for part in some.sources]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from openmae.distributed.ranks import ALONE
 from openmae.train.learner import Learner
-from openmae.train.loop import Plan, Position, Training, fit
+from openmae.train.loop import Position, Schedule, Training, fit
 from openmae.train.optimizers import adamw
 from openmae.train.run import RunFolder
 
@@ -72,7 +72,7 @@ class Task:
         console: Console = QUIET,
         checkpoint_seconds: float = 1e9,
     ) -> Position:
-        plan = Plan(
+        schedule = Schedule(
             steps,
             8,
             self.micro_batch,
@@ -91,7 +91,7 @@ class Task:
                     adamw(self.model, (0.9, 0.95), 0.05),
                     self.batches_from,
                     lambda index: f"image{index}",
-                    plan,
+                    schedule,
                     run,
                     torch.device("cpu"),
                     console,

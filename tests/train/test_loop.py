@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from openmae.errors import Interrupted, UserError
 from openmae.train import saving
 from openmae.train.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
-from openmae.train.loop import MOST_DROPPED_IN_A_ROW, Plan
+from openmae.train.loop import MOST_DROPPED_IN_A_ROW, Schedule
 from openmae.train.run import read_metrics
 from tests.train.tasks import Samples, Task, TooLarge
 
@@ -73,8 +73,8 @@ def test_where_not_even_one_sample_fits_torchs_error_comes(tmp_path: Path) -> No
 
 
 def test_micro_batches_stay_multiples_of_the_least_one() -> None:
-    plan = Plan(1, 96, 96, lambda step: 0.1, inf, 1e9, 1, least_micro_batch=32)
-    assert [plan.halved(micro_batch) for micro_batch in (96, 64, 32)] == [32, 32, 0]
+    schedule = Schedule(1, 96, 96, lambda step: 0.1, inf, 1e9, 1, least_micro_batch=32)
+    assert [schedule.halved(micro_batch) for micro_batch in (96, 64, 32)] == [32, 32, 0]
 
 
 def test_a_step_that_is_not_finite_touches_nothing(tmp_path: Path) -> None:

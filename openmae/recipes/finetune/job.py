@@ -41,7 +41,7 @@ from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import Here, Job, Kind, Look, begun
+from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
 from openmae.report.page.sweep import SWEEP
@@ -170,8 +170,8 @@ class FinetuneJob(Job[Classifier]):
             loaded if self.order is None else loaded.take(self.order),
             View(pixels, run.head.img_size, (down, across), run.augmentation, self.finishing, noise),
             None,
-            self.course.plan.batch_size,
-            self.course.plan.steps,
+            self.course.schedule.batch_size,
+            self.course.schedule.steps,
             self.course.seed,
         )
 
@@ -196,7 +196,7 @@ class FinetuneJob(Job[Classifier]):
 
     def looks(self) -> Mapping[int, Look[Classifier]]:
         """The val images are classified, evenly over the run and at its end."""
-        return dict.fromkeys(evenly(self.course.plan.steps, max(1, self.run.evaluations)), self._validate)
+        return dict.fromkeys(evenly(self.course.schedule.steps, max(1, self.run.evaluations)), self._validate)
 
     @cached_property
     def _val(self) -> CentredImages:
@@ -207,7 +207,7 @@ class FinetuneJob(Job[Classifier]):
 
     def _validate(self, whole: Classifier, step: int) -> dict[str, Any]:
         """Judges it, and keeps its weights: the last ones as `evaluate` will find them."""
-        is_last, here = step == self.course.plan.steps, self.here
+        is_last, here = step == self.course.schedule.steps, self.here
         scores, indices = predict(
             whole,
             self.labelled.start.statistics,
@@ -215,7 +215,7 @@ class FinetuneJob(Job[Classifier]):
             here.device,
             here.workers,
             MOST_VALIDATED,
-            precision="fp32" if is_last else self.course.plan.precision,
+            precision="fp32" if is_last else self.course.schedule.precision,
             ranks=here.ranks,
         )
         if here.ranks.leads and not is_last:
@@ -261,7 +261,7 @@ class FinetuneJob(Job[Classifier]):
     def finish(self, whole: Classifier) -> None:
         """How good it is on val, with pictures and the report."""
         if self.judged is None:  # the run had ended before
-            self._validate(whole, self.course.plan.steps)
+            self._validate(whole, self.course.schedule.steps)
         if self.here.ranks.leads:
             judged = given(self.judged)
             self.here.console.print(f"On the val images: {said(self.figures)}")
@@ -271,7 +271,7 @@ class FinetuneJob(Job[Classifier]):
 # ---------------------------------------------------------------- the kind
 
 
-FINETUNE = Kind(
+FINETUNE = JobKind(
     needs=("model", "data", "out"),
     usage=(
         "say what to train, on what, and where the run goes",

@@ -42,7 +42,7 @@ def loss_of(
     weights = _class_weights(right).to(device) if run.balance == "weights" else None
     unit = Unit(right)
     shift, scale = (torch.tensor(number, device=device) for number in (unit.mean, unit.std))
-    classes, batch_size, seed = len(right.names), run.course.plan.batch_size, run.course.seed
+    classes, batch_size, seed = len(right.names), run.course.schedule.batch_size, run.course.seed
 
     def loss(model: Classifier, batch: Batch) -> Tensor:
         images = statistics.normalize(batch.images)

@@ -66,17 +66,17 @@ class Estimate:
     @property
     def steps(self) -> int:
         """Of the optimizer."""
-        return self.planned.course.plan.steps
+        return self.planned.course.schedule.steps
 
     @property
     def batch_size(self) -> int:
         """Images of a step."""
-        return self.planned.course.plan.batch_size
+        return self.planned.course.schedule.batch_size
 
     @property
     def micro_batch(self) -> int:
         """Images that a device takes at once: no more than its share."""
-        return min(self.planned.course.plan.micro_batch, -(-self.batch_size // self.gpus))
+        return min(self.planned.course.schedule.micro_batch, -(-self.batch_size // self.gpus))
 
     @property
     def views(self) -> int:
@@ -91,7 +91,7 @@ class Estimate:
     @property
     def precision(self) -> Precision:
         """Of the products."""
-        return self.planned.course.plan.precision
+        return self.planned.course.schedule.precision
 
     @property
     def work(self) -> int:

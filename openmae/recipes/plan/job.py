@@ -68,7 +68,7 @@ def run(settings: Plan) -> None:
     if measured is None:
         speed, other = _measure(planned, device, room, settings.seconds, console)
     else:
-        speed, other = measured.speed(given(chosen.model), planned.course.plan.precision), None
+        speed, other = measured.speed(given(chosen.model), planned.course.schedule.precision), None
     estimate = Estimate(chosen, images, planned, speed, other, device.type, room, settings.gpus, settings.link * 1e9)
     show(estimate, estimate.changes(of_model), settings.price, console)
     how = f", by {settings.gpus} processes under torchrun (docs/scale.md)" if settings.gpus > 1 else ""
@@ -111,7 +111,7 @@ def _check(settings: Plan) -> None:
 
 
 def _check_share(settings: Plan, planned: Pretraining) -> None:
-    batch_size = planned.course.plan.batch_size
+    batch_size = planned.course.schedule.batch_size
     if batch_size < settings.gpus:
         raise UserError(
             f"--gpus is {settings.gpus} and a step has {batch_size} images", "give fewer, or a larger --batch-size"
@@ -161,16 +161,16 @@ def _measure(
     """The speed here, in the run's precision and, where there is time, in the other one."""
     console.print(f"Taking a few steps of the real training here, for about {duration(seconds)}")
     began = time.perf_counter()
-    plan, again = planned.course.plan, planned.grad_checkpointing
-    precision = plan.precision
+    schedule, again = planned.course.schedule, planned.grad_checkpointing
+    precision = schedule.precision
     other: Precision = "fp32" if precision == "bf16" else "bf16"
     model = build(planned)
 
     def speed(precision: Precision, share: float) -> Speed:
-        usable, most = int(room * USABLE_MEMORY), plan.micro_batch
+        usable, most = int(room * USABLE_MEMORY), schedule.micro_batch
         most = largest_micro_batch(model.architecture, precision, most, usable, most, again, device.type)
         work, deadline = work_of(model.architecture, again), began + seconds * share
-        return dry_run(model, device, precision, plan.batch_size, max(1, most), work, deadline, console)
+        return dry_run(model, device, precision, schedule.batch_size, max(1, most), work, deadline, console)
 
     try:
         found = speed(precision, 1 - _OTHER_SHARE)

@@ -77,8 +77,8 @@ def stream_of(run: Pretraining, source: Source, workers: int) -> Stream:
         loaded,
         View(pixels, (height, width), (down, across), run.augmentation),
         run.architecture.masking,
-        run.course.plan.batch_size,
-        run.course.plan.steps,
+        run.course.schedule.batch_size,
+        run.course.schedule.steps,
         run.course.seed,
         run.repeat_aug,
     )

@@ -35,7 +35,7 @@ from openmae.recipes.pretrain.choose import check_compiles, choose, settle
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.pretrain.watch import Watch
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import Here, Job, Kind, Look, begun
+from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
 from openmae.report.page.run import write_report
@@ -157,11 +157,11 @@ class PretrainJob(Job[MaskedAutoencoder]):
 
     def looks(self) -> Mapping[int, Look[MaskedAutoencoder]]:
         """Panels and measurements, evenly over the run."""
-        run, steps = self.run, self.course.plan.steps
+        run, steps = self.run, self.course.schedule.steps
         pictured, measured = evenly(steps, run.pictures), evenly(steps, run.evaluations)
         watch = None
         if measured:
-            seen = steps * self.course.plan.batch_size // run.evaluations  # images from one look to the next
+            seen = steps * self.course.schedule.batch_size // run.evaluations  # images from one look to the next
             watch = Watch(
                 self.model.encoder, run.statistics, (self.images.train, self.images.val), seen, run.course, self.here
             )
@@ -181,7 +181,7 @@ class PretrainJob(Job[MaskedAutoencoder]):
         file = self.here.folder.path / "pictures" / f"step-{step:08d}.png"
         try:
             draw_panel(whole, self.run.statistics, pictures, file, seed=self.course.seed)
-            if step < self.course.plan.steps:
+            if step < self.course.schedule.steps:
                 self.save(whole, step)
         except (UserError, OSError) as error:
             said = f"warning: no picture at step {step}: {with_flags(str(error))}"
@@ -218,7 +218,7 @@ def _choose(settings: Pretrain, images: Images, here: Here) -> Pretrain:
     return choose(settings, given(images.look), len(images.train), here.device, memory, here.console)
 
 
-PRETRAIN = Kind(
+PRETRAIN = JobKind(
     needs=("data", "out"),
     usage=(
         "say which images to learn from and where the run goes",

@@ -50,7 +50,7 @@ class Watch:
         passes: images that training sees between two looks, which bounds the sample. All ranks have to ask for the
         figures together.
         """
-        self.statistics, self.here, self.precision = statistics, here, course.plan.precision
+        self.statistics, self.here, self.precision = statistics, here, course.schedule.precision
         (train, val), seed = images, course.seed
         most = max(_FEWEST, int(passes * _SHARE))
         queries = min(MOST_QUERIES, most // 3)

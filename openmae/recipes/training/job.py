@@ -1,7 +1,7 @@
 """The job that every training is: opened, chosen, trained, looked at, left; by one process or by several.
 
-A `Kind` states how a training is opened and chosen, a `Job` what it trains, by which loss, what it looks at and what it
-leaves. `begun` does all else, around the loop:
+A `JobKind` states how a training is opened and chosen, a `Job` what it trains, by which loss, what it looks at and what
+it leaves. `begun` does all else, around the loop:
 
     with begun(PRETRAIN, settings, console) as run:
         fit(run.training)
@@ -123,7 +123,7 @@ J = TypeVar("J", bound=Job[Any])
 
 
 @dataclass(frozen=True)
-class Kind(Generic[Settings, O, C, J]):
+class JobKind(Generic[Settings, O, C, J]):
     """How one kind of training gets from what it was asked to its job.
 
     needs: settings without which nothing begins; usage: what is said where one is missing.
@@ -150,7 +150,7 @@ class Run(Generic[J]):
 
 
 @contextmanager
-def begun(kind: Kind[Settings, O, C, J], settings: Settings, console: Console) -> Iterator[Run[J]]:
+def begun(kind: JobKind[Settings, O, C, J], settings: Settings, console: Console) -> Iterator[Run[J]]:
     """A run that begins or goes on, to be trained within; leaves a whole run folder, also where it is interrupted.
 
     Alone, or with the processes that torchrun started. Raises UserError, Interrupted, NotWritten, RankLost.
@@ -176,7 +176,7 @@ def begun(kind: Kind[Settings, O, C, J], settings: Settings, console: Console) -
                 yield run
 
 
-def _complete(kind: Kind[Settings, O, C, J], settings: Settings, ranks: Ranks) -> Settings:
+def _complete(kind: JobKind[Settings, O, C, J], settings: Settings, ranks: Ranks) -> Settings:
     """The lead's settings, with those that the run was begun with where it goes on. Raises UserError."""
     if not ranks.leads:  # it gets these
         return settings
@@ -187,7 +187,7 @@ def _complete(kind: Kind[Settings, O, C, J], settings: Settings, ranks: Ranks) -
     return settings
 
 
-def _job(kind: Kind[Settings, O, C, J], settings: Settings, here: Here) -> J:
+def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here) -> J:
     """The job, after everything was opened, chosen and found to fit. Raises UserError."""
     folder, ranks = here.folder, here.ranks
     with ranks.together():
@@ -203,25 +203,25 @@ def _job(kind: Kind[Settings, O, C, J], settings: Settings, here: Here) -> J:
             found = kind.settle(settings, opened.count, here.console)
     chosen = given(ranks.from_lead(found))
     with ranks.together():
-        plan = chosen.course.plan
-        check_shares(plan.batch_size, chosen.course.shard, ranks, plan.least_micro_batch)
+        schedule = chosen.course.schedule
+        check_shares(schedule.batch_size, chosen.course.shard, ranks, schedule.least_micro_batch)
         job = kind.job(chosen, opened, here)
         if ranks.leads:
-            check_room(folder.path, job.model, plan.keep, job.averages)
-            folder.settle({**chosen.config, DERIVED[0]: plan.steps}, opened.fingerprint, kind.may_differ)
+            check_room(folder.path, job.model, schedule.keep, job.averages)
+            folder.settle({**chosen.config, DERIVED[0]: schedule.steps}, opened.fingerprint, kind.may_differ)
     return job
 
 
 def _ready(job: J, here: Here) -> Run[J]:
     """The job with all that the loop needs."""
-    ranks, broken, plan = here.ranks, job.broken, job.course.plan
+    ranks, broken, schedule = here.ranks, job.broken, job.course.schedule
     job.model.to(here.device)
     stream = job.stream()
     learner: Learner[Any, Batch] = Learner(job.model, job.loss(), ranks, shard=job.course.shard)
     optimizer, looks = job.optimizer(), job.looks()
 
     def batches_from(step: int, micro_batch: int) -> Iterator[Batch]:
-        part, pin = ranks.share(plan.batch_size, plan.least_micro_batch), here.device.type == "cuda"
+        part, pin = ranks.share(schedule.batch_size, schedule.least_micro_batch), here.device.type == "cuda"
         return broken.watch(stream.batches(step, micro_batch, here.workers, pin=pin, part=part))
 
     def look(step: int) -> dict[str, Any]:
@@ -237,11 +237,11 @@ def _ready(job: J, here: Here) -> Run[J]:
             optimizer,
             batches_from,
             broken.source.name,
-            plan,
+            schedule,
             here.folder,
             here.device,
             here.console,
-            {step: partial(look, step) for step in {*looks, plan.steps}},
+            {step: partial(look, step) for step in {*looks, schedule.steps}},
         ),
     )
 
@@ -249,7 +249,7 @@ def _ready(job: J, here: Here) -> Run[J]:
 @contextmanager
 def _left(run: Run[Any], here: Here) -> Iterator[None]:
     """After the steps within, the run has its weights and its report; all ranks together."""
-    job, learner, steps = run.job, run.training.learner, run.training.plan.steps
+    job, learner, steps = run.job, run.training.learner, run.training.schedule.steps
     leads, path = here.ranks.leads, here.folder.path
     try:
         yield

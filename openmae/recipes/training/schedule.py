@@ -8,7 +8,7 @@ from rich.console import Console
 from openmae.console.words import several
 from openmae.errors import UserError
 from openmae.recipes.training.settings import Settings, given
-from openmae.train.loop import Plan
+from openmae.train.loop import Schedule
 from openmae.train.optimizers import WarmupCosine
 
 FEW_STEPS = 100  # of less, little can be learnt
@@ -23,7 +23,7 @@ class Course:
 
     data: str
     seed: int
-    plan: Plan
+    schedule: Schedule
     shard: bool
     max_broken: float
 
@@ -39,7 +39,7 @@ def course_of(settings: Settings, images: int, console: Console, least_micro_bat
     steps = steps_of(epochs, images, batch_size, console)
     warmup_steps = steps * (settings.warmup_epochs or 0.0) / epochs
     lr = given(settings.blr) * batch_size / 256
-    plan = Plan(
+    schedule = Schedule(
         steps,
         batch_size,
         given(settings.micro_batch),
@@ -52,7 +52,7 @@ def course_of(settings: Settings, images: int, console: Console, least_micro_bat
         precision="bf16" if settings.precision == "bf16" else "fp32",
         profile=settings.profile,
     )
-    return Course(given(settings.data), settings.seed, plan, settings.shard, settings.max_broken)
+    return Course(given(settings.data), settings.seed, schedule, settings.shard, settings.max_broken)
 
 
 def steps_of(epochs: float, images: int, batch_size: int, console: Console) -> int:
