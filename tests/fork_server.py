@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import types
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as openmae.cli has it before torch is imported
@@ -90,7 +91,8 @@ def become(what: dict[str, Any]) -> None:
     os.chdir(what["folder"])
     if what["code"]:
         sys.argv = ["-c", *what["words"]]
-        exec(compile(what["code"], "<string>", "exec"), {"__name__": "__main__"})
+        sys.modules["__main__"] = main = types.ModuleType("__main__")
+        exec(compile(what["code"], "<string>", "exec"), vars(main))
     else:
         sys.argv = ["openmae", *what["words"]]
         runpy.run_module("openmae", run_name="__main__", alter_sys=True)

@@ -9,7 +9,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-STALLED_SECONDS = 3.0  # long after the clients of the tests have given up
+STALLED_SECONDS = 1.5  # long after the clients of the tests have given up
 
 
 @dataclass

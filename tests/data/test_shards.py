@@ -9,6 +9,7 @@ import tarfile
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from operator import methodcaller
 from pathlib import Path
 
@@ -405,7 +406,9 @@ def test_server_that_fails_for_a_while_is_asked_again(tmp_path: Path, server: Se
     assert len(server.requests) > 6
 
 
-def test_server_that_fails_for_good_is_given_up(tmp_path: Path, server: Server) -> None:
+def test_server_that_fails_for_good_is_given_up(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_packed(tmp_path, shards=3, each=20)
     source = open_data(server.url).all
     before = len(server.requests)
@@ -415,6 +418,8 @@ def test_server_that_fails_for_good_is_given_up(tmp_path: Path, server: Server) 
     assert "503" in str(found[0])
     assert found[1] == bytes([25]) * 125
     assert len(server.requests) - before == QUICK.tries + 1
+    brief = replace(QUICK, total=1.5)
+    monkeypatch.setattr(remote, "PATIENCE", brief)
     server.fail = lambda number, path: "drip"  # which no single wait tells from a server that is well
     started = time.monotonic()
     given_up = source.read_many(range(60))

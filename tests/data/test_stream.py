@@ -207,7 +207,7 @@ def test_ranks_share_each_step_among_them(source: Source, size: int, micro_batch
     assert steps == whole
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     ring=st.integers(1, 40), workers=st.integers(1, 3), micro_batch=st.integers(1, 12), repeats=st.sampled_from([1, 3])
 )

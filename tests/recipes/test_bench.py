@@ -1,13 +1,15 @@
 """The benchmark of training steps: that what it measures is training, by all in the same way, whatever befalls them."""
 
 import contextlib
+import gc
 import importlib
 import io
 import json
 import multiprocessing
 import os
+import pickle
+import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,14 +26,16 @@ from openmae.cli import main
 from openmae.errors import UserError
 from openmae.masking import Masking
 from openmae.recipes.bench import rounds as bench_rounds
-from openmae.recipes.bench.job import _check_measured, architecture_of
+from openmae.recipes.bench.job import _check_measured, architecture_of, contenders_of
 from openmae.recipes.bench.peers import BUILDERS, file_peer, installed
 from openmae.recipes.bench.rounds import PRODUCT, Booth, Contender, measure, table_of
+from openmae.recipes.bench.settings import Bench
 from openmae.recipes.bench.steps import LR, Ours, PlainStepper, Where, _loss_in, timed
 from openmae.recipes.bench.worker import Turn
 from openmae.report.plots.bench import Result, Table, bench_picture, markdown
 from openmae.train.cost import flops
 from tests.commands import Run, refused
+from tests.processes import started_openmae, wait_for
 
 CPU = Where("cpu", "fp32")
 TINY = architecture_of("vit_tiny", 32, decoder_depth=1)
@@ -97,6 +101,16 @@ class Sleeping:
 """
 
 
+@contextlib.contextmanager
+def forked_contenders() -> Iterator[pytest.MonkeyPatch]:
+    """Their processes begin at once. Others are started as a user's are: to be ended, or as peers that fail."""
+    gc.freeze()  # what is collected between turns is their own alone
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench_rounds, "START", "fork")
+        yield patch
+    gc.unfreeze()
+
+
 def quiet(what: str, done: int, of: int) -> None:
     pass
 
@@ -105,7 +119,7 @@ def children() -> list[str]:
     """Processes that this one has started and that are still there, but for Python's own, which frees what is left."""
     pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
     commands = [Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in pids]
-    return [command for command in commands if "resource_tracker" not in command]
+    return [command for command in commands if not re.search("resource_tracker|fork_server", command)]
 
 
 def write_peers(folder: Path) -> Path:
@@ -120,8 +134,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
     folder = tmp_path_factory.mktemp("bench")
     peers = [f"{write_peers(folder)}:{name}" for name in ("plain", "raising")]
     said = io.StringIO()
-    with contextlib.redirect_stdout(said), pytest.MonkeyPatch.context() as patch:
+    with contextlib.redirect_stdout(said), forked_contenders() as patch:
         patch.setattr(bench_rounds, "TURN_SECONDS", 0.2)
+        patch.setattr("openmae.recipes.bench.job.installed", lambda: ["transformers"])
         code = main(["bench", *FLAGS.split(), "--peer", *peers, "--out", str(folder / "out")])
     return code, said.getvalue(), folder / "out"
 
@@ -162,6 +177,11 @@ def test_ours_has_to_be_measured(measured: tuple[int, str, Path]) -> None:
     _check_measured(tables[:1], "openmae")
     with pytest.raises(UserError, match="openmae itself could not be measured in vit_tiny, fp32"):
         _check_measured(tables, "openmae")
+
+
+def test_all_can_be_handed_to_a_process_that_is_started_anew() -> None:
+    for contender in contenders_of(Bench(model="vit_tiny", img_size=32), torch.device("cpu")):
+        assert pickle.loads(pickle.dumps(contender)) == contender
 
 
 def test_no_process_is_left(measured: tuple[int, str, Path]) -> None:
@@ -311,7 +331,8 @@ def sleeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("sleeper")
-    yield lambda *given: Contender(f"sleeper {given}", module.Sleeper(*given), "", TINY)
+    with forked_contenders():
+        yield lambda *given: Contender(f"sleeper {given}", module.Sleeper(*given), "", TINY)
     del sys.modules["sleeper"]
 
 
@@ -385,26 +406,19 @@ if __name__ == "__main__":
 def test_processes_end_with_the_command(tmp_path: Path) -> None:
     """On Ctrl-C, which a terminal sends to all of them, and where it is killed; one works all the while."""
     (tmp_path / "sleeper.py").write_text(SLEEPER)
-    (tmp_path / "waiting.py").write_text(WAITING)
-    interrupted, killed = (waiting(tmp_path, *seconds) for seconds in (("600", "1"), ("600",)))
-    for process in (interrupted, killed):
-        assert process.stdout is not None
-        while "warming up" not in process.stdout.readline():
-            assert process.poll() is None, process.communicate()
-    time.sleep(0.3)
-    began = time.monotonic()
-    os.killpg(interrupted.pid, signal.SIGINT)
-    killed.kill()
-    assert interrupted.communicate(timeout=30) == ("stopped\n", "")  # ends when nobody holds its pipes any more
-    killed.communicate(timeout=30)
-    while left := session(interrupted.pid) + session(killed.pid):
-        assert time.monotonic() - began < 15, left
-        time.sleep(0.1)
-
-
-def waiting(folder: Path, *seconds: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(folder / "waiting.py"), str(folder), *seconds]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    both = [(tmp_path / name, seconds) for name, seconds in (("interrupted", ("600", "1")), ("killed", ("600",)))]
+    with contextlib.ExitStack() as stack:
+        interrupted, killed = (
+            stack.enter_context(started_openmae([str(tmp_path), *seconds], log, session=True, code=WAITING))
+            for log, seconds in both
+        )
+        for (log, _), process in zip(both, (interrupted, killed), strict=True):
+            wait_for(lambda log=log: "warming up" in log.read_text(), process)
+        os.killpg(interrupted.pid, signal.SIGINT)
+        killed.kill()
+        assert interrupted.wait(60) == 0
+        assert both[0][0].read_text().endswith("\nstopped\n")
+        wait_for(lambda: not session(interrupted.pid) + session(killed.pid))
 
 
 def session(leader: int) -> list[str]:

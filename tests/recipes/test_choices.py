@@ -1,5 +1,6 @@
 """What is chosen where a setting was left open: the paper's tables, and what fits small data."""
 
+import functools
 from dataclasses import replace
 from importlib.util import find_spec
 from io import StringIO
@@ -17,7 +18,7 @@ from openmae.data.survey.sample import Survey
 from openmae.data.views.mixing import GROUP
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
-from openmae.model import create_model
+from openmae.model import ViT, create_model
 from openmae.recipes.finetune import choose as finetune_choices
 from openmae.recipes.finetune.build import Start, finish_of
 from openmae.recipes.finetune.settings import Finetune
@@ -41,12 +42,18 @@ def pretraining(
     return pretrain_choices.choose(settings, look(side), images, device, memory, QUIET)
 
 
+@functools.cache
+def encoder_of(model: str) -> ViT:
+    """Of this size, without its weights."""
+    with torch.device("meta"):
+        return create_model(model).encoder
+
+
 def finetuning(
     images: int = 50_000, model: str = "vit_base", target: str | None = "norm_pix", **given_: object
 ) -> Finetune:
     settings = Finetune("model", "data", Path("out"), precision="fp32", **given_)  # type: ignore[arg-type]
-    with torch.device("meta"):
-        encoder = create_model(model).encoder
+    encoder = encoder_of(model)
     start = Start(encoder, STATISTICS, target, is_new=False)
     return finetune_choices.choose(settings, start, "classification", images, CPU, QUIET)
 
