@@ -122,14 +122,14 @@ class Classifier(nn.Module):
         """(B, C, *S) -> (B, D): pooled and normalised, what the linear layer reads (before its batch norm)."""
         self.encoder.check(images)
         tokens = self.encoder.embed(patchify(images, self.encoder.patch_size))
-        keep = None if noise is None or not self.training or self.drop_path == 0 else self._keep(noise)
+        keep = None if noise is None or not self.training or self.drop_path == 0 else self.branches_kept(noise)
         (last,) = deque(self.encoder.states(tokens, keep), maxlen=1)  # (B, T + N, D)
         classes = self.encoder.class_tokens
         if self.norm is None:
             return self.encoder.norm(last[:, :classes]).mean(dim=1)
         return self.norm(last[:, classes:].mean(dim=1))
 
-    def _keep(self, noise: Tensor) -> Tensor:
+    def branches_kept(self, noise: Tensor) -> Tensor:
         """(B, L, 2): 0 for a branch that is left out, else what keeps its mean; frozen blocks leave nothing out."""
         depth = self.encoder.depth
         learns = [any(p.requires_grad for p in block.parameters()) for block in self.encoder.blocks]

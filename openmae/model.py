@@ -460,7 +460,7 @@ class MaskedAutoencoder(nn.Module):
         if queries is None:
             queries = _true_indices(mask, patches.shape[1] - visible.shape[1])
 
-        states, places = self._encode_visible(patches, visible, queries, mask)
+        states, places = self.encode_visible(patches, visible, queries, mask)
         predicted = self.decoder(states, places, queries)  # (B, Q, K)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             if self.target.per_patch:  # gather before computing: a quarter of the patches is never asked for
@@ -470,7 +470,7 @@ class MaskedAutoencoder(nn.Module):
         loss = (predicted.float() - target).square().mean(dim=-1).mean()
         return Output(loss, predicted, queries, mask)
 
-    def _encode_visible(
+    def encode_visible(
         self, patches: Tensor, visible: Tensor, queries: Tensor, mask: Tensor
     ) -> tuple[list[Tensor], Tensor]:
         """The encoder states that the decoder reads, and the places of the patches in them."""

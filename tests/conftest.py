@@ -38,6 +38,13 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
+def brief_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What doctor measures is measured for less long."""
+    monkeypatch.setattr("openmae.recipes.doctor.disk.MOST_BYTES", 20 * 10**6)
+    monkeypatch.setattr("openmae.recipes.doctor.decoding.SECONDS", 0.2)
+
+
+@pytest.fixture
 def drawn() -> None:
     """Figures of runs are drawn whole: for tests that look at them, or go all the way that a user goes."""
 

@@ -79,7 +79,7 @@ def test_without_noise_and_in_evaluation_nothing_is_dropped() -> None:
 
 def test_drop_path_leaves_branches_out_and_keeps_the_mean() -> None:
     model = Classifier(vit(), 5, drop_path=0.6)
-    keep = model._keep(torch.rand(20_000, 8, generator=torch.Generator().manual_seed(0)))  # (B, 4, 2)
+    keep = model.branches_kept(torch.rand(20_000, 8, generator=torch.Generator().manual_seed(0)))  # (B, 4, 2)
     rates = [0.0, 0.2, 0.4, 0.6]  # timm's torch.linspace(0, rate, depth)
     for block, rate in enumerate(rates):
         values = keep[:, block].unique()
@@ -106,7 +106,7 @@ def test_a_dropped_block_passes_its_input_on() -> None:
 def test_frozen_blocks_are_never_left_out() -> None:
     model = Classifier(vit(), 5, drop_path=0.9)
     learn_last_blocks(model, 1)
-    keep = model._keep(torch.zeros(6, 8))
+    keep = model.branches_kept(torch.zeros(6, 8))
     assert torch.equal(keep[:, :3], torch.ones(6, 3, 2))
     assert torch.equal(keep[:, 3], torch.zeros(6, 2))
 

@@ -370,8 +370,8 @@ def test_hidden_pixels_never_reach_the_encoder(variant: MaskedAutoencoder) -> No
     poisoned = patches.clone()
     poisoned[hidden] = torch.nan  # it would survive every multiplication by zero
 
-    states, places = variant._encode_visible(patches, visible, queries, hidden)
-    again, places_again = variant._encode_visible(poisoned, visible, queries, hidden)
+    states, places = variant.encode_visible(patches, visible, queries, hidden)
+    again, places_again = variant.encode_visible(poisoned, visible, queries, hidden)
     assert len(states) == len(variant.layers_read)
     assert torch.equal(places, places_again)
     for state, other in zip(states, again, strict=True):
@@ -382,7 +382,7 @@ def test_hidden_pixels_never_reach_the_encoder(variant: MaskedAutoencoder) -> No
     # And the visible ones do reach it: the comparison above can fail.
     shown = patches.clone()
     shown[~hidden] += 1
-    assert not torch.equal(variant._encode_visible(shown, visible, queries, hidden)[0][-1], states[-1])
+    assert not torch.equal(variant.encode_visible(shown, visible, queries, hidden)[0][-1], states[-1])
 
 
 class Shifted(nn.Module):
@@ -514,9 +514,9 @@ def vit_large_costs(**settings: Any) -> tuple[int, int, int]:
         patches = patchify(images, (16, 16))
         visible, queries = (torch.zeros(1, n, dtype=torch.long) for n in (49, 147))
         mask = torch.ones(1, 196, dtype=torch.bool)
-        states, places = model._encode_visible(patches, visible, queries, mask)
+        states, places = model.encode_visible(patches, visible, queries, mask)
         return (
-            flops(lambda: model._encode_visible(patches, visible, queries, mask)),
+            flops(lambda: model.encode_visible(patches, visible, queries, mask)),
             flops(lambda: model.decoder(states, places, queries)),
             flops(lambda: model.encode(images)),
         )

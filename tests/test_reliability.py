@@ -181,7 +181,7 @@ def test_a_signal_while_images_are_listed(
             time.sleep(0.001)
         raise UserError("it went on")
 
-    monkeypatch.setattr(stop, "_leave", lambda code, why: left.append(code))
+    monkeypatch.setattr(stop, "leave", lambda code, why: left.append(code))
     monkeypatch.setattr(job, kind, replace(getattr(job, kind), open=opened))
     places = ["data"] if job is pretrain else ["model", "data"]
     assert main([kind.lower(), *places, "--out", str(tmp_path)]) == 2

@@ -22,14 +22,14 @@ from openmae.console.terminal import make_console
 from openmae.console.words import on_one_line
 from openmae.data.opening import open_data
 from openmae.errors import BrokenImage, UserError
-from openmae.files import address
 from openmae.files.address import hide, know, secrets, shown, whole
-from openmae.recipes.evaluate.keep import _as_folder
+from openmae.recipes.evaluate.keep import folder_name
 from openmae.report.page.run import write_report
 from openmae.train.checkpoint import newest_checkpoint
-from tests.commands import TINY, Run, pretrain, refused
+from tests.commands import TINY, Run, pretrain, refused, words
 from tests.images import encoded, picture
 from tests.mutations import bounded
+from tests.processes import run_openmae
 from tests.runs import copy
 from tests.servers import Server, serve
 
@@ -184,7 +184,7 @@ def test_a_crafted_archive_writes_nothing_outside_its_folder(finished: Path, tmp
 
 def test_results_of_data_with_a_strange_name_stay_in_the_run(tmp_path: Path) -> None:
     for name in ("../../x", "/", "..", "a/..", "https://h/..?x=/../..", "-rf", ".", "\0", "x" * 500, "CON/"):
-        folder = _as_folder(name)
+        folder = folder_name(name)
         assert re.fullmatch(r"[\w.][\w.-]*", folder, re.ASCII)
         assert len(folder) < 60
         assert (tmp_path / folder).resolve().parent == tmp_path
@@ -281,12 +281,6 @@ def www(shards: Path, tmp_path: Path) -> Path:
     return tmp_path / "www"
 
 
-def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a new process."""
-    monkeypatch.setattr(address, "_users", {})
-    monkeypatch.setattr(address, "_values", {})
-
-
 def with_secrets(server: Server) -> str:
     return server.url.replace("://", "://ann:hunter2@") + "/shards/{0000..0000}.tar?token=s3cr3t&X-Amz-Signature=S1GN"
 
@@ -339,11 +333,12 @@ def test_resuming_needs_the_secrets_again(www: Path, tmp_path: Path, run: Run, m
     with serve(www) as server:
         url = with_secrets(server)
         assert run(*pretrain(url, out, "--epochs 2"))[0] == 0
-        forget(monkeypatch)
-        refused(run("pretrain", "--resume", "--out", out, "--workers", 0), "give DATA again")
-        code, output, _ = run("pretrain", url.replace("S1GN", "other"), "--resume", "--out", out, "--workers", 0)
-        assert code == 0
-        assert "is complete" in output
+        resume = words("pretrain --resume --workers 0 --out", out)
+        other = run_openmae(resume)  # another process, which has not heard of them
+        refused((other.returncode, other.stdout, other.stderr), "give DATA again")
+        other = run_openmae([*resume, url.replace("S1GN", "other")])
+        assert other.returncode == 0
+        assert "is complete" in other.stdout
 
 
 def test_a_config_file_may_hold_secrets_that_are_not_copied(www: Path, tmp_path: Path, run: Run) -> None:
@@ -355,12 +350,11 @@ def test_a_config_file_may_hold_secrets_that_are_not_copied(www: Path, tmp_path:
     assert_without_secrets(out, *result[1:])
 
 
-def test_remembered_secrets_reach_a_process_that_is_spawned(www: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_secrets_reach_a_process_that_is_spawned(www: Path, tmp_path: Path) -> None:
     with serve(www) as server:
-        source = open_data(with_secrets(server)).all
-        text = pickle.dumps(source)
-        forget(monkeypatch)
-        assert isinstance(pickle.loads(text).read(0), bytes)
+        (tmp_path / "source").write_bytes(pickle.dumps(open_data(with_secrets(server)).all))
+        read = "import pickle, sys; print(len(pickle.load(open(sys.argv[1], 'rb')).read(0)))"
+        assert int(run_openmae([str(tmp_path / "source")], code=read).stdout) > 100
 
 
 ESCAPES = "a\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp"

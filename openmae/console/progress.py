@@ -15,7 +15,7 @@ from rich.text import Text
 
 from openmae.console.words import duration
 
-_SILENT_SECONDS = 2.0  # before a listing says that it is under way
+SILENT_SECONDS = 2.0  # before a listing says that it is under way
 
 
 class Status:
@@ -27,7 +27,7 @@ class Status:
 
     def say(self, text: str) -> None:
         """Shows the text in place of the one before, where stderr is a terminal and some seconds have passed."""
-        if sys.stderr.isatty() and time.monotonic() - self.started > _SILENT_SECONDS:
+        if sys.stderr.isatty() and time.monotonic() - self.started > SILENT_SECONDS:
             print(f"\r{text:<{self.width}}", end="", file=sys.stderr, flush=True)
             self.width = len(text)
 
@@ -37,7 +37,7 @@ class Status:
             print(f"\r{'':<{self.width}}\r", end="", file=sys.stderr, flush=True)
 
 
-_FIRST_SECONDS = 2.0  # before the first plain line
+FIRST_SECONDS = 2.0  # before the first plain line
 
 
 class Say(Protocol):
@@ -90,7 +90,7 @@ def counting(what: str, total: int, console: Console, before: int = 0) -> Iterat
     """Gives a function to be told how many of `total` images are done: a bar on a terminal, plain lines now and then
     elsewhere, with the time left. before: images that were done at an earlier time, and are not told again."""
     started = time.monotonic()
-    said = started - PLAIN_SECONDS + _FIRST_SECONDS
+    said = started - PLAIN_SECONDS + FIRST_SECONDS
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.description}"))
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total, completed=before)

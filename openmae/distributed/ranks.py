@@ -202,7 +202,7 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         patience = timedelta(seconds=timeout)
         store, _, _ = next(rendezvous("env://", timeout=patience))
-        store = _of_this_start(store, rank, size, timeout)
+        store = of_this_start(store, rank, size, timeout)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
         heart = Heart(rank, size, timeout)
         heart.start()
@@ -236,7 +236,7 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def _of_this_start(store: Store, rank: int, size: int, timeout: float) -> Store:
+def of_this_start(store: Store, rank: int, size: int, timeout: float) -> Store:
     """The store without what other starts have left in it. torchrun's outlives its restarts, and dead processes'
     addresses, farewells and complaints with it; how often it restarted is not the same on all machines.
 

@@ -81,7 +81,7 @@ def corrupt(view: NDArray[np.uint8], kind: str, severity: int, draws: np.random.
 
     Of an image with one channel the library makes one with three; the first of them is taken.
     """
-    library = _library()
+    library = imported()
     own, shared = draws.integers(2**31, size=2).tolist()
     extra = {"seed": own} if kind in _OWN_SEED else {}
     before = np.random.get_state()  # noqa: NPY002 (the library draws from numpy's global generator)
@@ -134,7 +134,8 @@ def is_imagenet(names: Sequence[str], img_size: tuple[int, int]) -> bool:
 
 
 @cache
-def _library() -> ModuleType:
+def imported() -> ModuleType:
+    """The library. Raises UserError where it is not installed."""
     try:
         import cv2
         import imagecorruptions

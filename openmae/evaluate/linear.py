@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from openmae.data.tasks import Task
 
-_MOST_SCORES = 2**24  # at once: rows times outputs
+MOST_SCORES = 2**24  # at once: rows times outputs
 _MEMORY = 20  # steps that L-BFGS remembers
 _MOST_STEPS = 1000
 _MOST_SAMPLED = 4096  # rows that the curvature is guessed from
@@ -129,7 +129,7 @@ def _logistic(
         loss = (penalty / 2 * model.weight.square().sum()).double()
         slope = penalty * model.weight
         slope_of_bias = torch.zeros_like(model.bias)
-        rows = max(1, _MOST_SCORES // outputs)
+        rows = max(1, MOST_SCORES // outputs)
         for part, wanted in zip(torch.split(features, rows), torch.split(targets, rows), strict=True):
             sum_of_losses, error = _losses(model(part), wanted, task)
             loss += sum_of_losses / count

@@ -70,7 +70,7 @@ def _chosen(
     """The strength with the best figure on held-out folds, the strongest of equals, and a model to begin from."""
     if right.task == "regression":
         return _chosen_for_numbers(train, targets, variance), None
-    folds = _folds(right, seed)
+    folds = folds_of(right, seed)
     models: list[Linear | None] = [None] * len(folds)
     best, chosen, start, worse = -math.inf, FALLBACK, None, 0
     for number, strength in enumerate(STRENGTHS if folds else ()):
@@ -112,7 +112,7 @@ def _chosen_for_numbers(train: Tensor, targets: Tensor, variance: Tensor) -> flo
     return chosen
 
 
-def _folds(right: Answers, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def folds_of(right: Answers, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """(rest, held out) of each fold; of classes, a share of each, and never the only image of one."""
     count = len(right.values)
     number = np.full(count, -1)

@@ -66,18 +66,18 @@ class Stop:
                     if not any(number in self._codes for number in heard):
                         continue
                     if self._at_once:
-                        _leave(RUN_AGAIN, "asked to stop before or after the steps")
+                        leave(RUN_AGAIN, "asked to stop before or after the steps")
                     if not first:
                         first = time.monotonic()
                         self.code = self.code or next(self._codes[number] for number in heard if number in self._codes)
                     elif time.monotonic() - first > GRACE:
-                        _leave(self.code, "asked twice to stop")
+                        leave(self.code, "asked twice to stop")
                     ours.settimeout(max(0.1, first + DEADLINE - time.monotonic()))
             except TimeoutError:
-                _leave(self.code, f"not saved within {DEADLINE:.0f} s")
+                leave(self.code, f"not saved within {DEADLINE:.0f} s")
 
 
-def _leave(code: int, why: str) -> None:
+def leave(code: int, why: str) -> None:
     """Ends the process as it stands: a write under way leaves what was there before."""
     print(f"openmae: {why}: stopped at once; the same command goes on from the last checkpoint.", file=sys.stderr)
     sys.stderr.flush()

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -240,10 +241,7 @@ def fill(shared: SharedArray, task: range, hand: Hand) -> int:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])  # as on Linux, and as elsewhere
 def test_workers_write_to_shared_arrays(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import multiprocessing
-    from functools import partial
-
-    monkeypatch.setattr(pool, "_context", lambda: multiprocessing.get_context(method))
+    monkeypatch.setattr(pool, "START", method)
     shared = SharedArray((80, 2), "uint16")
     assert sum(ordered(partial(fill, shared), TASKS, 1)) == 80
     assert np.array_equal(shared.array[:, 0], np.arange(80))

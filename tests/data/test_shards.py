@@ -47,7 +47,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Serves tmp_path to an impatient client."""
     monkeypatch.setattr(remote, "PATIENCE", QUICK)
-    monkeypatch.setattr(remote, "_servers", {})
+    monkeypatch.setattr(remote, "servers", {})
     with serve(tmp_path) as running:
         yield running
 
@@ -433,11 +433,11 @@ def test_s3_that_is_not_there(tmp_path: Path, s3: str, monkeypatch: pytest.Monke
         _ = open_data("s3://images/nothing").all
     with pytest.raises(UserError, match="check that all shards are there"):
         _ = open_data("s3://no-such-bucket/0.tar").all
-    monkeypatch.setattr(remote, "_servers", {})
+    monkeypatch.setattr(remote, "servers", {})
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(UserError, match=r"5 tries\); check the address, AWS_ENDPOINT_URL and the network"):
         _ = open_data("s3://images/0.tar").all
-    monkeypatch.setattr(remote, "_servers", {})
+    monkeypatch.setattr(remote, "servers", {})
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -351,7 +351,7 @@ def test_long_listings_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(progress, "_SILENT_SECONDS", 0)
+    monkeypatch.setattr(progress, "SILENT_SECONDS", 0)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     for i in range(10_001):
         (tmp_path / f"{i}.png").touch()
@@ -552,14 +552,14 @@ def test_rows_are_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     images: list[bytes | None] = [os.urandom(1000) for _ in range(60)]
     images[7] = None
     write_hub(tmp_path / "a.parquet", images, [0] * 60, group=10)
-    monkeypatch.setattr(parquet, "_MOST_IN_MEMORY", 0)
-    monkeypatch.setattr(parquet, "_MOST_IN_CACHE", 25_000)
+    monkeypatch.setattr(parquet, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(parquet, "MOST_IN_CACHE", 25_000)
     source = open_data(str(tmp_path / "a.parquet")).all
     order = np.random.default_rng(0).permutation(60).tolist()
     found = source.read_many(order)
     assert [images[i] for i in order if i != 7] == [entry for entry in found if not isinstance(entry, BrokenImage)]
     assert isinstance(found[order.index(7)], BrokenImage)
-    assert len(source._cached) <= 2  # type: ignore[attr-defined]
+    assert len(source.cached) <= 2  # type: ignore[attr-defined]
     (tmp_path / "a.parquet").unlink()
     gone = pickle.loads(pickle.dumps(source))  # which remembers no row group
     assert all(isinstance(entry, OSError) for entry in gone.read_many([0, 30]))

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from openmae import cli
 from openmae.distributed import ranks
 from openmae.distributed.heartbeat import Heart
-from openmae.distributed.ranks import Ranks, _of_this_start, joined
+from openmae.distributed.ranks import Ranks, joined, of_this_start
 from openmae.errors import Interrupted, RankLost, UserError
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
@@ -393,11 +393,12 @@ def test_too_many_broken_files_of_one_rank_end_the_run_in_its_words(tmp_path: Pa
 def test_what_is_wrong_before_they_meet_is_said_by_the_first_of_a_machine(
     command: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(os, "_exit", lambda code: None)  # with which one of several leaves
     monkeypatch.setenv("WORLD_SIZE", "16")
     for rank, says in ((8, True), (9, False)):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("LOCAL_RANK", str(rank - 8))
-        assert cli._main(command.split()) == 2
+        assert cli.main(command.split()) == 2
         assert (sentence in capsys.readouterr().err) is says
 
 
@@ -416,7 +417,7 @@ def test_who_has_nothing_to_say_leaves_after_who_has(
     """torchrun, which sees the first one leave, ends the others at once."""
     slept: list[float] = []
     monkeypatch.setattr(ranks, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
-    monkeypatch.setattr(ranks, "_of_this_start", lambda *_: None)
+    monkeypatch.setattr(ranks, "of_this_start", lambda *_: None)
     monkeypatch.setattr(ranks.dist, "init_process_group", Mock())
     monkeypatch.setattr(ranks.dist, "destroy_process_group", Mock())
     monkeypatch.setattr(ranks, "Heart", Mock())
@@ -463,16 +464,16 @@ def test_a_start_finds_nothing_of_the_one_before() -> None:
     store = dist.HashStore()
     for _ in range(3):
         with ThreadPoolExecutor(3) as pool:
-            late = pool.submit(lambda: time.sleep(0.02) or _of_this_start(store, 0, 3, 5.0))
-            others = [pool.submit(_of_this_start, store, rank, 3, 5.0) for rank in (1, 2)]
+            late = pool.submit(lambda: time.sleep(0.02) or of_this_start(store, 0, 3, 5.0))
+            others = [pool.submit(of_this_start, store, rank, 3, 5.0) for rank in (1, 2)]
             stores = [one.result() for one in (late, *others)]
         assert not any(one.check(["complaint"]) for one in stores)
         stores[2].set("complaint", "")
         assert all(one.check(["complaint"]) for one in stores)
     with pytest.raises(RankLost, match=r"\(rank 1, rank 2 did not come\)"):
-        _of_this_start(store, 0, 3, 0.1)
+        of_this_start(store, 0, 3, 0.1)
     with pytest.raises(RankLost, match=r"\(rank 0 did not come\)"):
-        _of_this_start(store, 1, 3, 0.1)
+        of_this_start(store, 1, 3, 0.1)
 
 
 @pytest.mark.parametrize("complained", [False, True])
@@ -482,7 +483,7 @@ def test_an_exchange_of_torchs_own_that_breaks_off(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
     monkeypatch.setattr(ranks, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
-    monkeypatch.setattr(ranks, "_of_this_start", lambda *_: None)
+    monkeypatch.setattr(ranks, "of_this_start", lambda *_: None)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     for name in ("__init__", "start", "stop", "complain"):
         monkeypatch.setattr(Heart, name, lambda *_: None)

@@ -26,11 +26,11 @@ from openmae.cli import main
 from openmae.errors import UserError
 from openmae.masking import Masking
 from openmae.recipes.bench import rounds as bench_rounds
-from openmae.recipes.bench.job import _check_measured, architecture_of, contenders_of
+from openmae.recipes.bench.job import architecture_of, check_measured, contenders_of
 from openmae.recipes.bench.peers import BUILDERS, file_peer, installed
 from openmae.recipes.bench.rounds import PRODUCT, Booth, Contender, measure, table_of
 from openmae.recipes.bench.settings import Bench
-from openmae.recipes.bench.steps import LR, Ours, PlainStepper, Where, _loss_in, timed
+from openmae.recipes.bench.steps import LR, Ours, PlainStepper, Where, loss_in, timed
 from openmae.recipes.bench.worker import Turn
 from openmae.report.plots.bench import Result, Table, bench_picture, markdown
 from openmae.train.cost import flops
@@ -174,9 +174,9 @@ def test_ours_has_to_be_measured(measured: tuple[int, str, Path]) -> None:
         Table("vit_tiny, fp32", None, [Result(**each) for each in found if each["contender"] != left_out], [], 1.0)
         for left_out in ("", "openmae")
     ]
-    _check_measured(tables[:1], "openmae")
+    check_measured(tables[:1], "openmae")
     with pytest.raises(UserError, match="openmae itself could not be measured in vit_tiny, fp32"):
-        _check_measured(tables, "openmae")
+        check_measured(tables, "openmae")
 
 
 def test_all_can_be_handed_to_a_process_that_is_started_anew() -> None:
@@ -313,7 +313,7 @@ def test_a_peer_has_the_same_size(name: str) -> None:
     assert learning[1] - learning[0] == more.get(name, 0)
     assert peer.training
     assert not any(part.p for part in peer.modules() if isinstance(part, nn.Dropout))
-    loss = _loss_in(peer(torch.randn(8, 3, 32, 32)))
+    loss = loss_in(peer(torch.randn(8, 3, 32, 32)))
     assert 0.5 < loss.item() < 4  # of targets of deviation 1
 
 
@@ -360,7 +360,7 @@ def test_the_micro_batch_of_a_gpu_is_what_all_can_hold(sleeper: Callable[..., Co
     for each in booths:
         each.open()
     try:
-        assert bench_rounds._find_micro_batch(booths, "cuda", stay=True) == 32
+        assert bench_rounds.find_micro_batch(booths, "cuda", stay=True) == 32
     finally:
         for each in booths:
             each.close()

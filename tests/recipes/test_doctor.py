@@ -36,12 +36,7 @@ CHECKED = {"python", "packages", "extras", "device", "bf16", "cores", "memory", 
 CHECKED |= {"lock", "decoding", "exchange"}
 ALONE = ("--processes", 1)
 
-
-@pytest.fixture(autouse=True)
-def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured is measured for less long."""
-    monkeypatch.setattr(doctor_disk, "MOST_BYTES", 20 * 10**6)
-    monkeypatch.setattr(doctor_decoding, "_SECONDS", 0.2)
+pytestmark = pytest.mark.usefixtures("brief_doctor")
 
 
 @pytest.fixture
@@ -276,7 +271,7 @@ def test_images_that_are_not_there(run: Run, tmp_path: Path) -> None:
 
 
 def test_slow_decoding_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_decoding, "_SLOW", 1e9)
+    monkeypatch.setattr(doctor_decoding, "SLOW", 1e9)
     (found,) = doctor_decoding.decoding(None)
     assert found.verdict == "warn"
     assert "openmae pack" in str(found.remedy)
@@ -319,7 +314,7 @@ def test_a_disk_that_gives_back_something_else(tmp_path: Path, monkeypatch: pyte
             file.write(b"x")
 
     monkeypatch.setattr(os, "fsync", damage)
-    (found,) = doctor_disk._speed(tmp_path)
+    (found,) = doctor_disk.speed(tmp_path)
     assert found.verdict == "bad"
     assert "not what was written" in found.said
 
@@ -333,8 +328,8 @@ def test_a_disk_that_gives_back_something_else(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_locks(script: str, verdict: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_disk, "_LOCKS", script)
-    monkeypatch.setattr(doctor_disk, "_LOCK_SECONDS", 1.0)
+    monkeypatch.setattr(doctor_disk, "LOCKS", script)
+    monkeypatch.setattr(doctor_disk, "LOCK_SECONDS", 1.0)
     (found,) = (one for one in doctor_disk.disk(tmp_path) if one.name == "lock")
     assert found.verdict == verdict
     assert found.said.startswith(said)

@@ -433,7 +433,7 @@ def test_bad_words_are_refused(tmp_path: Path, run: Run, monkeypatch: pytest.Mon
         refused(run("evaluate", model, data, *words), *said)
     assert not (model / "results.json").exists()
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
-    corruptions._library.cache_clear()
+    corruptions.imported.cache_clear()
     refused(run("evaluate", model, data, "--corruptions", "fog"), "pip install 'openmae[corruptions]'")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     refused(run("evaluate", model, data, "--save", tmp_path / "p.parquet"), "pip install 'openmae[parquet]'")

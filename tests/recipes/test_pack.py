@@ -456,7 +456,7 @@ def test_one_broken_image_of_a_few_is_left_out(tmp_path: Path, run: Run) -> None
 
 
 def test_it_says_what_is_there_and_what_was_gained(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(reading, "FIRST_SECONDS", 0.0)
     data, shards = write_images(tmp_path / "data", 25), tmp_path / "shards"
     words = ("pack", data, shards, "--shard-size", 10, "--workers", 0)
     said = run(*words)[1]

@@ -181,7 +181,7 @@ def test_the_command_makes_the_run_that_was_planned(run: Run, tmp_path: Path) ->
     words = shlex.split(output.strip().splitlines()[-1])
     settings = tyro.cli(Pretrain, args=words[2:])
     look = Survey(Statistics((0.5,) * 3, (0.2,) * 3, PixelFormat()), (64, 64), {}, {}, "", 0, ())
-    console = plan_recipe._QUIET
+    console = Console(quiet=True)
     chosen = choose(settings, look, 5000, torch.device("cpu"), 64 * 10**9, console)
     assert architecture_of(chosen) == architecture("vit_base", masking=Masking(0.6))
     assert (chosen.epochs, chosen.batch_size, chosen.precision) == (1600, 128, "bf16")

@@ -94,7 +94,7 @@ def test_several_labels_are_one_against_the_rest_and_numbers_are_ridge(monkeypat
     model = fit(directions(train), hot * 100, "regression", 0.02, directions.variance)
     ridge = Ridge(alpha=50).fit(standard, hot.numpy() * 100)
     np.testing.assert_allclose(model(directions(train)), ridge.predict(standard), atol=1e-8)
-    monkeypatch.setattr("openmae.evaluate.linear._MOST_SCORES", 16)  # rows in several pieces make no difference
+    monkeypatch.setattr("openmae.evaluate.linear.MOST_SCORES", 16)  # rows in several pieces make no difference
     again = fit(directions(train), hot, "multi-label", 0.01, directions.variance, tolerance=1e-11)
     np.testing.assert_allclose(again(directions(train)).sigmoid(), oracle.predict_proba(standard), atol=1e-6)
 
@@ -161,7 +161,7 @@ def test_the_strength_is_the_best_on_folds_of_the_training_set(monkeypatch: pyte
     for c in STRENGTHS:
         scores = [
             LogisticRegression(C=c, max_iter=5000).fit(standard[rest], labels[rest]).score(standard[out], labels[out])
-            for rest, out in probe._folds(right(labels, 3), 0)
+            for rest, out in probe.folds_of(right(labels, 3), 0)
         ]
         figures.append(np.mean(scores))
     assert figures[STRENGTHS.index(strength)] >= max(figures) - 0.011  # one image of a hundred
@@ -170,7 +170,7 @@ def test_the_strength_is_the_best_on_folds_of_the_training_set(monkeypatch: pyte
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60))
 def test_folds_hold_out_a_share_of_each_class_and_never_all_of_it(labels: list[int]) -> None:
     values = np.array(labels)
-    folds = probe._folds(Answers("classification", tuple("abcde"), values), 3)
+    folds = probe.folds_of(Answers("classification", tuple("abcde"), values), 3)
     held_out = [index for _, part in folds for index in part.tolist()]
     assert len(set(held_out)) == len(held_out)
     for rest, part in folds:

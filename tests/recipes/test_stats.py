@@ -291,7 +291,7 @@ def test_the_survey_looks_again_where_the_first_headers_mislead() -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (20, 20, 1)).astype(np.uint16)
     for odd in range(len(files)):  # one that is not among those whose headers are read first
         files[odd] = tiff(deep)
-        if all(one.depth == "uint8" for one in sample_headers(Files(files), 0, most=sample._PEEK)):
+        if all(one.depth == "uint8" for one in sample_headers(Files(files), 0, most=sample.PEEK)):
             break
         files[odd] = tiff(images[odd])
     images[odd] = deep

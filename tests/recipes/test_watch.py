@@ -101,7 +101,7 @@ def test_images_that_cannot_be_read_do_not_end_the_run(colours: Path, tmp_path: 
 def test_the_sample_is_bounded_the_same_every_time_and_asks_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_FEWEST", 12)
+    monkeypatch.setattr(module, "FEWEST", 12)
     monkeypatch.setattr(module, "MOST_QUERIES", 5)
     source = open_data(str(write_images(tmp_path / "d", 40))).all
     model = create_model("vit_tiny", img_size=16, patch_size=4, embed_dim=24, depth=1, num_heads=2).train()

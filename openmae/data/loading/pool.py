@@ -37,6 +37,9 @@ _LOG = logging.getLogger("openmae")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+START = "fork" if sys.platform == "linux" else "spawn"
+"""How workers start. Forked ones share what the parent has read; elsewhere than on Linux, forking breaks system
+libraries."""
 DEADLY = 2  # workers that an image may kill before it is left out
 STALLED_SECONDS = 300.0  # on one image, or within one message, after which a worker is taken for hung
 POLL_SECONDS = 5.0  # between looks at whether the others still live
@@ -285,5 +288,4 @@ def _serve(work: Callable[[Task, Hand], Result], pipe: Connection, noted: Any, p
 
 
 def _context() -> Any:
-    """Forked workers share what the parent has read; elsewhere than on Linux, forking breaks system libraries."""
-    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    return multiprocessing.get_context(START)

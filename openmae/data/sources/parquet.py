@@ -22,8 +22,8 @@ from openmae.files.parsing import read_json
 from openmae.machine.memory import ram
 
 _LABELS = ("label", "labels", "fine_label")
-_MOST_IN_MEMORY = 2 << 30  # bytes of images that are read whole when the source is opened
-_MOST_IN_CACHE = 256 << 20  # bytes of row groups that a process keeps otherwise
+MOST_IN_MEMORY = 2 << 30  # bytes of images that are read whole when the source is opened
+MOST_IN_CACHE = 256 << 20  # bytes of row groups that a process keeps otherwise
 _MOST_OPEN = 16  # files kept open by one process
 
 
@@ -112,20 +112,20 @@ class ParquetImages(LabelledSource):
                     rows += group.num_rows
                     sizes.append(_column_bytes(group, column))
         most = max(sizes, default=1) or 1
-        self._capacity = max(1, _MOST_IN_CACHE // most)
+        self._capacity = max(1, MOST_IN_CACHE // most)
         self._forget()
-        if sum(sizes) <= min(_MOST_IN_MEMORY, ram() // 16):
+        if sum(sizes) <= min(MOST_IN_MEMORY, ram() // 16):
             self._capacity = len(sizes)
             for number in range(len(sizes)):
                 with contextlib.suppress(OSError):  # reading its images says so
                     self._group(number)
 
     def _forget(self) -> None:
-        self._cached: OrderedDict[int, Any] = OrderedDict()
+        self.cached: OrderedDict[int, Any] = OrderedDict()
         self._open = lru_cache(_MOST_OPEN)(open_parquet)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_cached", "_open")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("cached", "_open")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -171,8 +171,8 @@ class ParquetImages(LabelledSource):
 
     def _group(self, number: int) -> Any:
         """The images of a row group, an array of pyarrow's. Raises OSError."""
-        if (images := self._cached.get(number)) is not None:
-            self._cached.move_to_end(number)
+        if (images := self.cached.get(number)) is not None:
+            self.cached.move_to_end(number)
             return images
         import pyarrow
 
@@ -186,9 +186,9 @@ class ParquetImages(LabelledSource):
             raise OSError(f"{self.files[file]}: {error}") from error
         if pyarrow.types.is_struct(images.type):
             images = images.flatten()[0]
-        while len(self._cached) >= self._capacity:
-            self._cached.popitem(last=False)
-        self._cached[number] = images
+        while len(self.cached) >= self._capacity:
+            self.cached.popitem(last=False)
+        self.cached[number] = images
         return images
 
 

@@ -41,7 +41,7 @@ _MOST_OF_A_FILE = 1 << 28  # bytes of one that is fetched whole: a list of shard
 _NO_CREDENTIALS = frozenset(("NoCredentialsError", "PartialCredentialsError"))
 _UNREACHABLE = frozenset(("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError"))
 
-_servers: dict[tuple[int, str], "_Server"] = {}  # by process and protocol
+servers: dict[tuple[int, str], "_Server"] = {}  # by process and protocol
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,9 @@ def _server(url: str) -> _Server:
             "leave that out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run aws configure",
         )
     key = (os.getpid(), protocol)
-    if key not in _servers:
-        _servers[key] = _connect_s3() if protocol == "s3" else _connect_http()
-    return _servers[key]
+    if key not in servers:
+        servers[key] = _connect_s3() if protocol == "s3" else _connect_http()
+    return servers[key]
 
 
 def _connect_http() -> _Server:

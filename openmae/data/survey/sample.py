@@ -22,7 +22,7 @@ from openmae.randomness import generator
 MOST_LOOKED_AT = 2048  # images of a sample
 
 _LOOK_SIDE = 256  # pixels; a large JPEG is surveyed at the smallest size that keeps twice this on each side
-_PEEK = 16  # headers that are read before it is guessed what all images are
+PEEK = 16  # headers that are read before it is guessed what all images are
 _CHUNK = 16  # images a worker looks at in one go
 
 
@@ -78,7 +78,7 @@ def survey(
     chosen = _sample(source, seed, most)
     count = len(chosen)
     wanted = partial(choose_pixels, in_chans=in_chans, bands=bands, depth=depth, location=source.location)
-    headers = sample_headers(source, seed, workers, _PEEK)
+    headers = sample_headers(source, seed, workers, PEEK)
     while True:  # once more where the first few headers are no guide to all of them
         guess = wanted(headers)
         seen = list(_look_at(source, guess[0], chosen, workers))

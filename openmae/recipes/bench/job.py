@@ -66,7 +66,7 @@ def run(settings: Bench) -> None:
                 keep(settings.out, tables, machine, device)
     if settings.out is not None:
         console.print(f"Kept in {settings.out}: bench.json, bench.md, bench.svg")
-    _check_measured(tables, contenders[0].name)
+    check_measured(tables, contenders[0].name)
 
 
 def contenders_of(settings: Bench, device: torch.device) -> list[Contender]:
@@ -133,7 +133,7 @@ def _check_ranges(settings: Bench, device: torch.device) -> None:
         raise UserError(f"--compile needs {missing}", "install it, or leave --compile out")
 
 
-def _check_measured(tables: Sequence[Table], ours: str) -> None:
+def check_measured(tables: Sequence[Table], ours: str) -> None:
     """Raises UserError where what this is about is missing."""
     advice = "mend it, or try a smaller --micro-batch"
     if not any(table.results for table in tables):

@@ -79,7 +79,7 @@ class Booth:
 
     def open(self) -> None:
         """Starts the process, which begins to build."""
-        context = multiprocessing.get_context(START)
+        context: Any = multiprocessing.get_context(START)
         self.pipe, theirs = context.Pipe()
         work = (self.contender.work, self.where, theirs, os.getpid())
         self.process = context.Process(target=serve, args=work, daemon=True)
@@ -178,7 +178,7 @@ def measure(
         _build(booths, stay)
         if micro_batch is None:
             say("looking for the micro-batch", 0, of)
-            micro_batch = _find_micro_batch(booths, where.device, stay)
+            micro_batch = find_micro_batch(booths, where.device, stay)
         warm_up = ("warm_up", micro_batch, TURN_SECONDS)
         if stay:
             for booth in booths:
@@ -209,7 +209,7 @@ def _build(booths: Sequence[Booth], stay: bool) -> None:
                 raise UserError(f"--peer {booth.contender.name} cannot be built: {booth.failed}")
 
 
-def _find_micro_batch(booths: Sequence[Booth], device: str, stay: bool) -> int:
+def find_micro_batch(booths: Sequence[Booth], device: str, stay: bool) -> int:
     """A power of two. On a GPU the largest with which each contender can take a step; on a CPU the largest whose step
     takes no longer than MOST_SECONDS, of the contender that has most to do."""
     if device != "cpu":

@@ -126,7 +126,7 @@ class PlainStepper:
         """Forward, backward, update. Raises TypeError where the model gives no loss."""
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.where.precision):
-            loss = _loss_in(self.forward(self.images))
+            loss = loss_in(self.forward(self.images))
         loss.backward()
         self.optimizer.step()
 
@@ -229,7 +229,7 @@ def _optimizer(model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _loss_in(output: Any) -> Tensor:
+def loss_in(output: Any) -> Tensor:
     """The loss in what a model's forward pass gives: that itself, its .loss, or its first item."""
     if hasattr(output, "loss"):
         output = output.loss

@@ -27,10 +27,10 @@ from openmae.train.cost import flops
 IMG_SIZE = 224
 PHOTOGRAPH = (375, 500)  # height, width: what most of ImageNet has
 _LOOKED_AT = 64  # images of DATA
-_SECONDS = 2.0
+SECONDS = 2.0
 _BATCH = 32
 _MOST_WORKERS = 16
-_SLOW = 50.0  # images/s a core: a photograph takes 3 ms where nothing is wrong
+SLOW = 50.0  # images/s a core: a photograph takes 3 ms where nothing is wrong
 _OF_A_PRODUCT = 0.3  # of the speed of a large matrix product, which a whole step may reach
 
 
@@ -72,7 +72,7 @@ def _seen(
 
 def _judged(said: str, rate: float, workers: int, data: str | None) -> Diagnosis:
     faster = f"openmae pack {data or 'DATA'} SHARDS makes images that load faster"
-    if rate / workers < _SLOW:
+    if rate / workers < SLOW:
         remedy = f"{faster}; if the disk or the network is slow, copy them to a local disk"
         return Diagnosis("decoding", "warn", said, remedy)
     if gpus := torch.cuda.device_count() if torch.cuda.is_available() else 0:
@@ -102,7 +102,7 @@ def _rate(source: Source, size: tuple[int, int], pixels: PixelFormat, workers: i
         if failure := next(batches).failure:
             raise failure
         began, count = time.perf_counter(), 0
-        while (seconds := time.perf_counter() - began) < _SECONDS:
+        while (seconds := time.perf_counter() - began) < SECONDS:
             count += len(next(batches))
         return count / max(1e-9, seconds)
     finally:

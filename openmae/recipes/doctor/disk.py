@@ -28,11 +28,11 @@ _SYNCED = 4  # blocks, so that a slow disk is known after one of them
 _SECONDS = 3.0  # of writing, and of reading
 _SLOW = 60.0  # seconds for a checkpoint of vit_base
 _CHECKPOINT_BYTES = 12  # of a parameter: it and two averages
-_LOCK_SECONDS = 5.0
+LOCK_SECONDS = 5.0
 _KILLED_SECONDS = 1.0
 _REMOTE = "nfs|cifs|smb|lustre|gpfs|beegfs|ceph|glusterfs|afs|9p|virtiofs|fuse.sshfs|pvfs|orangefs|wekafs"
 _STORES = "s3fs|gcsfuse|goofys|rclone|blobfuse|mountpoint-s3|juicefs"  # objects, behind FUSE
-_LOCKS = """
+LOCKS = """
 import fcntl, os, sys
 file = open(sys.argv[1], "a+")
 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,7 +60,7 @@ def disk(out: Path) -> list[Diagnosis]:
             remedy = "free some space, or choose another --out"
         return [Diagnosis("disk", "bad", f"{place} cannot be written ({error.strerror})", remedy)]
     try:
-        return [_kind(place), _space(place), *_speed(probe), _renaming(probe), _locks(probe)]
+        return [_kind(place), _space(place), *speed(probe), _renaming(probe), _locks(probe)]
     finally:
         shutil.rmtree(probe, ignore_errors=True)
 
@@ -141,7 +141,7 @@ def _parameters(model: str) -> int:
     return sum(parameters(made.architecture))
 
 
-def _speed(probe: Path) -> list[Diagnosis]:
+def speed(probe: Path) -> list[Diagnosis]:
     """Writes, syncs, and reads again what no compression makes smaller."""
     most = min(MOST_BYTES, shutil.disk_usage(probe).free // 4)
     if most <= 0:
@@ -223,16 +223,16 @@ def _locks(probe: Path) -> Diagnosis:
     """A run's folder is locked. By processes of their own, one of which must be refused; a mount whose lock daemon is
     gone may never answer."""
     remedy = "mount it with locks that work (NFS: rpc.statd runs, and no nolock), or choose another --out"
-    words = [sys.executable, "-I", "-c", _LOCKS, str(probe / "lock")]
+    words = [sys.executable, "-I", "-c", LOCKS, str(probe / "lock")]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
         try:
-            code = process.wait(_LOCK_SECONDS)
+            code = process.wait(LOCK_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             with suppress(subprocess.TimeoutExpired):  # it may hang in the kernel
                 process.wait(_KILLED_SECONDS)
-            return Diagnosis("lock", "bad", f"a file's lock was not given within {_LOCK_SECONDS:g} s", remedy)
+            return Diagnosis("lock", "bad", f"a file's lock was not given within {LOCK_SECONDS:g} s", remedy)
         said.seek(0)
         why = (said.read().decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
     if why.startswith(("OSError", "PermissionError", "BlockingIOError")):

@@ -26,7 +26,7 @@ def keep_result(run: Path, judged: Judged, found: dict[str, Any], data: str, spl
     Raises UserError where something cannot be written.
     """
     name = set_name(data, split)
-    drawn = draw_result(judged, found, run / "results" / _as_folder(name))
+    drawn = draw_result(judged, found, run / "results" / folder_name(name))
     pictures = {file.stem: str(file.relative_to(run)) for file in drawn}
     update_results(run, name, "clean", {**found, "pictures": pictures})
 
@@ -45,7 +45,7 @@ def set_name(data: str, split: str) -> str:
 
 def result_picture(run: Path, name: str, kind: str, svg: str) -> str:
     """Writes a picture of the results on the set `name`; gives its place in the run."""
-    file = run / "results" / _as_folder(name) / f"{kind}.svg"
+    file = run / "results" / folder_name(name) / f"{kind}.svg"
     with writing_results(run):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, svg.encode())
@@ -96,7 +96,7 @@ def _is_of(corruptions: Any, clean: dict[str, Any]) -> bool:
     return same and math.isclose(corruptions.get("clean_loss", math.nan), clean["figures"]["loss"], rel_tol=1e-4)
 
 
-def _as_folder(name: str) -> str:
+def folder_name(name: str) -> str:
     """A folder's name for a set, different for different sets."""
     readable = re.sub(r"[^\w.-]+", "-", Path(name).name, flags=re.ASCII).strip("-.")[:40]
     return f"{readable}-{zlib.crc32(name.encode()):08x}".lstrip("-")

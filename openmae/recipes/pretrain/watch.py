@@ -26,7 +26,7 @@ from openmae.recipes.training.job import Here
 from openmae.recipes.training.schedule import Course
 
 MOST_REFERENCES, MOST_QUERIES = 5000, 1000
-_FEWEST = 600  # images of a sample, however short the run
+FEWEST = 600  # images of a sample, however short the run
 _SHARE = 0.05  # of the images that training sees, at most, are looked at for this
 _FEW = 1000
 _MOST_BYTES = 2**28  # of a sample that stays decoded in memory
@@ -52,7 +52,7 @@ class Watch:
         """
         self.statistics, self.here, self.precision = statistics, here, course.schedule.precision
         (train, val), seed = images, course.seed
-        most = max(_FEWEST, int(passes * _SHARE))
+        most = max(FEWEST, int(passes * _SHARE))
         queries = min(MOST_QUERIES, most // 3)
         references = min(MOST_REFERENCES, most - queries)
         order = generator(seed, "watch", index=0).permutation(len(train))
