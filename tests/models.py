@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from openmae import create_model
-from openmae.model import MaskedAutoencoder
+from openmae.model import MaskedAutoencoder, ViT
 
+SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
 TINY: dict[str, Any] = {
     "model": "vit_tiny",
     "img_size": 32,
@@ -34,3 +35,12 @@ def randomize(module: nn.Module) -> None:
             parameter.normal_(std=0.1)
             if "norm" in name and name.endswith("weight"):
                 parameter.add_(1)
+
+
+def vit(**changes: object) -> ViT:
+    """A ViT of four blocks, no part of which is the identity."""
+    encoder = create_model("vit_tiny", **{**SIZE, **changes}).encoder  # type: ignore[arg-type]
+    with torch.no_grad():  # so that no part is the identity
+        for parameter in encoder.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.02)
+    return encoder

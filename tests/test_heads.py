@@ -1,26 +1,13 @@
-"""The classifier beside timm's ViT of the same weights: outputs, pooling, drop path, positions of other sizes."""
+"""The classifier beside timm's ViT of the same weights: outputs, pooling, drop path."""
 
 from functools import partial
 
 import pytest
 import timm
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from timm.layers import resample_abs_pos_embed
 
 from openmae.heads import Classifier, learn_last_blocks
-from openmae.model import ViT, create_model, sincos_positions
-
-SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
-
-
-def vit(**changes: object) -> ViT:
-    encoder = create_model("vit_tiny", **{**SIZE, **changes}).encoder  # type: ignore[arg-type]
-    with torch.no_grad():  # so that no part is the identity
-        for parameter in encoder.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.02)
-    return encoder
+from tests.models import vit
 
 
 def timms(model: Classifier, **changes: object) -> torch.nn.Module:
@@ -160,43 +147,3 @@ def test_arguments_build_the_same_model() -> None:
     twin.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 48, 32)
     assert torch.equal(twin.eval()(images), model.eval()(images))
-
-
-# ---------------------------------------------------------------- other sizes
-
-
-@given(
-    st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    st.tuples(st.integers(1, 9), st.integers(1, 9)),
-)
-def test_positions_of_another_grid_lie_between_the_old_ones(grid: tuple[int, int], old: tuple[int, int]) -> None:
-    """The k-th frequency's sine of the row at exactly (i + 1/2) old / new - 1/2."""
-    positions = sincos_positions(grid, 16, old).view(*grid, 16)
-    rows = (torch.arange(grid[0], dtype=torch.float64) + 0.5) * old[0] / grid[0] - 0.5
-    columns = (torch.arange(grid[1], dtype=torch.float64) + 0.5) * old[1] / grid[1] - 0.5
-    torch.testing.assert_close(positions[:, 0, 8].double(), rows.sin(), atol=1e-6, rtol=0)  # frequency 1, row half
-    torch.testing.assert_close(positions[0, :, 4].double(), columns.cos(), atol=1e-6, rtol=0)
-    assert torch.equal(sincos_positions(old, 16, old), sincos_positions(old, 16))
-
-
-def test_interpolated_positions_are_close_to_timms() -> None:
-    """timm interpolates the table of positions, bicubically, which the slow frequencies survive nearly unharmed."""
-    old = sincos_positions((14, 14), 64)
-    theirs = resample_abs_pos_embed(old[None], [28, 28], num_prefix_tokens=0)[0].view(28, 28, 64)[2:-2, 2:-2]
-    ours = sincos_positions((28, 28), 64, (14, 14)).view(28, 28, 64)[2:-2, 2:-2]
-    assert (ours - theirs).abs().max() < 0.05
-    assert (ours - sincos_positions((28, 28), 64).view(28, 28, 64)[2:-2, 2:-2]).abs().max() > 1
-
-
-def test_a_resized_encoder_keeps_its_weights_and_its_own_grid() -> None:
-    small = vit()
-    large = small.resized((64, 32))
-    assert large.grid == (8, 4)
-    assert large.position_grid == (4, 4)
-    for name, value in small.state_dict().items():
-        assert torch.equal(large.state_dict()[name], value)
-    again = large.resized((32, 32))
-    images = torch.randn(1, 3, 32, 32)
-    assert torch.equal(again(images), small(images))
-    with pytest.raises(ValueError, match="whole patches"):
-        small.resized((60, 32))

@@ -22,7 +22,6 @@ from openmae.console.terminal import make_console
 from openmae.console.words import on_one_line
 from openmae.data.opening import open_data
 from openmae.errors import BrokenImage, UserError
-from openmae.files.address import hide, know, secrets, shown, whole
 from openmae.recipes.evaluate.keep import folder_name
 from openmae.report.page.run import write_report
 from openmae.train.checkpoint import newest_checkpoint
@@ -231,45 +230,6 @@ def test_an_image_of_gigabytes_in_a_shard_is_not_read(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- secrets
-
-
-@pytest.mark.parametrize(
-    ("url", "hidden"),
-    [
-        ("https://ann:hunter2@host:80/a/{0..3}.tar", "https://***@host:80/a/{0..3}.tar"),
-        ("https://hunter2@host/a.tar", "https://***@host/a.tar"),
-        ("https://ann:p@hunter2@host/a.tar", "https://***@host/a.tar"),
-        ("https://host/{0..3}.tar?token=s3cr3t==&x=2", "https://host/{0..3}.tar?token=***&x=***"),
-        (
-            "https://host/a.tar?X-Amz-Signature=S1GN&X-Amz-Date=1",
-            "https://host/a.tar?X-Amz-Signature=***&X-Amz-Date=***",
-        ),
-        ("https://host/a.tar?s3cr3t", "https://host/a.tar?***"),
-        ("https://host/my data/a.tar?sig=s3cr3t and more", "https://host/my data/a.tar?sig=***"),
-        ("https://host/get?path=/d/{0..3}.tar&sig=s3cr3t", "https://host/get?path=/d/{0..3}.tar&sig=***"),
-        ("s3://bucket/what?.tar", "s3://bucket/what?.tar"),
-        ("s3://key:hunter2@bucket/a.tar", "s3://***@bucket/a.tar"),
-        ("data/with@sign?and=mark", "data/with@sign?and=mark"),
-    ],
-)
-def test_addresses_are_shown_without_secrets(url: str, hidden: str) -> None:
-    assert hide(url) == hidden
-    assert hide(hidden) == hidden
-    assert shown(hidden) == hidden
-    assert whole(hidden.replace("{0..3}", "2")) == url.replace("{0..3}", "2")
-    if " " not in url:
-        assert shown(f"see {url}: it failed, and {url}.") == f"see {hidden}: it failed, and {hidden}."
-
-
-def test_secrets_that_are_not_known_are_asked_for() -> None:
-    with pytest.raises(UserError, match="give DATA again"):
-        whole("https://***@nowhere/a.tar")
-    with pytest.raises(UserError, match="give DATA again"):
-        whole("https://nowhere/a.tar?token=***")
-    hide("https://nowhere/a.tar?token=one&sig=two")
-    users, values = secrets()
-    know((users, values))
-    assert whole("https://nowhere/a.tar?token=***&sig=***") == "https://nowhere/a.tar?token=one&sig=two"
 
 
 @pytest.fixture

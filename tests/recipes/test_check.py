@@ -10,15 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
 from openmae.cli import main
-from openmae.data.opening import open_data
-from openmae.data.survey.duplicates import same_files
-from openmae.data.survey.inspection import ROW, inspect
 from tests.commands import Run, refused
 from tests.images import picture, write_images
 from tests.processes import run_openmae
@@ -355,32 +350,6 @@ def test_names_that_are_no_text(tmp_path: Path, run: Run) -> None:
         assert run("check", tmp_path / "data", "--out", tmp_path / f"c.{kind}")[0] == 0
     with (tmp_path / "c.csv").open(newline="", encoding="utf-8") as file:
         assert r"class0/\udcff," in [row["name"][:14] for row in csv.DictReader(file)]
-
-
-def test_rows_do_not_depend_on_workers(tmp_path: Path) -> None:
-    write_images(tmp_path, 40)
-    many_unreadable(tmp_path)
-    source = open_data(str(tmp_path)).all
-    alone, three = (inspect(source, workers) for workers in (0, 3))
-    assert alone.rows.tobytes() == three.rows.tobytes()
-    assert (alone.kinds, alone.reasons) == (three.kinds, three.reasons)
-    assert len(alone.reasons) == 2
-
-
-def test_a_file_costs_few_bytes() -> None:
-    assert ROW.itemsize <= 64  # 10 million files in 640 MB
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.booleans()), max_size=30))
-def test_same_files_are_those_of_the_same_digest(files: list[tuple[int, int, bool]]) -> None:
-    digests = np.array([bytes([left] * 8 + [right] * 8) for left, right, _ in files], "V16")
-    expected: dict[tuple[int, int], list[int]] = {}
-    for place, (left, right, good) in enumerate(files):
-        if good:
-            expected.setdefault((left, right), []).append(place)
-    members, starts = same_files(digests, np.array([good for *_, good in files], bool))
-    groups = [group.tolist() for group in np.split(members, starts)[1:]]
-    assert sorted(groups) == sorted(group for group in expected.values() if len(group) > 1)
 
 
 # ---------------------------------------------------------------- the command

@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmae.data.loading import memory
 from openmae.distributed.ranks import Ranks
 from openmae.errors import RUN_AGAIN, UserError
 from openmae.machine import limits
@@ -31,6 +30,7 @@ from openmae.recipes.doctor import software as doctor_software
 from openmae.recipes.doctor.diagnosis import Diagnosis
 from tests.commands import Run, refused
 from tests.images import write_images
+from tests.machine.groups import V2, laid_out
 
 CHECKED = {"python", "packages", "extras", "device", "bf16", "cores", "memory", "disk", "space", "write", "rename"}
 CHECKED |= {"lock", "decoding", "exchange"}
@@ -381,78 +381,6 @@ def test_kinds_of_disks(kind: str, verdict: str, said: str, tmp_path: Path, monk
 
 # ---------------------------------------------------------------- memory and cores
 
-V2 = {"proc/self/cgroup": "0::/user.slice/job_7/step_0\n"}
-V1 = {"proc/self/cgroup": "12:memory:/docker/4f2e\n7:cpu,cpuacct:/docker/4f2e\n1:name=systemd:/docker/4f2e\n0::/host\n"}
-
-
-def laid_out(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    return root
-
-
-@pytest.mark.parametrize(
-    ("files", "limit"),
-    [
-        ({}, (None, 0)),
-        (V2, (None, 0)),
-        ({**V2, "sys/fs/cgroup/user.slice/job_7/step_0/memory.max": "max\n"}, (None, 0)),
-        (  # the tightest of those around it binds; what can be reclaimed does not count
-            {
-                **V2,
-                "sys/fs/cgroup/user.slice/job_7/step_0/memory.max": "max\n",
-                "sys/fs/cgroup/user.slice/job_7/memory.max": "8589934592\n",
-                "sys/fs/cgroup/user.slice/job_7/memory.current": "3000000000\n",
-                "sys/fs/cgroup/user.slice/job_7/memory.stat": "anon 1\ninactive_file 1000000000\nactive_file 5\n",
-                "sys/fs/cgroup/user.slice/memory.max": "17179869184\n",
-            },
-            (8589934592, 2000000000),
-        ),
-        (  # inside a container the group's own path is the mount
-            {
-                **V1,
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": "4294967296\n",
-                "sys/fs/cgroup/memory/memory.usage_in_bytes": "500\n",
-                "sys/fs/cgroup/memory/memory.stat": "inactive_file 7\ntotal_inactive_file 100\n",
-            },
-            (4294967296, 400),
-        ),
-        ({**V1, "sys/fs/cgroup/memory/docker/4f2e/memory.limit_in_bytes": "9223372036854771712\n"}, (None, 0)),
-    ],
-)
-def test_limits_of_memory(tmp_path: Path, files: dict[str, str], limit: tuple[int | None, int]) -> None:
-    assert limits.memory_limit(laid_out(tmp_path, files)) == limit
-
-
-@pytest.mark.parametrize(
-    ("files", "quota"),
-    [
-        ({}, None),
-        ({**V2, "sys/fs/cgroup/user.slice/job_7/step_0/cpu.max": "max 100000\n"}, None),
-        ({**V2, "sys/fs/cgroup/user.slice/job_7/cpu.max": "150000 100000\n"}, 1.5),
-        (
-            {
-                **V1,
-                "sys/fs/cgroup/cpu,cpuacct/docker/4f2e/cpu.cfs_quota_us": "400000\n",
-                "sys/fs/cgroup/cpu,cpuacct/docker/4f2e/cpu.cfs_period_us": "100000\n",
-            },
-            4.0,
-        ),
-        (
-            {
-                **V1,
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-            },
-            None,
-        ),
-    ],
-)
-def test_quotas_of_cores(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
-    assert limits.cpu_quota(laid_out(tmp_path, files)) == quota
-
 
 def test_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ROOT", tmp_path)
@@ -461,16 +389,6 @@ def test_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (found,) = doctor_memory.memory()
         assert found.verdict == verdict
         assert bool(found.remedy) == (verdict != "ok")
-
-
-def test_a_container_is_asked_for_no_more_than_it_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    has = memory.ram()
-    files = {**V2, "sys/fs/cgroup/user.slice/memory.max": "600000000\n"}
-    monkeypatch.setattr(limits, "ROOT", laid_out(tmp_path, files))
-    assert memory.ram() == 600_000_000 < has
-    (limited,) = doctor_memory.memory()
-    assert limited.verdict == "bad"
-    assert limited.said == "600 MB free of 600 MB that this container or job may use"
 
 
 def test_a_quota_of_cores_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

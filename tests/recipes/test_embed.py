@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics.pairwise import cosine_similarity
-from sklearn.neighbors import NearestNeighbors
 
 import openmae
 from openmae.data.formats.channels import PixelFormat
@@ -33,13 +32,12 @@ from openmae.data.views.statistics import Statistics
 from openmae.evaluate import neighbours
 from openmae.evaluate.embedding import embed, embed_each, embedder_of
 from openmae.evaluate.features import centred_images
-from openmae.evaluate.neighbours import mean_similarity, near_duplicates, nearest
 from openmae.heads import Classifier
 from openmae.recipes.embed import job as recipe
 from openmae.recipes.embed.parts import parts_folder
-from openmae.report.sheets.neighbours import CaptionedImage, captioned_sheet
 from openmae.weights import load_model, model_json, serialize
 from tests.commands import Run, refused
+from tests.evaluate.outliers import sorted_means
 from tests.images import picture, write_images
 from tests.processes import SMALL_FILES, run_openmae, started_openmae, wait_for
 
@@ -490,62 +488,11 @@ def test_a_model_that_diverged_is_refused(tmp_path: Path, run: Run) -> None:
 # ---------------------------------------------------------------- what lies near what
 
 
-def sorted_means(vectors: NDArray[np.float32], k: int) -> NDArray[np.float64]:
-    """By scikit-learn: the mean cosine similarity to the k nearest others."""
-    k = min(k, len(vectors) - 1)
-    found = NearestNeighbors(n_neighbors=k + 1, metric="cosine", algorithm="brute").fit(vectors)
-    distances = found.kneighbors(n_neighbors=k)[0]  # without an argument a point is not its own neighbour
-    return 1 - distances.mean(1)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "BLOCK", 7)
         yield
-
-
-vectors_of = st.tuples(st.integers(2, 40), st.integers(1, 6), st.integers(0, 9)).map(
-    lambda drawn: np.random.default_rng(drawn[2]).normal(size=drawn[:2]).astype(np.float32)
-)
-
-
-@given(vectors_of, st.integers(1, 12), st.integers(1, 9))
-def test_search_is_scikit_learns(vectors: NDArray[np.float32], k: int, chunk: int) -> None:
-    queries = np.random.default_rng(5).normal(size=(3, vectors.shape[1])).astype(np.float32)
-    found = nearest(torch.from_numpy(queries), torch.from_numpy(vectors).split(chunk), k)
-    similarity, rows = (part.numpy() for part in found)
-    oracle = NearestNeighbors(n_neighbors=min(k, len(vectors)), metric="cosine", algorithm="brute").fit(vectors)
-    distances = oracle.kneighbors(queries)[0]
-    np.testing.assert_allclose(similarity, 1 - distances, atol=1e-5)
-    exact = cosine_similarity(queries, vectors)
-    np.testing.assert_allclose(np.take_along_axis(exact, rows, 1), similarity, atol=1e-5)
-    assert all(len(set(row)) == len(row) for row in rows.tolist())
-
-
-@given(vectors_of, st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.integers(1, 30))
-def test_duplicates_are_scikit_learns(vectors: NDArray[np.float32], threshold: float, most: int) -> None:
-    vectors = np.concatenate([vectors, vectors[:3] * 2])  # of the same direction
-    similar = cosine_similarity(vectors.astype(np.float64))
-    above = [
-        (i, j) for i, j in zip(*np.triu_indices(len(vectors), 1), strict=True) if similar[i, j] >= threshold - 1e-6
-    ]
-    told: list[int] = []
-    pairs = near_duplicates(vectors, threshold, most, CPU, told.append)
-    assert abs(pairs.total - len(above)) <= sum(abs(similar[i, j] - threshold + 1e-6) < 1e-6 for i, j in above) + 1
-    assert pairs.total >= min(3, len(vectors) - 3)
-    assert len(pairs.similarity) == min(most, pairs.total)
-    closest = sorted((similar[pair] for pair in above), reverse=True)[: len(pairs.similarity)]
-    np.testing.assert_allclose(pairs.similarity, closest, atol=1e-5)
-    np.testing.assert_allclose(similar[pairs.first, pairs.second], pairs.similarity, atol=1e-5)
-    assert (pairs.first < pairs.second).all()
-    assert len(set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))) == len(pairs.first)
-    assert told[-1] == len(vectors)
-
-
-@given(vectors_of, st.integers(1, 12))
-def test_outliers_are_scikit_learns(vectors: NDArray[np.float32], k: int) -> None:
-    np.testing.assert_allclose(mean_similarity(vectors, k, CPU), sorted_means(vectors, k), atol=1e-5)
 
 
 def test_all_searches_in_one_go_without_embedding_twice(
@@ -604,21 +551,6 @@ def test_a_damaged_file_is_one_sentence(model: Path, tmp_path: Path, run: Run) -
     assert run("embed", model, tmp_path / "data.npz", "--out", out)[0] == 0
     os.truncate(out, 500)
     refused(run("embed", model, tmp_path / "data.npz", "--out", out, "--outliers"), "f.npy is damaged")
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-@pytest.mark.parametrize("shape", [(16, 16, 1), (8, 32, 3), (300, 100, 13), (60, 60, 2)])
-def test_any_image_can_be_shown(shape: tuple[int, int, int], dtype: str) -> None:
-    image = (np.random.default_rng(0).random(shape) * 200).astype(dtype)
-    names = ("имя.png", "a" * 300, "new\nline\udcff", "")
-    rows = [[CaptionedImage(image, "0.5000", name) for name in names], [CaptionedImage(None, "", "gone.png")]]
-    drawn = captioned_sheet([""] * 4, rows, "Footer.")
-    assert drawn.size[0] > 4 * 168
-    assert np.asarray(drawn).std() > 10
-    flat = captioned_sheet([""], [[CaptionedImage(np.zeros(shape, dtype), "", "")]], "Footer.")
-    assert np.asarray(flat).min() == 0
-    with pytest.raises(ValueError, match="one image or more"):
-        captioned_sheet([""], [], "Footer.")
 
 
 def test_the_pages_commands_and_python_run(

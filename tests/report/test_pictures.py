@@ -14,6 +14,7 @@ from openmae.data.views.statistics import Statistics
 from openmae.masking import Masking
 from openmae.model import MaskedAutoencoder, create_model, patchify, take
 from openmae.report.sheets.layout import ROWS_IN_ONE_BLOCK, Row, elide, sheet, tile_size, wrap
+from openmae.report.sheets.neighbours import CaptionedImage, captioned_sheet
 from openmae.report.sheets.pictures import GREY, columns, footer, panel, save_picture
 
 
@@ -363,3 +364,18 @@ def test_deep_images_are_shown_over_their_own_range(dtype: str, white: float) ->
     assert "black or white" in footer(model, "true", images.dtype)
     flat, _ = columns(model, statistics_of(model), images * 0, some_visible(model, 1))
     assert not np.asarray(flat[-1].tiles[0]).any()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("shape", [(16, 16, 1), (8, 32, 3), (300, 100, 13), (60, 60, 2)])
+def test_any_image_can_be_shown(shape: tuple[int, int, int], dtype: str) -> None:
+    image = (np.random.default_rng(0).random(shape) * 200).astype(dtype)
+    names = ("имя.png", "a" * 300, "new\nline\udcff", "")
+    rows = [[CaptionedImage(image, "0.5000", name) for name in names], [CaptionedImage(None, "", "gone.png")]]
+    drawn = captioned_sheet([""] * 4, rows, "Footer.")
+    assert drawn.size[0] > 4 * 168
+    assert np.asarray(drawn).std() > 10
+    flat = captioned_sheet([""], [[CaptionedImage(np.zeros(shape, dtype), "", "")]], "Footer.")
+    assert np.asarray(flat).min() == 0
+    with pytest.raises(ValueError, match="one image or more"):
+        captioned_sheet([""], [], "Footer.")
