@@ -23,27 +23,27 @@ class Runs:
 
     def data(self) -> Path:
         """40 images in two class folders."""
-        return self._once("x-rays", lambda out: write_images(out, 40))
+        return self.once("x-rays", lambda out: write_images(out, 40))
 
     def colours(self) -> Path:
         """Red, green and blue images in class folders: 24 in train/, as many in val/."""
-        return self._once("colours", write_colours)
+        return self.once("colours", write_colours)
 
     def finished(self) -> Path:
         """A pre-training of two blocks by `data`, 3 times through."""
-        return self._once("first", lambda out: done(pretrain(self.data(), out, "--depth 2 --epochs 3")))
+        return self.once("first", lambda out: done(pretrain(self.data(), out, "--depth 2 --epochs 3")))
 
     def evaluated(self) -> Path:
         """`finished` with kNN figures of `data`."""
-        return self._once("evaluated", lambda out: done(["knn", str(copy(self.finished(), out)), *self._judged()]))
+        return self.once("evaluated", lambda out: done(["knn", str(copy(self.finished(), out)), *self._judged()]))
 
     def classes(self) -> Path:
         """A fine-tuning of `finished` by the classes of `data`."""
-        return self._once("classes", lambda out: done(finetune(self.finished(), self.data(), out)))
+        return self.once("classes", lambda out: done(finetune(self.finished(), self.data(), out)))
 
     def shards(self) -> Path:
         """`data`, packed."""
-        return self._once("shards", lambda out: done(["pack", str(self.data()), str(out), "--workers", "0"]))
+        return self.once("shards", lambda out: done(["pack", str(self.data()), str(out), "--workers", "0"]))
 
     def check(self) -> None:
         """Raises AssertionError where something here is no longer as it was made."""
@@ -56,7 +56,7 @@ class Runs:
     def _judged(self) -> list[str]:
         return [str(self.data()), "--workers", "0"]
 
-    def _once(self, name: str, make: Callable[[Path], object]) -> Path:
+    def once(self, name: str, make: Callable[[Path], object]) -> Path:
         """The place that `make` fills. Made aside and renamed, so that of a killed process none half made is left."""
         place = self.folder / name
         with (self.folder / f"{name}.lock").open("w") as lock:
