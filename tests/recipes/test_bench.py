@@ -1,7 +1,6 @@
 """The benchmark of training steps: that what it measures is training, by all in the same way, whatever befalls them."""
 
 import contextlib
-import gc
 import importlib
 import io
 import json
@@ -101,16 +100,6 @@ class Sleeping:
 """
 
 
-@contextlib.contextmanager
-def forked_contenders() -> Iterator[pytest.MonkeyPatch]:
-    """Their processes begin at once. Others are started as a user's are: to be ended, or as peers that fail."""
-    gc.freeze()  # what is collected between turns is their own alone
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench_rounds, "START", "fork")
-        yield patch
-    gc.unfreeze()
-
-
 def quiet(what: str, done: int, of: int) -> None:
     pass
 
@@ -134,7 +123,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
     folder = tmp_path_factory.mktemp("bench")
     peers = [f"{write_peers(folder)}:{name}" for name in ("plain", "raising")]
     said = io.StringIO()
-    with contextlib.redirect_stdout(said), forked_contenders() as patch:
+    with contextlib.redirect_stdout(said), pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench_rounds, "TURN_SECONDS", 0.2)
         patch.setattr("openmae.recipes.bench.job.installed", lambda: ["transformers"])
         code = main(["bench", *FLAGS.split(), "--peer", *peers, "--out", str(folder / "out")])
@@ -331,8 +320,7 @@ def sleeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("sleeper")
-    with forked_contenders():
-        yield lambda *given: Contender(f"sleeper {given}", module.Sleeper(*given), "", TINY)
+    yield lambda *given: Contender(f"sleeper {given}", module.Sleeper(*given), "", TINY)
     del sys.modules["sleeper"]
 
 

@@ -25,7 +25,6 @@ from openmae.train.cost import flops, parameters
 SayTurns = Callable[[str, int, int], None]
 """Hears what is being done, and how many turns of how many are over."""
 
-START = "spawn"  # how a process starts: forked ones cannot use a GPU
 TURN_SECONDS = 1.0  # a turn is as many steps as take this long
 MOST_IMAGES = {"cpu": 64, "gpu": 512}  # of a micro-batch that is found
 MOST_SECONDS = 8.0  # of a step on a CPU whose micro-batch is found
@@ -79,7 +78,7 @@ class Booth:
 
     def open(self) -> None:
         """Starts the process, which begins to build."""
-        context: Any = multiprocessing.get_context(START)
+        context = multiprocessing.get_context("spawn")  # forked ones cannot use a GPU
         self.pipe, theirs = context.Pipe()
         work = (self.contender.work, self.where, theirs, os.getpid())
         self.process = context.Process(target=serve, args=work, daemon=True)
