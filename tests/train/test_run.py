@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from openmae.errors import NOT_WRITTEN, UserError
 from openmae.train import saving
 from openmae.train.run import RunFolder
 from tests.commands import Run, pretrain, refused
-from tests.processes import PYTHON, SMALL_FILES, run_openmae, started_openmae, wait_for
+from tests.processes import PYTHON, SMALL_FILES, started_openmae, wait_for
 from tests.runs import copy
 
 
@@ -121,7 +122,14 @@ def test_a_write_that_the_system_refuses(data: Path, tmp_path: Path, bytes_left:
     """The system's bound on the size of a file stands in for a full disk: the write fails as it does there, at
     the log, at a checkpoint or at a picture; ENOSPC itself needs a disk of one's own (make test-slow)."""
     words, others = (pretrain(data, tmp_path / name, "--epochs 12 --checkpoint-minutes 0") for name in ("r", "whole"))
-    full = run_openmae([str(bytes_left), *words], code=SMALL_FILES)
+    command = [
+        sys.executable,
+        "-c",
+        SMALL_FILES,
+        str(bytes_left),
+        *words,
+    ]  # what it prints goes through pipes: no files
+    full = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
     assert full.returncode == 74, full.stderr  # trained to the end, and could not write all of it
     assert "warning: " in full.stdout
     assert "step 54/54" in full.stdout

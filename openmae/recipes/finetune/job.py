@@ -277,19 +277,7 @@ FINETUNE = JobKind(
         "say what to train, on what, and where the run goes",
         "openmae finetune MODEL DATA --out RUN",
     ),
-    may_differ=(
-        "data",
-        "max_broken",
-        "micro_batch",
-        "grad_checkpointing",
-        "workers",
-        "device",
-        "checkpoint_minutes",
-        "keep",
-        "shard",
-        "timeout_minutes",
-        "evaluations",
-    ),
+    may_differ=(),
     open=open_labelled,
     choose=lambda settings, labelled, here: choose(
         settings, labelled.start, labelled.right.task, len(labelled.train), here.device, here.console

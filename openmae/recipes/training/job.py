@@ -37,6 +37,20 @@ from openmae.train.optimizers import averaged
 from openmae.train.run import RunFolder, has_begun, read_config
 from openmae.train.stop import Stop
 
+MAY_DIFFER = (
+    "data",
+    "max_broken",
+    "micro_batch",
+    "grad_checkpointing",
+    "workers",
+    "device",
+    "evaluations",
+    "checkpoint_minutes",
+    "keep",
+    "shard",
+    "timeout_minutes",
+)  # settings of all trainings that do not change the result, between the starts of a run
+
 
 @dataclass(frozen=True)
 class Here:
@@ -127,7 +141,7 @@ class JobKind(Generic[Settings, O, C, J]):
     """How one kind of training gets from what it was asked to its job.
 
     needs: settings without which nothing begins; usage: what is said where one is missing.
-    may_differ: settings that do not change the result, which may differ between the starts of a run.
+    may_differ: settings of its own, beside MAY_DIFFER, that do not change the result.
     open: DATA and MODEL, on all ranks. choose: everything that was left open, printed with its reason, on the lead.
     settle: what follows from settings that are chosen, for so many images, on the lead. job: what is trained.
     """
@@ -208,7 +222,9 @@ def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here) -> J:
         job = kind.job(chosen, opened, here)
         if ranks.leads:
             check_room(folder.path, job.model, schedule.keep, job.averages)
-            folder.settle({**chosen.config, DERIVED[0]: schedule.steps}, opened.fingerprint, kind.may_differ)
+            folder.settle(
+                {**chosen.config, DERIVED[0]: schedule.steps}, opened.fingerprint, (*MAY_DIFFER, *kind.may_differ)
+            )
     return job
 
 
