@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -42,30 +41,6 @@ def brief_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     """What doctor measures is measured for less long."""
     monkeypatch.setattr("openmae.recipes.doctor.disk.MOST_BYTES", 20 * 10**6)
     monkeypatch.setattr("openmae.recipes.doctor.decoding.SECONDS", 0.2)
-
-
-@pytest.fixture
-def drawn() -> None:
-    """Figures of runs are drawn whole: for tests that look at them, or go all the way that a user goes."""
-
-
-@pytest.fixture(autouse=True)
-def _undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Elsewhere they are empty: to draw them took two thirds of the time of the short runs that tests make."""
-    with pytest.MonkeyPatch.context() as patch:
-        if "drawn" not in request.fixturenames:
-            from matplotlib.figure import Figure
-
-            draw = Figure.savefig
-
-            def leave_empty(figure: Figure, file: Any, *, format: str, **options: Any) -> None:  # noqa: A002
-                if format == "svg":
-                    file.write('<svg xmlns="http://www.w3.org/2000/svg"/>')
-                else:
-                    draw(figure, file, format=format, **options)
-
-            patch.setattr(Figure, "savefig", leave_empty)
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

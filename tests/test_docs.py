@@ -13,7 +13,7 @@ from openmae.recipes.pretrain.settings import Pretrain
 from tests.commands import TINY, finetune, pretrain
 from tests.images import picture, write_images
 
-pytestmark = pytest.mark.usefixtures("drawn", "brief_doctor")
+pytestmark = pytest.mark.usefixtures("brief_doctor")
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -43,10 +43,7 @@ from tests.mutations import damaged, tried, with_wrong_values, wrong_lines, wron
 from tests.runs import copy
 from tests.train.tasks import no_loss
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),  # of a value that overflows in a file made to do so
-    pytest.mark.usefixtures("drawn"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore")  # of a value that overflows in a file made to do so
 
 FEW, MANY = range(12), range(1_000_000, 1_001_000)
 SEEDS = [

@@ -472,7 +472,6 @@ def test_the_table_as_text() -> None:
     assert lines[-1] == "lightly failed: out of memory."
 
 
-@pytest.mark.usefixtures("drawn")
 def test_the_picture_of_what_could_not_be_measured() -> None:
     table = table_of("a table", 4, drifting(), "transformers")
     without = [replace(result, peak_memory=None) for result in table.results]

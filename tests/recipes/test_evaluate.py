@@ -118,7 +118,6 @@ def test_figures_and_predictions_are_scikit_learns(tmp_path: Path, run: Run, wor
     assert f"{most['predicted']} ({most['times']})" in out
 
 
-@pytest.mark.usefixtures("drawn")
 def test_the_page_shows_tables_and_pictures(tmp_path: Path, run: Run) -> None:
     model, data = a_model(tmp_path / "model"), images(tmp_path / "data")
     assert run("evaluate", model, data)[0] == 0
@@ -179,7 +178,6 @@ def test_a_file_keeps_nothing_and_says_so(tmp_path: Path, run: Run) -> None:
     assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.usefixtures("drawn")
 def test_many_classes_are_cut_to_the_best_and_the_worst(tmp_path: Path, run: Run) -> None:
     data = images(tmp_path / "data", 80, classes=40)
     model = a_model(tmp_path / "model", [f"class{number}" for number in range(40)])
@@ -326,7 +324,6 @@ def test_several_labels_an_image(tmp_path: Path, run: Run) -> None:
     refused(run("evaluate", model, table, "--classes", "all"), "--classes is for classification")
 
 
-@pytest.mark.usefixtures("drawn")
 def test_numbers(tmp_path: Path, run: Run) -> None:
     model = a_model(tmp_path / "model", ("value",), "regression")
     values = np.random.default_rng(0).normal(3, 2, 20).round(3)
@@ -351,7 +348,6 @@ def test_numbers(tmp_path: Path, run: Run) -> None:
 # ---------------------------------------------------------------- corruptions
 
 
-@pytest.mark.usefixtures("drawn")
 def test_corruptions_are_measured_kept_and_not_measured_again(tmp_path: Path, run: Run) -> None:
     model, data = a_model(tmp_path / "model"), images(tmp_path / "data")
     words = ("evaluate", model, data, "--corruptions", "contrast,gaussian_noise", "--workers", "0")

@@ -36,7 +36,6 @@ def data(colours: Path) -> Path:
     return colours
 
 
-@pytest.mark.usefixtures("drawn")
 def test_it_learns_and_leaves_a_whole_run(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
     plain = "--ra-magnitude 0 --random-erase 0 --mixup 0 --cutmix 0 --drop-path 0"
@@ -141,7 +140,6 @@ def table(folder: Path, labels: dict[str, str]) -> Path:
     return file
 
 
-@pytest.mark.usefixtures("drawn")
 def test_several_labels_at_once(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     marks = ("big", "loud", "wet")
     labels = {f"{n:02d}.png": ";".join(m for b, m in enumerate(marks) if n >> b & 1) or "wet" for n in range(30)}
@@ -153,7 +151,6 @@ def test_several_labels_at_once(model: Path, data: Path, tmp_path: Path, run: Ru
     assert load_model(out).info["class_names"] == ["big", "loud", "wet"]
 
 
-@pytest.mark.usefixtures("drawn")
 def test_a_number_is_predicted_in_its_own_unit(model: Path, tmp_path: Path, run: Run) -> None:
     """Brightness, as a thousand and a part: the head learns it standardised and is saved for the label's unit."""
     labels = {}
@@ -347,7 +344,6 @@ def test_the_pages_commands_run(
 # ---------------------------------------------------------------- sweeps
 
 
-@pytest.mark.usefixtures("drawn")
 def test_a_sweep_over_the_blocks(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "sweep"
     code, shown, errors = run(*finetune(model, data, out, "--blocks all,1,0.5,0"))

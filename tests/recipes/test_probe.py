@@ -42,7 +42,6 @@ def test_knn_and_probe_print_a_table_and_keep_it(finished: Path, data: Path, tmp
 
 
 @pytest.mark.parametrize("command", ["knn", "probe"])
-@pytest.mark.usefixtures("drawn")
 def test_a_sweep_is_one_table_its_best_marked_and_drawn(
     command: str, finished: Path, data: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -11,8 +11,6 @@ from openmae.randomness import generator
 from openmae.recipes import quickstart
 from tests.commands import Run
 
-pytestmark = pytest.mark.usefixtures("drawn")
-
 
 def test_quickstart_does_its_steps(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quickstart, "CROPS", {"train": 10, "val": 4})

@@ -29,7 +29,6 @@ from tests.runs import copy
 SHORT = "--epochs 3 --pictures 0"
 
 
-@pytest.mark.usefixtures("drawn")
 def test_figures_are_those_of_the_command_and_training_does_not_feel_them(
     colours: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -31,8 +31,6 @@ from openmae.report.plots.results import (
 )
 from openmae.report.sheets.gallery import Group, Tile, gallery, view_tiles
 
-pytestmark = pytest.mark.usefixtures("drawn")
-
 NASTY = "<script>alert('x')</script>&\"quoted\".png"
 VOID = {"meta", "img"}
 
