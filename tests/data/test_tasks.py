@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import MultiLabelBinarizer
 
+from openmae.data.fewer_labels import fewer_labels
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Task, answers, fewer_labels, split_for, task_of
+from openmae.data.tasks import Task, answers, split_for, task_of
 from openmae.errors import UserError
 from tests.images import picture, write_images
 
