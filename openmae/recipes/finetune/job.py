@@ -104,7 +104,8 @@ class Labelled:
 
 def open_labelled(settings: Finetune, here: Here) -> Labelled:
     """Raises UserError."""
-    loaded = loaded_model(settings, here.console)
+    with here.ranks.together():
+        loaded = loaded_model(settings, here.console)
     task, train, val = here.ranks.each_in_turn(lambda: _split(settings))
     right = answers(train, task)
     asked = answers(val, task, right.names)

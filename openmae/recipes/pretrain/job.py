@@ -74,8 +74,9 @@ def pretrain(settings: Pretrain, console: Console) -> None:
 def open_images(settings: Pretrain, here: Here) -> Images:
     """DATA, looked at on the lead where the run begins. Raises UserError."""
     data, console = given(settings.data), here.console
-    if settings.compile == "on":
-        check_compiles(here.device)
+    with here.ranks.together():
+        if settings.compile == "on":
+            check_compiles(here.device)
     train, val, shown = here.ranks.each_in_turn(lambda: _sources(open_data(data), settings.seed))
     console.print(f"{len(train):,} images in {train.location}; {len(shown)} shown in the pictures")
     _warn_of_splits(train, console)
