@@ -51,6 +51,7 @@ class Head:
     drop_path: float
     blocks: str
     fresh: bool
+    grad_checkpointing: bool
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,6 @@ class Finetuning:
     mixing: Mixing
     label_smoothing: float
     balance: Literal["none", "weights", "sampling"]
-    grad_checkpointing: bool
     evaluations: int
 
 
@@ -102,6 +102,7 @@ def build(head: Head, encoder: ViT, outputs: int, seed: int) -> Classifier:
         model = Classifier(encoder, outputs, head.pool, head.batch_norm, head.drop_path)
         model.initialize(0.01 if head.batch_norm else 2e-5, draws)
         learn_last_blocks(model, encoder.depth if head.blocks == "all" else float(head.blocks))
+        encoder.grad_checkpointing = head.grad_checkpointing
     except ValueError as error:
         raise of_user(error) from error
     return model

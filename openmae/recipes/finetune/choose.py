@@ -104,6 +104,7 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
                 settings.drop_path or 0.0,
                 settings.blocks,
                 settings.from_scratch,
+                settings.grad_checkpointing == "on",
             ),
             rule=Rule(
                 settings.optimizer or "adamw",
@@ -117,7 +118,6 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
             mixing=Mixing(settings.mixup or 0.0, settings.cutmix or 0.0),
             label_smoothing=settings.label_smoothing or 0.0,
             balance=settings.balance,
-            grad_checkpointing=settings.grad_checkpointing == "on",
             evaluations=settings.evaluations,
             course=course_of(settings, images, console, least_micro_batch(settings)),
             config=config,

@@ -149,7 +149,6 @@ class FinetuneJob(Job[Classifier]):
         """Raises UserError for what cannot be built."""
         self.run, self.labelled, self.here, self.course = run, labelled, here, run.course
         self.model = build(run.head, labelled.start.encoder, len(labelled.right.names), run.course.seed)
-        self.model.encoder.grad_checkpointing = run.grad_checkpointing
         self.averages = (1 if run.rule.optimizer == "lars" else 2) + bool(run.rule.ema_decay)
         right = labelled.right
         self.order = balanced(right, run.course.seed) if run.balance == "sampling" else None
