@@ -1,7 +1,8 @@
 """Files and folders that are written whole or not at all, and locks that end with the process.
 
 What is written goes aside first, beside its place and under a name that begins with a dot, and is moved there when it
-is whole: a reader, or whoever comes after a kill at any moment, finds what was there before or all of what is new.
+is whole: a reader, or whoever comes after a kill at any moment, finds what was there before or all of what is new (of a
+folder that replaces another, maybe nothing; see `whole_folder`), and never a part.
 """
 
 import errno
@@ -66,7 +67,8 @@ def write_file(path: Path, data: bytes) -> None:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to be filled with what the disk has, which then takes the place of `path`, if need be of the folder
-    that is there; where that fails, it is gone. What a kill has left goes when it is written again. Raises OSError."""
+    that is there; where that fails, it is gone. Of two folders one has to step aside first: a kill between these two
+    renames leaves neither in its place. What a kill has left goes when it is written again. Raises OSError."""
     aside, before = (path.with_name(f".{path.name}{which}.part") for which in ("", ".before"))
     for left in (aside, before):
         shutil.rmtree(left, ignore_errors=True)
