@@ -33,7 +33,7 @@ from openmae.files.disk import check_out
 from openmae.files.whole import write_file
 from openmae.machine.workers import reading_workers
 from openmae.randomness import generator
-from openmae.recipes.asked import Readers
+from openmae.recipes.asked import AskedReading, Readers
 from openmae.report.plots.histogram import draw_histogram
 
 _NAMED = 5  # images that cannot be read
@@ -41,7 +41,7 @@ _DEPTHS: dict[Depth, str] = {"uint8": "8 bits", "uint16": "16 bits", "float32": 
 
 
 @dataclass(frozen=True)
-class Stats:
+class Stats(AskedReading):
     """Mean, deviation, extremes and percentiles of each channel over all images, and the images' sizes and kinds.
 
     Each image weighs the same, however large it is. The result does not depend on --workers.
@@ -69,9 +69,9 @@ def run(settings: Stats) -> None:
     if settings.out is not None:
         check_out(settings.out, ".toml")
     source = _source(settings)
-    headers = sample_headers(source, seed=0, workers=workers)
+    headers = sample_headers(source, seed=0, workers=workers, reading=settings.reading)
     pixels, why = choose_pixels(
-        headers, settings.in_chans, settings.bands, settings.pixel_type, location=source.location
+        headers, settings.in_chans, settings.bands, settings.pixel_type, source.location, settings.reading
     )
     started = time.monotonic()
     with counting("reading", len(source), console) as say:

@@ -1,11 +1,12 @@
 """A model and what travels with it: input statistics, what its outputs stand for, where it comes from, its licence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
 
+from openmae.data.formats.reading import Reading
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.files.address import shown
@@ -57,6 +58,12 @@ class Loaded:
         if self.info["class_names"] is None or self.info["task"] is None:
             raise UserError(f"{self.name} does not say what its outputs stand for", "give a run of openmae finetune")
         return self.model
+
+    def reading(self, asked: Reading) -> "Loaded":
+        """The model for images that are read as its own were, but as is asked."""
+        pixels = self.statistics.pixels
+        pixels = replace(pixels, reading=pixels.reading.but(asked))
+        return replace(self, statistics=replace(self.statistics, pixels=pixels))
 
     @property
     def licence(self) -> str:

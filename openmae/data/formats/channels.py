@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.header import BYTES, Depth
+from openmae.data.formats.reading import UNSAID, Reading
 from openmae.errors import BrokenImage, UnfitImage, UserError
 
 LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow weighs
@@ -20,11 +21,13 @@ class PixelFormat:
 
     bands: which of the file's channels, numbered from 1, in this order. Without them a file's channels are taken as
     they are where there are in_chans; grey, RGB and alpha are converted into each other; anything else is refused.
+    reading: how files are read that can be read in more than one way.
     """
 
     in_chans: int = 3
     bands: tuple[int, ...] | None = None
     depth: Depth = "uint8"
+    reading: Reading = UNSAID
 
     def __post_init__(self) -> None:
         if self.in_chans < 1:

@@ -18,23 +18,24 @@ from openmae.data.formats.jpeg import open_jpeg
 from openmae.data.formats.npy import open_npy
 from openmae.data.formats.pillow import open_by_pillow
 from openmae.data.formats.png import open_png
+from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.formats.tiff import open_tiff
 from openmae.errors import BrokenImage, UnfitImage, UserError
 
 _JPEG = b"\xff\xd8\xff"
 
 
-def open_image(data: bytes | OSError | BrokenImage) -> OpenedImage:
+def open_image(data: bytes | OSError | BrokenImage, reading: Reading = UNSAID) -> OpenedImage:
     """Reads the header alone, of what a source gave. Raises as decode does, and what a source gave instead of bytes."""
     if not isinstance(data, bytes):
         raise data
     with _reasons():
-        return _open(data)
+        return _open(data, reading)
 
 
-def read_header(data: bytes | OSError | BrokenImage) -> Header:
+def read_header(data: bytes | OSError | BrokenImage, reading: Reading = UNSAID) -> Header:
     """What the file holds, without decoding a pixel. Raises as open_image does."""
-    return open_image(data).header
+    return open_image(data, reading).header
 
 
 def decode(
@@ -47,7 +48,7 @@ def decode(
 ) -> NDArray[Any]:
     """The image as (H, W, pixels.in_chans) of dtype pixels.depth, upright.
 
-    data: the file's bytes, or what open_image made of them.
+    data: the file's bytes, or what open_image, with the same reading, made of them.
     reduce: 2, 4 or 8 gives a JPEG at that part of its size, rounded up; other formats stay as they are.
     rows: how many of the image's rows, from the top and at its full size, are needed; below them some may be missing.
     frame: of a file with several; None is the middle one.
@@ -55,7 +56,7 @@ def decode(
     where reading it needs a package that is not installed.
     """
     with _reasons():
-        opened = _open(data) if isinstance(data, bytes) else data
+        opened = _open(data, pixels.reading) if isinstance(data, bytes) else data
         header = opened.header
         asked = Wanted(
             frame=header.frames // 2 if frame is None else frame,
@@ -85,7 +86,7 @@ def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> Unfit
     )
 
 
-def _open(data: bytes) -> OpenedImage:
+def _open(data: bytes, reading: Reading) -> OpenedImage:
     if not data:
         raise BrokenImage("the file is empty")
     if data[128:132] == b"DICM" and data[:3] != _JPEG:  # what comes before may be anything, a TIFF's header too

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, open_image, read_header
+from openmae.data.formats.reading import Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Remade, Source
 from openmae.data.views.crop import reduction
@@ -67,7 +68,8 @@ def in_memory(
                 blob += image
             ends[index] = len(blob)
         say(chunk.stop, len(source))
-    return InMemory(source, np.frombuffer(blob, np.uint8), ends, broken), replace(pixels, bands=None)
+    kept = replace(pixels, bands=None, reading=Reading(layout="hwc"))
+    return InMemory(source, np.frombuffer(blob, np.uint8), ends, broken), kept
 
 
 def _decoded(
@@ -82,7 +84,7 @@ def _decoded(
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         try:
             hand.take(index)
-            opened = open_image(data)
+            opened = open_image(data, pixels.reading)
             header = opened.header
             total += header.height * header.width * pixels.in_chans * np.dtype(pixels.depth).itemsize
             is_large = reduction((header.height, header.width), img_size) > 1 or total > _MOST_OF_A_CHUNK
@@ -107,7 +109,7 @@ def _looks_small(source: Source, pixels: PixelFormat, img_size: tuple[int, int],
     sample = np.linspace(0, len(source) - 1, min(_SAMPLE, len(source))).astype(int).tolist()
     for data in source.read_each(sample):
         try:
-            header = read_header(data)
+            header = read_header(data, pixels.reading)
         except (OSError, BrokenImage):
             continue
         if header.frames > 1 or reduction((header.height, header.width), img_size) > 1:

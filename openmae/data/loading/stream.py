@@ -236,7 +236,7 @@ def _load(
         ]
         try:
             hand.take(index)
-            opened = open_image(data)
+            opened = open_image(data, view.pixels.reading)
             header = opened.header
             size = (header.height, header.width)
             if complaint := patch_complaint(size, view.patch_size):

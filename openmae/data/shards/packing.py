@@ -16,6 +16,7 @@ from PIL import Image
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, open_image
 from openmae.data.formats.header import Header
+from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.views.crop import reduction, resize
 
 RULES = 1  # changes with what pack_image gives for the same bytes and settings
@@ -28,10 +29,12 @@ _ORIENTATION = 0x0112  # EXIF's tag
 
 @dataclass(frozen=True)
 class Packing:
-    """short_side: pixels, the most that an image's shorter side may have; quality: of JPEGs, 1 to 100."""
+    """short_side: pixels, the most that an image's shorter side may have; quality: of JPEGs, 1 to 100;
+    reading: how files are read that can be read in more than one way."""
 
     short_side: int = 256
     quality: int = 95
+    reading: Reading = UNSAID
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,11 @@ def pack_image(data: bytes, packing: Packing) -> Packed:
     An image that is small enough is not touched where its format decodes fast. A file with several frames is not
     touched either: training chooses among them. Raises BrokenImage, UserError as decode does.
     """
-    opened = open_image(data)
+    opened = open_image(data, packing.reading)
     header = opened.header
     size = _bounded((header.height, header.width), packing.short_side)
     is_small = size == (header.height, header.width)
-    pixels = PixelFormat(header.channels, depth=header.depth)
+    pixels = PixelFormat(header.channels, None, header.depth, packing.reading)
     if header.frames > 1 or (is_small and header.format in _QUICK and _is_plain(data, header)):
         decode(opened, pixels)  # raises where it is damaged
         kept, extension = data, _EXTENSIONS[header.format]

@@ -140,7 +140,7 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         try:
             hand.take(index)
-            opened = open_image(data)
+            opened = open_image(data, pixels.reading)
             header, image = opened.header, decode(opened, pixels)
         except (OSError, BrokenImage) as error:
             broken.append((index, str(error)))

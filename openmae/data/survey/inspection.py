@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, open_image
 from openmae.data.formats.header import Header
+from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
 from openmae.errors import BrokenImage
@@ -49,7 +50,9 @@ class Inspection:
         return found
 
 
-def inspect(source: Source, workers: int, say: Callable[[int], None] = lambda done: None) -> Inspection:
+def inspect(
+    source: Source, workers: int, say: Callable[[int], None] = lambda done: None, reading: Reading = UNSAID
+) -> Inspection:
     """Reads and decodes every image; `say` hears how many are done. The result does not depend on `workers`."""
     count = len(source)
     chunks = (range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
@@ -57,7 +60,7 @@ def inspect(source: Source, workers: int, say: Callable[[int], None] = lambda do
     numbers: dict[tuple[str, str, str], int] = {}
     reasons: dict[int, str] = {}
     done = 0
-    for part in ordered(partial(_inspect, source), chunks, workers):
+    for part in ordered(partial(_inspect, source, reading), chunks, workers):
         for header, digest, size, blank, reason in part:
             kind = numbers.setdefault((header.format, header.mode, header.depth), len(numbers))
             rows[done] = (digest, size, header.height, header.width, header.channels, header.frames, kind, blank)
@@ -68,7 +71,9 @@ def inspect(source: Source, workers: int, say: Callable[[int], None] = lambda do
     return Inspection(rows, list(numbers), reasons)
 
 
-def _inspect(source: Source, chunk: Sequence[int], hand: Hand) -> list[tuple[Header, bytes, int, bool, str]]:
+def _inspect(
+    source: Source, reading: Reading, chunk: Sequence[int], hand: Hand
+) -> list[tuple[Header, bytes, int, bool, str]]:
     """Of each file: header, digest, size in bytes, whether it is blank, why it gives no image."""
     found = []
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
@@ -78,9 +83,9 @@ def _inspect(source: Source, chunk: Sequence[int], hand: Hand) -> list[tuple[Hea
             if not isinstance(data, bytes):
                 raise data
             digest, size = hashlib.blake2b(data, digest_size=16).digest(), len(data)
-            opened = open_image(data)
+            opened = open_image(data, reading)
             header = opened.header
-            image = decode(opened, PixelFormat(header.channels, None, header.depth))
+            image = decode(opened, PixelFormat(header.channels, None, header.depth, reading))
             found.append((header, digest, size, _is_blank(image), ""))
         except (OSError, BrokenImage) as error:
             found.append((_NOTHING, digest, size, False, str(error) or type(error).__name__))

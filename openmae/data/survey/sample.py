@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from openmae.data.formats.channels import PixelFormat, check_bands
 from openmae.data.formats.decode import decode, open_image, patch_complaint
 from openmae.data.formats.header import Depth, Header
+from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
 from openmae.data.survey.moments import from_moments, image_moments
@@ -68,20 +69,23 @@ def survey(
     workers: int = 0,
     depth: Depth | None = None,
     most: int = MOST_LOOKED_AT,
+    reading: Reading = UNSAID,
 ) -> Survey:
     """Decodes up to `most` images, chosen by the seed, each image weighing the same.
 
-    in_chans, bands, depth: as the user wants them; None for what the images have.
+    in_chans, bands, depth, reading: as the user wants them; None for what the images have.
     workers: processes that read; the result does not depend on them.
     Raises UserError where none of the images can be read, or what they have differs too much to choose.
     """
     chosen = _sample(source, seed, most)
     count = len(chosen)
-    wanted = partial(choose_pixels, in_chans=in_chans, bands=bands, depth=depth, location=source.location)
-    headers = sample_headers(source, seed, workers, PEEK)
+    wanted = partial(
+        choose_pixels, in_chans=in_chans, bands=bands, depth=depth, location=source.location, reading=reading
+    )
+    headers = sample_headers(source, seed, workers, PEEK, reading)
     while True:  # once more where the first few headers are no guide to all of them
         guess = wanted(headers)
-        seen = list(_look_at(source, guess[0], chosen, workers))
+        seen = list(_look_at(source, guess[0], reading, chosen, workers))
         headers = _headers(seen)
         pixels, why = wanted(headers)
         if pixels == guess[0]:
@@ -101,9 +105,11 @@ def survey(
     return Survey(statistics, (median[0], median[1]), sizes, dict(sorted(channels.items())), why, count, tuple(broken))
 
 
-def sample_headers(source: Source, seed: int, workers: int = 0, most: int = MOST_LOOKED_AT) -> list[Header]:
+def sample_headers(
+    source: Source, seed: int, workers: int = 0, most: int = MOST_LOOKED_AT, reading: Reading = UNSAID
+) -> list[Header]:
     """The headers of up to `most` images, chosen by the seed; of those that have one."""
-    return _headers(_look_at(source, None, _sample(source, seed, most), workers))
+    return _headers(_look_at(source, None, reading, _sample(source, seed, most), workers))
 
 
 def choose_pixels(
@@ -112,6 +118,7 @@ def choose_pixels(
     bands: tuple[int, ...] | None,
     depth: Depth | None,
     location: str,
+    reading: Reading = UNSAID,
 ) -> tuple[PixelFormat, str]:
     """What all images are to be decoded to, and why that many channels: what was asked for, else what they have.
 
@@ -125,20 +132,21 @@ def choose_pixels(
             raise UserError(
                 f"`bands` names {len(bands)} channels and `in_chans` is {in_chans}", "leave one of them out"
             )
-        return PixelFormat(len(bands), bands, depth), "as many as `bands`"
+        return PixelFormat(len(bands), bands, depth, reading), "as many as `bands`"
     if in_chans is not None:
         if in_chans < 1:
             raise UserError(f"`in_chans` is {in_chans}", "give 1 or more")
-        return PixelFormat(in_chans, None, depth), "as asked for"
+        return PixelFormat(in_chans, None, depth, reading), "as asked for"
     counts = Counter(header.channels for header in headers)
     if not counts:
-        return PixelFormat(3, None, depth), "nothing is known of the images"
+        return PixelFormat(3, None, depth, reading), "nothing is known of the images"
     if max(counts) <= 2:
-        return PixelFormat(1, None, depth), "the images are grey"
+        return PixelFormat(1, None, depth, reading), "the images are grey"
     if len(counts) == 1 and max(counts) > 3 and not all(header.colour for header in headers):
-        return PixelFormat(max(counts), None, depth), "as many as the images have"
+        return PixelFormat(max(counts), None, depth, reading), "as many as the images have"
     if max(counts) <= 4:
-        return PixelFormat(3, None, depth), "the images are in colour" + (", some of them grey" if 1 in counts else "")
+        some_grey = ", some of them grey" if 1 in counts else ""
+        return PixelFormat(3, None, depth, reading), f"the images are in colour{some_grey}"
     found = ", ".join(f"{count:,} with {channels}" for channels, count in sorted(counts.items()))
     first = tuple(range(1, min(3, *counts) + 1))
     raise UserError(
@@ -156,20 +164,24 @@ def _headers(seen: Iterable[_Seen]) -> list[Header]:
     return [one.header for one in seen if one.header is not None]
 
 
-def _look_at(source: Source, pixels: PixelFormat | None, indices: Sequence[int], workers: int) -> Iterator[_Seen]:
+def _look_at(
+    source: Source, pixels: PixelFormat | None, reading: Reading, indices: Sequence[int], workers: int
+) -> Iterator[_Seen]:
     """Each image's header and, where it is said what to decode to, its moments."""
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
-    for part in ordered(partial(_look, source, pixels), chunks, workers):
+    for part in ordered(partial(_look, source, pixels, reading), chunks, workers):
         yield from part
 
 
-def _look(source: Source, pixels: PixelFormat | None, chunk: Sequence[int], hand: Hand) -> list[_Seen]:
+def _look(
+    source: Source, pixels: PixelFormat | None, reading: Reading, chunk: Sequence[int], hand: Hand
+) -> list[_Seen]:
     seen: list[_Seen] = []
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         header: Header | None = None
         try:
             hand.take(index)
-            opened = open_image(data)
+            opened = open_image(data, reading)
             header = opened.header
             if pixels is None:
                 seen.append(_Seen(index, header))

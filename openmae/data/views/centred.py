@@ -20,7 +20,7 @@ def centred(
 
     Raises what a source gave instead of bytes, as `decode` does, and BrokenImage for an image smaller than a patch.
     """
-    opened = open_image(data)
+    opened = open_image(data, pixels.reading)
     size = (opened.header.height, opened.header.width)
     if complaint := patch_complaint(size, patch_size):
         raise complaint

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.header import Depth
+from openmae.data.formats.reading import Reading
 
 DEPTHS: tuple[Depth, ...] = ("uint8", "uint16", "float32")  # each holds what those before it hold
 WHITE: dict[Depth, float] = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # what is scaled to 1
@@ -45,10 +46,12 @@ class Statistics:
         return images * std + mean
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and TOML: mean, std, in_chans, pixel_type, and bands where some were chosen."""
+        """Plain values, for JSON and TOML: mean, std, in_chans, pixel_type, bands where some were chosen, and what is
+        said of how files are read."""
         pixels = self.pixels
         values = {"in_chans": pixels.in_chans, "pixel_type": pixels.depth, "mean": [*self.mean], "std": [*self.std]}
-        return values if pixels.bands is None else {**values, "bands": [*pixels.bands]}
+        bands = {} if pixels.bands is None else {"bands": [*pixels.bands]}
+        return {**values, **bands, **pixels.reading.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Statistics":
@@ -56,7 +59,9 @@ class Statistics:
         bands, depth = values.get("bands"), values["pixel_type"]
         if depth not in DEPTHS:
             raise ValueError(f"pixel_type is {depth!r}, not {', '.join(DEPTHS)}")
-        pixels = PixelFormat(int(values["in_chans"]), None if bands is None else tuple(map(int, bands)), depth)
+        reading = Reading.from_dict(values)
+        chosen = None if bands is None else tuple(map(int, bands))
+        pixels = PixelFormat(int(values["in_chans"]), chosen, depth, reading)
         if pixels.bands is not None and (len(pixels.bands) != pixels.in_chans or min(pixels.bands, default=0) < 1):
             raise ValueError(f"bands are {bands} for {pixels.in_chans} channels")
         return cls(tuple(map(float, values["mean"])), tuple(map(float, values["std"])), pixels)

@@ -57,7 +57,7 @@ def run(settings: Check) -> int:
     splits = []
     for name, source in sources.items():
         with counting(f"reading {name}".strip(), len(source), console) as say:
-            found = inspect(source, workers, say)
+            found = inspect(source, workers, say, settings.reading)
         splits.append(InspectedSplit(name, source, found, *_labels(source)))
     images = sum(map(len, sources.values()))
     console.print(f"{settings.data}: {pace(images, time.monotonic() - started)}\n")

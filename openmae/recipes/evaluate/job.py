@@ -58,7 +58,7 @@ def run(settings: Evaluate) -> None:
     kinds, severities = _kinds(settings), _severities(settings)
     _check_numbers(settings)
     check_save(settings.save, settings.data)
-    loaded = load_model(settings.model)
+    loaded = load_model(settings.model).reading(settings.reading)
     say_origin(loaded, console)
     model = loaded.classifier
     task: Task = loaded.info["task"]

@@ -114,7 +114,7 @@ def loaded_model(settings: Finetune, console: Console) -> Loaded | None:
     if model not in SIZES:
         if model.startswith("vit_") and not Path(model).exists() and not is_timm_name(model):
             raise UserError(f"{model} is no size, nor a run folder", f"give one of {', '.join(SIZES)}, or a run")
-        loaded = load_model(Path(model))
+        loaded = load_model(Path(model)).reading(settings.reading)
         say_origin(loaded, console)
         if isinstance(loaded.model, Classifier) and not settings.from_scratch:
             console.print(f"{model} was fine-tuned before: its encoder is kept, and its head made anew")
@@ -137,7 +137,7 @@ def pretrained(settings: Finetune, loaded: Loaded) -> Start:
 
 def fresh(settings: Finetune, train: Source, workers: int) -> Start:
     """An encoder of the named size for these images. Raises UserError."""
-    look = survey(train, settings.seed, None, None, workers)
+    look = survey(train, settings.seed, workers=workers, reading=settings.reading)
     side = min(224, *look.size)
     patch = pair(settings.patch_size or (16 if side >= 128 else 8 if side >= 64 else 4))
     size = pair(settings.img_size) if settings.img_size else tuple(max(1, side // p) * p for p in patch)

@@ -104,7 +104,7 @@ def _pack(split: PackedSplit, settings: Pack, progress: _Progress, left_out: lis
     for part in finished.values():
         left_out += [_line(split, image) for image in part.left_out]
     tasks = (split.order[chunk.start : chunk.stop] for number in missing for chunk in split.chunks(number))
-    packing = Packing(settings.short_side, settings.quality)
+    packing = Packing(settings.short_side, settings.quality, settings.reading)
     results = ordered(partial(_pack_chunk, split.source, packing), tasks, reading_workers(settings.workers), _AHEAD)
     with closing(results):  # its processes end when it does
         for number in missing:

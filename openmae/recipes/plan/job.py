@@ -152,7 +152,7 @@ def _look(settings: Plan, pretrain: Pretrain, device: torch.device, console: Con
     console.print(f"{len(source):,} images in {source.location}; looking at some of them")
     workers = workers_for(None, device)
     images = len(source) if data.has_splits else len(source) - held_out(len(source))
-    return survey(source, 0, pretrain.in_chans, workers=workers, most=_LOOKED_AT), images
+    return survey(source, 0, pretrain.in_chans, workers=workers, most=_LOOKED_AT, reading=settings.reading), images
 
 
 def _measure(

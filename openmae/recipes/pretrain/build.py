@@ -120,5 +120,5 @@ def statistics_of(settings: Pretrain) -> Statistics:
         raise UserError(
             "the run is of an older openmae, which did not keep its pixel type", "begin anew in another --out"
         )
-    pixels = PixelFormat(given(settings.in_chans), settings.bands, settings.pixel_type)
+    pixels = PixelFormat(given(settings.in_chans), settings.bands, settings.pixel_type, settings.reading)
     return Statistics(settings.mean, settings.std, pixels)

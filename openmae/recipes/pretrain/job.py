@@ -83,7 +83,15 @@ def open_images(settings: Pretrain, here: Here) -> Images:
     look = None
     if here.ranks.leads and not here.folder.has_begun:
         console.print("Reading a sample of them: sizes, mean and standard deviation")
-        look = survey(train, settings.seed, settings.in_chans, settings.bands, here.workers, depth=settings.pixel_type)
+        look = survey(
+            train,
+            settings.seed,
+            settings.in_chans,
+            settings.bands,
+            here.workers,
+            depth=settings.pixel_type,
+            reading=settings.reading,
+        )
     return Images(train, val, shown, look)
 
 

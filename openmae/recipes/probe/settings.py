@@ -6,11 +6,11 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from openmae.recipes.asked import LABELLED, MODEL, AskedDevice, AskedPrecision, AskedTask, Loaders
+from openmae.recipes.asked import LABELLED, MODEL, AskedDevice, AskedPrecision, AskedReading, AskedTask, Loaders
 
 
 @dataclass(frozen=True)
-class Proof:
+class Proof(AskedReading):
     """Settings of an evaluation of frozen features."""
 
     model: Positional[Annotated[Path, MODEL]]
