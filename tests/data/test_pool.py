@@ -101,6 +101,12 @@ def test_a_hung_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert results == [number * number for number in range(80)]
 
 
+def endless(task: range, hand: Hand) -> int:
+    if task.start > 4:
+        time.sleep(600)
+    return 0
+
+
 def large(task: range, hand: Hand) -> bytes:
     return bytes([task.start]) * 10_000_000
 
@@ -115,6 +121,51 @@ def test_a_worker_that_hangs_in_the_middle_of_a_result_is_replaced(monkeypatch: 
     os.kill(worker, signal.SIGSTOP)
     found += in_time(results)
     assert [(result[0], len(result)) for result in found] == [(task.start, 10_000_000) for task in TASKS[:4]]
+
+
+class StoppedOnce:
+    """Stops the process that fetches task 33, before it takes an image of it."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __call__(self, task: range, hand: Hand) -> list[int | str]:
+        if 33 in task and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return squares(task, hand)
+
+
+def test_a_stopped_worker_without_an_image_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "STALLED_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "POLL_SECONDS", 0.2)
+    results = in_time(ordered(StoppedOnce(tmp_path / "marker"), TASKS, 2))
+    assert flat(results) == [number * number for number in range(80)]
+
+
+def test_a_job_that_is_stopped_and_goes_on_takes_no_worker_for_hung(tmp_path: Path) -> None:
+    code = (
+        "import time\n"
+        "from openmae.data.loading import pool\n"
+        "from tests.data import test_pool\n"
+        "pool.STALLED_SECONDS, pool.POLL_SECONDS = 1.0, 0.1\n"
+        "print('ready', flush=True)\n"
+        "print(len(list(pool.ordered(test_pool.slow_to_decode, test_pool.TASKS[:2], 2))), flush=True)\n"
+    )
+    log = tmp_path / "log"
+    with started_openmae([], log, code=code, session=True) as process:
+        wait_for(lambda: len(children(process.pid)) == 2, process)
+        os.killpg(process.pid, signal.SIGSTOP)  # as Ctrl-Z does
+        time.sleep(1.5)
+        os.killpg(process.pid, signal.SIGCONT)
+        assert process.wait(60) == 0
+    assert log.read_text() == "ready\n2\n"
+
+
+def slow_to_decode(task: range, hand: Hand) -> list[int | str]:
+    hand.take(task.start)
+    time.sleep(0.5)
+    return squares(task, hand)
 
 
 class DeafOnce:
@@ -206,13 +257,21 @@ def children(parent: int) -> list[int]:
     return [int(pid) for pid in listed]
 
 
-def test_workers_follow_a_parent_that_was_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("work", "poll_seconds"),
+    [
+        ("squares", 1000.0),  # it waits for a task
+        ("large", 1000.0),  # it waits until somebody hears its result
+        ("endless", 0.2),  # it waits for something else
+    ],
+)
+def test_workers_follow_a_parent_that_was_killed(work: str, poll_seconds: float, tmp_path: Path) -> None:
     code = (
-        "import sys, time\n"
-        "from tests.data.work import TASKS, squares\n"
+        "import time\n"
         "from openmae.data.loading import pool\n"
-        "pool.POLL_SECONDS = 0.2\n"
-        "results = pool.ordered(squares, TASKS, 2)\n"
+        f"from tests.data.test_pool import TASKS, {work}\n"
+        f"pool.POLL_SECONDS = {poll_seconds}\n"
+        f"results = pool.ordered({work}, TASKS, 2)\n"
         "next(results)\n"
         "print('ready', flush=True)\n"
         "time.sleep(60)\n"

@@ -14,11 +14,13 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 import traceback
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
@@ -41,7 +43,7 @@ START = "fork" if sys.platform == "linux" else "spawn"
 """How workers start. Forked ones share what the parent has read; elsewhere than on Linux, forking breaks system
 libraries."""
 DEADLY = 2  # workers that an image may kill before it is left out
-STALLED_SECONDS = 300.0  # on one image, or within one message, after which a worker is taken for hung
+STALLED_SECONDS = 300.0  # on one image, within one message, or stopped, after which a worker is taken for hung
 POLL_SECONDS = 5.0  # between looks at whether the others still live
 MOST_LOSSES = 5  # workers that die over a task before they touch an image of it
 AHEAD = 4  # tasks a worker is given before it is asked for the first result
@@ -127,14 +129,16 @@ def ordered(
 class _Worker:
     """A process, our end of its pipe, what it noted, and the tasks that it has.
 
-    noted: the image in hand or -1, the count of images decoded, whether the image is being read."""
+    noted: the image in hand or -1, the count of images decoded, whether the image is being read, beats of its heart.
+    moved: the last two when they were last seen to change, so many seconds of looking ago.
+    """
 
     process: Any
     pipe: Connection
     noted: NDArray[np.int64]
     given: deque[int] = field(default_factory=deque)
-    images: int = 0
-    seen_moving: float = field(default_factory=time.monotonic)
+    moved: tuple[int, int] = (0, 0)
+    still: float = 0.0
 
 
 class _Crew(Generic[Task, Result]):
@@ -147,6 +151,7 @@ class _Crew(Generic[Task, Result]):
         self.tasks: dict[int, Task] = {}  # given and not done, by number
         self.done: dict[int, Result] = {}
         self.workers: list[_Worker] = []
+        self.looked = time.monotonic()
         # At the interpreter's exit, before multiprocessing asks with a SIGTERM that they ignore, and waits.
         self.dismiss = Finalize(self, _dismiss, (self.workers,), exitpriority=0)
         for _ in range(workers):
@@ -169,18 +174,20 @@ class _Crew(Generic[Task, Result]):
 
     def _hire(self) -> _Worker:
         context = _context()
-        noted = context.RawArray("q", [-1, 0, 0])
+        noted = context.RawArray("q", [-1, 0, 0, 0])
         ours, theirs = context.Pipe()
         _lose_patience(ours)
+        _ours.add(ours)
         process = context.Process(target=_serve, args=(self.work, theirs, noted, os.getpid()), daemon=True)
-        process.start()
+        with _signals_wait():  # until it ignores them: one that comes before would end it with a traceback
+            process.start()
         theirs.close()  # so that its death closes the pipe
         return _Worker(process, ours, np.frombuffer(noted, np.int64))
 
     def _give(self, number: int) -> None:
         worker = min(self.workers, key=lambda worker: len(worker.given))
         if not worker.given:
-            worker.seen_moving = time.monotonic()
+            worker.still = 0.0
         worker.given.append(number)
         deadly = frozenset(index for index, kills in self.kills.items() if kills >= DEADLY)
         with suppress(OSError):  # it has died, which the next _collect notices
@@ -189,10 +196,12 @@ class _Crew(Generic[Task, Result]):
     def _collect(self) -> None:
         """Waits until a worker has something to say, or has died, or hangs."""
         ready = set(wait([worker.pipe for worker in self.workers], timeout=POLL_SECONDS))
+        # Time in which nobody looked does not count: we may have been stopped, they with us.
+        passed, self.looked = min(POLL_SECONDS, time.monotonic() - self.looked), time.monotonic()
         for worker in list(self.workers):
             if worker.pipe in ready:
                 self._hear(worker)
-            elif not worker.process.is_alive() or self._hangs(worker):
+            elif not worker.process.is_alive() or self._hangs(worker, passed):
                 self._replace(worker)
 
     def _hear(self, worker: _Worker) -> None:
@@ -230,12 +239,14 @@ class _Crew(Generic[Task, Result]):
         for number in dead.given:
             self._give(number)
 
-    def _hangs(self, worker: _Worker) -> bool:
-        image, images, is_read = worker.noted.tolist()
-        # While it fetches, patience is the source's.
-        if not worker.given or image < 0 or is_read or worker.images != images:
-            worker.images, worker.seen_moving = images, time.monotonic()
-        return time.monotonic() - worker.seen_moving > STALLED_SECONDS
+    def _hangs(self, worker: _Worker, passed: float) -> bool:
+        image, images, is_read, beats = worker.noted.tolist()
+        # An image is to be decoded in time. Elsewhere, as where it fetches, patience is the source's, while it lives.
+        is_decoding = image >= 0 and not is_read
+        moved = (images, worker.moved[1] if is_decoding else beats)
+        worker.still = worker.still + passed if worker.given and moved == worker.moved else 0.0
+        worker.moved = moved
+        return worker.still > STALLED_SECONDS
 
 
 def _deadly() -> BrokenImage:
@@ -249,9 +260,32 @@ def _lose_patience(pipe: Connection) -> None:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
 
 
+_ours: "weakref.WeakSet[Connection]" = weakref.WeakSet()
+"""This process's ends of the pipes to all its workers. A worker that held one of them, as a forked one does, would not
+notice that this process is gone while it says something."""
+_UNHEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # by workers
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Within, and in processes that are started within, signals do not arrive."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _UNHEARD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _dismiss(workers: list[_Worker]) -> None:
-    for worker in workers:
-        worker.process.kill()
+    try:
+        for worker in workers:
+            worker.process.kill()
+    finally:  # of all of them, also where a Ctrl-C comes meanwhile: whoever is left ignores it, and would be waited for
+        for worker in workers:
+            worker.process.kill()
     for worker in workers:
         worker.process.join()
         worker.pipe.close()
@@ -261,16 +295,18 @@ def _serve(work: Callable[[Task, Hand], Result], pipe: Connection, noted: Any, p
     """A worker's life."""
     # Ctrl-C and many schedulers signal the whole process group; the parent still needs results to end its step.
     signal.set_wakeup_fd(-1)  # of the parent's, who would take our signals for its own
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in _UNHEARD:
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _UNHEARD)
+    for end in list(_ours):
+        end.close()
     torch.set_num_threads(1)
     give_back_freed_memory()  # of one large image there are few
     note = np.frombuffer(noted, np.int64)
+    threading.Thread(target=_beat, args=(note, parent), daemon=True).start()
     try:
         while True:
-            while not pipe.poll(POLL_SECONDS):
-                if os.getppid() != parent:  # it was killed, and siblings keep the pipe open
-                    return
             number, task, deadly = pipe.recv()
             result: Result | None = None
             error: Exception | None = None
@@ -285,6 +321,15 @@ def _serve(work: Callable[[Task, Hand], Result], pipe: Connection, noted: Any, p
             pipe.send((number, result, error, hand.taken))
     except (EOFError, OSError):  # the parent has left
         return
+
+
+def _beat(note: NDArray[np.int64], parent: int) -> None:
+    """A worker's heart: it shows that the process is not stopped, and stops when the parent was killed, whatever the
+    worker waits for."""
+    while os.getppid() == parent:
+        note[3] += 1
+        time.sleep(POLL_SECONDS / 5)
+    os._exit(0)
 
 
 def _context() -> Any:
