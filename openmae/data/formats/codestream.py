@@ -9,12 +9,16 @@ from openmae.errors import BrokenImage
 
 _FRAMES = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}  # markers that begin a frame; F7 is JPEG-LS
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
-_START_OF_SCAN = 0xDA
+START_OF_SCAN = 0xDA
+_ALONE = frozenset((0x00, 0x01, *range(0xD0, 0xD8)))  # not followed by a length; FF 00 is no marker at all
+_START, _END = 0xD8, 0xD9
+_MOST_SCANNED = 2**32  # pixels that the scans of one JPEG go over: 64 scans of the largest that is decoded
 
 
 @dataclass(frozen=True)
 class JpegFrame:
-    """What a JPEG's frame header says. ids: the components' numbers, by which some writers name their colours."""
+    """What a JPEG's frame header says. ids: the components' numbers, by which some writers name their colours;
+    lossless: it has no coefficients, of which a decoder could take fewer to make it smaller."""
 
     height: int
     width: int
@@ -25,17 +29,38 @@ class JpegFrame:
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of what comes before the first scan of a JPEG or JPEG-LS."""
+    """(marker, start, end) of a JPEG or JPEG-LS up to the header of its first scan, found as libjpeg finds them, so
+    that no file shows it another frame header than it shows us."""
     at, size = 2, len(data)
     while at >= 0 and at + 4 <= size:
         if data[at] != 0xFF or data[at + 1] == 0xFF:  # stray bytes, which decoders skip too
             at = data.find(b"\xff", at + 1)
             continue
-        if (marker := data[at + 1]) == _START_OF_SCAN:
+        marker = data[at + 1]
+        if marker in _ALONE:
+            at += 2
+            continue
+        if marker in (_START, _END):
             return
         end = at + 2 + (data[at + 2] << 8 | data[at + 3])
         yield marker, at + 4, end
+        if marker == START_OF_SCAN:
+            return
         at = end
+
+
+def check_scans(data: bytes, frame: JpegFrame, scan: int) -> bool:
+    """Whether the JPEG has several scans, so that all its coefficients are in memory at once, whatever the size asked
+    for. Raises BrokenImage where these go over it so often that decoding would take minutes, and where the
+    coefficients are too many. scan: where the header of the first one begins.
+    """
+    several = not frame.lossless and (frame.progressive or data[scan : scan + 1] < bytes([len(frame.ids)]))
+    if several:
+        check_size(frame.height, frame.width, 2 * len(frame.ids))
+        scans = data.count(b"\xff\xda", scan) + 1  # coded pixels never hold these two
+        if scans * frame.height * frame.width > _MOST_SCANNED:
+            raise BrokenImage(f"its {scans:,} scans of {frame.height} x {frame.width} pixels would take too long")
+    return several
 
 
 def jpeg_frame(marker: int, segment: bytes) -> JpegFrame | None:
@@ -51,11 +76,16 @@ def jpeg_frame(marker: int, segment: bytes) -> JpegFrame | None:
 def check_jpeg(data: bytes, most: tuple[int, int]) -> JpegFrame:
     """The frame header of a JPEG or JPEG-LS inside another format; BrokenImage where it has none, or is larger than
     `most` (height, width) allows."""
+    found = None
     for marker, start, end in segments(data):
         if frame := jpeg_frame(marker, data[start:end]):
             _check(frame.height, frame.width, most)
-            return frame
-    raise BrokenImage("it holds a JPEG without a frame header")
+            found = frame
+        elif marker == START_OF_SCAN and found is not None:
+            check_scans(data, found, start)
+    if found is None:
+        raise BrokenImage("it holds a JPEG without a frame header")
+    return found
 
 
 def check_jpeg_2000(data: bytes, most: tuple[int, int]) -> None:

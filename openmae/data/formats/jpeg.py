@@ -1,12 +1,13 @@
 """JPEG by simplejpeg: the fast path, on which most training runs."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from openmae.data.formats.codestream import jpeg_frame, segments
+from openmae.data.formats.codestream import START_OF_SCAN, JpegFrame, check_scans, jpeg_frame, segments
 from openmae.data.formats.header import Header, OpenedImage, Wanted, check_size
 from openmae.data.formats.orientation import exif_orientation, upright
 from openmae.data.formats.pillow import as_array, open_by_pillow, pillow_image
@@ -21,32 +22,49 @@ _REST = "extraneous bytes before marker 0xd9"  # about what follows the rows tha
 _HARMLESS = ("extraneous bytes before marker", "bad ICC marker")  # which other decoders do not even mention
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What its segments say before the first scan.
+
+    orientation: EXIF's. frame: its header, None where there is none. sequential: where the first frame header of a
+    sequential JPEG begins, else None. several: whether it has several scans.
+    """
+
+    orientation: int
+    frame: JpegFrame | None
+    sequential: int | None
+    several: bool
+
+
 def open_jpeg(data: bytes) -> OpenedImage:
     """A JPEG. Of a huge one the header is given, so that it can be decoded smaller."""
-    orientation, progressive, frame = _facts(data)
+    facts = _facts(data)
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):  # it does not know every way of sampling the colours
-        return open_by_pillow(data, "JPEG", orientation)
+        return open_by_pillow(data, "JPEG", facts.orientation)
     channels = _CHANNELS.get(colours)
     if channels is None:  # CMYK and YCCK
-        return open_by_pillow(data, "JPEG", orientation)
-    if progressive:  # its coefficients, 2 bytes each, are in memory all at once, whatever the size asked for
-        check_size(height, width, 2 * channels)
+        return open_by_pillow(data, "JPEG", facts.orientation)
+    if facts.frame is None or (facts.frame.height, facts.frame.width) != (height, width):
+        raise BrokenImage("its frame header is not where a decoder finds it")
+    # Of a lossless JPEG libjpeg-turbo converts no colours, and writes all of it whatever size is asked for, beyond the
+    # end of a buffer of that size.
+    lossless = facts.frame.lossless
 
     def pixels(asked: Wanted) -> NDArray[Any]:
-        space = {1: "GRAY", 3: "RGB"}[asked.in_chans if asked.in_chans in (1, 3) else channels]
+        space = {1: "GRAY", 3: "RGB"}[asked.in_chans if asked.in_chans in (1, 3) and not lossless else channels]
         stored = None
-        if orientation <= 2 and not progressive and frame is not None:  # its rows are stored from top to bottom
-            stored = _decode_top(data, frame, space, (height, width), asked.reduce, asked.rows)
+        if facts.orientation <= 2 and not facts.several and facts.sequential is not None:  # rows from top to bottom
+            stored = _decode_top(data, facts.sequential, space, (height, width), asked.reduce, asked.rows)
         if stored is None:
             stored = _decode(data, space, -(-height // asked.reduce), -(-width // asked.reduce), asked.reduce)
         if stored is None:
             stored = _decode_by_pillow(data, space, asked.reduce)
-        return upright(stored, orientation)
+        return upright(stored, facts.orientation)
 
-    size = (height, width) if orientation < 5 else (width, height)
-    return OpenedImage(Header("JPEG", *size, channels, "uint8", colours), pixels, reduces=True)
+    size = (height, width) if facts.orientation < 5 else (width, height)
+    return OpenedImage(Header("JPEG", *size, channels, "uint8", colours), pixels, reduces=not lossless)
 
 
 def _decode(data: bytes, space: str, height: int, width: int, reduce: int) -> NDArray[Any] | None:
@@ -95,20 +113,19 @@ def _decode_top(
     return pixels
 
 
-def _facts(data: bytes) -> tuple[int, bool, int | None]:
-    """(EXIF orientation, whether it is progressive, where its first sequential frame header begins). Raises
-    BrokenImage unless it has 8 bits a channel."""
-    orientation, progressive, sequential = 1, False, None
+def _facts(data: bytes) -> _Facts:
+    """Raises BrokenImage unless it has 8 bits a channel, and where its scans are too many."""
+    orientation, frame, sequential, several = 1, None, None, False
     for marker, start, end in segments(data):
         if marker == _APP1:
             if orientation == 1 and data[start : start + 6] == b"Exif\0\0":
                 orientation = exif_orientation(data[start:end])
-        elif marker >= 0xC0 and marker < 0xD0 and (frame := jpeg_frame(marker, data[start:end])):
+        elif marker == START_OF_SCAN and frame is not None:
+            several = check_scans(data, frame, start)
+        elif frame is None and (frame := jpeg_frame(marker, data[start:end])):  # decoders refuse a second one
             if frame.bits != 8:
                 raise BrokenImage(
                     f"it is a JPEG of {frame.bits} bits a channel, of which only 8 are read", "convert it"
                 )
-            progressive = frame.progressive
-            if sequential is None and marker in _SEQUENTIAL:
-                sequential = start
-    return orientation, progressive, sequential
+            sequential = start if marker in _SEQUENTIAL else None
+    return _Facts(orientation, frame, sequential, several)
