@@ -26,6 +26,7 @@ from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import EXTENSIONS, list_images
 from openmae.data.sources.parquet import image_column, open_parquet, open_parquet_images
 from openmae.data.sources.remote import is_remote
+from openmae.data.sources.selection import WHOLE, Patterns, Selection
 from openmae.data.sources.source import Source
 from openmae.data.sources.table import TEST, TRAIN, VAL, open_table
 from openmae.errors import UserError
@@ -90,10 +91,13 @@ class Data:
         return self._openers[which if which in self._openers else "test"]()
 
 
-def open_data(data: str) -> Data:
+def open_data(data: str, selection: Selection = WHOLE) -> Data:
     """Looks what DATA is and what it is divided into. Raises UserError where there is no such thing."""
     location = hide(data)
-    return Data(location, _openers(location))
+    openers = _openers(location)
+    if (patterns := selection.patterns) is not None:
+        openers = {which: partial(_matching, opener, patterns) for which, opener in openers.items()}
+    return Data(location, openers)
 
 
 def _openers(data: str) -> Openers:
@@ -216,6 +220,18 @@ def _everything_in(place: Path, splits: Mapping[str, Source]) -> Source:
     if len(folders) < len(splits):
         return Joined(str(place), list(splits.values()))
     return open_folder(place, list_images(place, {split: folder.listing for split, folder in folders.items()}))
+
+
+def _matching(opener: Callable[[], Source], patterns: Patterns) -> Source:
+    """The images whose names are asked for. Raises UserError where there is none."""
+    source = opener()
+    taken = patterns.taken(source.name(index) for index in range(len(source)))
+    if not taken.any():
+        raise UserError(
+            f"`include` and `exclude` leave none of the {len(source):,} images of {source.location}",
+            f"mend the patterns; an image is called {source.name(0)}",
+        )
+    return source if taken.all() else source.take(np.flatnonzero(taken))
 
 
 def _holds_images(table: Path) -> bool:

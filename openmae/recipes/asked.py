@@ -1,11 +1,12 @@
 """What several commands are asked alike, each in one wording."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from tyro.conf import arg
 
 from openmae.data.formats.reading import Alpha, DicomUnits, Layout, Pages, Reading
+from openmae.data.sources.selection import Selection
 from openmae.data.tasks import Task
 from openmae.machine.kinds import Device
 
@@ -52,3 +53,39 @@ class AskedReading:
     def reading(self) -> Reading:
         """What is asked for."""
         return Reading(self.alpha, self.layout, self.pages, self.dicom_units)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedFiles:
+    """Which of DATA's files are meant, and what divides them: of every command that takes DATA. What is not given is
+    None, so that a run that goes on takes it from what it was begun with."""
+
+    splits: Annotated[str | None, arg(metavar="folders|classes|none|TRAIN,VAL")] = None
+    """What folders, files, arrays or rows called train, Testing, seg_val and the like are: folders (splits), classes,
+    none (all is one set), or which two are train and val, such as Training,holdout. Default: what their names say; where
+    they do not say it plainly, this is asked for."""
+    include: Annotated[tuple[str, ...] | None, arg(metavar="PATTERN...")] = None
+    """Take these images only: '*.png', 'images/*', several with spaces between them and each in quotes. Default: all."""
+    exclude: Annotated[tuple[str, ...] | None, arg(metavar="PATTERN...")] = None
+    """Leave these images out: '*_mask.*' by the name, masks by a folder that they are in."""
+
+    @property
+    def selection(self) -> Selection:
+        """What `open_data` takes."""
+        return Selection(self.splits, tuple(self.include or ()), tuple(self.exclude or ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedGroups(AskedFiles):
+    """And which images belong together, of every command that divides DATA or looks how it is divided."""
+
+    group_column: Annotated[str | None, arg(metavar="COLUMN")] = None
+    """Column of a table, such as patient: images that have the same there stay on one side of every split."""
+    group_by: Annotated[str | None, arg(metavar="folder|folder:N|name:REGEX")] = None
+    """The same by an image's path: the folder that it is in, the N-th folder of its path, or what a regular expression
+    finds in it, such as 'name:patient_[0-9]+'."""
+
+    @property
+    def selection(self) -> Selection:
+        """What `open_data` takes."""
+        return replace(super().selection, group_column=self.group_column, group_by=self.group_by)

@@ -15,9 +15,10 @@ from tyro.conf import Positional, arg
 from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.data.opening import open_data
+from openmae.data.sources.selection import Selection
 from openmae.errors import UserError, of_user
 from openmae.machine.device import choose_device
-from openmae.recipes.asked import MODEL, AskedDevice, AskedReading
+from openmae.recipes.asked import MODEL, AskedDevice, AskedFiles, AskedReading
 from openmae.report.sheets.panel import draw_panel
 from openmae.weights import load_model
 from openmae.weights.loaded import say_origin
@@ -27,7 +28,7 @@ MANY_IMAGES = (".csv", ".parquet", ".tar", ".npy", ".npz")  # files that are DAT
 
 
 @dataclass(frozen=True)
-class Reconstruct(AskedReading):
+class Reconstruct(AskedFiles, AskedReading):
     """Draw what the model makes of images of which it sees a part."""
 
     model: Positional[Annotated[Path, MODEL]]
@@ -61,7 +62,7 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     model = loaded.autoencoder.to(choose_device(settings.device))
     if not settings.images:
         raise UserError("name the images to look at", "openmae reconstruct MODEL IMAGE... --out PNG")
-    pictured = _pictured(settings.images)
+    pictured = _pictured(settings.images, settings.selection)
     try:
         model.masking.counts(model.encoder.grid, settings.mask_ratio)
     except ValueError as error:  # patches and size are the model's
@@ -83,7 +84,7 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     console.print(f"{settings.out}")
 
 
-def _pictured(given: tuple[str, ...]) -> list[tuple[str, Callable[[], bytes]]]:
+def _pictured(given: tuple[str, ...], selection: Selection) -> list[tuple[str, Callable[[], bytes]]]:
     """Name and reader of the files named, and of the first images of other DATA (of its val), MOST_IMAGES in all."""
     found: list[tuple[str, Callable[[], bytes]]] = []
     sets = [word for word in given if "://" in word or Path(word).is_dir() or word.endswith(MANY_IMAGES)]
@@ -91,7 +92,7 @@ def _pictured(given: tuple[str, ...]) -> list[tuple[str, Callable[[], bytes]]]:
         raise UserError(f"{len(given)} images are more than fit one picture", f"give {MOST_IMAGES} or fewer")
     for word in given:
         if word in sets:
-            source = open_data(word).val
+            source = open_data(word, selection).val
             found += [(source.name(i), partial(source.read, i)) for i in range(min(MOST_IMAGES, len(source)))]
         else:
             found.append((word, Path(word).read_bytes))

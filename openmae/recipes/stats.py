@@ -33,7 +33,7 @@ from openmae.files.disk import check_out
 from openmae.files.whole import write_file
 from openmae.machine.workers import reading_workers
 from openmae.randomness import generator
-from openmae.recipes.asked import AskedReading, Readers
+from openmae.recipes.asked import AskedFiles, AskedReading, Readers
 from openmae.report.plots.histogram import draw_histogram
 
 _NAMED = 5  # images that cannot be read
@@ -41,7 +41,7 @@ _DEPTHS: dict[Depth, str] = {"uint8": "8 bits", "uint16": "16 bits", "float32": 
 
 
 @dataclass(frozen=True)
-class Stats(AskedReading):
+class Stats(AskedFiles, AskedReading):
     """Mean, deviation, extremes and percentiles of each channel over all images, and the images' sizes and kinds.
 
     Each image weighs the same, however large it is. The result does not depend on --workers.
@@ -89,7 +89,7 @@ def run(settings: Stats) -> None:
 
 
 def _source(settings: Stats) -> Source:
-    source = open_data(settings.data).train
+    source = open_data(settings.data, settings.selection).train
     if settings.most is None:
         return source
     if settings.most < 1:

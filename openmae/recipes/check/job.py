@@ -51,7 +51,7 @@ def run(settings: Check) -> int:
     if settings.out is not None:
         check_out(settings.out, ".csv", ".parquet")
         require_parquet(settings.out)
-    data = open_data(settings.data)
+    data = open_data(settings.data, settings.selection)
     sources = _sources(data)
     started = time.monotonic()
     splits = []

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from openmae.recipes.asked import AskedReading, Readers
+from openmae.recipes.asked import AskedGroups, AskedReading, Readers
 
 
 @dataclass(frozen=True)
-class Check(AskedReading):
+class Check(AskedGroups, AskedReading):
     """Read every image once, and report what is broken, odd, there twice, or suspiciously labelled.
 
     Exit code: 0 for nothing or notes, 1 for warnings, 2 for errors. Errors are: more than 1% of the images cannot be

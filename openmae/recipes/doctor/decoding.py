@@ -14,6 +14,7 @@ from openmae.console.words import several
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.stream import Stream
 from openmae.data.opening import open_data
+from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.data.survey.sample import survey
 from openmae.data.views.crop import Augmentation, View
@@ -34,20 +35,20 @@ SLOW = 50.0  # images/s a core: a photograph takes 3 ms where nothing is wrong
 _OF_A_PRODUCT = 0.3  # of the speed of a large matrix product, which a whole step may reach
 
 
-def decoding(data: str | None) -> list[Diagnosis]:
+def decoding(data: str | None, selection: Selection) -> list[Diagnosis]:
     """Reads, decodes, crops and resizes with a process a core, as training does. Raises UserError for no images."""
     with warnings.catch_warnings():  # Python 3.12 has doubts of forks beside a thread; the other one only waits
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        return _decoding(data)
+        return _decoding(data, selection)
 
 
-def _decoding(data: str | None) -> list[Diagnosis]:
+def _decoding(data: str | None, selection: Selection) -> list[Diagnosis]:
     workers = min(_MOST_WORKERS, max(1, reading_workers(None)))
     size, pixels = PHOTOGRAPH, PixelFormat()
     source: Source = _Photographs()
     found: list[Diagnosis] = []
     if data is not None:
-        source = open_data(data).train
+        source = open_data(data, selection).train
         look = survey(source, 0, workers=workers, most=_LOOKED_AT)
         size, pixels = look.size, look.statistics.pixels
         found.append(_seen(source, look.looked_at, look.broken, size, pixels))

@@ -116,7 +116,7 @@ def _of_this_machine(settings: Doctor) -> dict[str, _Check]:
         "memory": memory,
         "bf16": bfloat16,
         "disk": partial(disk, settings.out),
-        "decoding": partial(decoding, settings.data),
+        "decoding": partial(decoding, settings.data, settings.selection),
     }
 
 

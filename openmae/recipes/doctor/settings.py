@@ -6,9 +6,11 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from openmae.recipes.asked import AskedFiles
+
 
 @dataclass(frozen=True)
-class Doctor:
+class Doctor(AskedFiles):
     """Say whether this machine can train: devices, driver, bfloat16, memory, disk, decoding, the exchange between
     processes, versions. Each line is a verdict, and a remedy where there is something to mend.
 

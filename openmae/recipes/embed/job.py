@@ -54,7 +54,7 @@ def run(settings: Embed) -> None:
     say_origin(loaded, console)
     device = choose_device(settings.device)
     workers = workers_for(settings.workers, device)
-    data = open_data(settings.data)
+    data = open_data(settings.data, settings.selection)
     source = _source(settings, data)
     labels = LabelTexts(data, source)
     images = centred_images(loaded.encoder, loaded.statistics, source)

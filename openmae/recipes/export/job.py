@@ -68,7 +68,7 @@ def run(settings: Export) -> None:
     loaded = load_model(settings.model).reading(settings.reading)
     console.print(f"{settings.model}: {described(loaded)}")
     say_origin(loaded, console)
-    data = None if settings.data is None else open_data(settings.data)
+    data = None if settings.data is None else open_data(settings.data, settings.selection)
     images = real_images(loaded, data)
     with room_on_disk(settings.out.parent), _aside(settings.out) as part:
         notes = form.write(loaded, part)

@@ -121,7 +121,7 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
 
 def _split(settings: Finetune) -> tuple[Task, Source, Source]:
     """The task, and the images to learn from and to be judged by. Raises UserError."""
-    task, train, val = split_for(open_data(given(settings.data)), settings.task, settings.seed)
+    task, train, val = split_for(open_data(given(settings.data), settings.selection), settings.task, settings.seed)
     _check_balance(settings.balance, task)
     if settings.labels is not None:
         train = fewer_labels(train, settings.labels, task, settings.seed)

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from openmae.recipes.asked import AskedReading
+from openmae.recipes.asked import AskedGroups, AskedReading
 
 
 @dataclass(frozen=True)
-class Pack(AskedReading):
+class Pack(AskedGroups, AskedReading):
     """Pack images into tar shards that load fast. Killed or stopped, the same command goes on where it was."""
 
     data: Positional[Annotated[str, arg(metavar="DATA")]]

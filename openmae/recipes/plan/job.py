@@ -82,15 +82,15 @@ def command(settings: Plan, chosen: Pretrain) -> str:
     for field in fields(Pretrain):
         value = getattr(chosen, field.name)
         if field.name in names and value is not None and value != field.default:
-            said = (
-                "x".join(map(str, value))
-                if isinstance(value, tuple)
-                else f"{value:.12g}"
-                if isinstance(value, float)
-                else str(value)
-            )
-            words += [flag(field.name), said]
+            words += [flag(field.name), *_typed(value)]
     return shlex.join(words)
+
+
+def _typed(value: Any) -> list[str]:
+    """A setting as it is typed: two sides are one word, patterns one each."""
+    if isinstance(value, tuple):
+        return [*value] if isinstance(value[0], str) else ["x".join(map(str, value))]
+    return [f"{value:.12g}" if isinstance(value, float) else str(value)]
 
 
 def _check(settings: Plan) -> None:
@@ -147,7 +147,7 @@ def _look(settings: Plan, pretrain: Pretrain, device: torch.device, console: Con
             console.print(f"Taken for photographs, {' and '.join(taken)}: --img-size and --in-chans say otherwise")
         statistics = Statistics((0.5,) * channels, (0.25,) * channels, PixelFormat(channels))
         return Survey(statistics, (PIXELS, PIXELS), {}, {}, "", 0, ()), given(settings.images)
-    data = open_data(settings.data)
+    data = open_data(settings.data, settings.selection)
     source = data.train
     console.print(f"{len(source):,} images in {source.location}; looking at some of them")
     workers = workers_for(None, device)

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.machine.kinds import Device
-from openmae.recipes.asked import AskedPrecision, AskedReading
+from openmae.recipes.asked import AskedFiles, AskedPrecision, AskedReading
 from openmae.recipes.training.settings import Sides, Switch
 
 
 @dataclass(frozen=True)
-class Plan(AskedReading):
+class Plan(AskedFiles, AskedReading):
     """Estimate steps, hours, memory and cost of a pre-training, and what would change them. Nothing is trained.
 
     What is left open is chosen as `openmae pretrain` would choose it.

@@ -77,7 +77,7 @@ def open_images(settings: Pretrain, here: Here) -> Images:
     with here.ranks.together():
         if settings.compile == "on":
             check_compiles(here.device)
-    train, val, shown = here.ranks.each_in_turn(lambda: _sources(open_data(data), settings.seed))
+    train, val, shown = here.ranks.each_in_turn(lambda: _sources(open_data(data, settings.selection), settings.seed))
     console.print(f"{len(train):,} images in {train.location}; {len(shown)} shown in the pictures")
     _warn_of_splits(train, console)
     look = None

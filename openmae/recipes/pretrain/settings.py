@@ -12,7 +12,7 @@ from openmae.data.views.crop import Augmentation
 from openmae.errors import UserError, of_user
 from openmae.masking import Masking
 from openmae.model import grid_of
-from openmae.recipes.asked import AskedDevice, AskedPrecision, AskedReading, Loaders
+from openmae.recipes.asked import AskedDevice, AskedGroups, AskedPrecision, AskedReading, Loaders
 from openmae.recipes.training.ranges import ABOVE_0, FROM_0, SEED, SHARE, Bounds, check
 from openmae.recipes.training.settings import DERIVED as DERIVED
 from openmae.recipes.training.settings import (
@@ -42,7 +42,7 @@ _BOUNDS: Bounds = {
 
 
 @dataclass(frozen=True)
-class Pretrain(AskedReading):
+class Pretrain(AskedGroups, AskedReading):
     """Pre-train a Vision Transformer on unlabelled images by masked autoencoding.
 
     The same command again, after a crash or Ctrl-C, goes on where the run was. --config FILE.toml gives any of the

@@ -9,7 +9,7 @@ chosen on a part of the training set; numbers get a ridge regression. The paper'
 epochs with LARS; on ImageNet-1K it gives 68.0 / 75.8 / 76.6% (ViT-B/L/H).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from tyro.conf import arg
 from openmae.commandline.flags import flag
 from openmae.console.terminal import make_console
 from openmae.errors import UserError, said_once
+from openmae.recipes.asked import AskedGroups
 from openmae.recipes.finetune.choose import LINEAR_PROBE
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.finetune.settings import Finetune
@@ -74,6 +75,7 @@ def _by_the_paper(settings: Probe) -> None:
         "warmup_epochs": min(paper["warmup_epochs"], epochs / 5),
         "batch_size": batch_size,
     }
+    asked: dict[str, Any] = {field.name: getattr(settings, field.name) for field in fields(AskedGroups)}
     console = make_console()
     finetune(
         Finetune(
@@ -83,6 +85,7 @@ def _by_the_paper(settings: Probe) -> None:
             recipe="paper",
             epochs=epochs,
             task=settings.task,
+            **asked,
             seed=settings.seed,
             precision=settings.precision,
             device=settings.device,

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from openmae.recipes.asked import LABELLED, MODEL, AskedDevice, AskedPrecision, AskedReading, AskedTask, Loaders
+from openmae.recipes.asked import LABELLED, MODEL, AskedDevice, AskedGroups, AskedPrecision, AskedReading, AskedTask, Loaders
 
 
 @dataclass(frozen=True)
-class Proof(AskedReading):
+class Proof(AskedGroups, AskedReading):
     """Settings of an evaluation of frozen features."""
 
     model: Positional[Annotated[Path, MODEL]]

@@ -1,0 +1,92 @@
+"""Which of DATA's files are meant, what divides them, and which must stay together: as a user asks for it."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.errors import UserError
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is asked of DATA beside its address; everything None or empty asks for nothing.
+
+    splits: "folders" (what looks like a split is one), "classes" (such folders are classes), "none" (all is one set),
+        or the names of the two for train and val, as "seg_train,seg_test"; None: as the names plainly say.
+    include, exclude: patterns of names, as `Patterns` reads them.
+    group_column: of a table. group_by: "folder", "folder:N" or "name:REGEX". Images of one group stay on one side of
+        every split.
+    """
+
+    splits: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    group_column: str | None = None
+    group_by: str | None = None
+
+    @cached_property
+    def patterns(self) -> "Patterns | None":
+        """What include and exclude ask for; None where they ask for nothing."""
+        return Patterns(self.include, self.exclude) if self.include or self.exclude else None
+
+
+WHOLE = Selection()
+
+
+class Patterns:
+    """Which names are taken: those that one of `include` fits (any, where there is none) and none of `exclude`.
+
+    As in a shell `*` and `?` stand for what has no slash, `[ab]` for one of these, `**` for any number of folders. A
+    pattern is held against the end of a path and of the folders on it: `masks` is every file in a folder or of the
+    name masks, `*_mask.png` such files anywhere, `cat/*` what lies in any folder cat; one that begins with a slash is
+    held against the whole.
+    """
+
+    def __init__(self, include: Iterable[str], exclude: Iterable[str]) -> None:
+        self._include, self._exclude = _regex(include), _regex(exclude)
+
+    def takes(self, name: str) -> bool:
+        """Whether the image of this name is."""
+        if self._include is not None and not self._include.search(name):
+            return False
+        return self._exclude is None or not self._exclude.search(name)
+
+    def taken(self, names: Iterable[str]) -> NDArray[np.bool_]:
+        """(n,) of each name."""
+        return np.fromiter(map(self.takes, names), np.bool_)
+
+
+def _regex(patterns: Iterable[str]) -> re.Pattern[str] | None:
+    found = [_one(pattern) for pattern in patterns]
+    return re.compile("|".join(found), re.DOTALL) if found else None
+
+
+def _one(pattern: str) -> str:
+    """A pattern as a regular expression that is searched for in a path."""
+    start = r"\A" if pattern.startswith("/") else r"(?:\A|/)"
+    inner = "".join(_pieces(pattern.strip("/")))
+    if not inner:
+        raise UserError(f"'{pattern}' is no pattern of names", "give one such as '*_mask.png' or 'masks'")
+    return rf"{start}(?:{inner})(?:/|\Z)"
+
+
+def _pieces(pattern: str) -> Iterator[str]:
+    at = 0
+    while at < len(pattern):
+        if pattern.startswith("**/", at):
+            yield "(?:[^/]+/)*"
+            at += 3
+        elif pattern.startswith("**", at):
+            yield ".*"
+            at += 2
+        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
+            inside = pattern[at + 1 : end].replace("\\", r"\\").replace("[", r"\[")
+            yield f"[^/{inside[1:]}]" if inside[0] in "!^" else f"[{inside}]"
+            at = end + 1
+        else:
+            yield {"*": "[^/]*", "?": "[^/]"}.get(pattern[at]) or re.escape(pattern[at])
+            at += 1
