@@ -29,7 +29,9 @@ def help_text(settings_type: type) -> ConstructorRegistry:
     def _(info: StructTypeInfo) -> StructConstructorSpec | None:
         if info.type is not settings_type:
             return None
-        ordered = sorted(dataclasses.fields(settings_type), key=lambda one: one.kw_only)  # what all are asked comes last
+        ordered = sorted(
+            dataclasses.fields(settings_type), key=lambda one: bool(one.kw_only)
+        )  # what all are asked last
         fields = (_shown(one, hints[one.name], texts.get(one.name, "")) for one in ordered)
         return StructConstructorSpec(settings_type, tuple(fields))
 

@@ -62,10 +62,10 @@ class AskedFiles:
 
     splits: Annotated[str | None, arg(metavar="folders|classes|none|TRAIN,VAL")] = None
     """What folders, files, arrays or rows called train, Testing, seg_val and the like are: folders (splits), classes,
-    none (all is one set), or which two are train and val, such as Training,holdout. Default: what their names say; where
-    they do not say it plainly, this is asked for."""
+    none (all is one set), or which two are train and val, such as Training,holdout. Default: what their names say;
+    where they do not say it plainly, this is asked for."""
     include: Annotated[tuple[str, ...] | None, arg(metavar="PATTERN...")] = None
-    """Take these images only: '*.png', 'images/*', several with spaces between them and each in quotes. Default: all."""
+    """Take these images only: '*.png', 'images/*', several with spaces between them, each in quotes. Default: all."""
     exclude: Annotated[tuple[str, ...] | None, arg(metavar="PATTERN...")] = None
     """Leave these images out: '*_mask.*' by the name, masks by a folder that they are in."""
 

@@ -65,7 +65,9 @@ def run(settings: Evaluate) -> None:
     device = choose_device(settings.device)
     model.to(device)
     workers = workers_for(settings.workers, device)
-    source, split = judged_images(open_data(settings.data, settings.selection), settings.split, settings.model, loaded, task)
+    source, split = judged_images(
+        open_data(settings.data, settings.selection), settings.split, settings.model, loaded, task
+    )
     asked = question(source, task, loaded.info["class_names"], settings.classes)
     images = centred_images(model.encoder, loaded.statistics, source)
     if kinds:

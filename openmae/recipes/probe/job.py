@@ -52,7 +52,9 @@ def _prove(
         loaded = load_model(settings.model).reading(settings.reading)
         say_origin(loaded, console)
         places = _places(settings, loaded.encoder)
-    task, train, val = ranks.each_in_turn(lambda: split_for(open_data(settings.data, settings.selection), settings.task, settings.seed))
+    task, train, val = ranks.each_in_turn(
+        lambda: split_for(open_data(settings.data, settings.selection), settings.task, settings.seed)
+    )
     ranks.agree(f"{train.fingerprint} {val.fingerprint}", f"{settings.data} holds other images")
     encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
     with ranks.together():

@@ -6,7 +6,16 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from openmae.recipes.asked import LABELLED, MODEL, AskedDevice, AskedGroups, AskedPrecision, AskedReading, AskedTask, Loaders
+from openmae.recipes.asked import (
+    LABELLED,
+    MODEL,
+    AskedDevice,
+    AskedGroups,
+    AskedPrecision,
+    AskedReading,
+    AskedTask,
+    Loaders,
+)
 
 
 @dataclass(frozen=True)
