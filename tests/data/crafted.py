@@ -58,3 +58,37 @@ def many_scans(side: int, scans: int) -> bytes:
 
 def _segment(marker: int, content: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def animated_avif(bits: int, frames: int = 4) -> bytes:
+    """Of noise, 64 x 64."""
+    images = noise(64 * frames, 64, 3, 2**bits - 1).reshape(frames, 64, 64, 3)
+    return bytes(imagecodecs.avif_encode(images, level=100, bitspersample=bits))
+
+
+def with_clap(avif: bytes, numbers: tuple[int, ...]) -> bytes:
+    """A still AVIF whose clean aperture these eight numbers give: width, height, and offsets of its centre from the
+    picture's to the right and down, each as a fraction."""
+    clap = struct.pack(">I4sIIIIiIiI", 40, b"clap", *numbers)
+    ipco, ipma, iloc = avif.index(b"ipco") - 4, avif.index(b"ipma") - 4, avif.index(b"iloc") - 4
+    (ipco_size,), (ipma_size,), (iloc_size,) = (struct.unpack_from(">I", avif, at) for at in (ipco, ipma, iloc))
+    inside, count, place = avif[ipco + 8 : ipco + ipco_size], 0, 0
+    while place < len(inside):
+        place, count = place + struct.unpack_from(">I", inside, place)[0], count + 1
+    many = avif[ipma + 18]  # properties of the first item
+    entries = bytes([many + 1]) + avif[ipma + 19 : ipma + 19 + many] + bytes([0x80 | (count + 1)])
+    listed = (
+        struct.pack(">I", ipma_size + 1)
+        + avif[ipma + 4 : ipma + 18]
+        + entries
+        + avif[ipma + 19 + many :][: ipma_size - 19 - many]
+    )
+    content = struct.pack(">I4s", ipco_size + 40, b"ipco") + inside + clap + listed
+    data = bytearray(avif[:ipco] + content + avif[ipma + ipma_size :])
+    for name in (b"meta", b"iprp"):
+        at = avif.index(name) - 4
+        struct.pack_into(">I", data, at, struct.unpack_from(">I", avif, at)[0] + 41)
+    first = struct.pack(">I", avif.index(b"mdat") + 4)  # where the only item begins
+    at = data.index(first, iloc, iloc + iloc_size)
+    struct.pack_into(">I", data, at, int.from_bytes(first, "big") + 41)
+    return bytes(data)

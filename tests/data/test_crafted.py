@@ -8,6 +8,7 @@ import json
 import time
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +16,8 @@ from PIL import Image
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, read_header
 from openmae.errors import BrokenImage
-from tests.data.crafted import hidden_frames, lossless_jpeg, many_scans, noise
+from tests.data.crafted import animated_avif, hidden_frames, lossless_jpeg, many_scans, noise, with_clap
+from tests.images import encoded
 from tests.processes import run_openmae
 
 GREY = PixelFormat(1)
@@ -82,3 +84,62 @@ def test_scans_of_a_jpeg_are_counted_before_they_are_gone_over() -> None:
     with pytest.raises(BrokenImage, match="2,647 scans of 8192 x 8192 pixels would take too long"):
         read_header(data)
     assert time.perf_counter() - start < 2
+
+
+# ---------------------------------------------------------------- AVIF
+
+
+def test_of_an_animated_avif_the_first_image_is_read(tmp_path: Path) -> None:
+    files = {str(bits): animated_avif(bits) for bits in (8, 10, 12)}
+    found = decoded_elsewhere(files, tmp_path)
+    assert found == {name: [[64, 64, 3]] * 24 for name in files}
+    for name, data in files.items():
+        first = imagecodecs.avif_decode(data, None)[0]  # all of them fit where none is asked for by number
+        pixels = decode(data, PixelFormat(3, None, "uint16"))
+        np.testing.assert_array_equal(pixels, np.round(first * (65535 / (2 ** int(name) - 1))))
+    alone = files["10"].replace(b"meta", b"free")
+    with pytest.raises(BrokenImage, match="a sequence of 10 bits without a still image"):
+        read_header(alone)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_grey_avif_has_one_channel(bits: int, channels: int) -> None:
+    pixels = noise(32, 48, channels, 2**bits - 1)
+    data = bytes(imagecodecs.avif_encode(pixels, level=100, bitspersample=bits))
+    header = read_header(data)
+    assert header.channels == (4 if bits == 8 and channels == 2 else channels)  # there Pillow says RGBA
+    found = decode(data, PixelFormat(channels, None, header.depth))
+    white = np.iinfo(header.depth).max
+    np.testing.assert_array_equal(found, np.round(pixels * (white / (2**bits - 1))))
+
+
+@pytest.mark.parametrize(("bits", "turned"), [(8, False), (8, True), (10, False)])
+@pytest.mark.parametrize(
+    ("numbers", "rows", "columns"),
+    [
+        ((20, 1, 10, 1, 0, 1, 0, 1), slice(11, 21), slice(14, 34)),
+        ((40, 2, 10, 1, 5, 1, -22, 2), slice(0, 10), slice(19, 39)),
+        ((47, 1, 31, 1, 1, 2, -1, 2), slice(0, 31), slice(1, 48)),
+        ((49, 1, 31, 1, 1, 2, -1, 2), slice(None), slice(None)),  # larger than the picture
+        ((20, 3, 10, 1, 0, 1, 0, 1), slice(None), slice(None)),  # no whole pixels
+        ((20, 1, 10, 1, 15, 1, 0, 1), slice(None), slice(None)),  # beyond its edge
+        ((20, 0, 10, 1, 0, 1, 0, 0), slice(None), slice(None)),
+    ],
+)
+def test_an_avif_is_shown_within_its_clean_aperture(
+    bits: int, turned: bool, numbers: tuple[int, ...], rows: slice, columns: slice
+) -> None:
+    pixels = noise(32, 48, 3, 2**bits - 1)
+    data = bytes(imagecodecs.avif_encode(pixels, level=100, bitspersample=bits))
+    if turned:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        data = encoded(Image.fromarray(pixels), "AVIF", quality=100, exif=exif)
+    stored = imagecodecs.avif_decode(data)
+    expected = np.round(stored[rows, columns] * ((255 if bits == 8 else 65535) / (2**bits - 1)))
+    cropped = with_clap(data, numbers)
+    header = read_header(cropped)
+    found = decode(cropped, PixelFormat(3, None, header.depth))
+    assert (header.height, header.width) == found.shape[:2]
+    np.testing.assert_array_equal(found, np.rot90(expected, -1) if turned else expected)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import features
 
+from openmae.data.formats.boxes import picture
 from openmae.data.formats.channels import spread
 from openmae.data.formats.header import Header, OpenedImage, Wanted, check_size
 from openmae.data.formats.pillow import open_by_pillow, open_deep, pillow_image
@@ -18,15 +19,29 @@ def open_avif(data: bytes) -> OpenedImage:
     """An AVIF; of a sequence, the first image."""
     if not features.check("avif"):
         raise UserError("reading AVIF needs Pillow 11.3 or later", "pip install -U pillow")
-    bits = _avif_bits(data)
-    if bits == 8:
-        return open_by_pillow(data, "AVIF")
+    shown = picture(data)
+    if shown.bits == 8:
+        return open_by_pillow(data, "AVIF", crop=shown.crop)
     try:
         from imagecodecs import avif_decode
     except ImportError as error:
         raise UserError("reading AVIFs of 10 and 12 bits needs imagecodecs", "pip install 'openmae[tiff]'") from error
-    alpha = pillow_image(data, "AVIF").has_transparency_data
-    return open_deep(data, "AVIF", 3 + alpha, bits, lambda code: avif_decode(code, 0, numthreads=1))
+    still = _as_a_still(data)
+    try:
+        alpha = pillow_image(still, "AVIF").has_transparency_data
+    except BrokenImage as error:
+        if data[8:12] != b"avis":
+            raise
+        what = f"it is a sequence of {shown.bits} bits without a still image, which is not read here"
+        raise BrokenImage(what, "convert it") from error
+    channels = (1 if shown.grey else 3) + alpha
+    # Never with the number of an image: with one, imagecodecs writes all that follow it into room for one.
+    return open_deep(still, "AVIF", channels, shown.bits, lambda code: avif_decode(code, numthreads=1), shown.crop)
+
+
+def _as_a_still(data: bytes) -> bytes:
+    """The same file under a brand of which decoders read the primary item, and no sequence."""
+    return data[:8] + b"avif" + data[12:]
 
 
 def open_heic(data: bytes) -> OpenedImage:
@@ -47,11 +62,3 @@ def open_heic(data: bytes) -> OpenedImage:
         return spread(np.asarray(image).reshape(height, width, channels), bits)
 
     return OpenedImage(Header("HEIC", height, width, channels, "uint8" if bits == 8 else "uint16", image.mode), pixels)
-
-
-def _avif_bits(data: bytes) -> int:
-    """Bits a channel, as its AV1 configuration box says."""
-    at = data.find(b"av1C")
-    if at < 0 or at + 7 > len(data):
-        return 8
-    return 12 if data[at + 6] & 0x20 else 10 if data[at + 6] & 0x40 else 8

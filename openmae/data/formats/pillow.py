@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from openmae.data.formats.boxes import Crop
 from openmae.data.formats.channels import row_blocks, spread
 from openmae.data.formats.header import Depth, Header, OpenedImage, Wanted, check_size
 from openmae.data.formats.orientation import exif_orientation, upright
@@ -36,10 +37,10 @@ def pillow_image(data: bytes, kind: str) -> Image.Image:
             raise BrokenImage(f"it begins like a {kind}, but its header is damaged") from error
 
 
-def open_by_pillow(data: bytes, kind: str, turn: int | None = None) -> OpenedImage:
+def open_by_pillow(data: bytes, kind: str, turn: int | None = None, crop: Crop | None = None) -> OpenedImage:
     """An image of Pillow's format `kind`, of which Pillow keeps the depth; a JPEG is box-averaged to reduce it.
 
-    turn: its EXIF orientation, where that is known already.
+    turn: its EXIF orientation, where that is known already. crop: what of the stored pixels is shown.
     """
     image = pillow_image(data, kind)
     width, height = image.size
@@ -55,8 +56,10 @@ def open_by_pillow(data: bytes, kind: str, turn: int | None = None) -> OpenedIma
             warnings.simplefilter("ignore")
             image.load()
         smaller = image.reduce(asked.reduce) if asked.reduce > 1 else image
-        return upright(as_array(smaller, target, channels, depth), turn)
+        return upright(cut_out(as_array(smaller, target, channels, depth), crop), turn)
 
+    if crop is not None:
+        height, width = crop[2:]
     if turn >= 5:
         height, width = width, height
     return OpenedImage(Header(kind, height, width, channels, depth, image.mode), pixels, reduces=kind == "JPEG")
@@ -107,18 +110,36 @@ def _exif_of_png(data: bytes, profile: str) -> bytes:
     return data[at + 4 :] if at >= 0 else b""
 
 
-def open_deep(data: bytes, kind: str, channels: int, bits: int, decode: Callable[[bytes], NDArray[Any]]) -> OpenedImage:
-    """A file of which Pillow reads the header, and `decode` the pixels, 9 to 16 bits in uint16."""
+def cut_out(pixels: NDArray[Any], crop: Crop | None) -> NDArray[Any]:
+    """(H, W, C) -> what of it is shown."""
+    if crop is None:
+        return pixels
+    top, left, height, width = crop
+    return pixels[top : top + height, left : left + width]
+
+
+def open_deep(
+    data: bytes,
+    kind: str,
+    channels: int,
+    bits: int,
+    decode: Callable[[bytes], NDArray[Any]],
+    crop: Crop | None = None,
+) -> OpenedImage:
+    """A file of which Pillow reads the header, and `decode` the pixels, 9 to 16 bits in uint16. crop: what of the
+    stored pixels is shown."""
     image = pillow_image(data, kind)
     (width, height), turn = image.size, orientation(data, image)
     check_size(height, width, 2 * channels)
 
     def pixels(asked: Wanted) -> NDArray[Any]:
         stored = decode(data)
-        if stored.shape[:2] != (height, width) or stored.dtype != np.uint16:
+        if stored.ndim == 2:
+            stored = stored[..., None]
+        if stored.shape != (height, width, channels) or stored.dtype != np.uint16:
             raise BrokenImage(f"it decodes to {stored.dtype} {stored.shape}, where its header says otherwise")
-        whole = np.broadcast_to(stored.reshape(height, width, -1), (height, width, channels))
-        return upright(spread(whole, bits), turn)
+        return upright(spread(cut_out(stored, crop), bits), turn)
 
-    size = (height, width) if turn < 5 else (width, height)
+    shown = (height, width) if crop is None else crop[2:]
+    size = shown if turn < 5 else shown[::-1]
     return OpenedImage(Header(kind, *size, channels, "uint16", f"{image.mode}, {bits} bits"), pixels)
