@@ -1,12 +1,15 @@
-"""Files of torch.save, read as weights and nothing else: whatever would run code is refused, and not run."""
+"""Files of torch.save, read as weights and nothing else: what would run code, or take more memory than the file has
+bytes, is refused before any of it is done."""
 
 import argparse
+import mmap
 import pickle
-import re
 import struct
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +18,60 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from openmae.errors import UserError
+from openmae.weights.opcodes import Refused, follow
 
 _NESTS = ("model", "state_dict")  # Meta's training checkpoints and released files; timm's
 _MOST_REPEATED = 8  # times as large as what is stored
+_PICKLES = 5  # of a file of before version 1.6: a magic number, a version, about the machine, the content, storages
 _ARGUMENTS: list[Any] = [
     argparse.Namespace
 ]  # the one type in Meta's training checkpoints that torch does not allow by itself
+_DAMAGED = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OSError,
+    EOFError,
+    AssertionError,
+    MemoryError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,  # of a file of before version 1.6 that ends early
+    SafetensorError,  # torch takes what is not its own for such a file
+)
 
 
 def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(the weights, the training's arguments where the file keeps any). Raises UserError.
+    """(the weights, the plain values of the training's arguments where the file keeps any). Raises UserError.
 
     Tensors are mapped, not read: an optimizer's state beside the weights costs nothing.
     """
     _check_stored(file)
+    with file.open("rb") as opened:
+        is_zip = opened.read(4) == b"PK\x03\x04"  # by which torch tells
     try:
+        _follow_zip(file) if is_zip else _follow_old(file)
         with torch.serialization.safe_globals(_ARGUMENTS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of another version of pickle's format: read, or refused below
-            content = torch.load(file, "cpu", weights_only=True, mmap=zipfile.is_zipfile(file) or None)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"unrecognized \w+ ([\w.]+)", str(error))
-        what = found[1] if found else None
-        if what is None:
-            raise UserError(f"{file} is no file of weights, or damaged", "copy or make it anew") from error
+            content = torch.load(file, "cpu", weights_only=True, mmap=is_zip or None)
+    except Refused as refused:
         raise UserError(
-            f"{file} holds more than weights ({what}), and reading that could run any code; nothing of it was run",
+            f"{file} holds more than weights ({refused}): reading that could run any code, or take any memory, and "
+            "nothing of it was run",
             "save its state dict alone, where you trust it",
-        ) from error
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        OSError,
-        EOFError,
-        AssertionError,
-        zipfile.BadZipFile,
-        struct.error,  # of a file of before version 1.6 that ends early
-        SafetensorError,  # torch takes what is not its own for such a file
-    ) as error:
+        ) from refused
+    except _DAMAGED as error:
         raise UserError(f"{file} is no whole file of torch.save ({_first(error)})", "copy or make it anew") from error
     weights = _weights_in(content)
     if weights is None:
         raise UserError(f"{file} holds no weights", "give a file with a state dict, alone or under 'model'")
     _check_size(weights, file)
-    arguments = content.get("args")
-    return weights, dict(vars(arguments)) if isinstance(arguments, argparse.Namespace) else {}
+    arguments = dict.get(content, "args")
+    if not isinstance(arguments, argparse.Namespace):
+        return weights, {}
+    return weights, {key: value for key, value in vars(arguments).items() if isinstance(value, int | float | str)}
 
 
 def _check_stored(file: Path) -> None:
@@ -76,15 +86,49 @@ def _check_stored(file: Path) -> None:
         raise UserError(f"{file} is a zip with compressed parts, which torch.save does not write", "save it anew")
 
 
+def _follow_zip(file: Path) -> None:
+    """Raises Refused for what no file of weights needs; by torch's own reader of zips, which may see others than
+    Python's in a crafted one."""
+    reader = torch._C.PyTorchFileReader(str(file))
+    sizes = {name: reader.get_record_size(name) for name in reader.get_all_records()}
+    if sum(sizes.values()) > file.stat().st_size:
+        raise Refused("parts that are larger than the file")
+    content = reader.get_record("data.pkl")
+    follow(BytesIO(content), len(content), lambda key: sizes.get(f"data/{key}", 0))
+
+
+def _follow_old(file: Path) -> None:
+    """The same for a file of before version 1.6: pickles in a row, then the storages that they name."""
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        if _begins_tar(whole[: tarfile.BLOCKSIZE]):  # which torch tries first, and its members may claim any size
+            raise ValueError("it is a tar")
+        named = [follow(whole, len(whole), lambda key: len(whole)) for _ in range(_PICKLES)]  # type: ignore[arg-type]
+        if sum(named) > len(whole):
+            raise Refused("more numbers than are stored")
+
+
+def _begins_tar(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
 def _weights_in(content: Any) -> dict[str, Tensor] | None:
-    if not isinstance(content, Mapping):
+    """The methods are those of the types: a file may have given attributes of its own their names."""
+    if not isinstance(content, dict):
         return None
     for nest in _NESTS:
-        if isinstance(content.get(nest), Mapping):
-            content = content[nest]
+        if isinstance(inside := dict.get(content, nest), dict):
+            content = inside
             break
-    whole = {key: tensor for key, tensor in content.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
-    return whole if whole and len(whole) == len(content) and all(map(_is_plain, whole.values())) else None
+    whole = {
+        key: torch.Tensor.detach(tensor)
+        for key, tensor in dict.items(content)
+        if isinstance(key, str) and isinstance(tensor, Tensor)
+    }
+    return whole if whole and len(whole) == dict.__len__(content) and all(map(_is_plain, whole.values())) else None
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -99,5 +143,5 @@ def _check_size(weights: Mapping[str, Tensor], file: Path) -> None:
         raise UserError(f"{file} repeats the same few numbers in weights far larger than it", "save it anew")
 
 
-def _first(error: Exception) -> str:
+def _first(error: BaseException) -> str:
     return str(error).split("\n", 1)[0][:200] or type(error).__name__
