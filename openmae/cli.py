@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from openmae.commandline.flags import with_flags
+from openmae.commandline.interrupts import Interrupts
 from openmae.commandline.words import refuse_empty_words, refuse_unknown_flags, suggestion, with_config_file
 from openmae.console.words import printable
 from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError, said_once
@@ -54,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was started with that closed, and the next file would be taken for it
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
-    code = _main(argv)
+    argv = [hide(word) for word in (sys.argv[1:] if argv is None else argv)]  # addresses, from here on
+    with Interrupts(printable(argv[0]) if argv else ""):
+        code = _main(argv)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # All is written by now, and threads of torch's may abort a process while Python takes itself apart.
         for stream in (sys.stdout, sys.stderr):
@@ -64,10 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
-def _main(argv: list[str] | None) -> int:
+def _main(argv: list[str]) -> int:
     """Runs a command; returns 0 (`check`: how severe its findings are), 2 for bad input, 130 after Ctrl-C, 75 where the
     same command should be run again, 74 where the end of a run could not be written."""
-    argv = [hide(word) for word in (sys.argv[1:] if argv is None else argv)]  # addresses, from here on
     for stream in (sys.stdout, sys.stderr):  # names of files and classes may be no text that they can show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
