@@ -89,3 +89,30 @@ class AskedGroups(AskedFiles):
     def selection(self) -> Selection:
         """What `open_data` takes."""
         return replace(super().selection, group_column=self.group_column, group_by=self.group_by)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedHeads:
+    """Of every command that takes MODEL."""
+
+    num_heads: Annotated[int | None, arg(metavar="N")] = None
+    """Attention heads of a MODEL that does not say it, as bare files of Meta's layout and timm's do not: any number
+    fits the weights, and one is right. Default: as most models of its width have, which is printed."""
+
+    @property
+    def heads(self) -> dict[str, int | None]:
+        """What `load_model` takes."""
+        return {"num_heads": self.num_heads}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedDecoderHeads(AskedHeads):
+    """Of those that use the decoder."""
+
+    decoder_num_heads: Annotated[int | None, arg(metavar="N")] = None
+    """The same of its decoder. Default: 16, as Meta's code has."""
+
+    @property
+    def heads(self) -> dict[str, int | None]:
+        """What `load_model` takes."""
+        return {**super().heads, "decoder_num_heads": self.decoder_num_heads}

@@ -21,6 +21,7 @@ from tyro.conf import Positional, arg
 from openmae.console.terminal import make_console
 from openmae.errors import UserError
 from openmae.files.disk import room_on_disk
+from openmae.recipes.asked import AskedDecoderHeads
 from openmae.recipes.export.job import described
 from openmae.report.card.card import PANEL, PICTURES, is_as_written, make_card
 from openmae.report.card.text import public
@@ -35,7 +36,7 @@ _MOST_LETTERS = 60  # of a licence's name
 
 
 @dataclass(frozen=True)
-class Push:
+class Push(AskedDecoderHeads):
     """Upload a model, and a card that says what it is, to the Hugging Face Hub."""
 
     model: Positional[Annotated[Path, arg(metavar="RUN")]]
@@ -65,7 +66,7 @@ def run(settings: Push) -> None:
         _check_login(repository)
     else:
         _check_new(settings.dry_run)
-    loaded = load_model(settings.model)
+    loaded = load_model(settings.model, **settings.heads)
     loaded = replace(loaded, info={**loaded.info, "licence": _licence(settings, loaded)})
     console.print(f"{settings.model}: {described(loaded)}")
     files = _files(settings, repository, loaded)

@@ -18,7 +18,7 @@ from openmae.data.opening import open_data
 from openmae.data.sources.selection import Selection
 from openmae.errors import UserError, of_user
 from openmae.machine.device import choose_device
-from openmae.recipes.asked import MODEL, AskedDevice, AskedFiles, AskedReading
+from openmae.recipes.asked import MODEL, AskedDecoderHeads, AskedDevice, AskedFiles, AskedReading
 from openmae.report.sheets.panel import draw_panel
 from openmae.weights import load_model
 from openmae.weights.loaded import say_origin
@@ -28,7 +28,7 @@ MANY_IMAGES = (".csv", ".parquet", ".tar", ".npy", ".npz")  # files that are DAT
 
 
 @dataclass(frozen=True)
-class Reconstruct(AskedFiles, AskedReading):
+class Reconstruct(AskedDecoderHeads, AskedFiles, AskedReading):
     """Draw what the model makes of images of which it sees a part."""
 
     model: Positional[Annotated[Path, MODEL]]
@@ -57,7 +57,7 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     """Writes the picture. Raises UserError for images that cannot be read, and for a ratio out of range."""
     if settings.out.suffix.lower() != ".png":
         raise UserError(f"--out is {settings.out}", "the picture is a PNG, so give a name that ends in .png")
-    loaded = load_model(settings.model).reading(settings.reading)
+    loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
     say_origin(loaded, console)
     model = loaded.autoencoder.to(choose_device(settings.device))
     if not settings.images:

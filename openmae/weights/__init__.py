@@ -10,13 +10,14 @@ from openmae.weights.timm import is_name as is_timm_name
 __all__ = ["Loaded", "Model", "is_timm_name", "load", "load_model", "model_json", "serialize"]
 
 
-def load(model: str | Path) -> Model:
+def load(model: str | Path, *, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Model:
     """A model in evaluation mode, on the CPU: a MaskedAutoencoder from pre-training, a Classifier from fine-tuning, an
     Encoder from a file that has neither decoder nor head; all have the `encoder`, and `encode(images)`.
 
     model: a run folder, a `.safetensors` file of ours, a released file or training checkpoint of Meta's MAE code, a
     folder of transformers', a file, folder or model name of timm's, or `hub:user/name`.
+    num_heads, decoder_num_heads: attention heads, for files that do not say it (.pth of Meta's layout and of timm's).
     `openmae.weights.load_model` gives the input statistics, the licence and the provenance stored with it too.
     Raises UserError where it is none of these, or weights are missing, unexpected or misshapen.
     """
-    return load_model(model).model
+    return load_model(model, num_heads=num_heads, decoder_num_heads=decoder_num_heads).model

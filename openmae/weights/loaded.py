@@ -114,4 +114,5 @@ def model_json(
 def say_origin(loaded: Loaded, console: Console) -> None:
     """The licence of weights that somebody else trained, and what had to be assumed of them."""
     if loaded.origin:
-        console.print(f"{loaded.name}: {loaded.origin}", style="yellow", soft_wrap=True)
+        heads = "; --num-heads says otherwise" if "attention heads" in loaded.origin else ""
+        console.print(f"{loaded.name}: {loaded.origin}{heads}", style="yellow", soft_wrap=True)

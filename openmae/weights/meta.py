@@ -4,6 +4,7 @@ Names and shapes: github.com/facebookresearch/mae (models_mae.py, models_vit.py,
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,24 @@ from torch import Tensor
 
 from openmae.errors import UserError
 from openmae.masking import Masking
-from openmae.model import Architecture, MaskedAutoencoder
+from openmae.model import SIZES, Architecture, MaskedAutoencoder
 from openmae.weights.entries import Entry, decoder_tokens, filled, layer
 from openmae.weights.loaded import Loaded, model_json
-from openmae.weights.shapes import are_sincos, check_class_position, count_blocks, photo_statistics, required
+from openmae.weights.shapes import (
+    NOT_GIVEN,
+    Heads,
+    are_sincos,
+    assumed_heads,
+    check_class_position,
+    count_blocks,
+    photo_statistics,
+    required,
+    usual_heads,
+)
 from openmae.weights.timm import Stated, block_entries, encoder_entries, load_weights, vit_arguments
 
 _DECODER_HEADS = 16  # of every decoder in that code, and no file says it
+_MODELS = re.compile(r"(?:mae_)?(vit_(?:base|large|huge))_patch\d+\w*")  # of that code; others add theirs
 _LICENCE = "CC-BY-NC-4.0"
 _RELEASED = {  # the first digits of the files' MD5, as README.md and FINETUNE.md there give them
     "8cad7c": "mae_pretrain_vit_base.pth",
@@ -51,7 +63,9 @@ def entries(model: MaskedAutoencoder) -> list[Entry]:
     ]
 
 
-def load_weights_of(file: Path, weights: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Loaded:
+def load_weights_of(
+    file: Path, weights: Mapping[str, Tensor], arguments: Mapping[str, Any], given: Heads = NOT_GIVEN
+) -> Loaded:
     """The model of a file of Meta's. arguments: those of the training, empty in released files.
 
     Raises UserError as `read_weights` does.
@@ -62,27 +76,39 @@ def load_weights_of(file: Path, weights: Mapping[str, Tensor], arguments: Mappin
     is_metas = has_decoder or released is not None or bool(arguments)  # else anybody's, who names weights as timm does
     provenance = {"format": "meta" if is_metas else "timm", "file": name}
     provenance |= {"released_as": released} if released else {}
+    heads = _heads(weights, arguments, given, is_released=released is not None)
     if not has_decoder:
-        return load_weights(weights, name, Stated(licence=licence), provenance)
-    architecture, assumed = _architecture(weights, arguments, file)
+        return load_weights(weights, name, Stated(heads.encoder, licence=licence), provenance)
+    architecture, assumed = _architecture(weights, arguments, file, heads)
     model = filled(architecture.build, entries, weights, name)
     statistics, said = photo_statistics(architecture.in_chans)
     info = model_json(model, statistics, {**provenance, "assumed": [*assumed, said]}, licence=licence)
     return Loaded(model.eval(), statistics, info, name)
 
 
+def _heads(weights: Mapping[str, Tensor], arguments: Mapping[str, Any], given: Heads, is_released: bool) -> Heads:
+    """As they are given; of models that Meta's code names, as they are there; None where nothing says it."""
+    named = _MODELS.fullmatch(str(arguments.get("model")))
+    kernel = weights.get("patch_embed.proj.weight")
+    width = 0 if kernel is None else len(kernel)
+    if not is_released and not (named and SIZES[named[1]][0] == width):
+        return given
+    return Heads(given.encoder or usual_heads(width), given.decoder or _DECODER_HEADS)
+
+
 def _architecture(
-    weights: Mapping[str, Tensor], arguments: Mapping[str, Any], file: Path
+    weights: Mapping[str, Tensor], arguments: Mapping[str, Any], file: Path, heads: Heads
 ) -> tuple[Architecture, list[str]]:
     """(the shape, what of it no line of the file says)."""
     name = str(file)
-    vit = vit_arguments(weights, Stated(), name)
+    vit = vit_arguments(weights, Stated(heads.encoder), name)
     if vit["class_tokens"] != 1:
         raise UserError(f"{name} does not fit its model: cls_token is missing")
     width = required(weights, "decoder_embed.weight", 2, name).shape[0]
     places = required(weights, "decoder_pos_embed", 3, name)[0]
     check_class_position(places, name)
-    assumed = []
+    assumed = [] if heads.encoder else [assumed_heads(vit["num_heads"])]
+    assumed += [] if heads.decoder else [f"decoder's attention heads: {_DECODER_HEADS}, as Meta's code has"]
     norm_pix = arguments.get("norm_pix_loss")
     if not isinstance(norm_pix, bool):
         norm_pix = "visualize" not in file.name  # those are the ones that predict pixels as they are
@@ -96,7 +122,7 @@ def _architecture(
         decoder="self",
         decoder_embed_dim=width,
         decoder_depth=count_blocks(weights, "decoder_blocks."),
-        decoder_num_heads=_DECODER_HEADS,
+        decoder_num_heads=heads.decoder or _DECODER_HEADS,
         decoder_layers=1,
         encoder_mask_token=False,
         target="norm_pix" if norm_pix else "pixel",

@@ -7,26 +7,37 @@ from torch import Tensor
 
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
+from openmae.model import MaskedAutoencoder
 from openmae.weights import hf, hub, meta, timm
 from openmae.weights.loaded import Loaded
 from openmae.weights.native import KEY, load_native, read_header, read_safetensors
 from openmae.weights.pickled import read_pickled
+from openmae.weights.shapes import Heads
 
 _FOR_SERVING = {".onnx": "ONNX", ".pt2": "torch.export"}
 _DESCRIBES = (".json", ".md")
 _MOST_DESCRIBED = 2**26  # bytes of one of these files; 21,841 names of classes take one
 
 
-def load_model(model: str | Path) -> Loaded:
+def load_model(model: str | Path, *, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Loaded:
     """A run folder, a `.safetensors` file of ours, a file of Meta's, a folder of transformers', a file, folder or model
     name of timm's, or `hub:user/name` for a repository of the Hugging Face Hub that holds one of these.
 
     Strictly: every weight, no other, of the right shape. Nothing is run that a file says, and nothing made that is
-    larger than the file has weights for. Raises UserError with what does not fit.
+    larger than the file has weights for.
+    num_heads, decoder_num_heads: attention heads, for files that do not say it; by default as most models of such a
+    width have, and `info` says so. Raises UserError with what does not fit, and where a file says other heads.
     """
+    heads = Heads(num_heads, decoder_num_heads)
+    loaded = _load(model, heads)
+    _check_heads(loaded, heads)
+    return loaded
+
+
+def _load(model: str | Path, heads: Heads) -> Loaded:
     name = str(model)
     if name.startswith(hub.PREFIX):
-        return hub.renamed(load_model(hub.fetched(name)), name)
+        return hub.renamed(_load(hub.fetched(name), heads), name)
     path = Path(model)
     _check_files(path)
     if _is_sharded(path):
@@ -36,7 +47,7 @@ def load_model(model: str | Path) -> Loaded:
             "pickle can run any code; give a run folder, or a .safetensors file of openmae",
         )
     if path.is_dir():
-        return _load_folder(path)
+        return _load_folder(path, heads)
     if not path.exists():
         return timm.load_name(name) if timm.is_name(name) else load_native(path)  # which says what is missing
     if path.suffix.lower() in _FOR_SERVING:
@@ -46,8 +57,21 @@ def load_model(model: str | Path) -> Loaded:
         )
     if _is_pickled(path):
         weights, arguments = read_pickled(path)
-        return _of_keys(path, weights, arguments)
-    return _load_safetensors(path)
+        return _of_keys(path, weights, arguments, heads)
+    return _load_safetensors(path, heads)
+
+
+def _check_heads(loaded: Loaded, heads: Heads) -> None:
+    """Raises UserError where others are given than the model says that it has."""
+    decoder = loaded.model.architecture.decoder_num_heads if isinstance(loaded.model, MaskedAutoencoder) else None
+    if heads.decoder is not None and decoder is None:
+        raise UserError(f"{loaded.name} has no decoder", "leave `decoder_num_heads` out")
+    for name, given, has in (
+        ("num_heads", heads.encoder, loaded.encoder.num_heads),
+        ("decoder_num_heads", heads.decoder, decoder),
+    ):
+        if given not in (None, has):
+            raise UserError(f"{loaded.name} says that its `{name}` is {has}, not {given}", "leave that out")
 
 
 def _check_files(path: Path) -> None:
@@ -60,7 +84,7 @@ def _check_files(path: Path) -> None:
             raise UserError(f"{file} is too large to describe a model", "copy or make it anew")
 
 
-def _load_folder(folder: Path) -> Loaded:
+def _load_folder(folder: Path, heads: Heads) -> Loaded:
     config = folder / "config.json"
     if not config.exists():
         return load_native(folder)
@@ -76,7 +100,7 @@ def _load_folder(folder: Path) -> Loaded:
     if "architecture" in described and kind is None:
         stated = timm.stated_by(described, str(folder))
         stated = replace(stated, licence=stated.licence or hf.licence_of(folder))
-        return _timm_file(timm.folder_weights(folder), str(folder), stated)
+        return _timm_file(timm.folder_weights(folder), str(folder), timm.with_heads(stated, heads))
     raise UserError(
         f"{folder} is of the kind '{kind}', and of transformers openmae reads {' and '.join(hf.KINDS)}",
         "give one of those",
@@ -88,7 +112,7 @@ def _timm_file(file: Path, name: str, stated: timm.Stated) -> Loaded:
     return timm.load_weights(weights, name, stated)
 
 
-def _load_safetensors(file: Path) -> Loaded:
+def _load_safetensors(file: Path, heads: Heads) -> Loaded:
     metadata = read_header(file)
     if KEY in metadata:
         return load_native(file)
@@ -98,15 +122,15 @@ def _load_safetensors(file: Path) -> Loaded:
             stated = timm.stated_by(read_json(metadata[timm.KEY]), str(file))
         except ValueError as error:
             raise UserError(f"{file} has a damaged header ({error})", "copy or make it anew") from error
-        return timm.load_weights(weights, str(file), stated)
-    return _of_keys(file, weights, {})
+        return timm.load_weights(weights, str(file), timm.with_heads(stated, heads))
+    return _of_keys(file, weights, {}, heads)
 
 
-def _of_keys(file: Path, weights: dict[str, Tensor], arguments: dict[str, object]) -> Loaded:
+def _of_keys(file: Path, weights: dict[str, Tensor], arguments: dict[str, object], heads: Heads) -> Loaded:
     """A file that says no more than its weights' names."""
     if any(key.startswith(("vit.", "embeddings.")) for key in weights):
         raise UserError(f"{file} is of transformers, whose config.json says its shape", "give the folder with both")
-    return meta.load_weights_of(file, weights, arguments)
+    return meta.load_weights_of(file, weights, arguments, heads)
 
 
 def _is_sharded(path: Path) -> bool:

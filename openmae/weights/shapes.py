@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,23 @@ from openmae.model import SIZES, sincos_positions
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that photo models are trained with
 _SAME = 1e-5  # at most this between positions that are called sine-cosine ones
 _HEADS = {width: heads for width, _, heads in SIZES.values()}
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention heads as the user gives them, of files that do not say it: weights are the same for any number."""
+
+    encoder: int | None = None
+    decoder: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError for none or fewer."""
+        for name, number in (("num_heads", self.encoder), ("decoder_num_heads", self.decoder)):
+            if number is not None and number < 1:
+                raise UserError(f"`{name}` is {number}", "give 1 or more")
+
+
+NOT_GIVEN = Heads()
 
 
 def count_blocks(keys: Collection[str], prefix: str) -> int:
@@ -38,9 +56,19 @@ def heads_of(width: int, name: str) -> int:
     if width not in _HEADS:
         raise UserError(
             f"{name} does not say how many attention heads it has, and {width} is no standard width",
-            "give a folder with its config.json",
+            "give `num_heads`, or a folder with its config.json",
         )
     return _HEADS[width]
+
+
+def usual_heads(width: int) -> int | None:
+    """Attention heads of a standard width."""
+    return _HEADS.get(width)
+
+
+def assumed_heads(heads: int) -> str:
+    """What is assumed of them where nothing says how many, in words."""
+    return f"attention heads: {heads}, as a model of this width mostly has"
 
 
 def grid_of_positions(positions: Tensor) -> tuple[tuple[int, int] | None, bool]:

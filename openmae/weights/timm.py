@@ -6,7 +6,7 @@ Meta's released files name an encoder's weights in the same way, see `meta`.
 import importlib.util
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,9 @@ from openmae.model import NORM_EPS, ViT
 from openmae.weights.entries import Entry, filled, layer, made, patch_projection, tokens
 from openmae.weights.loaded import Loaded, model_json
 from openmae.weights.shapes import (
+    Heads,
     are_sincos,
+    assumed_heads,
     count_blocks,
     grid_of_positions,
     heads_of,
@@ -149,8 +151,8 @@ def load_weights(
     said = {"format": "timm", "file": name, **(provenance or {})}
     assumed = []
     in_chans = model.encoder.in_chans
-    if stated.num_heads is None and said["format"] != "meta":  # whose models have these
-        assumed.append(f"attention heads: {model.encoder.num_heads}, as a model of this width mostly has")
+    if stated.num_heads is None:
+        assumed.append(assumed_heads(model.encoder.num_heads))
     if stated.statistics is None:
         statistics, what = photo_statistics(in_chans)
         assumed.append(what)
@@ -206,6 +208,11 @@ def stated_by(config: Mapping[str, Any], name: str) -> Stated:
         raise UserError(
             f"{name} describes its model in a way that cannot be read ({error})", "copy or make it anew"
         ) from error
+
+
+def with_heads(stated: Stated, heads: Heads) -> Stated:
+    """The same, with the heads that are given where nothing is stated of them."""
+    return replace(stated, num_heads=stated.num_heads or heads.encoder)
 
 
 def _pool(arguments: Mapping[str, Any], otherwise: Any) -> str | None:

@@ -149,7 +149,11 @@ def test_a_training_checkpoint_of_metas(tmp_path: Path, norm_pix: bool) -> None:
     file = foreign.save_training(tmp_path / "checkpoint-3.pth", foreign.meta_weights(theirs), **arguments)
     loaded = load_model(file)
     assert loaded.autoencoder.architecture.target == ("norm_pix" if norm_pix else "pixel")
-    assert loaded.info["provenance"]["assumed"] == ["input statistics: ImageNet's"]
+    assert loaded.info["provenance"]["assumed"] == [
+        "attention heads: 3, as a model of this width mostly has",
+        "decoder's attention heads: 16, as Meta's code has",
+        "input statistics: ImageNet's",
+    ]
     assert loaded.info["licence"] is None  # whoever trained it has to say
     assert not loaded.encoder.learned_positions
     same_autoencoder(loaded.autoencoder, theirs)

@@ -50,7 +50,7 @@ def run(settings: Embed) -> None:
     """Embeds what is not embedded yet, and looks for what is asked. Raises UserError."""
     console = make_console()
     _check(settings)
-    loaded = load_model(settings.model).reading(settings.reading)
+    loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
     say_origin(loaded, console)
     device = choose_device(settings.device)
     workers = workers_for(settings.workers, device)

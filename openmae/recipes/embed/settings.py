@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.heads import Pool
-from openmae.recipes.asked import AskedDevice, AskedFiles, AskedPrecision, AskedReading, Loaders
+from openmae.recipes.asked import AskedDevice, AskedFiles, AskedHeads, AskedPrecision, AskedReading, Loaders
 
 THRESHOLD = 0.998  # docs/embed.md says what it finds
 
 
 @dataclass(frozen=True)
-class Embed(AskedFiles, AskedReading):
+class Embed(AskedHeads, AskedFiles, AskedReading):
     """Write a vector for each image; then look for the nearest images, near-duplicates and outliers among them.
 
     Killed or stopped, the same command goes on where it was. Where the file is there already, it is used.

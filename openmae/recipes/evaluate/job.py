@@ -58,7 +58,7 @@ def run(settings: Evaluate) -> None:
     kinds, severities = _kinds(settings), _severities(settings)
     _check_numbers(settings)
     check_save(settings.save, settings.data)
-    loaded = load_model(settings.model).reading(settings.reading)
+    loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
     say_origin(loaded, console)
     model = loaded.classifier
     task: Task = loaded.info["task"]

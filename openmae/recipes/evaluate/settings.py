@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.evaluate.subsets import Classes
-from openmae.recipes.asked import AskedDevice, AskedGroups, AskedReading, Loaders
+from openmae.recipes.asked import AskedDevice, AskedGroups, AskedHeads, AskedReading, Loaders
 
 AskedSplit = Literal["train", "val", "all"]
 
 
 @dataclass(frozen=True)
-class Evaluate(AskedGroups, AskedReading):
+class Evaluate(AskedHeads, AskedGroups, AskedReading):
     """Judge a fine-tuned model by labelled images. Labels are matched to the model's classes by their names."""
 
     model: Positional[Annotated[Path, arg(metavar="MODEL")]]

@@ -65,7 +65,7 @@ def run(settings: Export) -> None:
     console = make_console()
     form = FORMATS[settings.to]
     _check_out(settings, form)
-    loaded = load_model(settings.model).reading(settings.reading)
+    loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
     console.print(f"{settings.model}: {described(loaded)}")
     say_origin(loaded, console)
     data = None if settings.data is None else open_data(settings.data, settings.selection)

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from openmae.recipes.asked import MODEL, AskedFiles, AskedReading
+from openmae.recipes.asked import MODEL, AskedDecoderHeads, AskedFiles, AskedReading
 
 To = Literal["safetensors", "timm", "hf-mae", "hf-vit", "onnx", "pt2"]
 Quantize = Literal["int8", "fp16"]
 
 
 @dataclass(frozen=True)
-class Export(AskedFiles, AskedReading):
+class Export(AskedDecoderHeads, AskedFiles, AskedReading):
     """Write a model in another library's format, and check it with that library on real images."""
 
     model: Positional[Annotated[Path, MODEL]]

@@ -114,7 +114,7 @@ def loaded_model(settings: Finetune, console: Console) -> Loaded | None:
     if model not in SIZES:
         if model.startswith("vit_") and not Path(model).exists() and not is_timm_name(model):
             raise UserError(f"{model} is no size, nor a run folder", f"give one of {', '.join(SIZES)}, or a run")
-        loaded = load_model(Path(model)).reading(settings.reading)
+        loaded = load_model(Path(model), **settings.heads).reading(settings.reading)
         say_origin(loaded, console)
         if isinstance(loaded.model, Classifier) and not settings.from_scratch:
             console.print(f"{model} was fine-tuned before: its encoder is kept, and its head made anew")
@@ -123,6 +123,8 @@ def loaded_model(settings: Finetune, console: Console) -> Loaded | None:
         return loaded
     if not settings.from_scratch:
         raise UserError(f"{model} has fresh weights", "add --from-scratch if that is meant, or give a run folder")
+    if settings.num_heads is not None:
+        raise UserError(f"--num-heads is for weights that do not say it; {model} has its own", "leave it out")
     return None
 
 

@@ -9,7 +9,16 @@ from tyro.conf import Positional, arg
 from openmae.data.views.mixing import GROUP
 from openmae.errors import UserError
 from openmae.heads import Pool
-from openmae.recipes.asked import LABELLED, AskedDevice, AskedGroups, AskedPrecision, AskedReading, AskedTask, Loaders
+from openmae.recipes.asked import (
+    LABELLED,
+    AskedDevice,
+    AskedGroups,
+    AskedHeads,
+    AskedPrecision,
+    AskedReading,
+    AskedTask,
+    Loaders,
+)
 from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, FROM_0, SEED, SHARE, Bounds, check
 from openmae.recipes.training.settings import DERIVED as DERIVED
 from openmae.recipes.training.settings import (
@@ -44,7 +53,7 @@ _BOUNDS: Bounds = {
 
 
 @dataclass(frozen=True)
-class Finetune(AskedGroups, AskedReading):
+class Finetune(AskedHeads, AskedGroups, AskedReading):
     """Train an encoder on labels. The same command again, after a crash or Ctrl-C, goes on where the run was."""
 
     model: Positional[Annotated[str | None, arg(metavar="MODEL")]] = None

@@ -60,7 +60,10 @@ def _check(settings: Finetune, parts: Sequence[str]) -> None:
     """Raises UserError, before anything is trained, where one of the parts is more than the encoder has."""
     if settings.model is None:  # --resume
         return
-    depth = SIZES[settings.model][1] if settings.model in SIZES else load_model(Path(settings.model)).encoder.depth
+    if settings.model in SIZES:
+        depth = SIZES[settings.model][1]
+    else:
+        depth = load_model(Path(settings.model), **settings.heads).encoder.depth
     if too_many := [part for part in parts if part != "all" and float(part) > depth]:
         raise UserError(f"--blocks has {too_many[0]}, and this encoder has {depth}", f"give at most {depth}, or all")
 

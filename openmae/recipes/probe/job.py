@@ -49,7 +49,7 @@ def _prove(
     console = make_console()
     console.quiet = not ranks.leads
     with ranks.together():
-        loaded = load_model(settings.model).reading(settings.reading)
+        loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
         say_origin(loaded, console)
         places = _places(settings, loaded.encoder)
     task, train, val = ranks.each_in_turn(

@@ -65,7 +65,7 @@ def _by_the_paper(settings: Probe) -> None:
             raise UserError("--recipe paper reads the last layer", "leave out --layer, or --recipe paper")
         if settings.pool not in (None, "mean", "class"):
             raise UserError(f"--pool is '{settings.pool}'", "with --recipe paper give mean or class")
-        width = load_model(settings.model).encoder.embed_dim
+        width = load_model(settings.model, **settings.heads).encoder.embed_dim
     epochs = settings.epochs or (_EPOCHS if width < _LARGE else _EPOCHS_OF_LARGE)
     paper: dict[str, Any] = {**LINEAR_PROBE}
     batch_size = settings.batch_size or paper["batch_size"]
@@ -76,6 +76,7 @@ def _by_the_paper(settings: Probe) -> None:
         "batch_size": batch_size,
     }
     asked: dict[str, Any] = {field.name: getattr(settings, field.name) for field in fields(AskedGroups)}
+    asked |= settings.heads
     console = make_console()
     finetune(
         Finetune(

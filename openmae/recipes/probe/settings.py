@@ -11,6 +11,7 @@ from openmae.recipes.asked import (
     MODEL,
     AskedDevice,
     AskedGroups,
+    AskedHeads,
     AskedPrecision,
     AskedReading,
     AskedTask,
@@ -19,7 +20,7 @@ from openmae.recipes.asked import (
 
 
 @dataclass(frozen=True)
-class Proof(AskedGroups, AskedReading):
+class Proof(AskedHeads, AskedGroups, AskedReading):
     """Settings of an evaluation of frozen features."""
 
     model: Positional[Annotated[Path, MODEL]]
