@@ -6,8 +6,9 @@
     python serve_onnx.py serving/model.onnx --serve 8000
     curl --data-binary @photo.jpg http://127.0.0.1:8000/
 
-Images are prepared as openmae prepares them for evaluation: resized so that 256/224 of the model's size is covered,
-then the centre. It reads what Pillow reads: grey, grey with alpha, RGB and RGBA of 8 bits, grey of 16 bits and floats.
+Images are prepared as openmae prepares them for evaluation: resized so that 256/224 of the model's size is covered, or
+just that size above 224 pixels, then the centre. It reads what Pillow reads: grey, grey with alpha, RGB and RGBA of 8
+bits, grey of 16 bits and floats.
 """
 
 import argparse
@@ -23,7 +24,6 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-ORIENTATION = 274  # EXIF's tag
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by channels
 WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # what is scaled to 1
 LARGEST_UPLOAD = 64 * 2**20  # bytes
@@ -57,10 +57,6 @@ class Model:
             image = Image.open(io.BytesIO(data))
         except UnidentifiedImageError:  # which names an address in memory
             raise ValueError("it is no image that Pillow can read") from None
-        lies = image.getexif().get(ORIENTATION, 1) >= 5
-        # A large JPEG is decoded smaller, with twice the pixels that are needed.
-        twice = (2 * self.width, 2 * self.height)
-        image.draft(MODES.get(self.pixels["in_chans"], ""), twice[::-1] if lies else twice)
         view = np.stack([self._centred(plane) for plane in self._planes(ImageOps.exif_transpose(image))])
         mean, std = (np.array(self.pixels[name], np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
         return (view / np.float32(WHITE[self.pixels["pixel_type"]]) - mean) / std
@@ -112,13 +108,13 @@ class Model:
             max(0, (side - 8 * math.ceil(wanted * least)) // 2) for side, wanted in zip(image.size, size, strict=True)
         ]
         image = image.crop((cut[0], cut[1], image.width - cut[0], image.height - cut[1]))
-        # The side that is just covered is rounded, the other one cut to whole pixels.
+        # Both sides are cut to whole pixels.
         first = 0 if image.width * self.height < image.height * self.width else 1
-        covered = round(size[first] * 256 / 224)
+        covered = size[first] if max(size) > 224 else size[first] * 256 // 224
         other = max(size[1 - first], covered * image.size[1 - first] // image.size[first])
         larger = (covered, other) if first == 0 else (other, covered)
         resized = image.resize(larger, Image.Resampling.BICUBIC)
-        left, top = (resized.width - self.width) // 2, (resized.height - self.height) // 2
+        left, top = round((resized.width - self.width) / 2), round((resized.height - self.height) / 2)
         pixels = np.asarray(resized.crop((left, top, left + self.width, top + self.height)), np.float32)
         return np.clip(pixels.round(), 0, 65535) if self.pixels["pixel_type"] == "uint16" else pixels
 

@@ -259,6 +259,15 @@ class ViT(nn.Module):
         copy.grad_checkpointing = self.grad_checkpointing
         return copy.to(self.class_token.device)
 
+    def with_learned_positions(self) -> "ViT":
+        """A copy whose positions are parameters that begin as they are here; itself where they are that already."""
+        if self.learned_positions:
+            return self
+        copy = ViT(**{**self.arguments(), "position_grid": None, "learned_positions": True})
+        copy.load_state_dict({**self.state_dict(), "positions": self.positions})
+        copy.grad_checkpointing = self.grad_checkpointing
+        return copy.to(self.class_token.device)
+
     def embed(self, patches: Tensor, places: Tensor | None = None) -> Tensor:
         """(B, V, P) patches lying at (B, V) places (default: all N in order) -> (B, V, D)."""
         return self.patch_embed(patches) + (self.positions if places is None else self.positions[places])

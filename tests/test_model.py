@@ -787,3 +787,17 @@ def test_a_resized_encoder_keeps_its_weights_and_its_own_grid() -> None:
     assert torch.equal(again(images), small(images))
     with pytest.raises(ValueError, match="whole patches"):
         small.resized((60, 32))
+
+
+def test_positions_may_learn_from_where_they_are() -> None:
+    fixed = vit().resized((64, 32))
+    learned = fixed.with_learned_positions()
+    images = torch.randn(2, fixed.in_chans, 64, 32)
+    assert torch.equal(learned(images), fixed(images))
+    learned(images).square().sum().backward()
+    assert learned.positions.grad is not None
+    assert learned.positions.grad.abs().sum() > 0
+    assert learned.arguments()["learned_positions"]
+    assert learned.with_learned_positions() is learned
+    assert "positions" in dict(learned.named_parameters())
+    assert "positions" not in dict(fixed.named_parameters())

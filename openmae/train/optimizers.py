@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-_TOKENS = ("class_token", "mask_token", "mix", "positions")  # learned, but neither matrices nor to be pulled to zero
+_TOKENS = ("class_token", "mask_token")
+_NO_MATRICES = (*_TOKENS, "mix", "positions")  # learned, but not to be pulled to zero
 
 
 def adamw(
@@ -19,12 +20,15 @@ def adamw(
     betas: tuple[float, float],
     weight_decay: float,
     lr_scale: Callable[[str], float] = lambda name: 1.0,
+    decay_tokens: bool = False,
 ) -> torch.optim.AdamW:
-    """Fused AdamW over what learns; biases, norms and tokens are not decayed (paper, Table 8). The loop sets the rate.
+    """Fused AdamW over what learns; biases and norms are not decayed (paper, Table 8). The loop sets the rate.
 
-    lr_scale: of a parameter's name; what its rate is multiplied by.
+    lr_scale: of a parameter's name; what its rate is multiplied by. decay_tokens: class and mask tokens too, as the
+    released pre-training does (not its fine-tuning).
     """
-    return torch.optim.AdamW(_groups(model, weight_decay, lr_scale), lr=0.0, betas=betas, fused=True)
+    groups = _groups(model, weight_decay, lr_scale, decay_tokens)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
 def lars(model: nn.Module) -> "LARS":
@@ -32,16 +36,19 @@ def lars(model: nn.Module) -> "LARS":
     return LARS(_groups(model, 0.0, lambda name: 1.0))
 
 
-def _groups(model: nn.Module, weight_decay: float, lr_scale: Callable[[str], float]) -> list[dict[str, Any]]:
+def _groups(
+    model: nn.Module, weight_decay: float, lr_scale: Callable[[str], float], decay_tokens: bool = False
+) -> list[dict[str, Any]]:
     """One group for each scale and decay that occur, in the order of the parameters."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_matrix = parameter.ndim >= 2 and not name.endswith(_TOKENS)
-            groups.setdefault((lr_scale(name), is_matrix), []).append(parameter)
+            is_matrix = parameter.ndim >= 2 and not name.endswith(_NO_MATRICES)
+            decays = is_matrix or (decay_tokens and name.endswith(_TOKENS))
+            groups.setdefault((lr_scale(name), decays), []).append(parameter)
     return [
-        {"params": members, "weight_decay": weight_decay if is_matrix else 0.0, "lr_scale": scale}
-        for (scale, is_matrix), members in groups.items()
+        {"params": members, "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
+        for (scale, decays), members in groups.items()
     ]
 
 
@@ -137,16 +144,19 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """The learning rate of a step: linear from 0 over the warm-up, then half a cosine down to 0 (paper, Table 8; per
-    iteration, as the released code does). lr: the highest, at the end of the warm-up."""
+    """The learning rate of a step: linear from 0 over the warm-up, then half a cosine down (paper, Table 8; per
+    iteration, as the released code does). lr: the highest, at the end of the warm-up. min_lr: what the cosine ends
+    at, if that is lower."""
 
     steps: int
     warmup_steps: float
     lr: float
+    min_lr: float = 0.0
 
     def __call__(self, step: int) -> float:
         """Of step 0..steps-1."""
         if step < self.warmup_steps:
             return self.lr * step / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1.0, self.steps - self.warmup_steps)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        least = min(self.min_lr, self.lr)
+        return least + (self.lr - least) * 0.5 * (1 + math.cos(math.pi * progress))

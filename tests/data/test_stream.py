@@ -1,6 +1,8 @@
 """Views, and the stream that a run is a function of."""
 
+import math
 import os
+import random
 import resource
 import signal
 import tarfile
@@ -13,10 +15,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import ks_2samp
+from timm.data import create_transform
+from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch.nn import functional as F
+from torchvision import transforms
 from torchvision.transforms.v2 import functional as tv
 
 from openmae.data.formats.channels import PixelFormat
@@ -26,6 +32,7 @@ from openmae.data.loading.memory import InMemory, in_memory
 from openmae.data.opening import open_data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.source import Source
+from openmae.data.views.centred import centred
 from openmae.data.views.crop import Augmentation, Crop, centred_view, cut, draw_crop, reduction, resize
 from openmae.distributed.ranks import Ranks
 from openmae.randomness import epoch_order, generator
@@ -99,6 +106,57 @@ def test_crops_cover_the_share_of_area_asked_for() -> None:
     assert 110 < flips < 190
 
 
+@pytest.mark.parametrize("size", [(375, 500), (500, 375), (60, 300), (300, 61), (9, 7), (64, 64)])
+@pytest.mark.parametrize("scale", [(0.2, 1.0), (0.08, 1.0)])
+def test_crops_are_drawn_as_torchvision_and_timm_draw_them(size: tuple[int, int], scale: tuple[float, float]) -> None:
+    """Area, aspect and place have their distributions, the middle that is taken in the end among them."""
+    count = 3000
+    image = Image.fromarray(np.zeros((*size, 3), np.uint8))
+    torch.manual_seed(0)
+    random.seed(0)
+    ranges = (list(scale), [3 / 4, 4 / 3])
+    drawn = [draw_crop(size, (224, 224), Augmentation(scale), generator(0, "sample", index=i)) for i in range(count)]
+    ours = np.array([(crop.top, crop.left, crop.height, crop.width) for crop in drawn])
+    for theirs_of in (transforms.RandomResizedCrop.get_params, RandomResizedCropAndInterpolation.get_params):
+        theirs = np.array([theirs_of(image, *ranges) for _ in range(count)])
+        for number in range(4):
+            assert ks_2samp(ours[:, number], theirs[:, number]).pvalue > 1e-4
+        assert ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 1e-4
+
+
+@given(st.integers(1, 600), st.integers(1, 600), st.sampled_from([(32, 32), (16, 48)]), st.integers(0, 2**32))
+def test_crops_lie_within_the_image(height: int, width: int, img_size: tuple[int, int], seed: int) -> None:
+    for fit in ("retry", "clamp"):
+        crop = draw_crop((height, width), img_size, Augmentation((0.2, 1.0), crop_fit=fit), generator(seed, "sample"))  # type: ignore[arg-type]
+        assert 0 <= crop.top <= crop.top + crop.height <= height
+        assert 0 <= crop.left <= crop.left + crop.width <= width
+        assert min(crop.height, crop.width) > 0
+
+
+def test_a_clamped_crop_is_the_released_linear_probes() -> None:
+    """util/crop.py: area and aspect once, each side cut to the image's. Mean areas as it gives them on 500 x 375."""
+    found = []
+    for seed in range(4000):
+        crop = draw_crop((375, 500), (224, 224), Augmentation(crop_fit="clamp"), generator(seed, "sample"))
+        share, shape, *_ = generator(seed, "sample").random(5).tolist()
+        area, aspect = 375 * 500 * (0.2 + 0.8 * share), math.exp((2 * shape - 1) * math.log(4 / 3))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        assert (crop.height, crop.width) == (min(h, 375), min(w, 500))
+        found.append(crop.height * crop.width / (375 * 500))
+    assert np.mean(found) == pytest.approx(0.575, abs=0.01)
+    others = [draw_crop((375, 500), (224, 224), Augmentation(), generator(seed, "sample")) for seed in range(4000)]
+    assert np.mean([crop.height * crop.width for crop in others]) / (375 * 500) == pytest.approx(0.496, abs=0.012)
+
+
+def test_what_is_drawn_after_a_crop_does_not_depend_on_the_image() -> None:
+    after = set()
+    for size in ((100, 100), (10, 900)):
+        draws = generator(3, "sample")
+        draw_crop(size, (32, 32), Augmentation(), draws)
+        after.add(draws.random())
+    assert len(after) == 1
+
+
 def test_whole_image_without_flip_is_the_resized_image() -> None:
     image = np.array(picture(8, (40, 30)))
     view = view_of(image, (16, 16), Augmentation((1.0, 1.0), hflip=False), 0)
@@ -137,15 +195,44 @@ def test_a_crop_of_a_reduced_jpeg_shows_the_same_place() -> None:
         assert np.abs(view - views[0]).mean() < one_pixel / 3
 
 
-@pytest.mark.parametrize("size", [(300, 500), (500, 300), (301, 333), (97, 89), (224, 900)])
-@pytest.mark.parametrize("side", [224, 64])
-def test_centred_view_is_the_papers(size: tuple[int, int], side: int) -> None:
-    image = np.array(picture(9, size))
+def by_torchvision(image: np.ndarray, resized: int, side: int) -> np.ndarray:
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
-    larger = tv.resize(pixels, [round(side * 256 / 224)], interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
-    top, left = ((have - side) // 2 for have in larger.shape[1:])
-    expected = larger[:, top : top + side, left : left + side].permute(1, 2, 0).numpy().astype(int)
-    assert np.abs(centred_view(image, (side, side)).astype(int) - expected).max() <= 1
+    larger = tv.resize(pixels, [resized], interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
+    return tv.center_crop(larger, [side, side]).permute(1, 2, 0).numpy()
+
+
+@given(
+    st.integers(20, 700),
+    st.integers(20, 700),
+    st.sampled_from([224, 200, 65, 64, 32, 225, 384]),
+    st.integers(0, 3),
+)
+def test_the_evaluation_view_is_the_released_codes(height: int, width: int, side: int, seed: int) -> None:
+    """int(side / (224 / 256)) on the short side up to 224 pixels, and above the side itself (its build_transform)."""
+    short, long = sorted((height, width))
+    assume(long <= 7 * short)
+    image = np.array(picture(seed, (height, width)))
+    resized = int(side / (224 / 256)) if side <= 224 else side
+    if (height, width) != (side, side):
+        np.testing.assert_array_equal(centred_view(image, (side, side)), by_torchvision(image, resized, side))
+
+
+@pytest.mark.parametrize("side", [224, 96])
+def test_the_evaluation_view_is_timms(side: int) -> None:
+    transform = create_transform((3, side, side), interpolation="bicubic", crop_pct=224 / 256, normalize=False)
+    for size in ((375, 500), (500, 333), (301, 333)):
+        image = np.array(picture(9, size))
+        theirs = np.asarray(transform(Image.fromarray(image))).transpose(1, 2, 0).astype(int)
+        differences = np.abs(centred_view(image, (side, side)) - theirs)  # Pillow's kernel rounds on its own
+        assert differences.max() <= 2
+        assert differences.mean() < 0.05
+
+
+def test_an_evaluated_photograph_is_decoded_whole(tmp_path: Path) -> None:
+    picture(4, (900, 1200)).save(tmp_path / "large.jpg", quality=95)
+    data = (tmp_path / "large.jpg").read_bytes()
+    whole = np.array(Image.open(tmp_path / "large.jpg"))
+    np.testing.assert_array_equal(centred(data, PixelFormat(), (32, 32)), centred_view(whole, (32, 32)))
 
 
 def test_an_image_of_the_size_is_taken_as_it_is() -> None:

@@ -67,6 +67,39 @@ def test_the_papers_pre_training_is_table_8() -> None:
     assert pretraining(10, recipe="paper", model="vit_huge").patch_size == 14
 
 
+def test_where_the_released_code_differs_from_the_tables() -> None:
+    """main_pretrain.py, main_finetune.py and main_linprobe.py: crops, tokens' decay, the last rate, positions."""
+    found = pretraining(1_281_167, recipe="paper")
+    assert (found.crop_fit, found.decay_tokens) == ("retry", "on")
+    assert pretrain_choices.settle(found, 1_281_167, QUIET).decay_tokens
+    assert pretraining(1000).decay_tokens == "off"
+
+    tuned = finetuning(recipe="paper")
+    assert (tuned.crop_fit, tuned.min_lr, tuned.positions) == ("retry", 1e-6, "learned")
+    run = finetune_choices.settle(tuned, 50_000, QUIET)
+    assert run.head.learned_positions
+    assert run.course.schedule.lr(run.course.schedule.steps) == pytest.approx(1e-6)
+    for other in (finetuning(recipe="paper", target=None), finetuning(), finetuning(recipe="paper", blocks="1")):
+        assert other.positions == "fixed"
+    assert finetuning().min_lr == 0
+
+    probe = finetuning(recipe="paper", **finetune_choices.LINEAR_PROBE)
+    assert (probe.crop_fit, probe.min_lr, probe.positions) == ("clamp", 0, "fixed")
+    assert finetune_choices.settle(probe, 50_000, QUIET).augmentation.crop_fit == "clamp"
+
+
+def test_a_run_that_began_before_crops_could_be_chosen_goes_on_with_its_own() -> None:
+    before = replace(pretraining(1000), crop_fit=None, decay_tokens=None)
+    run = pretrain_choices.settle(before, 1000, QUIET)
+    assert (run.augmentation.crop_fit, run.decay_tokens) == ("clamp", False)
+    assert "crop_fit" not in {name for name, value in run.config.items() if value is not None}
+    shown = StringIO()
+    tuned = replace(finetuning(ra_magnitude=9.0), crop_fit=None, min_lr=None, positions=None)
+    old = finetune_choices.settle(tuned, 50_000, Console(file=shown, width=10_000))
+    assert (old.augmentation.crop_fit, old.head.learned_positions) == ("clamp", False)
+    assert "whose RandAugment was weaker" in shown.getvalue()
+
+
 @pytest.mark.parametrize(
     ("model", "target", "expected"),
     [

@@ -201,7 +201,7 @@ def test_masking_and_bands(tmp_path: Path) -> None:
     again, notes = there_and_back(of(model, bands=(4, 3, 2)), "hf-mae", tmp_path / "out")
     assert again.autoencoder.masking == masking
     assert "at random, 60% of them" in notes[0]
-    assert "bands 4, 3, 2 alone" in notes[-1]
+    assert any("bands 4, 3, 2 alone" in note for note in notes)
     assert transformers.AutoConfig.from_pretrained(tmp_path / "out").mask_ratio == 0.6
     plain, notes = there_and_back(of(autoencoder()), "hf-mae", tmp_path / "plain")
     assert plain.autoencoder.masking == Masking()
@@ -282,12 +282,12 @@ def test_the_image_processor_on_photographs(size: tuple[int, int], tmp_path: Pat
 
 
 def test_views_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded, told = of(autoencoder()), "grey levels"
+    loaded, told = of(autoencoder(img_size=(56, 56))), "grey levels"  # at which no middle lies between two pixels
     assert told not in " ".join(export_hf.write_vit(loaded, tmp_path / "same"))
     config = export_processor.processor_config
 
     def other(loaded: Loaded) -> dict[str, Any]:
-        return {**config(loaded), "size": {"shortest_edge": 64}}
+        return {**config(loaded), "size": {"shortest_edge": 80}}
 
     monkeypatch.setattr(export_processor, "processor_config", other)
     assert told in " ".join(export_hf.write_vit(loaded, tmp_path / "other"))

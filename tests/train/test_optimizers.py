@@ -185,6 +185,30 @@ def test_only_matrices_decay() -> None:
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
 
 
+def test_tokens_decay_where_asked() -> None:
+    """As timm's rule for the released pre-training: everything but vectors and biases, where tokens are (1, 1, D)."""
+    for decoder, free in (("self", {"encoder.norm.weight"}), ("cross", {"decoder.mix", "encoder.norm.weight"})):
+        model = create_model("vit_tiny", img_size=16, patch_size=4, depth=2, decoder=decoder, decoder_layers=1)  # type: ignore[arg-type]
+        groups = adamw(model, (0.9, 0.95), 0.05, decay_tokens=True).param_groups
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        decayed = {names[p] for group in groups for p in group["params"] if group["weight_decay"] == 0.05}
+        assert {"encoder.class_token", "decoder.mask_token", "encoder.blocks.0.mlp.0.weight"} <= decayed
+        assert not decayed & free
+        assert all(name.endswith(("weight", "token")) for name in decayed)
+
+
+def test_the_last_rate_is_torchs() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.3)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50, eta_min=0.01)
+    for step in range(50):
+        assert WarmupCosine(57, 7, 0.3, 0.01)(step + 7) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+    assert WarmupCosine(57, 7, 0.3, 0.01)(3) == pytest.approx(0.3 * 3 / 7)  # the warm-up begins at 0
+    assert WarmupCosine(57, 7, 0.3, 0.5)(40) == 0.3  # and no end lies above the beginning
+
+
 def test_schedule_is_transformers() -> None:
     from transformers import get_cosine_schedule_with_warmup
 

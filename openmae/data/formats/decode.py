@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat, check_fits, fit
 from openmae.data.formats.dicom import open_dicom
-from openmae.data.formats.header import BYTES, Header, OpenedImage, Wanted, check_size
+from openmae.data.formats.header import BYTES, LARGEST_REDUCTION, Header, OpenedImage, Wanted, check_size, fits
 from openmae.data.formats.heif import open_avif, open_heic
 from openmae.data.formats.jpeg import open_jpeg
 from openmae.data.formats.npy import open_npy
@@ -65,8 +65,7 @@ def decode(
             rows=header.height if rows is None else min(header.height, rows),
         )
         height, width, least = (-(-side // asked.reduce) for side in (header.height, header.width, asked.rows))
-        bytes_a_pixel = max(header.channels * BYTES[header.depth], pixels.in_chans * BYTES[pixels.depth])
-        check_size(height, width, bytes_a_pixel)
+        check_size(height, width, _bytes_a_pixel(header, pixels))
         check_fits(header.channels, header.depth, header.colour, pixels)
         if not 0 <= asked.frame < header.frames:
             raise BrokenImage(f"it has {header.frames} frames, and frame {frame} is asked for, counted from 0")
@@ -74,6 +73,22 @@ def decode(
         if not least <= found.shape[0] <= height or found.shape[1] != width:
             raise BrokenImage(f"it holds {found.shape[:2]} pixels where its header says {height, width}")
         return fit(found, pixels)
+
+
+def least_reduction(opened: OpenedImage, pixels: PixelFormat) -> int:
+    """The `reduce` for whoever wants the image itself: 1, but for a JPEG that is only decoded smaller."""
+    header, reduce = opened.header, 1
+    while opened.reduces and reduce < LARGEST_REDUCTION:
+        height, width = (-(-side // reduce) for side in (header.height, header.width))
+        if fits(height, width, _bytes_a_pixel(header, pixels)):
+            break
+        reduce *= 2
+    return reduce
+
+
+def _bytes_a_pixel(header: Header, pixels: PixelFormat) -> int:
+    """As it is decoded or as it is wanted, whichever is more."""
+    return max(header.channels * BYTES[header.depth], pixels.in_chans * BYTES[pixels.depth])
 
 
 def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> UnfitImage | None:

@@ -10,6 +10,7 @@ from openmae.errors import BrokenImage
 
 Depth = Literal["uint8", "uint16", "float32"]
 BYTES: dict[Depth, int] = {"uint8": 1, "uint16": 2, "float32": 4}
+LARGEST_REDUCTION = 8  # of a JPEG
 MAX_PIXELS = 2**27  # of 8-bit RGB, 384 MiB: no decoder here then needs more than 1 GiB, whatever a file claims
 
 
@@ -62,8 +63,13 @@ def check_size(height: int, width: int, bytes_a_pixel: float, frames: int = 1) -
     """Raises BrokenImage where an image has no pixels, or more of them than are decoded."""
     if height < 1 or width < 1 or frames < 1:
         raise BrokenImage(f"its header says {height} x {width} pixels, {frames} frames: it holds no image")
-    if height * width * max(1.0, bytes_a_pixel / 3) > MAX_PIXELS:
+    if not fits(height, width, bytes_a_pixel):
         raise BrokenImage(
             f"{height} x {width} pixels of {bytes_a_pixel:g} bytes are more than is decoded ({MAX_PIXELS:,} of 3)",
             "cut it into tiles",
         )
+
+
+def fits(height: int, width: int, bytes_a_pixel: float) -> bool:
+    """Whether so many pixels are decoded at all."""
+    return height * width * max(1.0, bytes_a_pixel / 3) <= MAX_PIXELS

@@ -5,8 +5,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.decode import decode, open_image, patch_complaint
-from openmae.data.views.crop import centred_view, reduction
+from openmae.data.formats.decode import decode, least_reduction, open_image, patch_complaint
+from openmae.data.views.crop import centred_view
+from openmae.data.views.kinds import Kernel
 from openmae.errors import BrokenImage
 
 
@@ -15,8 +16,9 @@ def centred(
     pixels: PixelFormat,
     img_size: tuple[int, int],
     patch_size: tuple[int, int] = (1, 1),
+    kernel: Kernel = "bicubic",
 ) -> NDArray[Any]:
-    """(*img_size, C) as decoded, of what a source gave.
+    """(*img_size, C) as decoded, of what a source gave; a JPEG at its full size: views of a smaller one differ.
 
     Raises what a source gave instead of bytes, as `decode` does, and BrokenImage for an image smaller than a patch.
     """
@@ -24,4 +26,4 @@ def centred(
     size = (opened.header.height, opened.header.width)
     if complaint := patch_complaint(size, patch_size):
         raise complaint
-    return centred_view(decode(opened, pixels, reduce=reduction(size, img_size)), img_size)
+    return centred_view(decode(opened, pixels, reduce=least_reduction(opened, pixels)), img_size, kernel)

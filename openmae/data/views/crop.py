@@ -11,8 +11,14 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.header import LARGEST_REDUCTION
+from openmae.data.views.kinds import CropFit, Kernel
 
-LARGEST_REDUCTION = 8  # of a JPEG
+_TRIES = 10  # to draw a crop that fits into the image
+_WIDEST = 4 / 3  # of a crop's aspects, over that of the view
+_LARGEST_CROPPED = 224  # pixels a side; of larger views nothing is cut off but what their shape asks for
+
+BEFORE_CROP_FIT: CropFit = "clamp"  # of runs that began when nobody could say
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,15 @@ class Augmentation:
 
     crop_scale: share of the image's area that a crop covers, (least, most), above 0 and up to 1;
         (1, 1) takes the whole image, stretched to img_size.
+    crop_fit: what is done with a crop that does not fit into the image. "retry" draws another, up to ten times, and
+        then takes the middle of the image (torchvision, timm; the released pre-training and fine-tuning); "clamp" cuts
+        it off at the image's sides (the released linear probe), so crops are larger.
     hflip: mirror every second view. Switch it off where left and right differ in meaning.
     """
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     hflip: bool = True
+    crop_fit: CropFit = "retry"
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -62,19 +72,38 @@ class Crop:
 def draw_crop(
     size: tuple[int, int], img_size: tuple[int, int], augmentation: Augmentation, generator: np.random.Generator
 ) -> Crop:
-    """A crop of an image of `size` (height, width). Area and aspect are drawn once and clamped to the image, never
-    again (as the released code does); the aspect varies by 3/4 to 4/3 about that of img_size."""
+    """A crop of an image of `size` (height, width), its area evenly and its aspect's logarithm evenly drawn; the
+    aspect varies by 3/4 to 4/3 about that of img_size."""
     height, width = size
-    share, shape, down, right, mirror = generator.random(5).tolist()  # 0 and up to but not 1; one call, for its speed
-    least, most = augmentation.crop_scale
-    area = height * width * (least + share * (most - least))
-    aspect = (4 / 3) ** (2 * shape - 1) * img_size[1] / img_size[0]
+    tries = _TRIES if augmentation.crop_fit == "retry" else 1
+    # 0 and up to but not 1; always as many, so that what is drawn next does not depend on the image.
+    *numbers, down, right, mirror = generator.random(2 * tries + 3).tolist()
+    mirrored = augmentation.hflip and mirror < 0.5
     if augmentation.crop_scale == (1.0, 1.0):
-        area, aspect = height * width, width / height
-    h = min(height, max(1, round(math.sqrt(area / aspect))))
-    w = min(width, max(1, round(math.sqrt(area * aspect))))
-    top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
-    return Crop(top, left, h, w, augmentation.hflip and mirror < 0.5)
+        return Crop(0, 0, height, width, mirrored)
+    least, most = augmentation.crop_scale
+    for share, shape in zip(numbers[::2], numbers[1::2], strict=True):
+        area = height * width * (least + share * (most - least))
+        aspect = _WIDEST ** (2 * shape - 1) * img_size[1] / img_size[0]
+        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if augmentation.crop_fit == "clamp":
+            h, w = min(height, max(1, h)), min(width, max(1, w))
+        if 0 < h <= height and 0 < w <= width:
+            top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
+            return Crop(top, left, h, w, mirrored)
+    h, w = _widest(size, img_size[1] / img_size[0])
+    return Crop((height - h) // 2, (width - w) // 2, h, w, mirrored)
+
+
+def _widest(size: tuple[int, int], square: float) -> tuple[int, int]:
+    """(height, width) of the largest part of an image of `size` whose aspect a crop may have."""
+    height, width = size
+    narrowest, widest = square / _WIDEST, square * _WIDEST
+    if width < narrowest * height:
+        return min(height, max(1, round(width / narrowest))), width
+    if width > widest * height:
+        return height, min(width, max(1, round(height * widest)))
+    return size
 
 
 def reduction(size: tuple[int, int], img_size: tuple[int, int]) -> int:
@@ -105,27 +134,32 @@ def cut(
     return resize(part, img_size, out)
 
 
-def centred_view(image: NDArray[Any], img_size: tuple[int, int]) -> NDArray[Any]:
-    """(H, W, C) -> (*img_size, C): resized to cover 256/224 of img_size, then its centre (the paper's evaluation
-    view). An image of exactly img_size, as small ones often are, is taken as it is."""
+def centred_view(image: NDArray[Any], img_size: tuple[int, int], kernel: Kernel = "bicubic") -> NDArray[Any]:
+    """(H, W, C) -> (*img_size, C): resized to cover `covering_sides`, then its centre, as torchvision's Resize and
+    CenterCrop do it, by which the released code, timm's and others judge models. An image of exactly img_size, as
+    small ones often are, is taken as it is."""
     if image.shape[:2] == img_size:
         return image
     image = _middle(image, img_size)
-    larger = resize(image, _covering(image.shape[:2], img_size))
-    top, left = (larger.shape[0] - img_size[0]) // 2, (larger.shape[1] - img_size[1]) // 2
+    larger = resize(image, _covering(image.shape[:2], img_size), kernel=kernel)
+    top, left = (round((have - side) / 2) for have, side in zip(larger.shape[:2], img_size, strict=True))
     return larger[top : top + img_size[0], left : left + img_size[1]]
 
 
-def covering_side(side: int) -> int:
-    """Pixels of which the middle `side` are taken."""
-    return round(side * 256 / 224)
+def covering_sides(img_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of which the middle img_size is taken: 256/224 of it, cut to whole pixels; above 224 pixels
+    img_size itself (the released fine-tuning's evaluation)."""
+    height, width = img_size
+    if max(img_size) > _LARGEST_CROPPED:
+        return height, width
+    return height * 256 // 224, width * 256 // 224
 
 
 def _covering(size: tuple[int, ...], img_size: tuple[int, int]) -> tuple[int, int]:
-    """What an image of `size` is resized to so that it covers 256/224 of img_size: the side that it just covers is
-    rounded, the other one cut to whole pixels, as torchvision's Resize does it, by which models were judged."""
+    """What an image of `size` is resized to so that it covers `covering_sides`: the side that it just covers is that,
+    the other one in proportion, cut to whole pixels."""
     first = 0 if size[0] * img_size[1] <= size[1] * img_size[0] else 1
-    covered = covering_side(img_size[first])
+    covered = covering_sides(img_size)[first]
     other = max(img_size[1 - first], covered * size[1 - first] // size[first])
     return (covered, other) if first == 0 else (other, covered)
 
@@ -138,31 +172,32 @@ def _middle(image: NDArray[Any], img_size: tuple[int, int]) -> NDArray[Any]:
     return image[top : height - top, left : width - left]
 
 
-def resize(image: NDArray[Any], size: tuple[int, int], out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """(h, w, C) uint8, uint16 or float32 -> (*size, C) of the same kind, bicubic with antialiasing.
-    out: where to write it."""
+def resize(
+    image: NDArray[Any], size: tuple[int, int], out: NDArray[Any] | None = None, kernel: Kernel = "bicubic"
+) -> NDArray[Any]:
+    """(h, w, C) uint8, uint16 or float32 -> (*size, C) of the same kind, with antialiasing. out: where to write it."""
     if out is None:
         out = np.empty((*size, image.shape[2]), image.dtype)
     if image.shape[:2] == size:
         out[:] = image
     elif image.dtype != np.uint8:
-        resized = _bicubic(image.astype(np.float32), np.empty(out.shape, np.float32))
+        resized = _resized(image.astype(np.float32), np.empty(out.shape, np.float32), kernel)
         # A bicubic kernel overshoots at edges.
         out[:] = resized if image.dtype == np.float32 else np.clip(resized.round(), 0, 65535)
     elif image.shape[2] <= 4:
-        _bicubic(np.ascontiguousarray(image), out)
+        _resized(np.ascontiguousarray(image), out, kernel)
     else:  # torch's fast kernel takes up to 4 channels of 8 bits; the one for more is slow
         for start in range(0, image.shape[2], 4):
             some = np.ascontiguousarray(image[..., start : start + 4])
-            out[..., start : start + 4] = _bicubic(some, np.empty((*size, some.shape[2]), np.uint8))
+            out[..., start : start + 4] = _resized(some, np.empty((*size, some.shape[2]), np.uint8), kernel)
     return out
 
 
-def _bicubic(image: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
+def _resized(image: NDArray[Any], out: NDArray[Any], kernel: Kernel) -> NDArray[Any]:
     """(h, w, C) -> out (H, W, C)."""
     if out.shape[1] == 1:  # of one column nobody can tell where the channels lie
         wide = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
-        found = F.interpolate(wide, out.shape[:2], mode="bicubic", antialias=True)[0]
+        found = F.interpolate(wide, out.shape[:2], mode=kernel, antialias=True)[0]
         out[:] = found.permute(1, 2, 0).numpy()
         return out
     # What F.interpolate calls, but it would put the channels first, which costs more than the interpolation.
@@ -170,5 +205,6 @@ def _bicubic(image: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
         torch.from_numpy(image[None].transpose(0, 3, 1, 2)),
         torch.from_numpy(out[None].transpose(0, 3, 1, 2)),
     )
-    torch.ops.aten._upsample_bicubic2d_aa.out(pixels, target.shape[2:], False, None, None, out=target)
+    of = {"bicubic": torch.ops.aten._upsample_bicubic2d_aa, "bilinear": torch.ops.aten._upsample_bilinear2d_aa}[kernel]
+    of.out(pixels, target.shape[2:], False, None, None, out=target)
     return out

@@ -1,9 +1,14 @@
 """Mixup and cutmix of a batch, by torchvision.
 
+torchvision draws from torch's global generator. Here it is seeded for each group from the group's own generator and put
+back afterwards.
+
 Views are mixed within groups of GROUP that follow each other in a step's batch, each group with its own draw. So the
 micro-batch and the number of processes change nothing, as long as they do not cut groups apart.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openmae.data.views.augment import seeded
 from openmae.errors import BadValue
 from openmae.randomness import generator
 
@@ -52,6 +56,17 @@ class Mixing:
                 mixed.append((_mixup(self.mixup) if use_mixup else _cutmix(self.cutmix))(some, wanted))
         pictures, answers = zip(*mixed, strict=True)
         return torch.cat(pictures), torch.cat(answers)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, torch's global generator on the CPU starts at `seed`; afterwards it is as it was."""
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 @lru_cache(maxsize=8)

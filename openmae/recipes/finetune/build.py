@@ -42,7 +42,7 @@ class Head:
     """How the classifier is made of the encoder.
 
     img_size: (height, width). blocks: of the last ones that learn, "all" or a number. fresh: the encoder's weights are
-    drawn anew.
+    drawn anew. learned_positions: positions that were fixed learn from now on.
     """
 
     img_size: tuple[int, int]
@@ -52,6 +52,7 @@ class Head:
     blocks: str
     fresh: bool
     grad_checkpointing: bool
+    learned_positions: bool
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def build(head: Head, encoder: ViT, outputs: int, seed: int) -> Classifier:
     try:
         if head.img_size != encoder.img_size:
             encoder = encoder.resized(head.img_size)
+        if head.learned_positions:
+            encoder = encoder.with_learned_positions()
         if head.fresh:
             initialize(encoder, draws)
         model = Classifier(encoder, outputs, head.pool, head.batch_norm, head.drop_path)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from openmae.data.tasks import Task
 from openmae.data.views.augment import Finish
-from openmae.data.views.crop import Augmentation
+from openmae.data.views.crop import BEFORE_CROP_FIT, Augmentation
 from openmae.data.views.mixing import GROUP, Mixing
 from openmae.data.views.statistics import Statistics
 from openmae.errors import of_user
@@ -45,6 +45,7 @@ _FEW_EPOCHS = 10  # of auto, which does not augment in as few; ten times as many
 _FEW_VIEWS, _MANY_VIEWS = 3e4, 1e7  # likewise; what lies between is in proportion to the logarithm
 LINEAR_PROBE = {  # Table 10; what `openmae probe --recipe paper` sets
     "blocks": "0",
+    "positions": "fixed",
     "pool": "class",
     "batch_norm": True,
     "optimizer": "lars",
@@ -55,6 +56,8 @@ LINEAR_PROBE = {  # Table 10; what `openmae probe --recipe paper` sets
     "warmup_epochs": 10.0,
     "drop_path": 0.0,
     "ra_magnitude": 0.0,
+    "crop_fit": "clamp",  # the released code's, as the rate at the end
+    "min_lr": 0.0,
     "random_erase": 0.0,
     "mixup": 0.0,
     "cutmix": 0.0,
@@ -82,6 +85,8 @@ def choose(
     values["img_size"] = (_sides(encoder.img_size), "the model's")
     values["patch_size"] = (_sides(encoder.patch_size), "the model's")
     values |= _impossible(start.statistics, task)
+    if settings.blocks != "all":
+        values["positions"] = ("fixed", "the embedding does not learn")
     if settings.optimizer == "lars":
         values |= {"weight_decay": (0.0, "LARS takes none"), "layer_decay": (1.0, "LARS takes none")}
     values["precision"] = choose_precision(device)
@@ -94,6 +99,13 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
     Raises UserError for what cannot be trained.
     """
     config = _config(settings)
+    if settings.crop_fit is None and (settings.ra_magnitude or settings.random_erase):
+        console.print(
+            "warning: this run began with an older openmae, whose RandAugment was weaker and which erased a little "
+            "less: views are drawn as they are now from here on",
+            style="yellow",
+            soft_wrap=True,
+        )
     try:
         return Finetuning(
             model=given(settings.model),
@@ -105,6 +117,7 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
                 settings.blocks,
                 settings.from_scratch,
                 settings.grad_checkpointing == "on",
+                settings.positions == "learned",
             ),
             rule=Rule(
                 settings.optimizer or "adamw",
@@ -112,14 +125,14 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
                 settings.layer_decay or 1.0,
                 settings.ema_decay or 0.0,
             ),
-            augmentation=Augmentation(given(settings.crop_scale), settings.hflip),
+            augmentation=Augmentation(given(settings.crop_scale), settings.hflip, settings.crop_fit or BEFORE_CROP_FIT),
             ra_magnitude=settings.ra_magnitude or 0.0,
             random_erase=settings.random_erase or 0.0,
             mixing=Mixing(settings.mixup or 0.0, settings.cutmix or 0.0),
             label_smoothing=settings.label_smoothing or 0.0,
             balance=settings.balance,
             evaluations=settings.evaluations,
-            course=course_of(settings, images, console, least_micro_batch(settings)),
+            course=course_of(settings, images, console, least_micro_batch(settings), settings.min_lr or 0.0),
             config=config,
         )
     except ValueError as error:
@@ -165,7 +178,14 @@ def _paper(encoder: ViT, target: str | None, is_probe: bool) -> Values:
         "cutmix": 1.0,
         "label_smoothing": 0.1,
     }
-    return {name: (value, source) for name, value in values.items()}
+    released: dict[str, Any] = {"crop_fit": "retry", "min_lr": 1e-6, "positions": "learned"}
+    reason = "as the released code"
+    if target is None:
+        released |= {"min_lr": 0.0, "positions": "fixed"}
+        reason = "no code was released for training from scratch"
+    return {name: (value, source) for name, value in values.items()} | {
+        name: (value, reason) for name, value in released.items()
+    }
 
 
 def _auto(
@@ -188,6 +208,8 @@ def _auto(
         ),
         "warmup_epochs": (epochs / 20, "5% of the epochs"),
         "blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: {at_1024:g} at batch 1024, square-root scaling below"),
+        "min_lr": (0.0, "the cosine's own end"),
+        "positions": ("fixed", "sines of the place, which are exact for any image size"),
         **_augmentation(paper, epochs, epochs * images),
     }
 

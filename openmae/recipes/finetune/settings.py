@@ -22,6 +22,7 @@ from openmae.recipes.asked import (
 from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, FROM_0, SEED, SHARE, Bounds, check
 from openmae.recipes.training.settings import DERIVED as DERIVED
 from openmae.recipes.training.settings import (
+    AskedCropFit,
     CheckpointMinutes,
     ClipGrad,
     Hflip,
@@ -38,7 +39,8 @@ from openmae.train.checkpoint import KEEP
 _BOUNDS: Bounds = {
     **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad"), ABOVE_0),
     **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
-    **dict.fromkeys(("warmup_epochs", "weight_decay", "evaluations", "checkpoint_minutes", "mixup", "cutmix"), FROM_0),
+    **dict.fromkeys(("warmup_epochs", "weight_decay", "evaluations", "checkpoint_minutes"), FROM_0),
+    **dict.fromkeys(("mixup", "cutmix", "min_lr"), FROM_0),
     **dict.fromkeys(("max_broken", "random_erase"), SHARE),
     **dict.fromkeys(("drop_path", "ema_decay", "label_smoothing"), BELOW_1),
     "layer_decay": (lambda n: 0 < n <= 1, "give a number above 0 and up to 1"),
@@ -66,7 +68,7 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     """Take MODEL, DATA and all settings from the run in --out and go on with it."""
     recipe: Recipe = "auto"
     """What is left open below: auto chooses it from the number of images, the model and the machine; paper takes
-    Table 9's, or, from scratch, Table 11's."""
+    Table 9's and the released code's, or, from scratch, Table 11's."""
 
     blocks: Annotated[str, arg(metavar="N")] = "all"
     """How many of the last blocks learn (Figure 9): all, a number, 0.5 (the last block's MLP), or 0 (the head alone).
@@ -88,6 +90,10 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     patch_size: Sides | None = None
     """Pixels of a patch a side, for fresh weights of a vit_...; otherwise the model's."""
 
+    positions: Literal["fixed", "learned"] | None = None
+    """Whether the encoder's sine-cosine positions learn with its blocks. Default: fixed, which suits any image size;
+    learned with --recipe paper, as the released code."""
+
     optimizer: Literal["adamw", "lars"] | None = None
     """Default: adamw. lars is for the paper's linear probe."""
     epochs: float | None = None
@@ -103,6 +109,9 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     memory."""
     blr: float | None = None
     """Base learning rate; the rate is blr x batch_size / 256. Paper: 1e-3, ViT-B after norm_pix 5e-4."""
+    min_lr: float | None = None
+    """The learning rate at the end, of the head; less below by --layer-decay. Default: 0; with --recipe paper 1e-6, as
+    the released code."""
     layer_decay: float | None = None
     """Rate of a block over that of the one above it. Paper: 0.75, ViT-B after norm_pix 0.65; from scratch 1."""
     weight_decay: float | None = None
@@ -116,9 +125,10 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     crop_scale: tuple[float, float] | None = None
     """Least and most share of an image's area in a random crop; 1 1 takes whole images. Default: 0.08 1, as the
     released code."""
+    crop_fit: AskedCropFit = None
     hflip: Hflip = True
     ra_magnitude: float | None = None
-    """RandAugment's strength, 0 (off) to 10. Paper: 9."""
+    """RandAugment's strength, 0 (off) to 10, as timm's rand-m...-mstd0.5-inc1. Paper: 9."""
     random_erase: float | None = None
     """Chance that a rectangle of a view is replaced by noise. Paper: 0.25, from scratch 0."""
     mixup: float | None = None

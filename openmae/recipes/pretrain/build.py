@@ -33,6 +33,7 @@ class Pretraining:
     augmentation: Augmentation
     repeat_aug: int
     weight_decay: float
+    decay_tokens: bool
     grad_checkpointing: bool
     compile: bool
     pictures: int

@@ -46,6 +46,8 @@ def choose(
         "pixel_type": (pixels.depth, "the deepest that the images have"),
         "mean": (look.statistics.mean, f"over {len(look.sizes):,} of the images"),
         "std": (look.statistics.std, "likewise"),
+        "crop_fit": ("retry", "as torchvision and the released code"),
+        "decay_tokens": ("off", "they are no matrices"),
         **(_paper(settings) if settings.recipe == "paper" else _auto(settings, look, images, device)),
     }
     epochs = settings.epochs or values["epochs"][0]
@@ -74,6 +76,7 @@ def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:
         augmentation=settings.augmentation,
         repeat_aug=settings.repeat_aug,
         weight_decay=settings.weight_decay,
+        decay_tokens=settings.decay_tokens == "on",
         grad_checkpointing=settings.grad_checkpointing == "on",
         compile=settings.compile == "on",
         pictures=settings.pictures,
@@ -157,7 +160,10 @@ def _paper(settings: Pretrain) -> Values:
         "batch_size": 4096,
         "blr": 1.5e-4,
     }
-    return {name: (value, PAPER) for name, value in values.items()}
+    return {
+        **{name: (value, PAPER) for name, value in values.items()},
+        "decay_tokens": ("on", "as the released code"),
+    }
 
 
 def _auto(settings: Pretrain, look: Survey, images: int, device: torch.device) -> Values:

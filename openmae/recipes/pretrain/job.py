@@ -162,7 +162,7 @@ class PretrainJob(Job[MaskedAutoencoder]):
 
     def optimizer(self) -> torch.optim.Optimizer:
         """The paper's."""
-        return adamw(self.model, (0.9, 0.95), self.run.weight_decay)
+        return adamw(self.model, (0.9, 0.95), self.run.weight_decay, decay_tokens=self.run.decay_tokens)
 
     def looks(self) -> Mapping[int, Look[MaskedAutoencoder]]:
         """Panels and measurements, evenly over the run."""

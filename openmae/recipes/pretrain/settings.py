@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 
 from openmae.data.formats.channels import check_bands
 from openmae.data.formats.header import Depth
-from openmae.data.views.crop import Augmentation
+from openmae.data.views.crop import BEFORE_CROP_FIT, Augmentation
 from openmae.errors import UserError, of_user
 from openmae.masking import Masking
 from openmae.model import grid_of
@@ -16,6 +16,7 @@ from openmae.recipes.asked import AskedDevice, AskedGroups, AskedPrecision, Aske
 from openmae.recipes.training.ranges import ABOVE_0, FROM_0, SEED, SHARE, Bounds, check
 from openmae.recipes.training.settings import DERIVED as DERIVED
 from openmae.recipes.training.settings import (
+    AskedCropFit,
     CheckpointMinutes,
     ClipGrad,
     Hflip,
@@ -58,8 +59,9 @@ class Pretrain(AskedGroups, AskedReading):
     """Take DATA and all settings from the run in --out and go on with it."""
     recipe: Literal["auto", "paper", "fast"] = "auto"
     """What is left open below: auto chooses it from the number of images, their size and the machine; paper takes the
-    paper's (Table 8), made for a million photographs; fast is auto with a lighter decoder, about half of the
-    computing for vit_base: --decoder cross --decoder-depth 4 --predict-fraction 0.25."""
+    paper's (Table 8, and the released code's where that differs), made for a million photographs; fast is auto with a
+    lighter decoder, about half of the computing for vit_base: --decoder cross --decoder-depth 4 --predict-fraction
+    0.25."""
 
     model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"] | None = None
     """Encoder. Default: vit_base on a GPU, vit_tiny on a CPU."""
@@ -118,6 +120,7 @@ class Pretrain(AskedGroups, AskedReading):
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Least and most share of an image's area in a random crop; 1 1 takes whole images."""
+    crop_fit: AskedCropFit = None
     repeat_aug: int = 1
     """Views, one after the other, of an image once it is decoded (repeated augmentation): for when loading is what the
     training waits for. Epochs and the batch count views."""
@@ -140,6 +143,8 @@ class Pretrain(AskedGroups, AskedReading):
     """Base learning rate; the rate is blr x batch_size / 256. Default: 1.5e-4 x sqrt(4096 / batch_size)."""
     weight_decay: float = 0.05
     """On matrices only: not on biases, norms and tokens."""
+    decay_tokens: Literal["on", "off"] | None = None
+    """Weight decay on class and mask tokens too. Default: off; on with --recipe paper, as the released code."""
     clip_grad: ClipGrad = None
     seed: int = 0
     """Decides weights, order, crops, flips and masks."""
@@ -192,7 +197,7 @@ class Pretrain(AskedGroups, AskedReading):
     def augmentation(self) -> Augmentation:
         """What is done to views. Raises UserError for values that are out of range."""
         try:
-            return Augmentation(self.crop_scale, self.hflip)
+            return Augmentation(self.crop_scale, self.hflip, self.crop_fit or BEFORE_CROP_FIT)
         except ValueError as error:
             raise of_user(error) from error
 

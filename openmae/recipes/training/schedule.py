@@ -28,11 +28,14 @@ class Course:
     max_broken: float
 
 
-def course_of(settings: Settings, images: int, console: Console, least_micro_batch: int = 1) -> Course:
+def course_of(
+    settings: Settings, images: int, console: Console, least_micro_batch: int = 1, min_lr: float = 0.0
+) -> Course:
     """Of settings that are chosen by now: warm-up and cosine decay over the steps; a line of the log every half percent
     of them, or every 50.
 
-    images: that are learnt from. least_micro_batch: how small micro-batches may become where memory runs out.
+    images: that are learnt from. least_micro_batch: how small micro-batches may become where memory runs out. min_lr:
+    the rate at the end.
     Says so where the steps are few. Raises UserError where all epochs together do not fill a batch.
     """
     epochs, batch_size = given(settings.epochs), given(settings.batch_size)
@@ -43,7 +46,7 @@ def course_of(settings: Settings, images: int, console: Console, least_micro_bat
         steps,
         batch_size,
         given(settings.micro_batch),
-        WarmupCosine(steps, warmup_steps, lr),
+        WarmupCosine(steps, warmup_steps, lr, min_lr),
         inf if settings.clip_grad is None else settings.clip_grad,
         settings.checkpoint_minutes * 60,
         log_every=max(1, min(50, steps // 200)),

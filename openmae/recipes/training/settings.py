@@ -7,9 +7,18 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from openmae.data.views.kinds import CropFit
 from openmae.machine.kinds import Device
 
 Hflip = Annotated[bool, arg(help="Mirror half of the views. Switch off where left and right differ in meaning.")]
+AskedCropFit = Annotated[
+    CropFit | None,
+    arg(
+        help="What is done with a random crop that does not fit into the image: retry draws another, up to ten times, "
+        "as torchvision and timm; clamp cuts it off, so that crops are larger. Default: retry; clamp in the paper's "
+        "linear probe."
+    ),
+]
 MaxBroken = Annotated[
     float,
     arg(help="Stop when more than this share of the files cannot be read; up to it they are replaced and listed."),

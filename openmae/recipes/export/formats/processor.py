@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from openmae.data.bundled import bundled_pictures
-from openmae.data.views.crop import centred_view, covering_side
+from openmae.data.views.crop import centred_view, covering_sides
 from openmae.data.views.statistics import WHITE
 from openmae.recipes.export.check import IMAGES
 from openmae.weights import Loaded
@@ -26,12 +26,12 @@ def processor_config(loaded: Loaded) -> dict[str, Any]:
     """
     (height, width), channels = loaded.encoder.img_size, loaded.encoder.in_chans
     pixels = loaded.statistics.pixels
-    cover = {"height": covering_side(height), "width": covering_side(width)}
+    cover = dict(zip(("height", "width"), covering_sides((height, width)), strict=True))
     config: dict[str, Any] = {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": channels == 3 and pixels.depth == "uint8",
         "do_resize": True,
-        "size": {"shortest_edge": covering_side(height)} if height == width else cover,
+        "size": {"shortest_edge": cover["height"]} if height == width else cover,
         "resample": 3,  # bicubic
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
@@ -57,7 +57,7 @@ def write_processor(loaded: Loaded, out: Path, transformers: Any) -> list[str]:
         if levels > FEW:
             notes.append(
                 f"Its view of a photograph differs from openmae's by up to {levels:.1f} of 255 grey levels on average: "
-                "it makes the long side up to one pixel shorter before it crops"
+                "where the middle begins between two pixels it takes the first, as torchvision, timm and openmae do not"
             )
     return notes
 
