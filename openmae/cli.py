@@ -124,10 +124,7 @@ def _run(command: str, argv: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Large tensors on large pages: a step of ViT-B on 2 cores spends 0.1 s instead of 0.5 in the kernel (docs/log.md).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # What torch.compile makes outlives the machine's next start, which the default, a folder in /tmp, does not.
-    from openmae.files.cache import cache_folder
-
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    os.environ["MPLBACKEND"] = "agg"  # we show nothing; that of a notebook may not exist here
     if os.environ.get("WORLD_SIZE", "1") != "1" and command in COMMANDS and command not in TOGETHER:
         from openmae.distributed.ranks import refuse_ranks
 
@@ -162,6 +159,9 @@ def read_settings(command: str, argv: list[str]) -> Any:
 
 
 def _recipe(command: str) -> Any:
+    from openmae.files.library_caches import place_library_caches
+
+    place_library_caches()
     return importlib.import_module(f"openmae.recipes.{COMMANDS[command][0]}")
 
 

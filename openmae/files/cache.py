@@ -30,9 +30,9 @@ _ABOUT = "about"  # the array that holds the JSON text
 
 
 def cache_folder() -> Path:
-    """Where everything that can be made anew is kept; it may not exist."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (never raises)
-    return Path(home) / "openmae"
+    """Where everything that can be made anew is kept; it may not exist, and where nobody has a home it cannot."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 (never raises)
+    return (home if home.is_absolute() else Path(os.devnull)) / "openmae"
 
 
 def cache_file(kind: str, key: str) -> Path:

@@ -1,5 +1,6 @@
 """The pieces of a model card: Markdown in which everything from outside is escaped, the head, and what is public."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
@@ -54,7 +55,8 @@ def place_name(place: str) -> str:
     if "://" in place:
         place = place.split("?", 1)[0]
     name = PureWindowsPath(place.rstrip("/\\")).name  # which knows both kinds of slash
-    return "a home folder" if name == Path.home().name else name or "unnamed"
+    home = Path(os.path.expanduser("~")).name  # noqa: PTH111 (never raises)
+    return "a home folder" if name == home else name or "unnamed"
 
 
 def public(info: dict[str, Any]) -> dict[str, Any]:
