@@ -2,6 +2,9 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from openmae.machine import limits
 
@@ -22,3 +25,42 @@ def free_ram() -> int:
     free = int(found[1]) * 1024 if found else ram()
     limit, used = limits.memory_limit()
     return free if limit is None else min(free, limit - used)
+
+
+def bound_growth(most: int) -> None:
+    """From now on this process can take `most` bytes more of memory of its own, files that it maps not counted; beyond
+    that there is a MemoryError, or what a library makes of one. Does nothing where Linux is not."""
+    if (taken := _taken()) is not None:
+        _allow(taken + most)
+
+
+@contextmanager
+def bounded_growth(most: int) -> Iterator[None]:
+    """Within, as bound_growth says."""
+    if (taken := _taken()) is None:
+        yield
+        return
+    before = _allow(taken + most)
+    try:
+        yield
+    finally:
+        _allow(before)
+
+
+def _allow(size: int) -> int:
+    """Lets this process have so many bytes of memory of its own, -1 for any number -> what it could have before."""
+    import resource  # which is not everywhere
+
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    within = size if most < 0 else most if size < 0 else min(size, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (within, most))
+    return before
+
+
+def _taken() -> int | None:
+    """Bytes of memory of its own that this process has; None where nothing says so."""
+    try:
+        found = re.search(r"^VmData:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from openmae.data.formats import apart
 from openmae.data.formats.channels import PixelFormat, check_fits, fit
 from openmae.data.formats.dicom import open_dicom
 from openmae.data.formats.header import BYTES, LARGEST_REDUCTION, Header, OpenedImage, Wanted, check_size, fits
@@ -30,6 +31,7 @@ def open_image(data: bytes | OSError | BrokenImage, reading: Reading = UNSAID) -
     if not isinstance(data, bytes):
         raise data
     with _reasons():
+        apart.tried(lambda: _open(data, reading))
         return _open(data, reading)
 
 
@@ -69,7 +71,7 @@ def decode(
         check_fits(header.channels, header.depth, header.colour, pixels)
         if not 0 <= asked.frame < header.frames:
             raise BrokenImage(f"it has {header.frames} frames, and frame {frame} is asked for, counted from 0")
-        found = opened.pixels(asked)
+        found = apart.pixels(header.format, lambda: opened.pixels(asked))
         if not least <= found.shape[0] <= height or found.shape[1] != width:
             raise BrokenImage(f"it holds {found.shape[:2]} pixels where its header says {height, width}")
         return fit(found, pixels)

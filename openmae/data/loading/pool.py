@@ -19,7 +19,7 @@ import time
 import traceback
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -30,9 +30,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from openmae.data.formats import apart
 from openmae.data.sources.source import Source
 from openmae.errors import BrokenImage, UserError
 from openmae.machine.heap import give_back_freed_memory
+from openmae.machine.memory import bound_growth, ram
 
 _LOG = logging.getLogger("openmae")
 
@@ -46,14 +48,19 @@ DEADLY = 2  # workers that an image may kill before it is left out
 STALLED_SECONDS = 300.0  # on one image, within one message, or stopped, after which a worker is taken for hung
 POLL_SECONDS = 5.0  # between looks at whether the others still live
 MOST_LOSSES = 5  # workers that die over a task before they touch an image of it
+LEAST_BOUND = 2**32  # bytes a worker may grow by: an encoded image of 2 GiB, and what decoding it takes
 AHEAD = 4  # tasks a worker is given before it is asked for the first result
 
 
 class Hand:
-    """Notes which image a worker has in hand, so that the one that kills it is known."""
+    """Notes which image a worker has in hand, so that the one that kills it is known.
 
-    def __init__(self, noted: NDArray[np.int64] | None = None, deadly: frozenset[int] = frozenset()) -> None:
-        self._noted, self._deadly = noted, deadly
+    kills: how many workers an image has ended. One that has ended any is decoded in a process of its own.
+    """
+
+    def __init__(self, noted: NDArray[np.int64] | None = None, kills: Mapping[int, int] | None = None) -> None:
+        self._noted, self._kills = noted, kills or {}
+        self._deadly = frozenset(index for index, ended in self._kills.items() if ended >= DEADLY)
         self.taken: list[int] = []
 
     def read_each(self, source: Source, indices: Sequence[int]) -> Iterator[bytes | OSError | BrokenImage]:
@@ -82,6 +89,7 @@ class Hand:
             self.taken.append(index)
             self._noted[1] += 1
         self._note(index, is_read=False)
+        apart.IN_HAND.is_suspect = index in self._kills
 
     def _note(self, index: int, is_read: bool) -> None:
         if self._noted is not None:
@@ -189,9 +197,8 @@ class _Crew(Generic[Task, Result]):
         if not worker.given:
             worker.still = 0.0
         worker.given.append(number)
-        deadly = frozenset(index for index, kills in self.kills.items() if kills >= DEADLY)
         with suppress(OSError):  # it has died, which the next _collect notices
-            worker.pipe.send((number, self.tasks[number], deadly))
+            worker.pipe.send((number, self.tasks[number], dict(self.kills)))
 
     def _collect(self) -> None:
         """Waits until a worker has something to say, or has died, or hangs."""
@@ -303,14 +310,15 @@ def _serve(work: Callable[[Task, Hand], Result], pipe: Connection, noted: Any, p
         end.close()
     torch.set_num_threads(1)
     give_back_freed_memory()  # of one large image there are few
+    bound_growth(max(LEAST_BOUND, ram() // 4))
     note = np.frombuffer(noted, np.int64)
     threading.Thread(target=_beat, args=(note, parent), daemon=True).start()
     try:
         while True:
-            number, task, deadly = pipe.recv()
+            number, task, kills = pipe.recv()
             result: Result | None = None
             error: Exception | None = None
-            hand = Hand(note, deadly)
+            hand = Hand(note, kills)
             try:
                 result = work(task, hand)
             except UserError as refusal:

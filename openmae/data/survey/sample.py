@@ -82,14 +82,16 @@ def survey(
     wanted = partial(
         choose_pixels, in_chans=in_chans, bands=bands, depth=depth, location=source.location, reading=reading
     )
-    headers = sample_headers(source, seed, workers, PEEK, reading)
+    guess, _ = wanted(sample_headers(source, seed, workers, PEEK, reading))
+    headers: dict[int, Header] = {}
     while True:  # once more where the first few headers are no guide to all of them
-        guess = wanted(headers)
-        seen = list(_look_at(source, guess[0], reading, chosen, workers))
-        headers = _headers(seen)
-        pixels, why = wanted(headers)
-        if pixels == guess[0]:
+        seen = list(_look_at(source, guess, reading, chosen, workers))
+        # What was seen once stays: an image that ends processes may show its header in one round and not in another.
+        headers |= {one.index: one.header for one in seen if one.header is not None}
+        pixels, why = wanted(list(headers.values()))
+        if pixels == guess:
             break
+        guess = pixels
     good = [(one.index, one.header, one.moments) for one in seen if one.header is not None and one.moments is not None]
     broken = [(one.index, one.reason) for one in seen if one.reason]
     if not good:

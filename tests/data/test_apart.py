@@ -1,0 +1,168 @@
+"""Decoders that crash, hang or grow: the image is a broken file, and from then on its kind is decoded apart."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from openmae.data.formats import apart, decode
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.header import OpenedImage, Wanted
+from openmae.data.loading import pool
+from openmae.data.loading.in_order import CentredImages
+from openmae.data.opening import open_data
+from openmae.data.shards.packing import Packed, Packing
+from openmae.data.survey.inspection import inspect
+from openmae.data.survey.sample import survey
+from openmae.errors import BrokenImage
+from openmae.recipes.pack.job import _pack_chunk
+from tests.images import encoded, picture
+
+REASON = "decoding it ended a process (SIGSEGV, a fault in the decoder)"
+
+
+def crash(_: Wanted) -> NDArray[Any]:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError
+
+
+def hang(_: Wanted) -> NDArray[Any]:
+    while True:
+        pass
+
+
+def grow(_: Wanted) -> NDArray[Any]:
+    taken = []
+    while True:
+        taken.append(np.ones(2**25, np.uint8))
+
+
+MARKS = {b"crashes": crash, b"hangs": hang, b"grows": grow}
+"""What decoding a file does that ends so."""
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing has crashed before; and files that end with one of MARKS do what it says."""
+    opened = decode._open
+
+    def open_marked(data: bytes, *words: Any) -> OpenedImage:
+        if data.endswith(b"crashes as it is opened"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        what = next((do for mark, do in MARKS.items() if data.endswith(mark)), None)
+        image = opened(data, *words)
+        return image if what is None else replace(image, pixels=what)
+
+    monkeypatch.setattr(decode, "_open", open_marked)
+    monkeypatch.setattr(pool, "POLL_SECONDS", 0.2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    forget()
+    yield
+    forget()
+
+
+def forget() -> None:
+    apart._crashed[:] = bytes(len(apart.KINDS))
+    apart._remember.cache_clear()
+    apart._place.cache_clear()
+
+
+def folder_of(folder: Path, **marked: bytes) -> Path:
+    """Twelve GIFs, and others which end as is said."""
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number:02d}.gif").write_bytes(encoded(picture(number), "GIF"))
+    for name, end in marked.items():
+        (folder / f"{name}.gif").write_bytes(encoded(picture(0), "GIF") + end)
+    return folder
+
+
+def test_an_image_whose_decoder_crashes_is_broken_by_name_and_its_kind_is_decoded_apart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = open_data(str(folder_of(tmp_path / "data", bad=b"crashes"))).all
+    names = [source.name(index) for index in range(len(source))]
+    with caplog.at_level(logging.WARNING, "openmae"):
+        first = inspect(source, 2)
+    assert first.reasons == {names.index("bad.gif"): REASON}
+    assert caplog.text.count("a loader process died") == 1
+    caplog.clear()
+    images = CentredImages(source, PixelFormat(), (16, 16), (8, 8))
+    with caplog.at_level(logging.WARNING, "openmae"):
+        ((batch, good),) = images.batches(64, 2)
+    assert "died" not in caplog.text  # nobody has to, any more
+    assert [names[index] for index in good] == [f"{number:02d}.gif" for number in range(12)]
+    expected = np.stack([images.view(source.read(index)) for index in good])
+    np.testing.assert_array_equal(batch.permute(0, 2, 3, 1).numpy(), expected)
+    packed = next(pool.ordered(partial(_pack_chunk, source, Packing()), [np.arange(len(source))], 1))
+    assert [isinstance(one, Packed) for one in packed] == [name != "bad.gif" for name in names]
+    with pytest.raises(BrokenImage, match="SIGSEGV"):  # in this process too, which lives
+        decode.decode(source.read(names.index("bad.gif")), PixelFormat())
+
+
+def test_what_crashed_is_known_to_the_next_start(tmp_path: Path) -> None:
+    source = open_data(str(folder_of(tmp_path / "data", bad=b"crashes"))).all
+    inspect(source, 1)
+    (place,) = (tmp_path / "cache/openmae" / apart.FOLDER).iterdir()
+    assert [file.name for file in place.iterdir()] == ["GIF"]
+    forget()
+    with pytest.raises(BrokenImage, match="SIGSEGV"):
+        decode.decode(encoded(picture(0), "GIF") + b"crashes", PixelFormat())
+    forget()
+    place.rename(place.with_name("other versions"))
+    apart._remember()
+    assert not any(apart._crashed[:])
+
+
+@pytest.mark.parametrize(
+    ("mark", "reason"),
+    [
+        (b"hangs", "decoding it takes more than 1 s"),
+        (b"grows", "it does not fit into memory"),
+        (b"crashes as it is opened", REASON),
+    ],
+)
+def test_hangs_growth_and_crashes_as_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: bytes, reason: str
+) -> None:
+    monkeypatch.setattr(apart, "SECONDS", 1)
+    monkeypatch.setattr(pool, "STALLED_SECONDS", 2.0)
+    monkeypatch.setattr(pool, "ram", lambda: 2**30)
+    monkeypatch.setattr(pool, "LEAST_BOUND", 2**28)
+    source = open_data(str(folder_of(tmp_path / "data", bad=mark))).all
+    found = inspect(source, 2)
+    assert found.reasons == {12: reason}
+    assert found.good.sum() == 12
+
+
+@pytest.mark.parametrize("mark", [b"crashes", b"crashes as it is opened"])
+@pytest.mark.parametrize("can", [True, False])  # off Linux, processes cannot be forked
+def test_a_survey_ends_whatever_an_image_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: bytes, can: bool
+) -> None:
+    monkeypatch.setattr(apart, "_CAN", can)
+    folder = folder_of(tmp_path / "data")
+    deep = np.arange(24 * 20, dtype=np.uint16).reshape(24, 20) * 100
+    (folder / "deep.png").write_bytes(encoded(Image.fromarray(deep), "PNG") + mark)
+    seen = survey(open_data(str(folder)).all, 0, workers=2)
+    ((index, reason),) = seen.broken
+    assert index == 12
+    assert ("SIGSEGV" if can else "ended 2 processes") in reason
+
+
+def test_pixels_that_were_decoded_apart_are_the_same() -> None:
+    apart.IN_HAND.is_suspect = True
+    try:
+        array = apart.pixels("GIF", lambda: np.arange(6, dtype=np.uint16).reshape(1, 2, 3))
+    finally:
+        apart.IN_HAND.is_suspect = False
+    np.testing.assert_array_equal(array, [[[0, 1, 2], [3, 4, 5]]])
