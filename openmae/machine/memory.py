@@ -31,30 +31,36 @@ def bound_growth(most: int) -> None:
     """From now on this process can take `most` bytes more of memory of its own, files that it maps not counted; beyond
     that there is a MemoryError, or what a library makes of one. Does nothing where Linux is not."""
     if (taken := _taken()) is not None:
-        _allow(taken + most)
+        before, _ = _allowed()
+        _allow(taken + most if before < 0 else min(before, taken + most))
 
 
 @contextmanager
 def bounded_growth(most: int) -> Iterator[None]:
     """Within, as bound_growth says."""
-    if (taken := _taken()) is None:
+    if _taken() is None:
         yield
         return
-    before = _allow(taken + most)
+    before, _ = _allowed()
+    bound_growth(most)
     try:
         yield
     finally:
         _allow(before)
 
 
-def _allow(size: int) -> int:
-    """Lets this process have so many bytes of memory of its own, -1 for any number -> what it could have before."""
+def _allowed() -> tuple[int, int]:
+    """How many bytes of memory of its own this process may have, and may be let have; -1 is any number."""
     import resource  # which is not everywhere
 
-    before, most = resource.getrlimit(resource.RLIMIT_DATA)
-    within = size if most < 0 else most if size < 0 else min(size, most)
-    resource.setrlimit(resource.RLIMIT_DATA, (within, most))
-    return before
+    return resource.getrlimit(resource.RLIMIT_DATA)
+
+
+def _allow(size: int) -> None:
+    import resource
+
+    _, most = _allowed()
+    resource.setrlimit(resource.RLIMIT_DATA, (size if most < 0 else most if size < 0 else min(size, most), most))
 
 
 def _taken() -> int | None:

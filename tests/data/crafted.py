@@ -1,10 +1,17 @@
 """Small files made to hurt, most of them valid: what a decoder writes beyond its buffer, or takes minutes for."""
 
+import io
 import math
 import struct
+import zipfile
 
 import imagecodecs
 import numpy as np
+import pyarrow
+import pyarrow.parquet
+from pydicom.encaps import encapsulate
+
+from tests.data.bad_files import dicom, put, tiff
 
 
 def noise(height: int, width: int, channels: int = 3, most: int = 255) -> np.ndarray:  # type: ignore[type-arg]
@@ -92,3 +99,70 @@ def with_clap(avif: bytes, numbers: tuple[int, ...]) -> bytes:
     at = data.index(first, iloc, iloc + iloc_size)
     struct.pack_into(">I", data, at, int.from_bytes(first, "big") + 41)
     return bytes(data)
+
+
+def repeated(column: str, value: bytes | str, rows: int, **others: object) -> bytes:
+    """A parquet file in which one value stands for all rows, and others beside."""
+    indices = pyarrow.array(np.zeros(rows, np.int32))
+    columns = {column: pyarrow.DictionaryArray.from_arrays(indices, pyarrow.array([value]))}
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({**columns, **others}), file, compression="zstd")
+    return file.getvalue()
+
+
+def promising_tiffs() -> dict[str, bytes]:
+    """TIFFs of one or two pages whose descriptions promise any number of them."""
+    page = np.zeros((8, 8), np.uint16)
+    pixels = 'SizeX="8" SizeY="8" SizeC="1" SizeZ="1" SizeT="{}" DimensionOrder="XYZCT" Type="uint16"'
+    ome = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" {}>{}</Pixels></Image>{}</OME>'
+    )
+    modulo = '<ModuloAlongT Type="lifetime" Start="0" End="1e12" Step="1"/>'
+    descriptions = {
+        "times": ome.format(pixels.format(2 * 10**9), '<TiffData IFD="0"/>', ""),
+        "entity": ome.format(pixels.format("&#50;000000000"), '<TiffData IFD="0"/>', ""),
+        "planes": ome.format(pixels.format(1), '<TiffData IFD="0" PlaneCount="100000000"/>', ""),
+        "modulo": ome.format(pixels.format(1), '<TiffData IFD="0"/>', modulo),
+    }
+    found = {name: tiff(page, metadata=None, description=text) for name, text in descriptions.items()}
+    frames = '{"shape": [2000000000, 8, 8], "axes": "ZYX"}'
+    for name, options in (("shaped", {}), ("deflated", {"compression": "zlib"})):
+        found[name] = tiff(page, metadata=None, description=frames, **options)
+    return found
+
+
+def components() -> dict[str, bytes]:
+    """DICOM of small pixels whose codestreams say that they have hundreds of components."""
+    small = np.zeros((8192, 8192), np.uint8)[:16, :16]
+    ls = imagecodecs.jpegls_encode(small)
+    at = ls.index(b"\xff\xf7")
+    frame = struct.pack(">BBHBHHB", 0xFF, 0xF7, 8 + 3 * 255, 16, 8192, 8192, 255) + b"\1\x11\0" * 255
+    j2k = bytes(imagecodecs.jpeg2k_encode(small, codecformat="j2k"))
+    sizes = struct.pack(">II", 8192, 8192)
+    claims = {
+        "jpegls": (
+            "1.2.840.10008.1.2.4.80",
+            ls[:at] + frame + ls[at + 2 + int.from_bytes(ls[at + 2 : at + 4], "big") :],
+        ),
+        "jpeg2000": (
+            "1.2.840.10008.1.2.4.90",
+            put(put(j2k, b"\xff\x4f\xff\x51", 8, sizes), b"\xff\x4f\xff\x51", 40, b"\x40\0"),
+        ),
+    }
+    return {
+        name: dicom(small, syntax, PixelData=encapsulate([bytes(code)]), Rows=8192, Columns=8192)
+        for name, (syntax, code) in claims.items()
+    }
+
+
+def npz_of_large_labels() -> bytes:
+    """An .npz of four images and labels that, so says their header, are texts of a hundred million letters."""
+    images, labels = io.BytesIO(), io.BytesIO()
+    np.save(images, np.zeros((4, 8, 8), np.uint8))
+    np.lib.format.write_array_header_1_0(labels, {"descr": "<U100000000", "fortran_order": False, "shape": (4,)})
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("images.npy", images.getvalue())
+        archive.writestr("labels.npy", labels.getvalue())
+    return file.getvalue()

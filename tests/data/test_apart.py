@@ -31,8 +31,13 @@ REASON = "decoding it ended a process (SIGSEGV, a fault in the decoder)"
 
 
 def crash(_: Wanted) -> NDArray[Any]:
-    os.kill(os.getpid(), signal.SIGSEGV)
+    die()
     raise AssertionError
+
+
+def die() -> None:
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # not the one that writes tracebacks
+    os.kill(os.getpid(), signal.SIGSEGV)
 
 
 def hang(_: Wanted) -> NDArray[Any]:
@@ -57,7 +62,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def open_marked(data: bytes, *words: Any) -> OpenedImage:
         if data.endswith(b"crashes as it is opened"):
-            os.kill(os.getpid(), signal.SIGSEGV)
+            die()
         what = next((do for mark, do in MARKS.items() if data.endswith(mark)), None)
         image = opened(data, *words)
         return image if what is None else replace(image, pixels=what)

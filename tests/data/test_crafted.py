@@ -5,7 +5,9 @@ What might crash runs in a process of its own, whose heap the C library checks.
 
 import io
 import json
+import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import imagecodecs
@@ -15,8 +17,21 @@ from PIL import Image
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, read_header
-from openmae.errors import BrokenImage
-from tests.data.crafted import animated_avif, hidden_frames, lossless_jpeg, many_scans, noise, with_clap
+from openmae.data.opening import open_data
+from openmae.errors import BrokenImage, UserError
+from openmae.machine.memory import bounded_growth
+from tests.data.crafted import (
+    animated_avif,
+    components,
+    hidden_frames,
+    lossless_jpeg,
+    many_scans,
+    noise,
+    npz_of_large_labels,
+    promising_tiffs,
+    repeated,
+    with_clap,
+)
 from tests.images import encoded
 from tests.processes import run_openmae
 
@@ -35,7 +50,7 @@ resource.setrlimit(resource.RLIMIT_AS, (size + 2**31,) * 2)
 found = {}
 for file in sorted(Path(sys.argv[1]).iterdir()):
     data, said = file.read_bytes(), []
-    for reduce in (1, 2, 4, 8) * 3:
+    for reduce in (1, 2, 4, 8):
         for rows in (8, None):
             try:
                 header = read_header(data)
@@ -48,31 +63,41 @@ print(json.dumps(found))
 """
 
 
-def decoded_elsewhere(files: dict[str, bytes], folder: Path) -> dict[str, list[list[int] | str]]:
-    """The shapes or complaints of each file at every size. A crash fails."""
-    for name, data in files.items():
+LOSSLESS = noise(600, 800)
+DANGEROUS = {
+    "colour": lossless_jpeg(LOSSLESS),
+    "grey": lossless_jpeg(LOSSLESS[..., 0].copy()),
+    **hidden_frames(),
+    **{f"animated {bits}": animated_avif(bits) for bits in (8, 10, 12)},
+}
+
+
+@pytest.fixture(scope="module")
+def decoded_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int] | str]]:
+    """The shapes or complaints of each dangerous file at every size. A crash fails."""
+    folder = tmp_path_factory.mktemp("dangerous")
+    for name, data in DANGEROUS.items():
         (folder / name).write_bytes(data)
     ran = run_openmae([str(folder)], code=WITNESS)
     assert ran.returncode == 0, ran.stderr
     found: dict[str, list[list[int] | str]] = json.loads(ran.stdout)
-    assert len(found) == len(files)
+    assert found.keys() == DANGEROUS.keys()
     return found
 
 
 # ---------------------------------------------------------------- JPEG
 
 
-def test_lossless_jpegs_are_decoded_whole_whatever_size_is_asked_for(tmp_path: Path) -> None:
-    colour = noise(1200, 1600)
-    files = {"colour": lossless_jpeg(colour), "grey": lossless_jpeg(colour[..., 0].copy())}
-    found = decoded_elsewhere({**files, **hidden_frames()}, tmp_path)
-    assert found.pop("colour") == [[1200, 1600, 3]] * 24
-    assert found.pop("grey") == [[1200, 1600, 1]] * 24
-    assert all(isinstance(said, str) for all_said in found.values() for said in all_said)
-    np.testing.assert_array_equal(decode(files["colour"], PixelFormat()), colour)
-    np.testing.assert_array_equal(decode(files["grey"], PixelFormat())[..., 2], colour[..., 0])
-    expected = np.asarray(Image.fromarray(colour).convert("L"))
-    np.testing.assert_array_equal(decode(files["colour"], GREY)[..., 0], expected)
+def test_lossless_jpegs_are_decoded_whole_whatever_size_is_asked_for(
+    decoded_elsewhere: dict[str, list[list[int] | str]],
+) -> None:
+    assert decoded_elsewhere["colour"] == [[600, 800, 3]] * 8
+    assert decoded_elsewhere["grey"] == [[600, 800, 1]] * 8
+    assert all(isinstance(said, str) for name in hidden_frames() for said in decoded_elsewhere[name])
+    np.testing.assert_array_equal(decode(DANGEROUS["colour"], PixelFormat()), LOSSLESS)
+    np.testing.assert_array_equal(decode(DANGEROUS["grey"], PixelFormat())[..., 2], LOSSLESS[..., 0])
+    expected = np.asarray(Image.fromarray(LOSSLESS).convert("L"))
+    np.testing.assert_array_equal(decode(DANGEROUS["colour"], GREY)[..., 0], expected)
 
 
 def test_scans_of_a_jpeg_are_counted_before_they_are_gone_over() -> None:
@@ -89,15 +114,14 @@ def test_scans_of_a_jpeg_are_counted_before_they_are_gone_over() -> None:
 # ---------------------------------------------------------------- AVIF
 
 
-def test_of_an_animated_avif_the_first_image_is_read(tmp_path: Path) -> None:
-    files = {str(bits): animated_avif(bits) for bits in (8, 10, 12)}
-    found = decoded_elsewhere(files, tmp_path)
-    assert found == {name: [[64, 64, 3]] * 24 for name in files}
-    for name, data in files.items():
+def test_of_an_animated_avif_the_first_image_is_read(decoded_elsewhere: dict[str, list[list[int] | str]]) -> None:
+    for bits in (8, 10, 12):
+        assert decoded_elsewhere[f"animated {bits}"] == [[64, 64, 3]] * 8
+        data = DANGEROUS[f"animated {bits}"]
         first = imagecodecs.avif_decode(data, None)[0]  # all of them fit where none is asked for by number
         pixels = decode(data, PixelFormat(3, None, "uint16"))
-        np.testing.assert_array_equal(pixels, np.round(first * (65535 / (2 ** int(name) - 1))))
-    alone = files["10"].replace(b"meta", b"free")
+        np.testing.assert_array_equal(pixels, np.round(first * (65535 / (2**bits - 1))))
+    alone = DANGEROUS["animated 10"].replace(b"meta", b"free")
     with pytest.raises(BrokenImage, match="a sequence of 10 bits without a still image"):
         read_header(alone)
 
@@ -143,3 +167,74 @@ def test_an_avif_is_shown_within_its_clean_aperture(
     found = decode(cropped, PixelFormat(3, None, header.depth))
     assert (header.height, header.width) == found.shape[:2]
     np.testing.assert_array_equal(found, np.rot90(expected, -1) if turned else expected)
+
+
+# ---------------------------------------------------------------- growth
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """Nothing may take more than 1 GiB."""
+    with bounded_growth(2**30):
+        yield
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_parquet_file_takes_no_more_memory_than_its_distinct_values(tmp_path: Path) -> None:
+    place, large = tmp_path / "a.parquet", 20_000_000
+    place.write_bytes(repeated("image", bytes(large), 100_000))
+    assert place.stat().st_size < 20_000
+    source = open_data(str(place)).all
+    assert len(source) == 100_000
+    assert source.read(99_999) == bytes(large)
+    row = {"bytes": encoded(Image.fromarray(noise(8, 8)), "PNG"), "path": "x" * 10_000_000}
+    for data in (
+        repeated("path", "x" * 10_000_000, 200_000),
+        repeated("path", "a.png", 2, label=["x" * 10_000_000, "y"]),
+        repeated("path", "a.png", 5_000_000),
+        repeated("label", "x", 1, image=[row]),
+        repeated("label", "x" * 10_000_000, 3, image=[row["bytes"]] * 3),
+    ):
+        place.write_bytes(data)
+        with pytest.raises(UserError, match=r"path or label of 10,000,000 bytes|5,000,000 values, which its"):
+            _ = open_data(str(place)).all
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_what_a_tiff_promises_is_judged_before_it_is_believed() -> None:
+    for name, data in promising_tiffs().items():
+        start = time.perf_counter()
+        with pytest.raises(BrokenImage, match=r"its OME-XML promises [0-9,]* planes|cut off|missing"):
+            decode(data, PixelFormat(1, None, "uint16"))
+        assert time.perf_counter() - start < 2, name
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_components_count_as_pixels_do() -> None:
+    for data in components().values():
+        with pytest.raises(BrokenImage, match="more than is decoded"):
+            decode(data, GREY)
+
+
+def test_labels_of_an_npz_are_judged_by_their_header(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(npz_of_large_labels())
+    with pytest.raises(UserError, match=r"labels of .* takes 1,600,000,000 bytes, more than labels do"):
+        _ = open_data(str(tmp_path / "a.npz")).all
+
+
+def test_a_sparse_file_in_a_shard_is_broken_and_those_behind_it_are_not_lost(tmp_path: Path) -> None:
+    picture = encoded(Image.fromarray(noise(8, 8)), "PNG")
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name in ("a.png", "b.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(picture)
+            archive.addfile(member, io.BytesIO(picture))
+    data = bytearray(file.getvalue())
+    data[156:157], data[482], data[148:156] = b"S", 1, b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    more_of_its_map = bytes(504) + b"\1" + bytes(7) + bytes(512)
+    (tmp_path / "a.tar").write_bytes(data[:512] + more_of_its_map + data[512:])
+    source = open_data(str(tmp_path)).all
+    assert [source.name(index) for index in range(len(source))] == ["a.png", "b.png"]
+    assert source.read(1) == picture

@@ -79,7 +79,7 @@ def check_jpeg(data: bytes, most: tuple[int, int]) -> JpegFrame:
     found = None
     for marker, start, end in segments(data):
         if frame := jpeg_frame(marker, data[start:end]):
-            _check(frame.height, frame.width, most)
+            _check(frame.height, frame.width, len(frame.ids) * -(-frame.bits // 8), most)
             found = frame
         elif marker == START_OF_SCAN and found is not None:
             check_scans(data, found, start)
@@ -91,13 +91,14 @@ def check_jpeg(data: bytes, most: tuple[int, int]) -> JpegFrame:
 def check_jpeg_2000(data: bytes, most: tuple[int, int]) -> None:
     """Raises BrokenImage where there is no JPEG 2000 codestream, or it is larger than `most` (height, width) allows."""
     at = data.find(b"\xff\x4f\xff\x51")
-    if at < 0 or len(data) < at + 40:
+    if at < 0 or len(data) < at + 43:
         raise BrokenImage("it holds no JPEG 2000 codestream")
     right, bottom, left, top = struct.unpack_from(">4I", data, at + 8)
-    _check(bottom - top, right - left, most)
+    components, bits = struct.unpack_from(">HB", data, at + 40)
+    _check(bottom - top, right - left, components * (1 if bits & 0x7F < 8 else 2), most)
 
 
-def _check(height: int, width: int, most: tuple[int, int]) -> None:
-    check_size(height, width, 3)
+def _check(height: int, width: int, bytes_a_pixel: int, most: tuple[int, int]) -> None:
+    check_size(height, width, max(3, bytes_a_pixel))
     if height > most[0] or width > most[1]:
         raise BrokenImage(f"it holds {height} x {width} pixels where its header says {most[0]} x {most[1]}")

@@ -19,6 +19,7 @@ from openmae.data.formats.channels import spread
 from openmae.data.formats.codestream import check_jpeg, check_jpeg_2000
 from openmae.data.formats.header import BYTES, Depth, Header, OpenedImage, Wanted, check_size
 from openmae.data.formats.ifd import ORIENTATION, count_directories, first_directory
+from openmae.data.formats.ome import check_ome
 from openmae.data.formats.orientation import upright
 from openmae.data.formats.pillow import open_by_pillow
 from openmae.errors import BrokenImage, UserError
@@ -59,6 +60,8 @@ def open_tiff(data: bytes) -> OpenedImage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         file = tifffile.TiffFile(io.BytesIO(data))
+        if file.is_ome:
+            check_ome(file.ome_metadata or "", pages)
         if not file.series:
             raise BrokenImage("it holds no image")
         return _open_series(data, file.series[0])
@@ -156,13 +159,20 @@ def _stored(data: bytes, series: Any, index: tuple[Any, ...]) -> NDArray[Any]:
     leading = len(series.axes) - len(series.keyframe.axes)
     if leading < 0 or series.axes[leading:] != series.keyframe.axes:
         raise BrokenImage(f"its axes {series.axes} do not fit its pages' axes {series.keyframe.axes}")
-    numbers = np.arange(int(np.prod(series.shape[:leading]))).reshape(series.shape[:leading])[index[:leading]]
+    # Not by counting all of them: a file may say that it has any number.
+    places = [range(length) if isinstance(at, slice) else [at] for at, length in zip(index, series.shape, strict=True)]
+    numbers: NDArray[Any] = np.zeros(1, np.int64)
+    if leading:
+        numbers = np.asarray(np.ravel_multi_index(np.ix_(*places[:leading]), series.shape[:leading]))
+    kept = [len(at) for at, one in zip(places[:leading], index, strict=False) if isinstance(one, slice)]
     planes = [_page(data, series, int(number))[index[leading:]] for number in numbers.reshape(-1)]
-    return np.stack(planes).reshape(*numbers.shape, *planes[0].shape)
+    return np.stack(planes).reshape(*kept, *planes[0].shape)
 
 
 def _page(data: bytes, series: Any, number: int) -> NDArray[Any]:
-    page, key = series.pages[number], series.keyframe
+    page, key = None, series.keyframe
+    with suppress(IndexError):
+        page = series.pages[number]
     if page is None:
         raise BrokenImage("one of its pages is missing")
     if math.prod(key.chunked) > len(page.dataoffsets):  # else tifffile makes up empty ones, however many

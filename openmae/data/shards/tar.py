@@ -18,6 +18,7 @@ Fetch = Callable[[int, int], bytes]
 _BLOCK = 512  # bytes of a header, and what contents are padded to
 _MOST_LABEL_BYTES = 1 << 20  # of a .cls or .json file that is read for a label
 _MOST_NAME_BYTES = 1 << 16  # of an extended header
+_MAP_GOES_ON = (482, 504)  # where a header, and a block of a sparse file's map, says that another block follows
 _MOST_BYTES = 1 << 62  # of a member, which keeps every sum of an offset and a size within 63 bits
 
 
@@ -128,13 +129,24 @@ def _members(window: "_Window", length: int) -> Iterator[_Member]:
             elif kind == b"x":
                 extended = _extended(text)
         else:
-            if kind in b"0\0" + b"7":
+            if kind == b"S":  # a sparse file, which is no image as it lies there; more of its map may come first
+                start = _after_map(window, start, header[_MAP_GOES_ON[0]])
+            if kind in b"0\0" + b"7" + b"S":
                 name = extended.get("path") or long_name or _name(header)
                 yield _Member(name.removeprefix("./"), start, size)
             long_name, extended = None, {}
         if start + size > length:
             raise ValueError(f"it is cut off after {length:,} bytes")
         position = start + -(-size // _BLOCK) * _BLOCK
+
+
+def _after_map(window: "_Window", start: int, goes_on: int) -> int:
+    """Where the contents of a sparse file begin, the blocks of whose map lie before them."""
+    while goes_on:
+        block = window.read(start, _BLOCK)
+        start += _BLOCK
+        goes_on = block[_MAP_GOES_ON[1]] if len(block) == _BLOCK else 0
+    return start
 
 
 def _name(header: bytes) -> str:

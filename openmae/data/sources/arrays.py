@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from openmae.data.sources.labels import LabelledSource, label_text, number_labels
 from openmae.data.sources.open_file import OpenFile
 from openmae.errors import BrokenImage, UserError
-from openmae.machine.memory import ram
+from openmae.machine.memory import bounded_growth, ram
 
 SPLITS = ("train", "val", "test")
 
 _LONGEST_HEADER = 10_000  # bytes, as numpy itself bounds it
 _MOST_BYTES = 1 << 62
 _DAMAGE = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error)  # what zipfile raises
+MOST_LABEL_BYTES = 2**16  # of an image: a text, or a column for each class
+_BESIDE = 2**30  # bytes that unpacking takes beside what is unpacked
 _SHAPES = "(images, height, width) or (images, height, width, channels)"
 
 
@@ -150,7 +152,7 @@ def open_npz_array(path: Path, name: str) -> ArraysInMemory:
         numbers: NDArray[np.int64] | None = None
         classes: tuple[str, ...] = ()
         if f"{label_name}.npy" in archive.namelist():
-            labels = _read(archive, path, label_name)
+            labels = _read(archive, path, label_name, MOST_LABEL_BYTES * len(images))
             if (count := len(labels) if labels.ndim else 1) != len(images):
                 raise UserError(f"{path} has {count:,} {label_name} for {len(images):,} {name}", "give each image one")
             try:
@@ -169,19 +171,22 @@ def _numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64] | None, tuple[str
     return None, ()
 
 
-def _read(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[Any]:
-    """An array of an archive, unless it would take more than half of the machine's memory."""
+def _read(archive: zipfile.ZipFile, path: Path, name: str, most: int | None = None) -> NDArray[Any]:
+    """An array of an archive, unless it would take more than `most` bytes or half of the machine's memory."""
     try:
         with archive.open(f"{name}.npy") as member:
             shape, dtype, _ = _header(member)
-            if (needed := math.prod(shape) * dtype.itemsize) > ram() // 2:
+            needed = math.prod(shape) * dtype.itemsize
+            if most is not None and needed > most:
+                raise UserError(f"{name} of {path} takes {needed:,} bytes, more than labels do", "give each image one")
+            if needed > ram() // 2:
                 raise UserError(
                     f"{name} of {path} takes {needed / 2**30:.1f} GiB, more than half of this machine's memory",
                     "save it as a .npy, which is read image by image",
                 )
-        with archive.open(f"{name}.npy") as member:
+        with archive.open(f"{name}.npy") as member, bounded_growth(needed + _BESIDE):
             return npy.read_array(member, allow_pickle=False)
-    except (*_DAMAGE, EOFError, KeyError, RuntimeError, zlib.error, lzma.LZMAError) as error:
+    except (*_DAMAGE, MemoryError, EOFError, KeyError, RuntimeError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{name} of {path} cannot be read ({error})", "save it anew with numpy.savez") from error
 
 

@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.data.sources.columns import by_distinct_values, values
 from openmae.data.sources.labels import LabelledSource, label_text, number_labels
 from openmae.data.sources.source import Names
 from openmae.errors import BrokenImage, UserError
 from openmae.files.parsing import read_json
-from openmae.machine.memory import ram
+from openmae.machine.memory import bounded_growth, ram
 
 _LABELS = ("label", "labels", "fine_label")
 MOST_IN_MEMORY = 2 << 30  # bytes of images that are read whole when the source is opened
 MOST_IN_CACHE = 256 << 20  # bytes of row groups that a process keeps otherwise
+_LEAST_BOUND = 2**32  # bytes that reading one file may take, or half of the machine's memory
 _MOST_OPEN = 16  # files kept open by one process
 
 
@@ -41,11 +43,12 @@ def open_parquet(file: Path) -> Any:
 
 @contextmanager
 def readable(file: Path) -> Iterator[None]:
-    """Turns what pyarrow raises on a damaged file into UserError."""
+    """Turns what pyarrow raises on a damaged file into UserError, and one that would fill the memory too."""
     import pyarrow
 
     try:
-        yield
+        with bounded_growth(max(_LEAST_BOUND, ram() // 2)):
+            yield
     except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
         said = " ".join(str(error).split())
         raise UserError(f"{file} cannot be read as parquet ({said})", "check the file") from error
@@ -72,6 +75,8 @@ def _bytes_type(kind: Any) -> Any:
 def _is_binary(kind: Any) -> bool:
     import pyarrow
 
+    if pyarrow.types.is_dictionary(kind):
+        kind = kind.value_type
     return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
 
 
@@ -122,7 +127,7 @@ class ParquetImages(LabelledSource):
 
     def _forget(self) -> None:
         self.cached: OrderedDict[int, Any] = OrderedDict()
-        self._open = lru_cache(_MOST_OPEN)(open_parquet)
+        self._open = lru_cache(_MOST_OPEN)(_open_images)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("cached", "_open")}
@@ -192,6 +197,13 @@ class ParquetImages(LabelledSource):
         return images
 
 
+def _open_images(file: Path) -> Any:
+    """To read them from, in which the same image many times is there once."""
+    opened = open_parquet(file)
+    with readable(file):
+        return by_distinct_values(file, opened)
+
+
 def open_parquet_images(location: str, files: Sequence[Path]) -> ParquetImages:
     """The images of these files. Raises UserError where one cannot be read or has no column of images."""
     text, ends, labels = bytearray(), array("q"), list[str]()
@@ -208,11 +220,11 @@ def open_parquet_images(location: str, files: Sequence[Path]) -> ParquetImages:
                 )
             label = next((name for name in _LABELS if name in schema.names), None)
             classes = classes or _hub_classes(schema, label)
-            for paths, values in _rows(file, opened, column, label):
+            for paths, texts in _rows(file, opened, column, label):
                 for path in paths:
                     text += os.fsencode(str(path or f"{file.name}#{len(ends)}"))
                     ends.append(len(text))
-                labels += values
+                labels += texts
     if not len(ends):
         raise UserError(f"{location} holds no images", "give files with rows")
     numbers, class_names = number_labels(labels, classes)
@@ -228,13 +240,15 @@ def _rows(file: Path, opened: Any, column: str, label: str | None) -> Iterator[t
     path = f"{column}.path" if pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0 else None
     if label is not None and pyarrow.types.is_struct(opened.schema_arrow.field(label).type):
         label = None  # such as boxes
+    with readable(file):
+        distinct = by_distinct_values(file, opened)
     for place in range(opened.num_row_groups):
         rows = opened.metadata.row_group(place).num_rows
         wanted = [name for name in (path, label) if name is not None]
         with readable(file):
-            found = opened.read_row_group(place, columns=wanted, use_threads=False)
-            paths = [entry and entry["path"] for entry in found.column(column).to_pylist()] if path else [None] * rows
-            labels = [label_text(value) for value in found.column(label).to_pylist()] if label else [""] * rows
+            found = distinct.read_row_group(place, columns=wanted, use_threads=False)
+            paths = [entry["path"] for entry in values(found.column(column), file)] if path else [None] * rows
+            labels = [label_text(value) for value in values(found.column(label), file)] if label else [""] * rows
         yield paths, labels
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.data.sources.columns import by_distinct_values, values
 from openmae.data.sources.labels import LabelledSource, label_text, number_labels
 from openmae.data.sources.listing import RACY_NS, fingerprint
 from openmae.data.sources.open_file import read_file
@@ -170,12 +171,14 @@ def _parquet_rows(table: Path) -> Iterator[TableRow]:
     with open_parquet(table) as file:
         header = file.schema_arrow.names
         _check_columns(header, table)
-        batches = file.iter_batches(columns=[name for name in _COLUMNS if name in header])
+        with readable(table):
+            distinct = by_distinct_values(table, file)
+        batches = distinct.iter_batches(columns=[name for name in _COLUMNS if name in header])
         while True:
             with readable(table):
                 if (batch := next(batches, None)) is None:
                     return
-                columns = [batch.column(name).to_pylist() if name in header else None for name in _COLUMNS]
+                columns = [values(batch.column(name), table) if name in header else None for name in _COLUMNS]
             for row in range(batch.num_rows):
                 path, label, split = (None if column is None else column[row] for column in columns)
                 yield path, label, split
