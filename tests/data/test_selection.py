@@ -67,5 +67,5 @@ def test_patterns_choose_among_files(tmp_path) -> None:
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
     source = open_data(str(tmp_path), Selection(exclude=("*_mask.*", "masks"))).all
     assert [source.name(i) for i in range(len(source))] == ["a.png"]
-    with pytest.raises(UserError, match="leave none of the 3 images"):
+    with pytest.raises(UserError, match="leave none of 3 images"):
         _ = open_data(str(tmp_path), Selection(include=("*.jpg",))).all

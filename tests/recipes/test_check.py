@@ -186,16 +186,6 @@ def labels_in_one_split(data: Path) -> None:
     save(data / "val/a.png", picture(20))
 
 
-def misnamed_splits(data: Path) -> None:
-    write_images(data / "train", 8)
-    write_images(data / "test", 4, first=8)
-
-
-def splits_spelt_out(data: Path) -> None:
-    write_images(data / "training", 8)
-    write_images(data / "validation", 4, first=8)
-
-
 def a_third_split(data: Path) -> None:
     for number, split in enumerate(("train", "val", "test")):
         write_images(data / split, 4, first=4 * number)
@@ -254,8 +244,6 @@ FAULTS = {
     unknown_in_val: ("error", "val has classes that train lacks: class2", "mend"),
     unused_in_val: ("warning", "train has classes that val lacks: class2", "mend"),
     labels_in_one_split: ("warning", "val has no labels", "refuse"),
-    misnamed_splits: ("warning", "folders called test and train", "rename the folders to train and val"),
-    splits_spelt_out: ("warning", "folders called training and validation", "rename the folders to train and val"),
     a_third_split: ("note", "a third split, test", "in the place of val"),
     a_third_split_in_a_table: ("note", "a third split, test", "in the place of val"),
     damaged_shards: ("error", "11 images cannot be read", "pack the images again into another folder"),
@@ -278,6 +266,19 @@ def test_every_fault_is_reported(fault: Callable[[Path], None], tmp_path: Path, 
     found = {line.split()[0] for line in said.splitlines() if line.split(" ")[0] in CODES}
     assert code == max(CODES[word] for word in found)  # the worst one
     assert code == CODES[severity]
+
+
+def test_it_says_what_was_taken_for_a_split(tmp_path: Path, run: Run) -> None:
+    write_images(tmp_path / "Training", 8)
+    write_images(tmp_path / "Testing", 4, first=8)
+    code, said, _ = run("check", tmp_path, "--workers", 0)
+    assert code == 0
+    assert "Splits: Training/ for train, Testing/ for val" in said
+    write_images(tmp_path / "other", 4, first=12)
+    refused(
+        run("check", tmp_path, "--workers", 0), "called Testing, Training beside other", "say by --splits what they are"
+    )
+    assert "other" in run("check", tmp_path, "--splits", "classes", "--workers", 0)[1]
 
 
 def test_the_worst_comes_first_and_decides(tmp_path: Path, run: Run) -> None:

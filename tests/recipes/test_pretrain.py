@@ -238,12 +238,17 @@ def test_settings_are_refused_before_images_are_looked_for(tmp_path: Path, run: 
     assert not (tmp_path / "r").exists()
 
 
-def test_splits_by_another_name_are_not_classes(finished: Path, tmp_path: Path, run: Run) -> None:
-    write_images(tmp_path / "train", 4)
-    write_images(tmp_path / "test", 4)
-    refused(run("knn", finished, tmp_path), "test and train, which are no classes")
-    said = run(*pretrain(tmp_path, tmp_path / "r", "--epochs 0.1"))[1]
-    assert "folders called test and train are no splits" in said
+def test_splits_are_asked_for_where_they_may_be_classes(finished: Path, tmp_path: Path, run: Run) -> None:
+    write_images(tmp_path / "Training", 8)
+    write_images(tmp_path / "Testing", 4, first=8)
+    write_images(tmp_path / "other", 4, first=12)
+    for words in (["knn", str(finished), str(tmp_path)], pretrain(tmp_path, tmp_path / "r")):
+        refused(run(*words), "say by --splits what they are")
+    code, said, _ = run(*pretrain(tmp_path, tmp_path / "r", "--splits Training,Testing"))
+    assert code == 0
+    assert "8 images in" in said
+    assert 'splits = "Training,Testing"' in (tmp_path / "r/config.toml").read_text()
+    assert run(*pretrain(tmp_path, tmp_path / "r"))[0] == 0  # as it was begun
 
 
 def test_images_that_changed_since_the_run_began(data: Path, tmp_path: Path, run: Run) -> None:

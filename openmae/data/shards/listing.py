@@ -7,7 +7,7 @@ import re
 import tempfile
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -20,11 +20,11 @@ from openmae.console.progress import Status
 from openmae.data.shards.index import DAMAGE, INDEX, Shard, ShardIndex, listed_shards, parse_index, read_index
 from openmae.data.shards.source import ShardSource
 from openmae.data.shards.tar import TarSamples, scan
-from openmae.data.sources.folder import SPLIT_NAMES
 from openmae.data.sources.labels import NO_LABEL, number_labels
 from openmae.data.sources.listing import RACY_NS, fingerprint
 from openmae.data.sources.remote import Refused, Span, fetch_file, fetch_spans, is_remote, list_folder, look_up
 from openmae.data.sources.source import Names
+from openmae.data.sources.splits import look_alikes, plainly
 from openmae.errors import UserError
 from openmae.files.cache import Arrays, cache_file, keep, map_arrays, recall, write_arrays
 from openmae.files.parsing import read_json
@@ -32,7 +32,7 @@ from openmae.machine.memory import ram
 
 CLASSES = "classes.txt"
 
-_RULES = 1  # changes with what is listed, and in which order
+_RULES = 2  # changes with what is listed, and in which order
 _LOCAL_BLOCK = 4096
 _REMOTE_BLOCK = 1 << 20
 _SCANS_AT_ONCE = 8
@@ -300,11 +300,19 @@ def _class_names(folder: str) -> list[str] | None:
     return [line.strip() for line in data.decode("utf-8", errors="replace").splitlines() if line.strip()]
 
 
+def first_folders(names: Iterable[str]) -> list[str]:
+    """Of each path the first folder, "" where there is none."""
+    return [name.partition("/")[0] if "/" in name else "" for name in names]
+
+
 def _class_folders(names: Names) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels by the members' first folder, as in a folder of images, where all have one and there are two or more."""
-    folders = [name.partition("/")[0] if "/" in name else "" for name in names]
+    """Labels by the members' first folder, as in a folder of images, or, where that is a split, by the one inside it;
+    where all have one and there are two or more."""
+    folders = first_folders(names)
+    if plainly(look_alikes({*folders})):
+        folders = first_folders(name.partition("/")[2] for name in names)
     classes = sorted(set(folders))
-    if len(classes) < 2 or "" in classes or SPLIT_NAMES & set(classes):
+    if len(classes) < 2 or "" in classes:
         return np.full(len(names), NO_LABEL, np.int64), ()
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number[folder] for folder in folders]), tuple(classes)

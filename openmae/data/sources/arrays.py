@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 
 from openmae.data.sources.labels import LabelledSource, label_text, number_labels
 from openmae.data.sources.open_file import OpenFile
+from openmae.data.sources.selection import WHOLE, Selection
+from openmae.data.sources.splits import split_name
 from openmae.errors import BrokenImage, UserError
 from openmae.machine.memory import bounded_growth, ram
-
-SPLITS = ("train", "val", "test")
 
 _LONGEST_HEADER = 10_000  # bytes, as numpy itself bounds it
 _MOST_BYTES = 1 << 62
 _DAMAGE = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error)  # what zipfile raises
 MOST_LABEL_BYTES = 2**16  # of an image: a text, or a column for each class
 _BESIDE = 2**30  # bytes that unpacking takes beside what is unpacked
+_LABELS = {"images": "labels", "image": "label", "imgs": "labels", "img": "label", "X": "y", "x": "y", "data": "labels"}
+_IMAGES = frozenset(word.lower() for word in _LABELS)
 _SHAPES = "(images, height, width) or (images, height, width, channels)"
 
 
@@ -122,14 +124,23 @@ class ArraysInMemory(LabelledSource):
         return hashlib.sha256(what.encode()).hexdigest()
 
 
-def npz_arrays(path: Path) -> dict[str, str]:
-    """Names of the arrays of images, by what they are: {"all": ...}, or "train", "val" and "test" as MedMNIST has them.
+def npz_arrays(path: Path, selection: Selection = WHOLE) -> dict[str, str]:
+    """Names of the arrays of images, by what they are: {"all": ...}, or "train", "val" and "test", as MedMNIST
+    (`train_images`) and Keras (`x_train`) have them.
 
     Raises UserError where there is none.
     """
     with _opened(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-    splits = {split: f"{split}_images" for split in SPLITS if f"{split}_images" in names}
+    if selection.pair is not None:
+        if missing := [name for name in selection.pair if name not in names]:
+            raise UserError(f"{path} has no array {missing[0]}", f"mend `splits`; its arrays are {', '.join(names)}")
+        return dict(zip(("train", "val"), selection.pair, strict=True))
+    splits: dict[str, str] = {}
+    for name in names:
+        found = split_name(name)
+        if found is not None and found.rest and _IMAGES.issuperset(found.rest):
+            splits.setdefault(found.kind, name)
     if splits:
         return splits
     if "images" in names or len(names) == 1:
@@ -141,6 +152,16 @@ def npz_arrays(path: Path) -> dict[str, str]:
     )
 
 
+def _labels_of(images: str) -> str:
+    """Name of the labels of the array of images of this name."""
+    for word, label in _LABELS.items():
+        if images.endswith(word):
+            return images.removesuffix(word) + label
+        if images.startswith(word):
+            return label + images.removeprefix(word)
+    return f"{images}_labels"
+
+
 def open_npz_array(path: Path, name: str) -> ArraysInMemory:
     """The images of this array. Raises UserError where it is no array of images, is damaged, or is too large."""
     with _opened(path) as archive:
@@ -148,7 +169,7 @@ def open_npz_array(path: Path, name: str) -> ArraysInMemory:
         images = images.astype(images.dtype.newbyteorder("="), copy=False)  # which pickling would do to it
         _check_shape(images.shape, images.dtype, f"{name} of {path}")
         checksum = archive.getinfo(f"{name}.npy").CRC
-        label_name = name.removesuffix("images") + "labels"
+        label_name = _labels_of(name)
         numbers: NDArray[np.int64] | None = None
         classes: tuple[str, ...] = ()
         if f"{label_name}.npy" in archive.namelist():

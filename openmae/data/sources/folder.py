@@ -2,19 +2,21 @@
 
 import os
 from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.data.sources.labels import NO_LABEL, LabelledSource
 from openmae.data.sources.listing import EXTENSIONS, Listing
 from openmae.data.sources.open_file import read_file
-from openmae.data.sources.source import Names, Source, Subset
+from openmae.data.sources.source import Names, Source
+from openmae.data.sources.splits import split_of
 from openmae.errors import UserError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
-SPLIT_NAMES = frozenset(("train", "training", "test", "testing", "val", "valid", "validation"))
 
 
 class ImageFolder(Source):
@@ -61,6 +63,48 @@ class ImageFolder(Source):
         return class_folders(self.paths, self.location)[1]
 
 
+class SplitFolder(ImageFolder, LabelledSource):
+    """A folder of images with folders for splits in it: the classes are the folders inside these.
+
+    parts: the images of each such folder, by its path from root. What lies elsewhere, or is reached from a split alone,
+    has no label.
+    """
+
+    label_advice = "leave out what lies beside the splits, by `exclude`, or give one of them"
+
+    def __init__(self, root: Path, listing: Listing, parts: Mapping[str, ImageFolder]) -> None:
+        super().__init__(root, listing)
+        labelled = {folder: part for folder, part in parts.items() if _has_labels(part)}
+        self.classes = tuple(sorted({name for part in labelled.values() for name in part.class_names}))
+        number = {name: i for i, name in enumerate(self.classes)}
+        self.numbers = np.full(len(self), NO_LABEL, np.int64) if labelled else None
+        for folder, part in labelled.items():
+            labels = np.array([number[name] for name in part.class_names])[part.labels]
+            for own, place in _places(part.paths, folder, self.paths):
+                self.numbers[place] = labels[own]  # type: ignore[index]
+
+    class_names = LabelledSource.class_names
+    labels = LabelledSource.labels
+
+
+def _has_labels(part: ImageFolder) -> bool:
+    try:
+        return len(part.class_names) > 0
+    except UserError:
+        return False
+
+
+def _places(paths: Names, folder: str, whole: Names) -> Iterator[tuple[int, int]]:
+    """(index in the sorted paths of a folder, index in the sorted paths of the whole) of what is in both."""
+    place = bisect_left(whole, os.fsencode(f"{folder}/"), key=os.fsencode)
+    for own, path in enumerate(paths):
+        wanted = os.fsencode(f"{folder}/{path}")
+        while place < len(whole) and os.fsencode(whole[place]) < wanted:
+            place += 1
+        if place < len(whole) and os.fsencode(whole[place]) == wanted:
+            yield own, place
+
+
 def unpacking(archive: str) -> str:
     """What to do about a compressed archive."""
     if archive.endswith(".zip"):
@@ -83,14 +127,6 @@ def open_folder(root: Path, listing: Listing) -> ImageFolder:
     return ImageFolder(root, listing)
 
 
-def misnamed_splits(source: Source) -> tuple[str, ...]:
-    """Names of the folders in a folder of images that look like splits but are none; empty for other sources."""
-    whole = source.whole if isinstance(source, Subset) else source
-    if not isinstance(whole, ImageFolder):
-        return ()
-    return tuple(sorted(name for name in SPLIT_NAMES if (whole.root / name).is_dir()))
-
-
 def class_folders(paths: Names, location: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """(class names, labels (n,)) of sorted paths: the first folder of each. Raises UserError unless there are two."""
     names: list[str] = []
@@ -107,17 +143,11 @@ def class_folders(paths: Names, location: str) -> tuple[tuple[str, ...], NDArray
         names.append(name)
         start = end
     if len(names) == 1:
-        raise UserError(
-            f"all images of {location} are of one class, its folder {names[0]}", "give images of two classes or more"
-        )
+        advice = f"give {location}/{names[0]}" if split_of(names[0]) else "give images of two classes or more"
+        raise UserError(f"all images of {location} are of one class, its folder {names[0]}", advice)
     if not names:
         raise UserError(
             f"{location} has no labels",
             f"put the images of each class in a folder of its own, {location}/CLASS/..., two classes or more",
-        )
-    if splits := sorted(SPLIT_NAMES & set(names)):
-        raise UserError(
-            f"{location} has folders called {' and '.join(splits)}, which are no classes",
-            "call the splits train and val, with the class folders inside them",
         )
     return tuple(names), labels

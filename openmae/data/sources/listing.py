@@ -10,8 +10,9 @@ import re
 import stat
 import time
 from array import array
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.console.progress import Status
+from openmae.data.sources.selection import Selection, none_taken
 from openmae.data.sources.source import Names
 from openmae.errors import UserError
 from openmae.files.cache import cache_file, keep, recall
@@ -28,7 +30,7 @@ SHARD_ENDINGS = (b".tar", b".parquet")
 _ENDINGS = frozenset(ending.encode()[1:] for ending in (*EXTENSIONS, ".tar", ".parquet"))
 _PERHAPS_DICOM = re.compile(rb"[^.]+|.*\.[0-9]+")  # scanners name files IM0001 or by a number with dots
 
-_RULES = 3  # changes with what is listed, and in which order
+_RULES = 4  # changes with what is listed, and in which order
 KEPT_FROM = 100_000  # images; fewer are listed anew each time, which also notices files that were written anew
 RACY_NS = 2_000_000_000  # a folder that changed this shortly before it was listed may change again at the same time
 
@@ -40,17 +42,37 @@ class Listing:
     """What lies below a folder.
 
     names: of the images, relative to the folder, sorted by their bytes. sizes (n,): theirs in bytes, -1 where a file
-    is not there; None where an older version kept the rest. fingerprint: of names and sizes. shards: the .tar and
+    is not there. fingerprint: of names and sizes. shards: the .tar and
     .parquet files, as the names. folders, states (m, 4): what was walked. began: when, in ns.
     """
 
     names: Names
-    sizes: NDArray[np.int64] | None
+    sizes: NDArray[np.int64]
     fingerprint: str
     shards: Names
     folders: Names
     states: NDArray[np.int64]
     began: int
+
+    def below(self, folder: str) -> "Listing":
+        """Of a folder in it, as it is reached from here."""
+        prefix = os.fsencode(f"{folder}/")
+        start, stop = between(self.names, prefix)
+        names, sizes = _without(self.names[start:stop], prefix), self.sizes[start:stop]
+        shards = _without([name for name in self.shards if os.fsencode(name).startswith(prefix)], prefix)
+        inside = [i for i, name in enumerate(self.folders) if os.fsencode(name).startswith(prefix)]
+        folders = _without([self.folders[i] for i in inside], prefix)
+        return Listing(names, sizes, fingerprint(names, sizes), shards, folders, self.states[inside], self.began)
+
+
+def between(names: Names, prefix: bytes) -> tuple[int, int]:
+    """Where sorted names with a prefix, which ends in a slash, begin and end."""
+    start = bisect_left(names, prefix, key=os.fsencode)
+    return start, bisect_left(names, prefix[:-1] + b"0", start, key=os.fsencode)
+
+
+def _without(names: Sequence[str], prefix: bytes) -> Names:
+    return Names.of(os.fsencode(name)[len(prefix) :] for name in names)
 
 
 def list_images(root: Path, known: Mapping[str, Listing] | None = None) -> Listing:
@@ -69,11 +91,26 @@ def list_images(root: Path, known: Mapping[str, Listing] | None = None) -> Listi
     names, folders, shards = listing.names, listing.folders, listing.shards
     if len(names) >= KEPT_FROM and listing.states[:, 0].max() < listing.began - RACY_NS:
         arrays: dict[str, NDArray[Any]] = {"text": names.text, "ends": names.ends, "states": listing.states}
+        arrays.update(sizes=listing.sizes)
         arrays.update(folders=folders.text, folder_ends=folders.ends, shards=shards.text, shard_ends=shards.ends)
-        if listing.sizes is not None:
-            arrays.update(sizes=listing.sizes)
         keep(file, arrays, {"root": os.fsencode(real).hex(), "fingerprint": listing.fingerprint})
     return listing
+
+
+def matching(listing: Listing, selection: Selection) -> Listing:
+    """What of it is asked for. Raises UserError where there are images and none of them is."""
+    if (patterns := selection.patterns) is None or not len(listing.names) + len(listing.shards):
+        return listing
+    taken = patterns.taken(listing.names, selection.prefix)
+    kept = patterns.taken(listing.shards, selection.prefix)
+    if taken.all() and kept.all():
+        return listing
+    if not taken.any() and not kept.any():
+        raise none_taken(len(listing.names) or len(listing.shards), (*listing.names[:1], *listing.shards[:1])[0])
+    names = Names.of(name for name, is_taken in zip(listing.names, taken, strict=True) if is_taken)
+    shards = Names.of(name for name, is_kept in zip(listing.shards, kept, strict=True) if is_kept)
+    sizes = listing.sizes[taken]
+    return replace(listing, names=names, sizes=sizes, fingerprint=fingerprint(names, sizes), shards=shards)
 
 
 def fingerprint(names: Names, sizes: NDArray[np.int64]) -> str:
@@ -108,7 +145,7 @@ def _recall(file: Path, real: str) -> Listing | None:
                 return None
         shards = Names(arrays["shards"], arrays["shard_ends"])
         names = Names(arrays["text"], arrays["ends"])
-        return Listing(names, arrays.get("sizes"), about["fingerprint"], shards, folders, states, began)
+        return Listing(names, arrays["sizes"], about["fingerprint"], shards, folders, states, began)
     except (OSError, KeyError, IndexError):
         return None
 
@@ -179,7 +216,7 @@ class _Walk:
         """Adds what is known to lie in a folder of the root's; False where that is not known, or may not be the same
         from here: alone, the folder may have a link that leads back to the root."""
         listing = self.known.get(folder)
-        if listing is None or listing.sizes is None or list(root[2:]) in listing.states[:, 2:].tolist():
+        if listing is None or list(root[2:]) in listing.states[:, 2:].tolist():
             return False
         text, start = listing.names.text.tobytes(), 0
         for end in listing.names.ends.tolist():

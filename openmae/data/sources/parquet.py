@@ -63,6 +63,12 @@ def image_column(schema: Any) -> str | None:
     return columns[0] if len(columns) == 1 else None
 
 
+def holds_images(table: Path) -> bool:
+    """Whether it has a column of images. Raises UserError where it cannot be read."""
+    with open_parquet(table) as file:
+        return image_column(file.schema_arrow) is not None
+
+
 def _bytes_type(kind: Any) -> Any:
     import pyarrow
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +27,31 @@ class Selection:
     exclude: tuple[str, ...] = ()
     group_column: str | None = None
     group_by: str | None = None
+    prefix: str = ""
+    """What stands before the names that patterns are held against: of a folder in DATA, with a slash at the end."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for what means nothing."""
+        if self.splits is not None and self.splits not in _WORDS and self.pair is None:
+            raise UserError(
+                f"`splits` is '{self.splits}'",
+                "give folders, classes, none, or the names of two splits with a comma between them",
+            )
+
+    @cached_property
+    def pair(self) -> tuple[str, str] | None:
+        """The names of what is train and what is val, where they are given."""
+        words = [word.strip().strip("/") for word in (self.splits or "").split(",")]
+        return (words[0], words[1]) if len(words) == 2 and all(words) and words[0] != words[1] else None
+
+    def inside(self, folder: str) -> "Selection":
+        """The same of a folder in it."""
+        return replace(self, prefix=f"{self.prefix}{folder}/")
+
+    @property
+    def is_one_set(self) -> bool:
+        """Whether nothing is to be a split."""
+        return self.splits in ("classes", "none")
 
     @cached_property
     def patterns(self) -> "Patterns | None":
@@ -35,6 +60,14 @@ class Selection:
 
 
 WHOLE = Selection()
+_WORDS = ("folders", "classes", "none")
+
+
+def none_taken(count: int, first: str) -> UserError:
+    """What to say where patterns take none of so many names."""
+    return UserError(
+        f"`include` and `exclude` leave none of {count:,} images", f"mend the patterns; one of them is called {first}"
+    )
 
 
 class Patterns:
@@ -55,9 +88,13 @@ class Patterns:
             return False
         return self._exclude is None or not self._exclude.search(name)
 
-    def taken(self, names: Iterable[str]) -> NDArray[np.bool_]:
-        """(n,) of each name."""
-        return np.fromiter(map(self.takes, names), np.bool_)
+    def taken(self, names: Iterable[str], prefix: str = "") -> NDArray[np.bool_]:
+        """(n,) of each name behind a prefix."""
+        return np.fromiter((self.takes(f"{prefix}{name}") for name in names), np.bool_)
+
+    def excludes(self, folder: str) -> bool:
+        """Whether nothing in a folder is taken."""
+        return self._exclude is not None and self._exclude.search(folder) is not None
 
 
 def _regex(patterns: Iterable[str]) -> re.Pattern[str] | None:

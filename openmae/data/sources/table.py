@@ -16,15 +16,15 @@ from openmae.data.sources.labels import LabelledSource, label_text, number_label
 from openmae.data.sources.listing import RACY_NS, fingerprint
 from openmae.data.sources.open_file import read_file
 from openmae.data.sources.parquet import open_parquet, readable
+from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Names
+from openmae.data.sources.splits import KINDS, split_of
 from openmae.errors import UserError
 from openmae.files.cache import cache_file, keep, recall
 
-TRAIN, VAL, TEST = 0, 1, 2
-SPLITS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
-
-_RULES = 1  # changes with what is kept
+_RULES = 2  # changes with what is kept
 _COLUMNS = ("path", "label", "split")
+_SHOWN = 5  # names in a sentence
 
 TableRow = tuple[Any, Any, Any]  # path, label, split; None where there is no such column
 
@@ -32,10 +32,10 @@ TableRow = tuple[Any, Any, Any]  # path, label, split; None where there is no su
 class TableSource(LabelledSource):
     """The files that a table names, in its order. What is missing is found when it is read.
 
-    paths: as the table has them, absolute or relative to the table's folder. splits (n,): TRAIN, VAL or TEST, None
-    where the table has no such column. What the table says and the sizes of its files are kept between starts until
-    the table is written anew: a file that changed in its place is read as it is now, but the fingerprint does not
-    notice.
+    paths: as the table has them, absolute or relative to the table's folder. splits (n,): index into split_names, what
+    the column `split` holds; None where the table has no such column. What the table says and the sizes of its files
+    are kept between starts until the table is written anew: a file that changed in its place is read as it is now, but
+    the fingerprint does not notice.
     """
 
     label_advice = "add a column 'label'"
@@ -47,10 +47,12 @@ class TableSource(LabelledSource):
         numbers: NDArray[np.int64] | None,
         classes: tuple[str, ...],
         splits: NDArray[np.int64] | None,
+        split_names: tuple[str, ...],
         fingerprint: str,
     ) -> None:
         self.location, self._folder = str(table), str(table.parent)
-        self.paths, self.numbers, self.classes, self.splits = paths, numbers, classes, splits
+        self.paths, self.numbers, self.classes = paths, numbers, classes
+        self.splits, self.split_names = splits, split_names
         self._fingerprint = fingerprint
 
     def __len__(self) -> int:
@@ -69,9 +71,33 @@ class TableSource(LabelledSource):
         """Of the paths and of the sizes that the files had when the table was first read."""
         return self._fingerprint
 
+    def rows_of(self, selection: Selection) -> dict[str, NDArray[np.int64]]:
+        """The rows of each split, by what the column `split` says or the selection makes of it; empty where there is no
+        such column. Raises UserError for a cell that says of no split."""
+        if self.splits is None or selection.is_one_set:
+            return {}
+        if selection.pair is not None:
+            if missing := [word for word in selection.pair if word not in self.split_names]:
+                known = ", ".join(self.split_names[:_SHOWN])
+                raise UserError(
+                    f"{self.location} has no row of the split {missing[0]}", f"mend `splits`; its column says {known}"
+                )
+            chosen = [self.split_names.index(word) for word in selection.pair]
+            return {kind: np.flatnonzero(self.splits == n) for kind, n in zip(KINDS[:2], chosen, strict=True)}
+        kinds = [split_of(name) for name in self.split_names]
+        if None in kinds:
+            unknown = kinds.index(None)
+            row = int((self.splits == unknown).argmax()) + 1
+            raise UserError(
+                f"row {row:,} of {self.location} has the split '{self.split_names[unknown]}'",
+                "write train or val, or say by `splits` which two are train and val",
+            )
+        numbers = np.array([KINDS.index(kind) for kind in kinds if kind])[self.splits]
+        return {kind: rows for number, kind in enumerate(KINDS) if len(rows := np.flatnonzero(numbers == number))}
+
 
 def open_table(table: Path) -> TableSource:
-    """All rows of the table. Raises UserError where it cannot be read, lacks a path or has an unknown split."""
+    """All rows of the table. Raises UserError where it cannot be read or lacks a path."""
     real = os.path.realpath(table)
     file = cache_file("table", f"{_RULES} {real}")
     status = table.stat()
@@ -88,6 +114,7 @@ def open_table(table: Path) -> TableSource:
         arrays.get("numbers"),
         tuple(about["classes"]),
         arrays.get("splits"),
+        tuple(about["splits"]),
         about["fingerprint"],
     )
 
@@ -97,14 +124,13 @@ def _read(table: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     text, labels = bytearray(), list[str]()
     ends, sizes, splits = array("q"), array("q"), array("q")
     seen: dict[str, str] = {}
+    split_names: dict[str, int] = {}
     has_splits = False
     for number, (path, label, split) in enumerate(_rows(table), 1):
         if not path or not isinstance(path, str) or "\0" in path:
             raise UserError(f"row {number:,} of {table} has no path to a file", "give it one or take the row out")
-        if (which := SPLITS.get(str(split))) is None and split is not None:
-            raise UserError(f"row {number:,} of {table} has the split '{split}'", "write train or val")
-        has_splits = which is not None
-        splits.append(which or TRAIN)
+        has_splits = has_splits or split is not None
+        splits.append(split_names.setdefault("" if split is None else str(split).strip(), len(split_names)))
         name = os.fsencode(path)
         text += name
         ends.append(len(text))
@@ -125,7 +151,7 @@ def _read(table: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         arrays["numbers"] = numbers
     if has_splits:
         arrays["splits"] = np.frombuffer(splits, np.int64)
-    return arrays, {"classes": classes, "fingerprint": fingerprint(names, lengths)}
+    return arrays, {"classes": classes, "splits": [*split_names], "fingerprint": fingerprint(names, lengths)}
 
 
 def _check_folder(table: Path, text: bytearray, ends: "array[int]") -> None:

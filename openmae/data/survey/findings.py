@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.shards.source import ShardSource
-from openmae.data.sources.folder import misnamed_splits
 from openmae.data.sources.labels import LabelledSource, is_number
 from openmae.data.sources.source import Source, Subset
 from openmae.data.survey.duplicates import same_files
@@ -251,14 +250,6 @@ def _labels(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
 
 def _no_labels(split: InspectedSplit, others_have: bool) -> Finding:
     refused = "knn, probe and fine-tuning refuse it; pre-training needs no labels"
-    if folders := misnamed_splits(split.source):
-        return Finding(
-            "warning",
-            f"there {_are(len(folders))} {'folders' if len(folders) > 1 else 'a folder'} called "
-            f"{' and '.join(folders)}, which {_are(len(folders))} no splits: these are called train and val, and "
-            "both are there",
-            f"rename the folders to train and val; as it is, all is one set, and {refused}",
-        )
     source = split.source.whole if isinstance(split.source, Subset) else split.source
     if others_have or (isinstance(source, LabelledSource) and source.numbers is not None):
         return Finding("warning", split.why_no_labels, refused)

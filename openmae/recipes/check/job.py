@@ -60,7 +60,8 @@ def run(settings: Check) -> int:
             found = inspect(source, workers, say, settings.reading)
         splits.append(InspectedSplit(name, source, found, *_labels(source)))
     images = sum(map(len, sources.values()))
-    console.print(f"{settings.data}: {pace(images, time.monotonic() - started)}\n")
+    console.print(f"{settings.data}: {pace(images, time.monotonic() - started)}")
+    console.print(f"Splits: {data.taken or 'none'}\n", soft_wrap=True)
     _show_images(splits, console)
     findings = judge(splits)
     if data.has_unused_test:

@@ -56,7 +56,7 @@ def run(settings: Embed) -> None:
     workers = workers_for(settings.workers, device)
     data = open_data(settings.data, settings.selection)
     source = _source(settings, data)
-    labels = LabelTexts(data, source)
+    labels = LabelTexts(source)
     images = centred_images(loaded.encoder, loaded.statistics, source)
     queries = [(path, _query(images, path)) for path in settings.search]
     precision = _precision(settings, device)

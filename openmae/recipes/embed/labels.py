@@ -1,14 +1,8 @@
 """The label of each image as text, for a table: whatever there is, where other commands want labels of all images."""
 
-import os
-from bisect import bisect_left
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.opening import SPLITS, Data
-from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.labels import NO_LABEL, LabelledSource
 from openmae.data.sources.source import Source, Subset
@@ -18,13 +12,10 @@ Labels = tuple[NDArray[np.int64], tuple[str, ...]]
 
 
 class LabelTexts:
-    """labels[i] is the label of image i of a source of DATA, None where it has none."""
+    """labels[i] is the label of image i of a source, None where it has none."""
 
-    def __init__(self, data: Data, source: Source) -> None:
-        if isinstance(source, ImageFolder) and source.root == Path(data.location) and data.has_splits:
-            self._numbers, self._names = _of_splits(data, source)
-        else:
-            self._numbers, self._names = _of(source)
+    def __init__(self, source: Source) -> None:
+        self._numbers, self._names = _of(source)
 
     def __getitem__(self, index: int) -> str | None:
         number = int(self._numbers[index])
@@ -48,19 +39,6 @@ def _of(source: Source) -> Labels:
         return source.labels, source.class_names
     except UserError:
         return _none(len(source))
-
-
-def _of_splits(data: Data, whole: ImageFolder) -> Labels:
-    """Of a folder of images with train/ and val/ in it, each with its class folders."""
-    parts = {split: data.split(split) for split in SPLITS}
-    together, names = _joined([_of(part) for part in parts.values()])
-    numbers, _ = _none(len(whole))
-    begin = 0
-    for split, part in parts.items():  # one after the other in the list, in the same order as alone
-        start = bisect_left(whole.paths, os.fsencode(f"{split}/"), key=os.fsencode)
-        numbers[start : start + len(part)] = together[begin : begin + len(part)]
-        begin += len(part)
-    return numbers, names
 
 
 def _joined(parts: list[Labels]) -> Labels:

@@ -22,7 +22,6 @@ from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.opening import Data, open_data
-from openmae.data.sources.folder import misnamed_splits
 from openmae.data.sources.source import Source
 from openmae.data.survey.sample import survey
 from openmae.data.views.statistics import Statistics
@@ -79,7 +78,6 @@ def open_images(settings: Pretrain, here: Here) -> Images:
             check_compiles(here.device)
     train, val, shown = here.ranks.each_in_turn(lambda: _sources(open_data(data, settings.selection), settings.seed))
     console.print(f"{len(train):,} images in {train.location}; {len(shown)} shown in the pictures")
-    _warn_of_splits(train, console)
     look = None
     if here.ranks.leads and not here.folder.has_begun:
         console.print("Reading a sample of them: sizes, mean and standard deviation")
@@ -110,17 +108,6 @@ def _sources(data: Data, seed: int) -> tuple[Source, Source | None, Source]:
 def held_out(images: int) -> int:
     """How many of so many images are set aside for the pictures where there are no splits."""
     return min(8, images // 10)
-
-
-def _warn_of_splits(source: Source, console: Console) -> None:
-    """Says so where images that may be meant for measuring are trained on."""
-    if len(folders := misnamed_splits(source)) > 1:
-        console.print(
-            f"warning: folders called {' and '.join(folders)} are no splits, and all of them are trained on: rename "
-            "them to train and val to keep val apart",
-            style="yellow",
-            soft_wrap=True,
-        )
 
 
 # ---------------------------------------------------------------- the job
