@@ -1,5 +1,6 @@
 """`openmae pack`: what is stored, who can read it, and that nothing but (data, settings) decides its bytes."""
 
+import contextlib
 import gc
 import hashlib
 import io
@@ -8,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
@@ -39,6 +41,7 @@ from openmae.data.views.crop import resize
 from openmae.errors import BrokenImage, UserError
 from openmae.recipes.pack import job as recipe
 from tests.commands import Run, refused
+from tests.data.bad_files import chunk, png
 from tests.images import picture, write_images
 from tests.processes import SMALL_FILES, run_openmae, started_openmae, wait_for
 
@@ -193,6 +196,63 @@ def test_broken_images_are_no_images(data: bytes) -> None:
     for short_side in (16, 256):  # made smaller, and kept as they are
         with pytest.raises(BrokenImage):
             pack_image(data, Packing(short_side))
+
+
+def control(frames: int) -> bytes:
+    """What makes a PNG an animated one of so many frames."""
+    return chunk(b"acTL", struct.pack(">II", frames, 0))
+
+
+ODD_CHUNKS = {
+    "no hexadecimal": chunk(b"tEXt", b"Raw profile type exif\0\nexif\n  10\nnothing of the kind\n"),
+    "half a byte": chunk(b"tEXt", b"Raw profile type exif\0\nexif\n  10\n49492a0\n"),
+    "no lines": chunk(b"tEXt", b"Raw profile type exif\0II*"),
+    "not latin": chunk(b"iTXt", b"Raw profile type exif\0\0\0\0\0\xff\xfe"),
+    "noise": chunk(b"eXIf", bytes(range(200))),
+    "no directory": chunk(b"eXIf", b"II*\0\xff\xff\xff\xff"),
+    "a frame without control": control(2),
+    "no frames": control(0),
+    "a control cut off": chunk(b"acTL", b"\0"),
+    "a frame elsewhere": control(3) + chunk(b"fcTL", struct.pack(">5I2H2B", 0, 6, 5, 90, 90, 1, 1, 0, 0)),
+    "pixels before": control(1) + chunk(b"fdAT", struct.pack(">I", 9) + b"nothing"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_CHUNKS)
+def test_odd_texts_and_animations_of_a_png_are_no_matter_or_break_it(name: str) -> None:
+    pixels = np.asarray(picture(1))
+    data = png(pixels, 8, 2, chunks=ODD_CHUNKS[name])
+    try:
+        packed = pack_image(data, Packing())
+    except BrokenImage:
+        assert "control" in name or "frame" in name or "pixels" in name  # Pillow refuses some animations
+        return
+    np.testing.assert_array_equal(decode(packed.data, PixelFormat()), pixels)
+
+
+@given(st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"acTL", b"fcTL", b"fdAT"]), st.binary(max_size=60))
+def test_any_chunk_of_a_png_is_no_matter_or_breaks_it(kind: bytes, noise: bytes) -> None:
+    word = b"Raw profile type exif\0" if kind.endswith(b"Xt") else b""
+    with contextlib.suppress(BrokenImage):
+        pack_image(png(np.asarray(picture(1)), 8, 2, chunks=chunk(kind, word + noise)), Packing())
+
+
+def test_what_is_too_long_for_a_jpeg_becomes_a_png() -> None:
+    image = picture(1, (20, 900)).resize((82_000, 20))
+    packed = pack_image(encoded(image, "PNG"), Packing(16))
+    assert packed.extension == "png"
+    assert decode(packed.data, PixelFormat()).shape == (16, 65_600, 3)
+
+
+def test_a_damaged_file_does_not_return(tmp_path: Path) -> None:
+    data, shards = write_images(tmp_path / "data", 6), tmp_path / "shards"
+    whole = (data / "class1/001.png").read_bytes()
+    (data / "class1/001.png").write_bytes(whole[: len(whole) // 2])
+    pack(data, shards, max_broken=0.5)
+    assert len((shards / "broken.txt").read_text().splitlines()) == 1
+    before = (shards / "0000.tar").stat().st_mtime_ns
+    pack(data, shards, max_broken=0.5)
+    assert (shards / "0000.tar").stat().st_mtime_ns == before  # it was not packed again
 
 
 # ---------------------------------------------------------------- shards

@@ -30,7 +30,7 @@ def open_image(data: bytes | OSError | BrokenImage, reading: Reading = UNSAID) -
     """Reads the header alone, of what a source gave. Raises as decode does, and what a source gave instead of bytes."""
     if not isinstance(data, bytes):
         raise data
-    with _reasons():
+    with reasons():
         apart.tried(lambda: _open(data, reading))
         return _open(data, reading)
 
@@ -57,7 +57,7 @@ def decode(
     Raises BrokenImage for anything that is not a whole, readable image of such channels and depth, and UserError
     where reading it needs a package that is not installed.
     """
-    with _reasons():
+    with reasons():
         opened = _open(data, pixels.reading) if isinstance(data, bytes) else data
         header = opened.header
         asked = Wanted(
@@ -133,7 +133,7 @@ _OPENERS: dict[bytes, Callable[[bytes], OpenedImage]] = {
 
 
 @contextmanager
-def _reasons() -> Iterator[None]:
+def reasons() -> Iterator[None]:
     """Whatever a decoder raises on damaged bytes, which is nearly every kind, becomes BrokenImage."""
     try:
         yield

@@ -142,7 +142,7 @@ def _pack_chunk(source: Source, packing: Packing, images: NDArray[np.int64], han
                 raise data
             found.append(pack_image(data, packing))
         except (OSError, BrokenImage) as error:
-            found.append(LeftOut(image, str(error), may_return=isinstance(error, OSError)))
+            found.append(LeftOut(image, str(error), may_return=isinstance(data, OSError)))
     return found
 
 
