@@ -1,5 +1,6 @@
 """A real local web server that serves a folder, with byte ranges, and fails on request."""
 
+import gzip
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ STALLED_SECONDS = 1.5  # long after the clients of the tests have given up
 class Server:
     """url: of the served folder. fail: asked with the number of the request and its path, names what goes wrong:
     an HTTP status, "stall", "cut" (half of the content), "short" (half, as if that were all), "drip" (a byte now and
-    then), "reset" (no answer), "no ranges", or "" for nothing."""
+    then), "reset" (no answer), "no ranges", "gzip" (all of it, packed), an address to be asked instead, or "" for
+    nothing."""
 
     url: str
     fail: Callable[[int, str], str] = lambda number, path: ""
@@ -59,6 +61,12 @@ def serve(folder: Path) -> Iterator[Server]:
             if failure.isdecimal():
                 self.send_error(int(failure))
                 return
+            if failure.startswith(("http", "/", "file")):
+                self.send_response(302)
+                self.send_header("Location", failure)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             wanted = self.headers.get("Range")
             file = Path(self.translate_path(self.path))
             if wanted is None or not file.is_file() or failure == "no ranges":
@@ -76,6 +84,9 @@ def serve(folder: Path) -> Iterator[Server]:
             if failure == "short":
                 part = part[: len(part) // 2]
             self.send_response(206)
+            if failure == "gzip":
+                part = gzip.compress(part)
+                self.send_header("Content-Encoding", "gzip")
             self.send_header("Content-Length", str(len(part)))
             self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{status.st_size}")
             self.send_header("ETag", f'"{status.st_mtime_ns}-{status.st_size}"')

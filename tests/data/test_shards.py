@@ -1,5 +1,6 @@
 """Tar shards: their index, foreign ones without index, on servers that fail, and what is damaged."""
 
+import asyncio
 import io
 import json
 import multiprocessing
@@ -16,6 +17,7 @@ from pathlib import Path
 import boto3
 import numpy as np
 import pytest
+import yarl
 from hypothesis import given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
@@ -27,6 +29,7 @@ from openmae.data.shards.listing import expand
 from openmae.data.shards.source import ShardSource
 from openmae.data.shards.tar import scan
 from openmae.data.sources import remote
+from openmae.data.sources.redirects import why_not
 from openmae.data.sources.source import Names, Source
 from openmae.data.tasks import split_for
 from openmae.errors import BrokenImage, UserError
@@ -468,6 +471,62 @@ def test_server_without_ranges(tmp_path: Path, server: Server) -> None:
     for data in ("0.tar", "packed"):
         with pytest.raises(UserError, match=r"does not give parts .*: download the shards and give their"):
             _ = open_data(f"{server.url}/{data}").all
+
+
+def test_what_a_server_packs_though_asked_not_to_is_refused(tmp_path: Path, server: Server) -> None:
+    write_tar(tmp_path / "0.tar", numbered(0, 4))
+    source = open_data(f"{server.url}/0.tar").all
+    server.fail = lambda number, path: "gzip"
+    (found,) = source.read_many([0])
+    assert isinstance(found, OSError)
+    assert "packed (gzip), though it was asked not to" in str(found)
+    with pytest.raises(UserError, match=r"packed \(gzip\)"):
+        _ = open_data(f"{server.url}/0.tar?again").all
+
+
+def test_a_server_sends_on_within_itself_and_not_into_this_machine(tmp_path: Path, server: Server) -> None:
+    write_tar(tmp_path / "0.tar", numbered(0, 4))
+    expected = contents(open_data(str(tmp_path)).all)
+    server.fail = lambda number, path: "" if "there" in path else f"/0.tar?there={number}"
+    assert contents(open_data(f"{server.url}/elsewhere.tar").all) == expected
+    with serve(tmp_path) as other:
+        for place, reason in (
+            (f"{other.url}/0.tar", "that is in this machine"),
+            (other.url.replace("127.0.0.1", "localhost") + "/0.tar", "that is in this machine"),
+            ("http://169.254.169.254/latest/0.tar", "that is in this machine"),
+            ("file:///etc/passwd", "that is no web address"),
+            (f"{server.url}/0.tar", "sends on more than 10 times"),
+        ):
+            server.fail = lambda number, path, place=place: place  # type: ignore[misc]
+            with pytest.raises(UserError, match=reason):
+                _ = open_data(f"{server.url}/a.tar").all
+        assert other.requests == []
+
+
+@pytest.mark.parametrize(
+    ("origin", "target", "reason"),
+    [
+        ("https://8.8.8.8/a", "https://1.1.1.1/a", ""),
+        ("http://8.8.8.8/a", "https://1.1.1.1:8443/a", ""),
+        ("https://8.8.8.8/a", "http://1.1.1.1/a", "that is not encrypted"),
+        ("https://8.8.8.8/a", "https://10.0.0.1/a", "that is in a private network"),
+        ("http://10.0.0.2/a", "http://10.0.0.1/a", ""),
+        ("http://10.0.0.2/a", "http://[::ffff:127.0.0.1]/a", "that is in this machine"),
+        ("http://8.8.8.8/a", "http://0/a", "that is in this machine"),
+        ("http://8.8.8.8/a", "http://2130706433/a", "that is in this machine"),
+        ("http://8.8.8.8/a", "http://8.8.8.8/b", ""),
+    ],
+)
+def test_where_a_request_is_sent_on_to(origin: str, target: str, reason: str) -> None:
+    assert asyncio.run(why_not(yarl.URL(origin), yarl.URL(target))) == reason
+
+
+def test_a_listing_names_files_of_its_own_folder_alone(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "a").mkdir()
+    links = ("0.tar", "/a/1.tar?x=1", f"{server.url}/a/2.tar", "http://127.0.0.1:1/a/3.tar", "../4.tar", "b/5.tar")
+    (tmp_path / "a/index.html").write_text("".join(f'<p><A class=x HREF="{link}">here</a>' for link in links))
+    names = remote.list_folder(f"{server.url}/a", ".tar")
+    assert names == [f"{server.url}/a/{number}.tar" for number in range(3)]
 
 
 def test_remote_index_is_fetched_once(tmp_path: Path, server: Server, cache: Path) -> None:

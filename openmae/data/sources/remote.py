@@ -5,13 +5,17 @@ Addresses and passwords of S3 are those of every AWS tool (AWS_ENDPOINT_URL, AWS
 
 import asyncio
 import os
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from html import unescape
 from typing import Any, TypeVar
+from urllib.parse import urljoin
 
+from openmae.data.sources import redirects
 from openmae.errors import UserError
 from openmae.files.address import HIDDEN, hide, shown, whole
 
@@ -34,6 +38,7 @@ class Patience:
 
 
 PATIENCE = Patience()
+_LINK = re.compile(r"""<a\s[^>]*?href\s*=\s*["']([^"'#?]+)""", re.IGNORECASE)
 _AT_ONCE = 32  # requests under way in one process
 _MOST_OF_A_FILE = 1 << 28  # bytes of one that is fetched whole: a list of shards or of classes
 
@@ -143,13 +148,14 @@ class _Http(_Server):
             return RemoteFile(url, int(size), answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
 
     async def list_files(self, url: str) -> list[str]:
-        return [hide(entry["name"]) for entry in await self.filesystem._ls(whole(url), detail=True)]
+        page = (await self.file(url)).decode("utf-8", errors="replace")
+        links = {urljoin(f"{whole(url)}/", unescape(link)) for link in _LINK.findall(page)}
+        start = f"{whole(url)}/"
+        return [hide(link) for link in links if link.startswith(start) and "/" not in link[len(start) :].rstrip("/")]
 
     @asynccontextmanager
     async def _get(self, url: str, wanted: str | None = None) -> AsyncIterator[Any]:
-        headers = {"Accept-Encoding": "identity", **({"Range": wanted} if wanted else {})}
-        session = await self.filesystem.set_session()
-        async with session.get(self.filesystem.encode_url(whole(url)), headers=headers) as answer:
+        async with await self._answer(url, wanted) as answer:
             if answer.status in (404, 410):
                 raise FileNotFoundError("there is no such file")
             if 400 <= answer.status < 500 and answer.status not in (408, 425, 429):
@@ -161,13 +167,29 @@ class _Http(_Server):
                 )
             if answer.status not in (200, 206):
                 raise OSError(f"the server answered {answer.status} {answer.reason}")
+            encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+            if encoding not in ("", "identity"):  # what it would unpack to, nobody knows
+                raise Refused(f"the server sends the file packed ({encoding}), though it was asked not to")
             yield answer
+
+    async def _answer(self, url: str, wanted: str | None) -> Any:
+        """The server's, or that of the one it sends on to. Raises Refused where it may not."""
+        headers = {"Accept-Encoding": "identity", **({"Range": wanted} if wanted else {})}
+        session = await self.filesystem.set_session()
+        place = self.filesystem.encode_url(whole(url))
+        for _ in range(redirects.MOST):
+            answer = await session.get(place, headers=headers, allow_redirects=False)
+            if answer.status not in redirects.CODES or "Location" not in answer.headers:
+                return answer
+            origin, place = answer.url, answer.url.join(type(answer.url)(answer.headers["Location"]))
+            answer.release()
+            if reason := await redirects.why_not(origin, place):
+                raise Refused(f"the server sends on to {shown(str(place))}, and {reason}")
+        raise Refused(f"the server sends on more than {redirects.MOST} times")
 
 
 async def _body(answer: Any, most: int) -> bytes:
     """What the server sends. Raises Refused where that is more than `most` bytes, once it can be told."""
-    if answer.content_length is not None and answer.content_length <= most:
-        return bytes(await answer.read())
     parts, total = [], 0
     async for part in answer.content.iter_any():
         parts.append(part)
@@ -218,7 +240,7 @@ def _connect_http() -> _Server:
     except ImportError as error:
         raise UserError("reading http:// needs fsspec and aiohttp", "pip install 'openmae[remote]'") from error
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE.stall, sock_read=PATIENCE.stall)
-    options = {"timeout": timeout, "trust_env": True}  # trust_env: proxies
+    options = {"timeout": timeout, "trust_env": True, "auto_decompress": False}  # trust_env: proxies
     return _Http(HTTPFileSystem(client_kwargs=options, skip_instance_cache=True, use_listings_cache=False))
 
 
