@@ -3,7 +3,7 @@
 openmae reconstruct runs/first photo.jpg another.jpg --out picture.png
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,11 @@ from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.data.opening import open_data
 from openmae.data.sources.selection import Selection
-from openmae.errors import UserError, of_user
+from openmae.data.survey.sample import levels_of
+from openmae.errors import BrokenImage, UserError, of_user
 from openmae.machine.device import choose_device
 from openmae.recipes.asked import MODEL, AskedDecoderHeads, AskedDevice, AskedFiles, AskedReading
+from openmae.recipes.levels import check_expected
 from openmae.report.sheets.panel import draw_panel
 from openmae.weights import load_model
 from openmae.weights.loaded import say_origin
@@ -63,6 +65,8 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     if not settings.images:
         raise UserError("name the images to look at", "openmae reconstruct MODEL IMAGE... --out PNG")
     pictured = _pictured(settings.images, settings.selection)
+    levels = levels_of(_read(pictured), loaded.statistics.pixels)
+    check_expected(loaded.name, loaded.statistics, levels, "the images", console)
     try:
         model.masking.counts(model.encoder.grid, settings.mask_ratio)
     except ValueError as error:  # patches and size are the model's
@@ -97,6 +101,14 @@ def _pictured(given: tuple[str, ...], selection: Selection) -> list[tuple[str, C
         else:
             found.append((word, Path(word).read_bytes))
     return _short(found[:MOST_IMAGES])
+
+
+def _read(pictured: Sequence[tuple[str, Callable[[], bytes]]]) -> Iterator[bytes | OSError | BrokenImage]:
+    for _, read in pictured:
+        try:
+            yield read()
+        except (OSError, BrokenImage) as error:
+            yield error
 
 
 def _short(found: list[tuple[str, Callable[[], bytes]]]) -> list[tuple[str, Callable[[], bytes]]]:

@@ -34,6 +34,7 @@ from openmae.files.whole import write_file
 from openmae.machine.workers import reading_workers
 from openmae.randomness import generator
 from openmae.recipes.asked import AskedFiles, AskedReading, Readers
+from openmae.recipes.levels import say_apart
 from openmae.report.plots.histogram import draw_histogram
 
 _NAMED = 5  # images that cannot be read
@@ -83,6 +84,7 @@ def run(settings: Stats) -> None:
     console.print(f"Read as {channels} of {_DEPTHS[pixels.depth]} ({which})\n")
     _show_images(found, console)
     _show_channels(found, console)
+    say_apart(found.apart, console)
     for note in _notes(found, source, settings.data):
         console.print(note, soft_wrap=True)
     _hand_on(settings, found, console)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, open_image
-from openmae.data.formats.header import Header
+from openmae.data.formats.header import Depth, Header
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
+from openmae.data.survey.levels import Apart, apart
 from openmae.data.survey.moments import from_moments, histogram, histogram_moments, image_moments
 from openmae.data.views.statistics import Statistics
 from openmae.errors import BrokenImage, UserError
@@ -37,7 +38,7 @@ class Distribution:
     levels, of float ones 256 intervals between the outermost percentiles, each called by its middle.
     sample: float pixels of each image that the percentiles and weights are of; 0 where they are of all pixels.
     sizes: (n, 2) height and width of the images that could be read. broken: (index, reason) of the others.
-    formats, modes, depths, channels: how many images have which.
+    formats, modes, depths, channels: how many images have which. apart: whether they are of two scales.
     """
 
     statistics: Statistics
@@ -53,17 +54,20 @@ class Distribution:
     depths: Counter[str]
     channels: Counter[int]
     broken: list[tuple[int, str]]
+    apart: Apart | None
 
 
 @dataclass(frozen=True)
 class _Part:
     """Of the images of a chunk: the sum of their moments (2, C), extremes (C,), and pixels: the sum of their shares of
-    each level (C, levels), or (n * k, C) float pixels that were drawn."""
+    each level (C, levels), or (n * k, C) float pixels that were drawn. scales: of each image, the root of
+    its mean square."""
 
     moments: NDArray[np.float64]
     least: NDArray[np.float64]
     most: NDArray[np.float64]
     pixels: NDArray[Any]
+    scales: list[float]
     headers: list[Header]
     broken: list[tuple[int, str]]
 
@@ -84,6 +88,8 @@ def measure(
     sizes: list[NDArray[np.int32]] = []
     kinds: dict[str, Counter[Any]] = {name: Counter() for name in ("format", "mode", "depth", "channels")}
     broken: list[tuple[int, str]] = []
+    scales: list[float] = []
+    depths: list[Depth] = []
     done = 0
     for part in ordered(partial(_measure, source, pixels, of_each), chunks, workers):
         moments += part.moments
@@ -96,6 +102,8 @@ def measure(
             counter.update(getattr(header, name) for header in part.headers)
         sizes.append(np.array([(header.height, header.width) for header in part.headers], np.int32).reshape(-1, 2))
         broken += part.broken
+        scales += part.scales
+        depths += (header.depth for header in part.headers)
         done += len(part.headers) + len(part.broken)
         say(done)
     images = count - len(broken)
@@ -120,6 +128,7 @@ def measure(
         kinds["depth"],
         kinds["channels"],
         broken,
+        apart(np.array(scales), depths),
     )
 
 
@@ -136,6 +145,7 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
     moments, least, most, summed = _nothing(pixels)
     drawn = [np.empty((0, pixels.in_chans), np.float32)]
     headers: list[Header] = []
+    scales: list[float] = []
     broken: list[tuple[int, str]] = []
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         try:
@@ -148,7 +158,7 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
         headers.append(header)
         if of_each:
             low, high = ([ends(image[..., c]) for c in range(pixels.in_chans)] for ends in (np.min, np.max))
-            moments += image_moments(image)
+            own = image_moments(image)
             flat = image.reshape(-1, pixels.in_chans)
             # At random, for regular steps may fall in with the columns; as many of a small image, so that it weighs
             # the same.
@@ -156,10 +166,12 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
         else:
             counts = histogram(image)
             low, high = ([ends(np.flatnonzero(row)) for row in counts] for ends in (np.min, np.max))
-            moments += histogram_moments(counts, image.dtype)
+            own = histogram_moments(counts, image.dtype)
             summed += counts / (image.shape[0] * image.shape[1])
+        moments += own
+        scales.append(float(np.sqrt(own[1].mean())))
         least, most = np.minimum(least, low), np.maximum(most, high)
-    return _Part(moments, least, most, np.concatenate(drawn) if of_each else summed, headers, broken)
+    return _Part(moments, least, most, np.concatenate(drawn) if of_each else summed, scales, headers, broken)
 
 
 _Shape = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]

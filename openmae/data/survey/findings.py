@@ -12,11 +12,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.data.formats.header import Depth
 from openmae.data.shards.source import ShardSource
 from openmae.data.sources.labels import LabelledSource, is_number
 from openmae.data.sources.source import Source, Subset
 from openmae.data.survey.duplicates import same_files
 from openmae.data.survey.inspection import Inspection
+from openmae.data.survey.levels import apart
 
 Severity = Literal["error", "warning", "note"]
 
@@ -165,6 +167,7 @@ def _kinds(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
             else "all are brought to the deepest, white to white: look whether their brightness can be compared",
             tuple(firsts[depth] for depth in depths),
         )
+    yield from _scales(splits)
     if len(channels) > 1 and max(channels) > 4:
         yield Finding(
             "warning",
@@ -183,6 +186,22 @@ def _kinds(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
             "note",
             f"{_images(frames)} {_have(frames)} several frames (pages, slices or times)",
             "training draws one of them at every visit; only the middle one was decoded here",
+        )
+
+
+def _scales(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
+    """Values of two scales: 0..1 beside 0..255, 12 bits in 16 beside 16 bits."""
+    depths: list[Depth] = [
+        split.found.kinds[row["kind"]][2] for split in splits for row in split.found.rows[split.found.good]
+    ]
+    scales = np.concatenate([split.found.rows["scale"][split.found.good] for split in splits])
+    if found := apart(scales.astype(np.float64), depths):
+        named = [split.called(int(index)) for split in splits for index in np.flatnonzero(split.found.good)]
+        yield Finding(
+            "warning",
+            found.what,
+            "bring them to one scale, or keep them apart: training would see the smaller ones as one constant",
+            tuple(named[index] for index in found.few[:EXAMPLES]),
         )
 
 

@@ -15,9 +15,11 @@ from openmae.data.formats.header import Header
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
+from openmae.data.survey.moments import image_moments
 from openmae.errors import BrokenImage
 
 _CHUNK = 16  # files a worker reads in one go
+_SCALE_SIDE = 256  # pixels a side of which the scale of the values is measured
 _NOTHING = Header("", 0, 0, 0, "uint8", "", 0)  # of a file that gives no image
 
 ROW = np.dtype(
@@ -29,6 +31,7 @@ ROW = np.dtype(
         ("channels", "i4"),
         ("frames", "i4"),
         ("kind", "i4"),  # number of its (format, mode, depth)
+        ("scale", "f4"),  # the root of the mean square of its scaled pixels
         ("blank", "?"),  # whether all its pixels are the same
     ]
 )
@@ -61,9 +64,9 @@ def inspect(
     reasons: dict[int, str] = {}
     done = 0
     for part in ordered(partial(_inspect, source, reading), chunks, workers):
-        for header, digest, size, blank, reason in part:
+        for header, digest, size, scale, blank, reason in part:
             kind = numbers.setdefault((header.format, header.mode, header.depth), len(numbers))
-            rows[done] = (digest, size, header.height, header.width, header.channels, header.frames, kind, blank)
+            rows[done] = (digest, size, header.height, header.width, header.channels, header.frames, kind, scale, blank)
             if reason:
                 reasons[done] = reason
             done += 1
@@ -73,8 +76,8 @@ def inspect(
 
 def _inspect(
     source: Source, reading: Reading, chunk: Sequence[int], hand: Hand
-) -> list[tuple[Header, bytes, int, bool, str]]:
-    """Of each file: header, digest, size in bytes, whether it is blank, why it gives no image."""
+) -> list[tuple[Header, bytes, int, float, bool, str]]:
+    """Of each file: header, digest, size in bytes, scale of its values, whether it is blank, why it gives no image."""
     found = []
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         digest, size = bytes(16), 0
@@ -86,10 +89,17 @@ def _inspect(
             opened = open_image(data, reading)
             header = opened.header
             image = decode(opened, PixelFormat(header.channels, None, header.depth, reading))
-            found.append((header, digest, size, _is_blank(image), ""))
+            found.append((header, digest, size, _scale(image), _is_blank(image), ""))
         except (OSError, BrokenImage) as error:
-            found.append((_NOTHING, digest, size, False, str(error) or type(error).__name__))
+            found.append((_NOTHING, digest, size, 0.0, False, str(error) or type(error).__name__))
     return found
+
+
+def _scale(image: NDArray[Any]) -> float:
+    """The root of the mean square of some of the scaled pixels."""
+    steps = [max(1, side // _SCALE_SIDE) for side in image.shape[:2]]
+    some = np.ascontiguousarray(image[:: steps[0], :: steps[1]])
+    return float(np.sqrt(image_moments(some)[1].mean()))
 
 
 def _is_blank(image: NDArray[Any]) -> bool:

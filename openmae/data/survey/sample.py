@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,7 @@ from openmae.data.formats.header import Depth, Header
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
+from openmae.data.survey.levels import UNKNOWN, Levels
 from openmae.data.survey.moments import from_moments, image_moments
 from openmae.data.views.crop import reduction
 from openmae.data.views.statistics import DEPTHS, Statistics
@@ -23,6 +24,7 @@ from openmae.randomness import generator
 MOST_LOOKED_AT = 2048  # images of a sample
 
 _LOOK_SIDE = 256  # pixels; a large JPEG is surveyed at the smallest size that keeps twice this on each side
+_LEVELS_OF = 32  # images whose values are compared with what is expected
 PEEK = 16  # headers that are read before it is guessed what all images are
 _CHUNK = 16  # images a worker looks at in one go
 
@@ -35,6 +37,7 @@ class Survey:
     size: median (height, width). sizes: of every image, by its index.
     channels: how many images have how many channels. why_channels: the reason for the number that was chosen.
     looked_at: how many images were tried. broken: (index, reason) of those that give no image.
+    levels: of those that do.
     """
 
     statistics: Statistics
@@ -44,6 +47,7 @@ class Survey:
     why_channels: str
     looked_at: int
     broken: tuple[tuple[int, str], ...]
+    levels: Levels = field(default=UNKNOWN, compare=False)
 
     def smaller_than(self, patch_size: tuple[int, int]) -> list[tuple[int, str]]:
         """(index, reason) of images that do not cover one patch."""
@@ -103,8 +107,35 @@ def survey(
     sizes = {index: (header.height, header.width) for index, header, _ in good}
     median = tuple(int(np.median([size[axis] for size in sizes.values()])) for axis in (0, 1))
     channels = Counter(header.channels for _, header, _ in good)
-    statistics = from_moments(np.sum([moments for _, _, moments in good], axis=0) / len(good), pixels)
-    return Survey(statistics, (median[0], median[1]), sizes, dict(sorted(channels.items())), why, count, tuple(broken))
+    levels = Levels(np.stack([moments for _, _, moments in good]), tuple(header.depth for _, header, _ in good))
+    statistics = from_moments(levels.moments.sum(axis=0) / len(good), pixels)
+    return Survey(
+        statistics,
+        (median[0], median[1]),
+        sizes,
+        dict(sorted(channels.items())),
+        why,
+        count,
+        tuple(broken),
+        levels,
+    )
+
+
+def sample_levels(source: Source, pixels: PixelFormat, workers: int = 0) -> Levels:
+    """What the values of a few of the images are like, decoded to `pixels`; of those that can be."""
+    return _levels(_look_at(source, pixels, pixels.reading, _sample(source, 0, _LEVELS_OF), workers))
+
+
+def levels_of(files: Iterable[bytes | OSError | BrokenImage], pixels: PixelFormat) -> Levels:
+    """As `sample_levels`, of what was read of some files."""
+    return _levels(_seen(index, data, pixels, pixels.reading) for index, data in enumerate(files))
+
+
+def _levels(seen: Iterable[_Seen]) -> Levels:
+    good = [(one.header, one.moments) for one in seen if one.header is not None and one.moments is not None]
+    if not good:
+        return UNKNOWN
+    return Levels(np.stack([moments for _, moments in good]), tuple(header.depth for header, _ in good))
 
 
 def sample_headers(
@@ -180,16 +211,22 @@ def _look(
 ) -> list[_Seen]:
     seen: list[_Seen] = []
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
-        header: Header | None = None
         try:
             hand.take(index)
-            opened = open_image(data, reading)
-            header = opened.header
-            if pixels is None:
-                seen.append(_Seen(index, header))
-                continue
-            reduce = reduction((header.height, header.width), (_LOOK_SIDE, _LOOK_SIDE))
-            seen.append(_Seen(index, header, image_moments(decode(opened, pixels, reduce=reduce))))
-        except (OSError, BrokenImage) as error:
-            seen.append(_Seen(index, header, None, str(error)))
+            seen.append(_seen(index, data, pixels, reading))
+        except BrokenImage as error:
+            seen.append(_Seen(index, None, None, str(error)))
     return seen
+
+
+def _seen(index: int, data: bytes | OSError | BrokenImage, pixels: PixelFormat | None, reading: Reading) -> _Seen:
+    header: Header | None = None
+    try:
+        opened = open_image(data, reading)
+        header = opened.header
+        if pixels is None:
+            return _Seen(index, header)
+        reduce = reduction((header.height, header.width), (_LOOK_SIDE, _LOOK_SIDE))
+        return _Seen(index, header, image_moments(decode(opened, pixels, reduce=reduce)))
+    except (OSError, BrokenImage) as error:
+        return _Seen(index, header, None, str(error))

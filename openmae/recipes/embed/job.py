@@ -24,6 +24,7 @@ from openmae.console.words import encodable, on_one_line, pace, several
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.source import Source
+from openmae.data.survey.sample import levels_of
 from openmae.errors import BrokenImage, Interrupted, UserError
 from openmae.evaluate.embedding import Embedded, Embedder, embed_each, embedder_of, reasons
 from openmae.evaluate.features import centred_images
@@ -38,6 +39,7 @@ from openmae.recipes.embed.labels import LabelTexts
 from openmae.recipes.embed.neighbours import Findings
 from openmae.recipes.embed.parts import PartsFolder, opened_parts, parts_folder, read_job
 from openmae.recipes.embed.settings import Embed
+from openmae.recipes.levels import check_expected, check_levels
 from openmae.version import __version__
 from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
@@ -59,6 +61,10 @@ def run(settings: Embed) -> None:
     labels = LabelTexts(source)
     images = centred_images(loaded.encoder, loaded.statistics, source)
     queries = [(path, _query(images, path)) for path in settings.search]
+    check_levels(loaded.name, loaded.statistics, source, workers, console)
+    for path in settings.search:
+        levels = levels_of([path.read_bytes()], loaded.statistics.pixels)
+        check_expected(loaded.name, loaded.statistics, levels, str(path), console)
     precision = _precision(settings, device)
     embedder = embedder_of(loaded, settings.layer, settings.pool, precision, device)
     about = _about(settings, loaded, embedder, source)

@@ -42,6 +42,7 @@ from openmae.recipes.evaluate.corruptions import measure_corruptions
 from openmae.recipes.evaluate.keep import check_results, keep_result, set_name
 from openmae.recipes.evaluate.predictions import check_save, save_predictions
 from openmae.recipes.evaluate.settings import AskedSplit, Evaluate
+from openmae.recipes.levels import check_levels
 from openmae.report.page.results import shown_figures
 from openmae.train.run import read_config
 from openmae.weights import Loaded, load_model
@@ -70,6 +71,7 @@ def run(settings: Evaluate) -> None:
     )
     asked = question(source, task, loaded.info["class_names"], settings.classes)
     images = centred_images(model.encoder, loaded.statistics, source)
+    check_levels(loaded.name, loaded.statistics, source, workers, console)
     if kinds:
         _check_corruptible(task, images)
     run_folder = settings.model if (settings.model / "config.toml").exists() else None

@@ -30,6 +30,7 @@ from openmae.recipes.export.formats import pt2 as export_pt2
 from openmae.recipes.export.formats import timm as export_timm
 from openmae.recipes.export.quantize import Cost, quantize, show_cost
 from openmae.recipes.export.settings import Export
+from openmae.recipes.levels import check_levels
 from openmae.report.card.text import public
 from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
@@ -70,6 +71,8 @@ def run(settings: Export) -> None:
     say_origin(loaded, console)
     data = None if settings.data is None else open_data(settings.data, settings.selection)
     images = real_images(loaded, data)
+    if data is not None:
+        check_levels(loaded.name, loaded.statistics, data.val, 0, console)
     with room_on_disk(settings.out.parent), _aside(settings.out) as part:
         notes = form.write(loaded, part)
         found = form.compare(loaded, part, images)

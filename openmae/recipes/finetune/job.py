@@ -41,6 +41,7 @@ from openmae.recipes.finetune.choose import choose, settle
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
+from openmae.recipes.levels import check_levels
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
 from openmae.recipes.training.schedule import evenly
@@ -272,6 +273,13 @@ class FinetuneJob(Job[Classifier]):
 # ---------------------------------------------------------------- the kind
 
 
+def _choose(settings: Finetune, labelled: Labelled, here: Here) -> Finetune:
+    start = labelled.start
+    for source in (labelled.train, labelled.val):
+        check_levels(given(settings.model), start.statistics, source, here.workers, here.console)
+    return choose(settings, start, labelled.right.task, len(labelled.train), here.device, here.console)
+
+
 FINETUNE = JobKind(
     needs=("model", "data", "out"),
     usage=(
@@ -280,9 +288,7 @@ FINETUNE = JobKind(
     ),
     may_differ=(),
     open=open_labelled,
-    choose=lambda settings, labelled, here: choose(
-        settings, labelled.start, labelled.right.task, len(labelled.train), here.device, here.console
-    ),
+    choose=_choose,
     settle=settle,
     job=FinetuneJob,
 )

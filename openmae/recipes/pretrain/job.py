@@ -23,12 +23,14 @@ from openmae.console.terminal import make_console
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.source import Source
+from openmae.data.survey.levels import apart, check_given
 from openmae.data.survey.sample import survey
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.machine.device import memory_of
 from openmae.model import MaskedAutoencoder, patchify
 from openmae.randomness import generator
+from openmae.recipes.levels import say_apart
 from openmae.recipes.pretrain.build import Images, Pretraining, build, stream_of
 from openmae.recipes.pretrain.choose import check_compiles, choose, settle
 from openmae.recipes.pretrain.settings import Pretrain
@@ -210,8 +212,10 @@ def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[in
 
 
 def _choose(settings: Pretrain, images: Images, here: Here) -> Pretrain:
-    memory = memory_of(here.device, here.ranks)
-    return choose(settings, given(images.look), len(images.train), here.device, memory, here.console)
+    memory, look = memory_of(here.device, here.ranks), given(images.look)
+    check_given(settings.mean, settings.std, look.levels, look.statistics)
+    say_apart(apart(look.levels.sizes, look.levels.depths), here.console)
+    return choose(settings, look, len(images.train), here.device, memory, here.console)
 
 
 PRETRAIN = JobKind(

@@ -21,6 +21,7 @@ from openmae.machine.device import choose_device, choose_precision, device_of
 from openmae.machine.memory import ram
 from openmae.machine.workers import workers_for
 from openmae.model import ViT
+from openmae.recipes.levels import check_levels
 from openmae.recipes.probe.keep import keep
 from openmae.recipes.probe.settings import Proof
 from openmae.recipes.probe.table import draw_layers, show_advice, show_table
@@ -63,6 +64,10 @@ def _prove(
         _check_memory(len(train) + len(val), encoders * len(places), loaded.encoder.embed_dim)
     if "knn" in kinds and k > len(train):
         console.print(f"--k {k} is more than the {len(train):,} training images: all of them vote", style="yellow")
+    workers = workers_for(settings.workers, device, ranks)
+    with ranks.together():
+        for source in dict.fromkeys((train, val)) if ranks.leads else ():
+            check_levels(loaded.name, loaded.statistics, source, workers, console)
     how = How(
         kinds,
         places,
@@ -71,7 +76,7 @@ def _prove(
         temperature,
         choose_precision(device)[0] if settings.precision == "auto" else settings.precision,
         device,
-        workers_for(settings.workers, device, ranks),
+        workers,
         settings.seed,
         ranks,
     )
