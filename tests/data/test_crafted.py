@@ -30,6 +30,7 @@ from tests.data.crafted import (
     npz_of_large_labels,
     promising_tiffs,
     repeated,
+    run_length_bmp,
     with_clap,
 )
 from tests.images import encoded
@@ -238,3 +239,28 @@ def test_a_sparse_file_in_a_shard_is_broken_and_those_behind_it_are_not_lost(tmp
     source = open_data(str(tmp_path)).all
     assert [source.name(index) for index in range(len(source))] == ["a.png", "b.png"]
     assert source.read(1) == picture
+
+
+# ---------------------------------------------------------------- BMP
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 300, 301])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("delta", [False, True])
+def test_run_lengths_of_a_bmp(bits: int, width: int, delta: bool) -> None:
+    draws = np.random.default_rng(width)
+    pixels = draws.integers(0, 2**bits, (11, width)).astype(np.uint8)
+    pixels[:, 18:27] = 5  # a run
+    palette = draws.integers(0, 256, (2**bits, 3)).astype(np.uint8)
+    expected = pixels.copy()
+    if delta:
+        expected[::-1][3:-1:5] = 0
+    for padded in (False, True):
+        data = run_length_bmp(pixels, bits, palette, padded=padded, delta=delta)
+        np.testing.assert_array_equal(decode(data, PixelFormat()), palette[expected])
+        if not padded and not delta:
+            with Image.open(io.BytesIO(data)) as image:  # which is right there
+                np.testing.assert_array_equal(palette[expected], np.asarray(image.convert("RGB")))
+        np.testing.assert_array_equal(decode(data[:-4], PixelFormat()), palette[expected])  # its end says nothing
+        with pytest.raises(BrokenImage, match="cut off"):
+            decode(data[: -len(data) // 4], PixelFormat())

@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from openmae.data.formats import apart
+from openmae.data.formats.bmp import open_bmp
 from openmae.data.formats.channels import PixelFormat, check_fits, fit
 from openmae.data.formats.dicom import open_dicom
 from openmae.data.formats.header import BYTES, LARGEST_REDUCTION, Header, OpenedImage, Wanted, check_size, fits
@@ -123,7 +124,7 @@ _OPENERS: dict[bytes, Callable[[bytes], OpenedImage]] = {
     _JPEG: open_jpeg,
     b"\x89PNG\r\n\x1a\n": open_png,
     b"GIF8": lambda data: open_by_pillow(data, "GIF"),
-    b"BM": lambda data: open_by_pillow(data, "BMP"),
+    b"BM": open_bmp,
     b"II*\0": open_tiff,
     b"MM\0*": open_tiff,
     b"II+\0": open_tiff,
