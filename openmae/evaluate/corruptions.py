@@ -1,10 +1,9 @@
 """The 15 kinds of corruption of ImageNet-C, at 5 severities, made of any images as they are read.
 
 Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
-arXiv 1903.12261. The corruptions themselves are imagecorruptions' (a fork that is kept up, imagecorruptions-imaug;
-the pictures of frost come along): the same parameters as in the authors' code; motion blur and snow without
-ImageMagick. The published ImageNet-C is JPEG files of 224 pixels made from the validation images; a view that is
-corrupted here is not compressed once more, so figures come close to the published set's and are not the same.
+arXiv 1903.12261, and the code released with it, whose every step is taken here: the short side resized to 256/224,
+bilinear, the middle cut out, corrupted, and saved as JPEG. Most corruptions are those of imagecorruptions (a fork that
+is kept up, imagecorruptions-imaug), which equal the authors'; `imagenet_c` has those that do not.
 """
 
 import io
@@ -15,11 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.sources.source import Remade, Source
 from openmae.data.views.centred import centred
 from openmae.errors import UserError
+from openmae.evaluate import imagenet_c
 from openmae.randomness import generator
 
 KINDS = (
@@ -30,6 +31,8 @@ KINDS = (
 )  # fmt: skip
 SEVERITIES = (1, 2, 3, 4, 5)
 LEAST_SIDE = 32  # pixels, for the library
+DEFINITION = 2  # of the corruptions; figures of another one are measured anew
+_QUALITY = 85  # of the published set's files
 
 ALEXNET = dict(
     zip(
@@ -48,7 +51,7 @@ Errors = dict[str, dict[int, float]]
 
 
 class Corrupted(Remade):
-    """Another source's images as the model sees them, corrupted: `read` gives the bytes of a .npy file.
+    """Another source's images as the model sees them, corrupted: `read` gives the bytes of a JPEG file of that size.
 
     Image i is a function of (kind, severity, seed, i). pixels, img_size, patch_size: as the model takes them.
     """
@@ -69,19 +72,25 @@ class Corrupted(Remade):
 
     def read(self, index: int) -> bytes:
         """The corrupted view. Raises as the source and `decode` do."""
-        view = centred(self.source.read(index), self.pixels, self.img_size, self.patch_size)
+        view = centred(self.source.read(index), self.pixels, self.img_size, self.patch_size, "bilinear")
         draws = generator(self.seed, "corruption", epoch=KINDS.index(self.kind), index=index, view=self.severity)
-        file = io.BytesIO()
-        np.save(file, corrupt(view, self.kind, self.severity, draws), allow_pickle=False)
+        changed, file = corrupt(view, self.kind, self.severity, draws), io.BytesIO()
+        Image.fromarray(changed if changed.shape[2] == 3 else changed[..., 0]).save(
+            file, "JPEG", quality=_QUALITY, optimize=True
+        )
         return file.getvalue()
 
 
 def corrupt(view: NDArray[np.uint8], kind: str, severity: int, draws: np.random.Generator) -> NDArray[Any]:
     """(H, W, 1 or 3) uint8 -> the same shape, corrupted; severity 1 to 5. numpy's global generator is left as it was.
 
-    Of an image with one channel the library makes one with three; the first of them is taken.
+    Of an image with one channel one with three is made; the first of them is taken.
     """
     library = imported()
+    if kind in imagenet_c.KINDS:
+        colours = np.broadcast_to(view, (*view.shape[:2], 3))
+        made = imagenet_c.KINDS[kind](colours, severity, draws)
+        return np.ascontiguousarray(made[..., : view.shape[2]].astype(np.uint8))  # cut to whole levels, as theirs
     own, shared = draws.integers(2**31, size=2).tolist()
     extra = {"seed": own} if kind in _OWN_SEED else {}
     before = np.random.get_state()  # noqa: NPY002 (the library draws from numpy's global generator)

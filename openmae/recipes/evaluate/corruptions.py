@@ -17,6 +17,7 @@ from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.memory import in_memory
 from openmae.evaluate.corruptions import (
     ALEXNET,
+    DEFINITION,
     KINDS,
     Corrupted,
     Errors,
@@ -83,6 +84,7 @@ def _keep(place: tuple[Path, str], judged: Judged, clean: dict[str, Any], errors
     relative = mean_corruption_error(errors, ALEXNET) if _is_comparable(judged) and is_complete(errors) else None
     heat = result_picture(run, name, "heat", corruptions_picture(errors, error))
     value = {
+        "definition": DEFINITION,
         "seed": seed,
         "images": clean["images"],
         "outputs": clean["outputs"],

@@ -9,6 +9,7 @@ from typing import Any
 
 from openmae.console.words import encodable
 from openmae.errors import UserError
+from openmae.evaluate.corruptions import DEFINITION
 from openmae.evaluate.judge import Judged
 from openmae.files.address import whole_address
 from openmae.files.disk import writing_results
@@ -79,10 +80,15 @@ def update_results(run: Path, name: str, part: str, value: dict[str, Any]) -> No
 
 
 def earlier_corruptions(run: Path, name: str, clean: dict[str, Any], seed: int) -> dict[str, dict[int, float]]:
-    """Errors by kind and severity that are kept of this set, this model and this seed."""
+    """Errors by kind and severity that are kept of this set, this model, this seed and these corruptions."""
     entry = read_results(run).get(name, {})
     found = entry.get("corruptions") if isinstance(entry, dict) else None
-    if not isinstance(found, dict) or found.get("seed") != seed or not _is_of(found, clean):
+    if (
+        not isinstance(found, dict)
+        or found.get("seed") != seed
+        or found.get("definition") != DEFINITION
+        or not _is_of(found, clean)
+    ):
         return {}
     return {kind: {int(severity): error for severity, error in of.items()} for kind, of in found["errors"].items()}
 
