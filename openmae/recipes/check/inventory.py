@@ -11,6 +11,7 @@ from openmae.commandline.flags import with_flags
 from openmae.console.words import encodable
 from openmae.data.survey.findings import InspectedSplit
 from openmae.errors import UserError
+from openmae.files.spreadsheets import cells
 from openmae.files.whole import WholeFile
 
 COLUMNS: dict[str, type] = {
@@ -41,7 +42,8 @@ def require_parquet(out: Path) -> None:
 def write_inventory(out: Path, splits: Sequence[InspectedSplit]) -> None:
     """Writes the table whole or not at all. Raises OSError.
 
-    digest: BLAKE2b of 16 bytes, in hex. What is not known, because a file gives no image, is empty.
+    digest: BLAKE2b of 16 bytes, in hex. Of a file that gives no image nothing is told but why: a table, or a link in a
+    folder, may have named any.
     """
     with WholeFile(out) as whole:
         (_write_parquet if out.suffix.lower() == ".parquet" else _write_csv)(whole.file, splits)
@@ -53,8 +55,6 @@ def _rows(split: InspectedSplit) -> Iterator[tuple[Any, ...]]:
     for index, row in enumerate(split.found.rows):
         name = encodable(split.source.name(index))  # a file's name may be no text
         label = split.class_names[split.labels[index]] if split.labels is not None else None
-        size = int(row["bytes"]) if row["bytes"] or row["height"] else None
-        digest = row["digest"].tobytes().hex() if size is not None else None
         if row["height"]:
             kind = split.found.kinds[row["kind"]]
             shape = (int(row["height"]), int(row["width"]), int(row["channels"]))
@@ -62,17 +62,17 @@ def _rows(split: InspectedSplit) -> Iterator[tuple[Any, ...]]:
                 name,
                 split.name,
                 label,
-                size,
+                int(row["bytes"]),
                 *kind[:2],
                 *shape,
                 kind[2],
                 int(row["frames"]),
                 bool(row["blank"]),
-                digest,
+                row["digest"].tobytes().hex(),
                 None,
             )
         else:
-            yield name, split.name, label, size, *[None] * 8, digest, with_flags(split.found.reasons[index])
+            yield name, split.name, label, *[None] * 10, with_flags(split.found.reasons[index])
 
 
 def _write_csv(file: BinaryIO, splits: Sequence[InspectedSplit]) -> None:
@@ -80,7 +80,7 @@ def _write_csv(file: BinaryIO, splits: Sequence[InspectedSplit]) -> None:
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
     for split in splits:
-        writer.writerows(_rows(split))
+        writer.writerows(map(cells, _rows(split)))
     text.detach()
 
 

@@ -13,6 +13,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from openmae.errors import UserError
+from openmae.files.spreadsheets import cells
 from openmae.files.whole import WholeFile
 
 _KEY = b"openmae"  # of the parquet schema's metadata
@@ -63,7 +64,7 @@ def write_features(
         npy_format.write_array_header_1_0(whole.file, header)
         for indices, vectors in rows:
             whole.file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
-            writer.writerows(describe(index) for index in indices.tolist())
+            writer.writerows(cells(describe(index)) for index in indices.tolist())
         text.detach()
         description.file.write(json.dumps(about, indent=1).encode())
         for file in files:

@@ -17,6 +17,7 @@ from openmae.console.words import encodable
 from openmae.data.loading.in_order import CentredImages
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.neighbours import mean_similarity, near_duplicates, nearest
+from openmae.files.spreadsheets import cells
 from openmae.files.whole import write_file
 from openmae.recipes.embed.file import read_vectors
 from openmae.recipes.embed.labels import LabelTexts
@@ -168,5 +169,5 @@ def _write_csv(file: Path, header: Sequence[str], rows: Any) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows(map(cells, rows))
     write_file(file, text.getvalue().encode())

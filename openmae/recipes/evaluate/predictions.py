@@ -11,6 +11,7 @@ import numpy as np
 from openmae.console.words import encodable
 from openmae.errors import UserError
 from openmae.evaluate.judge import Judged
+from openmae.files.spreadsheets import cells
 from openmae.files.whole import write_file
 
 _SUFFIXES = (".csv", ".parquet")
@@ -81,7 +82,7 @@ def _as_csv(columns: Columns) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     shown = [[_short(cell) for cell in column] for column in columns.values()]
-    writer.writerows(zip(*shown, strict=True))
+    writer.writerows(map(cells, zip(*shown, strict=True)))
     return text.getvalue().encode(errors="surrogateescape")  # a path's own bytes
 
 
