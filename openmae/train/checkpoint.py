@@ -8,7 +8,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,21 @@ KEEP = 2
 """Checkpoints: the newest, and one before it in case the newest is damaged."""
 _PREFIX = "step-"
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_RECORD = "run.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is needed to go on: weights, optimizer state, and the loop's own numbers."""
+    """What is needed to go on: weights, optimizer state, and the loop's own numbers.
+
+    record: what the run folder said of itself then (`RunFolder.record`); {} where an older version saved it.
+    """
 
     step: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 def save_model(run: Path, model: MaskedAutoencoder | Classifier, info: dict[str, Any]) -> None:
@@ -51,7 +57,11 @@ def save_model(run: Path, model: MaskedAutoencoder | Classifier, info: dict[str,
 
 
 def snapshot(
-    learner: "Learner[Any, Any]", optimizer: torch.optim.Optimizer, step: int, state: dict[str, Any]
+    learner: "Learner[Any, Any]",
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    state: dict[str, Any],
+    record: dict[str, Any],
 ) -> Checkpoint | None:
     """What training can go on from, copied to the CPU, so that training may go on meanwhile; None but on the lead. All
     ranks together."""
@@ -62,7 +72,7 @@ def snapshot(
             whole = gathered(tensor.detach())  # by all ranks
             if learner.ranks.leads:
                 parts[-1][key] = whole.to("cpu", copy=True).contiguous()
-    return Checkpoint(step, parts[0], parts[1], state) if learner.ranks.leads else None
+    return Checkpoint(step, parts[0], parts[1], state, record) if learner.ranks.leads else None
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> Path:
@@ -80,10 +90,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> 
 
 
 def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
-    state = {"step": checkpoint.step, **checkpoint.state}
-    yield from zip(
-        _FILES, (save(checkpoint.weights), save(checkpoint.optimizer), json.dumps(state).encode()), strict=True
-    )
+    yield _FILES[0], save(checkpoint.weights)
+    yield _FILES[1], save(checkpoint.optimizer)
+    yield _FILES[2], json.dumps({"step": checkpoint.step, **checkpoint.state}).encode()
+    yield _RECORD, json.dumps(checkpoint.record).encode()
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -152,7 +162,27 @@ def _read(path: Path) -> Checkpoint:
     step = state.pop("step")
     if path.name != f"{_PREFIX}{step:08d}" or not all(isinstance(value, int | float) for value in state.values()):
         raise ValueError("state.json is of another checkpoint")
-    return Checkpoint(step, load(weights), load(optimizer), state)
+    return Checkpoint(step, load(weights), load(optimizer), state, _record(path))
+
+
+def newest_record(folder: Path) -> dict[str, Any]:
+    """What the newest whole checkpoint has of the run folder; {} where there is none."""
+    for path in reversed(_steps(folder)):
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            if record := _record(path):
+                return record
+    return {}
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """Raises ValueError and others where it is damaged."""
+    checksums = read_json((path / "checksums.json").read_bytes())
+    if _RECORD not in checksums:  # of an older version
+        return {}
+    data = (path / _RECORD).read_bytes()
+    if hashlib.sha256(data).hexdigest() != checksums[_RECORD]:
+        raise ValueError(f"{_RECORD} has changed since it was written")
+    return dict(read_json(data))
 
 
 def _steps(folder: Path) -> list[Path]:

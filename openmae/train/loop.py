@@ -265,8 +265,9 @@ class _Log:
     def save(self, position: Position, learner: Learner[M, B], optimizer: torch.optim.Optimizer, wait: bool) -> None:
         """Begins a checkpoint. wait: until it is on the disk."""
         state = {k: getattr(position, k) for k in ("loss_sum", "loss_steps", "dropped", "dropped_in_a_row")}
-        taken = snapshot(learner, optimizer, position.step, state)
-        if self._try(self.run.sync):  # a run that goes on from there would lack these lines
+        is_logged = not self._try(self.run.sync)
+        taken = snapshot(learner, optimizer, position.step, state, self.run.record())
+        if not is_logged:  # a run that goes on from there would lack these lines
             self.saver.wait()
             self.saver.refuse(position.step, f"metrics.jsonl cannot be written ({self._refusal})")
             return
@@ -324,7 +325,8 @@ def resume(learner: Learner[M, B], optimizer: torch.optim.Optimizer, run: RunFol
                 f"the checkpoint of step {step} in {run.checkpoints} is of another model ({error})",
                 "restore the run from a copy, or choose another `out` to begin anew",
             ) from error
-    run.rewind(step)
+    for complaint in run.rewind(step, {} if checkpoint is None else checkpoint.record):
+        console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
     return position
 
 

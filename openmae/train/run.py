@@ -1,28 +1,24 @@
 """The run folder: who may write into it, its settings, its log. Other rooms read it, only training writes it."""
 
 import errno
+import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Collection
 from contextlib import suppress
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, BinaryIO, Self
 
 import tomli_w
-import torch
 
 from openmae.errors import UserError
 from openmae.files.address import shown
 from openmae.files.parsing import read_json, read_toml
 from openmae.files.whole import take_lock, write_file
-from openmae.machine.cores import all_cores
+from openmae.train.checkpoint import newest_record
+from openmae.train.environment import environment
 
 _MOST_NAMED = 5  # settings in a sentence
 
@@ -43,6 +39,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self._unwritten = b""  # lines that the disk has not taken
         self._metrics: BinaryIO | None = None
+        self._logged, self._digest = 0, hashlib.sha256()  # bytes of metrics.jsonl
+        self._fingerprint: str | None = None  # of the images
         self._lock: IO[str] | None = None
         if not leads:
             return
@@ -95,12 +93,14 @@ class RunFolder:
         """Whether something has been learnt in this folder: a checkpoint was saved, be it damaged since."""
         return self.leads and has_begun(self.path)
 
-    def settle(self, config: dict[str, Any], fingerprint: str, may_differ: Collection[str]) -> None:
-        """Writes config.toml and environment.json; where the run has begun, checks that it is a run of these settings.
+    def settle(self, config: dict[str, Any], fingerprint: str, may_differ: Collection[str]) -> list[str]:
+        """Writes config.toml and environment.json; where the run has begun, checks that it is a run of these settings
+        and images. Returns what has changed of the folder in ways that training can go on from.
 
         may_differ: settings that do not change the result, such as the number of loader workers.
         Raises UserError that names what differs.
         """
+        complaints: list[str] = []
         config = {key: _plain(value) for key, value in config.items() if value is not None}
         for key, value in config.items():
             if isinstance(value, str) and not _is_text(value):
@@ -115,8 +115,8 @@ class RunFolder:
                 raise UserError(
                     f"{self.path} holds a run with {said}", "choose another `out`, or `resume` it with its own settings"
                 )
-            starts = self._starts()
-            if starts and starts[0]["data_fingerprint"] != fingerprint:
+            starts, complaints = self._starts()
+            if not self._is_of(fingerprint, starts, complaints):
                 raise UserError(
                     f"the images have changed since the run in {self.path} began, or are others (files added, removed, "
                     "renamed or of another size)",
@@ -127,24 +127,69 @@ class RunFolder:
         write_file(self.path / "config.toml", tomli_w.dumps(config).encode())
         starts.append({**environment(), "data_fingerprint": fingerprint})
         write_file(self.path / "environment.json", json.dumps({"starts": starts}, indent=1).encode())
+        self._fingerprint = fingerprint
+        return complaints
 
-    def _starts(self) -> list[dict[str, Any]]:
+    def _starts(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Those that environment.json tells of, and what is wrong with it. It is for people: a run goes on without."""
         file = self.path / "environment.json"
         try:
             starts = list(read_json(file.read_bytes())["starts"])
             _ = [start["data_fingerprint"] for start in starts]
-            return starts
+            return starts, []
         except FileNotFoundError:
-            return []
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is damaged ({error})", "restore it, or choose another `out`") from error
+            return [], []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return [], [self._set_aside(file, str(error))]
 
-    def rewind(self, step: int) -> None:
-        """Drops what metrics.jsonl says of steps after `step`, which a resumed run takes anew."""
-        file = self.path / "metrics.jsonl"
-        if self.leads and file.exists():
-            kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= step]
-            write_file(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    def _is_of(self, fingerprint: str, starts: list[dict[str, Any]], complaints: list[str]) -> bool:
+        """Whether the images are those that the run has learnt from. Adds to the complaints where nothing, or not
+        everything, says so."""
+        told = [start["data_fingerprint"] for start in starts[:1]]
+        saved = newest_record(self.checkpoints).get("data_fingerprint")
+        if saved is None:  # by an older version
+            if not told:
+                complaints.append("whether the images are the same as before is not known any more")
+            return told in ([], [fingerprint])
+        if told and told != [saved]:
+            complaints.append(
+                f"{self.path / 'environment.json'} is damaged (it names other images than the checkpoint)"
+            )
+            starts[0]["data_fingerprint"] = saved
+        return bool(saved == fingerprint)
+
+    def _set_aside(self, file: Path, why: str) -> str:
+        """Keeps a damaged file under another name; returns the sentence that says so."""
+        aside = file.with_name(f"damaged-{file.name}")
+        with suppress(OSError):
+            shutil.copyfile(file, aside)
+        return f"{file} is damaged ({why}); as it was found it is kept as {aside.name}"
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint is to remember of this folder, so that changes of it are noticed."""
+        return {
+            "data_fingerprint": self._fingerprint,
+            "metrics_bytes": self._logged,
+            "metrics_sha256": self._digest.hexdigest(),
+        }
+
+    def rewind(self, step: int, record: dict[str, Any]) -> list[str]:
+        """Drops what metrics.jsonl says of steps after `step`, which a resumed run takes anew. Returns what is wrong
+        with the rest: record, of the step's checkpoint, has its length and digest."""
+        file, complaints = self.path / "metrics.jsonl", list[str]()
+        if not self.leads:
+            return complaints
+        found = file.read_bytes() if file.exists() else b""
+        kept = found[: record["metrics_bytes"]] if isinstance(record.get("metrics_bytes"), int) else None
+        if kept is None or hashlib.sha256(kept).hexdigest() != record.get("metrics_sha256"):
+            if kept is not None:
+                complaints.append(self._set_aside(file, "it has changed since the checkpoint was saved"))
+            lines = [line for text in found.splitlines() if (line := _line(text)) is not None]
+            kept = b"".join(json.dumps(line).encode() + b"\n" for line in lines if line.get("step", 0) <= step)
+        self._logged, self._digest = len(kept), hashlib.sha256(kept)
+        if found or kept:
+            write_file(file, kept)
+        return complaints
 
     def log(self, line: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl. Raises OSError where the disk does not take it; it is kept, and appended
@@ -168,6 +213,8 @@ class RunFolder:
             with suppress(OSError):
                 self._metrics.truncate(whole)  # no torn line in the middle
             raise
+        self._logged += len(self._unwritten)
+        self._digest.update(self._unwritten)
         self._unwritten = b""
 
     def sync(self) -> None:
@@ -213,60 +260,19 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     file = run / "metrics.jsonl"
     for text in file.read_bytes().splitlines() if file.exists() else []:
-        try:
-            line = read_json(text)
-        except ValueError:
-            break
-        if not isinstance(line, dict) or not isinstance(line.get("step", 0), int | float):
+        if (line := _line(text)) is None:
             break
         lines.append(line)
     return lines
 
 
-def environment() -> dict[str, Any]:
-    """What the run ran on: time, command, versions, commit, hardware."""
-    packages = ("openmae", "torch", "numpy", "pillow", "simplejpeg")
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["openmae", *map(shown, sys.argv[1:])],
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
-        "commit": _commit(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": all_cores(),
-        "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the source tree that runs, where it is one; `+` marks uncommitted changes."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
+def _line(text: bytes) -> dict[str, Any] | None:
+    """None where it is none."""
     try:
-        tracked = subprocess.run([*git, "ls-files", __file__], capture_output=True, text=True, check=True, timeout=10)
-        if not tracked.stdout.strip():
-            return None
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], check=False, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
+        line = read_json(text)
+    except ValueError:
         return None
-    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
+    return line if isinstance(line, dict) and isinstance(line.get("step", 0), int | float) else None
 
 
 def _is_text(value: str) -> bool:

@@ -31,7 +31,7 @@ def setup(value):
     return model, optimizer
 
 def save(step):
-    c.write_checkpoint(folder, c.snapshot(Learner(model, None), optimizer, step, {}))
+    c.write_checkpoint(folder, c.snapshot(Learner(model, None), optimizer, step, {}, {}))
 
 model, optimizer = setup(1.0)
 save(1)
@@ -87,7 +87,7 @@ def test_damage_is_noticed_named_and_the_one_before_is_used(tmp_path: Path, dama
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     for step in (1, 2, 3):
-        taken = snapshot(Learner(model, no_loss), optimizer, step, {"loss_sum": 0.5})
+        taken = snapshot(Learner(model, no_loss), optimizer, step, {"loss_sum": 0.5}, {})
         assert taken is not None
         write_checkpoint(tmp_path, taken)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]

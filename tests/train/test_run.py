@@ -1,21 +1,28 @@
 """The run folder: nobody's work is written over, one process at a time, and a disk that is full."""
 
 import errno
+import io
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
 
 from openmae.cli import main
 from openmae.errors import NOT_WRITTEN, UserError
 from openmae.train import saving
-from openmae.train.run import RunFolder
+from openmae.train.run import RunFolder, read_metrics
 from tests.commands import Run, pretrain, refused
 from tests.processes import PYTHON, SMALL_FILES, started_openmae, wait_for
 from tests.runs import copy
+from tests.train.tasks import Task
 
 
 def test_a_finished_run_without_its_checkpoints_does_not_begin_anew(
@@ -110,6 +117,86 @@ def test_a_run_folder_that_is_removed_meanwhile(tmp_path: Path) -> None:
         folder.log({"step": 2})
         with pytest.raises(UserError, match="was removed while it was trained in"):
             folder.sync()
+
+
+# ---------------------------------------------------------------- a folder that was changed
+
+
+def resumed(run: Path, fingerprint: str = "data") -> str:
+    """What is said where `Task`'s run goes on."""
+    console = Console(file=io.StringIO(), width=500)
+    with RunFolder(run) as folder:
+        complaints = folder.settle({"task": "regression"}, fingerprint, ())
+    Task().train(run, 6, console=console)
+    return "\n".join([*complaints, console.file.getvalue()])  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("trained") / "run"
+    Task().train(run, 4)
+    assert "damaged" not in resumed(copy(run, run.with_name("untouched")))
+    return run
+
+
+@given(st.data())
+@settings(max_examples=8)
+def test_a_changed_byte_of_the_log_is_said_and_its_other_lines_stay(trained: Path, draws: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        run = copy(trained, Path(place) / "run")
+        before = (run / "metrics.jsonl").read_bytes()
+        at = draws.draw(st.integers(0, len(before) - 1))
+        changed = before[:at] + bytes([before[at] ^ draws.draw(st.integers(1, 255))]) + before[at + 1 :]
+        (run / "metrics.jsonl").write_bytes(changed)
+        assert "metrics.jsonl is damaged (it has changed since the checkpoint was saved)" in resumed(run)
+        assert (run / "damaged-metrics.jsonl").read_bytes() == changed
+        assert [line["step"] for line in read_metrics(run)][-1] == 6
+        assert len(set(before.splitlines()) - set((run / "metrics.jsonl").read_bytes().splitlines())) <= 2
+        assert "damaged" not in resumed(run)  # it is said once
+
+
+def test_a_log_that_is_gone_or_cut(trained: Path, tmp_path: Path) -> None:
+    for name, text in (("cut", (trained / "metrics.jsonl").read_bytes()[:-5]), ("gone", None)):
+        run = copy(trained, tmp_path / name)
+        (run / "metrics.jsonl").unlink()
+        if text is not None:
+            (run / "metrics.jsonl").write_bytes(text)
+        assert "metrics.jsonl is damaged" in resumed(run)
+
+
+def test_a_run_of_an_older_version_says_nothing_of_its_log(trained: Path, tmp_path: Path) -> None:
+    run = copy(trained, tmp_path / "run")
+    for checkpoint in run.glob("checkpoints/step-*"):
+        (checkpoint / "run.json").unlink()
+        sums = json.loads((checkpoint / "checksums.json").read_text())
+        (checkpoint / "checksums.json").write_text(json.dumps({k: v for k, v in sums.items() if k != "run.json"}))
+    before = (run / "metrics.jsonl").read_bytes()
+    assert "damaged" not in resumed(run)
+    assert (run / "metrics.jsonl").read_bytes().startswith(before)
+
+
+@given(st.data())
+@settings(max_examples=8)
+def test_no_damage_of_environment_json_blocks_a_run(trained: Path, draws: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        run = copy(trained, Path(place) / "run")
+        before = (run / "environment.json").read_bytes()
+        at = draws.draw(st.integers(0, len(before) - 1))
+        changed = before[:at] + bytes([before[at] ^ draws.draw(st.integers(1, 255))]) + before[at + 1 :]
+        (run / "environment.json").write_bytes(changed)
+        assert "6 of 6" not in resumed(run)
+        with pytest.raises(UserError, match="the images have changed"):
+            resumed(run, "others")
+
+
+@pytest.mark.parametrize("damage", ["{", "", "[]", '{"starts": 3}', '{"starts": [{"data_fingerprint": "others"}]}'])
+def test_what_the_images_were_is_known_without_environment_json(trained: Path, tmp_path: Path, damage: str) -> None:
+    run = copy(trained, tmp_path / "run")
+    (run / "environment.json").write_text(damage)
+    assert "environment.json is damaged" in resumed(run)
+    assert json.loads((run / "environment.json").read_text())["starts"][0]["data_fingerprint"] == "data"
+    with pytest.raises(UserError, match="the images have changed"):
+        resumed(run, "others")
 
 
 # ---------------------------------------------------------------- a disk that is full

@@ -38,7 +38,7 @@ from openmae.recipes.bench.steps import Ours, Where
 from openmae.recipes.pretrain.choose import FAST_DEPTH, FAST_FRACTION
 from openmae.report.plots.bench import Table, bench_picture, failures, head, markdown, rows
 from openmae.train.compiling import missing_compiler
-from openmae.train.run import environment
+from openmae.train.environment import environment
 
 REFERENCE = "transformers"
 _LARGEST_FILE = 100_000  # bytes, of what it writes

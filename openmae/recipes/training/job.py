@@ -222,9 +222,9 @@ def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here) -> J:
         job = kind.job(chosen, opened, here)
         if ranks.leads:
             check_room(folder.path, job.model, schedule.keep, job.averages)
-            folder.settle(
-                {**chosen.config, DERIVED[0]: schedule.steps}, opened.fingerprint, (*MAY_DIFFER, *kind.may_differ)
-            )
+            config = {**chosen.config, DERIVED[0]: schedule.steps}
+            for complaint in folder.settle(config, opened.fingerprint, (*MAY_DIFFER, *kind.may_differ)):
+                here.console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
     return job
 
 
