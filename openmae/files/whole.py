@@ -10,7 +10,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
@@ -57,10 +57,15 @@ class WholeFile:
         self._aside.unlink(missing_ok=True)
 
 
-def write_file(path: Path, data: bytes) -> None:
+Pieces = bytes | Iterable[bytes | memoryview]
+"""What is written: whole, or one after the other, so that they are never in memory together."""
+
+
+def write_file(path: Path, data: Pieces) -> None:
     """Writes a file that is complete or as it was before. Raises OSError."""
     with WholeFile(path) as whole:
-        whole.file.write(data)
+        for piece in [data] if isinstance(data, bytes) else data:
+            whole.file.write(piece)
         whole.finish()
 
 
@@ -102,10 +107,11 @@ def folder_beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: Pieces) -> None:
     """Writes a file, of a folder that is not yet in its place, and waits until the disk has it. Raises OSError."""
     with path.open("wb") as file:
-        file.write(data)
+        for piece in [data] if isinstance(data, bytes) else data:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
 

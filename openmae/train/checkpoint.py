@@ -7,7 +7,7 @@ whatever killed the writer. `checksums.json` guards against what happens to it l
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from openmae.distributed.sharding import gathered, placed
@@ -24,10 +24,12 @@ from openmae.files.whole import whole_folder, write_file, write_synced
 from openmae.heads import Classifier
 from openmae.model import MaskedAutoencoder
 from openmae.train.learner import Learner
-from openmae.weights import serialize
+from openmae.weights import serialized
+from openmae.weights.writing import pieces
 
 KEEP = 2
 """Checkpoints: the newest, and one before it in case the newest is damaged."""
+Piece = bytes | memoryview
 _PREFIX = "step-"
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _RECORD = "run.json"
@@ -52,7 +54,7 @@ def save_model(run: Path, model: MaskedAutoencoder | Classifier, info: dict[str,
 
     info: what `model_json` says of it. Raises OSError.
     """
-    write_file(run / "model.safetensors", serialize(model, info))
+    write_file(run / "model.safetensors", serialized(model, info))
     write_file(run / "model.json", json.dumps(info, indent=1).encode())
 
 
@@ -81,19 +83,26 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> 
     checksums: dict[str, str] = {}
     with whole_folder(final) as aside:  # of one of this step, saved before, nothing newer can be in it
         for name, data in _files(checkpoint):
-            write_synced(aside / name, data)
-            checksums[name] = hashlib.sha256(data).hexdigest()
+            digest = hashlib.sha256()
+            write_synced(aside / name, _noted(data, digest))
+            checksums[name] = digest.hexdigest()
         write_synced(aside / "checksums.json", json.dumps(checksums).encode())
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
-    yield _FILES[0], save(checkpoint.weights)
-    yield _FILES[1], save(checkpoint.optimizer)
-    yield _FILES[2], json.dumps({"step": checkpoint.step, **checkpoint.state}).encode()
-    yield _RECORD, json.dumps(checkpoint.record).encode()
+def _noted(data: Iterable[Piece], digest: "hashlib._Hash") -> Iterator[Piece]:
+    for piece in data:
+        digest.update(piece)
+        yield piece
+
+
+def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, Iterable[Piece]]]:
+    yield _FILES[0], pieces(checkpoint.weights)
+    yield _FILES[1], pieces(checkpoint.optimizer)
+    yield _FILES[2], [json.dumps({"step": checkpoint.step, **checkpoint.state}).encode()]
+    yield _RECORD, [json.dumps(checkpoint.record).encode()]
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -154,15 +163,16 @@ def restore(checkpoint: Checkpoint | None, learner: "Learner[Any, Any]", optimiz
 
 def _read(path: Path) -> Checkpoint:
     checksums = read_json((path / "checksums.json").read_bytes())
-    weights, optimizer, text = ((path / name).read_bytes() for name in _FILES)
-    for name, data in zip(_FILES, (weights, optimizer, text), strict=True):
-        if hashlib.sha256(data).hexdigest() != checksums[name]:
-            raise ValueError(f"{name} has changed since it was written")
-    state = read_json(text)
+    for name in _FILES:
+        with (path / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != checksums[name]:
+                raise ValueError(f"{name} has changed since it was written")
+    weights, optimizer = (load_file(path / name) for name in _FILES[:2])
+    state = read_json((path / _FILES[2]).read_bytes())
     step = state.pop("step")
     if path.name != f"{_PREFIX}{step:08d}" or not all(isinstance(value, int | float) for value in state.values()):
         raise ValueError("state.json is of another checkpoint")
-    return Checkpoint(step, load(weights), load(optimizer), state, _record(path))
+    return Checkpoint(step, weights, optimizer, state, _record(path))
 
 
 def newest_record(folder: Path) -> dict[str, Any]:

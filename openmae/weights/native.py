@@ -2,12 +2,13 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from openmae.data.tasks import Task
@@ -18,6 +19,7 @@ from openmae.heads import Classifier, Encoder, Pool
 from openmae.model import NORM_EPS, Architecture
 from openmae.weights.entries import complain
 from openmae.weights.loaded import Loaded, Model
+from openmae.weights.writing import pieces
 
 KEY = "openmae"  # of the header entry that holds model.json
 _WHOLE = ("in_chans", "embed_dim", "depth", "num_heads", "decoder_embed_dim", "decoder_depth", "decoder_num_heads")
@@ -26,7 +28,12 @@ _MOST_POSITIONS = 2**28  # numbers: they are computed, so nothing in a small fil
 
 def serialize(model: Model, info: dict[str, Any]) -> bytes:
     """The safetensors file: every weight and buffer of the state dict, `info` in its header."""
-    return save({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, {KEY: json.dumps(info)})
+    return b"".join(serialized(model, info))
+
+
+def serialized(model: Model, info: dict[str, Any]) -> Iterator[bytes | memoryview]:
+    """It, piece by piece."""
+    return pieces(model.state_dict(), {KEY: json.dumps(info)})
 
 
 def load_native(path: Path | str) -> Loaded:
