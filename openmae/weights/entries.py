@@ -72,16 +72,25 @@ def made(ours: str, make: Callable[[], Tensor]) -> Entry:
     return Entry((ours,), (), lambda: (make(),), lambda weight: ())
 
 
-def decoder_tokens(mask_token: str, positions: str) -> list[Entry]:
-    """The decoder's mask token (E,), theirs (1, 1, E), and its positions (N, E); theirs, (1, 1 + N, E), have one for
-    the class token, which is zero."""
+def decoder_inputs(embed: str, mask_token: str, positions: str) -> list[Entry]:
+    """What the decoder makes its tokens of: a linear layer (E, D), the mask token (E,), theirs (1, 1, E), and positions
+    (N, E); theirs, (1, 1 + N, E), have one for the class token.
+
+    That is zero until somebody trains it, as transformers does. Ours has none, and needs none: what is added to the
+    class token may be added to all, in the layer's bias and the mask token, and taken from the patches' positions.
+    """
+    ours = ("decoder.embed.bias", "decoder.mask_token", "decoder.positions")
     return [
-        Entry(("decoder.mask_token",), (mask_token,), lambda token: (token[0, 0],), lambda token: (token[None, None],)),
+        Entry(("decoder.embed.weight",), (f"{embed}.weight",)),
         Entry(
-            ("decoder.positions",),
-            (positions,),
-            lambda places: (places[0, 1:],),
-            lambda places: (torch.cat([torch.zeros_like(places[:1]), places])[None],),
+            ours,
+            (f"{embed}.bias", mask_token, positions),
+            lambda bias, token, places: (bias + places[0, 0], token[0, 0] + places[0, 0], places[0, 1:] - places[0, 0]),
+            lambda bias, token, places: (
+                bias,
+                token[None, None],
+                torch.cat([torch.zeros_like(places[:1]), places])[None],
+            ),
         ),
     ]
 

@@ -1,15 +1,17 @@
-"""Folders of Hugging Face transformers: ViTMAEForPreTraining, ViTMAEModel, ViTModel, ViTForImageClassification.
+"""Folders of Hugging Face transformers: ViTMAEForPreTraining, ViTMAEModel, ViTModel, ViTForImageClassification, and, of
+classifiers of the patches' mean, BeitForImageClassification without what else BEiT has.
 
-Names and shapes: transformers' models/vit and models/vit_mae. Version 5 has other names in memory and writes the old
-ones; both are read.
+Names and shapes: transformers' models/vit, models/vit_mae and models/beit. Version 5 has other names in memory and
+writes the old ones; both are read.
 """
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,24 +19,27 @@ from torch import Tensor
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
-from openmae.heads import Classifier, Encoder
+from openmae.heads import Classifier, Encoder, Pool
 from openmae.masking import Masking
 from openmae.model import Architecture, MaskedAutoencoder, ViT
-from openmae.weights.entries import Entry, decoder_tokens, filled, layer, made, patch_projection, tokens
+from openmae.weights.entries import Entry, decoder_inputs, filled, layer, made, patch_projection, tokens
 from openmae.weights.loaded import Loaded, Model, model_json
 from openmae.weights.native import read_safetensors
 from openmae.weights.pickled import read_pickled
 from openmae.weights.shapes import (
     are_sincos,
-    check_class_position,
     count_blocks,
+    decoder_learns_positions,
     mlp_ratio_of,
     photo_statistics,
     required,
     stated_statistics,
 )
 
-KINDS = ("vit", "vit_mae")  # model_type in config.json
+KINDS = ("vit", "vit_mae", "beit")  # model_type in config.json
+Biases = Literal["all", "none", "without keys"]
+"""Which of the layers that make queries, keys and values have biases. BEiT's keys have none: what one adds to the
+products of a query with all keys alike, the softmax takes away again."""
 OURS = "openmae"  # its entry for what our own exports keep there, as transformers has no field for it
 _NEW_TO_OLD = (
     (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
@@ -54,16 +59,23 @@ _TASKS = {
 _POOLER = ("pooler.dense.weight", "pooler.dense.bias")  # of ViTModel: behind the encoder, and trained by none of MAE's
 
 
-def block_entries(ours: str, theirs: str, depth: int, dim: int, biases: bool) -> list[Entry]:
-    """Of a stack of blocks; their queries, keys and values are three layers. biases: of those."""
+def block_entries(ours: str, theirs: str, depth: int, dim: int, biases: Biases) -> list[Entry]:
+    """Of a stack of blocks; their queries, keys and values are three layers."""
     found = []
     for number in range(depth):
         our, their = f"{ours}.{number}", f"{theirs}.{number}"
-        for part in ("weight", "bias") if biases else ("weight",):
-            names = tuple(f"{their}.attention.attention.{which}.{part}" for which in ("query", "key", "value"))
-            found.append(Entry((f"{our}.attn.qkv.{part}",), names, lambda *three: (torch.cat(three),), _thirds))
-        if not biases:
-            found.append(made(f"{our}.attn.qkv.bias", lambda: torch.zeros(3 * dim)))
+        weights, all_biases = (
+            tuple(f"{their}.attention.attention.{which}.{part}" for which in ("query", "key", "value"))
+            for part in ("weight", "bias")
+        )
+        found.append(Entry((f"{our}.attn.qkv.weight",), weights, lambda *three: (torch.cat(three),), _thirds))
+        bias = f"{our}.attn.qkv.bias"
+        if biases == "all":
+            found.append(Entry((bias,), all_biases, lambda *three: (torch.cat(three),), _thirds))
+        elif biases == "without keys":
+            found.append(Entry((bias,), all_biases[::2], _with_no_keys, lambda whole: _thirds(whole)[::2]))
+        else:
+            found.append(made(bias, lambda: torch.zeros(3 * dim)))
         for our_part, their_part in (
             ("attn.proj", "attention.output.dense"),
             ("norm1", "layernorm_before"),
@@ -79,8 +91,12 @@ def _thirds(whole: Tensor) -> tuple[Tensor, ...]:
     return whole.chunk(3)
 
 
-def encoder_entries(encoder: ViT, prefix: str = "", biases: bool = True) -> list[Entry]:
-    """Of a ViT with its final norm."""
+def _with_no_keys(query: Tensor, value: Tensor) -> tuple[Tensor]:
+    return (torch.cat([query, torch.zeros_like(query), value]),)
+
+
+def encoder_entries(encoder: ViT, prefix: str, biases: Biases) -> list[Entry]:
+    """Of a ViT without its final norm."""
     inside = f"{prefix}embeddings"
     return [
         *patch_projection(
@@ -88,21 +104,29 @@ def encoder_entries(encoder: ViT, prefix: str = "", biases: bool = True) -> list
         ),
         tokens("encoder", f"{inside}.cls_token", f"{inside}.position_embeddings", encoder.class_tokens),
         *block_entries("encoder.blocks", f"{prefix}encoder.layer", encoder.depth, encoder.embed_dim, biases),
-        *layer("encoder.norm", f"{prefix}layernorm"),
     ]
 
 
-def entries(model: Model, biases: bool = True) -> list[Entry]:
-    """Of ViTModel's or ViTMAEModel's weights, ViTForImageClassification's, or ViTMAEForPreTraining's."""
+def entries(model: Model, biases: Biases = "all") -> list[Entry]:
+    """Of ViTModel's or ViTMAEModel's weights, ViTForImageClassification's or, where the patches' mean is pooled,
+    BeitForImageClassification's, or ViTMAEForPreTraining's."""
+    if isinstance(model, Classifier) and model.pool == "mean":
+        unasked = {"weight": torch.ones, "bias": torch.zeros}
+        return [
+            *encoder_entries(model.encoder, "beit.", "without keys"),
+            *layer("norm", "beit.pooler.layernorm"),
+            *(made(f"encoder.norm.{part}", partial(make, model.encoder.embed_dim)) for part, make in unasked.items()),
+            *layer("head", "classifier"),
+        ]
+    prefix = "" if isinstance(model, Encoder) else "vit."
+    whole = [*encoder_entries(model.encoder, prefix, biases), *layer("encoder.norm", f"{prefix}layernorm")]
     if isinstance(model, Encoder):
-        return encoder_entries(model.encoder, "", biases)
-    whole = encoder_entries(model.encoder, "vit.", biases)
+        return whole
     if isinstance(model, Classifier):
         return whole + layer("head", "classifier")
     return [
         *whole,
-        *layer("decoder.embed", "decoder.decoder_embed"),
-        *decoder_tokens("decoder.mask_token", "decoder.decoder_pos_embed"),
+        *decoder_inputs("decoder.decoder_embed", "decoder.mask_token", "decoder.decoder_pos_embed"),
         *block_entries(
             "decoder.blocks",
             "decoder.decoder_layers",
@@ -141,7 +165,10 @@ class _Config:
 
     def __init__(self, values: Mapping[str, Any], name: str) -> None:
         self.values, self.name = values, name
-        self.biases = values.get("qkv_bias", True) is not False
+        self.biases: Biases = "none" if values.get("qkv_bias", True) is False else "all"
+        self.is_beit = values.get("model_type") == "beit"
+        if self.is_beit and values.get("use_mean_pooling", True) is not True:
+            raise UserError(f"{name} is a BEiT that pools by its class token, which openmae does not read")
         self.own = values[OURS] if isinstance(values.get(OURS), dict) else {}
         if (activation := values.get("hidden_act", "gelu")) != "gelu":
             raise UserError(f"{name} computes with {activation}, and openmae's blocks with gelu: it cannot be loaded")
@@ -201,7 +228,7 @@ class _Config:
 def _build(config: _Config, weights: Mapping[str, Tensor]) -> Model:
     name = config.name
     has_head, has_decoder = "classifier.weight" in weights, any(key.startswith("decoder.") for key in weights)
-    prefix = "vit." if has_head or has_decoder else ""
+    prefix = "beit." if config.is_beit else "vit." if has_head or has_decoder else ""
     places = required(weights, f"{prefix}embeddings.position_embeddings", 3, name)[0]
     width = config.number("hidden_size", 768)
     img_size, patch_size = config.sides("image_size", 224), config.sides("patch_size", 16)
@@ -227,7 +254,10 @@ def _build(config: _Config, weights: Mapping[str, Tensor]) -> Model:
     }
     if has_head:
         encoder = ViT(**vit, position_grid=counted_in)
-        return Classifier(encoder, len(required(weights, "classifier.weight", 2, name)), "class")
+        pool: Pool = "mean" if config.is_beit else "class"
+        return Classifier(encoder, len(required(weights, "classifier.weight", 2, name)), pool)
+    if config.is_beit:
+        raise UserError(f"{name} is a BEiT without a classifier, and openmae reads its classifiers alone")
     if not has_decoder:
         return Encoder(ViT(**vit, position_grid=counted_in))
     return _autoencoder(config, weights, vit, grid)
@@ -238,7 +268,6 @@ def _autoencoder(
 ) -> MaskedAutoencoder:
     name = config.name
     places = required(weights, "decoder.decoder_pos_embed", 3, name)[0]
-    check_class_position(places, name)
     width = config.number("decoder_hidden_size", 512)
     hidden, decoder_hidden = (
         config.number("intermediate_size", 3072),
@@ -261,7 +290,7 @@ def _autoencoder(
         encoder_mask_token=False,
         target="norm_pix" if config.values.get("norm_pix_loss") is True else "pixel",
         masking=config.masking(),
-        decoder_learned_positions=not are_sincos(places[1:], grid),
+        decoder_learned_positions=decoder_learns_positions(places, grid),
     ).build()
 
 

@@ -14,15 +14,14 @@ from torch import Tensor
 from openmae.errors import UserError
 from openmae.masking import Masking
 from openmae.model import SIZES, Architecture, MaskedAutoencoder
-from openmae.weights.entries import Entry, decoder_tokens, filled, layer
+from openmae.weights.entries import Entry, decoder_inputs, filled, layer
 from openmae.weights.loaded import Loaded, model_json
 from openmae.weights.shapes import (
     NOT_GIVEN,
     Heads,
-    are_sincos,
     assumed_heads,
-    check_class_position,
     count_blocks,
+    decoder_learns_positions,
     photo_statistics,
     required,
     usual_heads,
@@ -46,8 +45,7 @@ _RELEASED_NAMES = ("mae_pretrain_vit_", "mae_finetuned_vit_", "mae_visualize_vit
 def decoder_entries(depth: int) -> list[Entry]:
     """Of the decoder."""
     return [
-        *layer("decoder.embed", "decoder_embed"),
-        *decoder_tokens("mask_token", "decoder_pos_embed"),
+        *decoder_inputs("decoder_embed", "mask_token", "decoder_pos_embed"),
         *block_entries("decoder.blocks", "decoder_blocks", depth),
         *layer("decoder.norm", "decoder_norm"),
         *layer("decoder.head", "decoder_pred"),
@@ -106,7 +104,6 @@ def _architecture(
         raise UserError(f"{name} does not fit its model: cls_token is missing")
     width = required(weights, "decoder_embed.weight", 2, name).shape[0]
     places = required(weights, "decoder_pos_embed", 3, name)[0]
-    check_class_position(places, name)
     assumed = [] if heads.encoder else [assumed_heads(vit["num_heads"])]
     assumed += [] if heads.decoder else [f"decoder's attention heads: {_DECODER_HEADS}, as Meta's code has"]
     norm_pix = arguments.get("norm_pix_loss")
@@ -127,7 +124,7 @@ def _architecture(
         encoder_mask_token=False,
         target="norm_pix" if norm_pix else "pixel",
         masking=Masking(mask_ratio=ratio),
-        decoder_learned_positions=not are_sincos(places[1:], grid),
+        decoder_learned_positions=decoder_learns_positions(places, grid),
     ), assumed
 
 

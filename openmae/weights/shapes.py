@@ -101,10 +101,9 @@ def are_sincos(positions: Tensor, grid: tuple[int, ...], counted_in: tuple[int, 
         return torch.allclose(positions.float(), sincos_positions(grid, width, counted_in), rtol=0, atol=_SAME)
 
 
-def check_class_position(places: Tensor, name: str) -> None:
-    """Raises UserError where the first of a decoder's positions (1 + N, E), the class token's, is not zero."""
-    if places[0].any():
-        raise UserError(f"{name} has a decoder that gives the class token a position, which openmae's does not")
+def decoder_learns_positions(places: Tensor, grid: tuple[int, ...]) -> bool:
+    """Whether a decoder's positions (1 + N, E), the class token's in front, are others than the fixed ones."""
+    return bool(places[0].any()) or not are_sincos(places[1:], grid)
 
 
 def photo_statistics(in_chans: int) -> tuple[Statistics, str]:

@@ -32,6 +32,7 @@ from openmae.weights import Loaded, Model, load_model, model_json, serialize
 from openmae.weights.entries import named
 from tests.commands import Run, refused
 from tests.models import randomize, tiny
+from tests.weights.foreign import meta_weights, same_autoencoder, save_training, save_transformers
 
 NAMES = ["a cat", "a dog", "Zürich"]
 
@@ -130,6 +131,63 @@ def test_autoencoder_is_the_same_there_and_here(shape: dict[str, Any], tmp_path_
     assert isinstance(again.model, MaskedAutoencoder)
     kept = {"mlp_ratio": model.architecture.mlp_ratio}  # of which a file has the rounded widths only
     assert dataclasses.replace(again.model.architecture, **kept) == model.architecture
+
+
+@settings(max_examples=8)
+@given(shape=SHAPES, batch_norm=st.booleans())
+def test_a_classifier_of_the_patches_mean_is_the_same_there_and_here(
+    shape: dict[str, Any], batch_norm: bool, tmp_path_factory: Any
+) -> None:
+    torch.manual_seed(0)
+    model = Classifier(of_shape(shape).encoder, 3, "mean", batch_norm)
+    randomize(model)
+    loaded = of(model, shape["pixels"], task="classification", class_names=NAMES)
+    out = tmp_path_factory.mktemp("hf") / "out"
+    again, notes = there_and_back(loaded, "hf-vit", out)
+    assert "stretches" not in " ".join(notes)
+    images = images_of(loaded)
+    with torch.no_grad():
+        torch.testing.assert_close(again.model(images), loaded.model(images), rtol=0, atol=1e-5)
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(out)
+    assert type(theirs).__name__ == "BeitForImageClassification"
+    assert export_hf.usage_vit(loaded, out).startswith("transformers.BeitForImageClassification")
+
+
+def test_what_beit_has_beside_is_not_read(tmp_path: Path) -> None:
+    export_hf.write_vit(of(classifier("mean"), task="classification", class_names=NAMES), tmp_path / "out")
+    config = transformers.BeitConfig.from_pretrained(tmp_path / "out")
+    for name, changes, word in (
+        ("a", {"layer_scale_init_value": 0.1}, "lambda_1 is unexpected"),
+        ("b", {"use_relative_position_bias": True}, "relative_position_bias_table is unexpected"),
+        ("c", {"use_absolute_position_embeddings": False}, "position_embeddings is missing"),
+        ("d", {"use_mean_pooling": False}, "pools by its class token"),
+        ("e", {"hidden_act": "relu"}, "computes with relu"),
+    ):
+        other = transformers.BeitConfig(**{**config.to_dict(), **changes})
+        save_transformers(transformers.BeitForImageClassification(other), tmp_path / name)
+        with pytest.raises(UserError, match=word):
+            load_model(tmp_path / name)
+
+
+def test_what_transformers_trained_on_comes_back(tmp_path: Path) -> None:
+    """from_pretrained lets positions learn that are fixed, the class token's in the decoder among them."""
+    loaded = of(autoencoder())
+    export_hf.write_mae(loaded, tmp_path / "out")
+    theirs = transformers.ViTMAEForPreTraining.from_pretrained(tmp_path / "out").train()
+    theirs.decoder.decoder_pos_embed.requires_grad_(True)
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=0.02)
+    for _ in range(3):
+        theirs(images_of(loaded)).loss.backward()
+        optimizer.step()
+    assert theirs.eval().decoder.decoder_pos_embed[0, 0].abs().min() > 0
+    again = load_model(save_transformers(theirs, tmp_path / "trained"))
+    same_autoencoder(again.autoencoder, theirs)
+    assert again.autoencoder.architecture.decoder_learned_positions
+    weights = meta_weights(theirs)
+    arguments = {"norm_pix_loss": again.autoencoder.architecture.target == "norm_pix"}
+    of_meta = load_model(save_training(tmp_path / "a.pth", weights, **arguments), num_heads=2, decoder_num_heads=2)
+    same_autoencoder(of_meta.autoencoder, theirs)
+    there_and_back(again, "hf-mae", tmp_path / "once more")
 
 
 @settings(max_examples=10)
@@ -322,7 +380,7 @@ def test_pipelines(tmp_path: Path) -> None:
     [
         ("hf-mae", lambda: Encoder(autoencoder().encoder), "has no decoder.*: export to hf-vit$"),
         ("hf-mae", classifier, "has no decoder.*: export to hf-vit$"),
-        ("hf-mae", lambda: classifier("mean"), "has no decoder.*: export to timm or onnx$"),
+        ("hf-mae", lambda: classifier("mean"), "has no decoder.*: export to hf-vit$"),
         ("hf-mae", lambda: autoencoder(class_tokens=2), "has one class token, and tiny has 2"),
         ("hf-mae", lambda: autoencoder(decoder="cross"), "cross-attention decoder"),
         ("hf-mae", lambda: autoencoder(encoder_mask_token=True), "mask tokens"),
@@ -332,7 +390,8 @@ def test_pipelines(tmp_path: Path) -> None:
         ("hf-mae", lambda: autoencoder(target="pca"), "predicts pca"),
         ("hf-vit", lambda: autoencoder(class_tokens=0), "has one class token, and tiny has 0"),
         ("hf-vit", lambda: autoencoder(img_size=(8, 8, 8), patch_size=(4, 4, 4)), "images of 2 axes"),
-        ("hf-vit", lambda: classifier("mean"), "by the mean of the patches"),
+        ("hf-vit", lambda: classifier("mean", img_size=(32, 16)), "by the mean of the patches in square"),
+        ("hf-vit", lambda: classifier("mean", patch_size=(8, 4)), "by the mean of the patches in square"),
     ],
 )
 def test_what_transformers_has_no_model_for(to: str, make: Callable[[], Model], word: str, tmp_path: Path) -> None:

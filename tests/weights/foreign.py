@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openmae.model import MaskedAutoencoder
+
 MAE = {
     "image_size": 32,
     "patch_size": 8,
@@ -115,3 +117,19 @@ def vit(name: str = "vit_tiny_patch16_224", seed: int = 0, **settings: Any) -> A
 
     small = {"img_size": 32, "patch_size": 8, "depth": 2, "num_classes": 5}
     return randomize(timm.create_model(name, **{**small, **settings}), seed)
+
+
+CLOSE = {"rtol": 0, "atol": 2e-5}
+
+
+def same_autoencoder(ours: MaskedAutoencoder, theirs: Any) -> None:
+    """Equal features of all patches, equal predictions and loss where some are hidden."""
+    images = torch.randn(3, ours.encoder.in_chans, *ours.encoder.img_size)
+    noise = torch.rand(3, len(ours.encoder.positions))
+    with torch.no_grad():
+        expected = theirs(images, noise=noise)
+        visible = (expected.mask == 0).nonzero()[:, 1].view(3, -1)
+        output = ours(images, visible=visible)
+        torch.testing.assert_close(output.loss, expected.loss, **CLOSE)
+        hidden = expected.mask[..., None]
+        torch.testing.assert_close(output.prediction * hidden, expected.logits * hidden, **CLOSE)

@@ -11,8 +11,7 @@ from openmae.errors import UserError
 from openmae.weights import load_model
 from tests.commands import Run, refused
 from tests.weights import foreign
-
-CLOSE = {"rtol": 0, "atol": 2e-5}
+from tests.weights.foreign import CLOSE
 
 
 def tiny_of_twelve(**settings: Any) -> Any:

@@ -21,32 +21,18 @@ from openmae import create_model
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.heads import Classifier, Encoder
-from openmae.model import MaskedAutoencoder, sincos_positions
+from openmae.model import sincos_positions
 from openmae.train.optimizers import adamw, layer_scale
 from openmae.weights import load_model, model_json, serialize
 from tests.commands import Run, refused
 from tests.mutations import bounded, damaged, tried
 from tests.weights import foreign
-
-CLOSE = {"rtol": 0, "atol": 2e-5}
+from tests.weights.foreign import CLOSE
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-def same_autoencoder(ours: MaskedAutoencoder, theirs: Any) -> None:
-    """Equal features of all patches, equal predictions and loss where some are hidden."""
-    images = torch.randn(3, ours.encoder.in_chans, *ours.encoder.img_size)
-    noise = torch.rand(3, len(ours.encoder.positions))
-    with torch.no_grad():
-        expected = theirs(images, noise=noise)
-        visible = (expected.mask == 0).nonzero()[:, 1].view(3, -1)
-        output = ours(images, visible=visible)
-        torch.testing.assert_close(output.loss, expected.loss, **CLOSE)
-        hidden = expected.mask[..., None]
-        torch.testing.assert_close(output.prediction * hidden, expected.logits * hidden, **CLOSE)
 
 
 # ---------------------------------------------------------------- transformers
@@ -63,7 +49,7 @@ def test_vit_mae_for_pre_training(tmp_path: Path, kind: str, sincos: bool) -> No
     assert ours.architecture.target == ("norm_pix" if kind == "bin" else "pixel")
     assert ours.masking.mask_ratio == 0.5
     assert ours.encoder.learned_positions == (not sincos)
-    same_autoencoder(ours, theirs)
+    foreign.same_autoencoder(ours, theirs)
 
 
 def test_names_of_transformers_5_are_read_too(tmp_path: Path) -> None:
@@ -72,7 +58,7 @@ def test_names_of_transformers_5_are_read_too(tmp_path: Path) -> None:
     in_memory = {key: tensor.contiguous() for key, tensor in theirs.state_dict().items()}
     assert "vit.layers.0.attention.q_proj.weight" in in_memory
     save_file(in_memory, folder / "model.safetensors")
-    same_autoencoder(load_model(folder).autoencoder, theirs)
+    foreign.same_autoencoder(load_model(folder).autoencoder, theirs)
 
 
 @pytest.mark.parametrize("kind", ["ViTModel", "ViTMAEModel", "ViTForImageClassification"])
@@ -129,7 +115,7 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
         save_file({key: weights[key] for key in keys}, folder / file)
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {key: file for file, keys in parts.items() for key in keys}}))
-    same_autoencoder(load_model(folder).autoencoder, theirs)
+    foreign.same_autoencoder(load_model(folder).autoencoder, theirs)
     index.write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
     with pytest.raises(UserError, match="points out of its folder"):
         load_model(folder)
@@ -156,7 +142,7 @@ def test_a_training_checkpoint_of_metas(tmp_path: Path, norm_pix: bool) -> None:
     ]
     assert loaded.info["licence"] is None  # whoever trained it has to say
     assert not loaded.encoder.learned_positions
-    same_autoencoder(loaded.autoencoder, theirs)
+    foreign.same_autoencoder(loaded.autoencoder, theirs)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +152,7 @@ def test_released_files_with_a_decoder(tmp_path: Path, name: str, target: str) -
     theirs = foreign.mae(**foreign.STANDARD, layer_norm_eps=1e-6, norm_pix_loss=target == "norm_pix", mask_ratio=0.75)
     torch.save({"model": foreign.meta_weights(theirs)}, tmp_path / name)
     loaded = load_model(tmp_path / name)
-    same_autoencoder(loaded.autoencoder, theirs)
+    foreign.same_autoencoder(loaded.autoencoder, theirs)
     assert loaded.info["licence"] == "CC-BY-NC-4.0"
     assert loaded.info["provenance"]["assumed"][0] == f"target: {target}, by the file's name"
 

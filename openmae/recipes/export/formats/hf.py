@@ -38,6 +38,7 @@ def write_mae(loaded: Loaded, out: Path) -> list[str]:
     config = {
         "architectures": ["ViTMAEForPreTraining"],
         "model_type": "vit_mae",
+        "qkv_bias": True,
         **_encoder_config(model),
         "decoder_hidden_size": model.architecture.decoder_embed_dim,
         "decoder_num_hidden_layers": model.architecture.decoder_depth,
@@ -77,17 +78,13 @@ def usage_mae(loaded: Loaded, out: Path) -> str:
 
 
 def write_vit(loaded: Loaded, out: Path) -> list[str]:
-    """Writes a folder for ViTModel, or for ViTForImageClassification where there is a head; gives sentences about what
+    """Writes a folder for ViTModel, or for ViTForImageClassification or BeitForImageClassification where there is a
+    head; gives sentences about what
     it does not hold. Raises UserError where transformers has no such model."""
     transformers = _import_transformers()
     _check_encoder(loaded)
-    if isinstance(loaded.model, Classifier) and loaded.model.pool == "mean":
-        raise UserError(
-            f"transformers classifies by the class token, and {loaded.name} by the mean of the patches",
-            "export to timm or onnx, or fine-tune with --pool class",
-        )
     model = exported(loaded.model)
-    config = {"architectures": [_vit_class(model)], "model_type": "vit", **_encoder_config(model)}
+    config = {"architectures": [_vit_class(model)], **_kind(loaded, model), **_encoder_config(model)}
     weights = write_weights(model, entries(model))
     if isinstance(model, Classifier):
         config |= _outputs_config(loaded, model)
@@ -122,7 +119,32 @@ def _usage(name: str, out: Path) -> str:
 
 
 def _vit_class(model: Model) -> str:
-    return "ViTForImageClassification" if isinstance(model, Classifier) else "ViTModel"
+    if not isinstance(model, Classifier):
+        return "ViTModel"
+    return "BeitForImageClassification" if model.pool == "mean" else "ViTForImageClassification"
+
+
+def _kind(loaded: Loaded, model: Model) -> dict[str, Any]:
+    """Of ViT; or of BEiT, the one classifier of transformers' that reads the patches' mean, without what else it has:
+    the same function, since the bias of a key, which it lacks, changes no softmax. Raises UserError."""
+    if not (isinstance(model, Classifier) and model.pool == "mean"):
+        return {"model_type": "vit", "qkv_bias": True}
+    vit = model.encoder
+    if len(set(vit.img_size)) > 1 or len(set(vit.patch_size)) > 1:
+        raise UserError(
+            f"transformers classifies by the mean of the patches in square images and patches alone, and those of "
+            f"{loaded.name} are not",
+            "export to timm or onnx",
+        )
+    without = ("mask_token", "relative_position_bias", "shared_relative_position_bias")
+    return {
+        "model_type": "beit",
+        "use_mean_pooling": True,
+        "use_absolute_position_embeddings": True,
+        **{f"use_{part}": False for part in without},
+        "layer_scale_init_value": 0.0,
+        "drop_path_rate": 0.0,
+    }
 
 
 # ---------------------------------------------------------------- what transformers has
@@ -146,8 +168,7 @@ def _like_theirs(loaded: Loaded) -> MaskedAutoencoder:
     """The model. Raises UserError unless ViTMAEForPreTraining computes the same."""
     model, name = loaded.model, loaded.name
     if not isinstance(model, MaskedAutoencoder):
-        elsewhere = "timm or onnx" if isinstance(model, Classifier) and model.pool == "mean" else "hf-vit"
-        raise UserError(f"{name} has no decoder, which ViTMAEForPreTraining needs", f"export to {elsewhere}")
+        raise UserError(f"{name} has no decoder, which ViTMAEForPreTraining needs", "export to hf-vit")
     _check_encoder(loaded)
     if not isinstance(model.decoder, SelfDecoder):
         raise UserError(f"transformers' MAE has no cross-attention decoder, which {name} has", _ELSEWHERE)
@@ -183,7 +204,6 @@ def _encoder_config(model: Model) -> dict[str, Any]:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "layer_norm_eps": vit.norm_eps,
-        "qkv_bias": True,
         "image_size": square_or_both(vit.img_size),
         "patch_size": square_or_both(vit.patch_size),
         "num_channels": vit.in_chans,
