@@ -9,6 +9,8 @@ _MOST_KINDS = 4  # of formats, modes and the like that are named
 # halves of characters, by which Python stands for bytes that are no text.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+_BREAKS = {ord(mark): ascii(mark)[1:-1] for mark in "\t\n\u2028\u2029"}
+
 
 def printable(text: str) -> str:
     """Safe on a terminal, line ends kept: what is not is written out, as \\x1b."""
@@ -18,6 +20,12 @@ def printable(text: str) -> str:
 def on_one_line(text: str) -> str:
     """Safe in a list of one line a file: printable, without tabs and line ends."""
     return printable(" ".join(text.split()))
+
+
+def in_a_line(name: str) -> str:
+    """A name as it is shown in a sentence or a table: printable, its line ends and tabs written out, so that it cannot
+    be taken for several, nor for anything that the program says."""
+    return name if name.isprintable() else printable(name.translate(_BREAKS))
 
 
 def encodable(text: str) -> str:

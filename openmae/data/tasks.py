@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.console.words import in_a_line
 from openmae.data.opening import Data
-from openmae.data.sources.labels import SEPARATORS
+from openmae.data.sources.labels import has_several, natural_key, number_of, several
 from openmae.data.sources.source import Source, Subset
 from openmae.data.sources.table import TableSource
 from openmae.errors import UserError
@@ -34,22 +35,131 @@ class Answers:
     values: NDArray[np.int64] | NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What labels are taken for, and the reason, a clause."""
+
+    task: Task
+    why: str
+
+    def __str__(self) -> str:
+        what = {"classification": "classes", "multi-label": "several at once", "regression": "numbers to predict"}
+        return f"Labels are taken for {what[self.task]}: {self.why}"
+
+
+def taken_for(sources: Sequence[Source], task: Task | None = None) -> Taken:
+    """What the labels of these sources together are taken for, where nobody says, and why.
+
+    Names of class folders and listed classes are classes. Labels that were written are several where one has a ; or |
+    in it, a number where all are numbers and not all whole, unless they are written as codes are, and else classes.
+    task: what is asked for.
+    Raises UserError where there are no labels, or some are nan among numbers.
+    """
+    if task is not None:
+        return Taken(task, f"`task='{task}'` is asked for")
+    names = list(dict.fromkeys(name for source in sources for name in source.class_names))
+    if {source.label_kind for source in sources} == {"folders"}:
+        return Taken("classification", "names of folders are classes" + _whatever(names))
+    if {source.label_kind for source in sources} == {"listed"}:
+        return Taken("classification", "the classes are listed by their names" + _whatever(names))
+    if joined := next((name for name in names if has_several(name)), None):
+        return Taken("multi-label", f"'{joined}' has a ; or | in it (`task='classification'` if it is one name)")
+    numbers = {name: number_of(name) for name in names if name}
+    words = [name for name, number in numbers.items() if number is None]
+    if not words:
+        return _of_numbers([name for name in names if name])
+    if len(words) < len(numbers) and all(_is_none(word) for word in words):
+        raise UserError(
+            f"labels of {sources[0].location} are numbers, but for {_some(words)}",
+            "leave the cell empty where there is no label; or say by `task='classification'` that they are names",
+        )
+    return Taken("classification", f"'{words[0]}' is no number")
+
+
 def task_of(source: Source) -> Task:
-    """What the labels say themselves: regression where they are numbers and not all whole, multi-label where one has
-    a ; or | in it. Raises UserError where there are no labels."""
-    names = source.class_names
-    if any(mark in name for name in names for mark in SEPARATORS):
-        return "multi-label"
-    numbers = [_number(name) for name in names]
-    if all(number is not None for number in numbers) and not all(float(n or 0).is_integer() for n in numbers):
-        return "regression"
-    return "classification"
+    """What the labels say themselves; see `taken_for`. Raises UserError where there are no labels."""
+    return taken_for([source]).task
+
+
+def _of_numbers(names: Sequence[str]) -> Taken:
+    """Of labels that are all numbers."""
+    broken = next((name for name in names if not float(name).is_integer()), None)
+    if broken is None:
+        said = "all are whole numbers (`task='regression'` if they measure something)"
+        if "-1" in names and len(names) > 2:
+            said += ", and -1 is one of them: where it stands for no label, leave the cell empty"
+        return Taken("classification", said)
+    if code := _code(names):
+        return Taken(
+            "classification",
+            f"they are written as codes are, not as numbers ({code}; `task='regression'` if they measure something)",
+        )
+    return Taken(
+        "regression",
+        f"all are numbers, and '{broken}' is not whole (`task='classification'` if they are names)",
+    )
+
+
+def _code(names: Sequence[str]) -> str:
+    """What shows that numbers are codes, as ICD's are, for no program and no table writes a number so: 008.5; or 250.00
+    beside 401.9. Empty where nothing does."""
+    for name in names:
+        whole, _, digits = name.lstrip("+-").partition(".")
+        if len(whole) > 1 and whole[0] == "0":
+            return f"'{name}'"
+        if len(digits) > 1 and digits.isdecimal() and digits[-1] == "0":
+            other = next((one for one in names if len(one.partition(".")[2]) != len(digits)), None)
+            if other is not None:
+                return f"'{name}' beside '{other}'"
+    return ""
+
+
+def _whatever(names: Sequence[str]) -> str:
+    """What has to be said of names that look like something else."""
+    numbers = [number_of(name) for name in names]
+    if all(number is not None for number in numbers) and not all(float(number or 0).is_integer() for number in numbers):
+        return ", also such as are numbers (`task='regression'` if these measure something)"
+    if any(map(has_several, names)):
+        return ", also such as have a ; or | (`task='multi-label'` if these are several)"
+    return ""
+
+
+def _is_none(word: str) -> bool:
+    """What programs write where there is no number."""
+    return word.lower().strip("-+") in ("nan", "na", "n/a", "<na>", "none", "null", "nat", "inf", "infinity")
+
+
+def outputs_of(source: Source, task: Task) -> tuple[str, ...]:
+    """What the outputs of a new model are called, in their order: listed classes as they are listed, others as people
+    count, numbers by their value."""
+    if task == "regression":
+        return (VALUE,)
+    if source.label_kind == "listed" and task == "classification":
+        return source.class_names
+    names = _named_once(source, task)
+    if source.label_kind == "written" and all(number_of(name) is not None for name in names):
+        return tuple(sorted(names, key=lambda name: (float(name), name)))
+    return tuple(sorted(names, key=natural_key))
+
+
+def outputs_before(source: Source, task: Task) -> tuple[str, ...]:
+    """As `outputs_of`, in the order of models of version 0.1, which a run of that time keeps."""
+    names = _named_once(source, task)
+    return tuple(names if task == "classification" else sorted(names))
+
+
+def _named_once(source: Source, task: Task) -> list[str]:
+    if task == "regression":
+        return [VALUE]
+    if task == "classification":
+        return list(source.class_names)
+    return list(dict.fromkeys(word for text in source.class_names for word in several(text)))
 
 
 def answers(source: Source, task: Task, names: Sequence[str] | None = None) -> Answers:
     """The source's labels for a task.
 
-    names: the outputs' names, as a model has them; default: those that occur, sorted.
+    names: the outputs' names, as a model has them; default: those of `outputs_of`.
     Raises UserError where a label is none of the names, or is no number where one is asked for.
     """
     texts = source.class_names
@@ -60,20 +170,18 @@ def answers(source: Source, task: Task, names: Sequence[str] | None = None) -> A
             (VALUE,),
             np.array([_checked(text, i, source) for i, text in enumerate(texts)], np.float32)[labels, None],
         )
+    known = list(outputs_of(source, task) if names is None else names)
+    position = {name: number for number, name in enumerate(known)}
     if task == "multi-label":
-        entries = [_words(text) for text in texts]
-        known = sorted({word for entry in entries for word in entry}) if names is None else list(names)
-        position = {name: number for number, name in enumerate(known)}
-        _check_one_output_each(source, {word for entry in entries for word in entry}, known)
+        entries = [several(text) for text in texts]
+        occurring = {word for entry in entries for word in entry}
+        _check_one_output_each(source, occurring, known)
+        if unknown := occurring - position.keys():
+            raise _unknown(source, unknown, known)
         hot = np.zeros((len(texts), len(known)), np.float32)
         for row, entry in zip(hot, entries, strict=True):
-            for word in entry:
-                if word not in position:
-                    raise _unknown(source, {word}, known)
-                row[position[word]] = 1
+            row[[position[word] for word in entry]] = 1
         return Answers(task, tuple(known), hot[labels])
-    known = list(texts if names is None else names)
-    position = {name: number for number, name in enumerate(known)}
     if unknown := {*_occurring(source)} - position.keys():
         raise _unknown(source, unknown, known)
     _check_one_output_each(source, _occurring(source), known)
@@ -92,8 +200,8 @@ def _check_one_output_each(source: Source, labels: Iterable[str], names: Sequenc
             )
 
 
-def split_for(data: Data, task: Task | None, seed: int) -> tuple[Task, Source, Source]:
-    """(task, train, val) of labelled DATA; task None: as the labels say.
+def split_for(data: Data, task: Task | None, seed: int) -> tuple[Taken, Source, Source]:
+    """(what labels are taken for, train, val) of labelled DATA; task None: as the labels say.
 
     Without splits a fifth is held out by the seed: of each class, or of all images where there are no classes.
     Raises UserError where labels are missing or do not fit the task, differ between the splits, or a class has too few
@@ -101,15 +209,15 @@ def split_for(data: Data, task: Task | None, seed: int) -> tuple[Task, Source, S
     """
     if data.has_splits:
         train, val = data.train, data.val
-        task = task or task_of(train)
-        if task == "classification":
+        taken = taken_for([train, val], task)
+        if taken.task == "classification":
             _check_classes(train, val, data.location)
     else:
-        task = task or task_of(data.all)
-        hold_out = _without_a_fifth_of_each_class if task == "classification" else _without_a_fifth
+        taken = taken_for([data.all], task)
+        hold_out = _without_a_fifth_of_each_class if taken.task == "classification" else _without_a_fifth
         train, val = hold_out(data, seed)
     _check_apart(train, val)
-    return task, train, val
+    return taken, train, val
 
 
 def _check_classes(train: Source, val: Source, location: str) -> None:
@@ -168,8 +276,8 @@ def _check_apart(train: Source, val: Source) -> None:
     for index in range(len(val)):
         if (name := val.name(index)) in learnt:
             raise UserError(
-                f"{sources[0].location} has rows for {name} in train and in val, so val would judge what was learnt by "
-                "heart",
+                f"{sources[0].location} has rows for {in_a_line(name)} in train and in val, so val would judge what "
+                "was learnt by heart",
                 "keep one of its rows (several labels go into one cell, with ; between them)",
             )
 
@@ -178,23 +286,10 @@ def _occurring(source: Source) -> list[str]:
     return [source.class_names[label] for label in np.unique(source.labels)]
 
 
-def _words(text: str) -> list[str]:
-    for mark in SEPARATORS:
-        text = text.replace(mark, SEPARATORS[0])
-    return [word.strip() for word in text.split(SEPARATORS[0]) if word.strip()]
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
 def _checked(text: str, label: int, source: Source) -> float:
-    number = _number(text)
+    number = number_of(text)
     if number is None or not abs(number) <= _LARGEST:
-        first = source.name(int((source.labels == label).argmax()))
+        first = in_a_line(source.name(int((source.labels == label).argmax())))
         raise UserError(
             f"{source.location} has the label '{text}' ({first}), which is no number to predict",
             "mend it, or take its images out",

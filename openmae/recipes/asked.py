@@ -69,10 +69,15 @@ class AskedFiles:
     exclude: Annotated[tuple[str, ...] | None, arg(metavar="PATTERN...")] = None
     """Leave these images out: '*_mask.*' by the name, masks by a folder that they are in."""
 
+    image_key: Annotated[str | None, arg(metavar="KEY")] = None
+    """Of shards whose samples have several images (0001.img.png, 0001.mask.png): which one is meant, img.png; several
+    with ; between them, jpg;png, of which the first is taken that a sample has; or '*': each image is a sample of its
+    own, as where names have dots in them (scan_0.5.png)."""
+
     @property
     def selection(self) -> Selection:
         """What `open_data` takes."""
-        return Selection(self.splits, tuple(self.include or ()), tuple(self.exclude or ()))
+        return Selection(self.splits, tuple(self.include or ()), tuple(self.exclude or ()), self.image_key)
 
 
 @dataclass(frozen=True, kw_only=True)

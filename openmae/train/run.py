@@ -119,7 +119,7 @@ class RunFolder:
             if not self._is_of(fingerprint, starts, complaints):
                 raise UserError(
                     f"the images have changed since the run in {self.path} began, or are others (files added, removed, "
-                    "renamed or of another size)",
+                    "renamed or of another size, or other labels)",
                     "put them back, or choose another `out`",
                 )
         for part in self.checkpoints.glob(".*.part"):  # left by a kill
@@ -129,6 +129,14 @@ class RunFolder:
         write_file(self.path / "environment.json", json.dumps({"starts": starts}, indent=1).encode())
         self._fingerprint = fingerprint
         return complaints
+
+    def begun_with(self) -> str:
+        """The fingerprint of what the run has learnt from; empty where nothing tells, or this process does not lead."""
+        if not self.leads:
+            return ""
+        starts, _ = self._starts()
+        told = [start["data_fingerprint"] for start in starts[:1]]
+        return str(newest_record(self.checkpoints).get("data_fingerprint") or "".join(told))
 
     def _starts(self) -> tuple[list[dict[str, Any]], list[str]]:
         """Those that environment.json tells of, and what is wrong with it. It is for people: a run goes on without."""

@@ -25,13 +25,13 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from openmae.data.opening import open_data
 from openmae.data.shards.index import Shard, read_index, write_index
-from openmae.data.shards.listing import expand
+from openmae.data.shards.listing import expand, open_shards
+from openmae.data.shards.samples import scan, split_name
 from openmae.data.shards.source import ShardSource
-from openmae.data.shards.tar import scan
 from openmae.data.sources import remote
 from openmae.data.sources.redirects import why_not
 from openmae.data.sources.source import Names, Source
-from openmae.data.tasks import split_for
+from openmae.data.tasks import Task, answers, split_for, task_of
 from openmae.errors import BrokenImage, UserError
 from tests.servers import Server, serve
 
@@ -194,16 +194,149 @@ def test_samples_are_webdatasets(tmp_path: Path) -> None:
     source = open_data(str(file)).all
     with file.open("rb") as stream:
         samples = list(group_by_keys(tar_file_expander([{"url": str(file), "stream": stream}])))
-    theirs = [sample.get("jpg", sample.get("png")) for sample in samples if {"jpg", "png"} & set(sample)]
-    assert [data for _, data in contents(source)] == theirs
+    found = [sample.get("jpg", sample.get("png")) for sample in samples if {"jpg", "png"} & set(sample)]
+    assert [data for _, data in contents(source)] == found
     assert source.class_names == ("0", "1", "3")
     assert source.labels.tolist() == [0, 1, 0, 1, 2]
 
 
-def test_which_member_is_the_image(tmp_path: Path) -> None:
-    names = ["a.jpg", "a.seg.png", "b.left.png", "b.right.png", ".c.jpg", "._d.jpg", "e.png", "e.jpg", "f.txt", "G.JPG"]
-    source = open_data(str(write_tar(tmp_path / "a.tar", {name: name.encode() for name in names}))).all
-    assert [name for name, _ in contents(source)] == ["a.jpg", "b.left.png", "b.right.png", "e.png", "G.JPG"]
+def theirs(file: Path, key: str = "jpg;png") -> list[tuple[str, bytes]]:
+    """(key, image) of the samples that WebDataset finds."""
+    with file.open("rb") as stream:
+        samples = list(group_by_keys(tar_file_expander([{"url": str(file), "stream": stream}])))
+    images = [(sample["__key__"], [sample[one] for one in key.split(";") if one in sample]) for sample in samples]
+    return [(name, found[0]) for name, found in images if found]
+
+
+def ours(file: Path, key: str | None = None) -> list[tuple[str, bytes]]:
+    source = open_shards(str(file), [str(file)], key)
+    return [(split_name(name)[0], data) for name, data in contents(source)]
+
+
+NAMES = st.from_regex(
+    r"(\./|a/|b\.c/|__meta__/|\.hidden/)?(a|B|x_0)(\.5_1)?(\.seg)?\.(jpg|png|PNG|cls|txt|dat)", fullmatch=True
+)
+
+
+@given(st.lists(NAMES, min_size=1, max_size=12))
+def test_keys_and_samples_are_webdatasets(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+    """Where the files of a sample follow each other and each has its own name, as its reader asks."""
+    named = {split_name(name.removeprefix("./")): name for name in names}  # of two alike it knows none
+    members = {name: name.encode() for (key, _), name in sorted(named.items()) if key}
+    file = write_tar(tmp_path_factory.mktemp("tar") / "a.tar", members)
+    for key in ("jpg;png", "seg.png"):
+        expected = [(name.removeprefix("./"), data) for name, data in theirs(file, key)]
+        assert (ours(file, key) if expected else []) == expected
+
+
+def test_which_file_is_the_image_is_asked_where_there_are_several(tmp_path: Path) -> None:
+    names = ["a.jpg", "b.left.png", "b.right.png", ".c.jpg", "._d.jpg", "e.png", "e.jpg", "f.dat", "G.JPG"]
+    file = write_tar(tmp_path / "a.tar", {name: name.encode() for name in names})
+    with pytest.raises(
+        UserError, match=r"2 of 5 samples of .*a.tar have several images \(b has left.png, right.png: .*"
+    ):
+        _ = open_data(str(file)).all
+    with pytest.raises(UserError, match=r"`image_key='left.png'`, or make each .* its own, `image_key='\*'`"):
+        _ = open_data(str(file)).all
+    assert [name for name, _ in ours(file, "jpg;left.png")] == ["a", "b", "e", "G"]
+    assert [data.decode() for _, data in ours(file, "*")] == [n for n in names if n[0] != "." and n != "f.dat"]
+    assert ours(file, "dat") == [("f", b"f.dat")]
+
+
+def test_names_with_dots_lose_no_sample(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(8):
+        members |= {f"scan_0.{number}.png": bytes([number]), f"scan_0.{number}.cls": str(number % 2).encode()}
+    file = write_tar(tmp_path / "a.tar", members)
+    with pytest.raises(
+        UserError, match=r"1 of 1 samples .* \(scan_0 has 0.png, 1.png, 2.png, ...: files of one name up"
+    ):
+        _ = open_data(str(file)).all
+    source = open_shards(str(file), [str(file)], "*")
+    assert [data[0] for _, data in contents(source)] == list(range(8))
+    assert source.labels.tolist() == [0, 1] * 4
+
+
+def test_files_of_a_sample_that_lie_apart_are_put_together(tmp_path: Path) -> None:
+    members = {f"{i}.png": bytes([i]) for i in range(4)} | {f"{i}.cls": str(i % 2).encode() for i in range(4)}
+    source = open_data(str(write_tar(tmp_path / "a.tar", members))).all
+    assert source.labels.tolist() == [0, 1, 0, 1]
+    assert isinstance(source, ShardSource)
+    assert source.index.notes[0].startswith("the files of 4 of 4 samples lie apart and are put together")
+
+
+def test_two_samples_of_one_name_are_two(tmp_path: Path) -> None:
+    file = tmp_path / "a.tar"
+    with tarfile.open(file, "w") as tar:
+        for number in range(4):
+            for ending, content in (("png", bytes([number])), ("cls", str(number).encode())):
+                info = tarfile.TarInfo(f"{number % 2}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    source = open_data(str(file)).all
+    assert [data for _, data in contents(source)] == [data for _, data in theirs(file)] == [b"\0", b"\1", b"\2", b"\3"]
+    assert source.labels.tolist() == [0, 1, 2, 3]
+    assert source.index.notes == ("2 of 4 samples have the name of an earlier one",)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("ending", "texts", "task", "expected"),
+    [
+        ("cls", ["3", " 12\n", "3"], "classification", [0, 1, 0]),
+        ("cls", ["cat", "dog", "cat"], "classification", [0, 1, 0]),
+        ("cls", ["0.5", "-1", "2"], "regression", [[0.5], [-1], [2]]),
+        ("cls", ["[1, 3]", "[3]", "[]"], "multi-label", [[1, 1], [0, 1], [0, 0]]),
+        ("json", ['{"label": 0.25}', '{"label": 7}', '{"label": 0.25}'], "regression", [[0.25], [7], [0.25]]),
+        (
+            "json",
+            ['{"label": ["b", "a"]}', '{"label": "a"}', '{"labels": []}'],
+            "multi-label",
+            [[1, 1], [1, 0], [0, 0]],
+        ),
+        ("json", ['{"label": [0, 1, 1]}', '{"label": [1, 0, 1]}', '{"label": [0, 0, 0]}'], "multi-label", None),
+        ("json", ['{"label": "b"}', '{"cls": "a"}', '{"label": null, "cls": "b"}'], "classification", [1, 0, 1]),
+        ("json", ["4", "[4]", "5"], "classification", [0, 0, 1]),
+        ("txt", ["0.5", "0.25", "1.5"], "regression", [[0.5], [0.25], [1.5]]),
+        ("txt", ["cat", "cat", "dog", "dog"], "classification", [0, 0, 1, 1]),
+    ],
+)
+def test_labels_of_every_kind(
+    tmp_path: Path, ending: str, texts: list[str], task: Task, expected: list[object]
+) -> None:
+    members: dict[str, bytes] = {}
+    for number, text in enumerate(texts):
+        members |= {f"{number}.{ending}": text.encode(), f"{number}.png": b"png"}
+    source = open_data(str(write_tar(tmp_path / "a.tar", members))).all
+    assert task_of(source) == task
+    assert answers(source, task).values.tolist() == (expected or [[0, 1, 1], [1, 0, 1], [0, 0, 0]])
+
+
+def test_captions_are_no_labels(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(6):
+        members |= {f"{number}.png": b"png", f"{number}.txt": f"a photograph of {number} birds".encode()}
+    with pytest.raises(UserError, match="has no labels"):
+        _ = open_data(str(write_tar(tmp_path / "a.tar", members))).all.labels
+
+
+def test_samples_without_an_image_are_said(tmp_path: Path) -> None:
+    members = {"a.png": b"a", "b.jpe2": b"b", "b.cls": b"1", "c.jpe2": b"c", "c.cls": b"0", "noend": b"x"}
+    index = open_data(str(write_tar(tmp_path / "a.tar", members))).all.index  # type: ignore[attr-defined]
+    assert index.notes == (
+        "2 of 3 samples have no image and are left out (they have cls, jpe2); `image_key` names the file that is one",
+    )
+    age(tmp_path / "a.tar")
+    assert open_data(str(tmp_path / "a.tar")).all.index.notes == index.notes  # type: ignore[attr-defined]
+    again = open_data(str(tmp_path / "a.tar")).all  # kept
+    assert again.index.notes == index.notes  # type: ignore[attr-defined]
+
+
+def test_listed_classes_are_names_and_packed_ones_stay_what_they_were(tmp_path: Path) -> None:
+    file = write_tar(tmp_path / "a.tar", {"1.png": b"a", "1.cls": b"1", "2.png": b"b", "2.cls": b"0"})
+    (tmp_path / "classes.txt").write_text("2.5\n1;0\n")
+    source = open_data(str(file)).all
+    assert (source.label_kind, task_of(source), source.class_names) == ("listed", "classification", ("2.5", "1;0"))
+    assert answers(source, "classification").names == ("2.5", "1;0")
 
 
 @pytest.mark.parametrize(

@@ -448,13 +448,19 @@ def test_labels_are_refused_where_there_are_none(tmp_path: Path) -> None:
         (["2", "0", "2"], ["x", "y", "z"], [2, 0, 2], ("x", "y", "z")),
         (["z", "", "x"], ["x", "y", "z"], [2, -1, 0], ("x", "y", "z")),
         (["7", "0", "-1"], ["x", "y"], [-1, 0, -1], ("x", "y")),
-        (["", "-1"], None, None, ()),
+        (["", "-1"], ["x", "y"], None, ()),
+        (["", "-1", "1"], None, [-1, 0, 1], ("-1", "1")),
+        (["007", "0"], list("abcdefgh"), [7, 0], tuple("abcdefgh")),
+        (["1;0", "", "1"], ["x", "y"], [2, 0, 1], ("", "y", "y;x")),
+        (["0;0;1", "1;0;1", "0;0;0"], None, [1, 0, 2], ("0;2", "2", ";")),
+        (["a\nb", "\x1b[2J", "\udce9"], None, [2, 1, 0], ("\\udce9", "\\x1b[2J", "a\\nb")),
     ],
 )
 def test_numbers_of_labels(
     texts: list[str], given_names: list[str] | None, numbers: list[int] | None, classes: tuple[str, ...]
 ) -> None:
-    found, names_found = number_labels(texts, given_names)
+    found, names_found, kind = number_labels(texts, given_names)
+    assert kind == ("listed" if given_names and classes == tuple(given_names) else "written")
     assert (None if found is None else found.tolist(), names_found) == (numbers, classes)
 
 

@@ -1,19 +1,21 @@
 """What labels say: classes, several labels, numbers; which images are held out; fewer labels."""
 
 import hashlib
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from openmae.data.fewer_labels import fewer_labels
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Task, answers, split_for, task_of
+from openmae.data.tasks import Task, answers, split_for, taken_for, task_of
 from openmae.errors import UserError
 from tests.images import picture, write_images
 
@@ -42,6 +44,14 @@ def names_of(source: Source) -> list[str]:
         (["3.5", "1", "7"], "regression"),
         (["-0.25", "1e3", "2"], "regression"),
         (["-1.0", "0.5", "-1"], "regression"),
+        ([-1, 1, -1], "classification"),
+        ([-1, 0, 1], "classification"),
+        (["250.00", "401.9", "414.01"], "classification"),  # ICD-9
+        (["001.1", "250.1"], "classification"),
+        (["0.50", "1.25", "12.00"], "regression"),  # as a program prints two digits
+        (["0.5", "1.0", "2.25"], "regression"),  # as pandas writes them
+        (["1_5", "2_5"], "classification"),
+        (["nan", "NA", "inf"], "classification"),
         (["cat;dog", "cat", "dog"], "multi-label"),
         (["Cardiomegaly|Emphysema", "No Finding"], "multi-label"),
     ],
@@ -141,7 +151,8 @@ HELD_OUT = ["006", "012", "001", "022", "008", "017"]
 
 def test_a_fifth_is_held_out_where_there_are_no_classes(tmp_path: Path) -> None:
     data = table(tmp_path, [f"{i}.5" for i in range(20)])
-    task, train, val = split_for(open_data(data), None, seed=0)
+    taken, train, val = split_for(open_data(data), None, seed=0)
+    task = taken.task
     assert task == "regression"
     values = [answers(part, task).values[:, 0].tolist() for part in (train, val)]
     assert len(values[1]) == 4
@@ -151,8 +162,8 @@ def test_a_fifth_is_held_out_where_there_are_no_classes(tmp_path: Path) -> None:
 
 def test_splits_of_the_table_are_kept(tmp_path: Path) -> None:
     data = table(tmp_path, ["1.5", "2", "3", "4.5"], ["train", "val", "train", "val"])
-    task, train, val = split_for(open_data(data), None, seed=0)
-    assert (task, len(train), len(val)) == ("regression", 2, 2)
+    taken, train, val = split_for(open_data(data), None, seed=0)
+    assert (taken.task, len(train), len(val)) == ("regression", 2, 2)
 
 
 def test_class_of_val_that_train_lacks_is_refused(tmp_path: Path) -> None:
@@ -251,3 +262,120 @@ def test_more_labels_than_there_are(tmp_path: Path) -> None:
     source = open_data(str(write_images(tmp_path / "images", 9))).all  # 5 and 4
     with pytest.raises(UserError, match=r"class 'class1' has 4 images in train, fewer .* give 4-per-class or less"):
         fewer_labels(source, "5-per-class", "classification", 0)
+
+
+# ---------------------------------------------------------------- names
+
+
+def folders(root: Path, names: Sequence[str | bytes], each: int = 2) -> str:
+    """A folder with a folder for each name."""
+    for name in names:
+        place = root / os.fsdecode(name)
+        place.mkdir(parents=True)
+        for number in range(each):
+            picture(number).save(place / f"{number}.png")
+    return str(root)
+
+
+@pytest.mark.parametrize(
+    "names", [["0.5", "1.0", "2.5"], ["0", "1", "nan"], ["a;b", "c"], ["inf", "1.5"], ["-1", "0", "1"], ["1|2", "3"]]
+)
+def test_names_of_folders_are_classes_whatever_they_look_like(tmp_path: Path, names: list[str]) -> None:
+    source = open_data(folders(tmp_path, names)).all
+    assert task_of(source) == "classification"
+    assert sorted(answers(source, "classification").names) == sorted(names)
+    assert source.take(np.arange(2)).label_kind == "folders"
+
+
+CLASS = st.text(st.sampled_from("aB01279-_. "), min_size=1, max_size=5).filter(lambda name: name.strip(".") != "")
+
+
+@given(st.sets(CLASS, min_size=2, max_size=8))
+@example({str(n) for n in range(12)})
+def test_new_models_order_folders_as_timms_reader_does(
+    tmp_path_factory: pytest.TempPathFactory, names: set[str]
+) -> None:
+    from timm.data.readers.reader_image_folder import find_images_and_targets
+
+    visible = sorted({name.lower(): name for name in names if name[0] != "."}.values())
+    root = folders(tmp_path_factory.mktemp("classes"), visible, each=1)
+    _, theirs = find_images_and_targets(root)
+    source = open_data(root)
+    if len(visible) > 1:
+        ours = answers(source.all, "classification").names
+        keys = [re.sub(r"\d+", lambda found: str(int(found[0])), name.lower()) for name in visible]
+        if len({*keys}) == len(keys):  # of names that it takes for equal, such as 1 and 01, it has no order
+            assert list(ours) == sorted(theirs, key=theirs.__getitem__)
+
+
+def test_labels_that_are_written_are_ordered_by_their_values(tmp_path: Path) -> None:
+    source = open_data(table(tmp_path, [10, -1, 2, 0])).all
+    assert answers(source, "classification").names == ("-1", "0", "2", "10")
+    words = open_data(table(tmp_path, ["b10", "B2", "a"])).all
+    assert answers(words, "classification").names == ("a", "B2", "b10")
+    several = open_data(table(tmp_path, ["10;2", "2", "1"])).all
+    assert answers(several, "multi-label").names == ("1", "2", "10")
+
+
+def test_numbers_but_for_nan_are_asked_about(tmp_path: Path) -> None:
+    source = open_data(table(tmp_path, ["0", "1", "nan"])).all
+    with pytest.raises(UserError, match=r"are numbers, but for nan: leave the cell empty .* `task='classification'`"):
+        task_of(source)
+    assert taken_for([source], "classification").task == "classification"
+
+
+def test_what_labels_are_taken_for_is_said_with_the_reason(tmp_path: Path) -> None:
+    said = {
+        str(taken_for([open_data(table(tmp_path, labels)).all]))
+        for labels in (["0.5", "1"], [-1, 0, 1], ["a;b", "c"], ["cat", "1"], ["250.00", "401.9"])
+    }
+    assert said == {
+        "Labels are taken for numbers to predict: all are numbers, and '0.5' is not whole (`task='classification'` if "
+        "they are names)",
+        "Labels are taken for classes: all are whole numbers (`task='regression'` if they measure something), and -1 "
+        "is one of them: where it stands for no label, leave the cell empty",
+        "Labels are taken for several at once: 'a;b' has a ; or | in it (`task='classification'` if it is one name)",
+        "Labels are taken for classes: 'cat' is no number",
+        "Labels are taken for classes: they are written as codes are, not as numbers ('250.00' beside '401.9'; "
+        "`task='regression'` if they measure something)",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path,label\n0.png,a\n1.png,Tiger, Bengal\n", "line 3 of .* has 3 cells where the first line has 2: .*quotes"),
+        ("path,label\n0.png,a\n1.png,b,\n", "line 3 of .* has 3 cells"),
+        ("path,label\n0.png\n", "line 2 of .* has 1 cells"),
+        ('path,label\n0.png,"a\n1.png,b\n2.png,c"d\n', "is no CSV table"),
+        ('path,label\n0.png,"a\n1.png,b\n', "is no CSV table"),
+        ("path,label,label\n0.png,a,b\n", "has 2 columns 'label'"),
+    ],
+)
+def test_rows_that_are_not_of_the_header(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        open_data(str(tmp_path / "t.csv"))
+
+
+def test_commas_and_quotes_inside_quotes_are_a_name(tmp_path: Path) -> None:
+    text = 'path,label\n0.png,"Tiger, Bengal"\n"1, 2.png","Tiger, ""Siberian"""\n'
+    (tmp_path / "t.csv").write_text(text)
+    source = open_data(str(tmp_path / "t.csv")).all
+    assert source.class_names == ('Tiger, "Siberian"', "Tiger, Bengal")
+    assert source.name(1) == "1, 2.png"
+
+
+def test_names_that_are_no_text_are_written_out(tmp_path: Path) -> None:
+    source = open_data(folders(tmp_path, [b"caf\xe9", b"a\nb", b"\x1b[2J", b"-x"])).all
+    assert set(source.class_names) == {r"caf\udce9", r"a\nb", r"\x1b[2J", "-x"}
+    assert [os.fsencode(source.name(i)).split(b"/")[0] for i in range(0, 8, 2)] == [
+        b"\x1b[2J",
+        b"-x",
+        b"a\nb",
+        b"caf\xe9",
+    ]
+    "".join(source.class_names).encode()  # raises where that is no text
+    folders(tmp_path, [rb"caf\udce9"])
+    with pytest.raises(UserError, match=r"two folders that are both called caf\\udce9 when it is written"):
+        _ = open_data(str(tmp_path)).all.class_names

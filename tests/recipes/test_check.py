@@ -210,11 +210,6 @@ def one_label_in_a_table(data: Path) -> None:
     save(data / "table.csv", data=f"path,label\n{rows}".encode())
 
 
-def numbers_by_their_letters(data: Path) -> None:
-    for number in range(22):
-        save(data / f"{number % 11}/{number}.png", picture(number))
-
-
 FAULTS = {
     one_unreadable_of_many: ("warning", "1 image cannot be read (0.83%)", "class0/cut.jpg: "),
     many_unreadable: ("error", "2 images cannot be read (9.09%)", "class0/empty.jpg: the file is empty"),
@@ -248,7 +243,6 @@ FAULTS = {
     a_third_split_in_a_table: ("note", "a third split, test", "in the place of val"),
     damaged_shards: ("error", "11 images cannot be read", "pack the images again into another folder"),
     one_label_in_a_table: ("warning", "have the label 'cat'", "refuse"),
-    numbers_by_their_letters: ("note", "in the order of their letters: 0, 1, 10, 2, 3 and 6 more", "by name"),
 }
 CODES = {"note": 0, "warning": 1, "error": 2}
 

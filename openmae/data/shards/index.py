@@ -14,9 +14,10 @@ Beside the shards lie two files, which `openmae pack` writes and which other sha
 `index.json`, written last, in the form of the `wids` library's shard lists:
     {"__kind__": "wids-shard-index-v1", "wids_version": 1, "openmae_version": 1,
      "shardlist": [{"url": "000000.tar", "nsamples": 1000, "filesize": 25088000, "sha256": "..."}, ...],
-     "class_names": ["cat", "dog"],
+     "class_names": ["cat", "dog"], "label_kind": "folders",
      "index": {"url": "index.npz", "filesize": 60000, "sha256": "..."}, "fingerprint": "...", "about": {...}}
-    A url is relative to the folder of index.json. class_names is empty where there are no labels. `fingerprint` is
+    A url is relative to the folder of index.json. class_names is empty where there are no labels; label_kind
+    is what sources.source.LabelKind says, "written" where it is missing. `fingerprint` is
     what a folder with these names and sizes would have. `about` is whatever the writer wants to say.
 """
 
@@ -26,14 +27,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.sources.labels import NO_LABEL
 from openmae.data.sources.listing import fingerprint
-from openmae.data.sources.source import Names
+from openmae.data.sources.source import LabelKind, Names
 from openmae.errors import UserError
 from openmae.files.cache import Arrays, map_arrays, write_arrays
 from openmae.files.parsing import read_json
@@ -62,7 +63,7 @@ class ShardIndex:
     """Where the images of n samples are; the module's docstring describes the arrays.
 
     crc32 is None where it is not known. fingerprint is of names and sizes. damage: a sentence for each shard whose
-    end was not found when it was scanned.
+    end was not found when it was scanned; notes: what else is to be said of what was found there.
     """
 
     shards: tuple[Shard, ...]
@@ -75,6 +76,8 @@ class ShardIndex:
     class_names: tuple[str, ...]
     fingerprint: str
     damage: tuple[str, ...] = ()
+    label_kind: LabelKind = "written"
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -91,6 +94,7 @@ def write_index(
     label: NDArray[np.int64],
     crc32: NDArray[np.uint32],
     class_names: tuple[str, ...] = (),
+    label_kind: LabelKind = "written",
     about: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes index.npz and then index.json, each whole or not at all. Raises OSError.
@@ -115,6 +119,7 @@ def write_index(
         "openmae_version": 1,
         "shardlist": [{"url": s.url, "nsamples": s.samples, "filesize": s.bytes, "sha256": s.sha256} for s in shards],
         "class_names": list(class_names),
+        "label_kind": label_kind,
         "index": {"url": ARRAYS, "filesize": (folder / ARRAYS).stat().st_size, "sha256": digest},
         "fingerprint": fingerprint(names, size),
         "about": dict(about or {}),
@@ -170,6 +175,8 @@ def parse_index(described: Mapping[str, Any], arrays: Arrays, base: str) -> Shar
     if {len(column) for column in all_columns.values()} != {len(names)} or sum(s.samples for s in shards) != len(names):
         raise ValueError("its arrays have different lengths")
     classes = tuple(described["class_names"])
+    if (label_kind := described.get("label_kind", "written")) not in get_args(LabelKind):
+        raise ValueError(f"its labels are of the kind {label_kind}")
     if not all(isinstance(name, str) for name in (*classes, described["fingerprint"])):
         raise ValueError("its names are no text")
     _check_columns(names, shards, all_columns, len(classes))
@@ -181,6 +188,8 @@ def parse_index(described: Mapping[str, Any], arrays: Arrays, base: str) -> Shar
         class_names=classes,
         fingerprint=described["fingerprint"],
         damage=tuple(described.get("damage", ())),
+        label_kind=label_kind,
+        notes=tuple(described.get("notes", ())),
     )
 
 

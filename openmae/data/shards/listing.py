@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.console.progress import Status
+from openmae.console.words import in_a_line
 from openmae.data.shards.index import DAMAGE, INDEX, Shard, ShardIndex, listed_shards, parse_index, read_index
+from openmae.data.shards.samples import Noticed, TarSamples, labels_of, refuse_several, scan
 from openmae.data.shards.source import ShardSource
-from openmae.data.shards.tar import TarSamples, scan
 from openmae.data.sources.labels import NO_LABEL, number_labels
 from openmae.data.sources.listing import RACY_NS, fingerprint
 from openmae.data.sources.remote import Refused, Span, fetch_file, fetch_spans, is_remote, list_folder, look_up
@@ -59,11 +61,12 @@ def _choices(braces: str) -> list[str]:
     return braces.split(",")
 
 
-def open_shards(data: str, urls: Sequence[str]) -> ShardSource:
+def open_shards(data: str, urls: Sequence[str], image_key: str | None = None) -> ShardSource:
     """The samples of these .tar files, in this order.
 
-    Uses the index beside them where they lie in one folder and it knows them all. Raises UserError where a shard is
-    missing or none holds an image.
+    Uses the index beside them where they lie in one folder and it knows them all. image_key: which of a sample's files
+    is its image, as `scan` takes it. Raises UserError where a shard is missing, none holds an image, or it is not clear
+    which of several is meant.
     """
     folders = {os.path.dirname(url) or "." for url in urls}  # noqa: PTH120 (also of addresses)
     folder = min(folders)
@@ -71,7 +74,7 @@ def open_shards(data: str, urls: Sequence[str]) -> ShardSource:
     if packed is not None and (chosen := _selected(packed, urls)) is not None:
         return ShardSource(data, chosen)
     states = _remote_states(urls) if is_remote(urls[0]) else _local_states(urls)
-    index = _listed(urls, states, _class_names(folder))
+    index = _listed(urls, states, _class_names(folder), image_key)
     if not len(index):
         if index.damage:
             raise UserError(f"{data} holds no images: {'; '.join(index.damage)}")
@@ -174,6 +177,7 @@ def _selected(index: ShardIndex, urls: Sequence[str]) -> ShardIndex | None:
         crc32=None if index.crc32 is None else index.crc32[rows],
         class_names=index.class_names,
         fingerprint=fingerprint(names, columns["size"]),
+        label_kind=index.label_kind,
     )
 
 
@@ -212,32 +216,36 @@ def _recalled(file: Path, urls: Sequence[str], expected: dict[str, Any]) -> Shar
         return None
 
 
-def _listed(urls: Sequence[str], states: Sequence[ShardState], classes: list[str] | None) -> ShardIndex:
+def _listed(
+    urls: Sequence[str], states: Sequence[ShardState], classes: list[str] | None, image_key: str | None
+) -> ShardIndex:
     """The index of shards that have none: kept from an earlier start, or read from their headers and kept."""
-    known = {"states": [list(state) for state in states], "classes": classes}
+    known = {"states": [list(state) for state in states], "classes": classes, "image_key": image_key}
     real = [url if is_remote(url) else os.path.realpath(url) for url in urls]
     file = cache_file("shards", "\n".join([str(_RULES), *real]))
     if (index := _recalled(file, urls, known)) is not None:
         return index
     started = time.time_ns()
-    index = _scanned(urls, [size for size, _ in states], classes)
+    index = _scanned(urls, [size for size, _ in states], classes, image_key)
     if is_remote(urls[0]) or max(int(modified) for _, modified in states) < started - RACY_NS:
         columns: dict[str, NDArray[Any]] = {key: getattr(index, key) for key in ("shard", "offset", "size", "label")}
         columns.update(text=index.names.text, ends=index.names.ends)
         shards = [{"url": s.url, "nsamples": s.samples, "filesize": s.bytes} for s in index.shards]
-        about = {"shardlist": shards, "class_names": index.class_names, "fingerprint": index.fingerprint}
-        keep(file, columns, {**about, **known, "damage": index.damage})
+        about: dict[str, Any] = {"shardlist": shards, "fingerprint": index.fingerprint}
+        about |= {key: getattr(index, key) for key in ("class_names", "label_kind", "damage", "notes")}
+        keep(file, columns, {**about, **known})
     return index
 
 
-def _scanned(urls: Sequence[str], sizes: Sequence[int], classes: list[str] | None) -> ShardIndex:
+def _scanned(urls: Sequence[str], sizes: Sequence[int], classes: list[str] | None, image_key: str | None) -> ShardIndex:
     """Goes through the shards' headers."""
-    text, labels = bytearray(), list[str]()
+    text, labels, texts = bytearray(), list[str](), list[str]()
     ends, offset, size, samples = array("q"), array("q"), array("q"), array("q")
-    damage = []
+    damage, noticed = [], Noticed()
     status = Status()
     with ThreadPoolExecutor(_SCANS_AT_ONCE if is_remote(urls[0]) else 1) as pool:
-        for url, found in zip(urls, pool.map(_scan_shard, urls, sizes), strict=True):
+        for url, found in zip(urls, pool.map(partial(_scan_shard, image_key), urls, sizes), strict=True):
+            refuse_several(url, found)
             status.say(f"reading the headers of {len(samples):,} of {len(urls):,} shards: {len(ends):,} images")
             for name in found.names:
                 text += os.fsencode(name)
@@ -245,14 +253,17 @@ def _scanned(urls: Sequence[str], sizes: Sequence[int], classes: list[str] | Non
             offset.extend(found.offsets)
             size.extend(found.sizes)
             labels += found.labels
+            texts += found.texts
+            noticed.add(found)
             samples.append(len(found.names))
             if found.damage:
                 damage.append(f"{url}: {found.damage}")
     status.done()
     names = Names(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
-    numbers, class_names = number_labels(labels, classes)
+    numbers, class_names, label_kind = number_labels(labels_of(labels, texts), classes)
     if numbers is None:
         numbers, class_names = _class_folders(names)
+        label_kind = "folders"
     lengths = np.frombuffer(size, np.int64)
     return ShardIndex(
         tuple(Shard(url, n, length) for url, n, length in zip(urls, samples, sizes, strict=True)),
@@ -265,28 +276,34 @@ def _scanned(urls: Sequence[str], sizes: Sequence[int], classes: list[str] | Non
         class_names,
         fingerprint(names, lengths),
         tuple(damage),
+        label_kind,
+        noticed.said(),
     )
 
 
-def _scan_shard(url: str, length: int) -> TarSamples:
+def _scan_shard(image_key: str | None, url: str, length: int) -> TarSamples:
     """Its samples. Raises UserError where it cannot be read."""
     if is_remote(url):
-        return _scan_remote(url, length)
+        return _scan_remote(image_key, url, length)
     try:
         with Path(url).open("rb", buffering=0) as file:
-            return scan(lambda offset, count: os.pread(file.fileno(), count, offset), length, _LOCAL_BLOCK)
+            return scan(partial(_pread, file.fileno()), length, _LOCAL_BLOCK, image_key)
     except OSError as error:
         raise UserError(f"{url} cannot be read ({error.strerror})", "check the file") from error
 
 
-def _scan_remote(url: str, length: int) -> TarSamples:
+def _pread(descriptor: int, offset: int, count: int) -> bytes:
+    return os.pread(descriptor, count, offset)
+
+
+def _scan_remote(image_key: str | None, url: str, length: int) -> TarSamples:
     def fetch(offset: int, count: int) -> bytes:
         (data,) = fetch_spans([Span(url, offset, min(count, length - offset))])
         if isinstance(data, OSError):
             raise UserError(str(data), "check that the server answers") from data
         return data
 
-    return scan(fetch, length, _REMOTE_BLOCK)
+    return scan(fetch, length, _REMOTE_BLOCK, image_key)
 
 
 def _class_names(folder: str) -> list[str] | None:
@@ -297,7 +314,7 @@ def _class_names(folder: str) -> list[str] | None:
         return None
     except OSError as error:
         raise UserError(f"{folder}/{CLASSES} cannot be read ({error})", "check the file") from error
-    return [line.strip() for line in data.decode("utf-8", errors="replace").splitlines() if line.strip()]
+    return [line.strip() for line in data.decode("utf-8", errors="surrogateescape").split("\n") if line.strip()]
 
 
 def first_folders(names: Iterable[str]) -> list[str]:
@@ -311,6 +328,7 @@ def _class_folders(names: Names) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     folders = first_folders(names)
     if plainly(look_alikes({*folders})):
         folders = first_folders(name.partition("/")[2] for name in names)
+    folders = [in_a_line(folder) for folder in folders]
     classes = sorted(set(folders))
     if len(classes) < 2 or "" in classes:
         return np.full(len(names), NO_LABEL, np.int64), ()

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
+from openmae.console.words import in_a_line
 from openmae.data.shards.index import ShardIndex
 from openmae.data.sources.labels import LabelledSource
 from openmae.data.sources.open_file import MOST_BYTES, OpenFile
@@ -26,7 +27,7 @@ class ShardSource(LabelledSource):
     def __init__(self, location: str, index: ShardIndex) -> None:
         self.location, self.index = location, index
         self.numbers = index.label if (index.label >= 0).any() else None
-        self.classes = index.class_names
+        self.classes, self.kind = tuple(map(in_a_line, index.class_names)), index.label_kind
         self._open = lru_cache(_MOST_OPEN)(OpenFile)
 
     def __len__(self) -> int:

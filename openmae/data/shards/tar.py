@@ -1,109 +1,28 @@
-"""Finds the samples of a tar file from its headers alone, whatever is able to read ranges of it.
-
-A sample in the WebDataset layout is a run of files with the same key, the path up to the first dot of the file's
-name: `00/17.jpg`, `00/17.cls`, `00/17.json`.
-"""
+"""The files of a tar file, from its headers alone, whatever is able to read ranges of it."""
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-
-from openmae.data.sources.labels import label_text
-from openmae.data.sources.listing import EXTENSIONS
-from openmae.files.parsing import read_json
+from dataclasses import dataclass
 
 Fetch = Callable[[int, int], bytes]
 """(offset, length) -> the bytes there, fewer where the file ends. Raises OSError."""
 
 _BLOCK = 512  # bytes of a header, and what contents are padded to
-_MOST_LABEL_BYTES = 1 << 20  # of a .cls or .json file that is read for a label
 _MOST_NAME_BYTES = 1 << 16  # of an extended header
 _MAP_GOES_ON = (482, 504)  # where a header, and a block of a sparse file's map, says that another block follows
 _MOST_BYTES = 1 << 62  # of a member, which keeps every sum of an offset and a size within 63 bits
 
 
-@dataclass
-class TarSamples:
-    """The images of a tar file: member names, places and labels (empty where there is none).
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a tar file: its name, and where its bytes are."""
 
-    damage: why the file ends before its end mark, empty where it does not.
-    """
-
-    names: list[str] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    damage: str = ""
-
-
-@dataclass(frozen=True)
-class _Member:
     name: str
     offset: int
     size: int
 
 
-def scan(fetch: Fetch, length: int, block: int) -> TarSamples:
-    """The samples of a tar file of `length` bytes, read `block` bytes at a time where headers lie that close.
-
-    A sample's image is the file with an image's extension; of several, the first. Files such as `17.left.png` are
-    images of their own, unless the sample has a file with a plain extension, `17.png`. Hidden files are left out.
-    An image that reaches beyond the end of the file is listed as well: reading it says that the file is cut off.
-    Raises OSError where fetching does.
-    """
-    window = _Window(fetch, block)
-    found = TarSamples()
-    group: list[_Member] = []
-    key = None
-    try:
-        for member in _members(window, length):
-            folder, _, file = member.name.rpartition("/")
-            if file.startswith("."):
-                continue
-            stem, _, _ = file.partition(".")
-            if (folder, stem) != key:
-                _add_sample(found, group, window)
-                key, group = (folder, stem), []
-            group.append(member)
-    except ValueError as error:
-        found.damage = str(error)
-    _add_sample(found, group, window)
-    return found
-
-
-def _add_sample(found: TarSamples, group: list[_Member], window: "_Window") -> None:
-    images = [member for member in group if os.path.splitext(member.name)[1].lower() in EXTENSIONS]  # noqa: PTH122
-    plain = [member for member in images if member.name.rpartition("/")[2].count(".") == 1]
-    if not images:
-        return
-    label = _label(group, window)
-    for image in plain[:1] or images:
-        found.names.append(image.name)
-        found.offsets.append(image.offset)
-        found.sizes.append(image.size)
-        found.labels.append(label)
-
-
-def _label(group: list[_Member], window: "_Window") -> str:
-    """The text of the sample's .cls file, or the `label` or `cls` of its .json file; empty where there is none."""
-    for member in group:
-        extension = member.name.rpartition("/")[2].partition(".")[2].lower()
-        if extension not in ("cls", "json") or member.size > _MOST_LABEL_BYTES:
-            continue
-        text = window.read(member.offset, member.size).decode("utf-8", errors="replace")
-        if extension == "cls":
-            return text.strip()
-        try:
-            described = read_json(text)
-        except ValueError:
-            continue
-        for name in ("label", "cls") if isinstance(described, dict) else ():
-            if isinstance(described.get(name), int | str):
-                return label_text(described[name])
-    return ""
-
-
-def _members(window: "_Window", length: int) -> Iterator[_Member]:
+def members(window: "Window", length: int) -> Iterator[Member]:
     """The regular files, with leading `./` taken off their names. Raises ValueError at a damaged header."""
     position = 0
     long_name: str | None = None
@@ -133,7 +52,7 @@ def _members(window: "_Window", length: int) -> Iterator[_Member]:
                 start = _after_map(window, start, header[_MAP_GOES_ON[0]])
             if kind in b"0\0" + b"7" + b"S":
                 name = extended.get("path") or long_name or _name(header)
-                yield _Member(name.removeprefix("./"), start, size)
+                yield Member(name.removeprefix("./"), start, size)
             long_name, extended = None, {}
         if start + size > length:
             raise ValueError(f"it is cut off after {length:,} bytes")
@@ -176,7 +95,7 @@ def _extended(text: bytes) -> dict[str, str]:
     return records
 
 
-class _Window:
+class Window:
     """Reads through one block at a time, so that headers which lie close to each other cost one fetch."""
 
     def __init__(self, fetch: Fetch, block: int) -> None:

@@ -186,9 +186,9 @@ def open_npz_array(path: Path, name: str) -> ArraysInMemory:
 def _numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
     """Numbers and names of labels (n,) or (n, 1), or of a column a class (n, K), 1 where it applies; none of others."""
     if labels.ndim and labels.size == len(labels):
-        return number_labels(label_text(label) for label in labels.reshape(-1).tolist())
+        return number_labels(label_text(label) for label in labels.reshape(-1).tolist())[:2]
     if labels.ndim == 2:
-        return number_labels(label_text(np.flatnonzero(row).tolist()) for row in labels)
+        return number_labels(label_text(np.flatnonzero(row).tolist()) for row in labels)[:2]
     return None, ()
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.console.words import in_a_line
 from openmae.data.sources.labels import NO_LABEL, LabelledSource
 from openmae.data.sources.listing import EXTENSIONS, Listing
 from openmae.data.sources.open_file import read_file
-from openmae.data.sources.source import Names, Source
+from openmae.data.sources.source import LabelKind, Names, Source
 from openmae.data.sources.splits import split_of
 from openmae.errors import UserError
 
@@ -56,6 +57,11 @@ class ImageFolder(Source):
     def class_names(self) -> tuple[str, ...]:
         """The class folders' names, sorted. Raises UserError unless there are two or more."""
         return class_folders(self.paths, self.location)[0]
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """The names of folders."""
+        return "folders"
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -140,8 +146,10 @@ def class_folders(paths: Names, location: str) -> tuple[tuple[str, ...], NDArray
         after = os.fsencode(name) + b"0"  # the character that follows the slash
         end = bisect_left(paths, after, start, key=os.fsencode)
         labels[start:end] = len(names)
-        names.append(name)
+        names.append(in_a_line(name))
         start = end
+    if twice := next((name for name in names if names.count(name) > 1), None) if len({*names}) < len(names) else None:
+        raise UserError(f"{location} has two folders that are both called {twice} when it is written", "rename one")
     if len(names) == 1:
         advice = f"give {location}/{names[0]}" if split_of(names[0]) else "give images of two classes or more"
         raise UserError(f"all images of {location} are of one class, its folder {names[0]}", advice)

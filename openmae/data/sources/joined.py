@@ -8,7 +8,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.sources.source import Source
+from openmae.data.sources.source import LabelKind, Source
 from openmae.errors import BrokenImage
 
 
@@ -59,6 +59,12 @@ class Joined(Source):
     def class_names(self) -> tuple[str, ...]:
         """Of all parts: those of the first, then what others add. Raises UserError where a part has no labels."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.class_names))
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """The parts', where they are of one kind."""
+        kinds = {part.label_kind for part in self.parts}
+        return kinds.pop() if len(kinds) == 1 else "written"
 
     @property
     def labels(self) -> NDArray[np.int64]:

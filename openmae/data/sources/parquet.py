@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from openmae.data.sources.columns import by_distinct_values, values
 from openmae.data.sources.labels import LabelledSource, label_text, number_labels
-from openmae.data.sources.source import Names
+from openmae.data.sources.source import LabelKind, Names
 from openmae.errors import BrokenImage, UserError
 from openmae.files.parsing import read_json
 from openmae.machine.memory import bounded_growth, ram
@@ -107,9 +107,10 @@ class ParquetImages(LabelledSource):
         names: Names,
         numbers: NDArray[np.int64] | None,
         classes: tuple[str, ...],
+        kind: LabelKind,
     ) -> None:
         self.location, self.files, self.column = location, tuple(files), column
-        self.names, self.numbers, self.classes = names, numbers, classes
+        self.names, self.numbers, self.classes, self.kind = names, numbers, classes, kind
         self.groups: list[tuple[int, int]] = []  # file and place in it, of every row group
         self.first_rows: list[int] = []  # of every row group
         sizes = []
@@ -233,9 +234,9 @@ def open_parquet_images(location: str, files: Sequence[Path]) -> ParquetImages:
                 labels += texts
     if not len(ends):
         raise UserError(f"{location} holds no images", "give files with rows")
-    numbers, class_names = number_labels(labels, classes)
+    numbers, class_names, kind = number_labels(labels, classes)
     names = Names(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
-    return ParquetImages(location, files, column or "", names, numbers, class_names)
+    return ParquetImages(location, files, column or "", names, numbers, class_names, kind)
 
 
 def _rows(file: Path, opened: Any, column: str, label: str | None) -> Iterator[tuple[list[str | None], list[str]]]:

@@ -18,6 +18,7 @@ class Selection:
     splits: "folders" (what looks like a split is one), "classes" (such folders are classes), "none" (all is one set),
         or the names of the two for train and val, as "seg_train,seg_test"; None: as the names plainly say.
     include, exclude: patterns of names, as `Patterns` reads them.
+    image_key: of shards, which of a sample's files is its image (shards.samples.scan).
     group_column: of a table. group_by: "folder", "folder:N" or "name:REGEX". Images of one group stay on one side of
         every split.
     """
@@ -25,6 +26,7 @@ class Selection:
     splits: str | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    image_key: str | None = None
     group_column: str | None = None
     group_by: str | None = None
     prefix: str = ""

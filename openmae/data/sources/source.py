@@ -5,12 +5,17 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import overload
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openmae.errors import BrokenImage
+
+LabelKind = Literal["written", "folders", "listed"]
+"""Where labels come from. written: text or numbers beside the images, which may mean classes, several labels at once,
+or numbers. folders: names of class folders; listed: classes that a file lists by name, in its order (classes.txt, a
+ClassLabel); both are names, whatever they look like."""
 
 
 class Names(Sequence[str]):
@@ -89,7 +94,13 @@ class Source(ABC):
     @property
     @abstractmethod
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes, in label order. Raises UserError unless there are labels of two or more."""
+        """The names of the classes, in label order, safe to show and to keep as UTF-8 (console.words.in_a_line). Raises
+        UserError unless there are labels of two or more."""
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """Where the labels come from, if there are any."""
+        return "written"
 
     @property
     @abstractmethod
@@ -123,6 +134,11 @@ class Remade(Source):
     def class_names(self) -> tuple[str, ...]:
         """The source's."""
         return self.source.class_names
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """The source's."""
+        return self.source.label_kind
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -165,6 +181,11 @@ class Subset(Source):
     def class_names(self) -> tuple[str, ...]:
         """The whole source's."""
         return self.whole.class_names
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """The whole source's."""
+        return self.whole.label_kind
 
     @property
     def labels(self) -> NDArray[np.int64]:

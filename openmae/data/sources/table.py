@@ -145,7 +145,7 @@ def _read(table: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     if max(sizes) < 0:
         _check_folder(table, text, ends)
     names, lengths = Names(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64)), np.frombuffer(sizes, np.int64)
-    numbers, classes = number_labels(labels)
+    numbers, classes, _ = number_labels(labels)
     arrays: dict[str, NDArray[Any]] = {"text": names.text, "ends": names.ends}
     if numbers is not None:
         arrays["numbers"] = numbers
@@ -172,18 +172,20 @@ def _rows(table: Path) -> Iterator[TableRow]:
 def _csv_rows(table: Path) -> Iterator[TableRow]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             _check_columns(header, table)
             places = [header.index(name) if name in header else None for name in _COLUMNS]
             for cells in reader:
                 if not cells:
                     continue
-                if len(cells) < len(header):
+                if len(cells) != len(header):
                     raise UserError(
                         f"line {reader.line_num:,} of {table} has {len(cells)} cells where the first line has "
                         f"{len(header)}",
-                        "mend it",
+                        'mend it: a comma inside a name needs quotes around the name, "Tiger, Bengal"'
+                        if len(cells) > len(header)
+                        else "mend it",
                     )
                 path, label, split = (None if place is None else cells[place] for place in places)
                 yield path, label, split
@@ -216,3 +218,5 @@ def _check_columns(header: list[str], table: Path) -> None:
             raise UserError(f"{table} has its columns separated by something else than commas", "write it with commas")
         columns = ", ".join(f"'{name}'" for name in header) or "none"
         raise UserError(f"{table} has no column 'path' (its columns: {columns})", "name the column of the files so")
+    if twice := next((name for name in _COLUMNS if header.count(name) > 1), None):
+        raise UserError(f"{table} has {header.count(twice)} columns '{twice}'", "rename all but one")

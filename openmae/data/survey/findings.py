@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from openmae.data.formats.header import Depth
 from openmae.data.shards.source import ShardSource
-from openmae.data.sources.labels import LabelledSource, is_number
+from openmae.data.sources.labels import LabelledSource
 from openmae.data.sources.source import Source, Subset
 from openmae.data.survey.duplicates import same_files
 from openmae.data.survey.inspection import Inspection
@@ -299,13 +299,6 @@ def _classes(split: InspectedSplit) -> Iterator[Finding]:
             "warning",
             f"classes{_of(split)} differ by capitals or spaces only: {_listed(alike)}",
             "if they are the same class, give them the same name",
-        )
-    if all(is_number(name) for name in names) and [*names] != sorted(names, key=int):
-        yield Finding(
-            "note",
-            f"the classes{_of(split)} are called by numbers, and are counted in the order of their letters: "
-            f"{_listed([*names])}",
-            "their numbers here are not their names; compare with other software by name, or write 00, 01, 02, ...",
         )
 
 

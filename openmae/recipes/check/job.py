@@ -11,7 +11,7 @@ Reported, by severity, with what to do about each:
               val lacks, or that differ by capitals only; labels of one class only, or in one split only; folders
               called test or valid where train and val are meant
     note      a few blank images; sizes far from the others; grey beside colour; files with several frames; no labels;
-              classes that are called by numbers and are not in their order; a third split, test, beside train and val
+              a third split, test, beside train and val
 
 The exit code says how bad it is: 0 for nothing or notes, 1 for warnings, 2 for errors (and where the images cannot be
 read at all).

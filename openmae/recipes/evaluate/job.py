@@ -213,7 +213,7 @@ def _learnt_from(model: Path, loaded: Loaded) -> str:
 def _said_of_set(task: Task, names: Sequence[str], source: Source, data: str, split: AskedSplit) -> str:
     what = {"classification": f", {len(names):,} classes", "multi-label": f", {len(names):,} labels"}
     part = "" if split == "all" else f" ({split})"
-    return f"{task}{what.get(task, '')}; {len(source):,} images of {data}{part}"
+    return f"{task}, as the model was trained for{what.get(task, '')}; {len(source):,} images of {data}{part}"
 
 
 def _said_of_absent(absent: Sequence[str], outputs: str) -> str:

@@ -102,9 +102,9 @@ def _labelled(
         source, _ = judged_images(data, None, model, loaded, loaded.info["task"])
         asked = question(source, loaded.info["task"], loaded.info["class_names"])
         return None, (*_few_labelled(source, asked.right), asked.outputs)
-    task, train, val = split_for(data, None, 0)
-    known = answers(train, task)
-    right = answers(val, task, known.names)
+    taken, train, val = split_for(data, None, 0)
+    known = answers(train, taken.task)
+    right = answers(val, taken.task, known.names)
     return _few_labelled(train, known), (*_few_labelled(val, right), np.arange(len(known.names)))
 
 

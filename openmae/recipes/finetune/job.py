@@ -10,6 +10,8 @@ of ViT-L's last blocks none 73.5, half a block 79.1, one 81.0, all 84.9% (Figure
 and the linear probe are one job: they differ in settings alone.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +22,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.data.fewer_labels import fewer_labels
 from openmae.data.loading.in_order import CentredImages
@@ -27,7 +30,7 @@ from openmae.data.loading.memory import in_memory
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Answers, Task, answers, split_for
+from openmae.data.tasks import Answers, Taken, Task, answers, outputs_before, split_for
 from openmae.data.views.crop import View
 from openmae.errors import UserError
 from openmae.evaluate.features import centred_images
@@ -52,6 +55,7 @@ from openmae.train.loop import fit
 from openmae.train.optimizers import adamw, keep_average, lars, layer_scale
 from openmae.weights import model_json
 
+_LABELS = "labels:"  # before their digest in a run's fingerprint
 MOST_VALIDATED = 256  # images at once
 
 
@@ -91,11 +95,19 @@ class Labelled:
     val: Source
     right: Answers
     asked: Answers
+    is_former: bool = False
+    """Whether the run was begun when its labels were no part of the fingerprint."""
 
     @property
     def fingerprint(self) -> str:
-        """Of both."""
-        return f"{self.train.fingerprint} {self.val.fingerprint}"
+        """Of both, and of their labels."""
+        images = f"{self.train.fingerprint} {self.val.fingerprint}"
+        if self.is_former:
+            return images
+        digest = hashlib.sha256(json.dumps([self.right.task, *self.right.names]).encode())
+        for labels in (self.right, self.asked):
+            digest.update(labels.values.tobytes())
+        return f"{images} {_LABELS}{digest.hexdigest()}"
 
     @property
     def count(self) -> int:
@@ -107,8 +119,9 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
     """Raises UserError."""
     with here.ranks.together():
         loaded = loaded_model(settings, here.console)
-    task, train, val = here.ranks.each_in_turn(lambda: _split(settings))
-    right = answers(train, task)
+    taken, train, val = here.ranks.each_in_turn(lambda: _split(settings))
+    task, is_former = taken.task, here.ranks.from_lead(_is_former(here))
+    right = answers(train, task, outputs_before(train, task) if is_former else None)
     asked = answers(val, task, right.names)
     start = fresh(settings, train, here.workers) if loaded is None else pretrained(settings, loaded)
     what = {
@@ -117,16 +130,22 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
         "regression": "a number",
     }[task]
     here.console.print(f"{task}: {what}; learnt from {len(train):,} images, judged by {len(val):,} others")
-    return Labelled(start, train, val, right, asked)
+    here.console.print(with_flags(str(taken)), soft_wrap=True)
+    return Labelled(start, train, val, right, asked, is_former)
 
 
-def _split(settings: Finetune) -> tuple[Task, Source, Source]:
-    """The task, and the images to learn from and to be judged by. Raises UserError."""
-    task, train, val = split_for(open_data(given(settings.data), settings.selection), settings.task, settings.seed)
-    _check_balance(settings.balance, task)
+def _is_former(here: Here) -> bool:
+    """Whether a run goes on that was begun by version 0.1, which ordered classes as their letters are."""
+    return here.folder.has_begun and _LABELS not in here.folder.begun_with()
+
+
+def _split(settings: Finetune) -> tuple[Taken, Source, Source]:
+    """What labels are taken for, and the images to learn from and to be judged by. Raises UserError."""
+    taken, train, val = split_for(open_data(given(settings.data), settings.selection), settings.task, settings.seed)
+    _check_balance(settings.balance, taken.task)
     if settings.labels is not None:
-        train = fewer_labels(train, settings.labels, task, settings.seed)
-    return task, train, val
+        train = fewer_labels(train, settings.labels, taken.task, settings.seed)
+    return taken, train, val
 
 
 def _check_balance(balance: str, task: Task) -> None:

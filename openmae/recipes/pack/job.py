@@ -160,6 +160,7 @@ def _write_index(split: PackedSplit, parts: list[FinishedShard]) -> None:
         Names.of(split.source.name(image) for image in images.tolist()),
         label=split.labels[images],
         class_names=split.class_names,
+        label_kind=split.source.label_kind,
         about={"packed": split.identity},
         **columns,
     )

@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
@@ -53,14 +54,15 @@ def _prove(
         loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
         say_origin(loaded, console)
         places = _places(settings, loaded.encoder)
-    task, train, val = ranks.each_in_turn(
+    taken, train, val = ranks.each_in_turn(
         lambda: split_for(open_data(settings.data, settings.selection), settings.task, settings.seed)
     )
     ranks.agree(f"{train.fingerprint} {val.fingerprint}", f"{settings.data} holds other images")
     encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
     with ranks.together():
-        right = answers(train, task)
-        asked = answers(val, task, right.names)
+        console.print(with_flags(str(taken)), soft_wrap=True)
+        right = answers(train, taken.task)
+        asked = answers(val, taken.task, right.names)
         _check_memory(len(train) + len(val), encoders * len(places), loaded.encoder.embed_dim)
     if "knn" in kinds and k > len(train):
         console.print(f"--k {k} is more than the {len(train):,} training images: all of them vote", style="yellow")
