@@ -289,7 +289,7 @@ def _occurring(source: Source) -> list[str]:
 def _checked(text: str, label: int, source: Source) -> float:
     number = number_of(text)
     if number is None or not abs(number) <= _LARGEST:
-        first = in_a_line(source.name(int((source.labels == label).argmax())))
+        first = source.shown(int((source.labels == label).argmax()))
         raise UserError(
             f"{source.location} has the label '{text}' ({first}), which is no number to predict",
             "mend it, or take its images out",

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.console.words import in_a_line
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.source import Source, Subset
 from openmae.data.tasks import Answers, Task, answers
@@ -40,7 +41,7 @@ def question(source: Source, task: Task, names: Sequence[str], classes: Classes 
     if task != "classification" and classes is not None:
         raise UserError(f"`classes` is for classification, and this model's task is {task}", "leave it out")
     _refuse_one_folder(source)
-    right = answers(source, task, names)
+    right = answers(source, task, [in_a_line(name) for name in names])  # as those of the source are
     if (right.values == right.values[:1]).all():
         if task == "regression":
             raise UserError(f"all images of {source.location} have the same value", "give images that differ in it")
@@ -69,6 +70,7 @@ def _refuse_one_folder(source: Source) -> None:
     first, last = (whole.name(index).partition("/") for index in (0, len(whole) - 1))
     if first[1] and first[0] == last[0]:
         raise UserError(
-            f"all images of {source.location} lie in one folder, '{first[0]}', so that 100% would mean nothing",
+            f"all images of {source.location} lie in one folder, '{in_a_line(first[0])}', so that 100% would mean "
+            "nothing",
             "give a folder with a folder for each class, two or more",
         )

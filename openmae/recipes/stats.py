@@ -143,7 +143,7 @@ def _notes(found: Distribution, source: Source, data: str) -> list[str]:
     """What stands out, a sentence each."""
     notes = []
     if found.broken:
-        named = "; ".join(f"{source.name(index)}: {with_flags(reason)}" for index, reason in found.broken[:_NAMED])
+        named = "; ".join(f"{source.shown(index)}: {with_flags(reason)}" for index, reason in found.broken[:_NAMED])
         more = f"; and {len(found.broken) - _NAMED:,} more" if len(found.broken) > _NAMED else ""
         notes.append(f"Cannot be read and left out: {named}{more}. openmae check {data} --out check.csv lists all.\n")
     highest = int(found.most.max()) if np.isfinite(found.most.max()) else 0

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -368,3 +368,42 @@ def test_a_shell_sees_the_exit_code(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert done.stderr == ""
     assert "0 errors, 1 warning, 0 notes." in done.stdout
+
+
+def labelled_table(folder: Path, labels: Sequence[object]) -> Path:
+    for number in range(len(labels)):
+        save(folder / f"{number}.png", picture(number))
+    rows = "".join(f"{number}.png,{label}\n" for number, label in enumerate(labels))
+    (folder / "table.csv").write_text("path,label\n" + rows)
+    return folder / "table.csv"
+
+
+def test_numbers_to_predict_are_no_classes(tmp_path: Path, run: Run) -> None:
+    data = labelled_table(tmp_path, [f"{number / 4}" for number in range(12)])
+    code, said, _ = run("check", data, "--workers", 0)
+    assert "0 to 2.75, mean 1.375" in said
+    assert "numbers to predict: all are numbers, and '0.25' is not whole (--task classification if they are" in said
+    assert (code, "Nothing is wrong." in said, "classes" in said) == (0, True, False)
+    assert "12 of 12 classes have a single image" in run("check", data, "--workers", 0, "--task", "classification")[1]
+
+
+def test_labels_of_images_that_have_several_are_counted_one_by_one(tmp_path: Path, run: Run) -> None:
+    code, said, _ = run("check", labelled_table(tmp_path, ["cat;dog", "cat", "dog;bird", "2", "10;2"]), "--workers", 0)
+    assert "0 2, 1 10, 2 bird, 3 cat, 4 dog" in said
+    assert "2 of 5 classes have a single image: 10, bird" in said
+    assert code == 1
+
+
+def test_numbers_but_for_nan_are_a_finding(tmp_path: Path, run: Run) -> None:
+    code, said, _ = run("check", labelled_table(tmp_path, ["1", "nan", "2", "1"]), "--workers", 0)
+    assert "are numbers, but for nan" in said
+    assert "leave the cell empty where there is no label" in said
+    assert code == 1
+
+
+def test_classes_are_shown_in_the_order_of_a_new_model(tmp_path: Path, run: Run) -> None:
+    for number in range(24):
+        save(tmp_path / f"{number % 12}/{number}.png", picture(number))
+    said = run("check", tmp_path, "--workers", 0)[1]
+    assert "0 0, 1 1, 2 2, 3 3, 4 4, 5 5, 6 6, 7 7, 8 8, 9 9, ..." in said
+    assert "Labels are taken for classes: names of folders are classes" in said

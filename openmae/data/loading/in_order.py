@@ -73,7 +73,7 @@ class CentredImages:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return UserError(
             f"none of the {len(self)} images in {self.source.location} can be read (the first is "
-            f"{self.source.name(0)}: {reason})",
+            f"{self.source.shown(0)}: {reason})",
             "give images such as the model was trained on",
         )
 

@@ -59,7 +59,7 @@ def members(window: "Window", length: int) -> Iterator[Member]:
         position = start + -(-size // _BLOCK) * _BLOCK
 
 
-def _after_map(window: "_Window", start: int, goes_on: int) -> int:
+def _after_map(window: "Window", start: int, goes_on: int) -> int:
     """Where the contents of a sparse file begin, the blocks of whose map lie before them."""
     while goes_on:
         block = window.read(start, _BLOCK)

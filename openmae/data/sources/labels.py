@@ -37,7 +37,7 @@ class LabelledSource(Source, ABC):
         if self.numbers is None:
             raise UserError(f"{self.location} has no labels", self.label_advice)
         if missing := int((self.numbers == NO_LABEL).sum()):
-            first = in_a_line(self.name(int((self.numbers == NO_LABEL).argmax())))
+            first = self.shown(int((self.numbers == NO_LABEL).argmax()))
             raise UserError(
                 f"{missing:,} of the {len(self):,} images of {self.location} have no label, or one that is not among "
                 f"the names given ({first}{', ...' if missing > 1 else ''})",

@@ -10,6 +10,7 @@ from typing import Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.console.words import in_a_line
 from openmae.errors import BrokenImage
 
 LabelKind = Literal["written", "folders", "listed"]
@@ -65,7 +66,12 @@ class Source(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What to call image `index` in messages, lists and tables: a path, or its key in a shard or table."""
+        """What image `index` is called: a path, or its key in a shard or table. It may be no text: `shown` is safe to
+        print, console.words.encodable of it to keep as UTF-8."""
+
+    def shown(self, index: int) -> str:
+        """Its name as it stands in a sentence or in a line of a table."""
+        return in_a_line(self.name(index))
 
     @abstractmethod
     def read(self, index: int) -> bytes:

@@ -109,7 +109,7 @@ def measure(
     images = count - len(broken)
     if not images:
         raise UserError(
-            f"none of the {count:,} images in {source.location} can be read (the first: {source.name(broken[0][0])}: "
+            f"none of the {count:,} images in {source.location} can be read (the first: {source.shown(broken[0][0])}: "
             f"{broken[0][1]})",
             "check the files",
         )

@@ -52,6 +52,7 @@ class InspectedSplit:
     """A part of the data and what is in it. name: "train", "val", or "" where DATA has no splits.
 
     labels: (n,) index into class_names, None where there are none that can be used, for the reason `why_no_labels`.
+    each: the classes of each of class_names, itself or several; None where the labels are numbers to predict.
     """
 
     name: str
@@ -60,10 +61,11 @@ class InspectedSplit:
     labels: NDArray[np.int64] | None
     class_names: tuple[str, ...]
     why_no_labels: str = ""
+    each: Sequence[Sequence[str]] | None = None
 
     def called(self, index: int) -> str:
         """What to call image `index`, beside those of other splits."""
-        return f"{self.name}: {self.source.name(index)}" if self.name else self.source.name(index)
+        return f"{self.name}: {self.source.shown(index)}" if self.name else self.source.shown(index)
 
     def examples(self, chosen: NDArray[np.bool_]) -> tuple[str, ...]:
         """What the first few of the images `chosen` (n,) bool are called."""
@@ -261,10 +263,21 @@ def _labels(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
     for split in splits:
         if split.labels is None:
             yield _no_labels(split, others_have=bool(labelled))
-    for split in labelled:
-        yield from _classes(split)
-    if len(labelled) == 2:
-        yield from _names_of_both(*labelled)
+    counted = [_images_of_each(split, split.each) for split in labelled if split.each is not None]
+    for split, counts in zip(labelled, counted, strict=False):
+        yield from _classes(split, counts)
+    if len(counted) == 2:
+        yield from _names_of_both(*counted)
+
+
+def _images_of_each(split: InspectedSplit, each: Sequence[Sequence[str]]) -> Counter[str]:
+    """How many images each class has, of all that are named."""
+    assert split.labels is not None
+    found = Counter(dict.fromkeys((name for names in each for name in names), 0))
+    for names, count in zip(each, np.bincount(split.labels, minlength=len(each)).tolist(), strict=True):
+        for name in names:
+            found[name] += count
+    return found
 
 
 def _no_labels(split: InspectedSplit, others_have: bool) -> Finding:
@@ -275,22 +288,20 @@ def _no_labels(split: InspectedSplit, others_have: bool) -> Finding:
     return Finding("note", split.why_no_labels, "nothing to do for pre-training, which needs none")
 
 
-def _classes(split: InspectedSplit) -> Iterator[Finding]:
-    assert split.labels is not None
-    counts = np.bincount(split.labels, minlength=len(split.class_names))
-    names = split.class_names
-    single = [names[i] for i in np.flatnonzero(counts == 1)]
+def _classes(split: InspectedSplit, counts: Counter[str]) -> Iterator[Finding]:
+    names = [*counts]
+    single = [name for name in names if counts[name] == 1]
     if single:
         yield Finding(
             "warning",
             f"{len(single):,} of {len(names):,} classes{_of(split)} have a single image: {_listed(single)}",
             "give each class two images or more: one to learn from and one to measure on",
         )
-    if counts.max() > LARGEST_CLASS * counts.sum():
-        largest = names[int(counts.argmax())]
+    largest, images = counts.most_common(1)[0]
+    if images > LARGEST_CLASS * len(split.source):
         yield Finding(
             "warning",
-            f"{counts.max() / counts.sum():.1%} of the images{_of(split)} are of class '{largest}'",
+            f"{images / len(split.source):.1%} of the images{_of(split)} are of class '{largest}'",
             "to answer it always is as accurate as that: compare figures with it, not with chance",
         )
     folded = Counter(name.strip().casefold() for name in names)
@@ -302,11 +313,8 @@ def _classes(split: InspectedSplit) -> Iterator[Finding]:
         )
 
 
-def _names_of_both(train: InspectedSplit, val: InspectedSplit) -> Iterator[Finding]:
-    assert train.labels is not None
-    assert val.labels is not None
-    in_train = {train.class_names[label] for label in np.unique(train.labels).tolist()}
-    in_val = {val.class_names[label] for label in np.unique(val.labels).tolist()}
+def _names_of_both(train: Counter[str], val: Counter[str]) -> Iterator[Finding]:
+    in_train, in_val = ({name for name, count in counts.items() if count} for counts in (train, val))
     if unknown := sorted(in_val - in_train):
         yield Finding(
             "error",

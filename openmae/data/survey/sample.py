@@ -100,7 +100,7 @@ def survey(
     broken = [(one.index, one.reason) for one in seen if one.reason]
     if not good:
         raise UserError(
-            f"none of {count} images tried in {source.location} can be read (the first: {source.name(broken[0][0])}: "
+            f"none of {count} images tried in {source.location} can be read (the first: {source.shown(broken[0][0])}: "
             f"{broken[0][1]})",
             "check the files",
         )

@@ -20,6 +20,7 @@ read at all).
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +32,11 @@ from openmae.console.progress import counting
 from openmae.console.terminal import make_console
 from openmae.console.words import counted, pace
 from openmae.data.opening import SPLITS, Data, open_data
+from openmae.data.sources.labels import several
 from openmae.data.sources.source import Source
 from openmae.data.survey.findings import Finding, InspectedSplit, Severity, judge
 from openmae.data.survey.inspection import inspect
+from openmae.data.tasks import Taken, Task, answers, outputs_of, taken_for
 from openmae.errors import UserError
 from openmae.files.disk import check_out
 from openmae.machine.workers import reading_workers
@@ -41,6 +44,7 @@ from openmae.recipes.check.inventory import require_parquet, write_inventory
 from openmae.recipes.check.settings import Check
 
 _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
+_LISTED = 10  # classes that are named
 _CODES: dict[Severity, int] = {"error": 2, "warning": 1, "note": 0}
 
 
@@ -59,11 +63,12 @@ def run(settings: Check) -> int:
         with counting(f"reading {name}".strip(), len(source), console) as say:
             found = inspect(source, workers, say, settings.reading)
         splits.append(InspectedSplit(name, source, found, *_labels(source)))
+    splits, taken, doubts = _taken_for(splits, settings.task)
     images = sum(map(len, sources.values()))
     console.print(f"{settings.data}: {pace(images, time.monotonic() - started)}")
     console.print(f"Splits: {data.taken or 'none'}\n", soft_wrap=True)
-    _show_images(splits, console)
-    findings = judge(splits)
+    _show_images(splits, taken, console)
+    findings = [*doubts, *judge(splits)]
     if data.has_unused_test:
         findings.append(
             Finding(
@@ -96,17 +101,55 @@ def _labels(source: Source) -> tuple[NDArray[np.int64] | None, tuple[str, ...], 
         return None, (), str(error)
 
 
-def _show_images(splits: Sequence[InspectedSplit], console: Console) -> None:
+def _taken_for(
+    splits: Sequence[InspectedSplit], task: Task | None
+) -> tuple[list[InspectedSplit], Taken | None, list[Finding]]:
+    """The splits with what their labels are taken for, as every command takes them, and what stands against it."""
+    labelled = [split.source for split in splits if split.labels is not None]
+    if not labelled:
+        return [*splits], None, []
+    try:
+        taken = taken_for(labelled, task)
+        if taken.task == "regression":
+            for source in labelled:
+                answers(source, taken.task)
+            return [*splits], taken, []
+    except UserError as error:
+        return [*splits], None, [Finding("warning", error.what, error.advice)]
+    several_each = taken.task == "multi-label"
+    return (
+        [replace(s, each=[several(name) if several_each else (name,) for name in s.class_names]) for s in splits],
+        taken,
+        [],
+    )
+
+
+def _show_images(splits: Sequence[InspectedSplit], taken: Taken | None, console: Console) -> None:
     """A column a split: how many images, of which kinds and sizes, with which labels."""
     table = Table(box=None, show_header=len(splits) > 1, padding=(0, 3, 0, 0))
     table.add_column("")
     for split in splits:
         table.add_column(split.name, overflow="fold")
-    facts = [_facts(split) for split in splits]
+    facts = [{**_facts(split), **_facts_of_labels(split, taken)} for split in splits]
     for row in dict.fromkeys(name for fact in facts for name in fact):
         table.add_row(row, *(fact.get(row, "-") for fact in facts))
     console.print(table)
+    if taken is not None:
+        console.print(with_flags(str(taken)), soft_wrap=True)
     console.print()
+
+
+def _facts_of_labels(split: InspectedSplit, taken: Taken | None) -> dict[str, str]:
+    if split.labels is None:
+        return {"classes": "no labels"}
+    if taken is None:
+        return {"labels": f"{len(split.class_names):,} different ones"}
+    if taken.task == "regression":
+        values = answers(split.source, taken.task).values
+        return {"labels": f"{values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}"}
+    names = outputs_of(split.source, taken.task)
+    listed = ", ".join(f"{i} {name}" for i, name in enumerate(names[:_LISTED])) + ", ..." * (len(names) > _LISTED)
+    return {"classes" if taken.task == "classification" else "labels": f"{len(names):,}", "in this order": listed}
 
 
 def _facts(split: InspectedSplit) -> dict[str, str]:
@@ -126,10 +169,6 @@ def _facts(split: InspectedSplit) -> dict[str, str]:
     channels = zip(*(found.tolist() for found in np.unique(rows["channels"], return_counts=True)), strict=True)
     facts["channels"] = counted(Counter(dict(channels)))
     facts["bytes"] = f"{split.found.rows['bytes'].sum() / 1e6:,.1f} MB"
-    facts["classes"] = f"{len(split.class_names):,}" if split.labels is not None else "no labels"
-    if split.labels is not None:
-        listed = ", ".join(f"{i} {name}" for i, name in enumerate(split.class_names[:10]))
-        facts["in this order"] = listed + (", ..." if len(split.class_names) > 10 else "")
     return facts
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from openmae.recipes.asked import AskedGroups, AskedReading, Readers
+from openmae.recipes.asked import AskedGroups, AskedReading, AskedTask, Readers
 
 
 @dataclass(frozen=True)
@@ -21,4 +21,5 @@ class Check(AskedGroups, AskedReading):
     """Images, as for pretrain. Of DATA with splits, both are read."""
     out: Annotated[Path | None, arg(metavar="FILE.csv|FILE.parquet")] = None
     """Write a row for each file here: name, split, label, size, format, mode, depth, digest, reason."""
+    task: AskedTask = None
     workers: Readers = None

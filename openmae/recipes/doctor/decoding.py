@@ -66,7 +66,7 @@ def _seen(
     said += several(pixels.in_chans, "channel")
     if broken:
         index, reason = broken[0]
-        said += f"; {len(broken)} of {tried} tried cannot be read (the first: {source.name(index)}: {reason})"
+        said += f"; {len(broken)} of {tried} tried cannot be read (the first: {source.shown(index)}: {reason})"
         return Diagnosis("data", "warn", said, f"openmae check {source.location} lists them all")
     return Diagnosis("data", "ok", said)
 

@@ -234,7 +234,7 @@ def _embed(
             parts.remove()
             raise UserError(
                 f"none of the {len(images)} images in {settings.data} can be read (the first: "
-                f"{images.source.name(index)}: {reason})",
+                f"{images.source.shown(index)}: {reason})",
                 "check the files",
             )
         width = embedder.encoder.embed_dim
@@ -242,8 +242,7 @@ def _embed(
         broken = _list_broken(out, images.source, left_out)
 
         def describe(index: int) -> tuple[str, str | None]:
-            label = labels[index]
-            return encodable(images.source.name(index)), label if label is None else encodable(label)
+            return encodable(images.source.name(index)), labels[index]
 
         rows = ((part.indices, part.vectors()) for part in parts.finished)
         write_features(out, parts.folder, about, count, width, rows, describe)

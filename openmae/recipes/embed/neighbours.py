@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openmae.console.progress import counting
-from openmae.console.words import encodable
+from openmae.console.words import encodable, in_a_line
 from openmae.data.loading.in_order import CentredImages
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.neighbours import mean_similarity, near_duplicates, nearest
@@ -149,7 +149,8 @@ class Findings:
         return self._name(row), self._label(row)
 
     def _named(self, row: int) -> tuple[str, ...]:
-        return self._row(row) if self.labels.classes else (self._name(row),)
+        name = in_a_line(self._name(row))
+        return (name, self._label(row)) if self.labels.classes else (name,)
 
     def _tile(self, row: int, similarity: float) -> CaptionedImage:
         source, index = self.images.source, int(self.indices[row])

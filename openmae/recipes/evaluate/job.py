@@ -23,6 +23,7 @@ from torch import Tensor
 
 from openmae.console.progress import counting
 from openmae.console.terminal import make_console
+from openmae.console.words import in_a_line
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.folder import ImageFolder
@@ -230,7 +231,7 @@ def _treated(outputs: str, verb: str, count: str) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
+    return ", ".join(map(in_a_line, names[:_FEW])) + (", ..." if len(names) > _FEW else "")
 
 
 def _kinds(settings: Evaluate) -> tuple[str, ...]:

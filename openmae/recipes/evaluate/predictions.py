@@ -56,7 +56,7 @@ def predictions(judged: Judged) -> Columns:
     multi-label: the probability of each label, in a column p(LABEL); labels are joined by ; and given above 1/2.
     """
     right, shares = judged.right, judged.probabilities()
-    paths = {"path": [judged.source.name(index) for index in judged.indices.tolist()]}
+    paths = {"path": [encodable(judged.source.name(index)) for index in judged.indices.tolist()]}
     if right.task == "regression":
         return {**paths, "label": right.values[:, 0].tolist(), "predicted": judged.scores[:, 0].tolist()}
     if right.task == "multi-label":
@@ -83,7 +83,7 @@ def _as_csv(columns: Columns) -> bytes:
     writer.writerow(columns)
     shown = [[_short(cell) for cell in column] for column in columns.values()]
     writer.writerows(map(cells, zip(*shown, strict=True)))
-    return text.getvalue().encode(errors="surrogateescape")  # a path's own bytes
+    return text.getvalue().encode()
 
 
 def _short(cell: Any) -> Any:
@@ -92,12 +92,8 @@ def _short(cell: Any) -> Any:
 
 def _as_parquet(columns: Columns) -> bytes:
     arrow = _pyarrow()
-    texts = {
-        name: [encodable(cell) if isinstance(cell, str) else cell for cell in column]
-        for name, column in columns.items()
-    }
     file = io.BytesIO()
-    arrow.parquet.write_table(arrow.table(texts), file)
+    arrow.parquet.write_table(arrow.table(dict(columns)), file)
     return file.getvalue()
 
 
