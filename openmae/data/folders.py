@@ -65,8 +65,9 @@ def in_shards(location: str, urls: list[str], selection: Selection) -> Parts:
     """The shards, by the splits that their names tell."""
     groups = by_split(location, urls, lambda url: url.rpartition("/")[2], selection)
     if [*groups] == ["all"] and selection.splits is None:
-        return _by_members(location, open_shards(location, urls))
-    return Parts(with_all(location, {which: partial(open_shards, location, group) for which, group in groups.items()}))
+        return _by_members(location, open_shards(location, urls, selection.image_key))
+    opened = partial(open_shards, location, image_key=selection.image_key)
+    return Parts(with_all(location, {which: partial(opened, group) for which, group in groups.items()}))
 
 
 def _by_members(location: str, source: ShardSource) -> Parts:

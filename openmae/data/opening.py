@@ -20,8 +20,10 @@ import numpy as np
 from openmae.data.folders import in_folder, in_shards
 from openmae.data.parts import Openers, Parts, said, with_all
 from openmae.data.shards.listing import expand, open_shards, packed_shards, tar_files
+from openmae.data.shards.source import ShardSource
 from openmae.data.sources.arrays import ArrayFile, npz_arrays, open_npz_array
 from openmae.data.sources.folder import COMPRESSED, ImageFolder, unpacking
+from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import EXTENSIONS
 from openmae.data.sources.parquet import holds_images, open_parquet_images
 from openmae.data.sources.remote import is_remote
@@ -90,6 +92,8 @@ def open_data(data: str, selection: Selection = WHOLE) -> Data:
     location = hide(data)
     parts = _parts(location, selection)
     openers = {"all": parts.openers["all"]} if selection.is_one_set else parts.openers
+    if selection.image_key is not None:
+        openers = {which: partial(_of_samples, opener) for which, opener in openers.items()}
     if (patterns := selection.patterns) is not None:
         openers = {which: partial(_matching, opener, patterns) for which, opener in openers.items()}
     return Data(location, Parts(openers, parts.taken))
@@ -124,7 +128,8 @@ def _remote(data: str, selection: Selection) -> Parts:
     shards_below = {split: packed_shards(url) or tar_files(url) for split, url in below.items()}
     if not all(shards_below.values()):
         raise UserError(f"{data} has no index.json and no .tar files", f"give the shards as {data}/{{0000..0099}}.tar")
-    openers: Openers = {split: partial(open_shards, below[split], shards) for split, shards in shards_below.items()}
+    opened = partial(open_shards, image_key=selection.image_key)
+    openers: Openers = {split: partial(opened, below[split], shards) for split, shards in shards_below.items()}
     return Parts(with_all(data, openers), said(dict(zip(SPLITS, names, strict=True)), "/"))
 
 
@@ -153,6 +158,19 @@ def _in_table(file: Path, selection: Selection) -> Parts:
     rows = table.rows_of(selection)
     openers.update((which, partial(table.take, chosen)) for which, chosen in rows.items())
     return Parts(openers, "the rows by the column split" if rows else "")
+
+
+def _of_samples(opener: Callable[[], Source]) -> Source:
+    """Samples whose image somebody names. Raises UserError where there is nothing to name."""
+    source = opener()
+    parts = source.parts if isinstance(source, Joined) else [source]
+    for part in parts:
+        whole = part.whole if isinstance(part, Subset) else part
+        if not isinstance(whole, ShardSource):
+            raise UserError(f"`image_key` is for tar shards, which {source.location} is none of", "leave it out")
+        if whole.index.crc32 is not None:
+            raise UserError(f"`image_key`: {source.location} was packed, with one image a sample", "leave it out")
+    return source
 
 
 def _matching(opener: Callable[[], Source], patterns: Patterns) -> Source:

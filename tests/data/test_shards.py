@@ -30,9 +30,11 @@ from openmae.data.shards.samples import scan, split_name
 from openmae.data.shards.source import ShardSource
 from openmae.data.sources import remote
 from openmae.data.sources.redirects import why_not
+from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Names, Source
 from openmae.data.tasks import Task, answers, split_for, task_of
 from openmae.errors import BrokenImage, UserError
+from tests.images import picture
 from tests.servers import Server, serve
 
 QUICK = remote.Patience(tries=5, stall=0.5, total=4.0, pause=0.02)
@@ -707,3 +709,20 @@ def test_remote_that_is_not_there(tmp_path: Path, server: Server) -> None:
     ):
         with pytest.raises(UserError, match=reason):
             _ = open_data(data).all
+
+
+def test_an_image_key_is_for_samples_that_others_made(tmp_path: Path) -> None:
+    members = {f"{i}.{kind}.png": f"{i} {kind}".encode() for i in range(3) for kind in ("img", "mask")}
+    foreign = write_tar(tmp_path / "foreign.tar", members)
+    chosen = open_data(str(foreign), Selection(image_key="img.png")).all
+    assert [data for _, data in contents(chosen)] == [b"0 img", b"1 img", b"2 img"]
+    packed = write_packed(tmp_path / "packed")
+    for data, said in ((packed, "was packed, with one image a sample"), (folder_of(tmp_path), "is none of")):
+        with pytest.raises(UserError, match=f"`image_key`.*{said}"):
+            _ = open_data(str(data), Selection(image_key="img.png")).all
+
+
+def folder_of(place: Path) -> Path:
+    (place / "images").mkdir()
+    picture(0).save(place / "images/0.png")
+    return place / "images"
