@@ -27,6 +27,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode
+from openmae.data.formats.reading import Reading
 from openmae.data.loading import pool
 from openmae.data.loading.memory import InMemory, in_memory
 from openmae.data.opening import open_data
@@ -526,7 +527,7 @@ def test_a_stream_from_memory_is_the_stream_from_files(source: Source) -> None:
         for found, wanted in zip(batches, expected, strict=True):
             assert found.broken == wanted.broken
             assert rows(iter([found])) == rows(iter([wanted]))
-    assert pixels == PixelFormat()
+    assert pixels == PixelFormat(reading=Reading(layout="hwc"))
 
 
 def test_what_is_broken_in_the_middle_is_the_same_from_memory(tmp_path: Path) -> None:

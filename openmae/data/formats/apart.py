@@ -118,7 +118,10 @@ def _work(work: Callable[[], NDArray[Any]], file: _File) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
         bound_growth(MOST_BYTES)
         try:
-            np.save(file, work(), allow_pickle=False)
+            found = work()
+            np.save(file, np.asarray(found), allow_pickle=False)
+            if isinstance(found, np.ma.MaskedArray):
+                np.save(file, np.ma.getmaskarray(found), allow_pickle=False)
         except (BrokenImage, UserError) as error:
             _say(file, isinstance(error, UserError), error.what, error.advice)
         except MemoryError:
@@ -139,8 +142,9 @@ def _result(file: _File) -> NDArray[Any]:
     file.seek(0)
     data = file.read()
     if data.startswith(b"\x93NUMPY"):
-        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-        return array
+        arrays = io.BytesIO(data)
+        array: NDArray[Any] = np.load(arrays, allow_pickle=False)
+        return np.ma.array(array, mask=np.load(arrays, allow_pickle=False)) if arrays.tell() < len(data) else array
     if not data:
         raise BrokenImage("the process that decoded it ended without a word")
     of_user, what, advice = json.loads(data)

@@ -1,13 +1,14 @@
 """Decoded pixels -> the channels and the depth that every image of a data set has."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.header import BYTES, Depth
+from openmae.data.formats.missing import Missing, equals, filled
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.errors import BrokenImage, UnfitImage, UserError
 
@@ -22,12 +23,15 @@ class PixelFormat:
     bands: which of the file's channels, numbered from 1, in this order. Without them a file's channels are taken as
     they are where there are in_chans; grey, RGB and alpha are converted into each other; anything else is refused.
     reading: how files are read that can be read in more than one way.
+    fill: the level of each channel that missing pixels become; without it, the mean of what is there of the image's
+    channel.
     """
 
     in_chans: int = 3
     bands: tuple[int, ...] | None = None
     depth: Depth = "uint8"
     reading: Reading = UNSAID
+    fill: tuple[float, ...] | None = field(default=None, compare=False)  # follows from the statistics
 
     def __post_init__(self) -> None:
         if self.in_chans < 1:
@@ -47,23 +51,43 @@ def check_bands(bands: tuple[int, ...]) -> None:
         raise UserError(f"`bands={bands}` names channel {twice} more than once", "name each channel once")
 
 
-def fit(pixels: NDArray[Any], wanted: PixelFormat) -> NDArray[Any]:
-    """(H, W, C) that check_fits has passed -> (H, W, in_chans) of the depth wanted, contiguous and writable.
+def fit(pixels: NDArray[Any], wanted: PixelFormat, colours: int = 0) -> tuple[NDArray[Any], Missing | None]:
+    """(H, W, C) that check_fits has passed -> (H, W, in_chans) of the depth wanted, contiguous and writable, and where
+    they were missing, (H, W, in_chans), or None where all were there.
 
-    Raises BrokenImage where a channel has no finite value.
+    pixels: masked where the decoder knows of missing ones. colours: how many channels are of one picture.
+    Raises BrokenImage where all are missing.
     """
-    is_eight_bit = pixels.dtype == np.uint8 and wanted.depth == "uint8"
-    if is_eight_bit and wanted.bands is None and pixels.shape[2] == wanted.in_chans:  # nearly always
-        return np.require(pixels, requirements=("C", "W"))
+    missing: Missing | None = None
+    if isinstance(pixels, np.ma.MaskedArray):
+        pixels, missing = pixels.data, np.ma.getmaskarray(pixels)
+    elif (  # nearly always
+        pixels.dtype == np.uint8
+        and wanted.depth == "uint8"
+        and wanted.bands is None
+        and pixels.shape[2] == wanted.in_chans
+        and not wanted.reading.nodata
+    ):
+        return np.require(pixels, requirements=("C", "W")), None
+    if wanted.reading.nodata or pixels.dtype.kind == "f":
+        also = equals(pixels, wanted.reading.nodata or (), colours)
+        missing = also if missing is None else missing if also is None else missing | also
     if wanted.bands is not None and wanted.bands != tuple(range(1, pixels.shape[2] + 1)):
-        pixels = pixels[..., [band - 1 for band in wanted.bands]]
-    if pixels.dtype.kind == "f":
-        pixels = _filled(pixels)
+        chosen = [band - 1 for band in wanted.bands]
+        pixels, missing = pixels[..., chosen], None if missing is None else missing[..., chosen]
+    if missing is not None:
+        if missing.all():
+            raise BrokenImage("all of its pixels are no-data")
+        pixels = filled(pixels, missing, None)
     if pixels.shape[2] != wanted.in_chans:
         pixels = _as_colour(pixels, wanted.in_chans)
+        if missing is not None:
+            missing = np.array(np.broadcast_to(missing.any(-1, keepdims=True), pixels.shape))
     if pixels.dtype.name != wanted.depth:
         pixels = _deepened(pixels, wanted.depth)
-    return np.require(pixels, requirements=("C", "W"))
+    if missing is not None and wanted.fill is not None:
+        pixels = filled(pixels, missing, wanted.fill)
+    return np.require(pixels, requirements=("C", "W")), missing
 
 
 def check_fits(channels: int, depth: Depth, colour: bool, wanted: PixelFormat) -> None:
@@ -104,20 +128,6 @@ def row_blocks(height: int, width: int) -> Iterator[slice]:
     """An image's rows in blocks of about a million pixels, so that what is computed on the way stays small."""
     step = max(1, 2**20 // max(1, width))
     return (slice(top, min(top + step, height)) for top in range(0, height, step))
-
-
-def _filled(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Floats whose missing values (not a number, or infinite) are their channel's mean."""
-    finite = np.isfinite(pixels)
-    if finite.all():
-        return pixels
-    pixels = pixels.copy()
-    for channel in range(pixels.shape[2]):
-        known = finite[..., channel]
-        if not known.any():
-            raise BrokenImage(f"no pixel of its channel {channel + 1} is a finite number")
-        pixels[..., channel][~known] = pixels[..., channel][known].mean(dtype=np.float64)
-    return pixels
 
 
 def _as_colour(pixels: NDArray[Any], in_chans: int) -> NDArray[Any]:

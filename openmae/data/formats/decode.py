@@ -17,6 +17,7 @@ from openmae.data.formats.dicom import open_dicom
 from openmae.data.formats.header import BYTES, LARGEST_REDUCTION, Header, OpenedImage, Wanted, check_size, fits
 from openmae.data.formats.heif import open_avif, open_heic
 from openmae.data.formats.jpeg import open_jpeg
+from openmae.data.formats.missing import Missing
 from openmae.data.formats.npy import open_npy
 from openmae.data.formats.pillow import open_by_pillow
 from openmae.data.formats.png import open_png
@@ -49,7 +50,7 @@ def decode(
     rows: int | None = None,
     frame: int | None = None,
 ) -> NDArray[Any]:
-    """The image as (H, W, pixels.in_chans) of dtype pixels.depth, upright.
+    """The image as (H, W, pixels.in_chans) of dtype pixels.depth, upright, missing pixels filled.
 
     data: the file's bytes, or what open_image, with the same reading, made of them.
     reduce: 2, 4 or 8 gives a JPEG at that part of its size, rounded up; other formats stay as they are.
@@ -58,6 +59,18 @@ def decode(
     Raises BrokenImage for anything that is not a whole, readable image of such channels and depth, and UserError
     where reading it needs a package that is not installed.
     """
+    return decode_masked(data, pixels, reduce=reduce, rows=rows, frame=frame)[0]
+
+
+def decode_masked(
+    data: bytes | OpenedImage,
+    pixels: PixelFormat,
+    *,
+    reduce: int = 1,
+    rows: int | None = None,
+    frame: int | None = None,
+) -> tuple[NDArray[Any], Missing | None]:
+    """As `decode`, and which of the values are missing, of the same shape; None where all are there."""
     with reasons():
         opened = _open(data, pixels.reading) if isinstance(data, bytes) else data
         header = opened.header
@@ -75,7 +88,7 @@ def decode(
         found = apart.pixels(header.format, lambda: opened.pixels(asked))
         if not least <= found.shape[0] <= height or found.shape[1] != width:
             raise BrokenImage(f"it holds {found.shape[:2]} pixels where its header says {height, width}")
-        return fit(found, pixels)
+        return fit(found, pixels, header.channels - (header.channels in (2, 4)) if header.colour else 0)
 
 
 def least_reduction(opened: OpenedImage, pixels: PixelFormat) -> int:

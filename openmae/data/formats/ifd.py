@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from openmae.errors import BrokenImage
 
 ORIENTATION = 274
-_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # by TIFF's number of a type
+NO_DATA = 42113  # GDAL's, text
+_INTEGERS = {1: "B", 2: "B", 3: "H", 4: "I", 16: "Q"}  # by TIFF's number of a type; text as bytes
 _MOST_VALUES = 4096  # of one tag; more are left out
 
 

@@ -1,4 +1,5 @@
-"""How a file is read that can be read in more than one way: transparency, the order of axes, pages, DICOM's units."""
+"""How a file is read that can be read in more than one way: transparency, the order of axes, pages, DICOM's units, and
+which values stand for no-data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -25,6 +26,7 @@ class Reading:
     layout: whether the channels of an array come last (hwc) or first (chw).
     pages: whether pages of one size are frames, of which one is drawn, or channels of one image.
     dicom_units: what DICOM's slope and intercept, or its table, make of stored values, or the stored values.
+    nodata: values, as they stand in the files, of pixels that are missing, beside those that a file itself calls so.
     It is part of the PixelFormat, and so travels with a model's weights.
     """
 
@@ -32,14 +34,16 @@ class Reading:
     layout: Layout | None = None
     pages: Pages | None = None
     dicom_units: DicomUnits | None = None
+    nodata: tuple[float, ...] | None = None
 
     def but(self, asked: "Reading") -> "Reading":
         """This one, but what is asked for as it is asked."""
-        return replace(self, **asked.to_dict())
+        return replace(self, **{name: value for name in _FIELDS if (value := getattr(asked, name)) is not None})
 
     def to_dict(self) -> dict[str, Any]:
         """What is said of it, for JSON and TOML."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        said = {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
+        return {name: [*value] if isinstance(value, tuple) else value for name, value in said.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Reading":
@@ -48,7 +52,9 @@ class Reading:
         for name, word in found.items():
             if word not in _WORDS[name]:
                 raise ValueError(f"{name} is {word!r}, not {' or '.join(_WORDS[name])}")
-        return cls(**found)
+        nodata = values.get("nodata")
+        return cls(**found, nodata=None if nodata is None else tuple(map(float, nodata)))
 
 
+_FIELDS = tuple(field.name for field in fields(Reading))
 UNSAID = Reading()

@@ -2,7 +2,7 @@
 
 Frames: tifffile names the axes of the first series of pages of one size (OME, ImageJ and plain files alike). S and C
 are channels; every other axis beside Y and X (pages, Z, time, ...) counts frames, the last one fastest. Of a pyramid
-the full size is read. A no-data value that GDAL noted stands for missing pixels where they are floats.
+the full size is read. Pixels of the no-data value that GDAL noted are missing, whatever their type.
 """
 
 import io
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from openmae.data.formats.channels import spread
 from openmae.data.formats.codestream import check_jpeg, check_jpeg_2000
 from openmae.data.formats.header import BYTES, Depth, Header, OpenedImage, Wanted, check_size
-from openmae.data.formats.ifd import ORIENTATION, count_directories, first_directory
+from openmae.data.formats.ifd import NO_DATA, ORIENTATION, count_directories, first_directory
+from openmae.data.formats.missing import Missing, equals
 from openmae.data.formats.ome import check_ome
 from openmae.data.formats.orientation import upright
 from openmae.data.formats.pillow import open_by_pillow
 from openmae.errors import BrokenImage, UserError
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _EXTRA, _SAMPLE_FORMAT = 258, 259, 262, 277, 338, 339
-_NO_DATA = 42113  # GDAL's
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _MASK, _SEPARATED, _YCBCR = range(7)
 _PHOTOMETRICS = {
     _MINISWHITE: "min-is-white",
@@ -54,7 +54,7 @@ def open_tiff(data: bytes) -> OpenedImage:
         import tifffile
     except ImportError as error:
         raise UserError(
-            "reading TIFFs of many pages, many bands or more than 8 bits needs tifffile and imagecodecs",
+            "reading TIFFs of many pages, many bands, more than 8 bits or with no-data needs tifffile and imagecodecs",
             "pip install 'openmae[tiff]'",
         ) from error
     with warnings.catch_warnings():
@@ -77,6 +77,7 @@ def _is_plain(tags: dict[int, tuple[int, ...]]) -> bool:
         ((grey_or_palette and bits[0] in (1, 2, 4, 8)) or (colour and set(bits) == {8}))
         and set(tags.get(_SAMPLE_FORMAT, (1,))) == {1}
         and tags.get(_COMPRESSION, (1,))[0] in _COMPRESSIONS
+        and (NO_DATA not in tags or kind[0] == _SEPARATED)
     )
 
 
@@ -94,19 +95,23 @@ def _open_series(data: bytes, series: Any) -> OpenedImage:
     height, width = sizes["Y"], sizes["X"]
     channels = 3 if kind == _PALETTE else sizes["C"] * sizes["S"]
     depth = _depth(page)
-    check_size(height, width, channels * max(BYTES[depth], page.dtype.itemsize), frames)
+    no_data = _no_data(page)
+    # A byte a value says whether it is missing.
+    check_size(height, width, channels * (max(BYTES[depth], page.dtype.itemsize) + bool(no_data)), frames)
+    is_colour = _is_colour(page, kind, channels)
     turn = page.tags.valueof(ORIENTATION)
     turn = turn if turn in range(1, 9) else 1
 
     def pixels(asked: Wanted) -> NDArray[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return upright(_meant(_frame(data, series, asked.frame), page, kind), turn)
+            stored = _frame(data, series, asked.frame)
+            missing = _missing(stored, no_data, 3 if is_colour and channels >= 3 else 0, channels)
+            values = upright(_meant(stored, page, kind), turn)
+            return values if missing is None else np.ma.array(values, mask=upright(missing, turn))
 
     size = (height, width) if turn < 5 else (width, height)
-    header = Header(
-        "TIFF", *size, channels, depth, f"{_PHOTOMETRICS[kind]}, {page.dtype}", frames, _is_colour(page, kind, channels)
-    )
+    header = Header("TIFF", *size, channels, depth, f"{_PHOTOMETRICS[kind]}, {page.dtype}", frames, is_colour)
     return OpenedImage(header, pixels)
 
 
@@ -200,7 +205,8 @@ def _meant(stored: NDArray[Any], page: Any, kind: int) -> NDArray[Any]:
         return stored.astype(np.uint8) * np.uint8(255)
     if stored.dtype in (np.uint8, np.uint16):
         return spread(stored, bits)
-    return _without_no_data(stored, page.tags.valueof(_NO_DATA))
+    with np.errstate(over="ignore"):
+        return stored.astype(np.float32)
 
 
 def _inverted(stored: NDArray[Any], bits: int) -> NDArray[Any]:
@@ -210,10 +216,14 @@ def _inverted(stored: NDArray[Any], bits: int) -> NDArray[Any]:
     return stored.dtype.type(2**bits - 1) - stored if stored.dtype.kind == "u" else ~stored
 
 
-def _without_no_data(stored: NDArray[Any], no_data: Any) -> NDArray[Any]:
-    """Floats in which missing pixels are not a number."""
-    with np.errstate(over="ignore"):
-        pixels = stored.astype(np.float32)
-    with suppress(TypeError, ValueError, OverflowError):  # none is given, or it is not one of the values
-        pixels[stored == stored.dtype.type(float(no_data))] = np.nan
-    return pixels
+def _no_data(page: Any) -> tuple[float, ...]:
+    """The value that GDAL noted, where there is one."""
+    with suppress(TypeError, ValueError):
+        return (float(page.tags.valueof(NO_DATA)),)
+    return ()
+
+
+def _missing(stored: NDArray[Any], no_data: tuple[float, ...], colours: int, channels: int) -> Missing | None:
+    """Which of the stored values are missing, (H, W, channels); one of a palette stands for all its colours."""
+    missing = equals(stored, no_data, min(colours, stored.shape[2])) if no_data else None
+    return None if missing is None else np.array(np.broadcast_to(missing, (*stored.shape[:2], channels)))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.decode import decode, open_image, read_header
+from openmae.data.formats.decode import decode_masked, open_image, read_header
 from openmae.data.formats.reading import Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Remade, Source
@@ -50,7 +50,8 @@ def in_memory(
     """The source decoded in memory, and how to decode that; or what was given, where it is too large for that.
 
     A stream of the one equals a stream of the other: images with frames to choose from, and images so large that
-    a crop of them is decoded at a smaller size, are left as they are.
+    a crop of them is decoded at a smaller size, are left as they are, and so are those of 8 or 16 bits that lack some
+    of their pixels, for an array of them cannot say which.
     say: told how many of how many images are done.
     """
     most = min(MOST_BYTES, int(ram() * MOST_OF_RAM))
@@ -93,7 +94,13 @@ def _decoded(
                 continue
             file = io.BytesIO()
             try:
-                np.save(file, decode(opened, pixels), allow_pickle=False)
+                image, missing = decode_masked(opened, pixels)
+                if missing is not None:
+                    if pixels.depth != "float32":
+                        found.append(None)
+                        continue
+                    image[missing] = np.nan
+                np.save(file, image, allow_pickle=False)
                 found.append(file.getvalue())
             except BrokenImage:
                 if pixels.bands is not None or not isinstance(data, bytes):

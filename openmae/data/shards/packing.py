@@ -14,14 +14,26 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.decode import decode, open_image, reasons
+from openmae.data.formats.decode import decode_masked, open_image, reasons
 from openmae.data.formats.header import Header
 from openmae.data.formats.pillow import orientation, pillow_image
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.views.crop import reduction, resize
+from openmae.data.views.missing import shares
 
-RULES = 1  # changes with what pack_image gives for the same bytes and settings
-_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "NPY": "npy", "TIFF": "tif", "DICOM": "dcm"}
+RULES = 2  # changes with what pack_image gives for the same bytes and settings
+_EXTENSIONS = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "NPY": "npy",
+    "TIFF": "tif",
+    "DICOM": "dcm",
+    "BMP": "bmp",
+    "GIF": "gif",
+    "AVIF": "avif",
+    "HEIC": "heic",
+}
 _QUICK = frozenset(("JPEG", "PNG", "WEBP", "NPY"))  # to decode, and known to every reader of shards
 _LOSSY = frozenset(("JPEG", "WEBP", "AVIF", "HEIC"))
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -52,7 +64,8 @@ def pack_image(data: bytes, packing: Packing) -> Packed:
     """The image with its short side bounded.
 
     An image that is small enough is not touched where its format decodes fast. A file with several frames is not
-    touched either: training chooses among them. Raises BrokenImage, UserError as decode does.
+    touched either: training chooses among them. Nor is one of 8 or 16 bits that lacks some of its pixels, for its file
+    alone says which; of floats they are not a number in what is stored. Raises BrokenImage, UserError as decode does.
     """
     opened = open_image(data, packing.reading)
     header = opened.header
@@ -60,15 +73,23 @@ def pack_image(data: bytes, packing: Packing) -> Packed:
     is_small = size == (header.height, header.width)
     pixels = PixelFormat(header.channels, None, header.depth, packing.reading)
     if header.frames > 1 or (is_small and header.format in _QUICK and _is_plain(data, header)):
-        decode(opened, pixels)  # raises where it is damaged
-        kept, extension = data, _EXTENSIONS[header.format]
-    else:
-        image = decode(opened, pixels, reduce=reduction((header.height, header.width), size))
-        # Of an array's three channels nobody said that they are red, green and blue.
-        colour = header.channels == 1 or (header.colour and header.format != "NPY")
-        lossless = is_small and header.format not in _LOSSY
-        kept, extension = encode(resize(image, size), packing.quality, lossless=lossless, colour=colour)
+        decode_masked(opened, pixels)  # raises where it is damaged
+        return _as_it_is(data, header)
+    image, missing = decode_masked(opened, pixels, reduce=reduction((header.height, header.width), size))
+    if missing is not None and header.depth != "float32":
+        return _as_it_is(data, header)
+    # Of an array's three channels nobody said that they are red, green and blue.
+    colour = header.channels == 1 or (header.colour and header.format != "NPY")
+    lossless = is_small and header.format not in _LOSSY
+    smaller = resize(image, size)
+    if missing is not None:
+        smaller[shares(missing, size) > 0.5] = np.nan
+    kept, extension = encode(smaller, packing.quality, lossless=lossless, colour=colour)
     return Packed(kept, extension, zlib.crc32(kept), len(data))
+
+
+def _as_it_is(data: bytes, header: Header) -> Packed:
+    return Packed(data, _EXTENSIONS[header.format], zlib.crc32(data), len(data))
 
 
 def encode(image: NDArray[Any], quality: int, *, lossless: bool, colour: bool) -> tuple[bytes, str]:

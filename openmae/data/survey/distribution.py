@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.decode import decode, open_image
+from openmae.data.formats.decode import decode_masked, open_image
 from openmae.data.formats.header import Depth, Header
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
 from openmae.data.survey.levels import Apart, apart
-from openmae.data.survey.moments import from_moments, histogram, histogram_moments, image_moments
+from openmae.data.survey.moments import from_moments, histogram, histogram_moments, image_moments, scale_of
+from openmae.data.survey.nodata import Ends, Suspect, ends, suspects
 from openmae.data.views.statistics import Statistics
 from openmae.errors import BrokenImage, UserError
 from openmae.randomness import generator
@@ -39,6 +40,9 @@ class Distribution:
     sample: float pixels of each image that the percentiles and weights are of; 0 where they are of all pixels.
     sizes: (n, 2) height and width of the images that could be read. broken: (index, reason) of the others.
     formats, modes, depths, channels: how many images have which. apart: whether they are of two scales.
+    formats, modes, depths, channels: how many images have which.
+    missing: (C,) share of the pixels that is missing, which no figure counts; gaps: how many images lack some.
+    suspected: values that look like no-data though nobody says so.
     """
 
     statistics: Statistics
@@ -55,13 +59,16 @@ class Distribution:
     channels: Counter[int]
     broken: list[tuple[int, str]]
     apart: Apart | None
+    missing: NDArray[np.float64]
+    gaps: int
+    suspected: tuple[Suspect, ...]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Of the images of a chunk: the sum of their moments (2, C), extremes (C,), and pixels: the sum of their shares of
-    each level (C, levels), or (n * k, C) float pixels that were drawn. scales: of each image, the root of
-    its mean square."""
+    """Of the images of a chunk: the sum of their moments (3, C), extremes (C,), and pixels: the sum of their shares of
+    each level (C, levels), or (n * k, C) float pixels that were drawn, not a number where they are missing. scales: of
+    each image, the root of its mean square. gaps: how many images lack some pixels."""
 
     moments: NDArray[np.float64]
     least: NDArray[np.float64]
@@ -70,6 +77,8 @@ class _Part:
     scales: list[float]
     headers: list[Header]
     broken: list[tuple[int, str]]
+    ends: list[Ends]
+    gaps: int
 
 
 def measure(
@@ -90,7 +99,8 @@ def measure(
     broken: list[tuple[int, str]] = []
     scales: list[float] = []
     depths: list[Depth] = []
-    done = 0
+    outermost: list[Ends] = []
+    done = gaps = 0
     for part in ordered(partial(_measure, source, pixels, of_each), chunks, workers):
         moments += part.moments
         least, most = np.minimum(least, part.least), np.maximum(most, part.most)
@@ -104,6 +114,8 @@ def measure(
         broken += part.broken
         scales += part.scales
         depths += (header.depth for header in part.headers)
+        outermost += part.ends
+        gaps += part.gaps
         done += len(part.headers) + len(part.broken)
         say(done)
     images = count - len(broken)
@@ -113,7 +125,8 @@ def measure(
             f"{broken[0][1]})",
             "check the files",
         )
-    percentiles, levels, weights = _of_drawn(np.concatenate(drawn)) if of_each else _of_levels(summed / images)
+    there = np.where(moments[0] > 0, moments[0] / images, 1)[:, None]
+    percentiles, levels, weights = _of_drawn(np.concatenate(drawn)) if of_each else _of_levels(summed / images / there)
     return Distribution(
         from_moments(moments / images, pixels),
         least,
@@ -129,6 +142,9 @@ def measure(
         kinds["channels"],
         broken,
         apart(np.array(scales), depths),
+        1 - moments[0] / images,
+        gaps,
+        suspects(outermost),
     )
 
 
@@ -138,7 +154,7 @@ def _nothing(
     """(moments, least, most, pixels) of no image."""
     channels = pixels.in_chans
     levels = 0 if pixels.depth == "float32" else np.iinfo(pixels.depth).max + 1
-    return np.zeros((2, channels)), np.full(channels, np.inf), np.full(channels, -np.inf), np.zeros((channels, levels))
+    return np.zeros((3, channels)), np.full(channels, np.inf), np.full(channels, -np.inf), np.zeros((channels, levels))
 
 
 def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[int], hand: Hand) -> _Part:
@@ -147,31 +163,39 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
     headers: list[Header] = []
     scales: list[float] = []
     broken: list[tuple[int, str]] = []
+    outermost: list[Ends] = []
+    gaps = 0
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         try:
             hand.take(index)
             opened = open_image(data, pixels.reading)
-            header, image = opened.header, decode(opened, pixels)
+            header, (image, missing) = opened.header, decode_masked(opened, pixels)
         except (OSError, BrokenImage) as error:
             broken.append((index, str(error)))
             continue
         headers.append(header)
+        outermost.append(ends(image, missing))
+        gaps += missing is not None
         if of_each:
-            low, high = ([ends(image[..., c]) for c in range(pixels.in_chans)] for ends in (np.min, np.max))
-            own = image_moments(image)
+            own = image_moments(image, missing)
+            if missing is not None:
+                image[missing] = np.nan
+            low, high = (end(image, (0, 1)) for end in (np.fmin.reduce, np.fmax.reduce))
             flat = image.reshape(-1, pixels.in_chans)
             # At random, for regular steps may fall in with the columns; as many of a small image, so that it weighs
             # the same.
             drawn.append(flat[generator(0, "percentiles", index=index).integers(0, len(flat), of_each)])
         else:
-            counts = histogram(image)
-            low, high = ([ends(np.flatnonzero(row)) for row in counts] for ends in (np.min, np.max))
-            own = histogram_moments(counts, image.dtype)
-            summed += counts / (image.shape[0] * image.shape[1])
+            counts, size = histogram(image, missing), image.shape[0] * image.shape[1]
+            levels = [np.flatnonzero(row) for row in counts]
+            low, high = ([row[end] if len(row) else np.nan for row in levels] for end in (0, -1))
+            own = histogram_moments(counts, image.dtype, size)
+            summed += counts / size
         moments += own
-        scales.append(float(np.sqrt(own[1].mean())))
-        least, most = np.minimum(least, low), np.maximum(most, high)
-    return _Part(moments, least, most, np.concatenate(drawn) if of_each else summed, scales, headers, broken)
+        scales.append(scale_of(own))
+        least, most = np.fmin(least, low), np.fmax(most, high)
+    found = np.concatenate(drawn) if of_each else summed
+    return _Part(moments, least, most, found, scales, headers, broken, outermost, gaps)
 
 
 _Shape = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
@@ -186,9 +210,12 @@ def _of_levels(shares: NDArray[np.float64]) -> _Shape:
 
 
 def _of_drawn(drawn: NDArray[np.float32]) -> _Shape:
-    """drawn (n, C) -> percentiles, levels, weights."""
-    percentiles = np.percentile(drawn, PERCENTILES, axis=0, method="inverted_cdf").astype(np.float64)
+    """drawn (n, C), not a number where pixels are missing -> percentiles, levels, weights."""
+    there = [channel[~np.isnan(channel)] for channel in drawn.T]
+    there = [channel if len(channel) else np.zeros(1, np.float32) for channel in there]
+    asked = [np.percentile(channel, PERCENTILES, method="inverted_cdf") for channel in there]
+    percentiles = np.stack(asked, axis=1).astype(np.float64)
     low, high = percentiles[0].min(), percentiles[-1].max()
     edges = np.linspace(low, high if high > low else low + 1, _INTERVALS + 1)
-    weights = np.stack([np.histogram(channel, edges)[0] / len(drawn) for channel in drawn.T])
+    weights = np.stack([np.histogram(channel, edges)[0] / len(channel) for channel in there])
     return percentiles, (edges[1:] + edges[:-1]) / 2, weights

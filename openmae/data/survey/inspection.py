@@ -4,18 +4,21 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.decode import decode, open_image
-from openmae.data.formats.header import Header
+from openmae.data.formats.decode import decode_masked, open_image
+from openmae.data.formats.header import Depth, Header
+from openmae.data.formats.missing import Missing
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
-from openmae.data.survey.moments import image_moments
+from openmae.data.survey.moments import image_moments, scale_of
+from openmae.data.survey.nodata import Ends, Suspect, ends, suspects
 from openmae.errors import BrokenImage
 
 _CHUNK = 16  # files a worker reads in one go
@@ -31,6 +34,7 @@ ROW = np.dtype(
         ("channels", "i4"),
         ("frames", "i4"),
         ("kind", "i4"),  # number of its (format, mode, depth)
+        ("missing", "f4"),  # share of its values
         ("scale", "f4"),  # the root of the mean square of its scaled pixels
         ("blank", "?"),  # whether all its pixels are the same
     ]
@@ -40,17 +44,33 @@ ROW = np.dtype(
 @dataclass(frozen=True)
 class Inspection:
     """rows (n,) of ROW, in the order of the source, all 0 from `height` on where a file gives no image; kinds: (format,
-    mode, depth) by their number; reasons: why a file gives no image, by its index."""
+    mode, depth) by their number; reasons: why a file gives no image, by its index; suspected: values that look like
+    no-data though nobody says so."""
 
     rows: NDArray[Any]
     kinds: list[tuple[str, str, str]]
     reasons: dict[int, str]
+    suspected: tuple[Suspect, ...]
 
     @property
     def good(self) -> NDArray[np.bool_]:
         """(n,) whether the file gives an image."""
         found: NDArray[np.bool_] = self.rows["height"] > 0
         return found
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What was found of a file, in the words of ROW; ends: of its values; reason: why it gives no image."""
+
+    header: Header
+    digest: bytes
+    size: int
+    missing: float = 0.0
+    scale: float = 0.0
+    blank: bool = False
+    ends: Ends | None = None
+    reason: str = ""
 
 
 def inspect(
@@ -62,22 +82,24 @@ def inspect(
     rows = np.zeros(count, ROW)
     numbers: dict[tuple[str, str, str], int] = {}
     reasons: dict[int, str] = {}
+    outermost: dict[Depth, list[Ends]] = {}
     done = 0
     for part in ordered(partial(_inspect, source, reading), chunks, workers):
-        for header, digest, size, scale, blank, reason in part:
+        for one in part:
+            header = one.header
             kind = numbers.setdefault((header.format, header.mode, header.depth), len(numbers))
-            rows[done] = (digest, size, header.height, header.width, header.channels, header.frames, kind, scale, blank)
-            if reason:
-                reasons[done] = reason
+            shape = (header.height, header.width, header.channels, header.frames)
+            rows[done] = (one.digest, one.size, *shape, kind, one.missing, one.scale, one.blank)
+            if one.reason:
+                reasons[done] = one.reason
+            if one.ends is not None:
+                outermost.setdefault(header.depth, []).append(one.ends)
             done += 1
         say(done)
-    return Inspection(rows, list(numbers), reasons)
+    return Inspection(rows, list(numbers), reasons, tuple(chain.from_iterable(map(suspects, outermost.values()))))
 
 
-def _inspect(
-    source: Source, reading: Reading, chunk: Sequence[int], hand: Hand
-) -> list[tuple[Header, bytes, int, float, bool, str]]:
-    """Of each file: header, digest, size in bytes, scale of its values, whether it is blank, why it gives no image."""
+def _inspect(source: Source, reading: Reading, chunk: Sequence[int], hand: Hand) -> list[_Looked]:
     found = []
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         digest, size = bytes(16), 0
@@ -88,18 +110,20 @@ def _inspect(
             digest, size = hashlib.blake2b(data, digest_size=16).digest(), len(data)
             opened = open_image(data, reading)
             header = opened.header
-            image = decode(opened, PixelFormat(header.channels, None, header.depth, reading))
-            found.append((header, digest, size, _scale(image), _is_blank(image), ""))
+            image, missing = decode_masked(opened, PixelFormat(header.channels, None, header.depth, reading))
+            gaps = 0.0 if missing is None else float(missing.mean())
+            facts = (digest, size, gaps, _scale(image, missing), _is_blank(image))
+            found.append(_Looked(header, *facts, ends=ends(image, missing)))
         except (OSError, BrokenImage) as error:
-            found.append((_NOTHING, digest, size, 0.0, False, str(error) or type(error).__name__))
+            found.append(_Looked(_NOTHING, digest, size, reason=str(error) or type(error).__name__))
     return found
 
 
-def _scale(image: NDArray[Any]) -> float:
+def _scale(image: NDArray[Any], missing: Missing | None) -> float:
     """The root of the mean square of some of the scaled pixels."""
-    steps = [max(1, side // _SCALE_SIDE) for side in image.shape[:2]]
-    some = np.ascontiguousarray(image[:: steps[0], :: steps[1]])
-    return float(np.sqrt(image_moments(some)[1].mean()))
+    down, across = (slice(None, None, max(1, side // _SCALE_SIDE)) for side in image.shape[:2])
+    gaps = None if missing is None else missing[down, across]
+    return scale_of(image_moments(np.ascontiguousarray(image[down, across]), gaps))
 
 
 def _is_blank(image: NDArray[Any]) -> bool:

@@ -2,20 +2,21 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat, check_bands
-from openmae.data.formats.decode import decode, open_image, patch_complaint
+from openmae.data.formats.decode import decode_masked, open_image, patch_complaint
 from openmae.data.formats.header import Depth, Header
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
 from openmae.data.survey.levels import UNKNOWN, Levels
-from openmae.data.survey.moments import from_moments, image_moments
+from openmae.data.survey.moments import from_moments, image_moments, means_of
+from openmae.data.survey.nodata import Ends, Suspect, ends, suspects, usual
 from openmae.data.views.crop import reduction
 from openmae.data.views.statistics import DEPTHS, Statistics
 from openmae.errors import BrokenImage, UserError
@@ -38,6 +39,8 @@ class Survey:
     channels: how many images have how many channels. why_channels: the reason for the number that was chosen.
     looked_at: how many images were tried. broken: (index, reason) of those that give no image.
     levels: of those that do.
+    missing: (images that lack some of their pixels, share of all pixels that is missing). no_data: values that were
+    taken for no-data, for nobody said which are; suspected: other values that look like it.
     """
 
     statistics: Statistics
@@ -48,6 +51,9 @@ class Survey:
     looked_at: int
     broken: tuple[tuple[int, str], ...]
     levels: Levels = field(default=UNKNOWN, compare=False)
+    missing: tuple[int, float] = (0, 0.0)
+    no_data: tuple[Suspect, ...] = ()
+    suspected: tuple[Suspect, ...] = ()
 
     def smaller_than(self, patch_size: tuple[int, int]) -> list[tuple[int, str]]:
         """(index, reason) of images that do not cover one patch."""
@@ -57,11 +63,12 @@ class Survey:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An image of the sample: its header and moments (2, C), or why there are none."""
+    """An image of the sample: its header, moments (3, C) and ends, or why there are none."""
 
     index: int
     header: Header | None = None
     moments: NDArray[np.float64] | None = None
+    ends: Ends | None = None
     reason: str = ""
 
 
@@ -83,16 +90,18 @@ def survey(
     """
     chosen = _sample(source, seed, most)
     count = len(chosen)
-    wanted = partial(
-        choose_pixels, in_chans=in_chans, bands=bands, depth=depth, location=source.location, reading=reading
-    )
-    guess, _ = wanted(sample_headers(source, seed, workers, PEEK, reading))
+    wanted = partial(choose_pixels, in_chans=in_chans, bands=bands, depth=depth, location=source.location)
+    guess, _ = wanted(sample_headers(source, seed, workers, PEEK, reading), reading=reading)
     headers: dict[int, Header] = {}
-    while True:  # once more where the first few headers are no guide to all of them
+    no_data: tuple[Suspect, ...] = ()
+    while True:  # once more where the first few headers are no guide to all of them, or there is no-data unsaid
         seen = list(_look_at(source, guess, reading, chosen, workers))
         # What was seen once stays: an image that ends processes may show its header in one round and not in another.
         headers |= {one.index: one.header for one in seen if one.header is not None}
-        pixels, why = wanted(list(headers.values()))
+        suspected = suspects(one.ends for one in seen if one.ends is not None)
+        if reading.nodata is None and (found := usual(suspected)):
+            reading, no_data = replace(reading, nodata=found), tuple(one for one in suspected if one.is_usual)
+        pixels, why = wanted(list(headers.values()), reading=reading)
         if pixels == guess:
             break
         guess = pixels
@@ -107,17 +116,20 @@ def survey(
     sizes = {index: (header.height, header.width) for index, header, _ in good}
     median = tuple(int(np.median([size[axis] for size in sizes.values()])) for axis in (0, 1))
     channels = Counter(header.channels for _, header, _ in good)
-    levels = Levels(np.stack([moments for _, _, moments in good]), tuple(header.depth for _, header, _ in good))
-    statistics = from_moments(levels.moments.sum(axis=0) / len(good), pixels)
+    moments = np.stack([moments for _, _, moments in good])
+    there = moments[:, 0].mean(1)
     return Survey(
-        statistics,
+        from_moments(moments.sum(axis=0) / len(good), pixels),
         (median[0], median[1]),
         sizes,
         dict(sorted(channels.items())),
         why,
         count,
         tuple(broken),
-        levels,
+        _levels(seen),
+        (int((there < 1).sum()), float(1 - there.mean())),
+        no_data,
+        tuple(one for one in suspected if not one.is_usual),
     )
 
 
@@ -135,7 +147,10 @@ def _levels(seen: Iterable[_Seen]) -> Levels:
     good = [(one.header, one.moments) for one in seen if one.header is not None and one.moments is not None]
     if not good:
         return UNKNOWN
-    return Levels(np.stack([moments for _, moments in good]), tuple(header.depth for header, _ in good))
+    moments = np.stack([moments for _, moments in good])
+    # A channel of which an image has nothing is as the other images' is.
+    own = np.where(moments[:, :1] > 0, means_of(moments), means_of(moments.sum(0)))
+    return Levels(own, tuple(header.depth for header, _ in good))
 
 
 def sample_headers(
@@ -200,7 +215,7 @@ def _headers(seen: Iterable[_Seen]) -> list[Header]:
 def _look_at(
     source: Source, pixels: PixelFormat | None, reading: Reading, indices: Sequence[int], workers: int
 ) -> Iterator[_Seen]:
-    """Each image's header and, where it is said what to decode to, its moments."""
+    """Each image's header and, where it is said what to decode to, its moments and ends."""
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
     for part in ordered(partial(_look, source, pixels, reading), chunks, workers):
         yield from part
@@ -215,7 +230,7 @@ def _look(
             hand.take(index)
             seen.append(_seen(index, data, pixels, reading))
         except BrokenImage as error:
-            seen.append(_Seen(index, None, None, str(error)))
+            seen.append(_Seen(index, reason=str(error)))
     return seen
 
 
@@ -227,6 +242,7 @@ def _seen(index: int, data: bytes | OSError | BrokenImage, pixels: PixelFormat |
         if pixels is None:
             return _Seen(index, header)
         reduce = reduction((header.height, header.width), (_LOOK_SIDE, _LOOK_SIDE))
-        return _Seen(index, header, image_moments(decode(opened, pixels, reduce=reduce)))
+        image, missing = decode_masked(opened, pixels, reduce=reduce)
+        return _Seen(index, header, image_moments(image, missing), ends(image, missing))
     except (OSError, BrokenImage) as error:
-        return _Seen(index, header, None, str(error))
+        return _Seen(index, header, reason=str(error))

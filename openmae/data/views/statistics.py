@@ -1,6 +1,6 @@
 """What the images are like: channels, depth, usual size, and the mean and standard deviation of each channel."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ class Statistics:
     """Per-channel mean and standard deviation of scaled pixels, and which pixels these are; they travel with the
     weights.
 
-    Scaled means 8- and 16-bit pixels divided by 255 and 65535, and float pixels as they are.
+    Scaled means 8- and 16-bit pixels divided by 255 and 65535, and float pixels as they are. What is missing of an
+    image that is decoded to these pixels becomes the mean, which normalises to 0.
     Raises ValueError unless mean and std have a number for each channel.
     """
 
@@ -33,6 +34,8 @@ class Statistics:
                 f"statistics of {len(self.mean)} means and {len(self.std)} deviations do not fit "
                 f"{self.pixels.in_chans} channels"
             )
+        fill = tuple(mean * WHITE[self.pixels.depth] for mean in self.mean)
+        object.__setattr__(self, "pixels", replace(self.pixels, fill=fill))
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8, uint16 or float32 -> float32, each channel of mean 0 and standard deviation 1 over the
