@@ -23,7 +23,10 @@ from openmae.weights.writing import pieces
 
 KEY = "openmae"  # of the header entry that holds model.json
 _WHOLE = ("in_chans", "embed_dim", "depth", "num_heads", "decoder_embed_dim", "decoder_depth", "decoder_num_heads")
-_MOST_POSITIONS = 2**28  # numbers: they are computed, so nothing in a small file bounds them
+# Fixed positions are computed, so nothing in a file bounds how many there are, nor how large the images are.
+_MOST_PATCHES, _MANY_PATCHES = 2**18, 2**14
+_MOST_POSITIONS = 32  # numbers in many positions, for each number that is stored
+_MOST_PIXELS = 2**28  # of all channels of an image
 
 
 def serialize(model: Model, info: dict[str, Any]) -> bytes:
@@ -56,7 +59,7 @@ def load_native(path: Path | str) -> Loaded:
     try:
         info = read_json(metadata[KEY])
         statistics = Statistics.from_dict(info["statistics"])
-        _check(info, statistics, len(weights))
+        _check(info, statistics, weights)
         with torch.device("meta"):  # which takes no memory, whatever sizes it says
             blank = _build(info)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
@@ -85,9 +88,9 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         raise UserError(f"{file} is not a whole safetensors file ({error})", "copy or make it anew") from error
 
 
-def _check(info: dict[str, Any], statistics: Statistics, weights: int) -> None:
+def _check(info: dict[str, Any], statistics: Statistics, weights: dict[str, Tensor]) -> None:
     """Raises ValueError, TypeError, KeyError or AttributeError where the description lacks what readers of it rely on,
-    or has more parts than a file with so many weights."""
+    or has more parts than a file with such weights."""
     _ = info["provenance"].get("step")
     if not isinstance(info.get("licence"), str | None):
         raise ValueError(f"its licence is {info['licence']}")
@@ -102,11 +105,11 @@ def _check(info: dict[str, Any], statistics: Statistics, weights: int) -> None:
         raise ValueError(f"norm_eps is {eps}, and whether positions are learned is {flags}")
     if encoder["in_chans"] != statistics.pixels.in_chans:
         raise ValueError(f"statistics of {statistics.pixels.in_chans} channels, and {encoder['in_chans']} of images")
-    if max(encoder["depth"], shape.get("decoder_depth", 0)) > weights:
+    _check_statistics(statistics)
+    if max(encoder["depth"], shape.get("decoder_depth", 0)) > len(weights):
         raise ValueError("it has more blocks than weights")
-    patches = math.prod(side // patch for side, patch in zip(encoder["img_size"], encoder["patch_size"], strict=True))
-    if patches * max(encoder["embed_dim"], shape.get("decoder_embed_dim", 0)) > _MOST_POSITIONS:
-        raise ValueError(f"images of {encoder['img_size']} have too many patches of {encoder['patch_size']}")
+    width = max(encoder["embed_dim"], shape.get("decoder_embed_dim", 0))
+    _check_sizes(encoder, width, sum(tensor.numel() for tensor in weights.values()))
     if info.get("kind", "autoencoder") == "classifier":
         names, task, outputs = info["class_names"], info["task"], shape["outputs"]
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
@@ -115,6 +118,29 @@ def _check(info: dict[str, Any], statistics: Statistics, weights: int) -> None:
             raise ValueError("its outputs, their names and its task do not go together")
         if shape["pool"] not in get_args(Pool):
             raise ValueError(f"its pool is {shape['pool']}")
+
+
+def _check_statistics(statistics: Statistics) -> None:
+    """Raises ValueError for a mean or a deviation by which images become no numbers."""
+    mean, std = statistics.mean, statistics.std
+    if not len(mean) == len(std) == statistics.pixels.in_chans or not all(map(math.isfinite, mean + std)):
+        raise ValueError(f"its mean is {mean}, and its deviation {std}")
+    if min(std) <= 0:
+        raise ValueError(f"its deviation is {std}, and must be above 0")
+
+
+def _check_sizes(encoder: dict[str, Any], width: int, stored: int) -> None:
+    """Raises ValueError for images that no model of so many numbers was trained with."""
+    img_size, patch_size, grid = encoder["img_size"], encoder["patch_size"], encoder.get("position_grid")
+    for name, sides in (("img_size", img_size), ("patch_size", patch_size), ("position_grid", grid)):
+        if sides is not None and not all(type(side) is int and 0 < side < 2**31 for side in sides):
+            raise ValueError(f"its {name} is {sides}")
+    patches = math.prod(side // patch for side, patch in zip(img_size, patch_size, strict=True))
+    is_much = patches > _MANY_PATCHES and patches * width > _MOST_POSITIONS * stored
+    if is_much or patches > _MOST_PATCHES:
+        raise ValueError(f"its img_size is {img_size}: {patches:,} patches, for {stored:,} numbers of weights")
+    if math.prod(img_size) * encoder["in_chans"] > _MOST_PIXELS:
+        raise ValueError(f"its img_size is {img_size} with in_chans {encoder['in_chans']}")
 
 
 def _build(info: dict[str, Any]) -> Model:
