@@ -140,7 +140,8 @@ def test_any_channels_and_depths(mode: str, channels: int, depth: Any, tmp_path:
         Image.fromarray(image).save(tmp_path / "data" / f"{number:02d}.png")
     out = tmp_path / "f.parquet"
     words = ("embed", model, tmp_path / "data", "--out", out, "--precision", "fp32", "--workers", 1)
-    query = tmp_path / "data/07.png"
+    (tmp_path / "copy").write_bytes((tmp_path / "data/07.png").read_bytes())
+    query = tmp_path / "copy"
     code, said, errors = run(*words, "--search", query, "--duplicates", "--outliers", "--threshold", 0)
     assert code == 0, errors
     np.testing.assert_allclose(read_parquet(out)[0], by_torch(model, images.reshape(20, 16, 16, channels)), atol=1e-5)
@@ -512,10 +513,9 @@ def test_all_searches_in_one_go_without_embedding_twice(
     vectors, paths, _ = read_parquet(out)
     similar = cosine_similarity(vectors)
     own = paths.index("class1/003.png")
-    expected = [(f"{similar[own, i]:.4f}", paths[i]) for i in np.argsort(-similar[own], kind="stable")[:4]]
-    assert (
-        re.findall(r"^ +(\S+) +(\S+) ", said.split("003.png:\n")[1].split("Picture")[0], re.MULTILINE)[-4:] == expected
-    )
+    expected = [(f"{similar[own, i]:.4f}", paths[i]) for i in np.argsort(-similar[own], kind="stable") if i != own]
+    listed = said.split("003.png, itself left out:\n")[1].split("Picture")[0]
+    assert re.findall(r"^ +(\S+) +(\S+) ", listed, re.MULTILINE)[-4:] == expected[:4]
     with (tmp_path / "f-duplicates.csv").open(newline="") as file:
         pairs = list(csv.DictReader(file))
     found = {(row["path"], row["path_2"]) for row in pairs}
@@ -571,3 +571,25 @@ def test_the_pages_commands_and_python_run(
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(code, "embed.md", "exec"), found)
         assert found["vectors"].shape == (9, 24)
+
+
+def test_a_query_is_not_near_to_itself_wherever_it_lies(
+    model: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever name it is reached; a copy of it under another name is another file."""
+    data = write_images(tmp_path / "data", 8, classes=2)
+    first = data / "class0/000.jpg"
+    (data / "class1/linked.jpg").symlink_to(first)
+    (data / "class1/copied.jpg").write_bytes(first.read_bytes())
+    monkeypatch.chdir(data / "class0")
+    (tmp_path / "table.csv").write_text("path\n" + "".join(f"data/{p.relative_to(data)}\n" for p in data.glob("*/*")))
+    assert run("pack", data, tmp_path / "shards", "--short-side", 512, "--workers", 0)[0] == 0
+    for number, place in enumerate((data, tmp_path / "table.csv", tmp_path / "shards")):
+        words = ("--out", tmp_path / f"{number}.npy", "--search", "000.jpg", "--workers", 0)
+        code, said, errors = run("embed", model, place, *words)
+        assert code == 0, errors
+        assert "Nearest to 000.jpg, itself left out:" in said
+        listed = re.findall(r"^ +[01]\.\d+ +(\S+)", said, re.MULTILINE)
+        copies = ("copied.jpg", "linked.jpg") if place.name == "shards" else "copied.jpg"  # a link is packed as a file
+        assert listed[0].endswith(copies)
+        assert not [name for name in listed if name.endswith("/000.jpg")]

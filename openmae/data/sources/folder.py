@@ -44,9 +44,13 @@ class ImageFolder(Source):
         """Where image `index` lies."""
         return self.root / self.paths[index]
 
+    def file(self, index: int) -> str:
+        """Where image `index` lies."""
+        return f"{self._prefix}{self.paths[index]}"
+
     def read(self, index: int) -> bytes:
         """The file's bytes. Raises OSError, and BrokenImage for what is no file of a size that images have."""
-        return read_file(f"{self._prefix}{self.paths[index]}")
+        return read_file(self.file(index))
 
     @property
     def fingerprint(self) -> str:

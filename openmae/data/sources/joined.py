@@ -32,6 +32,11 @@ class Joined(Source):
         part, place = self._find(index)
         return self.parts[part].name(place)
 
+    def file(self, index: int) -> str | None:
+        """Its part's."""
+        part, place = self._find(index)
+        return self.parts[part].file(place)
+
     def read(self, index: int) -> bytes:
         """As its part reads it."""
         part, place = self._find(index)

@@ -69,6 +69,10 @@ class Source(ABC):
         """What image `index` is called: a path, or its key in a shard or table. It may be no text: `shown` is safe to
         print, console.words.encodable of it to keep as UTF-8."""
 
+    def file(self, index: int) -> str | None:
+        """The file on this machine that holds image `index` and nothing else, None where there is none such."""
+        return None
+
     def shown(self, index: int) -> str:
         """Its name as it stands in a sentence or in a line of a table."""
         return in_a_line(self.name(index))
@@ -165,6 +169,10 @@ class Subset(Source):
     def name(self, index: int) -> str:
         """As the whole source calls it."""
         return self.whole.name(int(self.indices[index]))
+
+    def file(self, index: int) -> str | None:
+        """The whole source's."""
+        return self.whole.file(int(self.indices[index]))
 
     def read(self, index: int) -> bytes:
         """As the whole source reads it."""

@@ -62,9 +62,13 @@ class TableSource(LabelledSource):
         """The path as the table has it."""
         return self.paths[index]
 
+    def file(self, index: int) -> str:
+        """What the row names, relative to the working folder or whole."""
+        return os.path.join(self._folder, self.paths[index])  # noqa: PTH118
+
     def read(self, index: int) -> bytes:
         """The file's bytes. Raises OSError, and BrokenImage for what is no file of a size that images have."""
-        return read_file(os.path.join(self._folder, self.paths[index]))  # noqa: PTH118
+        return read_file(self.file(index))
 
     @property
     def fingerprint(self) -> str:

@@ -79,7 +79,7 @@ def run(settings: Embed) -> None:
     if queries:
         vectors = embedder(torch.stack([_tensor(pixels) for _, pixels in queries])).cpu().numpy()
         picture = settings.picture or findings.beside("search", ".png")
-        findings.search([str(path) for path, _ in queries], [p for _, p in queries], vectors, settings.nearest, picture)
+        findings.search([path for path, _ in queries], [p for _, p in queries], vectors, settings.nearest, picture)
     if settings.duplicates:
         findings.duplicates(settings.threshold)
     if settings.outliers:

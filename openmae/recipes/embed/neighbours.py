@@ -15,6 +15,7 @@ from rich.table import Table
 from openmae.console.progress import counting
 from openmae.console.words import encodable, in_a_line
 from openmae.data.loading.in_order import CentredImages
+from openmae.data.sources.source import Source
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.neighbours import mean_similarity, near_duplicates, nearest
 from openmae.files.spreadsheets import cells
@@ -26,6 +27,7 @@ from openmae.report.sheets.neighbours import CaptionedImage, captioned_sheet
 from openmae.report.sheets.pictures import save_picture
 
 MOST_PAIRS = 100_000  # in the list of duplicates
+_OWN = 4  # names that the query may have among the images, by links
 _ROWS_SHOWN = 10  # on the console
 _QUERIES_PICTURED, _NEAREST_PICTURED = ROWS_IN_ONE_BLOCK, 10
 _PAIRS_PICTURED = 12
@@ -57,27 +59,32 @@ class Findings:
 
     def search(
         self,
-        names: Sequence[str],
+        queries: Sequence[Path],
         pixels: Sequence[NDArray[Any]],
         vectors: NDArray[np.float32],
         k: int,
         picture: Path,
     ) -> None:
-        """Shows the k nearest to each query (Q, D), of which names and pixels (H, W, C) are given. Raises OSError."""
-        found = nearest(torch.tensor(vectors), map(torch.tensor, read_vectors(self.out)), k)
-        similarity, rows = found[0].clamp(-1, 1), found[1]
+        """Shows the k nearest to each query (Q, D), of which files and pixels (H, W, C) are given; a query that is one
+        of the images is not near to itself. Raises OSError."""
+        similarity, rows = nearest(torch.tensor(vectors), map(torch.tensor, read_vectors(self.out)), k + _OWN)
         sheet: list[list[CaptionedImage]] = []
-        for name, image, values, found in zip(names, pixels, similarity, rows, strict=True):
+        for query, image, values, found in zip(queries, pixels, similarity.clamp(-1, 1), rows, strict=True):
+            is_query = _Itself(self.images.source, query)
+            all_near = list(zip(values.tolist(), found.tolist(), strict=True))
+            others = [(value, row) for value, row in all_near if not is_query(int(self.indices[row]))]
+            near = others[:k]
             table = self._table("similarity", "image")
-            for value, row in zip(values.tolist(), found.tolist(), strict=True):
+            for value, row in near:
                 table.add_row(f"{value:.4f}", *self._named(row))
-            self.console.print(f"\nNearest to {name}:")
+            without = ", itself left out" if len(others) < len(all_near) else ""
+            self.console.print(f"\nNearest to {in_a_line(str(query))}{without}:")
             self.console.print(table)
-            near = zip(values.tolist()[:_NEAREST_PICTURED], found.tolist(), strict=False)
-            sheet.append([CaptionedImage(image, Path(name).name, ""), *(self._tile(row, value) for value, row in near)])
-        titles = ["query", *map(str, range(1, len(sheet[0])))]
+            tiles = (self._tile(row, value) for value, row in near[:_NEAREST_PICTURED])
+            sheet.append([CaptionedImage(image, query.name, ""), *tiles])
+        titles = ["query", *map(str, range(1, max(map(len, sheet))))]
         save_picture(captioned_sheet(titles, sheet[:_QUERIES_PICTURED], f"Nearest first. {_SIMILARITY}"), picture)
-        more = f" (of the first {_QUERIES_PICTURED})" if len(names) > _QUERIES_PICTURED else ""
+        more = f" (of the first {_QUERIES_PICTURED})" if len(queries) > _QUERIES_PICTURED else ""
         self.console.print(f"Picture{more}: {picture}")
 
     def duplicates(self, threshold: float) -> None:
@@ -160,6 +167,24 @@ class Findings:
             pixels = None
         label = self._label(row)
         return CaptionedImage(pixels, f"{similarity:.4f} {label}".strip(), "/".join(Path(self._name(row)).parts[-2:]))
+
+
+class _Itself:
+    """Tells which of the source's images is the query: the same file; where images are no files, the same bytes under
+    the same name."""
+
+    def __init__(self, source: Source, query: Path) -> None:
+        self.source, self.query = source, query
+
+    def __call__(self, index: int) -> bool:
+        """Whether image `index` is."""
+        try:
+            if (file := self.source.file(index)) is not None:
+                return self.query.samefile(file)
+            is_called_so = self.source.name(index).rpartition("/")[2] == self.query.name
+            return is_called_so and self.source.read(index) == self.query.read_bytes()
+        except (OSError, BrokenImage):
+            return False
 
 
 def _pairs(count: int) -> str:
