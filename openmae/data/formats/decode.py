@@ -6,6 +6,7 @@ process grow by more than 1 GiB. A baseline JPEG above the bound can still be de
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -33,8 +34,8 @@ def open_image(data: bytes | OSError | BrokenImage, reading: Reading = UNSAID) -
     if not isinstance(data, bytes):
         raise data
     with reasons():
-        apart.tried(lambda: _open(data, reading))
-        return _open(data, reading)
+        apart.tried(data, reading)
+        return replace(open_here(data, reading), file=data)
 
 
 def read_header(data: bytes | OSError | BrokenImage, reading: Reading = UNSAID) -> Header:
@@ -72,7 +73,7 @@ def decode_masked(
 ) -> tuple[NDArray[Any], Missing | None]:
     """As `decode`, and which of the values are missing, of the same shape; None where all are there."""
     with reasons():
-        opened = _open(data, pixels.reading) if isinstance(data, bytes) else data
+        opened = open_image(data, pixels.reading) if isinstance(data, bytes) else data
         header = opened.header
         asked = Wanted(
             frame=header.frames // 2 if frame is None else frame,
@@ -85,7 +86,7 @@ def decode_masked(
         check_fits(header.channels, header.depth, header.colour, pixels)
         if not 0 <= asked.frame < header.frames:
             raise BrokenImage(f"it has {header.frames} frames, and frame {frame} is asked for, counted from 0")
-        found = apart.pixels(header.format, lambda: opened.pixels(asked))
+        found = apart.pixels(header.format, opened.file, pixels.reading, asked, opened.pixels)
         if not least <= found.shape[0] <= height or found.shape[1] != width:
             raise BrokenImage(f"it holds {found.shape[:2]} pixels where its header says {height, width}")
         return fit(found, pixels, header.channels - (header.channels in (2, 4)) if header.colour else 0)
@@ -117,7 +118,8 @@ def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> Unfit
     )
 
 
-def _open(data: bytes, reading: Reading) -> OpenedImage:
+def open_here(data: bytes, reading: Reading) -> OpenedImage:
+    """As open_image, in this process whatever is known of the image; errors of any kind may be raised."""
     if not data:
         raise BrokenImage("the file is empty")
     if data[128:132] == b"DICM" and data[:3] != _JPEG:  # what comes before may be anything, a TIFF's header too

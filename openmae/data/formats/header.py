@@ -51,12 +51,13 @@ class OpenedImage:
     """A file of which only the header has been read.
 
     pixels: -> (height, width, channels) as the header says, but for what is asked. reduces: whether it can be decoded
-    smaller, as a JPEG can.
+    smaller, as a JPEG can. file: its bytes, once `open_image` has opened it.
     """
 
     header: Header
     pixels: Callable[[Wanted], NDArray[Any]]
     reduces: bool = False
+    file: bytes = b""
 
 
 def check_size(height: int, width: int, bytes_a_pixel: float, frames: int = 1) -> None:

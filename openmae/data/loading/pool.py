@@ -257,7 +257,7 @@ class _Crew(Generic[Task, Result]):
 
 
 def _deadly() -> BrokenImage:
-    return BrokenImage(f"reading it ended {DEADLY} processes (out of memory, or a fault in the decoder)")
+    return BrokenImage(f"reading it ended {DEADLY} processes (out of memory, a fault in the decoder, or no end to it)")
 
 
 def _lose_patience(pipe: Connection) -> None:
