@@ -11,6 +11,7 @@ Source: MAE (arXiv 2111.06377) section 3, Table 1f and Figure 6; block masking a
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -86,6 +87,16 @@ def uniform(generator: np.random.Generator, grid: tuple[int, ...], num_visible: 
     visible = np.zeros(len(along_curve), dtype=bool)
     visible[chosen] = True
     return _visible_first(visible)
+
+
+@lru_cache(maxsize=8)
+def _units(grid: tuple[int, ...], unit: int) -> Order:
+    """(U, P) the patches of each mask unit of `unit` patches a side."""
+    sides = [side // unit for side in grid]
+    patches = np.arange(math.prod(grid)).reshape([n for side in sides for n in (side, unit)])
+    axes = range(len(grid))
+    patches = patches.transpose([2 * a for a in axes] + [2 * a + 1 for a in axes])
+    return patches.reshape(math.prod(sides), -1)
 
 
 def _sides(generator: np.random.Generator, grid: tuple[int, ...], area: float) -> list[int]:
@@ -176,6 +187,11 @@ class Masking:
         end = self.mask_ratio if self.mask_ratio_end is None else self.mask_ratio_end
         return self.mask_ratio + (end - self.mask_ratio) * SCHEDULES[self.mask_schedule](progress, draw)
 
+    @property
+    def least_ratio(self) -> float:
+        """The smallest that it ever is."""
+        return self.mask_ratio if self.mask_ratio_end is None else min(self.mask_ratio, self.mask_ratio_end)
+
     def counts(self, grid: tuple[int, ...], ratio: float | None = None) -> tuple[int, int]:
         """(visible, predicted) patches on a grid, at `mask_ratio` or the ratio given.
 
@@ -201,19 +217,40 @@ class Masking:
         return visible * size, max(1, round(hidden * self.predict_fraction))
 
     def draw(
-        self, generator: np.random.Generator, grid: tuple[int, ...], ratio: float | None = None
+        self,
+        generator: np.random.Generator,
+        grid: tuple[int, ...],
+        ratio: float | None = None,
+        unfit: NDArray[np.bool_] | None = None,
     ) -> tuple[Order, Order]:
-        """One image's mask: (V,) visible patches and (Q,) hidden patches to predict, both ascending."""
+        """One image's mask: (V,) visible patches and (Q,) hidden patches to predict, both ascending.
+
+        unfit: (N,) patches that are neither shown nor asked for. They hide first; V and Q stay what they are, so some
+        of the others are asked for more than once, as evenly as it goes. Raises ValueError where too few are left.
+        """
         visible, predicted = self.counts(grid, ratio)
         unit = self.mask_unit
         coarse = tuple(side // unit for side in grid)
-        order = MASKS[self.mask](generator, coarse, visible // unit ** len(grid))
-        if unit > 1:
-            patches = np.arange(math.prod(grid)).reshape([n for side in coarse for n in (side, unit)])
-            axes = range(len(grid))
-            patches = patches.transpose([2 * a for a in axes] + [2 * a + 1 for a in axes])
-            order = patches.reshape(math.prod(coarse), -1)[order].reshape(-1)
-        queries = order[visible:]
+        units = _units(grid, unit)
+        order = MASKS[self.mask](generator, coarse, len(units) * visible // math.prod(grid))
+        if unfit is not None:
+            if not self.leaves_enough(unfit, grid, ratio):
+                raise ValueError(f"{int((~unfit).sum())} patches of {len(unfit)} can be used: too few for this mask")
+            order = order[np.argsort(unfit[units[order]].any(1), kind="stable")]
+        patches = units[order].reshape(-1)
+        queries = patches[visible:]
+        if unfit is not None:
+            queries = queries[~unfit[queries]]
+            if len(queries) < predicted:
+                return np.sort(patches[:visible]), np.sort(np.resize(generator.permutation(queries), predicted))
         if predicted < len(queries):
             queries = generator.choice(queries, predicted, replace=False, shuffle=False)
-        return np.sort(order[:visible]), np.sort(queries)
+        return np.sort(patches[:visible]), np.sort(queries)
+
+    def leaves_enough(self, unfit: NDArray[np.bool_], grid: tuple[int, ...], ratio: float | None = None) -> bool:
+        """Whether, beside the patches (N,) that are unfit, there are enough to show and at least one to ask for."""
+        visible, _ = self.counts(grid, ratio)
+        units = unfit[_units(grid, self.mask_unit)]
+        shown = visible // units.shape[1]
+        whole = int((~units.any(1)).sum())
+        return whole >= shown and int((~unfit).sum()) > visible

@@ -48,11 +48,14 @@ class AskedReading:
     """Whether a file's pages of one size are frames, of which one is drawn, or the channels of one image."""
     dicom_units: DicomUnits | None = None
     """Whether DICOM's stored values are rescaled as the file says (Hounsfield units, ...) or taken as they are."""
+    nodata: tuple[float, ...] | None = None
+    """Values that stand for no-data in the files, as `openmae stats` shows them, beside those that a file itself calls
+    so; without a value, none do. Default: values such as -9999 that lie far from all others."""
 
     @property
     def reading(self) -> Reading:
         """What is asked for."""
-        return Reading(self.alpha, self.layout, self.pages, self.dicom_units)
+        return Reading(self.alpha, self.layout, self.pages, self.dicom_units, self.nodata)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ pre-training takes these figures from a sample of 2048 images.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +35,7 @@ from openmae.machine.workers import reading_workers
 from openmae.randomness import generator
 from openmae.recipes.asked import AskedFiles, AskedReading, Readers
 from openmae.recipes.levels import say_apart
+from openmae.recipes.nodata import missing_pixels, say_taken, warn_of_suspects
 from openmae.report.plots.histogram import draw_histogram
 
 _NAMED = 5  # images that cannot be read
@@ -78,12 +79,19 @@ def run(settings: Stats) -> None:
     with counting("reading", len(source), console) as say:
         found = measure(source, pixels, workers, say)
     seconds = time.monotonic() - started
+    taken = [one for one in found.suspected if one.is_usual] if settings.nodata is None else []
+    if taken:
+        pixels = replace(pixels, reading=replace(pixels.reading, nodata=tuple(one.value for one in taken)))
+        with counting("reading without no-data", len(source), console) as say:
+            found = measure(source, pixels, workers, say)
     which = f"bands {_words(pixels.bands)}" if pixels.bands is not None else with_flags(why)
     channels = "1 channel" if pixels.in_chans == 1 else f"{pixels.in_chans} channels"
     console.print(f"{settings.data}: {pace(len(source), seconds)}")
     console.print(f"Read as {channels} of {_DEPTHS[pixels.depth]} ({which})\n")
     _show_images(found, console)
     _show_channels(found, console)
+    say_taken(taken, console)
+    warn_of_suspects(found.suspected, console)
     say_apart(found.apart, console)
     for note in _notes(found, source, settings.data):
         console.print(note, soft_wrap=True)
@@ -149,6 +157,8 @@ def _notes(found: Distribution, source: Source, data: str) -> list[str]:
     highest = int(found.most.max()) if np.isfinite(found.most.max()) else 0
     if found.statistics.pixels.depth == "uint16" and highest < 2**15:
         notes.append(f"No level is above {highest:,}: {highest.bit_length()}-bit data in 16 bits, which is fine.\n")
+    if found.gaps:
+        notes.append(f"{missing_pixels(found.gaps, len(found.sizes), float(found.missing.mean()))}.\n")
     if constant := [str(i + 1) for i in np.flatnonzero(found.least == found.most)]:
         notes.append(
             f"Channel {', '.join(constant)} has the same level everywhere: nothing can be learnt from it; leave it out "

@@ -1,7 +1,9 @@
 """No-data: what GDAL's tag, the user, or a float that is no number calls missing, beside numpy's masked arrays."""
 
 import io
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 
 from openmae.data.formats import apart
 from openmae.data.formats.channels import PixelFormat
@@ -22,10 +25,13 @@ from openmae.data.formats.missing import equals
 from openmae.data.formats.reading import Reading
 from openmae.data.shards.packing import Packing, pack_image
 from openmae.data.survey.distribution import PERCENTILES, measure
+from openmae.data.survey.findings import InspectedSplit, judge
+from openmae.data.survey.inspection import inspect
 from openmae.data.survey.sample import survey
 from openmae.data.views.centred import centred
 from openmae.data.views.statistics import WHITE, Statistics
-from openmae.errors import BrokenImage
+from openmae.errors import BrokenImage, UserError
+from openmae.recipes.levels import check_levels
 from tests.data.deep import Files
 from tests.images import encoded
 
@@ -280,3 +286,45 @@ def test_what_is_missing_comes_back_from_a_decoder_apart(monkeypatch: pytest.Mon
     image, gaps = with_gaps("uint16", 0, 12)
     monkeypatch.setattr(apart.IN_HAND, "is_suspect", True)
     np.testing.assert_array_equal(as_it_is(tagged(image, "0"))[2], gaps)
+
+
+def test_no_file_names_it_so_a_model_that_knows_nothing_of_it_refuses_it() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    made = [with_gaps("int16", -9999, seed)[0] for seed in range(4)]
+    source = Files([npy(image) for image in made])
+    statistics = Statistics((1000.0,) * 3, (100.0,) * 3, PixelFormat(3, None, "float32"))
+    with pytest.raises(UserError, match=r"-9999 in 4 of 4 images.* looks like no-data.*give --nodata -9999"):
+        check_levels("model", statistics, source, 0, console)
+    told = replace(statistics, pixels=replace(statistics.pixels, reading=Reading(nodata=(-9999.0,))))
+    check_levels("model", told, source, 0, console)
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_values_that_the_user_names_travel_with_the_statistics() -> None:
+    for nodata in (None, (), (-9999.0, LOWEST)):
+        statistics = Statistics((1.0,), (1.0,), PixelFormat(1, None, "float32", Reading(nodata=nodata)))
+        kept = json.loads(json.dumps(statistics.to_dict()))
+        assert ("nodata" in kept) == (nodata is not None)
+        assert Statistics.from_dict(kept) == statistics
+
+
+def test_check_counts_what_is_missing_and_names_what_looks_so() -> None:
+    images = [with_gaps("uint16", 0, seed) for seed in range(3)]
+    for number, (image, _) in enumerate(images):
+        image[:] = 1000
+        image[:, : (3, 8, 26)[number]] = 0
+    source = Files([tagged(image, "0") for image, _ in images])
+    found = inspect(source, 0)
+    shares = [(image == 0).mean() for image, _ in images]
+    np.testing.assert_allclose(found.rows["missing"], shares, rtol=1e-6)
+    said = {finding.what: finding.severity for finding in judge([InspectedSplit("", source, found, None, (), "no")])}
+    assert said["1 image is no-data for more than half"] == "warning"
+    assert said[f"3 images have no-data, {np.mean(shares):.2%} of all pixels"] == "note"
+    unsaid = Files([npy(with_gaps("float32", LOWEST, seed)[0]) for seed in range(3)])
+    (finding,) = [
+        finding
+        for finding in judge([InspectedSplit("", unsaid, inspect(unsaid, 0), None, (), "no")])
+        if "no-data" in finding.what
+    ]
+    assert finding.severity == "warning"
+    assert "-3.40282e+38 in 3 of 3 images" in finding.what

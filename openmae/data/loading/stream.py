@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmae.data.formats.decode import decode, open_image, patch_complaint
+from openmae.data.formats.decode import decode_masked, open_image, patch_complaint
 from openmae.data.loading.pool import AHEAD, Hand, SharedArray, ordered
 from openmae.data.sources.source import Source
 from openmae.data.views.crop import Crop, View, cut, draw_crop, reduction
+from openmae.data.views.missing import MAX_NODATA, MissingOf, usable
 from openmae.errors import BrokenImage, UserError
 from openmae.masking import Masking
 from openmae.randomness import epoch_order, generator
@@ -87,12 +88,14 @@ class _Made:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a visit's views are made of: their generators, from which their crops were drawn; the image, decoded at
-    1/reduce of its size (height, width), or None where none could be found; its index."""
+    """What a visit's views are made of: their generators, from which their crops were drawn; which patches of each are
+    unfit (N,), None for none; the image, decoded at 1/reduce of its size (height, width), or None where none could be
+    found; its index."""
 
     draws: list[np.random.Generator]
     index: int
     crops: list[Crop] = field(default_factory=list)
+    unfit: list[NDArray[np.bool_] | None] = field(default_factory=list)
     image: NDArray[Any] | None = None
     size: tuple[int, int] = (0, 0)
     reduce: int = 1
@@ -105,6 +108,8 @@ class Stream:
     masking: how patches hide, None where nothing does; its ratio follows the step, so `batch_size` and `steps` are
         needed.
     repeats: views of each decoded image, one after the other; batch_size counts views.
+    max_nodata: share of a patch that may be missing, above which it is neither shown nor asked for; of a view's patches
+        that may be such, above which the view is drawn anew; and of an image, above which another stands in for it.
     """
 
     source: Source
@@ -114,6 +119,7 @@ class Stream:
     steps: int
     seed: int
     repeats: int = 1
+    max_nodata: float = MAX_NODATA
 
     def batches(
         self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, part: range | None = None
@@ -174,7 +180,6 @@ def _make(stream: Stream, ring: SharedArray | None, piece: _Piece, hand: Hand) -
     ratio = None
     if stream.masking is not None:
         ratio = stream.masking.ratio(step / stream.steps, generator(stream.seed, "step", index=step).random())
-    grid = (view.img_size[0] // view.patch_size[0], view.img_size[1] // view.patch_size[1])
     shape = (piece.stop - piece.start, *view.img_size, view.pixels.in_chans)
     images = np.zeros(shape, view.pixels.depth) if ring is None else ring.array[piece.slot]
     visible, queries, noise = [], [], []
@@ -194,7 +199,8 @@ def _make(stream: Stream, ring: SharedArray | None, piece: _Piece, hand: Hand) -
                 cut(loaded.image, loaded.size, crop, view.img_size, loaded.reduce, out)
             shown = asked = _NONE
             if stream.masking is not None:
-                shown, asked = stream.masking.draw(draws, grid, ratio)
+                unfit = None if loaded.image is None else loaded.unfit[number]
+                shown, asked = stream.masking.draw(draws, view.grid, ratio, unfit)
             visible.append(shown)
             queries.append(asked)
             noise.append(draws.random(view.noise, np.float32))
@@ -246,8 +252,15 @@ def _load(
             reduce = min(reduction((crop.height, crop.width), view.img_size) for crop in crops)
             rows = max(crop.top + crop.height for crop in crops)
             frame = int(other().integers(header.frames)) if header.frames > 1 else None
-            image = decode(opened, view.pixels, reduce=reduce, rows=rows, frame=frame)
-            return _Loaded(draws, index, crops, image, size, reduce if opened.reduces else 1)
+            image, missing = decode_masked(opened, view.pixels, reduce=reduce, rows=rows, frame=frame)
+            reduce = reduce if opened.reduces else 1
+            unfit: list[NDArray[np.bool_] | None] = [None] * len(crops)
+            if missing is not None and opened.reduces:  # other crops may lie below those that were drawn first
+                image, missing = decode_masked(opened, view.pixels, reduce=reduce, frame=frame)
+            if missing is not None and stream.masking is not None and stream.max_nodata < 1:
+                lacking = MissingOf(missing, size, reduce)
+                crops, unfit = usable(lacking, crops, draws, view, stream.masking, stream.max_nodata)
+            return _Loaded(draws, index, crops, unfit, image, size, reduce)
         except (OSError, BrokenImage) as error:
             broken.append((index, str(error)))
             index = int(other().integers(len(stream.source)))

@@ -19,6 +19,7 @@ from openmae.data.sources.source import Source, Subset
 from openmae.data.survey.duplicates import same_files
 from openmae.data.survey.inspection import Inspection
 from openmae.data.survey.levels import apart
+from openmae.data.views.missing import MAX_NODATA
 
 Severity = Literal["error", "warning", "note"]
 
@@ -79,6 +80,7 @@ def judge(splits: Sequence[InspectedSplit]) -> list[Finding]:
         findings += _unreadable(split)
         findings += _sizes(split)
         findings += _blank(split)
+        findings += _no_data(split)
     findings += _kinds(splits)
     findings += _labels(splits)
     order = ("error", "warning", "note")
@@ -143,6 +145,35 @@ def _blank(split: InspectedSplit) -> Iterator[Finding]:
             f"{_images(blank.sum())}{_of(split)} {_are(blank.sum())} blank, one colour all over ({share:.2%})",
             "nothing can be learnt from them: remove them",
             split.examples(blank),
+        )
+
+
+def _no_data(split: InspectedSplit) -> Iterator[Finding]:
+    missing = split.found.rows["missing"]
+    most = missing > MAX_NODATA
+    if most.any():
+        yield Finding(
+            "warning",
+            f"{_images(most.sum())}{_of(split)} {_are(most.sum())} no-data for more than half",
+            "pre-training leaves them out; raise its `max_nodata` to keep them",
+            split.examples(most),
+        )
+    some = missing > 0
+    if some.any():
+        share = missing[split.found.good].mean()
+        yield Finding(
+            "note",
+            f"{_images(some.sum())}{_of(split)} {_have(some.sum())} no-data, {share:.2%} of all pixels",
+            "nothing to do: no figure counts it, and a model sees the mean in its place",
+            split.examples(some),
+        )
+    for one in split.found.suspected:
+        yield Finding(
+            "warning",
+            f"there is {one}{_of(split)}: it looks like no-data, and no file says so",
+            f"pretrain and stats take it for that, and say so; give every other command `nodata={one.value:g}`"
+            if one.is_usual
+            else f"if it is, give every command `nodata={one.value:g}`",
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.header import Depth
+from openmae.data.survey.nodata import Suspect
 from openmae.data.views.statistics import WHITE, Statistics
 from openmae.errors import UserError
 
@@ -30,10 +31,11 @@ _SHARE_APART = 0.02  # of the images, at least, on both sides, and two images
 @dataclass(frozen=True)
 class Levels:
     """Scaled pixels of n images: moments (n, 2, C), each image's means of its pixels and of their squares; depths: of
-    each file, before it was brought to that of the others."""
+    each file, before it was brought to that of the others; suspected: values that look like no-data."""
 
     moments: NDArray[np.float64]
     depths: tuple[Depth, ...]
+    suspected: tuple[Suspect, ...] = ()
 
     @property
     def mean(self) -> NDArray[np.float64]:

@@ -143,14 +143,16 @@ def levels_of(files: Iterable[bytes | OSError | BrokenImage], pixels: PixelForma
     return _levels(_seen(index, data, pixels, pixels.reading) for index, data in enumerate(files))
 
 
-def _levels(seen: Iterable[_Seen]) -> Levels:
+def _levels(found: Iterable[_Seen]) -> Levels:
+    seen = [*found]
     good = [(one.header, one.moments) for one in seen if one.header is not None and one.moments is not None]
     if not good:
         return UNKNOWN
     moments = np.stack([moments for _, moments in good])
     # A channel of which an image has nothing is as the other images' is.
     own = np.where(moments[:, :1] > 0, means_of(moments), means_of(moments.sum(0)))
-    return Levels(own, tuple(header.depth for header, _ in good))
+    suspected = suspects(one.ends for one in seen if one.ends is not None)
+    return Levels(own, tuple(header.depth for header, _ in good), suspected)
 
 
 def sample_headers(

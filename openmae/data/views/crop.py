@@ -57,6 +57,11 @@ class View:
     finish: Callable[[NDArray[Any], np.random.Generator], None] | None = None
     noise: int = 0
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        return self.img_size[0] // self.patch_size[0], self.img_size[1] // self.patch_size[1]
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -125,13 +130,18 @@ def cut(
 ) -> NDArray[Any]:
     """(h, w, C) -> (*img_size, C). `size` is what the crop was drawn for; the image was decoded at 1/reduce of it,
     and may lack rows below the crop. out: where to write the view."""
+    return resize(cropped(image, size, crop, reduce), img_size, out)
+
+
+def cropped(image: NDArray[Any], size: tuple[int, int], crop: Crop, reduce: int = 1) -> NDArray[Any]:
+    """The pixels (h, w, C) that `cut` makes a view of."""
     vertical, horizontal = (-(-side // reduce) / side for side in size)
     top, left = round(crop.top * vertical), round(crop.left * horizontal)
     height, width = max(1, round(crop.height * vertical)), max(1, round(crop.width * horizontal))
     part = image[top : top + height, left : left + width]
     if crop.mirrored:
         part = torch.from_numpy(part).flip(1).numpy()  # numpy takes ten times as long to copy pixels backwards
-    return resize(part, img_size, out)
+    return part
 
 
 def centred_view(image: NDArray[Any], img_size: tuple[int, int], kernel: Kernel = "bicubic") -> NDArray[Any]:

@@ -1,5 +1,10 @@
-"""Where a view lacks pixels: what is missing of an image follows its crops."""
+"""Where a view lacks pixels: what is missing of an image follows its crops.
 
+A patch that is mostly no-data is neither shown nor asked for; a view of which too much is such patches is drawn anew.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,6 +13,59 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from openmae.data.formats.missing import Missing
+from openmae.data.views.crop import Crop, View, cropped, draw_crop
+from openmae.errors import UnfitImage
+from openmae.masking import Masking
+
+MAX_NODATA = 0.5
+"""Share of a patch, and of a view's patches: one of which more is filled in says more of what it is filled with than of
+what is there; and where half of the patches are left, a mask of 75% shows as many as ever and asks for as many."""
+_TRIES = 20  # crops: of an image of which half is missing on one side, about every second one will do
+
+
+@dataclass(frozen=True)
+class MissingOf:
+    """What an image lacks: missing (h, w, C) at 1/reduce of its size (height, width)."""
+
+    missing: Missing
+    size: tuple[int, int]
+    reduce: int
+
+    def unfit(self, crop: Crop, grid: tuple[int, int], most: float) -> NDArray[np.bool_]:
+        """(N,) which patches of a view lack more than the share `most`."""
+        part = cropped(self.missing, self.size, crop, self.reduce)
+        return shares(part, grid).mean(-1).reshape(-1) > most
+
+
+def usable(
+    image: MissingOf,
+    crops: Sequence[Crop],
+    draws: Sequence[np.random.Generator],
+    view: View,
+    masking: Masking,
+    most: float,
+) -> tuple[list[Crop], list[NDArray[np.bool_] | None]]:
+    """The crops of an image, each replaced by the next one from its generator until the masking has patches enough; and
+    which patches of each are unfit, (N,), None where all are fit.
+
+    most: share of a patch, of a view's patches, and of the image that may be missing.
+    Raises UnfitImage where there are no such crops.
+    """
+    if (share := float(image.missing.mean())) > most:
+        raise UnfitImage(f"{share:.1%} of it is no-data, more than `max_nodata={most:g}` allows", "leave it out")
+    found, unfit = [], []
+    for first, own in zip(crops, draws, strict=True):
+        crop = first
+        for _ in range(_TRIES):
+            gone = image.unfit(crop, view.grid, most)
+            if gone.mean() <= most and masking.leaves_enough(gone, view.grid, masking.least_ratio):
+                break
+            crop = draw_crop(image.size, view.img_size, view.augmentation, own)
+        else:
+            raise UnfitImage(f"{_TRIES} crops of it have too many patches that are no-data", "raise `max_nodata`")
+        found.append(crop)
+        unfit.append(gone if gone.any() else None)
+    return found, unfit
 
 
 def shares(missing: Missing, size: tuple[int, int]) -> NDArray[Any]:

@@ -27,6 +27,7 @@ COLUMNS: dict[str, type] = {
     "depth": str,
     "frames": int,
     "blank": bool,
+    "missing": float,
     "digest": str,
     "reason": str,
 }
@@ -68,11 +69,12 @@ def _rows(split: InspectedSplit) -> Iterator[tuple[Any, ...]]:
                 kind[2],
                 int(row["frames"]),
                 bool(row["blank"]),
+                round(float(row["missing"]), 6),
                 row["digest"].tobytes().hex(),
                 None,
             )
         else:
-            yield name, split.name, label, *[None] * 10, with_flags(split.found.reasons[index])
+            yield name, split.name, label, *[None] * 11, with_flags(split.found.reasons[index])
 
 
 def _write_csv(file: BinaryIO, splits: Sequence[InspectedSplit]) -> None:
@@ -86,7 +88,7 @@ def _write_csv(file: BinaryIO, splits: Sequence[InspectedSplit]) -> None:
 
 def _write_parquet(file: BinaryIO, splits: Sequence[InspectedSplit]) -> None:
     pyarrow, parquet = _pyarrow()
-    types = {str: pyarrow.string(), int: pyarrow.int64(), bool: pyarrow.bool_()}
+    types = {str: pyarrow.string(), int: pyarrow.int64(), bool: pyarrow.bool_(), float: pyarrow.float64()}
     schema = pyarrow.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
     with parquet.ParquetWriter(file, schema) as writer:
         for split in splits:

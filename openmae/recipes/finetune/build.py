@@ -17,6 +17,7 @@ from openmae.errors import UserError, of_user
 from openmae.heads import Classifier, Pool, learn_last_blocks
 from openmae.model import SIZES, ViT, create_model, initialize
 from openmae.recipes.finetune.settings import Finetune
+from openmae.recipes.nodata import say_taken, warn_of_suspects
 from openmae.recipes.training.schedule import Course
 from openmae.recipes.training.settings import given, pair
 from openmae.weights import Loaded, is_timm_name, load_model
@@ -140,9 +141,11 @@ def pretrained(settings: Finetune, loaded: Loaded) -> Start:
     return Start(loaded.encoder, loaded.statistics, target, False, info["provenance"], info.get("licence"))
 
 
-def fresh(settings: Finetune, train: Source, workers: int) -> Start:
+def fresh(settings: Finetune, train: Source, workers: int, console: Console) -> Start:
     """An encoder of the named size for these images. Raises UserError."""
     look = survey(train, settings.seed, workers=workers, reading=settings.reading)
+    say_taken(look.no_data, console)
+    warn_of_suspects(look.suspected, console)
     side = min(224, *look.size)
     patch = pair(settings.patch_size or (16 if side >= 128 else 8 if side >= 64 else 4))
     size = pair(settings.img_size) if settings.img_size else tuple(max(1, side // p) * p for p in patch)

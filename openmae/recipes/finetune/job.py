@@ -123,7 +123,7 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
     task, is_former = taken.task, here.ranks.from_lead(_is_former(here))
     right = answers(train, task, outputs_before(train, task) if is_former else None)
     asked = answers(val, task, right.names)
-    start = fresh(settings, train, here.workers) if loaded is None else pretrained(settings, loaded)
+    start = fresh(settings, train, here.workers, here.console) if loaded is None else pretrained(settings, loaded)
     what = {
         "classification": f"{len(right.names)} classes",
         "multi-label": f"{len(right.names)} labels",

@@ -23,7 +23,8 @@ from openmae.recipes.training.settings import given, pair
 class Pretraining:
     """What follows from settings that are chosen, as `config` has them.
 
-    repeat_aug: views of an image once it is decoded. pictures, evaluations: how many of each, evenly over the run.
+    repeat_aug: views of an image once it is decoded. max_nodata: share of a patch, a view and an image. pictures,
+    evaluations: how many of each, evenly over the run.
     """
 
     config: dict[str, Any]
@@ -32,6 +33,7 @@ class Pretraining:
     statistics: Statistics
     augmentation: Augmentation
     repeat_aug: int
+    max_nodata: float
     weight_decay: float
     decay_tokens: bool
     grad_checkpointing: bool
@@ -82,6 +84,7 @@ def stream_of(run: Pretraining, source: Source, workers: int) -> Stream:
         run.course.schedule.steps,
         run.course.seed,
         run.repeat_aug,
+        run.max_nodata,
     )
 
 

@@ -46,6 +46,7 @@ def choose(
         "pixel_type": (pixels.depth, "the deepest that the images have"),
         "mean": (look.statistics.mean, f"over {len(look.sizes):,} of the images"),
         "std": (look.statistics.std, "likewise"),
+        **_no_data(look),
         "crop_fit": ("retry", "as torchvision and the released code"),
         "decay_tokens": ("off", "they are no matrices"),
         **(_paper(settings) if settings.recipe == "paper" else _auto(settings, look, images, device)),
@@ -75,6 +76,7 @@ def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:
         statistics=statistics_of(settings),
         augmentation=settings.augmentation,
         repeat_aug=settings.repeat_aug,
+        max_nodata=settings.max_nodata,
         weight_decay=settings.weight_decay,
         decay_tokens=settings.decay_tokens == "on",
         grad_checkpointing=settings.grad_checkpointing == "on",
@@ -144,6 +146,13 @@ def decoding(settings: Pretrain) -> Pretrain:
     return replace(
         settings, decoder=decoder, predict_fraction=(FAST_FRACTION if light else 1.0) if share is None else share
     )
+
+
+def _no_data(look: Survey) -> Values:
+    """The values that were taken for no-data, where there are such."""
+    if not look.no_data:
+        return {}
+    return {"nodata": (look.statistics.pixels.reading.nodata, f"no-data: {'; '.join(map(str, look.no_data))}")}
 
 
 def _paper(settings: Pretrain) -> Values:

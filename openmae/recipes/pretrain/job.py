@@ -31,6 +31,7 @@ from openmae.machine.device import memory_of
 from openmae.model import MaskedAutoencoder, patchify
 from openmae.randomness import generator
 from openmae.recipes.levels import say_apart
+from openmae.recipes.nodata import missing_pixels, warn_of_suspects
 from openmae.recipes.pretrain.build import Images, Pretraining, build, stream_of
 from openmae.recipes.pretrain.choose import check_compiles, choose, settle
 from openmae.recipes.pretrain.settings import Pretrain
@@ -92,6 +93,9 @@ def open_images(settings: Pretrain, here: Here) -> Images:
             depth=settings.pixel_type,
             reading=settings.reading,
         )
+        if look.missing[0]:
+            console.print(missing_pixels(look.missing[0], len(look.sizes), look.missing[1]), soft_wrap=True)
+        warn_of_suspects(look.suspected, console)
     return Images(train, val, shown, look)
 
 
@@ -202,7 +206,8 @@ def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[in
     patches: list[Tensor] = []
     for position in count():
         batch = stream.views(position, position + 1)
-        patches.append(patchify(statistics.normalize(batch.images), patch_size)[0])
+        used = torch.cat([batch.visible[0], batch.queries[0]]).unique()  # the others may be no-data
+        patches.append(patchify(statistics.normalize(batch.images), patch_size)[0, used])
         if len(patches) >= 512 and sum(map(len, patches)) >= 10 * patches[0].shape[1]:
             return torch.cat(patches)
     raise AssertionError("count() never ends")

@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 from openmae.data.formats.channels import check_bands
 from openmae.data.formats.header import Depth
 from openmae.data.views.crop import BEFORE_CROP_FIT, Augmentation
+from openmae.data.views.missing import MAX_NODATA
 from openmae.errors import UserError, of_user
 from openmae.masking import Masking
 from openmae.model import grid_of
@@ -36,7 +37,7 @@ _BOUNDS: Bounds = {
     **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad", "repeat_aug", "in_chans"), ABOVE_0),
     **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "pictures", "evaluations", "checkpoint_minutes"), FROM_0),
-    "max_broken": SHARE,
+    **dict.fromkeys(("max_broken", "max_nodata"), SHARE),
     "seed": SEED,
     "std": (lambda numbers: min(numbers, default=0) > 0, "give numbers above 0"),
 }
@@ -125,6 +126,10 @@ class Pretrain(AskedGroups, AskedReading):
     """Views, one after the other, of an image once it is decoded (repeated augmentation): for when loading is what the
     training waits for. Epochs and the batch count views."""
     hflip: Hflip = True
+    max_nodata: float = MAX_NODATA
+    """Share of a patch that may be no-data, 0 to 1: of which more is, it is neither shown to the model nor asked for.
+    Crops with more such patches are drawn again, and images of which more is no-data are left out, as broken ones are.
+    1 takes all as they are, filled with the mean."""
     max_broken: MaxBroken = 0.01
 
     epochs: float | None = None

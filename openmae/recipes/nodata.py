@@ -1,0 +1,35 @@
+"""What commands say of pixels that are missing, and of values that look like no-data."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from openmae.data.survey.nodata import Suspect
+
+
+def missing_pixels(images: int, of: int, share: float) -> str:
+    """So many images, of those looked at, lack some of their pixels, this share of all."""
+    are = "image lacks" if images == 1 else "images lack"
+    return (
+        f"{images:,} of {of:,} {are} some of their pixels, {share:.2%} of all: no-data, which no figure counts and in "
+        "whose place a model sees the mean"
+    )
+
+
+def say_taken(taken: Sequence[Suspect], console: Console) -> None:
+    """Says which values were taken for no-data, because no camera writes them."""
+    for one in taken:
+        console.print(
+            f"Taken for no-data: {one}. --nodata gives other values, and without a value says that there are none",
+            soft_wrap=True,
+        )
+
+
+def warn_of_suspects(suspected: Sequence[Suspect], console: Console) -> None:
+    """Says which values may be no-data, where nobody says whether they are."""
+    for one in suspected:
+        console.print(
+            f"warning: {one}: if that is no-data, give --nodata {one.value:g}",
+            style="yellow",
+            soft_wrap=True,
+        )
