@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
@@ -48,6 +48,7 @@ class Say(Protocol):
 
 
 PLAIN_SECONDS = 30.0
+LEAST_BAR = 12  # columns that a bar and the spaces beside it take at least
 
 
 class Progress:
@@ -73,16 +74,29 @@ class Progress:
 
     def show(self, step: int, loss: float, lr: float, rate: float, waiting: float, seconds_left: float | None) -> None:
         """After `step` steps: mean loss, rate in images/s, waiting as a share of 0..1; seconds_left may be unknown."""
-        line = (
-            f"step {step}/{self.steps} · loss {loss:.4f} · lr {lr:.2e} · {rate:,.0f} images/s · data wait {waiting:.0%}"
-        )
-        if seconds_left is not None:
-            line += f" · {duration(seconds_left)} left"
+        parts = {
+            "step": f"step {step}/{self.steps}",
+            "loss": f"loss {loss:.4f}",
+            "lr": f"lr {lr:.2e}",
+            "rate": f"{rate:,.0f} images/s",
+            "waiting": f"data wait {waiting:.0%}",
+            "left": "" if seconds_left is None else f"{duration(seconds_left)} left",
+        }
+        line = joined(parts.values())
         if self._live is not None:
+            for dispensable in ("lr", "waiting", "rate", "loss"):  # on a narrow terminal
+                if len(line) > self.console.width:
+                    del parts[dispensable]
+                    line = joined(parts.values())
             self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
         elif time.monotonic() - self._last_plain >= PLAIN_SECONDS or step == self.steps:
             self._last_plain = time.monotonic()
             self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Those that say something, with dots between them."""
+    return " · ".join(part for part in parts if part)
 
 
 @contextmanager
@@ -91,8 +105,8 @@ def counting(what: str, total: int, console: Console, before: int = 0) -> Iterat
     elsewhere, with the time left. before: images that were done at an earlier time, and are not told again."""
     started = time.monotonic()
     said = started - PLAIN_SECONDS + FIRST_SECONDS
-    columns = (TextColumn(what), BarColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    columns = (TextColumn(what), BarColumn(None), TextColumn("{task.description}"))
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal, expand=True) as bar:
         task = bar.add_task("", total=total, completed=before)
 
         def say(done: int, more: str = "") -> None:
@@ -100,8 +114,11 @@ def counting(what: str, total: int, console: Console, before: int = 0) -> Iterat
             now = time.monotonic()
             rate = done / max(1e-9, now - started)
             left = duration((total - before - done) / max(1e-9, rate))
-            parts = (f"{before + done:,} of {total:,} images", more, f"{rate:,.0f} images/s", f"{left} left")
-            line = " · ".join(part for part in parts if part)
+            done_of = f"{before + done:,} of {total:,} images"
+            line = joined((done_of, more, f"{rate:,.0f} images/s", f"{left} left"))
+            for shorter in (joined((done_of, more, f"{left} left")), joined((done_of, f"{left} left")), f"{left} left"):
+                if console.is_terminal and len(line) > console.width - len(what) - LEAST_BAR:
+                    line = shorter
             bar.update(task, completed=before + done, description=line)
             if not console.is_terminal and now - said >= PLAIN_SECONDS:
                 said = now

@@ -150,7 +150,7 @@ def imported() -> ModuleType:
         import imagecorruptions
     except ImportError as error:
         raise UserError(
-            "`corruptions` needs imagecorruptions", f"pip install 'openmae[corruptions]' (it says: {error})"
+            "`corruptions` needs imagecorruptions", f"pip install imagecorruptions-imaug (it says: {error})"
         ) from error
     cv2.setNumThreads(1)  # its threads do not survive a fork, and every loader process has a core of its own
     return imagecorruptions

@@ -87,7 +87,7 @@ def library(name: str) -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise UserError(f"{name} needs huggingface_hub", "pip install 'openmae[hub]'") from error
+        raise UserError(f"{name} needs huggingface_hub", "pip install huggingface_hub") from error
     return huggingface_hub
 
 

@@ -207,9 +207,11 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
     assert absent.verdict == "ok"
     assert "; not installed: " in absent.said
     missing = absent.said.partition("not installed: ")[2].split(", ")
+    assert "'no-reader>=2'" in absent.remedy
     assert ("tiff" in missing, "s3" in missing, "parquet" in missing, "dev" in missing) == (True, True, False, False)
     assert old.verdict == "warn"
     assert old.said.startswith("of heif, pillow is ")
+    assert old.remedy == "pip install --upgrade 'pillow>=999'"
 
 
 def test_a_driver_that_this_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

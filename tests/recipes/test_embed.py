@@ -470,7 +470,7 @@ def test_pyarrow_that_is_missing_is_named_before_anything_is_read(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     refused(
         run("embed", model, tmp_path / "data", "--out", tmp_path / "f.parquet"),
-        "pip install 'openmae[parquet]'",
+        "pip install pyarrow",
         ".npy",
     )
     assert run("embed", model, tmp_path / "data", "--out", tmp_path / "f.npy")[0] == 0

@@ -434,9 +434,9 @@ def test_bad_words_are_refused(tmp_path: Path, run: Run, monkeypatch: pytest.Mon
     assert not (model / "results.json").exists()
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     corruptions.imported.cache_clear()
-    refused(run("evaluate", model, data, "--corruptions", "fog"), "pip install 'openmae[corruptions]'")
+    refused(run("evaluate", model, data, "--corruptions", "fog"), "pip install imagecorruptions-imaug")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    refused(run("evaluate", model, data, "--save", tmp_path / "p.parquet"), "pip install 'openmae[parquet]'")
+    refused(run("evaluate", model, data, "--save", tmp_path / "p.parquet"), "pip install pyarrow")
 
 
 def test_bad_models_and_data_are_refused(tmp_path: Path, run: Run) -> None:

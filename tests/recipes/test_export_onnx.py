@@ -177,7 +177,9 @@ def test_refusals(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )
     refused(run("export", source, "--to", "onnx", "--out", tmp_path / "out.pt2"), "ends in .onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    refused(run("export", source, "--to", "onnx", "--out", tmp_path / "out.onnx"), "pip install 'openmae[onnx]'")
+    refused(
+        run("export", source, "--to", "onnx", "--out", tmp_path / "out.onnx"), "pip install onnx onnxscript onnxruntime"
+    )
     assert [file.name for file in tmp_path.iterdir()] == ["in.safetensors"]
 
 

@@ -175,6 +175,19 @@ def test_a_dry_run_and_its_numbers_agree(run: Run, tmp_path: Path) -> None:
     assert command[:4] == ["openmae", "pretrain", str(data), "--out"]
 
 
+def test_the_files_of_stats_and_of_a_run_are_settings(run: Run, tmp_path: Path, data: Path, finished: Path) -> None:
+    stats = tmp_path / "stats.toml"
+    assert run("stats", data, "--out", stats, "--workers", "0")[0] == 0
+    code, output, errors = run("plan", data, "--config", stats, *SHORT)
+    assert code == 0, errors
+    assert "--pixel-type uint8" in output
+    code, output, errors = run("plan", "--config", finished / "config.toml", "--seconds", "0.5")
+    assert code == 0, errors
+    assert f"openmae pretrain {data} --out RUN" in output
+    assert "--depth 2 --num-heads 2" in output
+    assert "--epochs 3" in output
+
+
 def test_the_command_makes_the_run_that_was_planned(run: Run, tmp_path: Path) -> None:
     """Whatever is chosen where it is run: here for a CPU what was planned for a GPU."""
     _, output, _ = run("plan", "--images", 5000, "--measured", bench(tmp_path / "bench.json"), "--mask-ratio", 0.6)

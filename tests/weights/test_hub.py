@@ -225,8 +225,8 @@ def test_a_missing_library_names_its_extra(
     run: Run, data: Path, evaluated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    refused(run("knn", "hub:bob/it", data), "pip install 'openmae[hub]'")
-    refused(run("push", evaluated, "alice/it"), "pip install 'openmae[hub]'")
+    refused(run("knn", "hub:bob/it", data), "pip install huggingface_hub")
+    refused(run("push", evaluated, "alice/it"), "pip install huggingface_hub")
 
 
 @pytest.mark.parametrize("token", ["hf_alice", ""])

@@ -33,7 +33,7 @@ def open_dicom(data: bytes) -> OpenedImage:
     try:
         import pydicom
     except ImportError as error:
-        raise UserError("reading DICOM needs pydicom and imagecodecs", "pip install 'openmae[dicom]'") from error
+        raise UserError("reading DICOM needs pydicom and imagecodecs", "pip install pydicom imagecodecs") from error
     _check_deflated(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -125,7 +125,7 @@ def _frame(dataset: Any, frame: int, size: tuple[int, int]) -> NDArray[Any]:
     try:
         import imagecodecs
     except ImportError as error:
-        raise UserError("reading compressed DICOM needs imagecodecs", "pip install 'openmae[dicom]'") from error
+        raise UserError("reading compressed DICOM needs imagecodecs", "pip install imagecodecs") from error
     offsets = None
     if "ExtendedOffsetTable" in dataset:
         offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)

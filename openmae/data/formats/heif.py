@@ -25,7 +25,7 @@ def open_avif(data: bytes) -> OpenedImage:
     try:
         from imagecodecs import avif_decode
     except ImportError as error:
-        raise UserError("reading AVIFs of 10 and 12 bits needs imagecodecs", "pip install 'openmae[tiff]'") from error
+        raise UserError("reading AVIFs of 10 and 12 bits needs imagecodecs", "pip install imagecodecs") from error
     still = _as_a_still(data)
     try:
         alpha = pillow_image(still, "AVIF").has_transparency_data
@@ -49,7 +49,7 @@ def open_heic(data: bytes) -> OpenedImage:
     try:
         import pi_heif
     except ImportError as error:
-        raise UserError("reading HEIC needs pi-heif", "pip install 'openmae[heif]'") from error
+        raise UserError("reading HEIC needs pi-heif", "pip install pi-heif") from error
     file = pi_heif.open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
     image = file[file.primary_index]
     (width, height), (mode, _, bits) = image.size, image.mode.partition(";")

@@ -17,6 +17,6 @@ def open_png(data: bytes) -> OpenedImage:
     try:
         from imagecodecs import png_decode
     except ImportError as error:
-        raise UserError("reading 16-bit colour PNGs needs imagecodecs", "pip install 'openmae[tiff]'") from error
+        raise UserError("reading 16-bit colour PNGs needs imagecodecs", "pip install imagecodecs") from error
     channels = _PNG_CHANNELS.get(data[25], 3)
     return open_deep(data, "PNG", channels + (transparent and channels in (1, 3)), 16, png_decode)

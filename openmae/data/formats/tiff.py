@@ -55,7 +55,7 @@ def open_tiff(data: bytes) -> OpenedImage:
     except ImportError as error:
         raise UserError(
             "reading TIFFs of many pages, many bands, more than 8 bits or with no-data needs tifffile and imagecodecs",
-            "pip install 'openmae[tiff]'",
+            "pip install tifffile imagecodecs",
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -34,7 +34,7 @@ def open_parquet(file: Path) -> Any:
     try:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise UserError("reading .parquet needs pyarrow", "pip install 'openmae[parquet]'") from error
+        raise UserError("reading .parquet needs pyarrow", "pip install pyarrow") from error
     with readable(file):
         opened = ParquetFile(file, memory_map=True)
         _ = opened.schema_arrow  # is made when it is asked for

@@ -238,7 +238,7 @@ def _connect_http() -> _Server:
         import aiohttp
         from fsspec.implementations.http import HTTPFileSystem
     except ImportError as error:
-        raise UserError("reading http:// needs fsspec and aiohttp", "pip install 'openmae[remote]'") from error
+        raise UserError("reading http:// needs fsspec and aiohttp", "pip install fsspec aiohttp") from error
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE.stall, sock_read=PATIENCE.stall)
     options = {"timeout": timeout, "trust_env": True, "auto_decompress": False}  # trust_env: proxies
     return _Http(HTTPFileSystem(client_kwargs=options, skip_instance_cache=True, use_listings_cache=False))
@@ -248,7 +248,7 @@ def _connect_s3() -> _Server:
     try:
         from s3fs import S3FileSystem
     except ImportError as error:
-        raise UserError("reading s3:// needs s3fs", "pip install 'openmae[s3]'") from error
+        raise UserError("reading s3:// needs s3fs", "pip install s3fs") from error
     options = {"connect_timeout": PATIENCE.stall, "read_timeout": PATIENCE.stall, "retries": {"total_max_attempts": 1}}
     filesystem = S3FileSystem(config_kwargs=options, skip_instance_cache=True, use_listings_cache=False)
     filesystem.retries = 1  # tries are counted here

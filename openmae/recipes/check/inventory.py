@@ -103,5 +103,5 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UserError("writing .parquet needs pyarrow", "pip install 'openmae[parquet]', or give a .csv") from error
+        raise UserError("writing .parquet needs pyarrow", "pip install pyarrow, or give a .csv") from error
     return pyarrow, parquet

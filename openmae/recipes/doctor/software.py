@@ -2,7 +2,7 @@
 
 import importlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 
 from packaging.requirements import Requirement
@@ -41,7 +41,7 @@ def _packages(needed: list[Requirement]) -> list[Diagnosis]:
     always = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
     complaints = {one: complaint for one in always if (complaint := _complaint(one))}
     if complaints:
-        remedy = "pip install --upgrade " + " ".join(f"'{_bare(one)}'" for one in complaints)
+        remedy = f"pip install --upgrade {_quoted(map(_bare, complaints))}"
         return [Diagnosis("packages", "bad", "; ".join(complaints.values()), remedy)]
     named = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "numpy"))
     return [Diagnosis("packages", "ok", f"openmae {metadata.version(_US)}, {named}; all {len(always)} as it asks")]
@@ -77,21 +77,28 @@ def _imports() -> list[Diagnosis]:
 
 def _extras(needed: list[Requirement], names: list[str]) -> Iterator[Diagnosis]:
     """A line on those that are not installed, which is nothing to mend, and one on those that are too old."""
-    absent, old = [], []
+    absent: dict[str, list[str]] = {}
+    old: dict[str, dict[str, str]] = {}
     for name in names:
-        complaints = [complaint for one in _of_extra(needed, name) if (complaint := _complaint(one))]
-        if any("not installed" in complaint for complaint in complaints):
-            absent.append(name)
+        complaints = {_bare(one): complaint for one in _of_extra(needed, name) if (complaint := _complaint(one))}
+        if any("not installed" in complaint for complaint in complaints.values()):
+            absent[name] = [*complaints]
         elif complaints:
-            old.append((name, "; ".join(complaints)))
+            old[name] = complaints
     there = ", ".join(name for name in names if name not in absent) or "none"
     if absent:
-        remedy = f"where your files need them: pip install 'openmae[{','.join(absent)}]'"
+        packages = dict.fromkeys(package for found in absent.values() for package in found)
+        remedy = f"where your files need them: pip install {_quoted(packages)}"
         yield Diagnosis("extras", "ok", f"installed: {there}; not installed: {', '.join(absent)}", remedy)
     else:
         yield Diagnosis("extras", "ok", f"installed: {there}")
-    for name, complaint in old:
-        yield Diagnosis("extras", "warn", f"of {name}, {complaint}", f"pip install --upgrade 'openmae[{name}]'")
+    for name, complaints in old.items():
+        said = f"of {name}, {'; '.join(complaints.values())}"
+        yield Diagnosis("extras", "warn", said, f"pip install --upgrade {_quoted(complaints)}")
+
+
+def _quoted(requirements: Iterable[str]) -> str:
+    return " ".join(f"'{one}'" for one in requirements)
 
 
 def _of_extra(needed: list[Requirement], name: str) -> list[Requirement]:

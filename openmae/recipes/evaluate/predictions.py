@@ -102,5 +102,5 @@ def _pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError("--save to .parquet needs pyarrow", "pip install 'openmae[parquet]', or give a .csv") from error
+        raise UserError("--save to .parquet needs pyarrow", "pip install pyarrow, or give a .csv") from error
     return pyarrow

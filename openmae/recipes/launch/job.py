@@ -83,7 +83,7 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.helpers import clean_env
     except ImportError as error:
-        raise UserError("launching jobs needs submitit", "pip install 'openmae[slurm]'") from error
+        raise UserError("launching jobs needs submitit", "pip install submitit") from error
     executor = AutoExecutor(
         out / LOGS, settings.where, slurm_max_num_timeout=MOST_STARTS, local_max_num_timeout=MOST_STARTS
     )

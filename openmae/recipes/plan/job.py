@@ -152,7 +152,17 @@ def _look(settings: Plan, pretrain: Pretrain, device: torch.device, console: Con
     console.print(f"{len(source):,} images in {source.location}; looking at some of them")
     workers = workers_for(None, device)
     images = len(source) if data.has_splits else len(source) - held_out(len(source))
-    return survey(source, 0, pretrain.in_chans, workers=workers, most=_LOOKED_AT, reading=settings.reading), images
+    look = survey(
+        source,
+        0,
+        pretrain.in_chans,
+        pretrain.bands,
+        workers,
+        depth=pretrain.pixel_type,
+        most=_LOOKED_AT,
+        reading=settings.reading,
+    )
+    return look, images
 
 
 def _measure(

@@ -1,13 +1,16 @@
 """What `openmae plan` is asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from openmae.data.formats.header import Depth
 from openmae.machine.kinds import Device
 from openmae.recipes.asked import AskedFiles, AskedPrecision, AskedReading
+from openmae.recipes.pretrain.settings import DERIVED as OF_A_RUN
+from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.settings import Sides, Switch
 
 
@@ -33,12 +36,18 @@ class Plan(AskedFiles, AskedReading):
     """Pixels a side of a patch. Default: 16 (vit_huge 14), less for small images."""
     in_chans: int | None = None
     """Channels. Default: what DATA has; 3 without DATA."""
+    bands: tuple[int, ...] | None = None
+    """Which of the files' channels, counted from 1. Default: all."""
+    pixel_type: Depth | None = None
+    """What pixels are until they are normalised. Default: the deepest found."""
     embed_dim: int | None = None
     """Encoder width, instead of the model's."""
     depth: int | None = None
     """Encoder blocks, instead of the model's."""
     num_heads: int | None = None
     """Encoder heads, instead of the model's."""
+    class_tokens: int = 1
+    """Class tokens, 0 or more."""
     decoder: Literal["self", "cross"] | None = None
     """self: the paper's. cross: costs less. Default: self; cross with --recipe fast."""
     decoder_embed_dim: int | None = None
@@ -47,10 +56,24 @@ class Plan(AskedFiles, AskedReading):
     """Decoder blocks. Default: 8; 4 for vit_tiny and vit_small."""
     decoder_num_heads: int | None = None
     """Decoder heads. Default: 16; 4 for vit_tiny and vit_small."""
+    decoder_layers: int = 1
+    """Encoder layers that a cross decoder reads a learned mix of."""
+    encoder_mask_token: bool = False
+    """Send mask tokens through the encoder too (paper, Table 1c): three times the cost."""
     mask_ratio: float = 0.75
     """Share of the patches hidden, above 0 and below 1."""
+    mask: Literal["random", "block", "grid", "crop", "uniform"] = "random"
+    """How the hidden patches are chosen."""
+    mask_unit: int = 1
+    """Hide aligned units of this many patches a side."""
+    mask_schedule: Literal["constant", "linear", "cosine", "random"] = "constant"
+    """How the ratio goes from --mask-ratio to --mask-ratio-end."""
+    mask_ratio_end: float | None = None
+    """The other end of a --mask-schedule."""
     predict_fraction: float | None = None
     """Share of the hidden patches that is predicted. Default: 1; 0.25 with --recipe fast."""
+    target: Literal["pixel", "pca", "hog"] = "pixel"
+    """What is predicted of a patch."""
     epochs: float | None = None
     """Times that every image is seen. Default: 800 and more on a GPU, 20 and more on a CPU."""
     batch_size: int | None = None
@@ -76,3 +99,12 @@ class Plan(AskedFiles, AskedReading):
     """GB that the device has. Default: what this machine's has; with --measured, what the benchmark took at most."""
     seconds: float = 60.0
     """About how long the dry run may take."""
+
+
+def _unused() -> tuple[str, ...]:
+    """Settings of a pre-training that change nothing of what is planned, or, of mean and deviation, are measured."""
+    asked = {field.name for field in fields(Plan)}
+    return tuple(field.name for field in fields(Pretrain) if field.name not in asked)
+
+
+DERIVED = (*OF_A_RUN, *_unused())  # entries of stats.toml and of a run's config.toml that plan has no use for

@@ -240,7 +240,8 @@ def _usage(repository: str, loaded: Loaded) -> list[str]:
     white = {"uint8": 255, "uint16": 65535}.get(statistics.pixels.depth)
     scaled = f"divides pixels by {white}, " if white else ""
     return [
-        "```sh\npip install 'openmae[hub]'\n```",
+        "With openmae, which is installed from a clone of its repository (`pip install -e .`):",
+        "```sh\npip install huggingface_hub\n```",
         f"```python\n{code}\n```",
         f"`normalize` {scaled}subtracts the mean ({mean}) and divides by the deviation ({std}), a number for each "
         f'channel. `openmae.load("hub:{repository}")` gives the model alone, and every command takes '

@@ -93,7 +93,7 @@ def import_packages() -> Any:
     except ImportError as error:
         raise UserError(
             f"this export needs {', '.join(_PACKAGES)}, of which {error.name} is not installed",
-            "pip install 'openmae[onnx]'",
+            "pip install onnx onnxscript onnxruntime",
         ) from error
     return onnxruntime
 

@@ -1,0 +1,47 @@
+"""The time left is what people look for: it is there however narrow the terminal."""
+
+from io import StringIO
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from openmae.console.progress import Progress, counting
+
+
+def terminal(width: int) -> Console:
+    return Console(
+        file=StringIO(), force_terminal=True, width=width, record=True, color_system=None, legacy_windows=False
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(width=st.integers(40, 160), steps=st.integers(1, 10**6), rate=st.floats(0, 1e6), seconds=st.floats(0, 1e6))
+def test_a_training(width: int, steps: int, rate: float, seconds: float) -> None:
+    console = terminal(width)
+    with Progress(steps, console) as progress:
+        progress.show(steps // 2, 1.2345, 1e-3, rate, 0.5, seconds)
+    lines = console.export_text().splitlines()
+    assert lines[-1].startswith(f"step {steps // 2}/{steps} · ")
+    assert lines[-1].endswith(" left")
+    assert len(lines[-1]) <= width
+
+
+@settings(deadline=None, max_examples=10)
+@given(width=st.integers(40, 160), total=st.integers(10, 10**7), more=st.sampled_from(["", "12 broken"]))
+def test_a_count_of_images(width: int, total: int, more: str) -> None:
+    console = terminal(width)
+    with counting("reading train", total, console) as say:
+        say(total // 2, more)
+        console.print("looked")  # which draws the bar anew
+    (line,) = {line.strip() for line in console.export_text().splitlines() if line.rstrip().endswith(" left")}
+    drawn = line[line.rindex("reading train ") :]  # over what was there before
+    assert len(drawn) <= width
+
+
+def test_what_fits_is_shown() -> None:
+    console = terminal(100)
+    with Progress(2375, console) as progress:
+        progress.show(1246, 0.385, 1e-3, 669, 0.02, 110)
+    said = "step 1246/2375 · loss 0.3850 · lr 1.00e-03 · 669 images/s · data wait 2% · 1 min 50 s left"
+    assert console.export_text().splitlines()[-1] == said
