@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
     "report": ("report", "Report", "write RUN/report.html anew: RUN"),
 }
 
+COMPLETION = "--completion"
+
 TOGETHER = ("pretrain", "finetune", "knn", "probe", "doctor")
 """Those that several processes do as one."""
 
@@ -80,6 +83,8 @@ def _main(argv: list[str]) -> int:
         print(f"openmae {__version__}")
         return 0
     try:
+        if argv[0].startswith(COMPLETION):
+            return _completion(argv[0].partition("=")[2])
         return _run(argv[0], argv[1:])
     except UserError as error:
         _complain(argv[0], str(error))
@@ -149,13 +154,18 @@ def read_settings(command: str, argv: list[str]) -> Any:
     """The settings that these words make for a command. Raises UserError, SystemExit after --help."""
     if command not in COMMANDS:
         raise UserError(f"there is no command '{command}'{suggestion(command, list(COMMANDS))}", "see openmae --help")
-    module_name, class_name, _ = COMMANDS[command]
-    asked = importlib.import_module(f"openmae.recipes.{module_name.replace('.job', '.settings')}")  # without the job
-    settings_type = getattr(asked, class_name)
-    argv = with_config_file(argv, settings_type, getattr(asked, "DERIVED", ()))
+    settings_type, derived = _settings_type(command)
+    argv = with_config_file(argv, settings_type, derived)
     refuse_empty_words(argv)
     refuse_unknown_flags(argv, settings_type)
     return _parsed(command, argv, settings_type)
+
+
+def _settings_type(command: str) -> tuple[type, tuple[str, ...]]:
+    """What a command is asked, and entries of its files that are no settings; without its job."""
+    module_name, class_name, _ = COMMANDS[command]
+    asked = importlib.import_module(f"openmae.recipes.{module_name.replace('.job', '.settings')}")
+    return getattr(asked, class_name), getattr(asked, "DERIVED", ())
 
 
 def _recipe(command: str) -> Any:
@@ -185,13 +195,32 @@ def _parsed(command: str, argv: list[str], settings_type: type) -> Any:
         raise why_refused(command, argv, settings_type) from None
 
 
+def _docs() -> Path:
+    """Beside the package in a clone, within it where it was installed."""
+    package = Path(__file__).parent
+    return next(place / "docs" for place in (package, package.parent) if (place / "docs").exists())
+
+
+def _completion(shell: str) -> int:
+    """Prints the script by which a shell completes the command line. Raises UserError, SystemExit when it is done."""
+    import tyro
+
+    shells = ("bash", "zsh", "tcsh")
+    if shell not in shells:
+        raise UserError(f"there is no completion for '{shell}'", f"give one of {', '.join(shells)}")
+    commands: dict[str, Callable[..., Any]] = {name: _settings_type(name)[0] for name in COMMANDS}
+    return tyro.extras.subcommand_cli_from_dict(commands, prog="openmae", args=["--tyro-print-completion", shell])
+
+
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {what}" for name, (_, _, what) in COMMANDS.items())
     return (
         "openmae: pre-train Vision Transformers on your own unlabelled images by masked autoencoding\n\n"
         f"usage: openmae COMMAND ...        (openmae COMMAND --help lists its settings)\n\n{rows}\n\n"
-        "Settings may come from --config FILE.toml; the command line wins. openmae --version prints the version."
+        "Settings may come from --config FILE.toml; the command line wins. openmae --version prints the version;\n"
+        f"openmae {COMPLETION}=bash (or zsh, tcsh) what lets a shell complete commands, flags and values.\n"
+        f"The docs/ that these texts name are in {_docs()}."
     )
 
 

@@ -1,5 +1,6 @@
 """The command line: its words, --config, --help, and what it refuses before it looks at anything."""
 
+import contextlib
 import importlib
 import re
 import subprocess
@@ -37,6 +38,43 @@ def test_help_of_commands_comes_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", check], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("usage: openmae") == len(commands)
+
+
+def test_importing_and_help_need_nothing_of_posix() -> None:
+    done = subprocess.run([sys.executable, "-m", "tests.elsewhere"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: openmae") == len(COMMANDS) + 1
+
+
+def test_a_shell_completes_commands_flags_and_values(tmp_path: Path, run: Run) -> None:
+    """Bash itself, as it calls what completes."""
+    script = tmp_path / "completion.bash"
+    with script.open("w") as file, contextlib.redirect_stdout(file), pytest.raises(SystemExit):
+        main(["--completion=bash"])
+    ask = (
+        f"source {script}; complete=$(complete -p openmae); function=${{complete##*-F }}; function=${{function%% *}}\n"
+        'for line in "openmae finetu" "openmae pretrain --mask-s" "openmae pretrain --mask bl"; do\n'
+        "  COMP_WORDS=($line) COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMPREPLY=()\n"
+        '  "$function"; echo "${COMPREPLY[@]}"; done'
+    )
+    done = subprocess.run(["bash", "-c", ask], check=False, capture_output=True, text=True)
+    assert done.stdout.split() == ["finetune", "--mask-schedule", "block"], done.stderr
+    refused(run("--completion=fish"), "bash, zsh, tcsh")
+
+
+def test_help_has_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--help"])
+    said = capsys.readouterr().out
+    headings = re.findall(r"^\W*(positional arguments|(?:\w+ )?options)\W*$", said, re.MULTILINE)
+    assert headings == [
+        "positional arguments",
+        "options",
+        *(f"{word} options" for word in "model masking view schedule machine output data".split()),
+    ]
+    at = {word: said.index(f" {word} options") for word in ("model", "masking", "view", "data")}
+    assert at["model"] < said.index("--img-size") < at["masking"] < said.index("--mask-ratio") < at["view"]
+    assert at["data"] < said.index("--include")
 
 
 def test_commands_begin_without_any_extra() -> None:

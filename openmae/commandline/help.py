@@ -3,7 +3,9 @@
 import ast
 import dataclasses
 import inspect
+import sys
 import textwrap
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -18,25 +20,39 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+OF_DATA = "data"
+"""What the settings are called together that every command which takes DATA is asked."""
+
 
 def help_text(settings_type: type) -> ConstructorRegistry:
-    """For tyro.cli, which would break lines where the source does, and show None as a value and a default."""
+    """For tyro.cli, which would break lines where the source does, show None as a value and a default, and list sixty
+    settings without a heading."""
     registry = ConstructorRegistry()
-    hints = get_type_hints(settings_type, include_extras=True)
-    texts = field_texts(settings_type)
+    hints, texts = get_type_hints(settings_type, include_extras=True), field_texts(settings_type)
+    found: dict[type, list[StructFieldSpec]] = {settings_type: []}  # under a heading, by a type that stands for it
+    headings: dict[str, type] = {}
+    for field, heading in _with_headings(settings_type):
+        under = headings.setdefault(heading, type(heading, (), {})) if heading else settings_type
+        found.setdefault(under, []).append(_shown(field, hints[field.name], texts.get(field.name, "")))
+    found[settings_type] += (StructFieldSpec(heading, under, MISSING, "") for heading, under in headings.items())
 
     @registry.struct_rule
     def _(info: StructTypeInfo) -> StructConstructorSpec | None:
-        if info.type is not settings_type:
-            return None
-        ordered = sorted(
-            dataclasses.fields(settings_type), key=lambda one: bool(one.kw_only)
-        )  # what all are asked last
-        fields = (_shown(one, hints[one.name], texts.get(one.name, "")) for one in ordered)
-        return StructConstructorSpec(settings_type, tuple(fields))
+        return StructConstructorSpec(info.type, tuple(found[info.type])) if info.type in found else None
 
     registry.primitive_rule(_or_left_open)
     return registry
+
+
+def _with_headings(settings_type: type) -> "Iterator[tuple[dataclasses.Field[Any], str]]":
+    """Each field, and what it stands under: GROUPS of its settings' module says at which field a heading begins. What
+    all commands are asked comes last."""
+    groups = getattr(sys.modules[settings_type.__module__], "GROUPS", {})
+    heading = ""
+    for field in (one for one in dataclasses.fields(settings_type) if not one.kw_only):
+        heading = groups.get(field.name, heading)
+        yield field, heading
+    yield from ((field, OF_DATA) for field in dataclasses.fields(settings_type) if field.kw_only)
 
 
 def field_texts(settings_type: type) -> dict[str, str]:
@@ -59,6 +75,7 @@ def field_texts(settings_type: type) -> dict[str, str]:
 def _shown(field: "dataclasses.Field[Any]", hint: Any, text: str) -> StructFieldSpec:
     """What is left open has no default that a user would give."""
     is_required = field.default is dataclasses.MISSING
+    hint = Annotated[hint, arg(prefix_name=False)]  # the flag does not begin with the heading
     if is_required or field.default in (None, ()):
         hint = Annotated[hint, arg(help_behavior_hint="(required)" if is_required else "")]
     return StructFieldSpec(field.name, hint, MISSING if is_required else field.default, text)

@@ -6,7 +6,6 @@ folder that replaces another, maybe nothing; see `whole_folder`), and never a pa
 """
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -16,6 +15,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
 from typing import IO, BinaryIO, Self
+
+from openmae.errors import UserError
 
 
 class WholeFile:
@@ -125,11 +126,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _lock(file: IO[str], *, waits: bool) -> None:
+    """Raises OSError where another process has it and it is not waited for."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise UserError(
+            "folders are locked by a call of Linux and macOS that this system lacks", "on Windows, run openmae in WSL"
+        ) from error
+    fcntl.lockf(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Waits until no other process has the file's lock, `.NAME.lock` beside it. Raises OSError."""
     with file.with_name(f".{file.name}.lock").open("a") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+        _lock(lock, waits=True)
         yield
 
 
@@ -141,7 +153,7 @@ def take_lock(file: Path) -> IO[str] | None:
     """
     lock = file.open("a+")
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(lock, waits=False)
         if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
             return lock
     except FileNotFoundError:  # whoever had it has just removed it

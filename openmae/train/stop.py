@@ -15,7 +15,11 @@ DEADLINE = 120.0
 """Seconds from the first signal to the end, whatever is still unsaved then."""
 GRACE = 2.0
 """Seconds in which further signals belong to the first: a terminal and torchrun both pass on a Ctrl-C."""
-_CODES: dict[int, int] = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: RUN_AGAIN, signal.SIGUSR1: RUN_AGAIN}
+_CODES: dict[int, int] = {
+    getattr(signal, name): code
+    for name, code in (("SIGINT", INTERRUPTED), ("SIGTERM", RUN_AGAIN), ("SIGUSR1", RUN_AGAIN))
+    if hasattr(signal, name)  # which not every system has
+}
 
 
 class Stop:
@@ -44,7 +48,8 @@ class Stop:
             self._fd_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
             for number in self._codes:
                 self._before[number] = signal.signal(number, self._note)
-            self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            if hasattr(signal, "SIGHUP"):
+                self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
             threading.Thread(target=self._listen, args=(ours,), name="signals", daemon=True).start()
         return self
 

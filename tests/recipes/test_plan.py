@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from openmae.masking import Masking
 from openmae.model import Architecture, create_model
 from openmae.recipes.plan import job as plan_recipe
 from openmae.recipes.plan.estimate import Estimate
+from openmae.recipes.plan.settings import DERIVED, Plan
 from openmae.recipes.plan.speed import Speed, read_measured
 from openmae.recipes.plan.tables import time_of
 from openmae.recipes.pretrain.build import Pretraining, architecture_of
@@ -173,6 +174,11 @@ def test_a_dry_run_and_its_numbers_agree(run: Run, tmp_path: Path) -> None:
     assert "fits in 80%" in output
     command = shlex.split(output.strip().splitlines()[-1])
     assert command[:4] == ["openmae", "pretrain", str(data), "--out"]
+
+
+def test_every_setting_of_a_pre_training_is_planned_with_or_known_to_change_nothing() -> None:
+    asked, planned = ({field.name for field in fields(kind)} for kind in (Pretrain, Plan))
+    assert set(DERIVED) == asked - planned | {"steps"}
 
 
 def test_the_files_of_stats_and_of_a_run_are_settings(run: Run, tmp_path: Path, data: Path, finished: Path) -> None:

@@ -270,7 +270,8 @@ def _lose_patience(pipe: Connection) -> None:
 _ours: "weakref.WeakSet[Connection]" = weakref.WeakSet()
 """This process's ends of the pipes to all its workers. A worker that held one of them, as a forked one does, would not
 notice that this process is gone while it says something."""
-_UNHEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # by workers
+# Signals that workers do not hear; not every system has all of them.
+_UNHEARD = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from openmae.recipes.training.settings import (
 )
 from openmae.train.checkpoint import KEEP
 
+GROUPS = {"optimizer": "schedule", "crop_scale": "view", "seed": "machine"}  # of --help, by their first setting
 _BOUNDS: Bounds = {
     **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad"), ABOVE_0),
     **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),

@@ -1,6 +1,6 @@
 """What `openmae plan` is asked."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,9 +9,17 @@ from tyro.conf import Positional, arg
 from openmae.data.formats.header import Depth
 from openmae.machine.kinds import Device
 from openmae.recipes.asked import AskedFiles, AskedPrecision, AskedReading
-from openmae.recipes.pretrain.settings import DERIVED as OF_A_RUN
-from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.settings import Sides, Switch
+
+GROUPS = {"model": "model", "epochs": "schedule", "gpus": "cost"}  # of --help, by their first setting
+# Entries of stats.toml and of a run's config.toml that plan has no use for: they change nothing of it, or are measured.
+DERIVED = tuple(
+    (
+        "steps group_column group_by out resume mean std norm_pix_loss crop_scale crop_fit repeat_aug hflip max_broken "
+        "warmup_epochs blr weight_decay decay_tokens clip_grad seed compile workers pictures evaluations "
+        "checkpoint_minutes keep shard timeout_minutes profile"
+    ).split()
+)
 
 
 @dataclass(frozen=True)
@@ -99,12 +107,3 @@ class Plan(AskedFiles, AskedReading):
     """GB that the device has. Default: what this machine's has; with --measured, what the benchmark took at most."""
     seconds: float = 60.0
     """About how long the dry run may take."""
-
-
-def _unused() -> tuple[str, ...]:
-    """Settings of a pre-training that change nothing of what is planned, or, of mean and deviation, are measured."""
-    asked = {field.name for field in fields(Plan)}
-    return tuple(field.name for field in fields(Pretrain) if field.name not in asked)
-
-
-DERIVED = (*OF_A_RUN, *_unused())  # entries of stats.toml and of a run's config.toml that plan has no use for

@@ -33,6 +33,14 @@ from openmae.recipes.training.settings import (
 )
 from openmae.train.checkpoint import KEEP
 
+GROUPS = {  # of --help, by their first setting
+    "model": "model",
+    "mask_ratio": "masking",
+    "crop_scale": "view",
+    "epochs": "schedule",
+    "precision": "machine",
+    "pictures": "output",
+}
 _BOUNDS: Bounds = {
     **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad", "repeat_aug", "in_chans"), ABOVE_0),
     **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
@@ -133,7 +141,7 @@ class Pretrain(AskedGroups, AskedReading):
     max_broken: MaxBroken = 0.01
 
     epochs: float | None = None
-    """Times that every image is seen. Default: 800 on a GPU, 100 on a CPU."""
+    """Times that every image is seen. Default: by their number, 800 to 1600 on a GPU, 20 to 800 on a CPU."""
     warmup_epochs: float | None = None
     """Epochs over which the learning rate rises from 0. Default: 5% of --epochs (the paper's 40 of 800)."""
     batch_size: int | None = None
