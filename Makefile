@@ -1,12 +1,15 @@
 # make quickstart   set up, then pre-train on real images and show that it worked
 # make test         set up, then run the tests
+# make dist         build wheel and sdist, install the wheel in a clean environment, and begin the quickstart there
+# make test-oldest  the tests with the lowest versions that pyproject.toml declares
+# make test-newest  the tests with the newest versions and the newest Python that are to be had
 # make audit        ask the internet whether a package that the tests run with is known to be vulnerable
 # Needs git, make and python3 (3.11 or newer) alone; everything goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-slow lint format lock audit clean
+.PHONY: quickstart test test-slow test-oldest test-newest dist lint format lock audit clean
 
 quickstart: .venv/ready
 	$(BIN)/openmae quickstart
@@ -16,6 +19,41 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	$(BIN)/pytest -m slow
+
+# Both in environments of their own, by what uv finds. Warnings are no errors there: old packages warn of newer ones,
+# and the newest of what they will change.
+OF_TESTS := --no-header --no-annotate --extra dev --extra corruptions --no-emit-package opencv-python
+OF_PYTEST := -m pytest -p no:cacheprovider -W default --numprocesses auto --maxprocesses 8 --dist worksteal
+
+test-oldest: .venv/tools/bin/uv
+	.venv/tools/bin/uv pip compile --quiet --python-version 3.11 --resolution lowest-direct $(OF_TESTS) \
+	  --overrides .venv/override.in --output-file .venv/oldest.txt pyproject.toml
+	.venv/tools/bin/uv venv --quiet --clear --python 3.11 .venv/oldest
+	.venv/tools/bin/uv pip install --quiet --python .venv/oldest/bin/python --no-deps -r .venv/oldest.txt --editable .
+	.venv/oldest/bin/python $(OF_PYTEST)
+
+test-newest: .venv/tools/bin/uv
+	.venv/tools/bin/uv venv --quiet --clear --python '>=3.11' .venv/newest
+	.venv/tools/bin/uv pip compile --quiet --python .venv/newest/bin/python --upgrade $(OF_TESTS) \
+	  --overrides .venv/override.in --output-file .venv/newest.txt pyproject.toml
+	.venv/tools/bin/uv pip install --quiet --python .venv/newest/bin/python --no-deps -r .venv/newest.txt --editable .
+	.venv/newest/bin/python $(OF_PYTEST)
+
+# The wheel, as a user gets it: away from the clone, with the versions of the lock.
+dist: .venv/ready
+	rm -rf dist .venv/dist
+	$(BIN)/python -m hatchling build -d dist
+	sed 's/ *\\$$//; /^ *--hash/d' requirements.lock > .venv/constraints.txt
+	$(PYTHON) -m venv .venv/dist
+	.venv/dist/bin/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt dist/*.whl
+	cd .venv/dist && bin/openmae --version && bin/openmae --help | tail -n 1 && bin/openmae quickstart --epochs 2 \
+	  && test -f "$$(bin/python -c 'import openmae, pathlib; print(pathlib.Path(openmae.__file__).parent)')/docs/data.md"
+	@ls -l dist
+
+.venv/tools/bin/uv:
+	$(PYTHON) -m venv .venv/tools
+	.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	printf 'hydra-core; python_version < "3"\npytorch-lightning; python_version < "3"\n' > .venv/override.in
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -41,11 +79,8 @@ format: .venv/ready
 # What changed in pyproject.toml, the rest as it was; newer versions of all by make lock UPGRADE=--upgrade. The package
 # whose own requirements are not wanted (a second OpenCV, which draws windows) is in the lock without them, and so are
 # lightly's trainer and its settings: its encoders need neither.
-lock: .venv/ready
-	$(PYTHON) -m venv .venv/tools
-	.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+lock: .venv/tools/bin/uv
 	printf 'hatchling\neditables\n' > .venv/build.in
-	printf 'hydra-core; python_version < "3"\npytorch-lightning; python_version < "3"\n' > .venv/override.in
 	.venv/tools/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-annotate --extra dev --extra corruptions --no-emit-package opencv-python --overrides .venv/override.in \
 	  --output-file requirements.lock pyproject.toml .venv/build.in
