@@ -136,10 +136,10 @@ def is_complete(errors: Mapping[str, Mapping[int, float]]) -> bool:
     return all(set(errors.get(kind, ())) == set(SEVERITIES) for kind in KINDS)
 
 
-def is_imagenet(names: Sequence[str], img_size: tuple[int, int]) -> bool:
-    """Whether AlexNet's errors are of the same task: ImageNet's 1000 classes, by WordNet id, at 224 pixels."""
+def is_imagenet(names: Sequence[str], img_size: tuple[int, int], in_chans: int) -> bool:
+    """Whether AlexNet's errors are of the same task: ImageNet's 1000 classes, by WordNet id, colours at 224 pixels."""
     ids = all(len(name) == 9 and name[0] == "n" and name[1:].isdecimal() for name in names)
-    return len(names) == 1000 and ids and img_size == (224, 224)
+    return len(names) == 1000 and ids and img_size == (224, 224) and in_chans == 3
 
 
 @cache

@@ -68,7 +68,7 @@ def test_an_operation_is_timms(number: int, magnitude: float) -> None:
     for seed in range(6):
         negative = random.Random(seed).random() > 0.5  # by which timm chooses the sign, where it has one
         random.seed(seed)
-        is_black = (number, magnitude) == (4, 10.0)  # of which no bit is kept; Pillow refuses that since version 12
+        is_black = (number, magnitude) == (4, 10.0)  # of which no bit is kept; Pillow 13 refuses that
         expected = np.zeros((40, 40, 3), np.uint8) if is_black else np.asarray(theirs(image))
         strength = -magnitude / 10 if negative else magnitude / 10
         np.testing.assert_array_equal(np.asarray(OPERATIONS[number](image, strength, (128, 102, 76))), expected)

@@ -9,6 +9,7 @@ import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -47,15 +48,16 @@ from tests.servers import serve
 
 @pytest.mark.parametrize("size", [(32, 48), (7, 90), (100, 13)])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 13])
-def test_resize_is_torchvisions(size: tuple[int, int], channels: int) -> None:
+@pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
+def test_resize_is_torchvisions(size: tuple[int, int], channels: int, kernel: Any) -> None:
     image = np.random.default_rng(7).integers(0, 256, (60, 50, channels), dtype=np.uint8)
     expected = tv.resize(
         torch.from_numpy(image).permute(2, 0, 1)[:, None],  # each channel by itself
         list(size),
-        interpolation=tv.InterpolationMode.BICUBIC,
+        interpolation=tv.InterpolationMode(kernel),
         antialias=True,
     )
-    assert np.array_equal(resize(image, size), expected[:, 0].permute(1, 2, 0).numpy())
+    assert np.array_equal(resize(image, size, kernel=kernel), expected[:, 0].permute(1, 2, 0).numpy())
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])

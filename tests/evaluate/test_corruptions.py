@@ -154,7 +154,8 @@ def test_what_cannot_be_corrupted_is_refused() -> None:
 
 def test_only_imagenet_at_224_is_compared_with_alexnet() -> None:
     ids = [f"n{number:08d}" for number in range(1000)]
-    assert corruptions.is_imagenet(ids, (224, 224))
-    assert not corruptions.is_imagenet(ids, (448, 448))
-    assert not corruptions.is_imagenet(ids[:200], (224, 224))
-    assert not corruptions.is_imagenet([*ids[1:], "tench"], (224, 224))
+    assert corruptions.is_imagenet(ids, (224, 224), 3)
+    assert not corruptions.is_imagenet(ids, (224, 224), 1)
+    assert not corruptions.is_imagenet(ids, (448, 448), 3)
+    assert not corruptions.is_imagenet(ids[:200], (224, 224), 3)
+    assert not corruptions.is_imagenet([*ids[1:], "tench"], (224, 224), 3)

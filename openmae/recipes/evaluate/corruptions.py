@@ -99,7 +99,7 @@ def _keep(place: tuple[Path, str], judged: Judged, clean: dict[str, Any], errors
 
 
 def _is_comparable(judged: Judged) -> bool:
-    return is_imagenet(judged.answers.names, judged.images.img_size)
+    return is_imagenet(judged.answers.names, judged.images.img_size, judged.images.pixels.in_chans)
 
 
 def _said_relative(errors: Errors) -> str:
