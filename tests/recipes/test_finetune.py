@@ -419,3 +419,51 @@ def test_too_many_broken_files(model: Path, tmp_path: Path, run: Run) -> None:
     for path in sorted((data / "train/red").iterdir())[:4]:
         path.write_bytes(b"nothing")
     refused(run(*finetune(model, data, tmp_path / "run")), "cannot be used", "--max-broken")
+
+
+# ---------------------------------------------------------------- the order of classes
+
+
+@pytest.fixture(scope="module")
+def dozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images in each of the folders 0 to 11."""
+    root = tmp_path_factory.mktemp("dozen")
+    for number in range(24):
+        (root / str(number % 12)).mkdir(exist_ok=True)
+        picture(number).save(root / f"{number % 12}/{number}.png")
+    return root
+
+
+def names_in(run_folder: Path) -> list[str]:
+    return list(json.loads((run_folder / "model.json").read_bytes())["class_names"])
+
+
+def test_classes_are_in_the_order_that_people_count_and_a_run_of_before_keeps_its_own(
+    model: Path, dozen: Path, tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "run"
+    assert run(*finetune(model, dozen, out, "--epochs 1"))[0] == 0
+    assert names_in(out) == [str(number) for number in range(12)]
+    assert run("finetune", "--resume", "--out", out)[0] == 0
+    assert names_in(out) == [str(number) for number in range(12)]
+    environment = out / "environment.json"
+    environment.write_text(re.sub(r" labels:\w+", "", environment.read_text()))
+    for file in out.glob("checkpoints/*/checksums.json"):  # as version 0.1 leaves them
+        checksums = json.loads(file.read_bytes())
+        checksums.pop("run.json")
+        file.write_text(json.dumps(checksums))
+    code, _, errors = run("finetune", "--resume", "--out", out)
+    assert code == 0, errors
+    assert names_in(out) == sorted(str(number) for number in range(12))
+
+
+def test_labels_that_changed_are_noticed_where_a_run_goes_on(model: Path, tmp_path: Path, run: Run) -> None:
+    lines = []
+    for number in range(20):
+        picture(number).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{'ab'[number % 2]}")
+    table, out = tmp_path / "t.csv", tmp_path / "run"
+    table.write_text("\n".join(["path,label", *lines]))
+    assert run(*finetune(model, table, out, "--epochs 1"))[0] == 0
+    table.write_text("\n".join(["path,label", *lines[:-1], "19.png,a"]))
+    refused(run("finetune", "--resume", "--out", out), "the images have changed", "or other labels")

@@ -262,9 +262,10 @@ def _rows(file: Path, opened: Any, column: str, label: str | None) -> Iterator[t
 def _hub_classes(schema: Any, label: str | None) -> list[str] | None:
     """The names of a ClassLabel, which the `datasets` library keeps in the schema."""
     try:
-        names = read_json(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
+        feature = read_json(schema.metadata[b"huggingface"])["info"]["features"][label]
+        names = feature.get("feature", feature)["names"]  # of one label, or of each of several
         return [str(name) for name in names]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
 

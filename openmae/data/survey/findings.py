@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from openmae.data.formats.header import Depth
 from openmae.data.shards.source import ShardSource
-from openmae.data.sources.labels import LabelledSource
+from openmae.data.sources.labels import LabelledSource, number_of
 from openmae.data.sources.source import Source, Subset
 from openmae.data.survey.duplicates import same_files
 from openmae.data.survey.inspection import Inspection
@@ -340,6 +340,13 @@ def _classes(split: InspectedSplit, counts: Counter[str]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"classes{_of(split)} differ by capitals or spaces only: {_listed(alike)}",
+            "if they are the same class, give them the same name",
+        )
+    values = Counter(number_of(name) for name in names)
+    if alike := [name for name in names if (value := number_of(name)) is not None and values[value] > 1]:
+        yield Finding(
+            "warning",
+            f"classes{_of(split)} are the same number, written in different ways: {_listed(alike)}",
             "if they are the same class, give them the same name",
         )
 

@@ -39,6 +39,7 @@ from openmae.train.stop import Stop
 
 MAY_DIFFER = (
     "data",
+    "image_key",
     "max_broken",
     "micro_batch",
     "grad_checkpointing",
