@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from openmae.console.words import in_a_line
 from openmae.data.opening import Data
 from openmae.data.sources.labels import has_several, natural_key, number_of, several
-from openmae.data.sources.source import Source, Subset
+from openmae.data.sources.source import LabelKind, Source, Subset
 from openmae.data.sources.table import TableSource
 from openmae.errors import UserError
 from openmae.randomness import generator
@@ -57,10 +57,16 @@ def taken_for(sources: Sequence[Source], task: Task | None = None) -> Taken:
     """
     if task is not None:
         return Taken(task, f"`task='{task}'` is asked for")
-    names = list(dict.fromkeys(name for source in sources for name in source.class_names))
-    if {source.label_kind for source in sources} == {"folders"}:
+    names = dict.fromkeys(name for source in sources for name in source.class_names)
+    kinds = {source.label_kind for source in sources}
+    return taken_for_names(list(names), kinds.pop() if len(kinds) == 1 else "written", sources[0].location)
+
+
+def taken_for_names(names: Sequence[str], kind: LabelKind, location: str) -> Taken:
+    """What labels of these names are taken for, as `taken_for` says, and why."""
+    if kind == "folders":
         return Taken("classification", "names of folders are classes" + _whatever(names))
-    if {source.label_kind for source in sources} == {"listed"}:
+    if kind == "listed":
         return Taken("classification", "the classes are listed by their names" + _whatever(names))
     if joined := next((name for name in names if has_several(name)), None):
         return Taken("multi-label", f"'{joined}' has a ; or | in it (`task='classification'` if it is one name)")
@@ -70,7 +76,7 @@ def taken_for(sources: Sequence[Source], task: Task | None = None) -> Taken:
         return _of_numbers([name for name in names if name])
     if len(words) < len(numbers) and all(_is_none(word) for word in words):
         raise UserError(
-            f"labels of {sources[0].location} are numbers, but for {_some(words)}",
+            f"labels of {location} are numbers, but for {_some(words)}",
             "leave the cell empty where there is no label; or say by `task='classification'` that they are names",
         )
     return Taken("classification", f"'{words[0]}' is no number")

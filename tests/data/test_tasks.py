@@ -1,6 +1,7 @@
 """What labels say: classes, several labels, numbers; which images are held out; fewer labels."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -379,3 +380,18 @@ def test_names_that_are_no_text_are_written_out(tmp_path: Path) -> None:
     folders(tmp_path, [rb"caf\udce9"])
     with pytest.raises(UserError, match=r"two folders that are both called caf\\udce9 when it is written"):
         _ = open_data(str(tmp_path)).all.class_names
+
+
+def test_lists_of_a_class_label_have_its_names(tmp_path: Path) -> None:
+    """As `datasets` describes them; -1 is its mark of an image without labels."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    picture(0).save(tmp_path / "one.png")
+    data = (tmp_path / "one.png").read_bytes()
+    kept = pa.table({"image": [{"bytes": data, "path": f"{i}.png"} for i in range(3)], "labels": [[0, 2], [], [2]]})
+    listed = {"feature": {"names": ["cat", "dog", "elk"], "_type": "ClassLabel"}, "_type": "List"}
+    described = json.dumps({"info": {"features": {"labels": listed}}})
+    pq.write_table(kept.replace_schema_metadata({"huggingface": described}), tmp_path / "images.parquet")
+    found = answers(open_data(str(tmp_path / "images.parquet")).all, "multi-label")
+    assert (found.names, found.values.tolist()) == (("cat", "elk"), [[1, 1], [0, 0], [0, 1]])

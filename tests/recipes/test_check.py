@@ -394,6 +394,12 @@ def test_labels_of_images_that_have_several_are_counted_one_by_one(tmp_path: Pat
     assert code == 1
 
 
+def test_numbers_that_are_written_in_two_ways(tmp_path: Path, run: Run) -> None:
+    code, said, _ = run("check", labelled_table(tmp_path, ["1", "1.0", "2"] * 2), "--workers", 0)
+    assert "classes are the same number, written in different ways: 1, 1.0" in said
+    assert code == 1
+
+
 def test_numbers_but_for_nan_are_a_finding(tmp_path: Path, run: Run) -> None:
     code, said, _ = run("check", labelled_table(tmp_path, ["1", "nan", "2", "1"]), "--workers", 0)
     assert "are numbers, but for nan" in said

@@ -36,6 +36,7 @@ from openmae.data.formats.decode import decode, read_header
 from openmae.data.opening import open_data
 from openmae.data.shards.index import read_index
 from openmae.data.shards.packing import Packed, Packing, pack_image
+from openmae.data.shards.source import ShardSource
 from openmae.data.shards.writer import LeftOut, ShardWriter, read_finished
 from openmae.data.views.crop import resize
 from openmae.errors import BrokenImage, UserError
@@ -563,7 +564,7 @@ def test_images_that_could_not_be_read_are_tried_again(tmp_path: Path) -> None:
     shard = tmp_path / "0000.tar"
     for may_return in (False, True):
         with ShardWriter(shard) as writer:
-            writer.add(7, "0", Packed(b"data", "jpg", 5, 9), -1)
+            writer.add(7, "0", Packed(b"data", "jpg", 5, 9), "")
             writer.leave_out(LeftOut(3, "why", may_return))
             part = writer.finish()
         found = read_finished(shard)
@@ -592,3 +593,28 @@ def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
         pack(data, shards)
     holder.communicate(b"\n")
     assert (pack(data, shards) / ".gitignore").exists()
+
+
+def test_cls_files_say_what_is_written_where_labels_are_no_classes(tmp_path: Path, run: Run) -> None:
+    """A number of a list of values would be a class to every other reader; an image without a label has no file."""
+    for number in range(5):
+        picture(number).save(tmp_path / f"{number}.png")
+    for name, labels, expected in (
+        ("numbers", ["0.5", "2", "", "-1", "0.5"], {"0.5", "2", "-1"}),
+        ("several", ["a;b", "b", "a", "a;b", "b"], {"a;b", "a", "b"}),
+        ("classes", ["a", "b", "", "b", "a"], {"0", "1"}),
+    ):
+        (tmp_path / f"{name}.csv").write_text("path,label\n" + "".join(f"{i}.png,{x}\n" for i, x in enumerate(labels)))
+        code, said, errors = run("pack", tmp_path / f"{name}.csv", tmp_path / name, "--workers", 0)
+        assert code == 0, errors
+        assert ("(1 without a label)" in said) == ("" in labels)
+        with tarfile.open(tmp_path / name / "0000.tar") as tar:
+            members = [tar.extractfile(member) for member in tar if member.name.endswith(".cls")]
+            texts = [file.read().decode() for file in members if file is not None]
+        assert (len(texts), {*texts}) == (sum(map(bool, labels)), expected)
+        (tmp_path / name / "index.json").unlink()
+        (tmp_path / name / "pack.json").unlink()
+        source = open_data(str(tmp_path / name)).all  # by its tar files alone
+        assert isinstance(source, ShardSource)
+        assert source.kind == ("listed" if name == "classes" else "written")
+        assert sorted(source.classes) == sorted({*labels} - {""})

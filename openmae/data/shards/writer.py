@@ -90,16 +90,16 @@ class ShardWriter:
     ) -> None:
         self._whole.__exit__(kind, error, traceback)
 
-    def add(self, image: int, key: str, packed: Packed, label: int) -> None:
-        """Image `image` of the source as members KEY.jpg (or as it is encoded) and, with a label of 0 or more,
-        KEY.cls. Raises OSError."""
+    def add(self, image: int, key: str, packed: Packed, label: str) -> None:
+        """Image `image` of the source as members KEY.jpg (or as it is encoded) and, with a label, KEY.cls. Raises
+        OSError."""
         self._images.append(image)
         self._offsets.append(self._member(f"{key}.{packed.extension}", packed.data))
         self._sizes.append(len(packed.data))
         self._checksums.append(packed.crc32)
         self._bytes_before += packed.bytes_before
-        if label >= 0:
-            self._member(f"{key}.cls", str(label).encode())
+        if label:
+            self._member(f"{key}.cls", label.encode())
 
     def leave_out(self, image: LeftOut) -> None:
         """Notes that this one is missing."""

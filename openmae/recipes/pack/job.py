@@ -8,7 +8,7 @@ and all of them are decoded at every visit. What the bound costs in sharpness is
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +28,11 @@ from openmae.data.shards.index import INDEX, Shard, write_index
 from openmae.data.shards.listing import CLASSES
 from openmae.data.shards.packing import Packed, Packing, pack_image
 from openmae.data.shards.writer import FinishedShard, LeftOut, ShardWriter, concatenated
+from openmae.data.sources.known_labels import known_labels
 from openmae.data.sources.labels import NO_LABEL
 from openmae.data.sources.source import Names, Source
 from openmae.data.survey.findings import most_broken
+from openmae.data.tasks import Task, taken_for_names
 from openmae.errors import BrokenImage, Interrupted, UserError
 from openmae.files.disk import room_on_disk
 from openmae.files.whole import take_lock, write_file
@@ -130,7 +132,7 @@ def _add(
             left_out.append(_line(split, outcome))
         else:
             image = int(split.order[place])
-            writer.add(image, f"{place:09d}", outcome, int(split.labels[image]))
+            writer.add(image, f"{place:09d}", outcome, split.label(image))
 
 
 def _pack_chunk(source: Source, packing: Packing, images: NDArray[np.int64], hand: Hand) -> list[Packed | LeftOut]:
@@ -152,7 +154,7 @@ def _write_index(split: PackedSplit, parts: list[FinishedShard]) -> None:
     if not len(images):
         raise UserError(f"none of the images of {split.source.location} can be read", f"look at the list in {BROKEN}")
     shards = zip(split.shards, parts, strict=True)
-    if split.class_names:
+    if split.class_names and split.task == "classification":
         write_file(split.folder / CLASSES, "".join(f"{name}\n" for name in split.class_names).encode())
     write_index(
         split.folder,
@@ -168,25 +170,42 @@ def _write_index(split: PackedSplit, parts: list[FinishedShard]) -> None:
 
 def _open_splits(data: Data, settings: Pack, titles: tuple[Split | None, ...], console: Console) -> list[PackedSplit]:
     """All that is to be packed. Labels of val are numbered as those of train."""
+    sources = {title: data.all if title is None else data.split(title) for title in titles}
+    labels = {title: known_labels(source) for title, source in sources.items()}
+    names = tuple(dict.fromkeys(name for _, own in labels.values() for name in own))
+    task = _task(names, next(iter(sources.values())))
+    number = {name: i for i, name in enumerate(names)}
     splits: list[PackedSplit] = []
-    names: tuple[str, ...] = ()
-    for title in titles:
-        source = data.all if title is None else data.split(title)
-        said = f"{len(source):,} images in {source.location}"
-        try:
-            own, labels = source.class_names, source.labels
-            names += tuple(name for name in own if name not in names)
-            labels = np.array([names.index(name) for name in own])[labels]
-            said += f", {len(own):,} classes"
-        except UserError as error:
-            own, labels = (), np.full(len(source), NO_LABEL)
-            said += f", without labels, which only knn and probe need ({with_flags(str(error))})"
-        console.print(said)
+    for title, source in sources.items():
+        numbers, own = labels[title]
+        numbers = np.array([*(number[name] for name in own), NO_LABEL])[numbers]
+        console.print(f"{len(source):,} images in {source.location}, {_said_of_labels(source, own, numbers, task)}")
         folder = settings.shards / (title or "")
-        splits.append(PackedSplit(title or "", source, labels, names if own else (), folder, settings))
+        upto = names[: len(own)] if not splits else names  # train's alone, which come first
+        splits.append(PackedSplit(title or "", source, numbers, upto if own else (), task, folder, settings))
     if data.has_unused_test:
         console.print("The third split, test, is left out: only train and val are packed")
     return splits
+
+
+def _task(names: Sequence[str], source: Source) -> Task:
+    """What the labels are taken for; classes where they would be asked about."""
+    try:
+        return taken_for_names(names, source.label_kind, source.location).task
+    except UserError:
+        return "classification"
+
+
+def _said_of_labels(source: Source, names: Sequence[str], labels: NDArray[np.int64], task: Task) -> str:
+    if names:
+        missing = int((labels == NO_LABEL).sum())
+        said = f"{len(names):,} classes" if task == "classification" else f"labels for {task}"
+        return f"{said} ({missing:,} without a label)" if missing else said
+    try:
+        _ = source.class_names
+    except UserError as error:
+        return f"without labels, which only knn and probe need ({with_flags(str(error))})"
+    return "without labels"
 
 
 def _check_ranges(settings: Pack) -> None:

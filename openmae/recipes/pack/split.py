@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from openmae.data.shards.index import SETTINGS
 from openmae.data.shards.packing import RULES
 from openmae.data.shards.writer import PARTS, FinishedShard, read_finished
+from openmae.data.sources.labels import NO_LABEL
 from openmae.data.sources.source import Source
+from openmae.data.tasks import Task
 from openmae.errors import UserError
 from openmae.files.whole import write_file
 from openmae.randomness import generator
@@ -26,17 +28,26 @@ _FEWEST, _MOST, _SHARDS = 100, 5000, 8  # images a shard, and how many shards a 
 
 @dataclass(frozen=True)
 class PackedSplit:
-    """Images that get shards of their own in `folder`. title: "train", "val" or ""; labels (n,), NO_LABEL for none."""
+    """Images that get shards of their own in `folder`. title: "train", "val" or ""; labels (n,), NO_LABEL for none.
+    task: what the labels are taken for; shards hold the number of a class, and what is written otherwise."""
 
     title: str
     source: Source
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
+    task: Task
     folder: Path
     settings: "Pack"
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def label(self, image: int) -> str:
+        """What a .cls file says of the image; empty where it has no label."""
+        number = int(self.labels[image])
+        if number == NO_LABEL:
+            return ""
+        return str(number) if self.task == "classification" else self.class_names[number]
 
     @cached_property
     def shard_size(self) -> int:
