@@ -6,6 +6,7 @@
 # make audit        ask the internet whether a package that the tests run with is known to be vulnerable
 # Needs git, make and python3 (3.11 or newer) alone; everything goes into .venv.
 PYTHON ?= python3
+NEWEST ?= 3.14 3.13 3.12 3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -33,7 +34,7 @@ test-oldest: .venv/tools/bin/uv
 	.venv/oldest/bin/python $(OF_PYTEST)
 
 test-newest: .venv/tools/bin/uv
-	.venv/tools/bin/uv venv --quiet --clear --python '>=3.11' .venv/newest
+	for python in $(NEWEST); do .venv/tools/bin/uv venv --clear --python "$$python" .venv/newest && break; done
 	.venv/tools/bin/uv pip compile --quiet --python .venv/newest/bin/python --upgrade $(OF_TESTS) \
 	  --overrides .venv/override.in --output-file .venv/newest.txt pyproject.toml
 	.venv/tools/bin/uv pip install --quiet --python .venv/newest/bin/python --no-deps -r .venv/newest.txt --editable .

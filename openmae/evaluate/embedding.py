@@ -17,6 +17,8 @@ from torch import Tensor
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.opening import Split, open_data
+from openmae.data.survey.levels import unlike
+from openmae.data.survey.sample import sample_levels
 from openmae.data.views.statistics import Statistics
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.features import centred_images, pooled
@@ -91,6 +93,10 @@ def embed(
     opened = open_data(data)
     source = opened.all if split is None else opened.split(split)
     images = centred_images(embedder.encoder, embedder.statistics, source)
+    odd = unlike(sample_levels(source, embedder.statistics.pixels, workers), embedder.statistics)
+    if odd is not None and odd.impossible:
+        what = f"{data}: not what {model} learnt from: {odd.what}"
+        raise UserError(what, "give it images of the depth and unit that it learnt from")
     vectors: list[NDArray[np.float32]] = []
     names: list[str] = []
     for batch in embed_each(images, embedder, batch_size, workers):

@@ -9,6 +9,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from openmae.errors import UserError
+from openmae.evaluate.embedding import embed
 from openmae.weights.native import KEY
 from tests.commands import Run, finetune, pretrain, refused
 from tests.runs import copy
@@ -84,3 +86,9 @@ def test_images_of_two_scales_are_said_by_check_stats_pretrain_and_finetune(tmp_
         code, said, errors = run(*words)
         assert code == (words[0] == "check"), errors
         assert "the images are of two scales, 8 and 16 bits scaled to 0..1: " in said, words[0]
+
+
+def test_python_refuses_them_too(finished: Path, data: Path, tmp_path: Path) -> None:
+    model = learnt_from(DARK, finished, tmp_path / "model")
+    with pytest.raises(UserError, match=r"not what .* learnt from"):
+        embed(model, str(data))
