@@ -20,6 +20,7 @@ from openmae.data.shards.source import ShardSource
 from openmae.data.sources.folder import ImageFolder, SplitFolder, open_folder
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import Listing, between, list_images, matching
+from openmae.data.sources.notes import mask_folders
 from openmae.data.sources.parquet import holds_images, open_parquet_images
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
@@ -85,7 +86,7 @@ def _by_members(location: str, source: ShardSource) -> Parts:
     place = {name: number for number, name in enumerate(plain.values())}
     numbers = np.array([place[folder] for folder in folders])
     openers: Openers = {kind: partial(source.take, np.flatnonzero(numbers == place[plain[kind]])) for kind in plain}
-    return Parts({**openers, **whole}, said(plain, "/"))
+    return Parts({**openers, **whole}, said(plain, "/"), _are_odd(plain))
 
 
 # ---------------------------------------------------------------- splits in the folder itself
@@ -133,8 +134,12 @@ def _in_splits(place: Path, folders: Folders, selection: Selection, listing: Lis
     openers: Openers = {kind: cache(partial(opener, name)) for kind, name in folders.items()}
     whole = partial(_everything_in, place, folders, openers, selection, listing)
     if selection.splits == "none":
-        return Parts({"all": whole}, f"{' and '.join(f'{name}/' for name in folders.values())} together")
-    return Parts({**openers, "all": whole}, said(folders, "/"))
+        return Parts({"all": whole}, f"{' and '.join(f'{name}/' for name in folders.values())} together", is_odd=True)
+    return Parts({**openers, "all": whole}, said(folders, "/"), _are_odd(folders))
+
+
+def _are_odd(folders: Folders) -> bool:
+    return any(kind != name for kind, name in folders.items())
 
 
 def _everything_in(
@@ -193,6 +198,11 @@ def _in_class_folders(place: Path, tops: list[str], tree: "_Tree", selection: Se
     inner = {top: tree.splits_below(top, selection.pair or ()) for top in tops}
     if not any(plain_of(names) for names in inner.values()):
         return None
+    if masks := mask_folders(tops):
+        raise UserError(
+            f"{place} has splits in {', '.join(tops)}, of which {masks[0]} looks like masks of the images",
+            "leave it out by `exclude`",
+        )
     names = sorted({name for found in inner.values() for name in found})
     plain, without = plain_of(names), [top for top, found in inner.items() if not found]
     if plain is None or without:
@@ -206,7 +216,7 @@ def _in_class_folders(place: Path, tops: list[str], tree: "_Tree", selection: Se
 
     openers: Openers = {kind: partial(part, name) for kind, name in plain.items()}
     taken = said({kind: f"CLASS/{name}" for kind, name in plain.items()}, "/")
-    return Parts({**openers, "all": everything}, taken)
+    return Parts({**openers, "all": everything}, taken, is_odd=True)
 
 
 class _Tree:

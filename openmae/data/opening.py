@@ -11,6 +11,7 @@ of an .npz. A folder that holds images as well as shards is refused, since eithe
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal, final
@@ -25,6 +26,7 @@ from openmae.data.sources.arrays import ArrayFile, npz_arrays, open_npz_array
 from openmae.data.sources.folder import COMPRESSED, ImageFolder, unpacking
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import EXTENSIONS
+from openmae.data.sources.notes import Note, notes_on
 from openmae.data.sources.parquet import holds_images, open_parquet_images
 from openmae.data.sources.remote import is_remote
 from openmae.data.sources.selection import WHOLE, Patterns, Selection, none_taken
@@ -51,8 +53,20 @@ class Data:
     """
 
     def __init__(self, location: str, parts: Parts) -> None:
-        self.location, self.taken = location, parts.taken
-        self._openers = {which: cache(opener) for which, opener in parts.openers.items()}
+        self.location, self.taken, self._is_odd = location, parts.taken, parts.is_odd
+        self._openers = {which: cache(partial(self._open, which, opener)) for which, opener in parts.openers.items()}
+        self._opened: dict[str, Source] = {}
+
+    def _open(self, which: str, opener: Callable[[], Source]) -> Source:
+        self._opened[which] = opener()
+        return self._opened[which]
+
+    @property
+    def notes(self) -> list[Note]:
+        """What is worth saying of the files of the parts that were opened by now, and of what was taken for a split
+        that is called otherwise."""
+        opened = [self._opened["all"]] if "all" in self._opened else [*self._opened.values()]
+        return [*([Note(f"Splits: {self.taken}")] if self._is_odd else []), *notes_on(opened)]
 
     @property
     def has_splits(self) -> bool:
@@ -96,7 +110,7 @@ def open_data(data: str, selection: Selection = WHOLE) -> Data:
         openers = {which: partial(_of_samples, opener) for which, opener in openers.items()}
     if (patterns := selection.patterns) is not None:
         openers = {which: partial(_matching, opener, patterns) for which, opener in openers.items()}
-    return Data(location, Parts(openers, parts.taken))
+    return Data(location, replace(parts, openers=openers))
 
 
 def _parts(data: str, selection: Selection) -> Parts:
@@ -130,7 +144,7 @@ def _remote(data: str, selection: Selection) -> Parts:
         raise UserError(f"{data} has no index.json and no .tar files", f"give the shards as {data}/{{0000..0099}}.tar")
     opened = partial(open_shards, image_key=selection.image_key)
     openers: Openers = {split: partial(opened, below[split], shards) for split, shards in shards_below.items()}
-    return Parts(with_all(data, openers), said(dict(zip(SPLITS, names, strict=True)), "/"))
+    return Parts(with_all(data, openers), said(dict(zip(SPLITS, names, strict=True)), "/"), names != SPLITS)
 
 
 def _in_file(file: Path, selection: Selection) -> Parts:

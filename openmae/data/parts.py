@@ -22,10 +22,12 @@ _SHOWN = 4  # names in a sentence
 
 @dataclass(frozen=True)
 class Parts:
-    """taken: what was taken for which split, in words; empty where there is nothing to say."""
+    """taken: what was taken for which split, in words; empty where there is none. is_odd: whether they are called
+    otherwise than train and val, so that it is better said."""
 
     openers: Openers
     taken: str = ""
+    is_odd: bool = False
 
 
 def by_split(

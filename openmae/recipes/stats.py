@@ -36,6 +36,7 @@ from openmae.randomness import generator
 from openmae.recipes.asked import AskedFiles, AskedReading, Readers
 from openmae.recipes.levels import say_apart
 from openmae.recipes.nodata import missing_pixels, say_taken, warn_of_suspects
+from openmae.recipes.opened import tell
 from openmae.report.plots.histogram import draw_histogram
 
 _NAMED = 5  # images that cannot be read
@@ -70,7 +71,7 @@ def run(settings: Stats) -> None:
     workers = reading_workers(settings.workers)
     if settings.out is not None:
         check_out(settings.out, ".toml")
-    source = _source(settings)
+    source = _source(settings, console)
     headers = sample_headers(source, seed=0, workers=workers, reading=settings.reading)
     pixels, why = choose_pixels(
         headers, settings.in_chans, settings.bands, settings.pixel_type, source.location, settings.reading
@@ -98,8 +99,10 @@ def run(settings: Stats) -> None:
     _hand_on(settings, found, console)
 
 
-def _source(settings: Stats) -> Source:
-    source = open_data(settings.data, settings.selection).train
+def _source(settings: Stats, console: Console) -> Source:
+    data = open_data(settings.data, settings.selection)
+    source = data.train
+    tell(data, console)
     if settings.most is None:
         return source
     if settings.most < 1:

@@ -220,6 +220,19 @@ def test_splits_below_the_classes(tmp_path: Path) -> None:
     assert len(open_data(str(tmp_path), Selection(splits="none")).all) == 13
 
 
+def test_masks_beside_images_are_no_class_that_is_divided(tmp_path: Path) -> None:
+    """As ADE20K has them."""
+    write(
+        tmp_path,
+        *(f"{kind}/{split}/1.png" for kind in ("images", "annotations") for split in ("training", "validation")),
+    )
+    with pytest.raises(UserError, match="annotations looks like masks of the images: leave it out by `exclude`"):
+        open_data(str(tmp_path))
+    data = open_data(str(tmp_path), Selection(exclude=("annotations",)))
+    assert data.taken == "training/ for train, validation/ for val"
+    assert (names_of(data.train), names_of(data.val)) == (["1.png"], ["1.png"])
+
+
 def test_a_folder_called_test_deep_inside_is_no_question(tmp_path: Path) -> None:
     write(tmp_path, "2019/test/1.png", "2019/a/1.png", "2020/1.png", "2021/test/2.png")
     assert not open_data(str(tmp_path)).has_splits

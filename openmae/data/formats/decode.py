@@ -24,9 +24,8 @@ from openmae.data.formats.pillow import open_by_pillow
 from openmae.data.formats.png import open_png
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.formats.tiff import open_tiff
+from openmae.data.signatures import ENOUGH, Format, format_of
 from openmae.errors import BrokenImage, UnfitImage, UserError
-
-_JPEG = b"\xff\xd8\xff"
 
 
 def open_image(data: bytes | OSError | BrokenImage, reading: Reading = UNSAID) -> OpenedImage:
@@ -122,29 +121,22 @@ def open_here(data: bytes, reading: Reading) -> OpenedImage:
     """As open_image, in this process whatever is known of the image; errors of any kind may be raised."""
     if not data:
         raise BrokenImage("the file is empty")
-    if data[128:132] == b"DICM" and data[:3] != _JPEG:  # what comes before may be anything, a TIFF's header too
-        return open_dicom(data)
-    for start, opener in _OPENERS.items():
-        if data.startswith(start):
-            return opener(data)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return open_by_pillow(data, "WEBP")
-    if data[4:8] == b"ftyp":
-        brands = data[8:64]
-        return open_avif(data) if b"avif" in brands or b"avis" in brands else open_heic(data)
-    raise BrokenImage("its first bytes are of no image format that is read here")
+    if (form := format_of(data[:ENOUGH])) is None:
+        raise BrokenImage("its first bytes are of no image format that is read here")
+    return _OPENERS[form](data)
 
 
-_OPENERS: dict[bytes, Callable[[bytes], OpenedImage]] = {
-    _JPEG: open_jpeg,
-    b"\x89PNG\r\n\x1a\n": open_png,
-    b"GIF8": lambda data: open_by_pillow(data, "GIF"),
-    b"BM": open_bmp,
-    b"II*\0": open_tiff,
-    b"MM\0*": open_tiff,
-    b"II+\0": open_tiff,
-    b"MM\0+": open_tiff,
-    b"\x93NUMPY": open_npy,
+_OPENERS: dict[Format, Callable[[bytes], OpenedImage]] = {
+    "dicom": open_dicom,
+    "jpeg": open_jpeg,
+    "png": open_png,
+    "gif": lambda data: open_by_pillow(data, "GIF"),
+    "bmp": open_bmp,
+    "tiff": open_tiff,
+    "npy": open_npy,
+    "webp": lambda data: open_by_pillow(data, "WEBP"),
+    "avif": open_avif,
+    "heic": open_heic,
 }
 
 

@@ -11,15 +11,17 @@ import stat
 import time
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openmae.console.progress import Status
+from openmae.data.signatures import ENOUGH, format_of
 from openmae.data.sources.selection import Selection, none_taken
 from openmae.data.sources.source import Names
 from openmae.errors import UserError
@@ -28,13 +30,39 @@ from openmae.files.cache import cache_file, keep, recall
 EXTENSIONS = frozenset(".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .dcm .dicom .avif .heic .heif .npy".split())
 SHARD_ENDINGS = (b".tar", b".parquet")
 _ENDINGS = frozenset(ending.encode()[1:] for ending in (*EXTENSIONS, ".tar", ".parquet"))
-_PERHAPS_DICOM = re.compile(rb"[^.]+|.*\.[0-9]+")  # scanners name files IM0001 or by a number with dots
+_TIFF_INSIDE = frozenset(  # photographs as the sensor saw them, and slides: a reader of TIFF shows a thumbnail
+    b"nef nrw cr2 cr3 crw arw dng orf rw2 raf pef srw svs ndpi scn mrxs vms bif".split()
+)
+UNREAD = _TIFF_INSIDE | frozenset(
+    b"ppm pgm pbm pnm pam pfm jp2 j2k jpf jpx j2c jxl jxr exr hdr tga pcx ico dds ras sgi nii mha mhd nrrd svg "
+    b"eps ps ai psd xcf czi lif nd2".split()
+)
+"""Endings of images of kinds that are not read."""
+_NO_IMAGES = frozenset(
+    b"txt json jsonl ndjson xml csv tsv md rst html htm pdf doc docx odt xls xlsx ppt pptx zip gz tgz bz2 xz "
+    b"zst 7z rar mp4 m4v mov avi mkv webm mpg mpeg wmv mp3 wav flac ogg m4a mat h5 hdf5 hdf he5 nc zarr npz pkl "
+    b"pickle joblib pt pth ckpt safetensors onnx py pyc ipynb js css sh bat c cc cpp h hpp java r m log out err "
+    b"yaml yml toml ini cfg lock db sqlite sqlite3 lmdb mdb tfrecord tfrecords rec idx lst feather arrow "
+    b"geojson shp shx dbf prj cpg kml gpkg tfw jgw pgw wld ovr exe dll so".split()
+)
+_NOT_OPENED = _NO_IMAGES | _TIFF_INSIDE
+_IS_ENDING = re.compile(rb"[a-z][a-z0-9_+~-]{0,15}")  # names of scanners have numbers with dots between them
 
-_RULES = 4  # changes with what is listed, and in which order
+_RULES = 5  # changes with what is listed, and in which order
 KEPT_FROM = 100_000  # images; fewer are listed anew each time, which also notices files that were written anew
 RACY_NS = 2_000_000_000  # a folder that changed this shortly before it was listed may change again at the same time
 
 FolderState = tuple[int, int, int, int]  # of a folder: times of modification and change, device, inode
+
+
+class Others(NamedTuple):
+    """How many files that are not called like images lie in a folder (by the first two of its path). are_images: by
+    their first bytes, and so they are among the names; otherwise they are left out. ending: with its dot."""
+
+    folder: str
+    ending: str
+    are_images: bool
+    number: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +71,8 @@ class Listing:
 
     names: of the images, relative to the folder, sorted by their bytes. sizes (n,): theirs in bytes, -1 where a file
     is not there. fingerprint: of names and sizes. shards: the .tar and
-    .parquet files, as the names. folders, states (m, 4): what was walked. began: when, in ns.
+    .parquet files, as the names. folders, states (m, 4): what was walked. began: when, in ns. others: what lies there
+    beside what is called like an image.
     """
 
     names: Names
@@ -53,6 +82,7 @@ class Listing:
     folders: Names
     states: NDArray[np.int64]
     began: int
+    others: tuple["Others", ...] = ()
 
     def below(self, folder: str) -> "Listing":
         """Of a folder in it, as it is reached from here."""
@@ -62,7 +92,10 @@ class Listing:
         shards = _without([name for name in self.shards if os.fsencode(name).startswith(prefix)], prefix)
         inside = [i for i, name in enumerate(self.folders) if os.fsencode(name).startswith(prefix)]
         folders = _without([self.folders[i] for i in inside], prefix)
-        return Listing(names, sizes, fingerprint(names, sizes), shards, folders, self.states[inside], self.began)
+        others = (one for one in self.others if f"{one.folder}/".startswith(f"{folder}/"))
+        deeper = tuple(one._replace(folder=one.folder[len(folder) + 1 :]) for one in others)
+        digest = fingerprint(names, sizes)
+        return Listing(names, sizes, digest, shards, folders, self.states[inside], self.began, deeper)
 
 
 def between(names: Names, prefix: bytes) -> tuple[int, int]:
@@ -93,7 +126,11 @@ def list_images(root: Path, known: Mapping[str, Listing] | None = None) -> Listi
         arrays: dict[str, NDArray[Any]] = {"text": names.text, "ends": names.ends, "states": listing.states}
         arrays.update(sizes=listing.sizes)
         arrays.update(folders=folders.text, folder_ends=folders.ends, shards=shards.text, shard_ends=shards.ends)
-        keep(file, arrays, {"root": os.fsencode(real).hex(), "fingerprint": listing.fingerprint})
+        keep(
+            file,
+            arrays,
+            {"root": os.fsencode(real).hex(), "fingerprint": listing.fingerprint, "others": listing.others},
+        )
     return listing
 
 
@@ -145,8 +182,9 @@ def _recall(file: Path, real: str) -> Listing | None:
                 return None
         shards = Names(arrays["shards"], arrays["shard_ends"])
         names = Names(arrays["text"], arrays["ends"])
-        return Listing(names, arrays["sizes"], about["fingerprint"], shards, folders, states, began)
-    except (OSError, KeyError, IndexError):
+        others = tuple(Others(*one) for one in about["others"])
+        return Listing(names, arrays["sizes"], about["fingerprint"], shards, folders, states, began, others)
+    except (OSError, KeyError, IndexError, TypeError):
         return None
 
 
@@ -172,6 +210,7 @@ class _Walk:
         self.shards: list[bytes] = []
         self.folders: list[bytes] = []
         self.states: list[FolderState] = []
+        self.others: Counter[tuple[str, str, bool]] = Counter()  # by the first two of Others' fields
         self.status = Status()
 
     def run(self) -> None:
@@ -188,7 +227,8 @@ class _Walk:
         names = Names(np.frombuffer(self.text, np.uint8), np.frombuffer(self.ends, np.int64))
         sizes, states = np.frombuffer(self.sizes, np.int64), np.array(self.states, np.int64).reshape(-1, 4)
         shards, folders = Names.of(self.shards), Names.of(self.folders)
-        return Listing(names, sizes, fingerprint(names, sizes), shards, folders, states, self.began)
+        others = tuple(Others(*what, count) for what, count in sorted(self.others.items()))
+        return Listing(names, sizes, fingerprint(names, sizes), shards, folders, states, self.began, others)
 
     def _below(self, place: bytes, prefix: bytes, above: frozenset[tuple[int, int]]) -> Iterator[tuple[bytes, bytes]]:
         """Path and name of every image and shard below a folder.
@@ -200,7 +240,7 @@ class _Walk:
             state = _state(place)  # before it is read, so that a later change is noticed
             if state[2:] in above:
                 return
-            names = sorted(_worth_a_look(place))
+            names = sorted(self._worth_a_look(place, prefix))
         except OSError as error:
             folder = os.fsdecode(place.rstrip(b"/") or b"/")
             raise UserError(f"{folder} cannot be read ({error.strerror})", "check its permissions") from error
@@ -227,8 +267,47 @@ class _Walk:
         self.shards += [folder + os.fsencode(name) for name in listing.shards]
         self.folders += [folder + os.fsencode(name) for name in listing.folders]
         self.states += [(state[0], state[1], state[2], state[3]) for state in listing.states.tolist()]
+        for one in listing.others:
+            inside = "/".join([os.fsdecode(folder[:-1]), *filter(None, [one.folder.partition("/")[0]])])
+            self.others[inside, one.ending, one.are_images] += one.number
         self.began = min(self.began, listing.began)
         return True
+
+    def _worth_a_look(self, folder: bytes, prefix: bytes) -> list[bytes]:
+        """Names of the images and, with a slash at the end, of the folders in it: so a folder sorts where its contents
+        do. Hidden files are left out, and so is what lies in run folders, whose pictures are no data. Files that are
+        not called like images are counted, and are images where their first bytes say so."""
+        names = []
+        others: Counter[tuple[str, bool]] = Counter()
+        marks = 0
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name[0] == ord("."):  # hidden
+                    continue
+                head, dot, ending = name.rpartition(b".")
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link to itself
+                    is_folder = False
+                if is_folder:
+                    names.append(name + b"/")
+                    continue
+                ending = ending.lower() if dot and head and _IS_ENDING.fullmatch(ending.lower()) else b""
+                if ending in _ENDINGS:
+                    names.append(name)
+                    continue
+                marks += name in (b"lock", b"config.toml")
+                is_image = ending not in _NOT_OPENED and _begins_as_an_image(folder + name)
+                others[os.fsdecode(b"." + ending if ending else b""), is_image] += 1
+                if is_image:
+                    names.append(name)
+        if marks == 2:
+            return []
+        above = "/".join(os.fsdecode(prefix).split("/")[:2]).rstrip("/")
+        for (ending_said, is_image), count in others.items():
+            self.others[above, ending_said, is_image] += count
+        return names
 
     def _add(self, path: bytes, name: bytes) -> None:
         try:
@@ -246,41 +325,16 @@ class _Walk:
             self.status.say(f"listing {self.root}: {len(self.ends):,} images")
 
 
-def _worth_a_look(folder: bytes) -> list[bytes]:
-    """Names of the images and, with a slash at the end, of the folders in it: so a folder sorts where its contents
-    do. Hidden files are left out, and so is what lies in run folders, whose pictures are no data."""
-    names = []
-    marks = 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name[0] == ord("."):  # hidden
-                continue
-            _, dot, ending = name.rpartition(b".")
-            try:
-                is_folder = entry.is_dir()
-            except OSError:  # a link to itself
-                is_folder = False
-            if is_folder:
-                names.append(name + b"/")
-            elif dot and ending.lower() in _ENDINGS:
-                names.append(name)
-            elif _PERHAPS_DICOM.fullmatch(name):
-                marks += name == b"lock"
-                if _is_dicom(folder + name):
-                    names.append(name)
-            else:
-                marks += name == b"config.toml"
-    return [] if marks == 2 else names
-
-
-def _is_dicom(path: bytes) -> bool:
-    """Whether it starts as DICOM files do, for which scanners use no extension."""
+def _begins_as_an_image(path: bytes) -> bool:
+    """Whether its first bytes are those of an image; not where it cannot be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:
-        return stat.S_ISREG(os.fstat(descriptor).st_mode) and os.pread(descriptor, 4, 128) == b"DICM"
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return is_file and format_of(os.pread(descriptor, ENOUGH, 0)) is not None
+    except OSError:
+        return False
     finally:
         os.close(descriptor)

@@ -34,6 +34,7 @@ from openmae.console.terminal import make_console
 from openmae.console.words import counted, pace
 from openmae.data.opening import SPLITS, Data, open_data
 from openmae.data.sources.labels import several
+from openmae.data.sources.notes import notes_on
 from openmae.data.sources.source import Source
 from openmae.data.survey.findings import Finding, InspectedSplit, Severity, judge
 from openmae.data.survey.inspection import inspect
@@ -67,7 +68,12 @@ def run(settings: Check) -> int:
     splits, taken, doubts = _taken_for(splits, settings.task)
     images = sum(map(len, sources.values()))
     console.print(f"{settings.data}: {pace(images, time.monotonic() - started)}")
-    console.print(f"Splits: {data.taken or 'none'}\n", soft_wrap=True)
+    console.print(f"Splits: {data.taken or 'none'}", soft_wrap=True)
+    notes = [*notes_on(sources.values())]
+    for note in notes:
+        if not note.is_warning:
+            console.print(note.what, soft_wrap=True, highlight=False)
+    console.print()
     _show_images(splits, taken, console)
     findings = [*doubts, *judge(splits)]
     if data.has_unused_test:
@@ -78,7 +84,8 @@ def run(settings: Check) -> int:
                 "nothing to do; to measure on it, give it in the place of val",
             )
         )
-    for finding in findings:
+    findings += [Finding("warning", note.what, note.advice) for note in notes if note.is_warning]
+    for finding in sorted(findings, key=lambda finding: [*_STYLES].index(finding.severity)):
         _show(finding, console)
     if settings.out is not None:
         write_inventory(settings.out, splits)

@@ -40,6 +40,7 @@ from openmae.recipes.embed.neighbours import Findings
 from openmae.recipes.embed.parts import PartsFolder, opened_parts, parts_folder, read_job
 from openmae.recipes.embed.settings import Embed
 from openmae.recipes.levels import check_expected, check_levels
+from openmae.recipes.opened import tell
 from openmae.version import __version__
 from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
@@ -58,6 +59,7 @@ def run(settings: Embed) -> None:
     workers = workers_for(settings.workers, device)
     data = open_data(settings.data, settings.selection)
     source = _source(settings, data)
+    tell(data, console)
     labels = LabelTexts(source)
     images = centred_images(loaded.encoder, loaded.statistics, source)
     queries = [(path, _query(images, path)) for path in settings.search]

@@ -44,6 +44,7 @@ from openmae.recipes.evaluate.keep import check_results, keep_result, set_name
 from openmae.recipes.evaluate.predictions import check_save, save_predictions
 from openmae.recipes.evaluate.settings import AskedSplit, Evaluate
 from openmae.recipes.levels import check_levels
+from openmae.recipes.opened import tell
 from openmae.report.page.results import shown_figures
 from openmae.train.run import read_config
 from openmae.weights import Loaded, load_model
@@ -67,9 +68,9 @@ def run(settings: Evaluate) -> None:
     device = choose_device(settings.device)
     model.to(device)
     workers = workers_for(settings.workers, device)
-    source, split = judged_images(
-        open_data(settings.data, settings.selection), settings.split, settings.model, loaded, task
-    )
+    data = open_data(settings.data, settings.selection)
+    source, split = judged_images(data, settings.split, settings.model, loaded, task)
+    tell(data, console)
     asked = question(source, task, loaded.info["class_names"], settings.classes)
     images = centred_images(model.encoder, loaded.statistics, source)
     check_levels(loaded.name, loaded.statistics, source, workers, console)

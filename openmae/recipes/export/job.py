@@ -31,6 +31,7 @@ from openmae.recipes.export.formats import timm as export_timm
 from openmae.recipes.export.quantize import Cost, quantize, show_cost
 from openmae.recipes.export.settings import Export
 from openmae.recipes.levels import check_levels
+from openmae.recipes.opened import tell
 from openmae.report.card.text import public
 from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
@@ -72,6 +73,7 @@ def run(settings: Export) -> None:
     data = None if settings.data is None else open_data(settings.data, settings.selection)
     images = real_images(loaded, data)
     if data is not None:
+        tell(data, console)
         check_levels(loaded.name, loaded.statistics, data.val, 0, console)
     with room_on_disk(settings.out.parent), _aside(settings.out) as part:
         notes = form.write(loaded, part)

@@ -45,6 +45,7 @@ from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
 from openmae.recipes.levels import check_levels
+from openmae.recipes.opened import tell
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
 from openmae.recipes.training.schedule import evenly
@@ -119,7 +120,7 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
     """Raises UserError."""
     with here.ranks.together():
         loaded = loaded_model(settings, here.console)
-    taken, train, val = here.ranks.each_in_turn(lambda: _split(settings))
+    taken, train, val = here.ranks.each_in_turn(lambda: _split(settings, here.console))
     task, is_former = taken.task, here.ranks.from_lead(_is_former(here))
     right = answers(train, task, outputs_before(train, task) if is_former else None)
     asked = answers(val, task, right.names)
@@ -139,9 +140,11 @@ def _is_former(here: Here) -> bool:
     return here.folder.has_begun and _LABELS not in here.folder.begun_with()
 
 
-def _split(settings: Finetune) -> tuple[Taken, Source, Source]:
+def _split(settings: Finetune, console: Console) -> tuple[Taken, Source, Source]:
     """What labels are taken for, and the images to learn from and to be judged by. Raises UserError."""
-    taken, train, val = split_for(open_data(given(settings.data), settings.selection), settings.task, settings.seed)
+    data = open_data(given(settings.data), settings.selection)
+    taken, train, val = split_for(data, settings.task, settings.seed)
+    tell(data, console)
     _check_balance(settings.balance, taken.task)
     if settings.labels is not None:
         train = fewer_labels(train, settings.labels, taken.task, settings.seed)

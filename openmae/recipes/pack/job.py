@@ -37,6 +37,7 @@ from openmae.errors import BrokenImage, Interrupted, UserError
 from openmae.files.disk import room_on_disk
 from openmae.files.whole import take_lock, write_file
 from openmae.machine.workers import reading_workers
+from openmae.recipes.opened import tell
 from openmae.recipes.pack.settings import Pack
 from openmae.recipes.pack.split import PackedSplit
 
@@ -54,6 +55,7 @@ def run(settings: Pack) -> None:
     titles: tuple[Split | None, ...] = SPLITS if data.has_splits else (None,)
     _check_place(settings, titles)
     splits = _open_splits(data, settings, titles, console)
+    tell(data, console)
     with room_on_disk(settings.shards), _only_one(settings.shards):
         for split in splits:
             split.settle()

@@ -27,6 +27,7 @@ from openmae.machine.device import choose_device, has_fast_bf16, is_out_of_memor
 from openmae.machine.heap import keep_freed_memory
 from openmae.machine.kinds import Precision
 from openmae.machine.workers import workers_for
+from openmae.recipes.opened import tell
 from openmae.recipes.plan.estimate import Estimate, work_of
 from openmae.recipes.plan.settings import Plan
 from openmae.recipes.plan.speed import Measured, Speed, dry_run, read_measured
@@ -149,6 +150,7 @@ def _look(settings: Plan, pretrain: Pretrain, device: torch.device, console: Con
         return Survey(statistics, (PIXELS, PIXELS), {}, {}, "", 0, ()), given(settings.images)
     data = open_data(settings.data, settings.selection)
     source = data.train
+    tell(data, console)
     console.print(f"{len(source):,} images in {source.location}; looking at some of them")
     workers = workers_for(None, device)
     images = len(source) if data.has_splits else len(source) - held_out(len(source))

@@ -32,6 +32,7 @@ from openmae.model import MaskedAutoencoder, patchify
 from openmae.randomness import generator
 from openmae.recipes.levels import say_apart
 from openmae.recipes.nodata import missing_pixels, warn_of_suspects
+from openmae.recipes.opened import tell
 from openmae.recipes.pretrain.build import Images, Pretraining, build, stream_of
 from openmae.recipes.pretrain.choose import check_compiles, choose, settle
 from openmae.recipes.pretrain.settings import Pretrain
@@ -79,7 +80,7 @@ def open_images(settings: Pretrain, here: Here) -> Images:
     with here.ranks.together():
         if settings.compile == "on":
             check_compiles(here.device)
-    train, val, shown = here.ranks.each_in_turn(lambda: _sources(open_data(data, settings.selection), settings.seed))
+    train, val, shown = here.ranks.each_in_turn(lambda: _opened(data, settings, console))
     console.print(f"{len(train):,} images in {train.location}; {len(shown)} shown in the pictures")
     look = None
     if here.ranks.leads and not here.folder.has_begun:
@@ -97,6 +98,13 @@ def open_images(settings: Pretrain, here: Here) -> Images:
             console.print(missing_pixels(look.missing[0], len(look.sizes), look.missing[1]), soft_wrap=True)
         warn_of_suspects(look.suspected, console)
     return Images(train, val, shown, look)
+
+
+def _opened(data: str, settings: Pretrain, console: Console) -> tuple[Source, Source | None, Source]:
+    opened = open_data(data, settings.selection)
+    sources = _sources(opened, settings.seed)
+    tell(opened, console)
+    return sources
 
 
 def _sources(data: Data, seed: int) -> tuple[Source, Source | None, Source]:

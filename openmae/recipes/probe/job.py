@@ -11,7 +11,7 @@ from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
-from openmae.data.tasks import answers, split_for
+from openmae.data.tasks import Taken, answers, split_for
 from openmae.distributed.ranks import Ranks, joined
 from openmae.errors import UserError, said_once
 from openmae.evaluate import knn
@@ -23,6 +23,7 @@ from openmae.machine.memory import ram
 from openmae.machine.workers import workers_for
 from openmae.model import ViT
 from openmae.recipes.levels import check_levels
+from openmae.recipes.opened import tell
 from openmae.recipes.probe.keep import keep
 from openmae.recipes.probe.settings import Proof
 from openmae.recipes.probe.table import draw_layers, show_advice, show_table
@@ -54,9 +55,7 @@ def _prove(
         loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
         say_origin(loaded, console)
         places = _places(settings, loaded.encoder)
-    taken, train, val = ranks.each_in_turn(
-        lambda: split_for(open_data(settings.data, settings.selection), settings.task, settings.seed)
-    )
+    taken, train, val = ranks.each_in_turn(lambda: _split(settings, console))
     ranks.agree(f"{train.fingerprint} {val.fingerprint}", f"{settings.data} holds other images")
     encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
     with ranks.together():
@@ -106,6 +105,14 @@ def _prove(
         keep(evaluations, settings.model)
         console.print(f"Kept in {settings.model}: {', '.join(['evaluations.json', *pictures, 'report.html'])}")
     return evaluations
+
+
+def _split(settings: Proof, console: Console) -> tuple[Taken, Source, Source]:
+    """What labels are taken for, and the images to learn from and to be judged by. Raises UserError."""
+    data = open_data(settings.data, settings.selection)
+    found = split_for(data, settings.task, settings.seed)
+    tell(data, console)
+    return found
 
 
 def _places(settings: Proof, encoder: ViT) -> list[Readout]:

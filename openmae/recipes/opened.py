@@ -1,0 +1,15 @@
+"""What every command says of DATA, once it has opened what it uses of it."""
+
+from rich.console import Console
+
+from openmae.data.opening import Data
+
+
+def tell(data: Data, console: Console) -> None:
+    """A line for each thing that is worth saying."""
+    for note in data.notes:
+        said = f"{note.what}: {note.advice}" if note.advice else note.what
+        if note.is_warning:
+            console.print(f"warning: {said}", style="yellow", soft_wrap=True, highlight=False)
+        else:
+            console.print(said, soft_wrap=True, highlight=False)
