@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from openmae.data.survey.nodata import Suspect
@@ -14,6 +16,21 @@ def missing_pixels(images: int, of: int, share: float) -> str:
         f"{images:,} of {of:,} {are} some of their pixels, {share:.2%} of all: no-data, which no figure counts and in "
         "whose place a model sees the mean"
     )
+
+
+def say_missing(missing: NDArray[np.float64], most: float, console: Console) -> None:
+    """Says how much of the images looked at, (n,) shares, is missing, and of how many more than training takes."""
+    gaps, mostly = int((missing > 0).sum()), int((missing > most).sum())
+    if not gaps:
+        return
+    console.print(missing_pixels(gaps, len(missing), float(missing.mean())), soft_wrap=True)
+    if mostly:
+        are = "image lacks" if mostly == 1 else "images lack"
+        console.print(
+            f"{mostly:,} {are} more than --max-nodata {most:g}: what is there is cropped, and another image takes the "
+            "turn where that is too little",
+            soft_wrap=True,
+        )
 
 
 def say_taken(taken: Sequence[Suspect], console: Console) -> None:

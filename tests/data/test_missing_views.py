@@ -18,6 +18,7 @@ from openmae.data.loading.stream import Batch, Stream
 from openmae.data.views.crop import Augmentation, View
 from openmae.data.views.missing import MAX_NODATA, shares
 from openmae.data.views.statistics import WHITE, Statistics
+from openmae.errors import UserError
 from openmae.masking import MASKS, Masking
 from openmae.model import create_model, patchify, unpatchify
 from tests.data.deep import Files
@@ -107,16 +108,23 @@ def test_floats_in_memory_lack_what_they_lack_in_their_files() -> None:
     assert in_memory(integers.source, integers.view.pixels, (24, 24), 0)[0] is integers.source
 
 
-def test_an_image_of_which_most_is_missing_is_counted_and_another_stands_in() -> None:
-    images = scenes("uint16")
-    images[4] = images[4].copy()
+def test_of_an_image_of_which_most_is_missing_what_is_there_is_seen_or_another_one() -> None:
+    images = [image.copy() for image in scenes("uint16")]
     images[4][:, 15:] = 0
+    images[5][:, 3:] = 0
     stream = stream_of(images)
-    found = [entry for batch in stream.batches(0, 12, 0) for entry in batch.broken]
-    assert {index for index, _ in found} == {4}
-    assert found[0][1].startswith("68.8% of it is no-data, more than `max_nodata=0.5` allows")
+    batches = [*stream.batches(0, 12, 0)]
+    assert not [entry for batch in batches for entry in batch.broken]
+    seen = torch.cat([batch.indices for batch in batches]).tolist()
+    assert 4 in seen
+    assert 5 not in seen
     lenient = replace(stream, max_nodata=1.0)
-    assert not [entry for batch in lenient.batches(0, 12, 0) for entry in batch.broken]
+    assert sorted(torch.cat([batch.indices for batch in lenient.batches(0, 12, 0)]).tolist()) == sorted(
+        [*range(12)] * 6
+    )
+    none = replace(stream, source=Files([tagged(images[5], "0")] * 3))
+    with pytest.raises(UserError, match=r"100 images in a row cannot be used .the last: 9.* is no-data"):
+        raise next(none.batches(0, 1, 0)).failure or AssertionError
 
 
 def test_no_gradient_comes_from_what_is_missing() -> None:

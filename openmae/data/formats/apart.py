@@ -120,8 +120,9 @@ def _end(server: "subprocess.Popen[bytes]", process: int) -> None:
 
 def _result(answer: bytes) -> NDArray[Any]:
     if answer.startswith(b"\x93NUMPY"):
-        array: NDArray[Any] = np.load(io.BytesIO(answer), allow_pickle=False)
-        return array
+        arrays = io.BytesIO(answer)
+        array: NDArray[Any] = np.load(arrays, allow_pickle=False)
+        return np.ma.array(array, mask=np.load(arrays)) if arrays.tell() < len(answer) else array
     if not answer:
         raise BrokenImage("the process that decoded it ended without a word")
     of_user, what, advice = json.loads(answer)

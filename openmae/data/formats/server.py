@@ -64,7 +64,10 @@ def _work(file: io.FileIO, data: bytes, reading: Any, asked: Any, seconds: int, 
         bound_growth(most)
         try:
             opened = decode.open_here(data, reading)
-            np.save(file, np.zeros(0) if asked is None else opened.pixels(asked), allow_pickle=False)
+            found = np.zeros(0) if asked is None else opened.pixels(asked)
+            np.save(file, np.asarray(found), allow_pickle=False)
+            if isinstance(found, np.ma.MaskedArray):
+                np.save(file, np.ma.getmaskarray(found), allow_pickle=False)
         except (BrokenImage, UserError) as error:
             _say(file, isinstance(error, UserError), error.what, error.advice)
         except MemoryError:

@@ -22,7 +22,7 @@ from openmae.data.formats.decode import decode_masked, open_image, patch_complai
 from openmae.data.loading.pool import AHEAD, Hand, SharedArray, ordered
 from openmae.data.sources.source import Source
 from openmae.data.views.crop import Crop, View, cut, draw_crop, reduction
-from openmae.data.views.missing import MAX_NODATA, MissingOf, usable
+from openmae.data.views.missing import MAX_NODATA, MissingOf, NoCrop, usable
 from openmae.errors import BrokenImage, UserError
 from openmae.masking import Masking
 from openmae.randomness import epoch_order, generator
@@ -90,10 +90,11 @@ class _Made:
 class _Loaded:
     """What a visit's views are made of: their generators, from which their crops were drawn; which patches of each are
     unfit (N,), None for none; the image, decoded at 1/reduce of its size (height, width), or None where none could be
-    found; its index."""
+    found, and why not the last one that was tried; its index."""
 
     draws: list[np.random.Generator]
     index: int
+    why_none: str
     crops: list[Crop] = field(default_factory=list)
     unfit: list[NDArray[np.bool_] | None] = field(default_factory=list)
     image: NDArray[Any] | None = None
@@ -109,7 +110,7 @@ class Stream:
         needed.
     repeats: views of each decoded image, one after the other; batch_size counts views.
     max_nodata: share of a patch that may be missing, above which it is neither shown nor asked for; of a view's patches
-        that may be such, above which the view is drawn anew; and of an image, above which another stands in for it.
+        that may be such, above which another crop is drawn, or another image stands in where none will do.
     """
 
     source: Source
@@ -191,7 +192,8 @@ def _make(stream: Stream, ring: SharedArray | None, piece: _Piece, hand: Hand) -
         first = visit * stream.repeats
         loaded = _load(stream, visit, index, data, hand, broken)
         if loaded.image is None:
-            failure = UserError(f"{MOST_REPLACEMENTS} images in a row cannot be used", "check that the files are there")
+            what = f"{MOST_REPLACEMENTS} images in a row cannot be used (the last: {loaded.why_none})"
+            failure = UserError(what, "check that the files are there")
         for number in range(max(piece.start, first) - first, min(piece.stop, first + stream.repeats) - first):
             draws = loaded.draws[number]
             if loaded.image is not None:
@@ -260,12 +262,14 @@ def _load(
             if missing is not None and stream.masking is not None and stream.max_nodata < 1:
                 lacking = MissingOf(missing, size, reduce)
                 crops, unfit = usable(lacking, crops, draws, view, stream.masking, stream.max_nodata)
-            return _Loaded(draws, index, crops, unfit, image, size, reduce)
+            return _Loaded(draws, index, "", crops, unfit, image, size, reduce)
         except (OSError, BrokenImage) as error:
-            broken.append((index, str(error)))
+            if not isinstance(error, NoCrop):  # the file is whole, and its next crop may show more
+                broken.append((index, str(error)))
+            why = str(error)
             index = int(other().integers(len(stream.source)))
             data = next(hand.read_each(stream.source, [index]))
-    return _Loaded(draws, wanted)
+    return _Loaded(draws, wanted, why)
 
 
 def _assembled(

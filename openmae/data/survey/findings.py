@@ -155,7 +155,8 @@ def _no_data(split: InspectedSplit) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{_images(most.sum())}{_of(split)} {_are(most.sum())} no-data for more than half",
-            "pre-training leaves them out; raise its `max_nodata` to keep them",
+            "pre-training crops what is there, and takes another image where that is too little: remove those that "
+            "show nothing",
             split.examples(most),
         )
     some = missing > 0

@@ -39,7 +39,7 @@ class Survey:
     channels: how many images have how many channels. why_channels: the reason for the number that was chosen.
     looked_at: how many images were tried. broken: (index, reason) of those that give no image.
     levels: of those that do.
-    missing: (images that lack some of their pixels, share of all pixels that is missing). no_data: values that were
+    missing: share of the pixels of each image, in the order of `sizes`, that is missing. no_data: values that were
     taken for no-data, for nobody said which are; suspected: other values that look like it.
     """
 
@@ -51,7 +51,7 @@ class Survey:
     looked_at: int
     broken: tuple[tuple[int, str], ...]
     levels: Levels = field(default=UNKNOWN, compare=False)
-    missing: tuple[int, float] = (0, 0.0)
+    missing: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), compare=False)
     no_data: tuple[Suspect, ...] = ()
     suspected: tuple[Suspect, ...] = ()
 
@@ -117,7 +117,6 @@ def survey(
     median = tuple(int(np.median([size[axis] for size in sizes.values()])) for axis in (0, 1))
     channels = Counter(header.channels for _, header, _ in good)
     moments = np.stack([moments for _, _, moments in good])
-    there = moments[:, 0].mean(1)
     return Survey(
         from_moments(moments.sum(axis=0) / len(good), pixels),
         (median[0], median[1]),
@@ -127,7 +126,7 @@ def survey(
         count,
         tuple(broken),
         _levels(seen),
-        (int((there < 1).sum()), float(1 - there.mean())),
+        1 - moments[:, 0].mean(1),
         no_data,
         tuple(one for one in suspected if not one.is_usual),
     )

@@ -20,7 +20,11 @@ from openmae.masking import Masking
 MAX_NODATA = 0.5
 """Share of a patch, and of a view's patches: one of which more is filled in says more of what it is filled with than of
 what is there; and where half of the patches are left, a mask of 75% shows as many as ever and asks for as many."""
-_TRIES = 20  # crops: of an image of which half is missing on one side, about every second one will do
+_TRIES = 20  # crops; of an image of which half is missing on one side, about every second one will do
+
+
+class NoCrop(UnfitImage):
+    """No crop was found that shows enough; another one may."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,9 @@ def usable(
     """The crops of an image, each replaced by the next one from its generator until the masking has patches enough; and
     which patches of each are unfit, (N,), None where all are fit.
 
-    most: share of a patch, of a view's patches, and of the image that may be missing.
-    Raises UnfitImage where there are no such crops.
+    most: share of a patch, and of a view's patches, that may be missing.
+    Raises NoCrop where there are no such crops.
     """
-    if (share := float(image.missing.mean())) > most:
-        raise UnfitImage(f"{share:.1%} of it is no-data, more than `max_nodata={most:g}` allows", "leave it out")
     found, unfit = [], []
     for first, own in zip(crops, draws, strict=True):
         crop = first
@@ -62,7 +64,10 @@ def usable(
                 break
             crop = draw_crop(image.size, view.img_size, view.augmentation, own)
         else:
-            raise UnfitImage(f"{_TRIES} crops of it have too many patches that are no-data", "raise `max_nodata`")
+            raise NoCrop(
+                f"{image.missing.mean():.1%} of it is no-data, and all of {_TRIES} crops have too many such patches",
+                f"raise `max_nodata={most:g}`, or leave it out",
+            )
         found.append(crop)
         unfit.append(gone if gone.any() else None)
     return found, unfit

@@ -23,7 +23,7 @@ from openmae.recipes.training.settings import given, pair
 class Pretraining:
     """What follows from settings that are chosen, as `config` has them.
 
-    repeat_aug: views of an image once it is decoded. max_nodata: share of a patch, a view and an image. pictures,
+    repeat_aug: views of an image once it is decoded. max_nodata: share of a patch and of a view. pictures,
     evaluations: how many of each, evenly over the run.
     """
 

@@ -31,7 +31,7 @@ from openmae.machine.device import memory_of
 from openmae.model import MaskedAutoencoder, patchify
 from openmae.randomness import generator
 from openmae.recipes.levels import say_apart
-from openmae.recipes.nodata import missing_pixels, warn_of_suspects
+from openmae.recipes.nodata import say_missing, warn_of_suspects
 from openmae.recipes.opened import tell
 from openmae.recipes.pretrain.build import Images, Pretraining, build, stream_of
 from openmae.recipes.pretrain.choose import check_compiles, choose, settle
@@ -94,8 +94,7 @@ def open_images(settings: Pretrain, here: Here) -> Images:
             depth=settings.pixel_type,
             reading=settings.reading,
         )
-        if look.missing[0]:
-            console.print(missing_pixels(look.missing[0], len(look.sizes), look.missing[1]), soft_wrap=True)
+        say_missing(look.missing, settings.max_nodata, console)
         warn_of_suspects(look.suspected, console)
     return Images(train, val, shown, look)
 

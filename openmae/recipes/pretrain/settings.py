@@ -136,8 +136,8 @@ class Pretrain(AskedGroups, AskedReading):
     hflip: Hflip = True
     max_nodata: float = MAX_NODATA
     """Share of a patch that may be no-data, 0 to 1: of which more is, it is neither shown to the model nor asked for.
-    Crops with more such patches are drawn again, and images of which more is no-data are left out, as broken ones are.
-    1 takes all as they are, filled with the mean."""
+    Crops with more such patches are drawn again; where none will do, another image takes the turn. 1 takes all as they
+    are, filled with the mean."""
     max_broken: MaxBroken = 0.01
 
     epochs: float | None = None
