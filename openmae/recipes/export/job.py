@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from openmae.data.opening import open_data
 from openmae.errors import UserError
 from openmae.files.disk import room_on_disk
 from openmae.files.whole import folder_beside
+from openmae.recipes.export import views
 from openmae.recipes.export.check import Compared, real_images
 from openmae.recipes.export.formats import hf as export_hf
 from openmae.recipes.export.formats import native as export_native
 from openmae.recipes.export.formats import onnx as export_onnx
 from openmae.recipes.export.formats import pt2 as export_pt2
 from openmae.recipes.export.formats import timm as export_timm
+from openmae.recipes.export.outputs import order
 from openmae.recipes.export.quantize import Cost, quantize, show_cost
 from openmae.recipes.export.settings import Export
 from openmae.recipes.levels import check_levels
@@ -75,6 +77,8 @@ def run(settings: Export) -> None:
     if data is not None:
         tell(data, console)
         check_levels(loaded.name, loaded.statistics, data.val, 0, console)
+    if views.of_model_size(loaded, data):
+        loaded = replace(loaded, info={**loaded.info, views.KEY: True})
     with room_on_disk(settings.out.parent), _aside(settings.out) as part:
         notes = form.write(loaded, part)
         found = form.compare(loaded, part, images)
@@ -90,7 +94,7 @@ def run(settings: Export) -> None:
             notes = export_onnx.notes(loaded, part)
         _describe(settings, loaded, part, found, len(images), notes, cost)
         _put(part, settings, form)
-    for note in notes:
+    for note in [*notes, *order(loaded)]:
         console.print(f"{note}.", style="yellow", soft_wrap=True)
     before = f" before {settings.quantize}" if settings.quantize else ""
     console.print(

@@ -11,7 +11,8 @@ from openmae.files.address import shown
 from openmae.weights.hub import PREFIX
 
 _MARKS = re.compile(r"([\\`*_\[\]<>|#~&$])")
-_PUBLIC = "format openmae kind architecture statistics task class_names provenance licence".split()  # of model.json
+# Of model.json.
+_PUBLIC = "format openmae kind architecture statistics task class_names as_they_are provenance licence".split()
 _PLACES = ("data", "model", "file")  # entries of a provenance that may say where something lies
 _PLACE = re.compile(r"[/~\\]|[A-Za-z]:[/\\]|[a-zA-Z][a-zA-Z0-9+.-]*://")
 _KNOWN = frozenset(  # what the Hub has a name for: https://huggingface.co/docs/hub/repositories-licenses

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from openmae.data.bundled import bundled_pictures
-from openmae.data.views.crop import centred_view, covering_sides
+from openmae.data.views.crop import centred_view
 from openmae.data.views.statistics import WHITE
+from openmae.recipes.export import views
 from openmae.recipes.export.check import IMAGES
 from openmae.weights import Loaded
 
@@ -26,7 +27,7 @@ def processor_config(loaded: Loaded) -> dict[str, Any]:
     """
     (height, width), channels = loaded.encoder.img_size, loaded.encoder.in_chans
     pixels = loaded.statistics.pixels
-    cover = dict(zip(("height", "width"), covering_sides((height, width)), strict=True))
+    cover = dict(zip(("height", "width"), views.sides(loaded), strict=True))
     config: dict[str, Any] = {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": channels == 3 and pixels.depth == "uint8",
@@ -52,7 +53,7 @@ def write_processor(loaded: Loaded, out: Path, transformers: Any) -> list[str]:
     (out / FILE).write_text(json.dumps(processor_config(loaded), indent=1))
     notes = _notes(loaded)
     pixels = loaded.statistics.pixels
-    if pixels.in_chans == 3 and pixels.depth == "uint8":
+    if pixels.in_chans == 3 and pixels.depth == "uint8" and not loaded.info.get(views.KEY):
         levels = levels_apart(loaded, transformers.AutoImageProcessor.from_pretrained(out))
         if levels > FEW:
             notes.append(
@@ -77,10 +78,9 @@ def levels_apart(loaded: Loaded, processor: Any) -> float:
 def _notes(loaded: Loaded) -> list[str]:
     (height, width), channels = loaded.encoder.img_size, loaded.encoder.in_chans
     pixels = loaded.statistics.pixels
-    notes = [
-        f"transformers' image processor enlarges and crops images of exactly {height} x {width} pixels too, which "
-        "openmae takes as they are: call it with do_resize=False for those"
-    ]
+    whole = loaded.info.get(views.KEY)
+    advice = "export with --data of those" if whole else "call it with do_resize=False for those"
+    notes = views.note(loaded, "transformers' image processor", advice)
     if height != width:
         notes.append(f"It stretches images that are no {height} x {width} in shape, where openmae cuts them")
     if pixels.bands is not None:

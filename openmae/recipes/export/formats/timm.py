@@ -1,6 +1,8 @@
 """timm: a file that `timm.create_model(..., checkpoint_path=)` takes."""
 
 import json
+import math
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +15,14 @@ from torch import Tensor, nn
 from openmae.errors import UserError
 from openmae.heads import Classifier, Encoder
 from openmae.model import NORM_EPS, SIZES
+from openmae.recipes.export import views
 from openmae.recipes.export.check import Compared, compared, exported, reference, square_or_both, what_is_compared
+from openmae.recipes.export.outputs import MOST_SAID
 from openmae.weights import Loaded, Model
 from openmae.weights import timm as layout
 from openmae.weights.entries import write_weights
+
+_VIEW = {"interpolation": "bicubic", "crop_mode": "center"}
 
 
 def write(loaded: Loaded, out: Path) -> list[str]:
@@ -28,9 +34,10 @@ def write(loaded: Loaded, out: Path) -> list[str]:
             f"timm's Vision Transformer has one class token, and {loaded.name} has {model.encoder.class_tokens}",
             "export to onnx or pt2, which hold any",
         )
-    header = {layout.KEY: json.dumps(_header(loaded)), "format": "pt"}
-    out.write_bytes(save(write_weights(model, layout.entries(model)), header))
-    return [] if isinstance(loaded.model, Classifier | Encoder) else ["The decoder is left out: timm has none"]
+    said = {layout.KEY: json.dumps(_header(loaded)), "format": "pt"}
+    out.write_bytes(save(write_weights(model, layout.entries(model)), said))
+    dropped = [] if isinstance(loaded.model, Classifier | Encoder) else ["The decoder is left out: timm has none"]
+    return dropped + _notes(loaded, out)
 
 
 def compare(loaded: Loaded, out: Path, images: Tensor) -> Compared:
@@ -55,9 +62,36 @@ def usage(loaded: Loaded, out: Path) -> str:
 
 
 def _preparing(loaded: Loaded) -> dict[str, Any]:
-    """What timm's transforms have to know of the images: it reads none of it in the file, and takes its own."""
+    """What timm's transforms have to know of the images: it reads none of it in the file, and takes its own. The names
+    of a few classes too, in the order of the outputs."""
     size, statistics = (loaded.encoder.in_chans, *loaded.encoder.img_size), loaded.statistics
-    return {"input_size": size, "mean": statistics.mean, "std": statistics.std, "crop_pct": 224 / 256}
+    told: dict[str, Any] = {"input_size": size, "mean": statistics.mean, "std": statistics.std}
+    told |= {**_VIEW, "crop_pct": crop_pct(loaded)}
+    names = loaded.info["class_names"] if isinstance(loaded.model, Classifier) else None
+    return told if names is None or len(names) > MOST_SAID else {**told, "label_names": tuple(names)}
+
+
+def crop_pct(loaded: Loaded) -> float:
+    """The part of a side that timm's transform keeps, from which it finds our sides by rounding down."""
+    img_size, cover = loaded.encoder.img_size, views.sides(loaded)
+    part = min(side / covered for side, covered in zip(img_size, cover, strict=True))
+    exact = all(math.floor(side / part) == covered for side, covered in zip(img_size, cover, strict=True))
+    return part if exact else math.nextafter(part, 0)
+
+
+def _notes(loaded: Loaded, out: Path) -> list[str]:
+    """Where what timm's readers and transforms do is not what openmae does."""
+    pixels, part = loaded.statistics.pixels, crop_pct(replace(loaded, info={**loaded.info, views.KEY: False}))
+    advice = f"give crop_pct={part if loaded.info.get(views.KEY) else 1.0:g} for those"
+    notes = views.note(loaded, "timm's transform", advice)
+    if pixels.depth != "uint8":
+        described = out.with_suffix(".json").name
+        notes.append(f"timm's transforms are for 8-bit images: prepare those of {pixels.depth} as {described} says")
+    elif pixels.bands is not None:
+        notes.append(f"timm's transforms choose no bands: give them {', '.join(map(str, pixels.bands))}, in this order")
+    elif pixels.in_chans == 1:
+        notes.append("timm's readers make colour images of all: give them input_img_mode='L'")
+    return notes
 
 
 def create_arguments(loaded: Loaded) -> tuple[str, dict[str, Any]]:
@@ -90,6 +124,7 @@ def _header(loaded: Loaded) -> dict[str, Any]:
     statistics, size = loaded.statistics, loaded.encoder.img_size
     return {
         "architecture": name,
+        "num_classes": arguments["num_classes"],
         "model_args": {**arguments, "num_heads": loaded.encoder.num_heads, "img_size": size},
         "norm_eps": loaded.encoder.norm_eps,
         "position_grid": loaded.encoder.position_grid,
@@ -97,6 +132,8 @@ def _header(loaded: Loaded) -> dict[str, Any]:
             "input_size": [loaded.encoder.in_chans, *size],
             "mean": statistics.mean,
             "std": statistics.std,
+            **_VIEW,
+            "crop_pct": crop_pct(loaded),
             "pixel_type": statistics.pixels.depth,
             **({} if statistics.pixels.bands is None else {"bands": statistics.pixels.bands}),
             "license": loaded.info.get("licence"),
