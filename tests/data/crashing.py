@@ -12,6 +12,7 @@ from openmae.data.formats import decode
 from openmae.data.formats.header import OpenedImage, Wanted
 
 _AS_IT_IS_OPENED = b"crashes as it is opened"
+_CORRUPTED: list[bool] = []
 _opened = decode.open_here
 
 
@@ -22,7 +23,7 @@ def install() -> None:
 
 def open_here(data: bytes, *words: Any) -> OpenedImage:
     """As the real one, but for what MARKS name."""
-    if data.endswith(_AS_IT_IS_OPENED):
+    if data.endswith(_AS_IT_IS_OPENED) or _CORRUPTED:
         _die()
     what = next((do for mark, do in MARKS.items() if data.endswith(mark)), None)
     image = _opened(data, *words)
@@ -39,6 +40,11 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def _corrupt(_: Wanted) -> NDArray[Any]:
+    _CORRUPTED.append(True)  # which whatever is opened next crashes with
+    return np.zeros((24, 20, 3), np.uint8)
+
+
 def _hang(_: Wanted) -> NDArray[Any]:
     while True:
         pass
@@ -50,5 +56,5 @@ def _grow(_: Wanted) -> NDArray[Any]:
         taken.append(np.ones(2**25, np.uint8))
 
 
-MARKS = {b"crashes": _crash, b"hangs": _hang, b"grows": _grow}
+MARKS = {b"crashes": _crash, b"hangs": _hang, b"grows": _grow, b"corrupts": _corrupt}
 """What decoding a file does that ends so."""

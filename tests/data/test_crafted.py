@@ -12,12 +12,15 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, read_header
 from openmae.data.opening import open_data
+from openmae.data.sources import parquet
 from openmae.errors import BrokenImage, UserError
 from openmae.machine.memory import bounded_growth
 from tests.data.crafted import (
@@ -112,6 +115,16 @@ def test_scans_of_a_jpeg_are_counted_before_they_are_gone_over() -> None:
     assert time.perf_counter() - start < 2
 
 
+def test_segments_of_a_jpeg_are_counted() -> None:
+    data = encoded(Image.fromarray(noise(8, 8)), "JPEG")
+    for filling in (b"\xff", b"\xff\xd0", b"\xff\xfe\0\2"):
+        start = time.perf_counter()
+        with pytest.raises(BrokenImage, match="more than 65,536 segments"):
+            read_header(data[:2] + filling * 10**6 + data[2:])
+        assert time.perf_counter() - start < 2
+        assert read_header(data[:2] + filling * 100 + data[2:]).height == 8
+
+
 # ---------------------------------------------------------------- AVIF
 
 
@@ -199,6 +212,19 @@ def test_a_parquet_file_takes_no_more_memory_than_its_distinct_values(tmp_path: 
         place.write_bytes(data)
         with pytest.raises(UserError, match=r"path or label of 10,000,000 bytes|5,000,000 values, which its"):
             _ = open_data(str(place)).all
+
+
+def test_a_row_group_that_unpacks_to_more_than_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_LEAST_BOUND", 2**28)
+    monkeypatch.setattr(parquet, "ram", lambda: 2**30)
+    table = pyarrow.table({"image": pyarrow.chunked_array([pyarrow.array([bytes(2**26)])] * 6)})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    assert (tmp_path / "a.parquet").stat().st_size < 2**20
+    source = open_data(str(tmp_path / "a.parquet")).all
+    with pytest.raises(OSError, match=r"its row group 0 takes 0\.4 GiB: write it anew with smaller ones"):
+        source.read(0)
 
 
 @pytest.mark.usefixtures("little_memory")

@@ -43,15 +43,18 @@ FOLDER = "crashed"  # in the cache
 SERVE = "from openmae.data.formats.server import serve; serve({descriptor})"
 _LOG = logging.getLogger("openmae")
 _DECODERS = ("imagecodecs", "pi-heif", "pillow", "pydicom", "simplejpeg", "tifffile")
-_CAN = sys.platform == "linux"
+CAN = sys.platform == "linux"
+"""Whether there can be such processes."""
 _crashed = mmap.mmap(-1, len(KINDS))  # by kind; forked processes share it
 
 
 @dataclass
 class _InHand:
-    """The image that this process decodes next: whether it has ended another process."""
+    """The image that this process decodes next: whether it has ended another process, and whether it is one of a task
+    over which processes have crashed, whichever image they had in hand: one may corrupt what crashes with the next."""
 
     is_suspect: bool = False
+    is_among_suspects: bool = False
 
 
 IN_HAND = _InHand()
@@ -60,7 +63,7 @@ IN_HAND = _InHand()
 def tried(data: bytes, reading: Reading) -> None:
     """Where the image is suspect, has it opened by a process of its own, for nothing but to see that it can be.
     Raises as `pixels` does."""
-    if _CAN and IN_HAND.is_suspect:
+    if CAN and IN_HAND.is_suspect:
         _apart("", data, reading, None)
 
 
@@ -70,8 +73,10 @@ def pixels(
     """What `here` gives, the pixels of the image `data` of this kind, where there is a reason decoded by a process of
     its own. Raises what decoding raises, and BrokenImage where such a process crashes, takes too much, or is killed."""
     _remember()
+    if IN_HAND.is_among_suspects and kind in KINDS:
+        _note(kind)
     is_needed = IN_HAND.is_suspect or (kind in KINDS and _crashed[KINDS.index(kind)])
-    return _apart(kind, data, reading, asked) if _CAN and is_needed else here(asked)
+    return _apart(kind, data, reading, asked) if CAN and is_needed else here(asked)
 
 
 def _apart(kind: str, data: bytes, reading: Reading, asked: Wanted | None) -> NDArray[Any]:
@@ -131,7 +136,7 @@ def _result(answer: bytes) -> NDArray[Any]:
 
 def _note(kind: str) -> None:
     """From now on images of this kind are decoded apart, on this machine."""
-    if _crashed[KINDS.index(kind)]:
+    if _crashed[KINDS.index(kind)] or not CAN:
         return
     _crashed[KINDS.index(kind)] = 1
     _LOG.warning("the decoder of %s crashed: each image of that kind is now decoded in a process of its own", kind)

@@ -12,6 +12,7 @@ _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 START_OF_SCAN = 0xDA
 _ALONE = frozenset((0x00, 0x01, *range(0xD0, 0xD8)))  # not followed by a length; FF 00 is no marker at all
 _START, _END = 0xD8, 0xD9
+_MOST_SEGMENTS = 2**16
 _MOST_SCANNED = 2**32  # pixels that the scans of one JPEG go over: 64 scans of the largest that is decoded
 
 
@@ -32,7 +33,9 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of a JPEG or JPEG-LS up to the header of its first scan, found as libjpeg finds them, so
     that no file shows it another frame header than it shows us."""
     at, size = 2, len(data)
-    while at >= 0 and at + 4 <= size:
+    for _ in range(_MOST_SEGMENTS):
+        if at < 0 or at + 4 > size:
+            return
         if data[at] != 0xFF or data[at + 1] == 0xFF:  # stray bytes, which decoders skip too
             at = data.find(b"\xff", at + 1)
             continue
@@ -47,6 +50,7 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == START_OF_SCAN:
             return
         at = end
+    raise BrokenImage(f"it has more than {_MOST_SEGMENTS:,} segments before its pixels")
 
 
 def check_scans(data: bytes, frame: JpegFrame, scan: int) -> bool:

@@ -49,17 +49,24 @@ STALLED_SECONDS = 300.0  # on one image, within one message, or stopped, after w
 POLL_SECONDS = 5.0  # between looks at whether the others still live
 MOST_LOSSES = 5  # workers that die over a task before they touch an image of it
 LEAST_BOUND = 2**32  # bytes a worker may grow by: an encoded image of 2 GiB, and what decoding it takes
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 AHEAD = 4  # tasks a worker is given before it is asked for the first result
 
 
 class Hand:
     """Notes which image a worker has in hand, so that the one that kills it is known.
 
-    kills: how many workers an image has ended. One that has ended any is decoded in a process of its own.
+    kills: how many workers an image has ended. One that has ended any is decoded in a process of its own; all of the
+    task are where `among_suspects`.
     """
 
-    def __init__(self, noted: NDArray[np.int64] | None = None, kills: Mapping[int, int] | None = None) -> None:
-        self._noted, self._kills = noted, kills or {}
+    def __init__(
+        self,
+        noted: NDArray[np.int64] | None = None,
+        kills: Mapping[int, int] | None = None,
+        among_suspects: bool = False,
+    ) -> None:
+        self._noted, self._kills, self._among_suspects = noted, kills or {}, among_suspects
         self._deadly = frozenset(index for index, ended in self._kills.items() if ended >= DEADLY)
         self.taken: list[int] = []
 
@@ -90,6 +97,7 @@ class Hand:
             self._noted[1] += 1
         self._note(index, is_read=False)
         apart.IN_HAND.is_suspect = index in self._kills
+        apart.IN_HAND.is_among_suspects = self._among_suspects
 
     def _note(self, index: int, is_read: bool) -> None:
         if self._noted is not None:
@@ -155,6 +163,7 @@ class _Crew(Generic[Task, Result]):
     def __init__(self, work: Callable[[Task, Hand], Result], workers: int) -> None:
         self.work = work
         self.kills: Counter[int] = Counter()  # how many workers an image has ended
+        self.crashes: Counter[int] = Counter()  # workers that a task has crashed, whichever image they had in hand
         self.losses: Counter[int] = Counter()  # workers that died over a task, no image in hand
         self.tasks: dict[int, Task] = {}  # given and not done, by number
         self.done: dict[int, Result] = {}
@@ -198,7 +207,7 @@ class _Crew(Generic[Task, Result]):
             worker.still = 0.0
         worker.given.append(number)
         with suppress(OSError):  # it has died, which the next _collect notices
-            worker.pipe.send((number, self.tasks[number], dict(self.kills)))
+            worker.pipe.send((number, self.tasks[number], dict(self.kills), self.crashes[number] >= DEADLY))
 
     def _collect(self) -> None:
         """Waits until a worker has something to say, or has died, or hangs."""
@@ -234,6 +243,10 @@ class _Crew(Generic[Task, Result]):
         _LOG.warning("a loader process died (exit code %s): another one does its work", dead.process.exitcode)
         if index >= 0:
             self.kills[index] += 1
+        if apart.CAN and dead.given and -(dead.process.exitcode or 0) in _CRASHES:
+            self.crashes[dead.given[0]] += 1
+            if self.crashes[dead.given[0]] == DEADLY and index >= 0:
+                self.kills[index] = 1  # it may have been another image of the task: this one gets a try
         elif dead.given:
             self.losses[dead.given[0]] += 1
             if self.losses[dead.given[0]] >= MOST_LOSSES:
@@ -316,10 +329,10 @@ def _serve(work: Callable[[Task, Hand], Result], pipe: Connection, noted: Any, p
     threading.Thread(target=_beat, args=(note, parent), daemon=True).start()
     try:
         while True:
-            number, task, kills = pipe.recv()
+            number, task, kills, among_suspects = pipe.recv()
             result: Result | None = None
             error: Exception | None = None
-            hand = Hand(note, kills)
+            hand = Hand(note, kills, among_suspects)
             try:
                 result = work(task, hand)
             except UserError as refusal:

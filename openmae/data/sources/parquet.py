@@ -189,11 +189,15 @@ class ParquetImages(LabelledSource):
         import pyarrow
 
         file, place = self.groups[number]
+        most = max(_LEAST_BOUND, ram() // 4)
         try:
             opened = self._open(self.files[file])
             kind = opened.schema_arrow.field(self.column).type
             leaf = f"{self.column}.bytes" if pyarrow.types.is_struct(kind) else self.column
-            images = opened.read_row_group(place, columns=[leaf], use_threads=False).column(0)
+            if (size := _column_bytes(opened.metadata.row_group(place), self.column)) > most:
+                raise OSError(f"its row group {place} takes {size / 2**30:.1f} GiB: write it anew with smaller ones")
+            with bounded_growth(2 * most):
+                images = opened.read_row_group(place, columns=[leaf], use_threads=False).column(0)
         except (UserError, OSError, MemoryError, pyarrow.ArrowException) as error:
             raise OSError(f"{self.files[file]}: {error}") from error
         if pyarrow.types.is_struct(images.type):

@@ -206,7 +206,10 @@ class _S3(_Server):
         return bytes(await self.filesystem._cat_file(span.url, start=span.start, end=span.start + span.length))
 
     async def file(self, url: str) -> bytes:
-        return bytes(await self.filesystem._cat_file(url))
+        data = bytes(await self.filesystem._cat_file(url, start=0, end=_MOST_OF_A_FILE + 1))
+        if len(data) > _MOST_OF_A_FILE:
+            raise Refused(f"it has more than the {_MOST_OF_A_FILE:,} bytes that such a file may have")
+        return data
 
     async def look_up(self, url: str) -> RemoteFile:
         found = await self.filesystem._info(url, refresh=True)
