@@ -19,6 +19,12 @@ _STARTS: dict[bytes, Format] = {
     b"\x93NUMPY": "npy",
 }
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes of the header that follows, by version
+_FIRST_GROUPS = (0x0002, 0x0008)
+_LAST_FIRST_ELEMENT = 0x0100  # a file begins with the lowest of its elements
+_REPRESENTATIONS = frozenset((b"UL", b"OB", b"UI", b"CS", b"SH", b"DA", b"TM", b"DT"))  # of values of these elements
+_IMPLICIT = frozenset((0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0014, 0x0016, 0x0018))  # that such a file begins with
+_SHORTEST = 132  # bytes of a file with an image
+_LONGEST_FIRST = 256  # bytes of one of them
 _HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1 miaf MiHE MiHB".split())
 
 
@@ -38,4 +44,16 @@ def format_of(first: bytes) -> Format | None:
         if brands & {b"avif", b"avis"}:
             return "avif"
         return "heic" if brands & _HEIF_BRANDS else None
-    return None
+    return "dicom" if _lacks_preamble(first) else None
+
+
+def _lacks_preamble(data: bytes) -> bool:
+    """Whether these are DICOM's elements from the first byte on: of group 0002, which describes the file, or 0008."""
+    order: Literal["little", "big"] = "big" if data[:1] == b"\0" else "little"
+    group, element = (int.from_bytes(data[at : at + 2], order) for at in (0, 2))
+    if len(data) < _SHORTEST or group not in _FIRST_GROUPS or element > _LAST_FIRST_ELEMENT:
+        return False
+    if data[4:6] in _REPRESENTATIONS:
+        return True
+    length = int.from_bytes(data[4:8], "little")  # where no representation is written, as is only done in group 0008
+    return (group, order) == (8, "little") and element in _IMPLICIT and length % 2 == 0 < length <= _LONGEST_FIRST

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor
 
+from openmae.data.formats.reading import UNSAID
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.opening import Split, open_data
@@ -22,6 +24,7 @@ from openmae.data.survey.sample import sample_levels
 from openmae.data.views.statistics import Statistics
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.features import centred_images, pooled
+from openmae.evaluate.suited import suited
 from openmae.heads import Pool
 from openmae.machine.kinds import Precision
 from openmae.model import ViT
@@ -89,9 +92,10 @@ def embed(
     Raises UserError as `openmae embed` does.
     """
     loaded = load_model(Path(model))
-    embedder = embedder_of(loaded, layer, pool, "fp32", torch.device(device))
     opened = open_data(data)
     source = opened.all if split is None else opened.split(split)
+    loaded = suited(loaded, source, UNSAID, Console(quiet=True))
+    embedder = embedder_of(loaded, layer, pool, "fp32", torch.device(device))
     images = centred_images(embedder.encoder, embedder.statistics, source)
     odd = unlike(sample_levels(source, embedder.statistics.pixels, workers), embedder.statistics)
     if odd is not None and odd.impossible:

@@ -14,10 +14,12 @@ from tyro.conf import Positional, arg
 
 from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
+from openmae.data.formats.reading import UNSAID
 from openmae.data.opening import open_data
 from openmae.data.sources.selection import Selection
-from openmae.data.survey.sample import levels_of
+from openmae.data.survey.sample import evidence, levels_of, seen_of
 from openmae.errors import BrokenImage, UserError, of_user
+from openmae.evaluate.suited import suited_to
 from openmae.machine.device import choose_device
 from openmae.recipes.asked import MODEL, AskedDecoderHeads, AskedDevice, AskedFiles, AskedReading
 from openmae.recipes.levels import check_expected
@@ -59,12 +61,14 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     """Writes the picture. Raises UserError for images that cannot be read, and for a ratio out of range."""
     if settings.out.suffix.lower() != ".png":
         raise UserError(f"--out is {settings.out}", "the picture is a PNG, so give a name that ends in .png")
-    loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
+    loaded = load_model(settings.model, **settings.heads)
     say_origin(loaded, console)
     model = loaded.autoencoder.to(choose_device(settings.device))
     if not settings.images:
         raise UserError("name the images to look at", "openmae reconstruct MODEL IMAGE... --out PNG")
     pictured = _pictured(settings.images, settings.selection)
+    sample = evidence(seen_of(data, UNSAID) for data in _read(pictured))
+    loaded = suited_to(loaded, sample, settings.reading, console)
     levels = levels_of(_read(pictured), loaded.statistics.pixels)
     check_expected(loaded.name, loaded.statistics, levels, "the images", console)
     try:

@@ -26,9 +26,10 @@ from openmae.data.formats.header import Depth
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
 from openmae.data.survey.distribution import PERCENTILES, Distribution, measure
-from openmae.data.survey.sample import choose_pixels, sample_headers
+from openmae.data.survey.sample import settle
 from openmae.data.views.statistics import WHITE
 from openmae.errors import UserError
+from openmae.evaluate.suited import say_notes
 from openmae.files.disk import check_out
 from openmae.files.whole import write_file
 from openmae.machine.workers import reading_workers
@@ -72,10 +73,10 @@ def run(settings: Stats) -> None:
     if settings.out is not None:
         check_out(settings.out, ".toml")
     source = _source(settings, console)
-    headers = sample_headers(source, seed=0, workers=workers, reading=settings.reading)
-    pixels, why = choose_pixels(
-        headers, settings.in_chans, settings.bands, settings.pixel_type, source.location, settings.reading
+    settled = settle(
+        source, 0, settings.in_chans, settings.bands, settings.pixel_type, settings.reading, workers=workers
     )
+    pixels, why = settled.pixels, settled.why_channels
     started = time.monotonic()
     with counting("reading", len(source), console) as say:
         found = measure(source, pixels, workers, say)
@@ -88,7 +89,11 @@ def run(settings: Stats) -> None:
     which = f"bands {_words(pixels.bands)}" if pixels.bands is not None else with_flags(why)
     channels = "1 channel" if pixels.in_chans == 1 else f"{pixels.in_chans} channels"
     console.print(f"{settings.data}: {pace(len(source), seconds)}")
-    console.print(f"Read as {channels} of {_DEPTHS[pixels.depth]} ({which})\n")
+    console.print(f"Read as {channels} of {_DEPTHS[pixels.depth]} ({which})")
+    for name, reason in settled.choice.why.items():
+        console.print(f"  {flag(name)} {getattr(pixels.reading, name)}: {with_flags(reason)}", soft_wrap=True)
+    say_notes(settled.choice, console)
+    console.print()
     _show_images(found, console)
     _show_channels(found, console)
     say_taken(taken, console)

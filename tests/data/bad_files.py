@@ -10,6 +10,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian
@@ -82,7 +83,10 @@ def dicom(pixels: NDArray[Any], syntax: str = ExplicitVRLittleEndian, **elements
     dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
     dataset.PixelData = pixels.tobytes()
     for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
+        if isinstance(value, DataElement):
+            dataset.add(value)
+        else:
+            setattr(dataset, keyword, value)
     dataset.HighBit = dataset.BitsStored - 1
     file = io.BytesIO()
     dataset.save_as(file, enforce_file_format=True)

@@ -51,11 +51,14 @@ def check_bands(bands: tuple[int, ...]) -> None:
         raise UserError(f"`bands={bands}` names channel {twice} more than once", "name each channel once")
 
 
-def fit(pixels: NDArray[Any], wanted: PixelFormat, colours: int = 0) -> tuple[NDArray[Any], Missing | None]:
+def fit(
+    pixels: NDArray[Any], wanted: PixelFormat, colours: int = 0, exact: bool = False
+) -> tuple[NDArray[Any], Missing | None]:
     """(H, W, C) that check_fits has passed -> (H, W, in_chans) of the depth wanted, contiguous and writable, and where
     they were missing, (H, W, in_chans), or None where all were there.
 
-    pixels: masked where the decoder knows of missing ones. colours: how many channels are of one picture.
+    pixels: masked where the decoder knows of missing ones. colours: how many channels are of one picture. exact:
+    numbers stay what they are in every depth; else white stays white.
     Raises BrokenImage where all are missing.
     """
     missing: Missing | None = None
@@ -84,7 +87,7 @@ def fit(pixels: NDArray[Any], wanted: PixelFormat, colours: int = 0) -> tuple[ND
         if missing is not None:
             missing = np.array(np.broadcast_to(missing.any(-1, keepdims=True), pixels.shape))
     if pixels.dtype.name != wanted.depth:
-        pixels = _deepened(pixels, wanted.depth)
+        pixels = pixels.astype(wanted.depth) if exact else _deepened(pixels, wanted.depth)
     if missing is not None and wanted.fill is not None:
         pixels = filled(pixels, missing, wanted.fill)
     return np.require(pixels, requirements=("C", "W")), missing

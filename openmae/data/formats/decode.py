@@ -24,6 +24,7 @@ from openmae.data.formats.pillow import open_by_pillow
 from openmae.data.formats.png import open_png
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.formats.tiff import open_tiff
+from openmae.data.formats.transparency import through
 from openmae.data.signatures import ENOUGH, Format, format_of
 from openmae.errors import BrokenImage, UnfitImage, UserError
 
@@ -88,7 +89,8 @@ def decode_masked(
         found = apart.pixels(header.format, opened.file, pixels.reading, asked, opened.pixels)
         if not least <= found.shape[0] <= height or found.shape[1] != width:
             raise BrokenImage(f"it holds {found.shape[:2]} pixels where its header says {height, width}")
-        return fit(found, pixels, header.channels - (header.channels in (2, 4)) if header.colour else 0)
+        colours = header.channels - (header.channels in (2, 4)) if header.colour else 0
+        return fit(found, pixels, colours, header.exact)
 
 
 def least_reduction(opened: OpenedImage, pixels: PixelFormat) -> int:
@@ -119,24 +121,29 @@ def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> Unfit
 
 def open_here(data: bytes, reading: Reading) -> OpenedImage:
     """As open_image, in this process whatever is known of the image; errors of any kind may be raised."""
+    return through(_as_stored(data, reading), reading.alpha)
+
+
+def _as_stored(data: bytes, reading: Reading) -> OpenedImage:
+    """The file, its transparency as it has it."""
     if not data:
         raise BrokenImage("the file is empty")
     if (form := format_of(data[:ENOUGH])) is None:
         raise BrokenImage("its first bytes are of no image format that is read here")
-    return _OPENERS[form](data)
+    return _OPENERS[form](data, reading)
 
 
-_OPENERS: dict[Format, Callable[[bytes], OpenedImage]] = {
-    "dicom": open_dicom,
-    "jpeg": open_jpeg,
-    "png": open_png,
-    "gif": lambda data: open_by_pillow(data, "GIF"),
-    "bmp": open_bmp,
-    "tiff": open_tiff,
-    "npy": open_npy,
-    "webp": lambda data: open_by_pillow(data, "WEBP"),
-    "avif": open_avif,
-    "heic": open_heic,
+_OPENERS: dict[Format, Callable[[bytes, Reading], OpenedImage]] = {
+    "dicom": lambda data, reading: open_dicom(data, reading.dicom_units),
+    "jpeg": lambda data, _: open_jpeg(data),
+    "png": lambda data, _: open_png(data),
+    "gif": lambda data, _: open_by_pillow(data, "GIF"),
+    "bmp": lambda data, _: open_bmp(data),
+    "tiff": lambda data, reading: open_tiff(data, reading.pages),
+    "npy": lambda data, reading: open_npy(data, reading.layout),
+    "webp": lambda data, _: open_by_pillow(data, "WEBP"),
+    "avif": lambda data, _: open_avif(data),
+    "heic": lambda data, _: open_heic(data),
 }
 
 

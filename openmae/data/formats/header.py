@@ -20,6 +20,12 @@ class Header:
     anything is chosen or converted; mode: the file's own word for them; frames: pages, slices or times to choose from;
     colour: the channels are grey, grey and alpha, RGB, or RGBA, by their number; otherwise they are bands of which
     nobody knows what they show.
+
+    What a file leaves open is told whatever it was read as. alpha: that the last channel is transparency, and whether
+    the colours are multiplied by it. axes: of an array, (a, b, c), which does not say where its channels are. pages:
+    (pages, height, width) where nobody says whether they are frames or channels. units: of DICOM's numbers, "stored",
+    "rescaled", or the unit that the file names.
+    exact: the numbers mean something and stay what they are in every depth; otherwise white stays white.
     """
 
     format: str
@@ -30,6 +36,11 @@ class Header:
     mode: str
     frames: int = 1
     colour: bool = True
+    alpha: Literal["straight", "premultiplied"] | None = None
+    axes: tuple[int, int, int] | None = None
+    pages: tuple[int, int, int] | None = None
+    units: str = ""
+    exact: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """AVIF, which Pillow would squeeze into 8 bits a channel where it has more; and HEIC."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +8,11 @@ from PIL import features
 
 from openmae.data.formats.boxes import picture
 from openmae.data.formats.channels import spread
-from openmae.data.formats.header import Header, OpenedImage, Wanted, check_size
+from openmae.data.formats.header import Depth, Header, OpenedImage, Wanted, check_size
 from openmae.data.formats.pillow import open_by_pillow, open_deep, pillow_image
 from openmae.errors import BrokenImage, UserError
 
-_HEIF_CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+_HEIF_CHANNELS = {"L": 1, "LA": 2, "La": 2, "RGB": 3, "RGBA": 4, "RGBa": 4}
 
 
 def open_avif(data: bytes) -> OpenedImage:
@@ -61,4 +61,7 @@ def open_heic(data: bytes) -> OpenedImage:
     def pixels(asked: Wanted) -> NDArray[Any]:
         return spread(np.asarray(image).reshape(height, width, channels), bits)
 
-    return OpenedImage(Header("HEIC", height, width, channels, "uint8" if bits == 8 else "uint16", image.mode), pixels)
+    depth: Depth = "uint8" if bits == 8 else "uint16"
+    alpha: Literal["straight", "premultiplied"] = "premultiplied" if mode.endswith("a") else "straight"
+    transparency = alpha if channels in (2, 4) else None
+    return OpenedImage(Header("HEIC", height, width, channels, depth, image.mode, alpha=transparency), pixels)

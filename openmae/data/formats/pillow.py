@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from openmae.errors import BrokenImage
 # How many times the memory that other formats take these decoders need, measured.
 _COPIES = {"JPEG": 2, "WEBP": 2.5, "AVIF": 2}
 _LAST_CHUNKS = 2**17  # bytes in which a chunk of EXIF lies, where it comes last
+# By which Pillow multiplies greys of 2 and 4 bits, and forgets to multiply the one that is transparent.
+_PNG_STEPS = {("L", 2): 85, ("L", 4): 17}
 _GREY = frozenset(("1", "L", "LA", "La"))
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # or it prints each oddity of a file
@@ -43,6 +45,8 @@ def open_by_pillow(data: bytes, kind: str, turn: int | None = None, crop: Crop |
     turn: its EXIF orientation, where that is known already. crop: what of the stored pixels is shown.
     """
     image = pillow_image(data, kind)
+    if kind == "PNG" and isinstance(grey := image.info.get("transparency"), int):
+        image.info["transparency"] = grey * _PNG_STEPS.get((image.mode, data[24]), 1)
     width, height = image.size
     depth: Depth = "uint16" if image.mode.startswith("I") else "uint8"
     alpha = image.has_transparency_data
@@ -62,7 +66,9 @@ def open_by_pillow(data: bytes, kind: str, turn: int | None = None, crop: Crop |
         height, width = crop[2:]
     if turn >= 5:
         height, width = width, height
-    return OpenedImage(Header(kind, height, width, channels, depth, image.mode), pixels, reduces=kind == "JPEG")
+    seen_through: Literal["straight"] | None = "straight" if channels in (2, 4) else None
+    header = Header(kind, height, width, channels, depth, image.mode, alpha=seen_through)
+    return OpenedImage(header, pixels, reduces=kind == "JPEG")
 
 
 @contextmanager
@@ -142,4 +148,5 @@ def open_deep(
 
     shown = (height, width) if crop is None else crop[2:]
     size = shown if turn < 5 else shown[::-1]
-    return OpenedImage(Header(kind, *size, channels, "uint16", f"{image.mode}, {bits} bits"), pixels)
+    alpha: Literal["straight"] | None = "straight" if channels in (2, 4) else None
+    return OpenedImage(Header(kind, *size, channels, "uint16", f"{image.mode}, {bits} bits", alpha=alpha), pixels)

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 Alpha = Literal["white", "black", "channel", "ignore"]
 Layout = Literal["hwc", "chw"]
-Pages = Literal["frames", "channels"]
+Pages = Literal["frames", "channels", "rows"]
 DicomUnits = Literal["rescaled", "raw"]
 _WORDS: dict[str, tuple[str, ...]] = {
     "alpha": get_args(Alpha),
@@ -24,7 +24,8 @@ class Reading:
     alpha: what stands behind transparent pixels, or whether transparency is a channel, or is left out and what lies
         hidden under it is shown.
     layout: whether the channels of an array come last (hwc) or first (chw).
-    pages: whether pages of one size are frames, of which one is drawn, or channels of one image.
+    pages: whether pages of one size are frames, of which one is drawn, or the channels of one image, or its rows, each
+        of (width, channels).
     dicom_units: what DICOM's slope and intercept, or its table, make of stored values, or the stored values.
     nodata: values, as they stand in the files, of pixels that are missing, beside those that a file itself calls so.
     It is part of the PixelFormat, and so travels with a model's weights.

@@ -1,8 +1,9 @@
 """TIFF. Plain ones of up to 8 bits by Pillow; deep, floating, many-banded and many-paged ones by tifffile.
 
 Frames: tifffile names the axes of the first series of pages of one size (OME, ImageJ and plain files alike). S and C
-are channels; every other axis beside Y and X (pages, Z, time, ...) counts frames, the last one fastest. Of a pyramid
-the full size is read. Pixels of the no-data value that GDAL noted are missing, whatever their type.
+are channels; every other axis beside Y and X (pages, Z, time, ...) counts frames, the last one fastest, unless `pages`
+says that they are channels, or rows, and the file has no channels of its own. Of a pyramid the full size is read.
+Pixels of the no-data value that GDAL noted are missing, whatever their type.
 """
 
 import io
@@ -10,7 +11,7 @@ import logging
 import math
 import warnings
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from openmae.data.formats.missing import Missing, equals
 from openmae.data.formats.ome import check_ome
 from openmae.data.formats.orientation import upright
 from openmae.data.formats.pillow import open_by_pillow
+from openmae.data.formats.reading import Pages
 from openmae.errors import BrokenImage, UserError
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _EXTRA, _SAMPLE_FORMAT = 258, 259, 262, 277, 338, 339
@@ -41,13 +43,14 @@ _JPEG_2000 = (33003, 33004, 33005, 34712)
 # Without these the decoders' output is as large as the directory says; the others state sizes of their own.
 _COMPRESSIONS = (1, 2, 3, 4, 5, _JPEG, 8, 32773, 32946, 34925, 50000, *_JPEG_2000)
 _IMAGE_AXES = "CSYX"
+_SILENT_AXES = "QI"  # tifffile's, of pages of which the file does not say what they are
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or it prints each oddity of a file
 
 
-def open_tiff(data: bytes) -> OpenedImage:
-    """A TIFF or BigTIFF."""
-    pages, is_big = count_directories(data), 43 in data[2:4]
-    if pages == 1 and not is_big and _is_plain(first_directory(data)):
+def open_tiff(data: bytes, pages: Pages | None = None) -> OpenedImage:
+    """A TIFF or BigTIFF. pages: frames where nobody says."""
+    count, is_big = count_directories(data), 43 in data[2:4]
+    if count == 1 and not is_big and _is_plain(first_directory(data)):
         return open_by_pillow(data, "TIFF")
     try:
         import imagecodecs  # noqa: F401 - tifffile finds it by itself, or fails on most files
@@ -61,10 +64,10 @@ def open_tiff(data: bytes) -> OpenedImage:
         warnings.simplefilter("ignore")
         file = tifffile.TiffFile(io.BytesIO(data))
         if file.is_ome:
-            check_ome(file.ome_metadata or "", pages)
+            check_ome(file.ome_metadata or "", count)
         if not file.series:
             raise BrokenImage("it holds no image")
-        return _open_series(data, file.series[0])
+        return _open_series(data, file.series[0], pages)
 
 
 def _is_plain(tags: dict[int, tuple[int, ...]]) -> bool:
@@ -81,7 +84,7 @@ def _is_plain(tags: dict[int, tuple[int, ...]]) -> bool:
     )
 
 
-def _open_series(data: bytes, series: Any) -> OpenedImage:
+def _open_series(data: bytes, series: Any, pages: Pages | None) -> OpenedImage:
     """A tifffile series."""
     page = series.keyframe
     kind = int(page.photometric)
@@ -94,6 +97,12 @@ def _open_series(data: bytes, series: Any) -> OpenedImage:
             frames *= length
     height, width = sizes["Y"], sizes["X"]
     channels = 3 if kind == _PALETTE else sizes["C"] * sizes["S"]
+    stack = (frames, height, width) if frames > 1 and channels == 1 else None
+    is_silent = stack is not None and all(axis in _SILENT_AXES + _IMAGE_AXES for axis in series.axes)
+    if stack is not None and pages == "channels":
+        channels, frames = frames, 1
+    elif stack is not None and pages == "rows":
+        height, width, channels, frames = *stack, 1
     depth = _depth(page)
     no_data = _no_data(page)
     # A byte a value says whether it is missing.
@@ -105,14 +114,29 @@ def _open_series(data: bytes, series: Any) -> OpenedImage:
     def pixels(asked: Wanted) -> NDArray[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            stored = _frame(data, series, asked.frame)
+            stored = _frame(data, series, asked.frame) if frames > 1 or stack is None else _stack(data, series, pages)
             missing = _missing(stored, no_data, 3 if is_colour and channels >= 3 else 0, channels)
             values = upright(_meant(stored, page, kind), turn)
             return values if missing is None else np.ma.array(values, mask=upright(missing, turn))
 
     size = (height, width) if turn < 5 else (width, height)
-    header = Header("TIFF", *size, channels, depth, f"{_PHOTOMETRICS[kind]}, {page.dtype}", frames, is_colour)
+    header = Header(
+        "TIFF",
+        *size,
+        channels,
+        depth,
+        f"{_PHOTOMETRICS[kind]}, {page.dtype}",
+        frames,
+        is_colour,
+        alpha=_alpha(page) if is_colour and channels in (2, 4) else None,
+        pages=stack if is_silent else None,
+    )
     return OpenedImage(header, pixels)
+
+
+def _alpha(page: Any) -> Literal["straight", "premultiplied"]:
+    """How the last channel, which is alpha, goes with the others (TIFF 6.0, ExtraSamples)."""
+    return "premultiplied" if page.extrasamples == (1,) else "straight"
 
 
 def _check_page(page: Any, kind: int) -> None:
@@ -151,6 +175,14 @@ def _frame(data: bytes, series: Any, number: int) -> NDArray[Any]:
     order = [kept.index(axis) for axis in "YXCS" if axis in kept]
     stored = _stored(data, series, index).transpose(order)
     return stored.reshape(*stored.shape[:2], -1)
+
+
+def _stack(data: bytes, series: Any, pages: Pages | None) -> NDArray[Any]:
+    """(Y, X, pages) of all pages as stored, or, where they are rows, (pages, Y, X)."""
+    stored = _stored(data, series, (slice(None),) * len(series.axes))
+    apart = np.moveaxis(stored, (series.axes.index("Y"), series.axes.index("X")), (-2, -1))
+    whole = apart.reshape(-1, *apart.shape[-2:])
+    return whole if pages == "rows" else whole.transpose(1, 2, 0)
 
 
 def _stored(data: bytes, series: Any, index: tuple[Any, ...]) -> NDArray[Any]:

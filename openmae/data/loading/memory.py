@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode_masked, open_image, read_header
-from openmae.data.formats.reading import Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Remade, Source
 from openmae.data.views.crop import reduction
@@ -69,7 +68,7 @@ def in_memory(
                 blob += image
             ends[index] = len(blob)
         say(chunk.stop, len(source))
-    kept = replace(pixels, bands=None, reading=Reading(layout="hwc"))
+    kept = replace(pixels, bands=None, reading=replace(pixels.reading, layout="hwc"))
     return InMemory(source, np.frombuffer(blob, np.uint8), ends, broken), kept
 
 

@@ -25,7 +25,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -63,7 +63,8 @@ class ShardIndex:
     """Where the images of n samples are; the module's docstring describes the arrays.
 
     crc32 is None where it is not known. fingerprint is of names and sizes. damage: a sentence for each shard whose
-    end was not found when it was scanned; notes: what else is to be said of what was found there.
+    end was not found when it was scanned; notes: what else is to be said of what was found there. packed_as: how the
+    files were read that the images were packed from.
     """
 
     shards: tuple[Shard, ...]
@@ -78,6 +79,7 @@ class ShardIndex:
     damage: tuple[str, ...] = ()
     label_kind: LabelKind = "written"
     notes: tuple[str, ...] = ()
+    packed_as: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -190,7 +192,14 @@ def parse_index(described: Mapping[str, Any], arrays: Arrays, base: str) -> Shar
         damage=tuple(described.get("damage", ())),
         label_kind=label_kind,
         notes=tuple(described.get("notes", ())),
+        packed_as=_packed_as(described),
     )
+
+
+def _packed_as(described: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `openmae pack` says of how it read; nothing of other writers' shards. Raises one of DAMAGE."""
+    said = described.get("about", {}).get("packed_as", {})
+    return {str(name): word for name, word in said.items()}
 
 
 def _check_columns(names: Names, shards: tuple[Shard, ...], columns: Mapping[str, NDArray[Any]], classes: int) -> None:

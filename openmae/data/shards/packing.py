@@ -6,7 +6,7 @@ that are made smaller, or were lossy before, are stored with loss, as JPEG.
 
 import io
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.decode import decode_masked, open_image, reasons
-from openmae.data.formats.header import Header
+from openmae.data.formats.decode import decode, decode_masked, open_image, reasons
+from openmae.data.formats.header import Depth, Header
 from openmae.data.formats.pillow import orientation, pillow_image
 from openmae.data.formats.reading import UNSAID, Reading
+from openmae.data.formats.transparency import divided, multiplied, through
 from openmae.data.views.crop import reduction, resize
 from openmae.data.views.missing import shares
+from openmae.data.views.statistics import DEPTHS
 
 RULES = 2  # changes with what pack_image gives for the same bytes and settings
 _EXTENSIONS = {
@@ -43,11 +45,20 @@ _LONGEST_JPEG = 65_500  # a side, in pixels
 @dataclass(frozen=True)
 class Packing:
     """short_side: pixels, the most that an image's shorter side may have; quality: of JPEGs, 1 to 100;
-    reading: how files are read that can be read in more than one way."""
+    reading: how files are read that can be read in more than one way; what nobody says of alpha and pages is left as
+    it is. exact: what numbers that mean something (DICOM's) are kept as, at least, so that those of all files of a set
+    can be compared."""
 
     short_side: int = 256
     quality: int = 95
     reading: Reading = UNSAID
+    exact: Depth = "uint8"
+
+    @property
+    def read_as(self) -> dict[str, Any]:
+        """How what is packed is to be read, for the index."""
+        layout = {} if self.reading.layout is None else {"layout": "hwc"}
+        return self.reading.to_dict() | layout
 
 
 @dataclass(frozen=True)
@@ -67,21 +78,25 @@ def pack_image(data: bytes, packing: Packing) -> Packed:
     touched either: training chooses among them. Nor is one of 8 or 16 bits that lacks some of its pixels, for its file
     alone says which; of floats they are not a number in what is stored. Raises BrokenImage, UserError as decode does.
     """
-    opened = open_image(data, packing.reading)
+    stored = open_image(data, replace(packing.reading, alpha=None))
+    opened = through(stored, packing.reading.alpha)
     header = opened.header
     size = _bounded((header.height, header.width), packing.short_side)
     is_small = size == (header.height, header.width)
-    pixels = PixelFormat(header.channels, None, header.depth, packing.reading)
-    if header.frames > 1 or (is_small and header.format in _QUICK and _is_plain(data, header)):
+    depth = max(header.depth, packing.exact, key=DEPTHS.index) if header.exact else header.depth
+    pixels = PixelFormat(header.channels, None, depth, packing.reading)
+    is_turned = header.axes is not None and packing.reading.layout == "chw"
+    may_stay = header.format in _QUICK and header.channels == stored.header.channels and not is_turned
+    if header.frames > 1 or (is_small and may_stay and _is_plain(data, header)):
         decode_masked(opened, pixels)  # raises where it is damaged
         return _as_it_is(data, header)
     image, missing = decode_masked(opened, pixels, reduce=reduction((header.height, header.width), size))
-    if missing is not None and header.depth != "float32":
-        return _as_it_is(data, header)
+    if missing is not None and depth != "float32":
+        return _turned(data, pixels) if is_turned else _as_it_is(data, header)
     # Of an array's three channels nobody said that they are red, green and blue.
     colour = header.channels == 1 or (header.colour and header.format != "NPY")
     lossless = is_small and header.format not in _LOSSY
-    smaller = resize(image, size)
+    smaller = _resized_through(image, size) if header.alpha else resize(image, size)
     if missing is not None:
         smaller[shares(missing, size) > 0.5] = np.nan
     kept, extension = encode(smaller, packing.quality, lossless=lossless, colour=colour)
@@ -114,6 +129,18 @@ def encode(image: NDArray[Any], quality: int, *, lossless: bool, colour: bool) -
         return file.getvalue(), "png"
     np.save(file, image, allow_pickle=False)
     return file.getvalue(), "npy"
+
+
+def _resized_through(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """(H, W, C) whose last channel is alpha -> (*size, C); what is hidden does not show at edges."""
+    return image if image.shape[:2] == size else divided(resize(multiplied(image), size), image.dtype)
+
+
+def _turned(data: bytes, pixels: PixelFormat) -> Packed:
+    """The array at its own size, its channels last, no-data as it stands there."""
+    plain = replace(pixels, reading=replace(pixels.reading, nodata=None))
+    kept, extension = encode(decode(data, plain), 100, lossless=True, colour=False)
+    return Packed(kept, extension, zlib.crc32(kept), len(data))
 
 
 def _bounded(size: tuple[int, int], short_side: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Images in tar shards, local or remote, read at random."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -48,6 +48,11 @@ class ShardSource(LabelledSource):
     def fingerprint(self) -> str:
         """Of names and sizes; that of a folder which holds the same."""
         return self.index.fingerprint
+
+    @property
+    def packed_as(self) -> Mapping[str, Any]:
+        """As the index says."""
+        return self.index.packed_as
 
     def read(self, index: int) -> bytes:
         """The image's bytes. Raises OSError where its shard cannot be read, BrokenImage where they are not whole."""

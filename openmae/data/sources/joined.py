@@ -2,8 +2,9 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,3 +79,9 @@ class Joined(Source):
         return np.concatenate(
             [np.array([number[name] for name in part.class_names])[part.labels] for part in self.parts]
         )
+
+    @property
+    def packed_as(self) -> Mapping[str, Any]:
+        """What all parts have alike."""
+        first, *others = (part.packed_as for part in self.parts)
+        return {name: word for name, word in first.items() if all(other.get(name) == word for other in others)}

@@ -3,9 +3,9 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +117,11 @@ class Source(ABC):
     def labels(self) -> NDArray[np.int64]:
         """(n,) index into class_names. Raises UserError where there are no labels."""
 
+    @property
+    def packed_as(self) -> Mapping[str, Any]:
+        """How the files were read that `openmae pack` made these of, as Reading's to_dict says it; empty of others."""
+        return {}
+
     def take(self, indices: NDArray[np.int64]) -> "Subset":
         """These images only, in this order."""
         return Subset(self, indices)
@@ -154,6 +159,11 @@ class Remade(Source):
     def labels(self) -> NDArray[np.int64]:
         """The source's."""
         return self.source.labels
+
+    @property
+    def packed_as(self) -> Mapping[str, Any]:
+        """The source's."""
+        return self.source.packed_as
 
 
 class Subset(Source):
@@ -205,3 +215,8 @@ class Subset(Source):
     def labels(self) -> NDArray[np.int64]:
         """Of these images."""
         return self.whole.labels[self.indices]
+
+    @property
+    def packed_as(self) -> Mapping[str, Any]:
+        """The whole source's."""
+        return self.whole.packed_as

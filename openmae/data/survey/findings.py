@@ -19,6 +19,7 @@ from openmae.data.sources.source import Source, Subset
 from openmae.data.survey.duplicates import same_files
 from openmae.data.survey.inspection import Inspection
 from openmae.data.survey.levels import apart
+from openmae.data.survey.readings import Choice
 from openmae.data.views.missing import MAX_NODATA
 
 Severity = Literal["error", "warning", "note"]
@@ -73,9 +74,11 @@ class InspectedSplit:
         return tuple(self.called(int(index)) for index in np.flatnonzero(chosen)[:EXAMPLES])
 
 
-def judge(splits: Sequence[InspectedSplit]) -> list[Finding]:
-    """Everything found, the worst first."""
+def judge(splits: Sequence[InspectedSplit], choice: Choice) -> list[Finding]:
+    """Everything found, the worst first. choice: how files are read that leave it open."""
     findings = [*_duplicates(splits)]
+    findings += [Finding("error", question.what, question.advice) for question in choice.questions.values()]
+    findings += [Finding("warning", note.what, note.advice) for note in choice.notes]
     for split in splits:
         findings += _unreadable(split)
         findings += _sizes(split)
@@ -185,9 +188,13 @@ def _kinds(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
     for split in splits:
         rows = split.found.rows
         of_depth = np.array([kind[2] for kind in split.found.kinds])[rows["kind"]]
-        for counts, column in ((depths, of_depth), (channels, rows["channels"])):
-            values, first, number = np.unique(column[split.found.good], return_index=True, return_counts=True)
-            places = np.flatnonzero(split.found.good)[first]
+        has_levels = split.found.good & ~np.array([kind[3] for kind in split.found.kinds])[rows["kind"]]
+        for counts, column, some in (
+            (depths, of_depth, has_levels),
+            (channels, rows["channels"], split.found.good),
+        ):
+            values, first, number = np.unique(column[some], return_index=True, return_counts=True)
+            places = np.flatnonzero(some)[first]
             for value, place, count in zip(values.tolist(), places.tolist(), number.tolist(), strict=True):
                 counts[value] += count
                 firsts.setdefault(value, f"{value}: {split.called(place)}")
@@ -225,9 +232,10 @@ def _kinds(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
 
 def _scales(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
     """Values of two scales: 0..1 beside 0..255, 12 bits in 16 beside 16 bits."""
-    depths: list[Depth] = [
-        split.found.kinds[row["kind"]][2] for split in splits for row in split.found.rows[split.found.good]
-    ]
+    depths: list[Depth] = []
+    for split in splits:
+        of_kind = ["float32" if is_exact else depth for _, _, depth, is_exact in split.found.kinds]
+        depths += [of_kind[number] for number in split.found.rows["kind"][split.found.good]]
     scales = np.concatenate([split.found.rows["scale"][split.found.good] for split in splits])
     if found := apart(scales.astype(np.float64), depths):
         named = [split.called(int(index)) for split in splits for index in np.flatnonzero(split.found.good)]

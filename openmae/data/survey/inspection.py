@@ -44,11 +44,11 @@ ROW = np.dtype(
 @dataclass(frozen=True)
 class Inspection:
     """rows (n,) of ROW, in the order of the source, all 0 from `height` on where a file gives no image; kinds: (format,
-    mode, depth) by their number; reasons: why a file gives no image, by its index; suspected: values that look like
-    no-data though nobody says so."""
+    mode, depth, whether its numbers stay what they are in every depth) by their number; reasons: why a file gives no
+    image, by its index; suspected: values that look like no-data though nobody says so."""
 
     rows: NDArray[Any]
-    kinds: list[tuple[str, str, str]]
+    kinds: list[tuple[str, str, str, bool]]
     reasons: dict[int, str]
     suspected: tuple[Suspect, ...]
 
@@ -80,14 +80,14 @@ def inspect(
     count = len(source)
     chunks = (range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
     rows = np.zeros(count, ROW)
-    numbers: dict[tuple[str, str, str], int] = {}
+    numbers: dict[tuple[str, str, str, bool], int] = {}
     reasons: dict[int, str] = {}
     outermost: dict[Depth, list[Ends]] = {}
     done = 0
     for part in ordered(partial(_inspect, source, reading), chunks, workers):
         for one in part:
             header = one.header
-            kind = numbers.setdefault((header.format, header.mode, header.depth), len(numbers))
+            kind = numbers.setdefault((header.format, header.mode, header.depth, header.exact), len(numbers))
             shape = (header.height, header.width, header.channels, header.frames)
             rows[done] = (one.digest, one.size, *shape, kind, one.missing, one.scale, one.blank)
             if one.reason:
@@ -110,7 +110,8 @@ def _inspect(source: Source, reading: Reading, chunk: Sequence[int], hand: Hand)
             digest, size = hashlib.blake2b(data, digest_size=16).digest(), len(data)
             opened = open_image(data, reading)
             header = opened.header
-            image, missing = decode_masked(opened, PixelFormat(header.channels, None, header.depth, reading))
+            depth: Depth = "float32" if header.exact else header.depth  # of which numbers one scale is measured
+            image, missing = decode_masked(opened, PixelFormat(header.channels, None, depth, reading))
             gaps = 0.0 if missing is None else float(missing.mean())
             facts = (digest, size, gaps, _scale(image, missing), _is_blank(image))
             found.append(_Looked(header, *facts, ends=ends(image, missing)))

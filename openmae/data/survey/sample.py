@@ -12,11 +12,22 @@ from openmae.data.formats.channels import PixelFormat, check_bands
 from openmae.data.formats.decode import decode_masked, open_image, patch_complaint
 from openmae.data.formats.header import Depth, Header
 from openmae.data.formats.reading import UNSAID, Reading
+from openmae.data.formats.transparency import through
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
 from openmae.data.survey.levels import UNKNOWN, Levels
 from openmae.data.survey.moments import from_moments, image_moments, means_of
 from openmae.data.survey.nodata import Ends, Suspect, ends, suspects, usual
+from openmae.data.survey.readings import (
+    NOTHING_OPEN,
+    Channels,
+    Choice,
+    Evidence,
+    SeenThrough,
+    choose_reading,
+    packed_reading,
+    seen_through,
+)
 from openmae.data.views.crop import reduction
 from openmae.data.views.statistics import DEPTHS, Statistics
 from openmae.errors import BrokenImage, UserError
@@ -38,7 +49,7 @@ class Survey:
     size: median (height, width). sizes: of every image, by its index.
     channels: how many images have how many channels. why_channels: the reason for the number that was chosen.
     looked_at: how many images were tried. broken: (index, reason) of those that give no image.
-    levels: of those that do.
+    levels: of those that do. choice: how files are read that leave it open.
     missing: share of the pixels of each image, in the order of `sizes`, that is missing. no_data: values that were
     taken for no-data, for nobody said which are; suspected: other values that look like it.
     """
@@ -54,6 +65,7 @@ class Survey:
     missing: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), compare=False)
     no_data: tuple[Suspect, ...] = ()
     suspected: tuple[Suspect, ...] = ()
+    choice: Choice = NOTHING_OPEN
 
     def smaller_than(self, patch_size: tuple[int, int]) -> list[tuple[int, str]]:
         """(index, reason) of images that do not cover one patch."""
@@ -62,14 +74,35 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """An image of the sample: its header, moments (3, C) and ends, or why there are none."""
+class Seen:
+    """An image of the sample: its header, how it is seen through, moments (3, C) and ends, or why there are none."""
 
     index: int
     header: Header | None = None
+    seen: SeenThrough | None = None
     moments: NDArray[np.float64] | None = None
     ends: Ends | None = None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What all images are to be decoded to. why_channels: the reason for their number. choice: how they are read."""
+
+    pixels: PixelFormat
+    why_channels: str
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is wanted of the images of `location`; None for what they have."""
+
+    in_chans: int | None
+    bands: tuple[int, ...] | None
+    depth: Depth | None
+    reading: Reading
+    location: str
 
 
 def survey(
@@ -88,23 +121,26 @@ def survey(
     workers: processes that read; the result does not depend on them.
     Raises UserError where none of the images can be read, or what they have differs too much to choose.
     """
+    reading = packed_reading(source).but(reading)
     chosen = _sample(source, seed, most)
     count = len(chosen)
-    wanted = partial(choose_pixels, in_chans=in_chans, bands=bands, depth=depth, location=source.location)
-    guess, _ = wanted(sample_headers(source, seed, workers, PEEK, reading), reading=reading)
-    headers: dict[int, Header] = {}
+    asked = _Asked(in_chans, bands, depth, reading, source.location)
+    guess = settle(source, seed, in_chans, bands, depth, reading, workers, PEEK)
+    known: dict[int, Seen] = {}
     no_data: tuple[Suspect, ...] = ()
     while True:  # once more where the first few headers are no guide to all of them, or there is no-data unsaid
-        seen = list(_look_at(source, guess, reading, chosen, workers))
+        seen = list(_look_at(source, guess.pixels, guess.pixels.reading, chosen, workers))
         # What was seen once stays: an image that ends processes may show its header in one round and not in another.
-        headers |= {one.index: one.header for one in seen if one.header is not None}
+        known |= {one.index: one for one in seen if one.header is not None}
         suspected = suspects(one.ends for one in seen if one.ends is not None)
-        if reading.nodata is None and (found := usual(suspected)):
-            reading, no_data = replace(reading, nodata=found), tuple(one for one in suspected if one.is_usual)
-        pixels, why = wanted(list(headers.values()), reading=reading)
-        if pixels == guess:
+        if asked.reading.nodata is None and (values := usual(suspected)):
+            asked = replace(asked, reading=replace(asked.reading, nodata=values))
+            no_data = tuple(one for one in suspected if one.is_usual)
+        found = _settled(list(known.values()), guess.pixels.reading, asked)
+        if found.pixels == guess.pixels:
             break
-        guess = pixels
+        guess = found
+    pixels, why = found.pixels, found.why_channels
     good = [(one.index, one.header, one.moments) for one in seen if one.header is not None and one.moments is not None]
     broken = [(one.index, one.reason) for one in seen if one.reason]
     if not good:
@@ -129,6 +165,7 @@ def survey(
         1 - moments[:, 0].mean(1),
         no_data,
         tuple(one for one in suspected if not one.is_usual),
+        found.choice,
     )
 
 
@@ -139,10 +176,10 @@ def sample_levels(source: Source, pixels: PixelFormat, workers: int = 0) -> Leve
 
 def levels_of(files: Iterable[bytes | OSError | BrokenImage], pixels: PixelFormat) -> Levels:
     """As `sample_levels`, of what was read of some files."""
-    return _levels(_seen(index, data, pixels, pixels.reading) for index, data in enumerate(files))
+    return _levels(seen_of(data, pixels.reading, pixels) for data in files)
 
 
-def _levels(found: Iterable[_Seen]) -> Levels:
+def _levels(found: Iterable[Seen]) -> Levels:
     seen = [*found]
     good = [(one.header, one.moments) for one in seen if one.header is not None and one.moments is not None]
     if not good:
@@ -154,11 +191,55 @@ def _levels(found: Iterable[_Seen]) -> Levels:
     return Levels(own, tuple(header.depth for header, _ in good), suspected)
 
 
+def settle(
+    source: Source,
+    seed: int,
+    in_chans: int | None = None,
+    bands: tuple[int, ...] | None = None,
+    depth: Depth | None = None,
+    reading: Reading = UNSAID,
+    workers: int = 0,
+    most: int = MOST_LOOKED_AT,
+) -> Settled:
+    """What the headers of up to `most` images, chosen by the seed, say that all of them are to be decoded to; of more
+    where these leave a question open. Raises UserError as survey does."""
+    reading = packed_reading(source).but(reading)
+    for looked_at in dict.fromkeys((most, MOST_LOOKED_AT)):
+        seen = look(source, seed, workers, looked_at, reading)
+        choice = choose_reading(evidence(seen), reading, Channels(in_chans, bands))
+        if not choice.questions:
+            break
+    if choice.settled().reading != reading:
+        seen = look(source, seed, workers, looked_at, choice.reading)
+    return _settled(seen, choice.reading, _Asked(in_chans, bands, depth, reading, source.location))
+
+
 def sample_headers(
     source: Source, seed: int, workers: int = 0, most: int = MOST_LOOKED_AT, reading: Reading = UNSAID
 ) -> list[Header]:
     """The headers of up to `most` images, chosen by the seed; of those that have one."""
-    return _headers(_look_at(source, None, reading, _sample(source, seed, most), workers))
+    return _headers(look(source, seed, workers, most, reading))
+
+
+def look(source: Source, seed: int, workers: int, most: int, reading: Reading) -> list[Seen]:
+    """What up to `most` images, chosen by the seed, are, without their moments."""
+    return list(_look_at(source, None, reading, _sample(source, seed, most), workers))
+
+
+def evidence(seen: Iterable[Seen]) -> list[Evidence]:
+    """What of it says how files are to be read."""
+    return [Evidence(one.header, one.seen) for one in seen if one.header is not None]
+
+
+def _settled(seen: Sequence[Seen], reading: Reading, asked: _Asked) -> Settled:
+    """What images are to be decoded to that were read as `reading` says. Raises UserError where they are to be read
+    otherwise and nobody can tell how, or have numbers of channels that cannot go together."""
+    choice = choose_reading(evidence(seen), asked.reading, Channels(asked.in_chans, asked.bands)).settled()
+    in_chans = asked.in_chans
+    if replace(choice.reading, nodata=reading.nodata) != reading:  # headers are to be read anew before they count
+        in_chans = in_chans or 1
+    pixels, why = choose_pixels(_headers(seen), in_chans, asked.bands, asked.depth, asked.location, choice.reading)
+    return Settled(pixels, why, choice)
 
 
 def choose_pixels(
@@ -189,6 +270,9 @@ def choose_pixels(
     counts = Counter(header.channels for header in headers)
     if not counts:
         return PixelFormat(3, None, depth, reading), "nothing is known of the images"
+    if reading.alpha == "channel" and any(header.alpha for header in headers):
+        in_chans = 2 if max(counts) <= 2 else 4
+        return PixelFormat(in_chans, None, depth, reading), "their colours, and alpha"
     if max(counts) <= 2:
         return PixelFormat(1, None, depth, reading), "the images are grey"
     if len(counts) == 1 and max(counts) > 3 and not all(header.colour for header in headers):
@@ -209,41 +293,44 @@ def _sample(source: Source, seed: int, most: int) -> list[int]:
     return chosen
 
 
-def _headers(seen: Iterable[_Seen]) -> list[Header]:
+def _headers(seen: Iterable[Seen]) -> list[Header]:
     return [one.header for one in seen if one.header is not None]
 
 
 def _look_at(
     source: Source, pixels: PixelFormat | None, reading: Reading, indices: Sequence[int], workers: int
-) -> Iterator[_Seen]:
+) -> Iterator[Seen]:
     """Each image's header and, where it is said what to decode to, its moments and ends."""
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
     for part in ordered(partial(_look, source, pixels, reading), chunks, workers):
         yield from part
 
 
-def _look(
-    source: Source, pixels: PixelFormat | None, reading: Reading, chunk: Sequence[int], hand: Hand
-) -> list[_Seen]:
-    seen: list[_Seen] = []
+def _look(source: Source, pixels: PixelFormat | None, reading: Reading, chunk: Sequence[int], hand: Hand) -> list[Seen]:
+    seen: list[Seen] = []
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         try:
             hand.take(index)
-            seen.append(_seen(index, data, pixels, reading))
-        except BrokenImage as error:
-            seen.append(_Seen(index, reason=str(error)))
+            seen.append(seen_of(data, reading, pixels, index))
+        except (OSError, BrokenImage) as error:
+            seen.append(Seen(index, reason=str(error)))
     return seen
 
 
-def _seen(index: int, data: bytes | OSError | BrokenImage, pixels: PixelFormat | None, reading: Reading) -> _Seen:
+def seen_of(
+    data: bytes | OSError | BrokenImage, reading: Reading, pixels: PixelFormat | None = None, index: int = 0
+) -> Seen:
+    """What the bytes are that a source gave of an image; its moments where it is said what to decode to."""
     header: Header | None = None
     try:
-        opened = open_image(data, reading)
+        stored = open_image(data, replace(reading, alpha=None))
+        opened = through(stored, reading.alpha)
         header = opened.header
+        alpha = seen_through(stored) if stored.header.alpha else None
         if pixels is None:
-            return _Seen(index, header)
+            return Seen(index, header, alpha)
         reduce = reduction((header.height, header.width), (_LOOK_SIDE, _LOOK_SIDE))
         image, missing = decode_masked(opened, pixels, reduce=reduce)
-        return _Seen(index, header, image_moments(image, missing), ends(image, missing))
+        return Seen(index, header, alpha, image_moments(image, missing), ends(image, missing))
     except (OSError, BrokenImage) as error:
-        return _Seen(index, header, reason=str(error))
+        return Seen(index, header, reason=str(error))

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from openmae.commandline.flags import with_flags
+from openmae.commandline.flags import flag, with_flags
 from openmae.console.progress import counting
 from openmae.console.terminal import make_console
 from openmae.console.words import counted, pace
@@ -38,6 +38,8 @@ from openmae.data.sources.notes import notes_on
 from openmae.data.sources.source import Source
 from openmae.data.survey.findings import Finding, InspectedSplit, Severity, judge
 from openmae.data.survey.inspection import inspect
+from openmae.data.survey.readings import Choice, choose_reading, packed_reading
+from openmae.data.survey.sample import MOST_LOOKED_AT, evidence, look
 from openmae.data.tasks import Taken, Task, answers, outputs_of, taken_for
 from openmae.errors import UserError
 from openmae.files.disk import check_out
@@ -59,11 +61,12 @@ def run(settings: Check) -> int:
         require_parquet(settings.out)
     data = open_data(settings.data, settings.selection)
     sources = _sources(data)
+    choice = _read_as(next(iter(sources.values())), settings, workers, console)
     started = time.monotonic()
     splits = []
     for name, source in sources.items():
         with counting(f"reading {name}".strip(), len(source), console) as say:
-            found = inspect(source, workers, say, settings.reading)
+            found = inspect(source, workers, say, choice.reading)
         splits.append(InspectedSplit(name, source, found, *_labels(source)))
     splits, taken, doubts = _taken_for(splits, settings.task)
     images = sum(map(len, sources.values()))
@@ -75,7 +78,7 @@ def run(settings: Check) -> int:
             console.print(note.what, soft_wrap=True, highlight=False)
     console.print()
     _show_images(splits, taken, console)
-    findings = [*doubts, *judge(splits)]
+    findings = [*doubts, *judge(splits, choice)]
     if data.has_unused_test:
         findings.append(
             Finding(
@@ -99,6 +102,15 @@ def run(settings: Check) -> int:
 def _sources(data: Data) -> dict[str, Source]:
     """The splits by name, or everything under an empty one."""
     return {split: data.split(split) for split in SPLITS} if data.has_splits else {"": data.all}
+
+
+def _read_as(source: Source, settings: Check, workers: int, console: Console) -> Choice:
+    """How files are read that leave it open, by a sample of them; says it, with the reason."""
+    asked = packed_reading(source).but(settings.reading)
+    choice = choose_reading(evidence(look(source, 0, workers, MOST_LOOKED_AT, asked)), asked)
+    for name, why in choice.why.items():
+        console.print(f"Read with {flag(name)} {getattr(choice.reading, name)}: {with_flags(why)}", soft_wrap=True)
+    return choice
 
 
 def _labels(source: Source) -> tuple[NDArray[np.int64] | None, tuple[str, ...], str]:

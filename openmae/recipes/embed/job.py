@@ -28,6 +28,7 @@ from openmae.data.survey.sample import levels_of
 from openmae.errors import BrokenImage, Interrupted, UserError
 from openmae.evaluate.embedding import Embedded, Embedder, embed_each, embedder_of, reasons
 from openmae.evaluate.features import centred_images
+from openmae.evaluate.suited import suited
 from openmae.files.disk import check_out, room_on_disk
 from openmae.files.whole import write_file
 from openmae.machine.device import choose_device, choose_precision
@@ -53,13 +54,14 @@ def run(settings: Embed) -> None:
     """Embeds what is not embedded yet, and looks for what is asked. Raises UserError."""
     console = make_console()
     _check(settings)
-    loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
+    loaded = load_model(settings.model, **settings.heads)
     say_origin(loaded, console)
     device = choose_device(settings.device)
     workers = workers_for(settings.workers, device)
     data = open_data(settings.data, settings.selection)
     source = _source(settings, data)
     tell(data, console)
+    loaded = suited(loaded, source, settings.reading, console)
     labels = LabelTexts(source)
     images = centred_images(loaded.encoder, loaded.statistics, source)
     queries = [(path, _query(images, path)) for path in settings.search]

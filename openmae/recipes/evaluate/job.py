@@ -36,6 +36,7 @@ from openmae.evaluate.features import centred_images
 from openmae.evaluate.judge import Judged, judge
 from openmae.evaluate.predict import predict
 from openmae.evaluate.subsets import question
+from openmae.evaluate.suited import suited
 from openmae.files.address import whole_address
 from openmae.machine.device import choose_device
 from openmae.machine.workers import workers_for
@@ -61,7 +62,7 @@ def run(settings: Evaluate) -> None:
     kinds, severities = _kinds(settings), _severities(settings)
     _check_numbers(settings)
     check_save(settings.save, settings.data)
-    loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
+    loaded = load_model(settings.model, **settings.heads)
     say_origin(loaded, console)
     model = loaded.classifier
     task: Task = loaded.info["task"]
@@ -71,6 +72,7 @@ def run(settings: Evaluate) -> None:
     data = open_data(settings.data, settings.selection)
     source, split = judged_images(data, settings.split, settings.model, loaded, task)
     tell(data, console)
+    loaded = suited(loaded, source, settings.reading, console)
     asked = question(source, task, loaded.info["class_names"], settings.classes)
     images = centred_images(model.encoder, loaded.statistics, source)
     check_levels(loaded.name, loaded.statistics, source, workers, console)

@@ -20,6 +20,7 @@ from torch import Tensor
 from openmae.console.terminal import make_console
 from openmae.data.opening import open_data
 from openmae.errors import UserError
+from openmae.evaluate.suited import suited
 from openmae.files.disk import room_on_disk
 from openmae.files.whole import folder_beside
 from openmae.recipes.export import views
@@ -73,11 +74,12 @@ def run(settings: Export) -> None:
     console.print(f"{settings.model}: {described(loaded)}")
     say_origin(loaded, console)
     data = None if settings.data is None else open_data(settings.data, settings.selection)
-    images = real_images(loaded, data)
+    seen = loaded if data is None else suited(loaded, data.val, settings.reading, console)
+    images = real_images(seen, data)
     if data is not None:
         tell(data, console)
-        check_levels(loaded.name, loaded.statistics, data.val, 0, console)
-    if views.of_model_size(loaded, data):
+        check_levels(seen.name, seen.statistics, data.val, 0, console)
+    if views.of_model_size(seen, data):
         loaded = replace(loaded, info={**loaded.info, views.KEY: True})
     with room_on_disk(settings.out.parent), _aside(settings.out) as part:
         notes = form.write(loaded, part)
@@ -90,7 +92,7 @@ def run(settings: Export) -> None:
             )
         cost = None
         if settings.quantize is not None:
-            cost = quantize(loaded, settings.model, settings.quantize, part, images, data, console)
+            cost = quantize(seen, settings.model, settings.quantize, part, images, data, console)
             notes = export_onnx.notes(loaded, part)
         _describe(settings, loaded, part, found, len(images), notes, cost)
         _put(part, settings, form)

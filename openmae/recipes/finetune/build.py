@@ -14,6 +14,7 @@ from openmae.data.views.crop import Augmentation
 from openmae.data.views.mixing import Mixing
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError, of_user
+from openmae.evaluate.suited import say_choice
 from openmae.heads import Classifier, Pool, learn_last_blocks
 from openmae.model import SIZES, ViT, create_model, initialize
 from openmae.recipes.finetune.settings import Finetune
@@ -118,7 +119,7 @@ def loaded_model(settings: Finetune, console: Console) -> Loaded | None:
     if model not in SIZES:
         if model.startswith("vit_") and not Path(model).exists() and not is_timm_name(model):
             raise UserError(f"{model} is no size, nor a run folder", f"give one of {', '.join(SIZES)}, or a run")
-        loaded = load_model(Path(model), **settings.heads).reading(settings.reading)
+        loaded = load_model(Path(model), **settings.heads)
         say_origin(loaded, console)
         if isinstance(loaded.model, Classifier) and not settings.from_scratch:
             console.print(f"{model} was fine-tuned before: its encoder is kept, and its head made anew")
@@ -144,6 +145,7 @@ def pretrained(settings: Finetune, loaded: Loaded) -> Start:
 def fresh(settings: Finetune, train: Source, workers: int, console: Console) -> Start:
     """An encoder of the named size for these images. Raises UserError."""
     look = survey(train, settings.seed, workers=workers, reading=settings.reading)
+    say_choice(look.choice, console)
     say_taken(look.no_data, console)
     warn_of_suspects(look.suspected, console)
     side = min(224, *look.size)

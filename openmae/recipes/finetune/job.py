@@ -36,6 +36,7 @@ from openmae.errors import UserError
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.judge import Judged, judge
 from openmae.evaluate.predict import SHARES, measure, predict, said
+from openmae.evaluate.suited import suited
 from openmae.files.address import whole_address
 from openmae.heads import Classifier
 from openmae.recipes.evaluate.keep import keep_result
@@ -124,7 +125,11 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
     task, is_former = taken.task, here.ranks.from_lead(_is_former(here))
     right = answers(train, task, outputs_before(train, task) if is_former else None)
     asked = answers(val, task, right.names)
-    start = fresh(settings, train, here.workers, here.console) if loaded is None else pretrained(settings, loaded)
+    start = (
+        fresh(settings, train, here.workers, here.console)
+        if loaded is None
+        else pretrained(settings, suited(loaded, train, settings.reading, here.console))
+    )
     what = {
         "classification": f"{len(right.names)} classes",
         "multi-label": f"{len(right.names)} labels",

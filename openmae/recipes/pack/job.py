@@ -38,6 +38,7 @@ from openmae.files.disk import room_on_disk
 from openmae.files.whole import take_lock, write_file
 from openmae.machine.workers import reading_workers
 from openmae.recipes.opened import tell
+from openmae.recipes.pack.reading import packing_for
 from openmae.recipes.pack.settings import Pack
 from openmae.recipes.pack.split import PackedSplit
 
@@ -108,8 +109,9 @@ def _pack(split: PackedSplit, settings: Pack, progress: _Progress, left_out: lis
     for part in finished.values():
         left_out += [_line(split, image) for image in part.left_out]
     tasks = (split.order[chunk.start : chunk.stop] for number in missing for chunk in split.chunks(number))
-    packing = Packing(settings.short_side, settings.quality, settings.reading)
-    results = ordered(partial(_pack_chunk, split.source, packing), tasks, reading_workers(settings.workers), _AHEAD)
+    results = ordered(
+        partial(_pack_chunk, split.source, split.packing), tasks, reading_workers(settings.workers), _AHEAD
+    )
     with closing(results):  # its processes end when it does
         for number in missing:
             with ShardWriter(split.shards[number]) as writer:
@@ -165,7 +167,7 @@ def _write_index(split: PackedSplit, parts: list[FinishedShard]) -> None:
         label=split.labels[images],
         class_names=split.class_names,
         label_kind=split.source.label_kind,
-        about={"packed": split.identity},
+        about={"packed": split.identity, "packed_as": split.packing.read_as},
         **columns,
     )
 
@@ -178,13 +180,14 @@ def _open_splits(data: Data, settings: Pack, titles: tuple[Split | None, ...], c
     task = _task(names, next(iter(sources.values())))
     number = {name: i for i, name in enumerate(names)}
     splits: list[PackedSplit] = []
+    packing = packing_for(data, settings, console)
     for title, source in sources.items():
         numbers, own = labels[title]
         numbers = np.array([*(number[name] for name in own), NO_LABEL])[numbers]
         console.print(f"{len(source):,} images in {source.location}, {_said_of_labels(source, own, numbers, task)}")
         folder = settings.shards / (title or "")
         upto = names[: len(own)] if not splits else names  # train's alone, which come first
-        splits.append(PackedSplit(title or "", source, numbers, upto if own else (), task, folder, settings))
+        splits.append(PackedSplit(title or "", source, numbers, upto if own else (), task, folder, settings, packing))
     if data.has_unused_test:
         console.print("The third split, test, is left out: only train and val are packed")
     return splits

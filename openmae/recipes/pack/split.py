@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.shards.index import SETTINGS
-from openmae.data.shards.packing import RULES
+from openmae.data.shards.packing import RULES, Packing
 from openmae.data.shards.writer import PARTS, FinishedShard, read_finished
 from openmae.data.sources.labels import NO_LABEL
 from openmae.data.sources.source import Source
@@ -38,6 +38,7 @@ class PackedSplit:
     task: Task
     folder: Path
     settings: "Pack"
+    packing: Packing
 
     def __len__(self) -> int:
         return len(self.source)
@@ -95,7 +96,16 @@ class PackedSplit:
             "images": len(self),
             "source": self.source.fingerprint,
             "labels": labels,
+            **self._reading,
         }
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """How files were read that leave it open; nothing where there are none, as nothing was written of them once."""
+        said = self.packing.reading.to_dict()
+        if self.packing.exact != "uint8":
+            said["exact"] = self.packing.exact
+        return {"reading": said} if said else {}
 
     def settle(self) -> None:
         """Notes in the folder what is packed there, and removes what a killed process left half-written.
@@ -107,14 +117,14 @@ class PackedSplit:
         if file.exists():
             try:
                 before = json.loads(file.read_bytes())
-                differing = [key for key in self.identity if before[key] != self.identity[key]]
+                before.setdefault("reading", {})
+                now = {"reading": {}, **self.identity}
+                differing = [key for key in now if before[key] != now[key]]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{file} is damaged ({error!r})", "choose another SHARDS") from error
             if differing:
                 said = ", ".join(
-                    f"{key} {before[key]}, not {self.identity[key]}"
-                    if key not in ("source", "labels")
-                    else f"other {key}"
+                    f"{key} {before[key]}, not {now[key]}" if key not in ("source", "labels") else f"other {key}"
                     for key in differing
                 )
                 raise UserError(

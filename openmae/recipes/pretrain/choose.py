@@ -49,6 +49,7 @@ def choose(
         **_no_data(look),
         "crop_fit": ("retry", "as torchvision and the released code"),
         "decay_tokens": ("off", "they are no matrices"),
+        **read_as(look),
         **(_paper(settings) if settings.recipe == "paper" else _auto(settings, look, images, device)),
     }
     epochs = settings.epochs or values["epochs"][0]
@@ -63,6 +64,11 @@ def choose(
     chosen = filled(settings, values)
     machine = _for_machine(chosen, architecture_of(chosen), images, device, memory)
     return fill(settings, {**values, **machine}, console)
+
+
+def read_as(look: Survey) -> Values:
+    """How files are read that leave it open."""
+    return {name: (getattr(look.choice.reading, name), why) for name, why in look.choice.why.items()}
 
 
 def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:

@@ -27,6 +27,7 @@ from openmae.data.survey.levels import apart, check_given
 from openmae.data.survey.sample import survey
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
+from openmae.evaluate.suited import say_notes
 from openmae.machine.device import memory_of
 from openmae.model import MaskedAutoencoder, patchify
 from openmae.randomness import generator
@@ -94,6 +95,7 @@ def open_images(settings: Pretrain, here: Here) -> Images:
             depth=settings.pixel_type,
             reading=settings.reading,
         )
+        say_notes(look.choice, console)
         say_missing(look.missing, settings.max_nodata, console)
         warn_of_suspects(look.suspected, console)
     return Images(train, val, shown, look)

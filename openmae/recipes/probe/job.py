@@ -17,6 +17,7 @@ from openmae.errors import UserError, said_once
 from openmae.evaluate import knn
 from openmae.evaluate.evaluation import Evaluation, How, Kind, evaluate
 from openmae.evaluate.features import Readout, readouts
+from openmae.evaluate.suited import suited
 from openmae.heads import Pool
 from openmae.machine.device import choose_device, choose_precision, device_of
 from openmae.machine.memory import ram
@@ -52,7 +53,7 @@ def _prove(
     console = make_console()
     console.quiet = not ranks.leads
     with ranks.together():
-        loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
+        loaded = load_model(settings.model, **settings.heads)
         say_origin(loaded, console)
         places = _places(settings, loaded.encoder)
     taken, train, val = ranks.each_in_turn(lambda: _split(settings, console))
@@ -60,6 +61,7 @@ def _prove(
     encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
     with ranks.together():
         console.print(with_flags(str(taken)), soft_wrap=True)
+        loaded = suited(loaded, train, settings.reading, console)
         right = answers(train, taken.task)
         asked = answers(val, taken.task, right.names)
         _check_memory(len(train) + len(val), encoders * len(places), loaded.encoder.embed_dim)

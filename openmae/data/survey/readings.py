@@ -1,0 +1,280 @@
+"""How files are read that leave it open: what a sample of them tells, with the reason, or what has to be asked.
+
+A new model's images are read as is chosen here, and its weights keep it. A model that says nothing of it (an older run,
+others' weights) reads as these models did: what is hidden under transparent pixels is shown, as Pillow's
+convert("RGB") does; pages are frames and the channels of arrays come last, unless only the other reading gives as many
+channels as the model takes; unsigned DICOM is spread over its depth.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.decode import decode
+from openmae.data.formats.header import Header, OpenedImage
+from openmae.data.formats.reading import UNSAID, Alpha, Reading
+from openmae.data.formats.transparency import as_seen
+from openmae.data.sources.source import Source
+from openmae.data.survey.axes import Stack, layout_of, pages_of
+from openmae.errors import UserError
+
+_FIELDS = ("alpha", "layout", "pages", "dicom_units")
+_BACKGROUNDS: tuple[Alpha, ...] = ("white", "black", "ignore")
+
+
+@dataclass(frozen=True)
+class SeenThrough:
+    """Of an image with alpha. transparent: a pixel lets something through. blank: laid on which backgrounds, or with
+    its alpha left out ("ignore"), it is one colour all over."""
+
+    transparent: bool
+    blank: frozenset[Alpha]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a file leaves open: its header, however it was read, and how it is seen through, where it has alpha."""
+
+    header: Header
+    seen: SeenThrough | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence on what may be wrong, and one on what to do about it."""
+
+    what: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.advice}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """reading: how to read. why: the reason of each entry that was chosen, by its name. notes: what may be wrong all
+    the same. questions: of an entry, what nobody can tell but the user; reading is then as if nobody had chosen."""
+
+    reading: Reading
+    why: dict[str, str]
+    notes: tuple[Note, ...] = ()
+    questions: Mapping[str, Note] = field(default_factory=dict)
+
+    def settled(self, which: Sequence[str] = _FIELDS) -> "Choice":
+        """This one. Raises UserError, the first question, where there is one of these entries."""
+        for name in which:
+            if name in self.questions:
+                raise UserError(self.questions[name].what, self.questions[name].advice)
+        return self
+
+
+NOTHING_OPEN = Choice(UNSAID, {})
+
+
+@dataclass(frozen=True)
+class Channels:
+    """in_chans, bands: as they are wanted, None for what the images have. is_known: they are those of a model that
+    exists, and learnt from images that were read as its reading says."""
+
+    in_chans: int | None = None
+    bands: tuple[int, ...] | None = None
+    is_known: bool = False
+
+
+def seen_through(opened: OpenedImage) -> SeenThrough:
+    """Of an image that was opened with its alpha as a channel. Raises as decode does."""
+    header = opened.header
+    image = decode(opened, PixelFormat(header.channels, None, header.depth))
+    opaque = 1 if header.depth == "float32" else np.iinfo(image.dtype).max
+    transparent = bool((image[..., -1] < opaque).any())
+    blank = frozenset(word for word in _BACKGROUNDS if _is_blank(as_seen(image, word)))
+    return SeenThrough(transparent, blank)
+
+
+def choose_reading(sample: Sequence[Evidence], asked: Reading, channels: Channels = Channels()) -> Choice:
+    """What is asked, and for the rest what the sample tells."""
+    entries = [
+        _alpha(sample, asked, channels),
+        _layout(sample, asked, channels),
+        _pages(sample, asked, channels),
+        _units(sample, asked, channels),
+    ]
+    reading, why = asked, dict[str, str]()
+    for entry in entries:
+        reading = entry.reading.but(reading)
+        why |= entry.why
+    return Choice(
+        reading,
+        why,
+        tuple(note for entry in entries for note in entry.notes),
+        {name: question for entry in entries for name, question in entry.questions.items()},
+    )
+
+
+def packed_reading(source: Source) -> Reading:
+    """How files were read that `openmae pack` made, which is how what it made of them is to be read. Raises UserError
+    where their index says what no reading is."""
+    try:
+        return Reading.from_dict(source.packed_as)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"the index of {source.location} is damaged ({error})", "pack the images again") from error
+
+
+def _chosen(why: str, notes: Sequence[Note] = (), **entry: Any) -> Choice:
+    return Choice(Reading(**entry), dict.fromkeys(entry, why), tuple(notes))
+
+
+def _warns(what: str, advice: str) -> Choice:
+    return Choice(UNSAID, {}, (Note(what, advice),))
+
+
+def _asks(name: str, what: str, advice: str) -> Choice:
+    return Choice(UNSAID, {}, (), {name: Note(what, advice)})
+
+
+# ---------------------------------------------------------------- transparency
+
+
+def _alpha(sample: Sequence[Evidence], asked: Reading, channels: Channels) -> Choice:
+    seen = [one.seen for one in sample if one.seen is not None]
+    through = [one for one in seen if one.transparent]
+    if not seen or channels.bands is not None:
+        return NOTHING_OPEN
+    if asked.alpha is not None or channels.is_known:
+        return _checked(asked.alpha, through, len(sample), channels)
+    if channels.in_chans in (2, 4):
+        return _chosen(f"as `in_chans={channels.in_chans}` asks", alpha="channel")
+    have = f"{len(through):,} of {_images(len(sample))} have transparent pixels"
+    if not through:
+        return _chosen(
+            f"{len(seen):,} of {_images(len(sample))} have alpha, none of them a transparent pixel", alpha="white"
+        )
+    blank = {word: sum(word in one.blank for one in through) for word in _BACKGROUNDS}
+    if min(blank["white"], blank["black"]) * 2 > len(through):
+        return _chosen(
+            f"{have}, and on white {blank['white']:,} and on black {blank['black']:,} of them are one colour",
+            alpha="channel",
+        )
+    if blank["white"] > blank["black"]:
+        return _chosen(f"{have}, and on white {blank['white']:,} of them are one colour", alpha="black")
+    return _chosen(have, alpha="white")
+
+
+def _checked(alpha: Alpha | None, through: Sequence[SeenThrough], images: int, channels: Channels) -> Choice:
+    """What is to be said of transparent pixels where it is decided, or the rule, what becomes of them."""
+    if not through or alpha == "channel" or (alpha is None and channels.in_chans in (2, 4)):
+        return NOTHING_OPEN
+    word = alpha or "ignore"
+    how = "what is hidden under transparent pixels is shown" if word == "ignore" else f"images are laid on {word}"
+    blank = sum(word in one.blank for one in through)
+    shows: list[Alpha] = ["white", "black"]
+    better = next((word for word in shows if sum(word in one.blank for one in through) * 2 < blank), "channel")
+    advice = f"`alpha={better}` shows their shapes, which are in their transparency"
+    if blank == images:
+        return _asks("alpha", f"where {how}, all of {_images(images)} looked at are one colour", advice)
+    if blank * 2 > len(through):
+        return _warns(f"where {how}, {blank:,} of {_images(len(through))} that have any are one colour", advice)
+    if alpha is not None:
+        return NOTHING_OPEN
+    what = (
+        f"{len(through):,} of {_images(images)} have transparent pixels, which the model is not known to have seen: "
+        "what is hidden under them is shown"
+    )
+    return _warns(what, "`alpha=white` or `alpha=black` lays them on a background")
+
+
+def _is_blank(image: NDArray[Any]) -> bool:
+    return bool((image == image[0, 0]).all())
+
+
+# ---------------------------------------------------------------- axes and pages
+
+
+def _layout(sample: Sequence[Evidence], asked: Reading, channels: Channels) -> Choice:
+    shapes = Counter(one.header.axes for one in sample if one.header.axes is not None)
+    if not shapes or asked.layout is not None:
+        return NOTHING_OPEN
+    try:
+        found = layout_of(shapes, channels.in_chans)
+    except UserError as error:
+        return _asks("layout", error.what, error.advice)
+    if found is not None:
+        return _chosen(found[1], layout=found[0])
+    if channels.is_known:
+        return NOTHING_OPEN
+    return _asks(
+        "layout",
+        f"arrays of {_shapes(shapes)} may be (height, width, channels) or (channels, height, width)",
+        "say which by `layout=hwc` or `layout=chw`",
+    )
+
+
+def _pages(sample: Sequence[Evidence], asked: Reading, channels: Channels) -> Choice:
+    if asked.pages is not None:
+        return NOTHING_OPEN
+    stacks = Counter[Stack](one.header.pages for one in sample if one.header.pages is not None)
+    if not stacks:
+        return NOTHING_OPEN
+    wanted = channels.in_chans
+    if wanted is None and channels.bands is not None and max(channels.bands) > 1:
+        return _chosen("as `bands` asks", pages="channels")
+    found = pages_of(stacks, len(sample), wanted)
+    if found is not None:
+        return _chosen(found[1], pages=found[0])
+    if channels.is_known:
+        return NOTHING_OPEN
+    number = next(iter(stacks))[0]
+    return _asks(
+        "pages",
+        f"{number} pages of one size are in each file, and no metadata says whether they are {number} channels of one "
+        "image or frames, of which training draws one at a visit",
+        "say which by `pages=channels` or `pages=frames`",
+    )
+
+
+def _shapes(shapes: Counter[Any]) -> str:
+    listed = [" x ".join(map(str, shape)) for shape, _ in shapes.most_common(3)]
+    return ", ".join(listed) + (", ..." if len(shapes) > 3 else "")
+
+
+# ---------------------------------------------------------------- DICOM
+
+
+def _units(sample: Sequence[Evidence], asked: Reading, channels: Channels) -> Choice:
+    units = Counter(one.header.units for one in sample if one.header.units)
+    if not units:
+        return NOTHING_OPEN
+    word = asked.dicom_units
+    notes = [*_mixed(sample, units)] if word != "raw" else []
+    files = units.total()
+    if word is not None:
+        return Choice(UNSAID, {}, tuple(notes))
+    if channels.is_known:
+        what = f"{files:,} DICOM files are read as older models were given them, unsigned ones spread over their depth"
+        return Choice(UNSAID, {}, (Note(what, "`dicom_units=rescaled` gives each number in its unit"), *notes))
+    of = ", ".join(f"{count:,} {_unit(unit)}" for unit, count in units.most_common())
+    return _chosen(f"the numbers of {files:,} DICOM files are {of}", notes, dicom_units="rescaled")
+
+
+def _mixed(sample: Sequence[Evidence], units: Counter[str]) -> Iterator[Note]:
+    apart = "unless these are one unit, keep them apart"
+    if len(units) > 1:
+        listed = ", ".join(f"{count:,} {_unit(unit)}" for unit, count in units.most_common())
+        yield Note(f"the numbers of the DICOM files are not all in one unit: {listed}", apart)
+    if others := sum(not one.header.units for one in sample):
+        have = "file has" if units.total() == 1 else "files have"
+        what = f"{units.total():,} {have} numbers of DICOM, and {others:,} levels of other formats"
+        yield Note(what, apart)
+
+
+def _unit(unit: str) -> str:
+    return {"stored": "as stored", "rescaled": "rescaled, without a word on the unit"}.get(unit, f"in {unit}")
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"

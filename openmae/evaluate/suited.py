@@ -1,0 +1,75 @@
+"""A model that exists, for images that it has not seen: how these are to be read so that it sees them as its own."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+
+from openmae.commandline.flags import flag, with_flags
+from openmae.data.formats.reading import Reading
+from openmae.data.sources.source import Source
+from openmae.data.survey.readings import Channels, Choice, Evidence, choose_reading, packed_reading
+from openmae.data.survey.sample import evidence, look
+from openmae.errors import UserError
+from openmae.weights import Loaded
+
+_LOOKED_AT = 64  # images
+_USUAL = Reading(layout="hwc", pages="frames")
+
+
+def suited(loaded: Loaded, source: Source, asked: Reading, console: Console) -> Loaded:
+    """The model for the images of `source`, read as is asked, and else as its own were; where neither says it, as some
+    of them tell. Says what is read otherwise than is usual, and what may be wrong. Raises UserError."""
+    packed = packed_reading(source)
+    _check_packed(loaded, packed)
+    asked = packed.but(asked)
+    sample = evidence(look(source, 0, 0, _LOOKED_AT, _first(loaded, asked)))
+    return suited_to(loaded, sample, asked, console)
+
+
+def suited_to(loaded: Loaded, sample: Sequence[Evidence], asked: Reading, console: Console) -> Loaded:
+    """The same for images of which a sample has been looked at."""
+    pixels = loaded.statistics.pixels
+    choice = choose_reading(
+        sample, _first(loaded, asked), Channels(pixels.in_chans, pixels.bands, is_known=True)
+    ).settled()
+    say_choice(choice, console)
+    # How arrays and pages lie is the data's matter; the model's own are a guide where these do not tell.
+    reading = pixels.reading.but(choice.reading)
+    return replace(loaded, statistics=replace(loaded.statistics, pixels=replace(pixels, reading=reading)))
+
+
+def say_choice(choice: Choice, console: Console) -> None:
+    """What is read otherwise than is usual and why, and what may be wrong."""
+    for name, why in choice.why.items():
+        if getattr(choice.reading, name) != getattr(_USUAL, name):
+            console.print(f"{flag(name)} {getattr(choice.reading, name)}: {with_flags(why)}", soft_wrap=True)
+    say_notes(choice, console)
+
+
+def say_notes(choice: Choice, console: Console) -> None:
+    """What may be wrong."""
+    for note in choice.notes:
+        console.print(f"warning: {with_flags(str(note))}", style="yellow", soft_wrap=True)
+
+
+def _check_packed(loaded: Loaded, packed: Reading) -> None:
+    """Raises UserError where what was packed cannot become what the model learnt from."""
+    own = loaded.statistics.pixels.reading
+    if packed.dicom_units is not None and own.dicom_units not in (None, packed.dicom_units):
+        raise UserError(
+            f"the shards hold DICOM's numbers as {packed.dicom_units}, and {loaded.name} learnt from {own.dicom_units} "
+            "ones",
+            f"pack the files again with `dicom_units={own.dicom_units}`",
+        )
+    if packed.alpha in ("white", "black", "ignore") and own.alpha not in (None, packed.alpha):
+        raise UserError(
+            f"the shards were packed with `alpha={packed.alpha}`, and {loaded.name} learnt from `alpha={own.alpha}`",
+            "pack the files again without it, which keeps alpha",
+        )
+
+
+def _first(loaded: Loaded, asked: Reading) -> Reading:
+    """What is settled before the images are looked at."""
+    own = replace(loaded.statistics.pixels.reading, layout=None, pages=None)
+    return own.but(asked)
