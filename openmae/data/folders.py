@@ -49,7 +49,7 @@ def in_folder(place: Path, selection: Selection, listing: Listing | None = None)
     shards = [place / name for name in listing.shards if not (has_images and "/" in name)]
     tars = [file for file in shards if file.suffix.lower() == ".tar"]
     tables = [file for file in shards if file.suffix.lower() == ".parquet"]
-    if has_images and tables and not any(holds_images(table) for table in tables):
+    if has_images and tables and not any(holds_images(table, selection.image_key) for table in tables):
         tables = []  # they describe the images beside them
     kinds = ["images"] * has_images + [".tar files"] * bool(tars) + [".parquet files"] * bool(tables)
     if len(kinds) > 1:
@@ -58,7 +58,8 @@ def in_folder(place: Path, selection: Selection, listing: Listing | None = None)
         return in_shards(str(place), [str(tar) for tar in tars], selection)
     if tables:
         groups = by_split(str(place), tables, lambda table: str(table.relative_to(place)), selection)
-        return Parts(with_all(str(place), {w: partial(open_parquet_images, str(place), g) for w, g in groups.items()}))
+        opened = partial(open_parquet_images, str(place), key=selection.image_key)
+        return Parts(with_all(str(place), {which: partial(opened, group) for which, group in groups.items()}))
     return _of_images(place, listing, selection)
 
 

@@ -27,7 +27,7 @@ from openmae.data.sources.folder import COMPRESSED, ImageFolder, unpacking
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import EXTENSIONS
 from openmae.data.sources.notes import Note, notes_on
-from openmae.data.sources.parquet import holds_images, open_parquet_images
+from openmae.data.sources.parquet import ParquetImages, holds_images, open_parquet_images
 from openmae.data.sources.remote import is_remote
 from openmae.data.sources.selection import WHOLE, Patterns, Selection, none_taken
 from openmae.data.sources.source import Source, Subset
@@ -151,10 +151,10 @@ def _in_file(file: Path, selection: Selection) -> Parts:
     kind = file.suffix.lower()
     if kind == ".tar":
         return in_shards(str(file), [str(file)], selection)
-    if kind == ".csv" or (kind == ".parquet" and not holds_images(file)):
+    if kind == ".csv" or (kind == ".parquet" and not holds_images(file, selection.image_key)):
         return _in_table(file, selection)
     if kind == ".parquet":
-        return Parts({"all": partial(open_parquet_images, str(file), [file])})
+        return Parts({"all": partial(open_parquet_images, str(file), [file], selection.image_key)})
     if kind == ".npy":
         return Parts({"all": partial(ArrayFile, file)})
     if kind == ".npz":
@@ -180,8 +180,10 @@ def _of_samples(opener: Callable[[], Source]) -> Source:
     parts = source.parts if isinstance(source, Joined) else [source]
     for part in parts:
         whole = part.whole if isinstance(part, Subset) else part
+        if isinstance(whole, ParquetImages):
+            continue
         if not isinstance(whole, ShardSource):
-            raise UserError(f"`image_key` is for tar shards, which {source.location} is none of", "leave it out")
+            raise UserError(f"`image_key` is for tar shards and parquet, not {source.location}", "leave it out")
         if whole.index.crc32 is not None:
             raise UserError(f"`image_key`: {source.location} was packed, with one image a sample", "leave it out")
     return source

@@ -73,7 +73,8 @@ class AskedFiles:
     """Leave these images out: '*_mask.*' by the name, masks by a folder that they are in."""
 
     image_key: Annotated[str | None, arg(metavar="KEY")] = None
-    """Of shards whose samples have several images (0001.img.png, 0001.mask.png): which one is meant, img.png; several
+    """Of parquet with several columns of images: which one is meant. Of shards whose samples have several
+    (0001.img.png, 0001.mask.png): img.png; several
     with ; between them, jpg;png, of which the first is taken that a sample has; or '*': each image is a sample of its
     own, as where names have dots in them (scan_0.5.png)."""
 

@@ -234,7 +234,7 @@ def test_two_devices_of_one_study_give_the_same_numbers() -> None:
     for data, step in ((twelve, 1), (sixteen, 1), (halved, 2), (shallow, 16), (inverted, 1)):
         np.testing.assert_array_equal(decode(data, look.statistics.pixels)[..., 0], values // step * step)
     assert len(look.choice.notes) == 1
-    assert "not all in one unit: 3 as stored, 2 rescaled" in look.choice.notes[0].what
+    assert "not all in one unit (3 as stored, 2 rescaled" in look.choice.notes[0].what
     alike = survey(Files([twelve, sixteen]), 0)
     assert alike.statistics.pixels.depth == "uint16"
     assert not alike.choice.notes
@@ -248,7 +248,7 @@ def test_numbers_beside_levels_are_said() -> None:
     found = choose_reading(
         look_at([dicom(values, RescaleSlope="1", RescaleIntercept="-1024"), file.getvalue()]), UNSAID
     )
-    assert "1 image is numbers of DICOM, and 1 is levels" in found.notes[0].what
+    assert "1 file has numbers of DICOM, and 1 levels of" in found.notes[0].what
 
 
 def test_a_table_gives_the_unit_that_it_names() -> None:

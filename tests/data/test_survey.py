@@ -16,11 +16,12 @@ from hypothesis.extra.numpy import arrays
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.header import Depth, Header
+from openmae.data.formats.reading import UNSAID
 from openmae.data.opening import open_data
 from openmae.data.survey import sample
 from openmae.data.survey.distribution import PERCENTILES, Distribution, measure
 from openmae.data.survey.moments import histogram, image_moments
-from openmae.data.survey.sample import choose_pixels, sample_headers, survey
+from openmae.data.survey.sample import choose_pixels, survey
 from openmae.errors import BrokenImage, UserError
 from tests.data.deep import WHITE, Files, images_of, tiff, torch_moments
 from tests.images import picture, write_images
@@ -208,7 +209,9 @@ def test_the_survey_looks_again_where_the_first_headers_mislead() -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (20, 20, 1)).astype(np.uint16)
     for odd in range(len(files)):  # one that is not among those whose headers are read first
         files[odd] = tiff(deep)
-        if all(one.depth == "uint8" for one in sample_headers(Files(files), 0, most=sample.PEEK)):
+        if all(
+            one.header.depth == "uint8" for one in sample.evidence(sample.look(Files(files), 0, 0, sample.PEEK, UNSAID))
+        ):
             break
         files[odd] = tiff(images[odd])
     images[odd] = deep

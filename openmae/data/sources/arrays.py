@@ -30,7 +30,9 @@ MOST_LABEL_BYTES = 2**16  # of an image: a text, or a column for each class
 _BESIDE = 2**30  # bytes that unpacking takes beside what is unpacked
 _LABELS = {"images": "labels", "image": "label", "imgs": "labels", "img": "label", "X": "y", "x": "y", "data": "labels"}
 _IMAGES = frozenset(word.lower() for word in _LABELS)
-_SHAPES = "(images, height, width) or (images, height, width, channels)"
+_FEW_CHANNELS, _MOST_CHANNELS = 4, 32  # of an image: no picture is as narrow; seldom more where its sides are longer
+_LONG = 8  # times longer than wide
+_SHAPES = "(images, height, width), (images, height, width, channels) or (images, channels, height, width)"
 
 
 class ArrayFile(LabelledSource):
@@ -239,8 +241,31 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
 
 
 def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> None:
+    """Raises UserError where these are no images, or one."""
     if len(shape) not in (3, 4) or 0 in shape or dtype.kind not in "buif":
         raise UserError(f"{what} has the shape {shape} of {dtype}", f"give numbers of the shape {_SHAPES}")
+    if len(shape) == 3 and _is_one_image(shape):
+        height, width, channels = shape
+        raise UserError(
+            f"{what} has the shape {shape}: one image of {channels} channels, or {height} images of {width} x "
+            f"{channels} pixels",
+            "put the file of one image into a folder and give that, or save many as (images, height, width, 1)",
+        )
+    if len(shape) == 4 and shape[3] > _MOST_CHANNELS and shape[3] > 4 * max(shape[:3]):
+        raise UserError(
+            f"{what} has the shape {shape}, which would be {shape[0]} images of {shape[3]} channels",
+            "save it with its images first, as numpy.moveaxis(array, -1, 0) gives it",
+        )
+
+
+def _is_one_image(shape: tuple[int, ...]) -> bool:
+    """Whether (a, b, c) is rather (height, width, channels) than (images, height, width)."""
+    height, width, channels = shape
+    return channels <= _FEW_CHANNELS or (
+        2 * channels <= min(height, width)
+        and channels <= _MOST_CHANNELS
+        and (height <= _LONG * width and width <= _LONG * height)
+    )
 
 
 def _npy_head(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.sources.columns import by_distinct_values, values
+from openmae.data.sources.image_columns import image_column, of_row
 from openmae.data.sources.labels import LabelledSource, label_text, number_labels
 from openmae.data.sources.source import LabelKind, Names
 from openmae.errors import BrokenImage, UserError
@@ -54,36 +55,19 @@ def readable(file: Path) -> Iterator[None]:
         raise UserError(f"{file} cannot be read as parquet ({said})", "check the file") from error
 
 
-def image_column(schema: Any) -> str | None:
-    """The column that holds encoded images: binary, or a struct with binary `bytes`; None where there is none."""
-    columns = [field.name for field in schema if _is_binary(_bytes_type(field.type))]
-    for name in ("image", "img"):
-        if name in columns:
-            return name
-    return columns[0] if len(columns) == 1 else None
+def holds_images(table: Path, key: str | None = None) -> bool:
+    """Whether it has a column of images, called `key` where that is given. Raises UserError where it cannot be read,
+    or nobody can tell which column it is."""
+    return _column(table, key) is not None
 
 
-def holds_images(table: Path) -> bool:
-    """Whether it has a column of images. Raises UserError where it cannot be read."""
+def _column(table: Path, key: str | None) -> str | None:
+    """Of images. Raises UserError, naming the file."""
     with open_parquet(table) as file:
-        return image_column(file.schema_arrow) is not None
-
-
-def _bytes_type(kind: Any) -> Any:
-    import pyarrow
-
-    if not pyarrow.types.is_struct(kind):
-        return kind
-    place = kind.get_field_index("bytes")
-    return kind.field(place).type if place >= 0 else kind
-
-
-def _is_binary(kind: Any) -> bool:
-    import pyarrow
-
-    if pyarrow.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+        try:
+            return image_column(file.schema_arrow, key)
+        except UserError as error:
+            raise UserError(f"{table}: {error.what}", error.advice) from error
 
 
 class ParquetImages(LabelledSource):
@@ -94,7 +78,8 @@ class ParquetImages(LabelledSource):
     keeps the row groups last used, up to 256 MiB; then an image in random order costs the reading of a row group (100
     images as the Hub writes them): `openmae pack` makes shards that are read by the image.
 
-    column: with the images. names: their paths where the files tell them, else file#row.
+    column: with the images, or with their pixels, which are read as .npy files. names: their paths where the files
+    tell them, else file#row.
     """
 
     label_advice = "add a column 'label'"
@@ -154,10 +139,9 @@ class ParquetImages(LabelledSource):
         """The image's bytes. Raises OSError where the file cannot be read, BrokenImage where the row has no bytes."""
         number = bisect_right(self.first_rows, index) - 1
         rows, place = self._group(number), index - self.first_rows[number]
-        data = rows[place].as_py() if place < len(rows) else None
-        if data is None:
+        if place >= len(rows):
             raise BrokenImage("the table has no bytes of it")
-        return bytes(data)
+        return of_row(rows[place])
 
     def read_many(self, indices: Sequence[int]) -> list[bytes | OSError | BrokenImage]:
         """Each image's bytes, or what was raised instead; every row group is read once."""
@@ -215,15 +199,16 @@ def _open_images(file: Path) -> Any:
         return by_distinct_values(file, opened)
 
 
-def open_parquet_images(location: str, files: Sequence[Path]) -> ParquetImages:
-    """The images of these files. Raises UserError where one cannot be read or has no column of images."""
+def open_parquet_images(location: str, files: Sequence[Path], key: str | None = None) -> ParquetImages:
+    """The images of these files. key: their column, where it is named. Raises UserError where one cannot be read or
+    has no column of images."""
     text, ends, labels = bytearray(), array("q"), list[str]()
     column = None
     classes: list[str] | None = None
     for file in files:
         with open_parquet(file) as opened:
             schema = opened.schema_arrow
-            column = image_column(schema) if column is None else column
+            column = _column(file, key) if column is None else column
             if column is None or column not in schema.names:
                 raise UserError(
                     f"{file} has no column of images (its columns: {', '.join(schema.names)})",
@@ -276,4 +261,9 @@ def _hub_classes(schema: Any, label: str | None) -> list[str] | None:
 def _column_bytes(group: Any, column: str) -> int:
     """Decoded size of the images of a row group."""
     parts = [group.column(i) for i in range(group.num_columns)]
-    return sum(p.total_uncompressed_size for p in parts if p.path_in_schema in (column, f"{column}.bytes"))
+    return sum(p.total_uncompressed_size for p in parts if _is_of(p.path_in_schema, column))
+
+
+def _is_of(path: str, column: str) -> bool:
+    """Whether a leaf of the schema has the images of a column, or their pixels, and not their paths."""
+    return path in (column, f"{column}.bytes") or path.startswith((f"{column}.list.", f"{column}.bag."))

@@ -19,7 +19,7 @@ from openmae.data.sources.source import Source, Subset
 from openmae.data.survey.duplicates import same_files
 from openmae.data.survey.inspection import Inspection
 from openmae.data.survey.levels import apart
-from openmae.data.survey.readings import Choice
+from openmae.data.survey.readings import NOTHING_OPEN, Choice
 from openmae.data.views.missing import MAX_NODATA
 
 Severity = Literal["error", "warning", "note"]
@@ -74,7 +74,7 @@ class InspectedSplit:
         return tuple(self.called(int(index)) for index in np.flatnonzero(chosen)[:EXAMPLES])
 
 
-def judge(splits: Sequence[InspectedSplit], choice: Choice) -> list[Finding]:
+def judge(splits: Sequence[InspectedSplit], choice: Choice = NOTHING_OPEN) -> list[Finding]:
     """Everything found, the worst first. choice: how files are read that leave it open."""
     findings = [*_duplicates(splits)]
     findings += [Finding("error", question.what, question.advice) for question in choice.questions.values()]

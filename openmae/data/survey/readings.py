@@ -86,10 +86,10 @@ class Channels:
     is_known: bool = False
 
 
-def seen_through(opened: OpenedImage) -> SeenThrough:
-    """Of an image that was opened with its alpha as a channel. Raises as decode does."""
+def seen_through(opened: OpenedImage, reading: Reading) -> SeenThrough:
+    """Of an image that was opened as `reading` says, with its alpha as a channel. Raises as decode does."""
     header = opened.header
-    image = decode(opened, PixelFormat(header.channels, None, header.depth))
+    image = decode(opened, PixelFormat(header.channels, None, header.depth, reading))
     opaque = 1 if header.depth == "float32" else np.iinfo(image.dtype).max
     transparent = bool((image[..., -1] < opaque).any())
     blank = frozenset(word for word in _BACKGROUNDS if _is_blank(as_seen(image, word)))
@@ -257,23 +257,27 @@ def _units(sample: Sequence[Evidence], asked: Reading, channels: Channels) -> Ch
     if channels.is_known:
         what = f"{files:,} DICOM files are read as older models were given them, unsigned ones spread over their depth"
         return Choice(UNSAID, {}, (Note(what, "`dicom_units=rescaled` gives each number in its unit"), *notes))
-    of = ", ".join(f"{count:,} {_unit(unit)}" for unit, count in units.most_common())
-    return _chosen(f"the numbers of {files:,} DICOM files are {of}", notes, dicom_units="rescaled")
+    return _chosen(f"numbers of {files:,} DICOM files ({_listed(units)})", notes, dicom_units="rescaled")
 
 
 def _mixed(sample: Sequence[Evidence], units: Counter[str]) -> Iterator[Note]:
     apart = "unless these are one unit, keep them apart"
     if len(units) > 1:
-        listed = ", ".join(f"{count:,} {_unit(unit)}" for unit, count in units.most_common())
-        yield Note(f"the numbers of the DICOM files are not all in one unit: {listed}", apart)
+        yield Note(f"the numbers of the DICOM files are not all in one unit ({_listed(units)})", apart)
     if others := sum(not one.header.units for one in sample):
         have = "file has" if units.total() == 1 else "files have"
         what = f"{units.total():,} {have} numbers of DICOM, and {others:,} levels of other formats"
         yield Note(what, apart)
+    modes = sorted(
+        {one.header.mode for one in sample if one.header.units and one.header.mode.startswith("MONOCHROME1")}
+    )
+    if len(modes) > 1:
+        yield Note(f"DICOM files are inverted, each within its own range ({'; '.join(modes)})", apart)
 
 
-def _unit(unit: str) -> str:
-    return {"stored": "as stored", "rescaled": "rescaled, without a word on the unit"}.get(unit, f"in {unit}")
+def _listed(units: Counter[str]) -> str:
+    words = {"stored": "as stored", "rescaled": "rescaled to a unit that they do not name"}
+    return ", ".join(f"{count:,} {words.get(unit, f'in {unit}')}" for unit, count in units.most_common())
 
 
 def _images(count: int) -> str:

@@ -214,13 +214,6 @@ def settle(
     return _settled(seen, choice.reading, _Asked(in_chans, bands, depth, reading, source.location))
 
 
-def sample_headers(
-    source: Source, seed: int, workers: int = 0, most: int = MOST_LOOKED_AT, reading: Reading = UNSAID
-) -> list[Header]:
-    """The headers of up to `most` images, chosen by the seed; of those that have one."""
-    return _headers(look(source, seed, workers, most, reading))
-
-
 def look(source: Source, seed: int, workers: int, most: int, reading: Reading) -> list[Seen]:
     """What up to `most` images, chosen by the seed, are, without their moments."""
     return list(_look_at(source, None, reading, _sample(source, seed, most), workers))
@@ -323,10 +316,11 @@ def seen_of(
     """What the bytes are that a source gave of an image; its moments where it is said what to decode to."""
     header: Header | None = None
     try:
-        stored = open_image(data, replace(reading, alpha=None))
+        with_alpha = replace(reading, alpha=None)
+        stored = open_image(data, with_alpha)
         opened = through(stored, reading.alpha)
         header = opened.header
-        alpha = seen_through(stored) if stored.header.alpha else None
+        alpha = seen_through(stored, with_alpha) if stored.header.alpha else None
         if pixels is None:
             return Seen(index, header, alpha)
         reduce = reduction((header.height, header.width), (_LOOK_SIDE, _LOOK_SIDE))

@@ -80,7 +80,7 @@ def run(settings: Export) -> None:
         tell(data, console)
         check_levels(seen.name, seen.statistics, data.val, 0, console)
     if views.of_model_size(seen, data):
-        loaded = replace(loaded, info={**loaded.info, views.KEY: True})
+        loaded, seen = (replace(one, info={**one.info, views.KEY: True}) for one in (loaded, seen))
     with room_on_disk(settings.out.parent), _aside(settings.out) as part:
         notes = form.write(loaded, part)
         found = form.compare(loaded, part, images)
