@@ -26,6 +26,7 @@ from openmae.data.formats.header import Depth
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
 from openmae.data.survey.distribution import PERCENTILES, Distribution, measure
+from openmae.data.survey.frames import FRAMES
 from openmae.data.survey.sample import settle
 from openmae.data.views.statistics import WHITE
 from openmae.errors import UserError
@@ -167,6 +168,8 @@ def _notes(found: Distribution, source: Source, data: str) -> list[str]:
         notes.append(f"No level is above {highest:,}: {highest.bit_length()}-bit data in 16 bits, which is fine.\n")
     if found.gaps:
         notes.append(f"{missing_pixels(found.gaps, len(found.sizes), float(found.missing.mean()))}.\n")
+    if (most := max(found.frames)) > 1:
+        notes.append(f"Files have up to {most:,} frames: up to {FRAMES} of each, spread over it, count as one image.\n")
     if constant := [str(i + 1) for i in np.flatnonzero(found.least == found.most)]:
         notes.append(
             f"Channel {', '.join(constant)} has the same level everywhere: nothing can be learnt from it; leave it out "

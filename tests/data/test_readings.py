@@ -22,6 +22,7 @@ from openmae.data.formats.header import Header
 from openmae.data.formats.reading import UNSAID, Alpha, Pages, Reading
 from openmae.data.opening import open_data
 from openmae.data.survey.axes import layout_of, pages_of
+from openmae.data.survey.distribution import measure
 from openmae.data.survey.readings import Channels, Evidence, SeenThrough, choose_reading
 from openmae.data.survey.sample import evidence, look, survey
 from openmae.errors import UserError
@@ -131,6 +132,22 @@ def test_silent_pages_are_asked_about_and_read_as_is_said() -> None:
     np.testing.assert_array_equal(pixels_of(data, Reading(pages="frames"), 4)[..., 0], values[4])
     found = survey(Files([data] * 3), 0, reading=Reading(pages="channels"))
     np.testing.assert_allclose(found.statistics.mean, values.mean((1, 2)) / 65535, rtol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [2, 5, 8, 13])
+@pytest.mark.parametrize("depth", ["uint16", "float32"])
+def test_statistics_are_of_frames_all_over_a_file(frames: int, depth: str) -> None:
+    values = (stack(frames, 12, 14) // 16 * np.arange(1, frames + 1)[:, None, None] ** 2 % 60_000).astype(depth)
+    data = tiff(values, photometric="minisblack", metadata={"axes": "ZYX"})
+    chosen = values if frames <= 8 else values[[frames * (2 * part + 1) // 16 for part in range(8)]]
+    white = 65535 if depth == "uint16" else 1
+    look = survey(Files([data] * 2), 0)
+    found = measure(Files([data] * 2), look.statistics.pixels, 0)
+    assert look.frames == frames
+    for statistics in (look.statistics, found.statistics):
+        assert statistics.mean[0] == pytest.approx(chosen.mean(dtype=float) / white, rel=1e-6)
+        assert statistics.std[0] == pytest.approx(chosen.std(dtype=float) / white, rel=1e-5)
+    assert found.most[0] == chosen.max()
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.decode import decode_masked, open_image
+from openmae.data.formats.decode import open_image
 from openmae.data.formats.header import Depth, Header
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
+from openmae.data.survey.frames import some_frames
 from openmae.data.survey.levels import Apart, apart
 from openmae.data.survey.moments import from_moments, histogram, histogram_moments, image_moments, scale_of
 from openmae.data.survey.nodata import Ends, Suspect, ends, suspects
@@ -40,7 +41,7 @@ class Distribution:
     sample: float pixels of each image that the percentiles and weights are of; 0 where they are of all pixels.
     sizes: (n, 2) height and width of the images that could be read. broken: (index, reason) of the others.
     formats, modes, depths, channels: how many images have which. apart: whether they are of two scales.
-    formats, modes, depths, channels: how many images have which.
+    formats, modes, depths, channels, frames: how many images have which.
     missing: (C,) share of the pixels that is missing, which no figure counts; gaps: how many images lack some.
     suspected: values that look like no-data though nobody says so.
     """
@@ -57,6 +58,7 @@ class Distribution:
     modes: Counter[str]
     depths: Counter[str]
     channels: Counter[int]
+    frames: Counter[int]
     broken: list[tuple[int, str]]
     apart: Apart | None
     missing: NDArray[np.float64]
@@ -95,7 +97,7 @@ def measure(
     moments, least, most, summed = _nothing(pixels)
     drawn: list[NDArray[np.float32]] = []
     sizes: list[NDArray[np.int32]] = []
-    kinds: dict[str, Counter[Any]] = {name: Counter() for name in ("format", "mode", "depth", "channels")}
+    kinds: dict[str, Counter[Any]] = {name: Counter() for name in ("format", "mode", "depth", "channels", "frames")}
     broken: list[tuple[int, str]] = []
     scales: list[float] = []
     depths: list[Depth] = []
@@ -140,6 +142,7 @@ def measure(
         kinds["mode"],
         kinds["depth"],
         kinds["channels"],
+        kinds["frames"],
         broken,
         apart(np.array(scales), depths),
         1 - moments[0] / images,
@@ -169,7 +172,7 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
         try:
             hand.take(index)
             opened = open_image(data, pixels.reading)
-            header, (image, missing) = opened.header, decode_masked(opened, pixels)
+            header, (image, missing) = opened.header, some_frames(opened, pixels)
         except (OSError, BrokenImage) as error:
             broken.append((index, str(error)))
             continue

@@ -17,6 +17,7 @@ from openmae.data.shards.source import ShardSource
 from openmae.data.sources.labels import LabelledSource, number_of
 from openmae.data.sources.source import Source, Subset
 from openmae.data.survey.duplicates import same_files
+from openmae.data.survey.frames import FRAMES
 from openmae.data.survey.inspection import Inspection
 from openmae.data.survey.levels import apart
 from openmae.data.survey.readings import NOTHING_OPEN, Choice
@@ -226,7 +227,7 @@ def _kinds(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"{_images(frames)} {_have(frames)} several frames (pages, slices or times)",
-            "training draws one of them at every visit; only the middle one was decoded here",
+            f"training draws one of them at every visit; up to {FRAMES} of each file were decoded here",
         )
 
 

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.decode import decode_masked, open_image
+from openmae.data.formats.decode import open_image
 from openmae.data.formats.header import Depth, Header
 from openmae.data.formats.missing import Missing
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
+from openmae.data.survey.frames import some_frames
 from openmae.data.survey.moments import image_moments, scale_of
 from openmae.data.survey.nodata import Ends, Suspect, ends, suspects
 from openmae.errors import BrokenImage
@@ -111,7 +112,7 @@ def _inspect(source: Source, reading: Reading, chunk: Sequence[int], hand: Hand)
             opened = open_image(data, reading)
             header = opened.header
             depth: Depth = "float32" if header.exact else header.depth  # of which numbers one scale is measured
-            image, missing = decode_masked(opened, PixelFormat(header.channels, None, depth, reading))
+            image, missing = some_frames(opened, PixelFormat(header.channels, None, depth, reading))
             gaps = 0.0 if missing is None else float(missing.mean())
             facts = (digest, size, gaps, _scale(image, missing), _is_blank(image))
             found.append(_Looked(header, *facts, ends=ends(image, missing)))

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.channels import PixelFormat, check_bands
-from openmae.data.formats.decode import decode_masked, open_image, patch_complaint
+from openmae.data.formats.decode import open_image, patch_complaint
 from openmae.data.formats.header import Depth, Header
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.formats.transparency import through
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
+from openmae.data.survey.frames import some_frames
 from openmae.data.survey.levels import UNKNOWN, Levels
 from openmae.data.survey.moments import from_moments, image_moments, means_of
 from openmae.data.survey.nodata import Ends, Suspect, ends, suspects, usual
@@ -49,7 +50,7 @@ class Survey:
     size: median (height, width). sizes: of every image, by its index.
     channels: how many images have how many channels. why_channels: the reason for the number that was chosen.
     looked_at: how many images were tried. broken: (index, reason) of those that give no image.
-    levels: of those that do. choice: how files are read that leave it open.
+    levels: of those that do. choice: how files are read that leave it open. frames: that a file has, at most.
     missing: share of the pixels of each image, in the order of `sizes`, that is missing. no_data: values that were
     taken for no-data, for nobody said which are; suspected: other values that look like it.
     """
@@ -66,6 +67,7 @@ class Survey:
     no_data: tuple[Suspect, ...] = ()
     suspected: tuple[Suspect, ...] = ()
     choice: Choice = NOTHING_OPEN
+    frames: int = 1
 
     def smaller_than(self, patch_size: tuple[int, int]) -> list[tuple[int, str]]:
         """(index, reason) of images that do not cover one patch."""
@@ -166,6 +168,7 @@ def survey(
         no_data,
         tuple(one for one in suspected if not one.is_usual),
         found.choice,
+        max(header.frames for _, header, _ in good),
     )
 
 
@@ -324,7 +327,7 @@ def seen_of(
         if pixels is None:
             return Seen(index, header, alpha)
         reduce = reduction((header.height, header.width), (_LOOK_SIDE, _LOOK_SIDE))
-        image, missing = decode_masked(opened, pixels, reduce=reduce)
+        image, missing = some_frames(opened, pixels, reduce)
         return Seen(index, header, alpha, image_moments(image, missing), ends(image, missing))
     except (OSError, BrokenImage) as error:
         return Seen(index, header, reason=str(error))

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from openmae.console.words import size_of
+from openmae.data.survey.frames import FRAMES
 from openmae.data.survey.sample import Survey
 from openmae.errors import UserError
 from openmae.machine.device import choose_precision
@@ -44,7 +45,7 @@ def choose(
     values: Values = {
         "in_chans": (pixels.in_chans, look.why_channels),
         "pixel_type": (pixels.depth, "the deepest that the images have"),
-        "mean": (look.statistics.mean, f"over {len(look.sizes):,} of the images"),
+        "mean": (look.statistics.mean, _looked_at(look)),
         "std": (look.statistics.std, "likewise"),
         **_no_data(look),
         "crop_fit": ("retry", "as torchvision and the released code"),
@@ -64,6 +65,11 @@ def choose(
     chosen = filled(settings, values)
     machine = _for_machine(chosen, architecture_of(chosen), images, device, memory)
     return fill(settings, {**values, **machine}, console)
+
+
+def _looked_at(look: Survey) -> str:
+    frames = f", up to {FRAMES} frames of each" if look.frames > 1 else ""
+    return f"over {len(look.sizes):,} of the images{frames}"
 
 
 def read_as(look: Survey) -> Values:
