@@ -18,15 +18,16 @@ from openmae.train.optimizers import WarmupCosine, adamw, averaged, keep_average
 DEPTH = 6
 
 
-def classifier(pool: str = "mean") -> Classifier:
+def classifier(pool: str = "mean", learned: bool = False) -> Classifier:
     encoder = create_model("vit_tiny", img_size=16, patch_size=8, embed_dim=24, depth=DEPTH, num_heads=2).encoder
-    return Classifier(encoder, 5, pool)  # type: ignore[arg-type]
+    return Classifier(encoder.with_learned_positions() if learned else encoder, 5, pool)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("layer_decay", [0.65, 0.75, 1.0])
 @pytest.mark.parametrize("pool", ["mean", "class"])
-def test_rates_and_decays_are_timms(layer_decay: float, pool: str) -> None:
-    model = classifier(pool)
+@pytest.mark.parametrize("learned", [False, True])
+def test_rates_and_decays_are_timms(layer_decay: float, pool: str, learned: bool) -> None:
+    model = classifier(pool, learned)
     twin = timm.models.vision_transformer.VisionTransformer(
         img_size=16, patch_size=8, embed_dim=24, depth=DEPTH, num_heads=2, num_classes=5,
         global_pool="avg" if pool == "mean" else "token",
@@ -52,6 +53,7 @@ def test_rates_and_decays_are_timms(layer_decay: float, pool: str) -> None:
             continue
         twins = name.removeprefix("encoder.").replace("mlp.0", "mlp.fc1").replace("mlp.2", "mlp.fc2")
         twins = twins.replace("patch_embed.", "patch_embed.proj.").replace("class_token", "cls_token")
+        twins = twins.replace("positions", "pos_embed")
         if name.startswith("norm."):
             twins = f"fc_{name}"
         scale, decay = theirs[twins]
@@ -59,7 +61,7 @@ def test_rates_and_decays_are_timms(layer_decay: float, pool: str) -> None:
             scale /= layer_decay
         assert ours[parameter] == pytest.approx((scale, decay)), name
         compared += 1
-    assert compared == len(ours) == len(list(twin.parameters())) - 1  # theirs learns positions too
+    assert compared == len(ours) == len(list(twin.parameters())) - (not learned)
 
 
 def test_the_rates_of_the_formula() -> None:
