@@ -108,10 +108,15 @@ class Model:
             max(0, (side - 8 * math.ceil(wanted * least)) // 2) for side, wanted in zip(image.size, size, strict=True)
         ]
         image = image.crop((cut[0], cut[1], image.width - cut[0], image.height - cut[1]))
-        # Both sides are cut to whole pixels.
-        first = 0 if image.width * self.height < image.height * self.width else 1
-        covered = size[first] if max(size) > 224 else size[first] * 256 // 224
-        other = max(size[1 - first], covered * image.size[1 - first] // image.size[first])
+        # Both sides are cut to whole pixels; of a view that is not square, the one that is not just covered is rounded.
+        sides = size if max(size) > 224 else (self.width * 256 // 224, self.height * 256 // 224)
+        first = 0 if image.width * sides[1] < image.height * sides[0] else 1
+        covered = sides[first]
+        if self.width == self.height:
+            other = covered * image.size[1 - first] // image.size[first]
+        else:
+            other = round(image.size[1 - first] / (image.size[first] / covered))
+        other = max(size[1 - first], other)
         larger = (covered, other) if first == 0 else (other, covered)
         resized = image.resize(larger, Image.Resampling.BICUBIC)
         left, top = round((resized.width - self.width) / 2), round((resized.height - self.height) / 2)

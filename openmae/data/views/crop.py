@@ -167,10 +167,14 @@ def covering_sides(img_size: tuple[int, int]) -> tuple[int, int]:
 
 def _covering(size: tuple[int, ...], img_size: tuple[int, int]) -> tuple[int, int]:
     """What an image of `size` is resized to so that it covers `covering_sides`: the side that it just covers is that,
-    the other one in proportion, cut to whole pixels."""
-    first = 0 if size[0] * img_size[1] <= size[1] * img_size[0] else 1
-    covered = covering_sides(img_size)[first]
-    other = max(img_size[1 - first], covered * size[1 - first] // size[first])
+    the other one in proportion, cut to whole pixels as torchvision does it; for a view that is not square, which
+    torchvision has no word for, rounded as timm does it."""
+    sides = covering_sides(img_size)
+    first = 0 if size[0] * sides[1] <= size[1] * sides[0] else 1
+    covered = sides[first]
+    is_square = img_size[0] == img_size[1]
+    other = covered * size[1 - first] // size[first] if is_square else round(size[1 - first] / (size[first] / covered))
+    other = max(img_size[1 - first], other)
     return (covered, other) if first == 0 else (other, covered)
 
 
