@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+from numpy import ma  # as it is used, it would be imported by each child
 
 from openmae.data.formats import decode
 from openmae.errors import BrokenImage, UserError
@@ -66,8 +67,8 @@ def _work(file: io.FileIO, data: bytes, reading: Any, asked: Any, seconds: int, 
             opened = decode.open_here(data, reading)
             found = np.zeros(0) if asked is None else opened.pixels(asked)
             np.save(file, np.asarray(found), allow_pickle=False)
-            if isinstance(found, np.ma.MaskedArray):
-                np.save(file, np.ma.getmaskarray(found), allow_pickle=False)
+            if isinstance(found, ma.MaskedArray):
+                np.save(file, ma.getmaskarray(found), allow_pickle=False)
         except (BrokenImage, UserError) as error:
             _say(file, isinstance(error, UserError), error.what, error.advice)
         except MemoryError:
