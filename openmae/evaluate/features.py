@@ -1,5 +1,6 @@
 """Features of images: one vector each, from the encoder or the raw pixels."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -88,6 +89,8 @@ def pooled(
 
 
 RAW_SIDE = 32
+AT_ONCE = 32  # images that a CPU has in hand, of so many patches:
+_PATCHES = 256
 
 
 def raw_pixels(images: Tensor) -> Tensor:
@@ -98,6 +101,15 @@ def raw_pixels(images: Tensor) -> Tensor:
     """
     height, width = (min(side, RAW_SIDE) for side in images.shape[2:])
     return F.adaptive_avg_pool2d(to_float(images), (height, width)).flatten(1)
+
+
+def _at_once(images: CentredImages, device: torch.device, batch_size: int) -> int:
+    """Images that go through a model together. On a CPU few are as fast, and many are what a container's memory lacks;
+    attention grows with the square of the patches."""
+    if device.type != "cpu":
+        return batch_size
+    patches = math.prod(images.img_size) // math.prod(images.patch_size)
+    return min(batch_size, max(1, round(AT_ONCE * min(1.0, (_PATCHES / patches) ** 2))))
 
 
 def extract(
@@ -135,7 +147,8 @@ def extract_each(
         start, end = len(indices), len(indices) + len(batch_indices)
         on_device = batch.to(device)
         with torch.inference_mode():
-            found = [function(on_device).float().cpu() for function in functions]
+            parts = on_device.split(_at_once(images, device, batch_size))
+            found = [torch.cat([function(part).float().cpu() for part in parts]) for function in functions]
         if not tables:
             tables = [torch.empty(len(part), *rows.shape[1:]) for rows in found]
         for table, rows in zip(tables, found, strict=True):

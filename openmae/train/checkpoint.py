@@ -64,17 +64,26 @@ def snapshot(
     step: int,
     state: dict[str, Any],
     record: dict[str, Any],
+    copy: bool = True,
 ) -> Checkpoint | None:
-    """What training can go on from, copied to the CPU, so that training may go on meanwhile; None but on the lead. All
-    ranks together."""
+    """What training can go on from, on the CPU; None but on the lead. All ranks together.
+
+    copy: so that training may go on meanwhile; else it has to wait until this is written.
+    """
     parts: list[dict[str, Tensor]] = []
     for tensors in (learner.model.state_dict(), optimizer_tensors(learner.model, optimizer)):
         parts.append({})
         for key, tensor in tensors.items():
             whole = gathered(tensor.detach())  # by all ranks
             if learner.ranks.leads:
-                parts[-1][key] = whole.to("cpu", copy=True).contiguous()
+                parts[-1][key] = whole.to("cpu", copy=copy).contiguous()
     return Checkpoint(step, parts[0], parts[1], state, record) if learner.ranks.leads else None
+
+
+def snapshot_bytes(learner: "Learner[Any, Any]", optimizer: torch.optim.Optimizer) -> int:
+    """What a copy takes in memory; of parts of a sharded model, of those that are here."""
+    tensors = [*learner.model.state_dict().values(), *optimizer_tensors(learner.model, optimizer).values()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> Path:

@@ -5,20 +5,16 @@ tensors that have shapes but no values (torch's FakeTensorMode), and noting what
 """
 
 import math
-import weakref
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import Tensor
 
 from openmae.machine.kinds import Precision
 from openmae.model import Architecture, MaskedAutoencoder, grid_of
 from openmae.targets import TARGETS
+from openmae.train.tracing import Line, autocast_like, line, traced
 
 # ---------------------------------------------------------------- operations
 
@@ -207,26 +203,12 @@ def largest_micro_batch(
     return next(fits, 0)
 
 
-_BATCHES = (2, 64)  # with 1, some copies are none
-
-
-@dataclass(frozen=True)
-class _Line:
-    """Bytes that are `fixed` and so many an image."""
-
-    fixed: float
-    each: float
-
-    def __call__(self, batch: int) -> int:
-        return round(self.fixed + self.each * batch)
-
-
 @dataclass(frozen=True)
 class _Lives:
     """kept: for the backward pass. passing: what comes on top of that at the worst moment."""
 
-    kept: _Line
-    passing: _Line
+    kept: Line
+    passing: Line
 
 
 @lru_cache(maxsize=64)
@@ -249,41 +231,21 @@ def _lives(architecture: Architecture, precision: Precision, grad_checkpointing:
         if blocks:
             for i, (here, _) in enumerate(_traced(deeper, *settings, backward=False)):
                 kept[i] += blocks * (here - base[i][0])
-    return _Lives(_line(kept), _line([peak - here for here, peak in base]))
-
-
-def _line(values: list[int]) -> _Line:
-    """Through the values at _BATCHES."""
-    each = (values[1] - values[0]) / (_BATCHES[1] - _BATCHES[0])
-    return _Line(values[0] - each * _BATCHES[0], each)
+    return _Lives(line(kept), line([peak - here for here, peak in base]))
 
 
 def _traced(
     architecture: Architecture, precision: Precision, grad_checkpointing: bool, device_type: str, backward: bool
 ) -> list[tuple[int, int]]:
-    """For each of _BATCHES: bytes kept after the forward pass, and the most there are at any time."""
-    found = []
-    with FakeTensorMode():
+    def build() -> MaskedAutoencoder:
         model = architecture.build()
         model.checkpoint_blocks(grad_checkpointing)
-        for parameter in model.parameters():  # of the micro-batch before
-            parameter.grad = torch.zeros_like(parameter)
-        if device_type != "cpu":  # torch.autocast has LayerNorm in float32 there
-            for norm in (part for part in model.modules() if isinstance(part, nn.LayerNorm)):
-                norm.register_forward_pre_hook(_widen)
-        for batch in _BATCHES:
-            known = [*model.parameters(), *(p.grad for p in model.parameters()), *model.buffers()]
-            with _Living(known) as living:
-                loss = _forward(model, batch, precision, device_type)
-                kept = living.bytes
-                if backward:
-                    loss.backward()
-                del loss
-            found.append((kept, living.most))
-    return found
+        return model
+
+    return traced(build, lambda model, batch: _loss(model, batch, precision, device_type), device_type, backward)
 
 
-def _forward(model: MaskedAutoencoder, batch: int, precision: Precision, device_type: str) -> Tensor:
+def _loss(model: MaskedAutoencoder, batch: int, precision: Precision, device_type: str) -> Tensor:
     """The loss, as the training computes it; where the mask ratio changes, when it is least."""
     encoder = model.encoder
     masking = model.masking
@@ -291,42 +253,6 @@ def _forward(model: MaskedAutoencoder, batch: int, precision: Precision, device_
     counts = masking.counts(encoder.grid, ratio)
     visible, queries = (torch.zeros(batch, count, dtype=torch.int64) for count in counts)
     images = torch.zeros(batch, encoder.in_chans, *encoder.img_size)
-    # A GPU's bfloat16 is played by the CPU's float16, which is as large and has the fused attention.
-    half = torch.bfloat16 if device_type == "cpu" else torch.float16
-    with torch.autocast("cpu", half, enabled=precision == "bf16"):
+    with autocast_like(device_type, precision):
         loss: Tensor = model(images, visible, queries).loss
     return loss
-
-
-def _widen(norm: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    return (inputs[0].float(),)
-
-
-class _Living(TorchDispatchMode):
-    """Counts the bytes of the storages that come to be and pass away within, each once; not those of `known`."""
-
-    def __init__(self, known: list[Tensor | None]) -> None:
-        super().__init__()
-        self.bytes = self.most = 0
-        self.known = {tensor.untyped_storage()._cdata for tensor in known if tensor is not None}
-        self.alive: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
-        return result
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.known or key in self.alive:
-            return
-
-        def gone(_: object) -> None:
-            self.bytes -= size
-            del self.alive[key]
-
-        self.alive[key] = weakref.ref(storage, gone)
-        self.bytes += size
-        self.most = max(self.most, self.bytes)

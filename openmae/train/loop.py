@@ -4,24 +4,27 @@ import gc
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Generic, Self
+from typing import Any, Generic
 
 import torch
 from rich.console import Console
 
 from openmae.console.progress import Progress
 from openmae.distributed.ranks import Ranks
-from openmae.errors import INTERRUPTED, RUN_AGAIN, Interrupted, NotWritten, UserError
+from openmae.errors import INTERRUPTED, RUN_AGAIN, Interrupted, UserError
 from openmae.machine.device import autocast, is_out_of_memory
 from openmae.machine.heap import give_back_freed_memory
 from openmae.machine.kinds import Precision
-from openmae.train.checkpoint import KEEP, newest_checkpoint, restore, snapshot
+from openmae.machine.limits import memory_limit
+from openmae.train.checkpoint import KEEP, newest_checkpoint, restore
+from openmae.train.deaths import ENOUGH, Deaths
 from openmae.train.learner import B, Learner, M
+from openmae.train.log import Log, Position
 from openmae.train.profile import profiled
 from openmae.train.run import RunFolder
-from openmae.train.saving import Saver
 from openmae.train.step import Taken, take_step
 from openmae.train.stop import Stop
 
@@ -78,37 +81,12 @@ class Training(Generic[M, B]):
     after: Mapping[int, Callable[[], dict[str, Any]]]
 
 
-@dataclass
-class Position:
-    """How far the run is: saved with every checkpoint, so that a resumed run logs what an unbroken one would."""
-
-    step: int = 0
-    loss_sum: float = 0.0  # over the steps since the last line of the log
-    loss_steps: int = 0
-    dropped: int = 0
-    dropped_in_a_row: int = 0
-
-    @property
-    def mean_loss(self) -> float:
-        """Since the last line of the log."""
-        return self.loss_sum / max(1, self.loss_steps)
-
-    def note(self, taken: Taken) -> None:
-        """Counts a step; this waits for the device."""
-        if torch.isfinite(taken.loss + taken.norm):
-            self.loss_sum += taken.loss.item()
-            self.loss_steps += 1
-            self.dropped_in_a_row = 0
-        else:
-            self.dropped += 1
-            self.dropped_in_a_row += 1
-
-
 def fit(training: Training[M, B]) -> Position:
     """Trains to the schedule's last step, from the newest good checkpoint of the run folder where there is one.
 
     A step whose loss or gradient is not finite does not touch the weights or the optimizer's averages. Where the disk
-    does not take a checkpoint or a line of the log, training goes on, with a warning.
+    does not take a checkpoint or a line of the log, training goes on, with a warning. Steps are saved before what comes
+    after them is looked at; what has killed starts before this one is left out.
     Raises UserError after MOST_DROPPED_IN_A_ROW steps that are not finite, Interrupted on Ctrl-C, SIGTERM or SIGUSR1
     (after a checkpoint), NotWritten where the last checkpoint or the log could not be written, RankLost where another
     rank is gone, torch's error where one least micro-batch is more than the memory holds.
@@ -120,7 +98,9 @@ def fit(training: Training[M, B]) -> Position:
         is_whole = position.step == schedule.steps
         said = f"The run in {run.path} is complete" if is_whole else f"Going on with the run in {run.path}"
         console.print(f"{said}: {position.step:,} of {schedule.steps:,} steps are taken", soft_wrap=True)
-    steps = _Steps(training)
+    deaths = Deaths(run.path, ranks)
+    steps = _Steps(training, deaths)
+    steps.survive(position.step)
     # A GPU is given the next step before the last one's loss is read, so that it never waits for us.
     unread: deque[Taken] = deque()
     most_unread = 1 if training.device.type == "cuda" else 0
@@ -129,12 +109,34 @@ def fit(training: Training[M, B]) -> Position:
 
     learner.model.train()
     with (
-        _Log(run, schedule, console) as log,
+        Log(run, schedule.batch_size, schedule.keep, console) as log,
         Stop() as stop,
         Progress(schedule.steps, console) as progress,
         profiled(run, schedule.profile, console) as profiler,
     ):
         votes = _Votes(stop, ranks, schedule.checkpoint_seconds)
+
+        def is_logged(step: int) -> bool:
+            return step % schedule.log_every == 0 or step == schedule.steps
+
+        def look() -> None:
+            """At what comes after the step, once that is saved; then the line that tells of both."""
+            observed: dict[str, Any] = {}
+            if deaths.is_left_out(position.step):
+                log.warn(
+                    f"what is measured and drawn after step {position.step} is left out: {ENOUGH} starts were killed "
+                    "there, as by a system without free memory"
+                )
+            else:
+                with deaths.under_way("look", position.step):
+                    observed = after[position.step]()
+            learner.model.train()
+            if observed or is_logged(position.step):
+                log.write(position, schedule.lr(position.step - 1), observed)
+            position.unlooked = 0
+
+        if position.unlooked:
+            look()
 
         def read(most_left: int) -> None:
             while len(unread) > most_left:
@@ -152,13 +154,15 @@ def fit(training: Training[M, B]) -> Position:
             lr = schedule.lr(position.step)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("lr_scale", 1.0)
-            taken = steps.take(position.step, votes.cast)
+            with deaths.under_way("step", position.step) if position.step == begun_at else nullcontext():
+                taken = steps.take(position.step, votes.cast)
             profiler.step()
             position.step += 1
             log.count(taken)
             unread.append(taken)
             is_last = position.step == schedule.steps
-            is_read = position.step % schedule.log_every == 0 or is_last or position.step in after
+            has_look = position.step in after
+            is_read = has_look or is_logged(position.step)
             read(0 if is_read else most_unread)
 
             seconds = time.perf_counter() - began
@@ -168,14 +172,15 @@ def fit(training: Training[M, B]) -> Position:
             left = seconds_a_step * (schedule.steps - position.step) if steps_here > 1 else None
             progress.show(position.step, position.mean_loss, lr, *log.rates(), left)
 
-            observed = after[position.step]() if position.step in after else {}
-            learner.model.train()
-            if position.step % schedule.log_every == 0 or is_last or observed:
-                log.write(position, taken, lr, observed)
-            if votes.is_due or votes.code or is_last:
+            if is_logged(position.step) and not has_look:
+                log.write(position, lr, {})
+            if has_look or votes.is_due or votes.code or is_last:
                 read(0)  # a GPU's last step
-                log.save(position, learner, optimizer, wait=bool(votes.code) or is_last)
-                votes.is_due = False
+                position.unlooked = int(has_look)
+                log.save(position, learner, optimizer, wait=has_look or bool(votes.code) or is_last)
+                votes.is_due, votes.saved_at = False, time.monotonic()
+            if has_look and (is_last or not votes.code):  # who is asked to stop looks when it goes on
+                look()
             if votes.code and not is_last:
                 is_saved = ranks.from_lead(log.saver.saved == position.step)
                 said = "is saved; the same command goes on from there"
@@ -214,89 +219,6 @@ class _Votes:
         self.is_due = self.is_due or is_due > 0
 
 
-class _Log:
-    """What a run leaves on the disk as it goes on: lines of the log, and checkpoints. The disk may refuse both."""
-
-    def __init__(self, run: RunFolder, schedule: Schedule, console: Console) -> None:
-        self.run, self.schedule, self.console = run, schedule, console
-        self.saver = Saver(run.checkpoints, schedule.keep, self._warn)
-        self._refusal: str | None = None
-        self._begin()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.saver.join()  # whatever ended the steps, a checkpoint that is being written is not given up
-
-    def _begin(self) -> None:
-        self.began, self.waited, self.samples = time.perf_counter(), 0.0, 0
-
-    def _warn(self, sentence: str) -> None:
-        self.console.print(f"warning: {sentence}", style="yellow", soft_wrap=True)
-
-    def count(self, taken: Taken) -> None:
-        """Notes a step."""
-        self.waited += taken.waited
-        self.samples += self.schedule.batch_size
-
-    def rates(self) -> tuple[float, float]:
-        """(images/s, share of the time spent waiting for them) since the last line."""
-        elapsed = time.perf_counter() - self.began
-        return self.samples / elapsed, self.waited / elapsed
-
-    def write(self, position: Position, taken: Taken, lr: float, observed: dict[str, Any]) -> None:
-        """Appends a line, and begins the next one."""
-        rate, waiting = self.rates()
-        line = {
-            "step": position.step,
-            "loss": position.mean_loss if position.loss_steps else None,
-            "lr": lr,
-            "grad_norm": taken.norm.item() if torch.isfinite(taken.norm) else None,
-            "images_per_second": round(rate, 2),
-            "data_wait": round(waiting, 4),
-            "dropped": position.dropped,
-            "time": round(time.time(), 3),
-        }
-        self._try(lambda: self.run.log({**line, **observed}))
-        position.loss_sum, position.loss_steps = 0.0, 0
-        self._begin()
-
-    def save(self, position: Position, learner: Learner[M, B], optimizer: torch.optim.Optimizer, wait: bool) -> None:
-        """Begins a checkpoint. wait: until it is on the disk."""
-        state = {k: getattr(position, k) for k in ("loss_sum", "loss_steps", "dropped", "dropped_in_a_row")}
-        is_logged = not self._try(self.run.sync)
-        taken = snapshot(learner, optimizer, position.step, state, self.run.record())
-        if not is_logged:  # a run that goes on from there would lack these lines
-            self.saver.wait()
-            self.saver.refuse(position.step, f"metrics.jsonl cannot be written ({self._refusal})")
-            return
-        self.saver.save(taken)
-        if wait:
-            self.saver.wait()
-
-    def check(self, position: Position, ranks: Ranks) -> None:
-        """Raises NotWritten, on all ranks, where the end of the run is not on the disk."""
-        if refusal := ranks.from_lead(self.saver.refusal):
-            raise NotWritten(
-                f"the run in {self.run.path} took all its {position.step} steps, but its last checkpoint is not on the "
-                f"disk ({refusal}): free some space and run the same command again, which goes on from the last one"
-            )
-
-    def _try(self, write: Callable[[], None]) -> bool:
-        """Whether the disk refused; it is said once."""
-        try:
-            write()
-        except OSError as error:
-            refusal = error.strerror or str(error)
-            if refusal != self._refusal:
-                self._warn(f"metrics.jsonl cannot be written: {refusal}; training goes on, and its lines wait")
-            self._refusal = refusal
-            return True
-        self._refusal = None
-        return False
-
-
 def resume(learner: Learner[M, B], optimizer: torch.optim.Optimizer, run: RunFolder, console: Console) -> Position:
     """Puts model and optimizer where the newest good checkpoint left them; step 0 where none was ever saved.
 
@@ -327,18 +249,40 @@ def resume(learner: Learner[M, B], optimizer: torch.optim.Optimizer, run: RunFol
             ) from error
     for complaint in run.rewind(step, {} if checkpoint is None else checkpoint.record):
         console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
+    if ranks.from_lead(ranks.leads and run.has_logged(step)):  # it was looked at before it was saved
+        position.unlooked, position.loss_sum, position.loss_steps = 0, 0.0, 0
     return position
 
 
 class _Steps(Generic[M, B]):
-    """Takes the steps, in smaller micro-batches from where memory runs out on."""
+    """Takes the steps, in smaller micro-batches from where memory runs out on, or where it killed starts before."""
 
-    def __init__(self, training: Training[M, B]) -> None:
+    def __init__(self, training: Training[M, B], deaths: Deaths) -> None:
         self.training, self.learner, self.schedule = training, training.learner, training.schedule
         schedule, learner = training.schedule, training.learner
         share = learner.ranks.share(schedule.batch_size, schedule.least_micro_batch)
         self.share, self.micro_batch = len(share), min(schedule.micro_batch, len(share))
         self.batches: Iterator[B] | None = None
+        self.deaths = deaths
+
+    def survive(self, step: int) -> None:
+        """Takes less at once where starts were killed by what they took, in a container that lets them have so much
+        memory and no more: elsewhere others may have killed them, and the last bits depend on it."""
+        self._bound()
+        if self.deaths.at("step", step) and self.schedule.halved(self.micro_batch) and self._is_limited():
+            self.deaths.too_many(self.micro_batch)
+            self._bound()
+        if self.deaths.micro_batch is not None:
+            self._say(f"{ENOUGH} starts were killed in their first step, as by a system without free memory")
+
+    def _bound(self) -> None:
+        most = self.deaths.micro_batch
+        if most is not None and self.micro_batch >= most:
+            self.micro_batch = self.schedule.halved(most) or self.micro_batch
+
+    def _is_limited(self) -> bool:
+        is_limited = self.training.device.type == "cpu" and memory_limit()[0] is not None
+        return self.learner.ranks.from_lead(is_limited)
 
     def take(self, number: int, votes: Callable[[], tuple[float, ...]] = tuple) -> Taken:
         """The step of this number, which is the first one or follows the last one taken."""
@@ -405,8 +349,11 @@ class _Steps(Generic[M, B]):
         give_back_freed_memory()
         if self.training.device.type == "cuda":
             torch.cuda.empty_cache()
+        self._say("The machine ran out of memory")
+
+    def _say(self, why: str) -> None:
         self.training.console.print(
-            f"The machine ran out of memory: {self.micro_batch} images go through the model at once from here on. The "
+            f"{why}: {self.micro_batch} images go through the model at once from here on. The "
             f"batch stays at {self.schedule.batch_size}, so the result does too",
             style="yellow",
             soft_wrap=True,

@@ -192,12 +192,17 @@ class RunFolder:
         if kept is None or hashlib.sha256(kept).hexdigest() != record.get("metrics_sha256"):
             if kept is not None:
                 complaints.append(self._set_aside(file, "it has changed since the checkpoint was saved"))
-            lines = [line for text in found.splitlines() if (line := _line(text)) is not None]
-            kept = b"".join(json.dumps(line).encode() + b"\n" for line in lines if line.get("step", 0) <= step)
+            kept = b""
+        lines = [line for text in found[len(kept) :].splitlines() if (line := _line(text)) is not None]
+        kept += b"".join(json.dumps(line).encode() + b"\n" for line in lines if line.get("step", 0) <= step)
         self._logged, self._digest = len(kept), hashlib.sha256(kept)
         if found or kept:
             write_file(file, kept)
         return complaints
+
+    def has_logged(self, step: int) -> bool:
+        """Whether metrics.jsonl has a line of this step."""
+        return any(line.get("step") == step for line in read_metrics(self.path))
 
     def log(self, line: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl. Raises OSError where the disk does not take it; it is kept, and appended

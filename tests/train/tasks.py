@@ -1,6 +1,6 @@
 """The smallest things that train: a linear regression, and one that asks for more memory than there is."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from openmae.distributed.ranks import ALONE
 from openmae.train.learner import Learner
-from openmae.train.loop import Position, Schedule, Training, fit
+from openmae.train.log import Position
+from openmae.train.loop import Schedule, Training, fit
 from openmae.train.optimizers import adamw
 from openmae.train.run import RunFolder
 
@@ -71,6 +72,7 @@ class Task:
         profile: bool = False,
         console: Console = QUIET,
         checkpoint_seconds: float = 1e9,
+        after: Mapping[int, Callable[[], dict[str, Any]]] | None = None,
     ) -> Position:
         schedule = Schedule(
             steps,
@@ -95,7 +97,7 @@ class Task:
                     run,
                     torch.device("cpu"),
                     console,
-                    after={},
+                    after=after or {},
                 )
             )
 

@@ -24,6 +24,7 @@ from openmae.data.sources.source import Source
 from openmae.data.views.crop import Crop, View, cut, draw_crop, reduction
 from openmae.data.views.missing import MAX_NODATA, MissingOf, NoCrop, usable
 from openmae.errors import BrokenImage, UserError
+from openmae.machine.memory import ram
 from openmae.masking import Masking
 from openmae.randomness import epoch_order, generator
 
@@ -159,7 +160,7 @@ class Stream:
         """(workers, pieces each has ahead, views of a piece) for batches of `batch` views: less of each, in the
         opposite order, where the ring would grow too large."""
         view_bytes = prod(self.view.img_size) * self.view.pixels.in_chans * np.dtype(self.view.pixels.depth).itemsize
-        room = max(1, MOST_RING_BYTES // view_bytes)
+        room = max(1, min(MOST_RING_BYTES, ram() // 16) // view_bytes)
         workers = min(workers, room)
         room //= max(1, workers)
         most = min(MOST_VIEWS_A_PIECE, -(-batch // max(1, workers)))

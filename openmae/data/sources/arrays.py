@@ -21,7 +21,7 @@ from openmae.data.sources.open_file import OpenFile
 from openmae.data.sources.selection import WHOLE, Selection
 from openmae.data.sources.splits import split_name
 from openmae.errors import BrokenImage, UserError
-from openmae.machine.memory import bounded_growth, ram
+from openmae.machine.memory import bounded_growth, free_ram
 
 _LONGEST_HEADER = 10_000  # bytes, as numpy itself bounds it
 _MOST_BYTES = 1 << 62
@@ -202,9 +202,9 @@ def _read(archive: zipfile.ZipFile, path: Path, name: str, most: int | None = No
             needed = math.prod(shape) * dtype.itemsize
             if most is not None and needed > most:
                 raise UserError(f"{name} of {path} takes {needed:,} bytes, more than labels do", "give each image one")
-            if needed > ram() // 2:
+            if needed > free_ram() // 2:
                 raise UserError(
-                    f"{name} of {path} takes {needed / 2**30:.1f} GiB, more than half of this machine's memory",
+                    f"{name} of {path} takes {needed / 2**30:.1f} GiB, more than half of the memory that is free here",
                     "save it as a .npy, which is read image by image",
                 )
         with archive.open(f"{name}.npy") as member, bounded_growth(needed + _BESIDE):

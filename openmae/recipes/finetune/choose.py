@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from openmae.console.words import size_of
 from openmae.data.tasks import Task
 from openmae.data.views.augment import Finish
 from openmae.data.views.crop import BEFORE_CROP_FIT, Augmentation
@@ -16,12 +17,15 @@ from openmae.data.views.statistics import Statistics
 from openmae.errors import of_user
 from openmae.files.address import whole_address
 from openmae.machine.device import choose_precision
+from openmae.machine.kinds import Precision
 from openmae.model import ViT
 from openmae.recipes.finetune.build import Finetuning, Head, Rule, Start
 from openmae.recipes.finetune.settings import Finetune
-from openmae.recipes.training.open import Values, fill
+from openmae.recipes.training.memory import usable_memory
+from openmae.recipes.training.open import Values, fill, filled
 from openmae.recipes.training.schedule import course_of
 from openmae.recipes.training.settings import given, pair
+from openmae.train.classifier_cost import rough_step_bytes, step_bytes
 
 _SCRATCH = {  # Table 11
     "batch_size": 4096,
@@ -66,10 +70,16 @@ LINEAR_PROBE = {  # Table 10; what `openmae probe --recipe paper` sets
 
 
 def choose(
-    settings: Finetune, start: Start, task: Task, images: int, device: torch.device, console: Console
+    settings: Finetune,
+    start: Start,
+    task: Task,
+    images: int,
+    device: torch.device,
+    console: Console,
+    memory: int | None = None,
 ) -> Finetune:
     """The settings with everything that was left open chosen, for so many images; each choice printed with its
-    reason."""
+    reason. memory: bytes that a CPU has for this process; None where that is no bound."""
     encoder, target = start.encoder, start.target
     values = _paper(encoder, target, settings.optimizer == "lars")
     if settings.recipe == "auto":
@@ -78,10 +88,6 @@ def choose(
     if values["warmup_epochs"][0] >= epochs:
         values["warmup_epochs"] = (epochs / 20, "5% of the epochs")
     batch_size = settings.batch_size or values["batch_size"][0]
-    values["micro_batch"] = (
-        min(batch_size, 128 if device.type != "cpu" else 64),
-        "what goes through the model at once",
-    )
     values["img_size"] = (_sides(encoder.img_size), "the model's")
     values["patch_size"] = (_sides(encoder.patch_size), "the model's")
     values |= _impossible(start.statistics, task)
@@ -90,7 +96,33 @@ def choose(
     if settings.optimizer == "lars":
         values |= {"weight_decay": (0.0, "LARS takes none"), "layer_decay": (1.0, "LARS takes none")}
     values["precision"] = choose_precision(device)
+    values["micro_batch"] = _micro_batch(filled(settings, values), encoder, batch_size, device, memory)
     return fill(settings, values, console)
+
+
+def _micro_batch(
+    settings: Finetune, encoder: ViT, batch_size: int, device: torch.device, memory: int | None
+) -> tuple[int, str]:
+    """What goes through the model at once, and why so much."""
+    most, why = min(batch_size, 128 if device.type != "cpu" else 64), "what goes through the model at once"
+    if device.type != "cpu" or memory is None or settings.batch_norm:  # which sees a micro-batch: it decides
+        return most, why
+    usable, again = usable_memory(memory, "cpu", settings.workers), settings.grad_checkpointing == "on"
+    averages = (1 if settings.optimizer == "lars" else 2) + bool(settings.ema_decay)
+    precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
+    sides = pair(settings.img_size) if settings.img_size is not None else encoder.img_size
+    with torch.device("meta"):
+        seen = ViT(**{**encoder.arguments(), "img_size": sides, "position_grid": None})
+    if rough_step_bytes(seen, most, averages) <= usable:
+        return most, why
+    least = GROUP if settings.mixup or settings.cutmix else 1
+    sizes = [size for size in (most, 32, 16, 8, 4, 2, 1) if least <= size <= most]
+    fitting = [size for size in sizes if step_bytes(seen, precision, size, averages, again) <= usable]
+    if fitting:
+        return fitting[0], f"{why}, in {size_of(memory)} of memory"
+    needed = step_bytes(seen, precision, sizes[-1], averages, again)
+    less = "a smaller model or --img-size" if again else "--grad-checkpointing on"
+    return sizes[-1], f"{why}; it may take {size_of(needed)}, more than {size_of(memory)} allow: {less} takes less"
 
 
 def settle(settings: Finetune, images: int, console: Console) -> Finetuning:

@@ -39,6 +39,7 @@ from openmae.evaluate.predict import SHARES, measure, predict, said
 from openmae.evaluate.suited import suited
 from openmae.files.address import whole_address
 from openmae.heads import Classifier
+from openmae.machine.device import memory_of
 from openmae.recipes.evaluate.keep import keep_result
 from openmae.recipes.finetune.build import Finetuning, Start, build, finish_of, fresh, loaded_model, pretrained
 from openmae.recipes.finetune.choose import choose, settle
@@ -304,7 +305,8 @@ def _choose(settings: Finetune, labelled: Labelled, here: Here) -> Finetune:
     start = labelled.start
     for source in (labelled.train, labelled.val):
         check_levels(given(settings.model), start.statistics, source, here.workers, here.console)
-    return choose(settings, start, labelled.right.task, len(labelled.train), here.device, here.console)
+    memory = memory_of(here.device, here.ranks)
+    return choose(settings, start, labelled.right.task, len(labelled.train), here.device, here.console, memory)
 
 
 FINETUNE = JobKind(

@@ -104,7 +104,8 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     batch_size: int | None = None
     """Images an optimizer step: always the effective batch. Paper: 1024."""
     micro_batch: int | None = None
-    """Images that go through the model at once. Default: 128 on a GPU, 64 on a CPU; halved where memory runs out."""
+    """Images that go through the model at once. Default: 128 on a GPU, up to 64 on a CPU, as memory
+    allows; halved where it runs out."""
     grad_checkpointing: Literal["on", "off"] = "off"
     """Compute each block again in the backward pass instead of keeping it: a quarter slower, a fraction of the
     memory."""

@@ -11,8 +11,9 @@ from openmae.machine.kinds import Precision
 from openmae.model import SIZES, Architecture
 from openmae.recipes.plan.speed import Speed
 from openmae.recipes.pretrain.build import Pretraining
-from openmae.recipes.pretrain.choose import FAST_DEPTH, FAST_FRACTION, USABLE_MEMORY, settle
+from openmae.recipes.pretrain.choose import FAST_DEPTH, FAST_FRACTION, settle
 from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.memory import usable_memory
 from openmae.train.cost import Flops, Memory, flops, largest_micro_batch, memory, parameters
 
 COUNTS = (1, 8, 16, 32, 64)  # of GPUs that are simulated
@@ -111,10 +112,15 @@ class Estimate:
     @property
     def largest(self) -> int:
         """Images that fit at once; 0 where not even one does."""
-        usable, share = int(self.room * USABLE_MEMORY), -(-self.batch_size // self.gpus)
+        share = -(-self.batch_size // self.gpus)
         return largest_micro_batch(
-            self.architecture, self.precision, share, usable, share, self.recomputes, self.device_type
+            self.architecture, self.precision, share, self.usable, share, self.recomputes, self.device_type
         )
+
+    @property
+    def usable(self) -> int:
+        """Bytes of `room` that a step may take."""
+        return usable_memory(self.room, self.device_type, self.settings.workers)
 
     def scaled(self, count: int) -> Scaled:
         """The same run, the batch shared by `count` devices.

@@ -33,9 +33,10 @@ from openmae.recipes.plan.settings import Plan
 from openmae.recipes.plan.speed import Measured, Speed, dry_run, read_measured
 from openmae.recipes.plan.tables import show
 from openmae.recipes.pretrain.build import Pretraining, build
-from openmae.recipes.pretrain.choose import USABLE_MEMORY, choose, settle
+from openmae.recipes.pretrain.choose import choose, settle
 from openmae.recipes.pretrain.job import held_out
 from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.memory import USABLE_MEMORY, usable_memory
 from openmae.recipes.training.ranges import MOST
 from openmae.recipes.training.settings import given, shown
 from openmae.train.cost import largest_micro_batch
@@ -179,7 +180,7 @@ def _measure(
     model = build(planned)
 
     def speed(precision: Precision, share: float) -> Speed:
-        usable, most = int(room * USABLE_MEMORY), schedule.micro_batch
+        usable, most = usable_memory(room, device.type, 0), schedule.micro_batch
         most = largest_micro_batch(model.architecture, precision, most, usable, most, again, device.type)
         work, deadline = work_of(model.architecture, again), began + seconds * share
         return dry_run(model, device, precision, schedule.batch_size, max(1, most), work, deadline, console)

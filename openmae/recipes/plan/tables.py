@@ -7,7 +7,6 @@ from rich.table import Table
 
 from openmae.console.words import several, si, size_of
 from openmae.recipes.plan.estimate import Estimate, Scaled
-from openmae.recipes.pretrain.choose import USABLE_MEMORY
 from openmae.recipes.training.room import RUN_BYTES
 from openmae.recipes.training.settings import shown
 from openmae.train.cost import parameters
@@ -83,10 +82,10 @@ def _show_run(estimate: Estimate, price: float | None, device: str, console: Con
 
 
 def _fit(estimate: Estimate, device: str) -> str:
-    usable = f"{USABLE_MEMORY:.0%} of the {device}'s {size_of(estimate.room)}"
+    usable = f"the {size_of(estimate.usable)} that a step may take of the {device}'s {size_of(estimate.room)}"
     largest = estimate.largest
     most = f"up to {several(largest, 'image')} at once would" if largest else "not even one image would"
-    return f"{'fits' if estimate.memory.total <= USABLE_MEMORY * estimate.room else 'does not fit'} in {usable}; {most}"
+    return f"{'fits' if estimate.memory.total <= estimate.usable else 'does not fit'} in {usable}; {most}"
 
 
 def _table(*headings: str) -> Table:

@@ -17,6 +17,7 @@ from openmae.machine.kinds import Precision
 from openmae.model import Architecture
 from openmae.recipes.pretrain.build import Pretraining, architecture_of, statistics_of
 from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.memory import usable_memory
 from openmae.recipes.training.open import Values, fill, filled
 from openmae.recipes.training.schedule import course_of
 from openmae.recipes.training.settings import given, pair, shown
@@ -27,7 +28,6 @@ PAPER = "the paper's (Table 8)"
 FAST_FRACTION, FAST_DEPTH = 0.25, 4
 """Of `--recipe fast`: the share of the hidden patches that is predicted (CrossMAE, arXiv 2401.14391), and the decoder's
 blocks, with which ViT-L fine-tunes as well as with 8 (paper, Table 1a)."""
-USABLE_MEMORY = 0.8  # of the device's; the rest is for the program, the images that wait, and what an estimate misses
 _MOST_ON_A_CPU = 64  # more of them are no faster
 _FEW_AT_ONCE = 8  # fewer images use a processor badly
 MOST_VIEWS = {"cpu": 2_000_000, "gpu": 80_000_000}  # of small data: an hour or two on 2 cores, a day on a GPU
@@ -111,7 +111,7 @@ def _for_machine(
 ) -> Values:
     """What changes speed and memory and not the result, for settings whose model is chosen by now."""
     precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
-    batch_size, usable = given(settings.batch_size), int(memory * USABLE_MEMORY)
+    batch_size, usable = given(settings.batch_size), usable_memory(memory, device.type, settings.workers)
     most = min(batch_size, _MOST_ON_A_CPU) if device.type == "cpu" else batch_size
 
     def fitting(again: bool) -> int:

@@ -20,6 +20,7 @@ from openmae.evaluate.features import centred_images, extract, pooled
 from openmae.evaluate.knn import knn_predict
 from openmae.evaluate.metrics import accuracy
 from openmae.evaluate.rank import rankme
+from openmae.machine.memory import ram
 from openmae.model import MaskedAutoencoder, ViT
 from openmae.randomness import generator
 from openmae.recipes.training.job import Here
@@ -118,4 +119,4 @@ class Watch:
 def _small_or_not(images: CentredImages) -> CentredImages:
     """The images, kept in memory where they are small."""
     kept = KeptImages(images.source, images.pixels, images.img_size, images.patch_size)
-    return kept if kept.nbytes <= _MOST_BYTES else images
+    return kept if kept.nbytes <= min(_MOST_BYTES, ram() // 32) else images

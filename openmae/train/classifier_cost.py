@@ -1,0 +1,70 @@
+"""What a step of fine-tuning holds in memory, before it is taken."""
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from openmae.heads import Classifier
+from openmae.machine.kinds import Precision
+from openmae.model import ViT
+from openmae.train.cost import ALLOCATOR_SHARE
+from openmae.train.tracing import Line, autocast_like, line, traced
+
+_VALUES, _MATRICES = 40, 6  # floats of a block that are kept of a token, an element of its width; of a pair of tokens
+
+
+def step_bytes(encoder: ViT, precision: Precision, micro_batch: int, averages: int, again: bool) -> int:
+    """At most, of a CPU's memory, where all of the encoder learns: weights, gradients, what the optimizer keeps
+    (`averages` of a weight) and what is there for the backward pass. Outputs are few beside it.
+
+    again: whether blocks are computed again in the backward pass.
+    """
+    weights = 4 * sum(parameter.numel() for parameter in encoder.parameters())
+    arguments = tuple(encoder.arguments().items())
+    kept, most = _lines(arguments, precision, again)
+    everything = _lines(arguments, precision, False)[0](micro_batch)  # blocks computed again come from the same heap
+    return (2 + averages) * weights + max(kept(micro_batch), most(micro_batch)) + round(ALLOCATOR_SHARE * everything)
+
+
+def rough_step_bytes(encoder: ViT, micro_batch: int, averages: int) -> int:
+    """More than that, found at once: where it is there, nothing has to be found more exactly, which takes seconds."""
+    weights = 4 * sum(parameter.numel() for parameter in encoder.parameters())
+    tokens = encoder.class_tokens + math.prod(encoder.grid)
+    a_block = 4 * tokens * (_VALUES * encoder.embed_dim + _MATRICES * encoder.num_heads * tokens)
+    return (2 + averages) * weights + micro_batch * (encoder.depth + 1) * a_block
+
+
+@lru_cache(maxsize=16)
+def _lines(arguments: tuple[tuple[str, Any], ...], precision: Precision, again: bool) -> tuple[Line, Line]:
+    """(what the forward pass keeps, the most there is at any time); found on shallow models, since blocks are alike."""
+    depth = int(dict(arguments)["depth"])
+    shallow, deeper = (
+        traced(
+            lambda blocks=blocks: _built(dict(arguments), blocks, again),  # type: ignore[misc]
+            lambda model, batch: _loss(model, batch, precision),
+            "cpu",
+            backward=again,
+        )
+        for blocks in (1, 2)
+    )
+    kept, most = (
+        line([a[i] + (depth - 1) * (b[0] - a[0]) for a, b in zip(shallow, deeper, strict=True)]) for i in (0, 1)
+    )
+    return kept, most
+
+
+def _built(arguments: dict[str, Any], depth: int, again: bool) -> Classifier:
+    encoder = ViT(**{**arguments, "depth": depth})
+    encoder.grad_checkpointing = again
+    return Classifier(encoder, 2)
+
+
+def _loss(model: Classifier, batch: int, precision: Precision) -> Tensor:
+    encoder = model.encoder
+    images = torch.zeros(batch, encoder.in_chans, *encoder.img_size)
+    with autocast_like("cpu", precision):
+        return F.cross_entropy(model(images), torch.zeros(batch, dtype=torch.int64))
