@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, BinaryIO, Self
 
 from openmae.errors import UserError
+from openmae.files.left import clear, hold
 
 
 class WholeFile:
@@ -29,8 +30,12 @@ class WholeFile:
 
     def __init__(self, path: Path, *, aside: Path | None = None, synced: bool = True) -> None:
         self.path, self._synced = path, synced
+        if aside is None:
+            clear(path)
         self._aside = aside or path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         self.file: BinaryIO = self._aside.open("wb")
+        if aside is None:
+            hold(self.file.fileno())
 
     def close(self) -> None:
         """Nothing more is written; the disk has it all."""
@@ -98,14 +103,18 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
-    """A folder for what is to be moved to `path`, gone afterwards. No other has its name: a killed process leaves its
-    own, and in a container the next one has the same number. Raises OSError."""
+    """A folder for what is to be moved to `path`, gone afterwards. No other has its name: in a container the next
+    process has the same number. What a killed one left goes when the next one comes. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    clear(path)
     folder = Path(mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    held = os.open(folder, os.O_RDONLY)
     try:
+        hold(held)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
 
 
 def write_synced(path: Path, data: Pieces) -> None:

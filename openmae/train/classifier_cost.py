@@ -16,6 +16,8 @@ from openmae.train.tracing import Line, autocast_like, line, traced
 
 _VALUES, _MATRICES = 40, 6  # floats of a block that are kept of a token, an element of its width; of a pair of tokens
 
+_SHALLOW = 2  # blocks: one alone has its peak elsewhere
+
 
 def step_bytes(encoder: ViT, precision: Precision, micro_batch: int, averages: int, again: bool) -> int:
     """At most, of a CPU's memory, where all of the encoder learns: weights, gradients, what the optimizer keeps
@@ -44,26 +46,28 @@ def _lines(arguments: tuple[tuple[str, Any], ...], precision: Precision, again: 
     depth = int(dict(arguments)["depth"])
     shallow, deeper = (
         traced(
-            lambda blocks=blocks: _built(dict(arguments), blocks, again),  # type: ignore[misc]
-            lambda model, batch: _loss(model, batch, precision),
+            lambda blocks=blocks: built(dict(arguments), blocks, again),  # type: ignore[misc]
+            lambda model, batch: loss(model, batch, precision),
             "cpu",
             backward=again,
         )
-        for blocks in (1, 2)
+        for blocks in (_SHALLOW, _SHALLOW + 1)
     )
     kept, most = (
-        line([a[i] + (depth - 1) * (b[0] - a[0]) for a, b in zip(shallow, deeper, strict=True)]) for i in (0, 1)
+        line([a[i] + (depth - _SHALLOW) * (b[i] - a[i]) for a, b in zip(shallow, deeper, strict=True)]) for i in (0, 1)
     )
     return kept, most
 
 
-def _built(arguments: dict[str, Any], depth: int, again: bool) -> Classifier:
+def built(arguments: dict[str, Any], depth: int, again: bool) -> Classifier:
+    """One of so many blocks."""
     encoder = ViT(**{**arguments, "depth": depth})
     encoder.grad_checkpointing = again
     return Classifier(encoder, 2)
 
 
-def _loss(model: Classifier, batch: int, precision: Precision) -> Tensor:
+def loss(model: Classifier, batch: int, precision: Precision) -> Tensor:
+    """Of so many images, as the training computes it."""
     encoder = model.encoder
     images = torch.zeros(batch, encoder.in_chans, *encoder.img_size)
     with autocast_like("cpu", precision):

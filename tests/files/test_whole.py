@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from openmae.files import left
 from openmae.files.cache import map_arrays, write_arrays
 from openmae.files.whole import WholeFile, folder_beside, locked, take_lock, whole_folder, write_file
+from tests.processes import started_openmae, wait_for
 
 KILLED = """
 import os, signal, sys
@@ -192,3 +194,42 @@ def test_a_lock_is_waited_for(tmp_path: Path) -> None:
         assert holder.stdout.readline() == "held\n"
         with locked(tmp_path / "file"):
             assert (tmp_path / "file").read_text() == "done"
+
+
+LEAVES = """
+import os, signal, sys, time
+from pathlib import Path
+from openmae.files.whole import WholeFile, folder_beside
+from tests.processes import started_openmae, wait_for
+
+place = Path(sys.argv[1])
+with folder_beside(place / "model") as folder, WholeFile(place / "table.csv") as whole:
+    (folder / "a").write_text("half")
+    whole.file.write(b"half")
+    whole.file.flush()
+    for one in place.iterdir():
+        os.utime(one, (1, 1))  # long ago
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_has_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / ".model.notes.part").touch()  # of somebody else
+    with started_openmae([str(place)], log, code=LEAVES) as process:
+        wait_for(lambda: log.exists() and "ready" in log.read_text(), process)
+        writing(place)
+        assert len(list(place.glob(".*.????????.part"))) == 2
+        process.kill()
+    writing(place)
+    assert sorted(path.name for path in place.iterdir()) == [".model.notes.part", "table.csv"]
+
+
+def writing(place: Path) -> None:
+    """As another process would, which has not looked yet."""
+    left.left_in.cache_clear()
+    with folder_beside(place / "model"):
+        write_file(place / "table.csv", b"all")

@@ -24,6 +24,7 @@ from openmae.recipes.finetune.build import Start, finish_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain import choose as pretrain_choices
 from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.memory import usable_memory
 
 STATISTICS = Statistics((0.5,) * 3, (0.2,) * 3, PixelFormat())
 CPU = torch.device("cpu")
@@ -249,6 +250,28 @@ def test_randaugment_of_deep_images_is_refused_in_a_sentence() -> None:
     assert finish_of(run, STATISTICS).ra_magnitude == 9
     with pytest.raises(UserError, match="RandAugment is for 8-bit images"):
         finish_of(run, deep)
+
+
+def test_what_a_step_may_take_leaves_room_for_the_rest() -> None:
+    assert usable_memory(80 * 10**9, "cuda", None) == 64 * 10**9
+    assert usable_memory(64 * 10**9, "cpu", 1) == int(0.8 * 64e9)
+    for limit in (10**9, 2 * 10**9, 6 * 10**9):  # a container's
+        with_one, with_four = (usable_memory(limit, "cpu", workers) for workers in (1, 4))
+        assert with_four < with_one <= limit - 550 * 2**20
+    assert usable_memory(10**8, "cpu", 1) == 0
+
+
+@pytest.mark.parametrize("mixing", [0.0, 0.8])
+def test_a_fine_tuning_takes_what_fits_a_container(mixing: float) -> None:
+    start = Start(encoder_of("vit_small"), STATISTICS, "norm_pix", is_new=False)
+    settings = Finetune(
+        "model", "data", Path("out"), precision="bf16", batch_size=64, mixup=mixing, cutmix=mixing, workers=1
+    )
+    found = [
+        finetune_choices.choose(settings, start, "classification", 1000, CPU, QUIET, memory).micro_batch
+        for memory in (None, 16 * 10**9, 3 * 10**9, 2 * 10**9)
+    ]
+    assert found == ([64, 64, 32, 8] if not mixing else [64, 64, 32, 32])  # mixed in groups of 32
 
 
 def test_each_choice_is_printed_with_its_reason() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from openmae.errors import Interrupted, UserError
-from openmae.train import saving
+from openmae.train import log, saving
 from openmae.train.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
 from openmae.train.loop import MOST_DROPPED_IN_A_ROW, Schedule
 from openmae.train.run import read_metrics
@@ -152,3 +152,17 @@ def test_a_checkpoint_that_is_being_written_outlives_what_ends_the_steps(
     newest, _ = newest_checkpoint(tmp_path / "run/checkpoints")
     assert newest is not None
     assert newest.step == MOST_DROPPED_IN_A_ROW
+
+
+def test_where_memory_has_no_room_for_a_copy_the_weights_themselves_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, free in (("plenty", 10**12), ("short", 0)):
+        monkeypatch.setattr(log, "free_ram", lambda free=free: free)
+        Task().train(tmp_path / name, 4, checkpoint_seconds=0)
+    files = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("checkpoints/*/*.safetensors")}
+        for name in ("plenty", "short")
+    ]
+    assert files[0] == files[1]
+    assert len(files[0]) == 2
