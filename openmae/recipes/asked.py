@@ -17,8 +17,8 @@ AskedPrecision = Annotated[
 AskedTask = Annotated[
     Task | None,
     arg(
-        help="What labels are. Default: what they say: classes; several at once where they have ; or | between them; "
-        "numbers where not all are whole."
+        help="What labels are. Default: what they say: classes, as names of folders always are; several at once where "
+        "they have ; or | between them; numbers where all are numbers and not all whole."
     ),
 ]
 Loaders = Annotated[
