@@ -25,8 +25,9 @@ import torch
 from rich.console import Console
 
 from openmae.cli import main
+from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
-from openmae.data.tasks import answers, split_for, task_of
+from openmae.data.tasks import answers, task_of
 from openmae.errors import BrokenImage, UserError
 from openmae.machine.device import choose_device
 from openmae.recipes.finetune import job as finetune

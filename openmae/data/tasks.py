@@ -8,13 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.console.words import in_a_line
-from openmae.data.opening import Data
 from openmae.data.sources.labels import has_several, natural_key, number_of, several
-from openmae.data.sources.source import LabelKind, Source, Subset
-from openmae.data.sources.table import TableSource
+from openmae.data.sources.source import LabelKind, Source
 from openmae.errors import UserError
-from openmae.randomness import generator
 
 Task = Literal["classification", "multi-label", "regression"]
 _LARGEST = float(np.finfo(np.float32).max)
@@ -76,7 +72,7 @@ def taken_for_names(names: Sequence[str], kind: LabelKind, location: str) -> Tak
         return _of_numbers([name for name in names if name])
     if len(words) < len(numbers) and all(_is_none(word) for word in words):
         raise UserError(
-            f"labels of {location} are numbers, but for {_some(words)}",
+            f"labels of {location} are numbers, but for {some(words)}",
             "leave the cell empty where there is no label; or say by `task='classification'` that they are names",
         )
     return Taken("classification", f"'{words[0]}' is no number")
@@ -180,17 +176,17 @@ def answers(source: Source, task: Task, names: Sequence[str] | None = None) -> A
     position = {name: number for number, name in enumerate(known)}
     if task == "multi-label":
         entries = [several(text) for text in texts]
-        occurring = {word for entry in entries for word in entry}
-        _check_one_output_each(source, occurring, known)
-        if unknown := occurring - position.keys():
+        words = {word for entry in entries for word in entry}
+        _check_one_output_each(source, words, known)
+        if unknown := words - position.keys():
             raise _unknown(source, unknown, known)
         hot = np.zeros((len(texts), len(known)), np.float32)
         for row, entry in zip(hot, entries, strict=True):
             row[[position[word] for word in entry]] = 1
         return Answers(task, tuple(known), hot[labels])
-    if unknown := {*_occurring(source)} - position.keys():
+    if unknown := {*occurring(source)} - position.keys():
         raise _unknown(source, unknown, known)
-    _check_one_output_each(source, _occurring(source), known)
+    _check_one_output_each(source, occurring(source), known)
     numbers = np.array([position.get(text, -1) for text in texts], np.int64)
     return Answers(task, tuple(known), numbers[labels])
 
@@ -206,89 +202,8 @@ def _check_one_output_each(source: Source, labels: Iterable[str], names: Sequenc
             )
 
 
-def split_for(data: Data, task: Task | None, seed: int) -> tuple[Taken, Source, Source]:
-    """(what labels are taken for, train, val) of labelled DATA; task None: as the labels say.
-
-    Without splits a fifth is held out by the seed: of each class, or of all images where there are no classes.
-    Raises UserError where labels are missing or do not fit the task, differ between the splits, or a class has too few
-    images.
-    """
-    if data.has_splits:
-        train, val = data.train, data.val
-        taken = taken_for([train, val], task)
-        if taken.task == "classification":
-            _check_classes(train, val, data.location)
-    else:
-        taken = taken_for([data.all], task)
-        hold_out = _without_a_fifth_of_each_class if taken.task == "classification" else _without_a_fifth
-        train, val = hold_out(data, seed)
-    _check_apart(train, val)
-    return taken, train, val
-
-
-def _check_classes(train: Source, val: Source, location: str) -> None:
-    """Raises UserError where what was learnt could not be judged: the splits' classes are not the same two or more."""
-    learnt, judged = {*_occurring(train)}, {*_occurring(val)}
-    if unknown := judged - learnt:
-        raise UserError(
-            f"{val.location} has classes that {train.location} lacks ({', '.join(sorted(unknown))})", "mend the labels"
-        )
-    if len(learnt) < 2 or len(judged) < 2:
-        raise UserError(f"a split of {location} has one class", "give each split two or more")
-    if missing := learnt - judged:
-        raise UserError(
-            f"{val.location} has no image of the class{'es' if len(missing) > 1 else ''} "
-            f"{_some(sorted(missing))}, so nothing could judge it",
-            "add some, or take the class out of train",
-        )
-
-
-def _without_a_fifth_of_each_class(data: Data, seed: int) -> tuple[Source, Source]:
-    """(the images without a fifth of each class, that fifth)"""
-    everything = data.all
-    train: list[int] = []
-    val: list[int] = []
-    for label, name in enumerate(everything.class_names):
-        members = np.flatnonzero(everything.labels == label)
-        if len(members) == 0:
-            continue
-        if len(members) < 2:
-            numbers = all(text.isdecimal() for text in everything.class_names)
-            hint = ", or, if the labels are numbers to predict, `task='regression'`" if numbers else ""
-            raise UserError(f"class '{name}' of {data.location} has one image", f"give each class two or more{hint}")
-        members = generator(seed, "held out", index=label).permutation(members)
-        held_out = max(1, len(members) // 5)
-        val.extend(members[:held_out])
-        train.extend(members[held_out:])
-    return everything.take(np.sort(train)), everything.take(np.sort(val))
-
-
-def _without_a_fifth(data: Data, seed: int) -> tuple[Source, Source]:
-    """(the images without a fifth of all, that fifth)"""
-    everything = data.all
-    if len(everything) < 2:
-        raise UserError(f"{data.location} has one image", "give two or more")
-    order = generator(seed, "held out").permutation(len(everything))
-    held_out = max(1, len(everything) // 5)
-    return everything.take(np.sort(order[held_out:])), everything.take(np.sort(order[:held_out]))
-
-
-def _check_apart(train: Source, val: Source) -> None:
-    """Raises UserError where a table names a file for both, which would be judged by what was learnt from it."""
-    sources = [source.whole if isinstance(source, Subset) else source for source in (train, val)]
-    if not all(isinstance(source, TableSource) for source in sources):  # others cannot name a file twice
-        return
-    learnt = {train.name(index) for index in range(len(train))}
-    for index in range(len(val)):
-        if (name := val.name(index)) in learnt:
-            raise UserError(
-                f"{sources[0].location} has rows for {in_a_line(name)} in train and in val, so val would judge what "
-                "was learnt by heart",
-                "keep one of its rows (several labels go into one cell, with ; between them)",
-            )
-
-
-def _occurring(source: Source) -> list[str]:
+def occurring(source: Source) -> list[str]:
+    """The classes that images have."""
     return [source.class_names[label] for label in np.unique(source.labels)]
 
 
@@ -306,11 +221,12 @@ def _checked(text: str, label: int, source: Source) -> float:
 def _unknown(source: Source, unknown: set[str], known: Sequence[str]) -> UserError:
     """What to say of labels that are none of those known."""
     return UserError(
-        f"{source.location} has labels that are not among the {len(known)} known ones ({_some(sorted(unknown))}; known "
-        f"are {_some(list(known))})",
+        f"{source.location} has labels that are not among the {len(known)} known ones ({some(sorted(unknown))}; known "
+        f"are {some(list(known))})",
         "rename them, or take their images out",
     )
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first few, for a sentence."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -2,13 +2,14 @@
 
 from rich.console import Console
 
+from openmae.commandline.flags import with_flags
 from openmae.data.opening import Data
 
 
 def tell(data: Data, console: Console) -> None:
     """A line for each thing that is worth saying."""
     for note in data.notes:
-        said = f"{note.what}: {note.advice}" if note.advice else note.what
+        said = with_flags(f"{note.what}: {note.advice}" if note.advice else note.what)
         if note.is_warning:
             console.print(f"warning: {said}", style="yellow", soft_wrap=True, highlight=False)
         else:

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.sources import listing
 from openmae.data.sources.folder import ImageFolder, open_folder
 from openmae.data.sources.listing import list_images
 from openmae.data.sources.source import Source
-from openmae.data.tasks import split_for
 from openmae.errors import UserError
 from tests.images import write_images
 

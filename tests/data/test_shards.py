@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.shards.index import Shard, read_index, write_index
 from openmae.data.shards.listing import expand, open_shards
@@ -32,7 +33,7 @@ from openmae.data.sources import remote
 from openmae.data.sources.redirects import why_not
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Names, Source
-from openmae.data.tasks import Task, answers, split_for, task_of
+from openmae.data.tasks import Task, answers, task_of
 from openmae.errors import BrokenImage, UserError
 from tests.images import picture
 from tests.servers import Server, serve
@@ -726,3 +727,21 @@ def folder_of(place: Path) -> Path:
     (place / "images").mkdir()
     picture(0).save(place / "images/0.png")
     return place / "images"
+
+
+def test_images_of_one_sample_are_never_divided(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(30):
+        for kind in ("img", "mask"):
+            members[f"{number:02d}.{kind}.png"] = f"{number} {kind}".encode()
+        members[f"{number:02d}.cls"] = str(number % 3).encode()
+    data = open_data(str(write_tar(tmp_path / "a.tar", members)), Selection(image_key="*"))
+    for again in (data, open_data(str(tmp_path / "a.tar"), Selection(image_key="*"))):
+        for task in ("classification", "regression"):
+            _, train, val = split_for(again, task, 0)  # type: ignore[arg-type]
+            keys = [{source.name(i)[:2] for i in range(len(source))} for source in (train, val)]
+            assert not keys[0] & keys[1]
+            assert (len(train), len(val)) == (48, 12)
+    few = {name: data for name, data in members.items() if name[:2] in ("00", "01", "02")}
+    with pytest.raises(UserError, match=r"all images of class .0. .* belong together, so that none could be held out"):
+        split_for(open_data(str(write_tar(tmp_path / "b.tar", few)), Selection(image_key="*")), None, 0)

@@ -20,13 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmae.console import progress
+from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.sources import listing, parquet
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.labels import number_labels
 from openmae.data.sources.listing import list_images
 from openmae.data.sources.source import Source
-from openmae.data.tasks import split_for
 from openmae.errors import BrokenImage, UserError
 from openmae.files.cache import keep, map_arrays, recall, write_arrays
 from tests.images import picture, write_images
@@ -408,7 +408,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from openmae.data.opening import open_data
-from openmae.data.tasks import split_for
+from openmae.data.held_out import split_for
 
 def peak():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from openmae.data.fewer_labels import fewer_labels
+from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Task, answers, split_for, taken_for, task_of
+from openmae.data.tasks import Task, answers, taken_for, task_of
 from openmae.errors import UserError
 from tests.images import picture, write_images
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from openmae.data.formats.channels import PixelFormat
+from openmae.data.held_out import split_for
 from openmae.data.loading.in_order import CentredImages, KeptImages
 from openmae.data.opening import open_data
-from openmae.data.tasks import answers, split_for
+from openmae.data.tasks import answers
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.evaluate.evaluation import How, evaluate

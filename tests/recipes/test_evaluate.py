@@ -19,8 +19,9 @@ from sklearn import metrics as sk
 
 import openmae
 from openmae.data.formats.channels import PixelFormat
+from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
-from openmae.data.tasks import Task, split_for
+from openmae.data.tasks import Task
 from openmae.data.views.statistics import Statistics
 from openmae.evaluate import corruptions
 from openmae.heads import Classifier

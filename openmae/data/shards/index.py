@@ -10,6 +10,7 @@ Beside the shards lie two files, which `openmae pack` writes and which other sha
     offset, size (n,) int64               where the image's bytes are in the shard
     label (n,) int64                      index into class_names, -1 for none
     crc32 (n,) uint32                     zlib.crc32 of the image's bytes
+    group (n,) int64                      the same for images that belong together, where some do
 
 `index.json`, written last, in the form of the `wids` library's shard lists:
     {"__kind__": "wids-shard-index-v1", "wids_version": 1, "openmae_version": 1,
@@ -78,6 +79,7 @@ class ShardIndex:
     fingerprint: str
     damage: tuple[str, ...] = ()
     label_kind: LabelKind = "written"
+    group: NDArray[np.int64] | None = None
     notes: tuple[str, ...] = ()
     packed_as: Mapping[str, Any] = field(default_factory=dict)
 
@@ -97,6 +99,7 @@ def write_index(
     crc32: NDArray[np.uint32],
     class_names: tuple[str, ...] = (),
     label_kind: LabelKind = "written",
+    group: NDArray[np.int64] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes index.npz and then index.json, each whole or not at all. Raises OSError.
@@ -112,6 +115,8 @@ def write_index(
         "label": label.astype(np.int64),
         "crc32": crc32.astype(np.uint32),
     }
+    if group is not None:
+        arrays["group"] = group.astype(np.int64)
     write_arrays(folder / ARRAYS, arrays)
     with (folder / ARRAYS).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -173,7 +178,8 @@ def parse_index(described: Mapping[str, Any], arrays: Arrays, base: str) -> Shar
     names = Names(arrays["text"], arrays["ends"])
     columns = {key: arrays[key] for key in ("shard", "offset", "size", "label")}
     crc32 = arrays.get("crc32")
-    all_columns = columns if crc32 is None else {**columns, "crc32": crc32}
+    optional = {key: arrays[key] for key in ("crc32", "group") if key in arrays}
+    all_columns = {**columns, **optional}
     if {len(column) for column in all_columns.values()} != {len(names)} or sum(s.samples for s in shards) != len(names):
         raise ValueError("its arrays have different lengths")
     classes = tuple(described["class_names"])
@@ -191,6 +197,7 @@ def parse_index(described: Mapping[str, Any], arrays: Arrays, base: str) -> Shar
         fingerprint=described["fingerprint"],
         damage=tuple(described.get("damage", ())),
         label_kind=label_kind,
+        group=optional.get("group"),
         notes=tuple(described.get("notes", ())),
         packed_as=_packed_as(described),
     )
@@ -210,6 +217,7 @@ def _check_columns(names: Names, shards: tuple[Shard, ...], columns: Mapping[str
         "offset": (columns["offset"], 0, _MOST_BYTES),
         "size": (columns["size"], 0, _MOST_BYTES),
         "label": (columns["label"], NO_LABEL, classes - 1),
+        "group": (columns.get("group", np.empty(0, np.int64)), 0, _MOST_BYTES),
         "crc32": (columns.get("crc32", np.empty(0, np.uint32)), 0, 2**32 - 1),
     }
     for name, (column, least, most) in bounds.items():

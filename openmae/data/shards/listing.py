@@ -178,6 +178,7 @@ def _selected(index: ShardIndex, urls: Sequence[str]) -> ShardIndex | None:
         class_names=index.class_names,
         fingerprint=fingerprint(names, columns["size"]),
         label_kind=index.label_kind,
+        group=None if index.group is None else index.group[rows],
     )
 
 
@@ -230,6 +231,8 @@ def _listed(
     if is_remote(urls[0]) or max(int(modified) for _, modified in states) < started - RACY_NS:
         columns: dict[str, NDArray[Any]] = {key: getattr(index, key) for key in ("shard", "offset", "size", "label")}
         columns.update(text=index.names.text, ends=index.names.ends)
+        if index.group is not None:
+            columns["group"] = index.group
         shards = [{"url": s.url, "nsamples": s.samples, "filesize": s.bytes} for s in index.shards]
         about: dict[str, Any] = {"shardlist": shards, "fingerprint": index.fingerprint}
         about |= {key: getattr(index, key) for key in ("class_names", "label_kind", "damage", "notes")}
@@ -240,7 +243,7 @@ def _listed(
 def _scanned(urls: Sequence[str], sizes: Sequence[int], classes: list[str] | None, image_key: str | None) -> ShardIndex:
     """Goes through the shards' headers."""
     text, labels, texts = bytearray(), list[str](), list[str]()
-    ends, offset, size, samples = array("q"), array("q"), array("q"), array("q")
+    ends, offset, size, samples, group = array("q"), array("q"), array("q"), array("q"), array("q")
     damage, noticed = [], Noticed()
     status = Status()
     with ThreadPoolExecutor(_SCANS_AT_ONCE if is_remote(urls[0]) else 1) as pool:
@@ -254,6 +257,7 @@ def _scanned(urls: Sequence[str], sizes: Sequence[int], classes: list[str] | Non
             size.extend(found.sizes)
             labels += found.labels
             texts += found.texts
+            group.extend(noticed.count + sample for sample in found.samples)
             noticed.add(found)
             samples.append(len(found.names))
             if found.damage:
@@ -277,6 +281,7 @@ def _scanned(urls: Sequence[str], sizes: Sequence[int], classes: list[str] | Non
         fingerprint(names, lengths),
         tuple(damage),
         label_kind,
+        np.frombuffer(group, np.int64) if len({*group}) < len(group) else None,
         noticed.said(),
     )
 

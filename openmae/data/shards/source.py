@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from openmae.console.words import in_a_line
 from openmae.data.shards.index import ShardIndex
 from openmae.data.sources.labels import LabelledSource
@@ -43,6 +46,16 @@ class ShardSource(LabelledSource):
     def name(self, index: int) -> str:
         """The name that the index gives it; the member of the tar file where there was no index."""
         return self.index.names[index]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of samples without an image, and such as lie apart."""
+        return self.index.notes
+
+    @property
+    def together(self) -> NDArray[np.int64] | None:
+        """Of images of one sample, where each image is taken for a sample of its own."""
+        return self.index.group
 
     @property
     def fingerprint(self) -> str:

@@ -73,6 +73,18 @@ class Joined(Source):
         return kinds.pop() if len(kinds) == 1 else "written"
 
     @property
+    def together(self) -> NDArray[np.int64] | None:
+        """The parts'; what lies in several parts belongs to none of the others."""
+        found = [part.together for part in self.parts]
+        if all(groups is None for groups in found):
+            return None
+        numbers, first = [], 0
+        for part, groups in zip(self.parts, found, strict=True):
+            numbers.append(first + (np.arange(len(part)) if groups is None else groups))
+            first = int(numbers[-1].max(initial=first)) + 1
+        return np.concatenate(numbers)
+
+    @property
     def labels(self) -> NDArray[np.int64]:
         """(n,) index into class_names. Raises UserError where a part has no labels."""
         number = {name: i for i, name in enumerate(self.class_names)}

@@ -39,6 +39,7 @@ def notes_on(sources: Iterable[Source]) -> Iterator[Note]:
     parts = [*{id(part): part for source in sources for part in _parts(source)}.values()]
     yield from _of_others([part.listing for part in parts if isinstance(part, ImageFolder)])
     for part in parts:
+        yield from map(Note, part.notes)
         if isinstance(part, ImageFolder | TableSource):
             yield from masks_among(part.paths)
 

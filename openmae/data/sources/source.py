@@ -122,6 +122,16 @@ class Source(ABC):
         """How the files were read that `openmae pack` made these of, as Reading's to_dict says it; empty of others."""
         return {}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth saying of how it was read, a sentence each."""
+        return ()
+
+    @property
+    def together(self) -> NDArray[np.int64] | None:
+        """(n,) the same number for images that belong together, which no split may divide; None where none do."""
+        return None
+
     def take(self, indices: NDArray[np.int64]) -> "Subset":
         """These images only, in this order."""
         return Subset(self, indices)
@@ -154,6 +164,11 @@ class Remade(Source):
     def label_kind(self) -> LabelKind:
         """The source's."""
         return self.source.label_kind
+
+    @property
+    def together(self) -> NDArray[np.int64] | None:
+        """The source's."""
+        return self.source.together
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -210,6 +225,12 @@ class Subset(Source):
     def label_kind(self) -> LabelKind:
         """The whole source's."""
         return self.whole.label_kind
+
+    @property
+    def together(self) -> NDArray[np.int64] | None:
+        """Of these images."""
+        groups = self.whole.together
+        return None if groups is None else groups[self.indices]
 
     @property
     def labels(self) -> NDArray[np.int64]:

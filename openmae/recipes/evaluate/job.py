@@ -24,12 +24,13 @@ from torch import Tensor
 from openmae.console.progress import counting
 from openmae.console.terminal import make_console
 from openmae.console.words import in_a_line
+from openmae.data.held_out import split_for
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Task, split_for
+from openmae.data.tasks import Task
 from openmae.errors import UserError
 from openmae.evaluate.corruptions import KINDS, SEVERITIES, check_corruptible
 from openmae.evaluate.features import centred_images

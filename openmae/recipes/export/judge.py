@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from openmae.commandline.flags import with_flags
 from openmae.console.progress import counting
+from openmae.data.held_out import split_for
 from openmae.data.opening import Data
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Answers, Task, answers, split_for
+from openmae.data.tasks import Answers, Task, answers
 from openmae.errors import UserError
 from openmae.evaluate.features import centred_images, extract_each
 from openmae.evaluate.knn import knn_predict

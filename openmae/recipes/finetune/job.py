@@ -25,12 +25,13 @@ from torch import Tensor
 from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.data.fewer_labels import fewer_labels
+from openmae.data.held_out import split_for
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.memory import in_memory
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Answers, Taken, Task, answers, outputs_before, split_for
+from openmae.data.tasks import Answers, Taken, Task, answers, outputs_before
 from openmae.data.views.crop import View
 from openmae.errors import UserError
 from openmae.evaluate.features import centred_images

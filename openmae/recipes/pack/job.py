@@ -167,6 +167,7 @@ def _write_index(split: PackedSplit, parts: list[FinishedShard]) -> None:
         label=split.labels[images],
         class_names=split.class_names,
         label_kind=split.source.label_kind,
+        group=None if (groups := split.source.together) is None else groups[images],
         about={"packed": split.identity, "packed_as": split.packing.read_as},
         **columns,
     )

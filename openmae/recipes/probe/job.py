@@ -9,9 +9,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
+from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Taken, answers, split_for
+from openmae.data.tasks import Taken, answers
 from openmae.distributed.ranks import Ranks, joined
 from openmae.errors import UserError, said_once
 from openmae.evaluate import knn

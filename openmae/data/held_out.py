@@ -1,0 +1,117 @@
+"""Which labelled images are learnt from and which judge: DATA's own splits, or a part that is held out, the same images
+every time."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.console.words import in_a_line
+from openmae.data.opening import Data
+from openmae.data.sources.source import Source, Subset
+from openmae.data.sources.table import TableSource
+from openmae.data.tasks import Taken, Task, occurring, some, taken_for
+from openmae.errors import UserError
+from openmae.randomness import generator
+
+
+def split_for(data: Data, task: Task | None, seed: int) -> tuple[Taken, Source, Source]:
+    """(what labels are taken for, train, val) of labelled DATA; task None: as the labels say.
+
+    Without splits a fifth is held out by the seed: of each class, or of all images where there are no classes.
+    Raises UserError where labels are missing or do not fit the task, differ between the splits, or a class has too few
+    images.
+    """
+    if data.has_splits:
+        train, val = data.train, data.val
+        taken = taken_for([train, val], task)
+        if taken.task == "classification":
+            _check_classes(train, val, data.location)
+    else:
+        taken = taken_for([data.all], task)
+        hold_out = _without_a_fifth_of_each_class if taken.task == "classification" else _without_a_fifth
+        train, val = hold_out(data.all, seed)
+    _check_apart(train, val)
+    return taken, train, val
+
+
+def _check_classes(train: Source, val: Source, location: str) -> None:
+    """Raises UserError where what was learnt could not be judged: the splits' classes are not the same two or more."""
+    learnt, judged = {*occurring(train)}, {*occurring(val)}
+    if unknown := judged - learnt:
+        raise UserError(
+            f"{val.location} has classes that {train.location} lacks ({', '.join(sorted(unknown))})", "mend the labels"
+        )
+    if len(learnt) < 2 or len(judged) < 2:
+        raise UserError(f"a split of {location} has one class", "give each split two or more")
+    if missing := learnt - judged:
+        raise UserError(
+            f"{val.location} has no image of the class{'es' if len(missing) > 1 else ''} "
+            f"{some(sorted(missing))}, so nothing could judge it",
+            "add some, or take the class out of train",
+        )
+
+
+def _without_a_fifth_of_each_class(everything: Source, seed: int) -> tuple[Source, Source]:
+    """(the images without a fifth of each class, that fifth)"""
+    is_val = np.zeros(len(everything), bool)
+    for label, name in enumerate(everything.class_names):
+        members = np.flatnonzero(everything.labels == label)
+        if len(members) == 0:
+            continue
+        if len(members) < 2:
+            numbers = all(text.isdecimal() for text in everything.class_names)
+            hint = ", or, if the labels are numbers to predict, `task='regression'`" if numbers else ""
+            raise UserError(
+                f"class '{name}' of {everything.location} has one image", f"give each class two or more{hint}"
+            )
+        members = generator(seed, "held out", index=label).permutation(members)
+        _hold_out(is_val, members, everything.together, f"class '{name}' of {everything.location}")
+    return _divided(everything, is_val)
+
+
+def _without_a_fifth(everything: Source, seed: int) -> tuple[Source, Source]:
+    """(the images without a fifth of all, that fifth)"""
+    if len(everything) < 2:
+        raise UserError(f"{everything.location} has one image", "give two or more")
+    is_val = np.zeros(len(everything), bool)
+    members = generator(seed, "held out").permutation(len(everything))
+    _hold_out(is_val, members, everything.together, everything.location)
+    return _divided(everything, is_val)
+
+
+def _hold_out(
+    is_val: NDArray[np.bool_], members: NDArray[np.int64], groups: NDArray[np.int64] | None, called: str
+) -> None:
+    """Marks a fifth of these images, the first ones, or what is missing to it; of groups, whole ones. Raises UserError
+    where that would be all of them."""
+    wanted = max(1, len(members) // 5)
+    if groups is None:
+        is_val[members[:wanted]] = True
+        return
+    for group in dict.fromkeys(groups[members].tolist()):
+        if is_val[members].sum() >= wanted:
+            break
+        is_val[groups == group] = True
+    if is_val[members].all():
+        raise UserError(
+            f"all images of {called} belong together, so that none could be held out",
+            "give more, or divide them into train and val",
+        )
+
+
+def _divided(everything: Source, is_val: NDArray[np.bool_]) -> tuple[Source, Source]:
+    return everything.take(np.flatnonzero(~is_val)), everything.take(np.flatnonzero(is_val))
+
+
+def _check_apart(train: Source, val: Source) -> None:
+    """Raises UserError where a table names a file for both, which would be judged by what was learnt from it."""
+    sources = [source.whole if isinstance(source, Subset) else source for source in (train, val)]
+    if not all(isinstance(source, TableSource) for source in sources):  # others cannot name a file twice
+        return
+    learnt = {train.name(index) for index in range(len(train))}
+    for index in range(len(val)):
+        if (name := val.name(index)) in learnt:
+            raise UserError(
+                f"{sources[0].location} has rows for {in_a_line(name)} in train and in val, so val would judge what "
+                "was learnt by heart",
+                "keep one of its rows (several labels go into one cell, with ; between them)",
+            )
