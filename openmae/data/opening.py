@@ -54,12 +54,9 @@ class Data:
 
     def __init__(self, location: str, parts: Parts) -> None:
         self.location, self.taken, self._is_odd = location, parts.taken, parts.is_odd
-        self._openers = {which: cache(partial(self._open, which, opener)) for which, opener in parts.openers.items()}
         self._opened: dict[str, Source] = {}
-
-    def _open(self, which: str, opener: Callable[[], Source]) -> Source:
-        self._opened[which] = opener()
-        return self._opened[which]
+        openers = {which: partial(_kept, self._opened, which, opener) for which, opener in parts.openers.items()}
+        self._openers = {which: cache(opener) for which, opener in openers.items()}
 
     @property
     def notes(self) -> list[Note]:
@@ -98,6 +95,12 @@ class Data:
         if not self.has_splits:
             return self.all
         return self._openers[which if which in self._openers else "test"]()
+
+
+def _kept(opened: dict[str, Source], which: str, opener: Callable[[], Source]) -> Source:
+    """Opens it, and notes it there; no method, by which an object would hold itself, and its open files."""
+    opened[which] = opener()
+    return opened[which]
 
 
 def open_data(data: str, selection: Selection = WHOLE) -> Data:
