@@ -231,13 +231,12 @@ class Masking:
         visible, predicted = self.counts(grid, ratio)
         unit = self.mask_unit
         coarse = tuple(side // unit for side in grid)
-        units = _units(grid, unit)
-        order = MASKS[self.mask](generator, coarse, len(units) * visible // math.prod(grid))
+        order = MASKS[self.mask](generator, coarse, visible // unit ** len(grid))
         if unfit is not None:
             if not self.leaves_enough(unfit, grid, ratio):
                 raise ValueError(f"{int((~unfit).sum())} patches of {len(unfit)} can be used: too few for this mask")
-            order = order[np.argsort(unfit[units[order]].any(1), kind="stable")]
-        patches = units[order].reshape(-1)
+            order = order[np.argsort(unfit[_units(grid, unit)[order]].any(1), kind="stable")]
+        patches = order if unit == 1 else _units(grid, unit)[order].reshape(-1)
         queries = patches[visible:]
         if unfit is not None:
             queries = queries[~unfit[queries]]

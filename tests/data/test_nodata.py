@@ -253,6 +253,18 @@ def suspects_of(images: Sequence[NDArray[Any]]) -> tuple[Any, Any, Any]:
     return look.statistics.pixels.reading.nodata, look.no_data, look.suspected
 
 
+def test_several_usual_values_at_once_and_a_wide_range_beside_them() -> None:
+    draws = np.random.default_rng(1)
+    wide = draws.integers(0, 16000, (4, 20, 20)).astype(np.int16)
+    wide[:, :4], wide[1, 4:8], wide[2, 4:8] = -9999, -32768, -32767
+    chosen, no_data, suspected = suspects_of(list(wide))
+    assert chosen == (-32768.0, -32767.0, -9999.0)
+    assert [one.images for one in no_data] == [1, 1, 4]
+    assert not suspected
+    blank = np.full((20, 20), -9999, np.int16)
+    assert suspects_of([*wide[3:], blank])[0] == (-9999.0,)
+
+
 @pytest.mark.parametrize("value", [-9999, -32768, -999, LOWEST, 9.96921e36, -1e20])
 def test_usual_values_that_no_file_names_are_taken_for_no_data_and_said(value: float) -> None:
     dtype = "float32" if abs(value) > 1e5 else "int16"
@@ -279,7 +291,7 @@ def test_saturation_and_background_are_no_suspects_and_odd_values_are_no_more_th
     assert [one.value for one in suspected] == [65535]
     hounsfield = draws.integers(-1024, 3000, (4, 20, 20)).astype(np.int16)
     assert suspects_of(list(hounsfield)) == (None, (), ())
-    assert suspects_of([np.where(image < 0, -999, image) for image in hounsfield])[0] is None
+    assert suspects_of([np.where(image < -900, -999, image) for image in hounsfield])[0] is None
 
 
 def test_what_is_missing_comes_back_from_a_decoder_apart(monkeypatch: pytest.MonkeyPatch) -> None:

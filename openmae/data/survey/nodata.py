@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from openmae.data.formats.missing import Missing
 
 LEAST = 0.001  # share of an image's values that are equal, from which on its outermost value may be no measurement
+FAR_OF_USUAL = 0.1  # times the range of all other values
 _HUGE = 1e18  # netCDF's 9.97e36, CF's 1e20, the lowest and highest float32; nothing that a camera measures
 _USUAL = frozenset((-999.0, -9998.0, -9999.0, -99999.0, -999999.0, -32767.0, -32768.0, -2147483647.0, -2147483648.0))
 
@@ -27,7 +28,8 @@ class Ends:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A value that looks like no-data: farther from all other values than these are from each other.
+    """A value that looks like no-data: farther from all others than these are from each other; a usual one, than a
+    tenth of that.
 
     images: in how many it was found, of `of`; share: of their values, 0 to 1; least, most: of all other values.
     """
@@ -41,8 +43,8 @@ class Suspect:
 
     @property
     def is_usual(self) -> bool:
-        """Whether it is one that software writes where nothing was measured, and no camera does."""
-        return self.value in _USUAL or abs(self.value) >= _HUGE
+        """As the function of this name."""
+        return is_usual(self.value)
 
     def __str__(self) -> str:
         return (
@@ -56,19 +58,24 @@ def ends(image: NDArray[Any], missing: Missing | None) -> Ends:
     if image.dtype == np.uint8:
         return Ends((), 0, 255)
     values = image.reshape(-1) if missing is None else image[~missing]
-    least, most = float(values.min()), float(values.max())
-    found = []
-    for value in {least, most}:
-        share = float(np.count_nonzero(values == values.dtype.type(value))) / len(values)
-        if share >= LEAST or value in _USUAL or abs(value) >= _HUGE:
-            found.append((value, share))
-    if not found:
-        return Ends((), least, most)
-    others = values
-    for value, _ in found:
-        others = others[others != others.dtype.type(value)]
-    least, most = (float(others.min()), float(others.max())) if len(others) else (np.inf, -np.inf)
-    return Ends(tuple(sorted(found)), least, most)
+    found: list[tuple[float, float]] = []
+    of = len(values)
+    while len(values):
+        least, most = float(values.min()), float(values.max())
+        shares = {value: float(np.count_nonzero(values == values.dtype.type(value))) / of for value in (least, most)}
+        # Of usual ones there may be several, one outside the other.
+        outer = [value for value in shares if is_usual(value) or (not found and shares[value] >= LEAST)]
+        if not outer:
+            return Ends(tuple(sorted(found)), least, most)
+        found += [(value, shares[value]) for value in outer]
+        for value in outer:
+            values = values[values != values.dtype.type(value)]
+    return Ends(tuple(sorted(found)), np.inf, -np.inf)
+
+
+def is_usual(value: float) -> bool:
+    """Whether it is one that software writes where nothing was measured, and no camera does."""
+    return value in _USUAL or abs(value) >= _HUGE
 
 
 def suspects(found: Iterable[Ends]) -> tuple[Suspect, ...]:
@@ -84,7 +91,7 @@ def suspects(found: Iterable[Ends]) -> tuple[Suspect, ...]:
     return tuple(
         Suspect(value, counts[value], len(images), shares[value] / counts[value], least, most)
         for value in sorted(counts)
-        if least < most and max(least - value, value - most) > most - least
+        if least < most and max(least - value, value - most) > (most - least) * (FAR_OF_USUAL if is_usual(value) else 1)
     )
 
 
