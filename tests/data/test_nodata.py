@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from openmae.data.formats.decode import decode, decode_masked, read_header
 from openmae.data.formats.header import Depth
 from openmae.data.formats.missing import equals
 from openmae.data.formats.reading import Reading
+from openmae.data.opening import open_data
 from openmae.data.shards.packing import Packing, pack_image
 from openmae.data.survey.distribution import PERCENTILES, measure
 from openmae.data.survey.findings import InspectedSplit, judge
@@ -32,6 +34,8 @@ from openmae.data.views.centred import centred
 from openmae.data.views.statistics import WHITE, Statistics
 from openmae.errors import BrokenImage, UserError
 from openmae.recipes.levels import check_levels
+from openmae.recipes.pack.job import run as pack
+from openmae.recipes.pack.settings import Pack
 from tests.data.deep import Files
 from tests.images import encoded
 
@@ -340,3 +344,15 @@ def test_check_counts_what_is_missing_and_names_what_looks_so() -> None:
     ]
     assert finding.severity == "warning"
     assert "-3.40282e+38 in 3 of 3 images" in finding.what
+
+
+def test_what_is_packed_smaller_is_not_mixed_with_no_data_that_no_file_names(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(6):
+        np.save(images / f"{number}.npy", with_gaps("int16", -9999, number)[0])
+    pack(Pack(str(images), tmp_path / "shards", short_side=16, workers=0))
+    source = open_data(str(tmp_path / "shards")).all
+    kept = [np.load(io.BytesIO(data)) for data in source.read_each(range(6)) if isinstance(data, bytes)]
+    assert all(image.shape == (16, 20, 3) and np.isnan(image).any() for image in kept)
+    assert min(np.nanmin(image) for image in kept) > 500

@@ -21,9 +21,11 @@ from openmae.data.survey.frames import some_frames
 from openmae.data.survey.moments import image_moments, scale_of
 from openmae.data.survey.nodata import Ends, Suspect, ends, suspects
 from openmae.errors import BrokenImage
+from openmae.randomness import generator
 
 _CHUNK = 16  # files a worker reads in one go
 _SCALE_SIDE = 256  # pixels a side of which the scale of the values is measured
+_FEW = 64  # images that tell whether a value looks like no-data
 _NOTHING = Header("", 0, 0, 0, "uint8", "", 0)  # of a file that gives no image
 
 ROW = np.dtype(
@@ -98,6 +100,12 @@ def inspect(
             done += 1
         say(done)
     return Inspection(rows, list(numbers), reasons, tuple(chain.from_iterable(map(suspects, outermost.values()))))
+
+
+def suspected_of(source: Source, reading: Reading) -> tuple[Suspect, ...]:
+    """Values that look like no-data, in a few of the images."""
+    few = np.sort(generator(0, "few").permutation(len(source))[:_FEW])
+    return inspect(source.take(few), 0, reading=reading).suspected
 
 
 def _inspect(source: Source, reading: Reading, chunk: Sequence[int], hand: Hand) -> list[_Looked]:

@@ -9,11 +9,13 @@ from openmae.data.formats.reading import Reading
 from openmae.data.opening import Data
 from openmae.data.shards.packing import Packing
 from openmae.data.sources.source import Source
+from openmae.data.survey.inspection import suspected_of
 from openmae.data.survey.readings import choose_reading, packed_reading
 from openmae.data.survey.sample import MOST_LOOKED_AT, PEEK, evidence, look
 from openmae.data.views.statistics import DEPTHS
 from openmae.evaluate.suited import say_choice
 from openmae.machine.workers import reading_workers
+from openmae.recipes.nodata import say_taken
 from openmae.recipes.pack.settings import Pack
 
 
@@ -31,6 +33,10 @@ def packing_for(data: Data, settings: Pack, console: Console) -> Packing:
     reading = replace(choice.settled(("alpha", "layout")).reading, alpha=asked.alpha, pages=asked.pages)
     said = {name: why for name, why in choice.why.items() if getattr(reading, name) is not None}
     say_choice(replace(choice, reading=reading, why=said), console)
+    if reading.nodata is None:  # what is made smaller would be mixed with its neighbours
+        taken = [one for one in suspected_of(source, reading) if one.is_usual]
+        say_taken(taken, console)
+        reading = replace(reading, nodata=tuple(one.value for one in taken) or None)
     return Packing(settings.short_side, settings.quality, reading, _deepest_number(source, reading, workers))
 
 
