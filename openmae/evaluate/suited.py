@@ -8,7 +8,7 @@ from rich.console import Console
 from openmae.commandline.flags import flag, with_flags
 from openmae.data.formats.reading import Reading
 from openmae.data.sources.source import Source
-from openmae.data.survey.readings import Channels, Choice, Evidence, choose_reading, packed_reading
+from openmae.data.survey.readings import Channels, Choice, Evidence, choose_reading, known_reading
 from openmae.data.survey.sample import evidence, look
 from openmae.errors import UserError
 from openmae.weights import Loaded
@@ -20,9 +20,8 @@ _USUAL = Reading(layout="hwc", pages="frames")
 def suited(loaded: Loaded, source: Source, asked: Reading, console: Console) -> Loaded:
     """The model for the images of `source`, read as is asked, and else as its own were; where neither says it, as some
     of them tell. Says what is read otherwise than is usual, and what may be wrong. Raises UserError."""
-    packed = packed_reading(source)
-    _check_packed(loaded, packed)
-    asked = packed.but(asked)
+    asked = known_reading(source, asked)
+    _check_packed(loaded, Reading.from_dict(source.packed_as))
     sample = evidence(look(source, 0, 0, _LOOKED_AT, _first(loaded, asked)))
     return suited_to(loaded, sample, asked, console)
 
@@ -60,7 +59,7 @@ def _check_packed(loaded: Loaded, packed: Reading) -> None:
         raise UserError(
             f"the shards hold DICOM's numbers as {packed.dicom_units}, and {loaded.name} learnt from {own.dicom_units} "
             "ones",
-            f"pack the files again with `dicom_units={own.dicom_units}`",
+            "pack the files again, as the model learnt them",
         )
     if packed.alpha in ("white", "black", "ignore") and own.alpha not in (None, packed.alpha):
         raise UserError(

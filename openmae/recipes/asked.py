@@ -40,14 +40,14 @@ class AskedReading:
     or as the file says."""
 
     alpha: Alpha | None = None
-    """What stands behind transparent pixels; or channel keeps transparency as one, and ignore shows what lies hidden
-    under it."""
+    """What stands behind transparent pixels; channel keeps transparency as one; ignore shows what is hidden under
+    it."""
     layout: Layout | None = None
-    """Whether the channels of arrays come last (hwc) or first (chw)."""
+    """Whether the channels of arrays (.npy, .npz, parquet) come last (hwc) or first (chw)."""
     pages: Pages | None = None
-    """Whether a file's pages of one size are frames, of which one is drawn, or the channels of one image."""
+    """Whether a TIFF's pages of one size are frames, of which one is drawn, the channels of one image, or its rows."""
     dicom_units: DicomUnits | None = None
-    """Whether DICOM's stored values are rescaled as the file says (Hounsfield units, ...) or taken as they are."""
+    """Whether DICOM's numbers are rescaled as each file says (Hounsfield units, ...) or taken as they are stored."""
     nodata: tuple[float, ...] | None = None
     """Values that stand for no-data in the files, as `openmae stats` shows them, beside those that a file itself calls
     so; without a value, none do. Default: values such as -9999 that lie far from all others."""

@@ -33,6 +33,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from openmae.console import progress as reading
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, read_header
+from openmae.data.formats.reading import Reading
 from openmae.data.opening import open_data
 from openmae.data.shards.index import read_index
 from openmae.data.shards.packing import Packed, Packing, pack_image
@@ -614,3 +615,31 @@ def test_cls_files_say_what_is_written_where_labels_are_no_classes(tmp_path: Pat
         assert isinstance(source, ShardSource)
         assert source.kind == ("listed" if name == "classes" else "written")
         assert sorted(source.classes) == sorted({*labels} - {""})
+
+
+def test_what_is_hidden_does_not_show_at_the_edges_of_smaller_images() -> None:
+    image = np.zeros((40, 50, 4), np.uint8)
+    image[..., 0] = 255  # red everywhere, and seen where it is green
+    image[:20] = (0, 255, 0, 255)
+    packed = pack_image(encoded(Image.fromarray(image), "PNG"), Packing(20))
+    seen = decode(packed.data, PixelFormat(4)).astype(int)
+    assert packed.extension == "png"
+    assert seen[..., 3].min() == 0
+    assert seen[..., 3].max() == 255
+    assert seen[seen[..., 3] > 0][:, 0].max() == 0
+    behind = {"white": 255, "black": 0}
+    for alpha in ("white", "black"):  # as if it had been laid on a background before
+        reading = Reading(alpha=alpha)  # type: ignore[arg-type]
+        found = decode(packed.data, PixelFormat(3, reading=reading)).astype(int)
+        first = np.where(image[..., 3:] > 0, image[..., :3], behind[alpha]).astype(np.uint8)
+        assert np.abs(found - resize(first, (20, 25))).max() <= 2
+
+
+def test_what_transparency_becomes_is_packed_where_it_is_said() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 24, 4), dtype=np.uint8)
+    data = encoded(Image.fromarray(image), "PNG")
+    assert pack_image(data, Packing(20)).data == data
+    packed = pack_image(data, Packing(20, reading=Reading(alpha="white")))
+    behind = Image.new("RGBA", (24, 20), "white")
+    expected = np.asarray(Image.alpha_composite(behind, Image.fromarray(image)).convert("RGB"))
+    np.testing.assert_array_equal(decode(packed.data, PixelFormat(3)), expected)

@@ -116,13 +116,21 @@ def choose_reading(sample: Sequence[Evidence], asked: Reading, channels: Channel
     )
 
 
-def packed_reading(source: Source) -> Reading:
-    """How files were read that `openmae pack` made, which is how what it made of them is to be read. Raises UserError
-    where their index says what no reading is."""
+def known_reading(source: Source, asked: Reading) -> Reading:
+    """What is asked, and of what `openmae pack` made how it read the files, for that can no longer be changed. Raises
+    UserError where the two contradict each other, and where an index says what no reading is."""
     try:
-        return Reading.from_dict(source.packed_as)
+        packed = Reading.from_dict(source.packed_as)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"the index of {source.location} is damaged ({error})", "pack the images again") from error
+    for name in _FIELDS:
+        word, other = getattr(packed, name), getattr(asked, name)
+        if None not in (word, other) and word != other:
+            raise UserError(
+                f"{source.location} was packed with `{name}={word}`, and `{name}={other}` is asked for",
+                "pack the files again, or leave it out",
+            )
+    return packed.but(asked)
 
 
 def _chosen(why: str, notes: Sequence[Note] = (), **entry: Any) -> Choice:

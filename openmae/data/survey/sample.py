@@ -26,7 +26,7 @@ from openmae.data.survey.readings import (
     Evidence,
     SeenThrough,
     choose_reading,
-    packed_reading,
+    known_reading,
     seen_through,
 )
 from openmae.data.views.crop import reduction
@@ -123,7 +123,7 @@ def survey(
     workers: processes that read; the result does not depend on them.
     Raises UserError where none of the images can be read, or what they have differs too much to choose.
     """
-    reading = packed_reading(source).but(reading)
+    reading = known_reading(source, reading)
     chosen = _sample(source, seed, most)
     count = len(chosen)
     asked = _Asked(in_chans, bands, depth, reading, source.location)
@@ -206,7 +206,7 @@ def settle(
 ) -> Settled:
     """What the headers of up to `most` images, chosen by the seed, say that all of them are to be decoded to; of more
     where these leave a question open. Raises UserError as survey does."""
-    reading = packed_reading(source).but(reading)
+    reading = known_reading(source, reading)
     for looked_at in dict.fromkeys((most, MOST_LOOKED_AT)):
         seen = look(source, seed, workers, looked_at, reading)
         choice = choose_reading(evidence(seen), reading, Channels(in_chans, bands))

@@ -38,7 +38,7 @@ from openmae.data.sources.notes import notes_on
 from openmae.data.sources.source import Source
 from openmae.data.survey.findings import Finding, InspectedSplit, Severity, judge
 from openmae.data.survey.inspection import inspect
-from openmae.data.survey.readings import Choice, choose_reading, packed_reading
+from openmae.data.survey.readings import Choice, choose_reading, known_reading
 from openmae.data.survey.sample import MOST_LOOKED_AT, evidence, look
 from openmae.data.tasks import Taken, Task, answers, outputs_of, taken_for
 from openmae.errors import UserError
@@ -106,7 +106,7 @@ def _sources(data: Data) -> dict[str, Source]:
 
 def _read_as(source: Source, settings: Check, workers: int, console: Console) -> Choice:
     """How files are read that leave it open, by a sample of them; says it, with the reason."""
-    asked = packed_reading(source).but(settings.reading)
+    asked = known_reading(source, settings.reading)
     choice = choose_reading(evidence(look(source, 0, workers, MOST_LOOKED_AT, asked)), asked)
     for name, why in choice.why.items():
         console.print(f"Read with {flag(name)} {getattr(choice.reading, name)}: {with_flags(why)}", soft_wrap=True)

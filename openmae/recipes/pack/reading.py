@@ -10,7 +10,7 @@ from openmae.data.opening import Data
 from openmae.data.shards.packing import Packing
 from openmae.data.sources.source import Source
 from openmae.data.survey.inspection import suspected_of
-from openmae.data.survey.readings import choose_reading, packed_reading
+from openmae.data.survey.readings import choose_reading, known_reading
 from openmae.data.survey.sample import MOST_LOOKED_AT, PEEK, evidence, look
 from openmae.data.views.statistics import DEPTHS
 from openmae.evaluate.suited import say_choice
@@ -26,7 +26,7 @@ def packing_for(data: Data, settings: Pack, console: Console) -> Packing:
     Alpha is kept, and so are pages, unless it is said what becomes of them: training decides.
     """
     source, workers = data.train, reading_workers(settings.workers)
-    asked = packed_reading(source).but(settings.reading)
+    asked = known_reading(source, settings.reading)
     choice = choose_reading(evidence(look(source, 0, workers, PEEK, asked)), asked)
     if choice.why or choice.questions:  # as many as a training would ask
         choice = choose_reading(evidence(look(source, 0, workers, MOST_LOOKED_AT, asked)), asked)
