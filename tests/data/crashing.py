@@ -35,6 +35,16 @@ def _crash(_: Wanted) -> NDArray[Any]:
     raise AssertionError
 
 
+def _fault(_: Wanted) -> NDArray[Any]:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError
+
+
+def _be_killed(_: Wanted) -> NDArray[Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
 def _die() -> None:
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # not the one that writes tracebacks
     os.kill(os.getpid(), signal.SIGSEGV)
@@ -56,5 +66,12 @@ def _grow(_: Wanted) -> NDArray[Any]:
         taken.append(np.ones(2**25, np.uint8))
 
 
-MARKS = {b"crashes": _crash, b"hangs": _hang, b"grows": _grow, b"corrupts": _corrupt}
+MARKS = {
+    b"crashes": _crash,
+    b"hangs": _hang,
+    b"grows": _grow,
+    b"corrupts": _corrupt,
+    b"faults": _fault,
+    b"is killed": _be_killed,
+}
 """What decoding a file does that ends so."""

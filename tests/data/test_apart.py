@@ -26,6 +26,7 @@ from tests.data import crashing
 from tests.data.bad_files import whole_files
 from tests.data.test_pool import children
 from tests.images import encoded, picture
+from tests.processes import run_openmae
 
 REASON = "decoding it ended a process (SIGSEGV, a fault in the decoder)"
 
@@ -186,3 +187,39 @@ def test_pixels_that_were_decoded_apart_are_the_same() -> None:
         found = decode.decode(data, PixelFormat(3, None, depth))
         apart.IN_HAND.is_suspect = False
         np.testing.assert_array_equal(found, expected)
+
+
+ALONE = """
+import sys
+from tests.data import crashing
+from openmae.data.formats import apart
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.decode import decode
+from openmae.errors import BrokenImage
+from tests.images import encoded, picture
+
+crashing.install()
+apart.SERVE = f"from tests.data import crashing; crashing.install(); {apart.SERVE}"
+data = encoded(picture(0), "GIF")
+assert decode(data, PixelFormat()).any()
+try:
+    decode(data + sys.argv[1].encode(), PixelFormat())
+except BrokenImage as error:
+    print(error)
+"""
+
+
+def test_a_crash_that_nobody_sees_is_known_to_the_next_start(tmp_path: Path) -> None:
+    folder = tmp_path / "cache/openmae" / apart.FOLDER
+
+    def start(mark: str) -> tuple[int, str]:
+        ran = run_openmae([mark], code=ALONE, environment={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")})
+        return ran.returncode, ran.stdout
+
+    assert start("nothing") == (0, "")
+    assert list(folder.iterdir()) == []
+    assert start("is killed")[0] == -signal.SIGKILL  # by anybody, for any reason
+    assert start("faults")[0] == -signal.SIGSEGV
+    assert start("faults") == (0, f"{REASON}\n")
+    (place,) = folder.iterdir()
+    assert [file.name for file in place.iterdir()] == ["GIF"]

@@ -31,8 +31,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.data.formats import witness
 from openmae.data.formats.header import Wanted
 from openmae.data.formats.reading import Reading
+from openmae.data.formats.witness import Witness
 from openmae.errors import BrokenImage, UserError
 from openmae.files.cache import cache_folder
 
@@ -45,16 +47,19 @@ _LOG = logging.getLogger("openmae")
 _DECODERS = ("imagecodecs", "pi-heif", "pillow", "pydicom", "simplejpeg", "tifffile")
 CAN = sys.platform == "linux"
 """Whether there can be such processes."""
+_witnesses: dict[int, Witness | None] = {}  # by process
 _crashed = mmap.mmap(-1, len(KINDS))  # by kind; forked processes share it
 
 
 @dataclass
 class _InHand:
     """The image that this process decodes next: whether it has ended another process, and whether it is one of a task
-    over which processes have crashed, whichever image they had in hand: one may corrupt what crashes with the next."""
+    over which processes have crashed, whichever image they had in hand: one may corrupt what crashes with the next.
+    is_guarded: whether another process looks after this one, and sees how it ends."""
 
     is_suspect: bool = False
     is_among_suspects: bool = False
+    is_guarded: bool = False
 
 
 IN_HAND = _InHand()
@@ -76,7 +81,27 @@ def pixels(
     if IN_HAND.is_among_suspects and kind in KINDS:
         _note(kind)
     is_needed = IN_HAND.is_suspect or (kind in KINDS and _crashed[KINDS.index(kind)])
-    return _apart(kind, data, reading, asked) if CAN and is_needed else here(asked)
+    if CAN and is_needed:
+        return _apart(kind, data, reading, asked)
+    seen_by = None if IN_HAND.is_guarded or not CAN else _witness()
+    with seen_by.sees(KINDS.index(kind)) if seen_by and kind in KINDS else contextlib.nullcontext():
+        return here(asked)
+
+
+def guarded() -> None:
+    """To be called in a process, forked or not, that another one looks after."""
+    IN_HAND.is_guarded = True
+    for inherited in _witnesses.values():
+        if inherited is not None:
+            inherited.leave()
+    _witnesses.clear()
+
+
+def _witness() -> Witness | None:
+    """This process's."""
+    if os.getpid() not in _witnesses:
+        _witnesses[os.getpid()] = witness.begin(cache_folder() / FOLDER)
+    return _witnesses[os.getpid()]
 
 
 def _apart(kind: str, data: bytes, reading: Reading, asked: Wanted | None) -> NDArray[Any]:
@@ -147,9 +172,14 @@ def _note(kind: str) -> None:
 
 @cache
 def _remember() -> None:
-    """Takes over what earlier starts have noted."""
+    """Takes over what earlier starts have noted, or have left where they crashed."""
+    if not CAN:
+        return
     with contextlib.suppress(OSError):
         if (cache_folder() / FOLDER).is_dir():
+            for number in witness.testimony(cache_folder() / FOLDER):
+                if number < len(KINDS):
+                    _note(KINDS[number])
             for number, kind in enumerate(KINDS):
                 _crashed[number] |= (_place() / kind).exists()
 

@@ -322,6 +322,7 @@ def _serve(work: Callable[[Task, Hand], Result], pipe: Connection, noted: Any, p
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _UNHEARD)
     for end in list(_ours):
         end.close()
+    apart.guarded()
     torch.set_num_threads(1)
     give_back_freed_memory()  # of one large image there are few
     bound_growth(max(LEAST_BOUND, ram() // 4))
