@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from openmae.console.words import in_a_line
 from openmae.data.sources.folder import ImageFolder
+from openmae.data.sources.labels import class_name
 from openmae.data.sources.source import Source, Subset
 from openmae.data.tasks import Answers, Task, answers
 from openmae.errors import UserError
@@ -41,7 +42,7 @@ def question(source: Source, task: Task, names: Sequence[str], classes: Classes 
     if task != "classification" and classes is not None:
         raise UserError(f"`classes` is for classification, and this model's task is {task}", "leave it out")
     _refuse_one_folder(source)
-    right = answers(source, task, [in_a_line(name) for name in names])  # as those of the source are
+    right = answers(source, task, [class_name(name) for name in names])  # as those of the source are
     if (right.values == right.values[:1]).all():
         if task == "regression":
             raise UserError(f"all images of {source.location} have the same value", "give images that differ in it")

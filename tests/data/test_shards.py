@@ -718,7 +718,10 @@ def test_an_image_key_is_for_samples_that_others_made(tmp_path: Path) -> None:
     chosen = open_data(str(foreign), Selection(image_key="img.png")).all
     assert [data for _, data in contents(chosen)] == [b"0 img", b"1 img", b"2 img"]
     packed = write_packed(tmp_path / "packed")
-    for data, said in ((packed, "was packed, with one image a sample"), (folder_of(tmp_path), "is none of")):
+    for data, said in (
+        (packed, "was packed, with one image a sample"),
+        (folder_of(tmp_path), "for tar shards and parquet, not"),
+    ):
         with pytest.raises(UserError, match=f"`image_key`.*{said}"):
             _ = open_data(str(data), Selection(image_key="img.png")).all
 
@@ -745,3 +748,37 @@ def test_images_of_one_sample_are_never_divided(tmp_path: Path) -> None:
     few = {name: data for name, data in members.items() if name[:2] in ("00", "01", "02")}
     with pytest.raises(UserError, match=r"all images of class .0. .* belong together, so that none could be held out"):
         split_for(open_data(str(write_tar(tmp_path / "b.tar", few)), Selection(image_key="*")), None, 0)
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_links_are_the_files_that_they_stand_for(tmp_path: Path, kind: int) -> None:
+    """As GNU tar packs two names of one file, and links where nobody says --dereference."""
+    folder = "a-folder-whose-name-is-long/" * 4 if kind != tarfile.USTAR_FORMAT else "b/"
+    with tarfile.open(tmp_path / "a.tar", "w", format=kind) as tar:
+        for name, content in (
+            (f"{folder}1.png", b"one"),
+            (f"{folder}1.cls", b"cat"),
+            ("9.png", b"9"),
+            ("9.cls", b"dog"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        links = {"2.png": f"{folder}1.png", "2.cls": f"./{folder}1.cls", f"{folder}3.png": "1.png", "4.png": "lost.png"}
+        for name, target in links.items():
+            info = tarfile.TarInfo(name)
+            info.type = tarfile.SYMTYPE if target == "1.png" else tarfile.LNKTYPE
+            info.linkname = target
+            tar.addfile(info)
+    source = open_data(str(tmp_path / "a.tar")).all
+    assert [(name.rpartition("/")[2], data) for name, data in contents(source)] == [
+        ("1.png", b"one"),
+        ("9.png", b"9"),
+        ("2.png", b"one"),
+        ("3.png", b"one"),
+    ]
+    assert isinstance(source, ShardSource)
+    numbers = source.numbers
+    assert numbers is not None
+    assert (source.classes, numbers.tolist()) == (("cat", "dog"), [0, 1, 0, -1])
+    assert source.notes[0].startswith("1 of 5 samples have no image and are left out (they have png)")

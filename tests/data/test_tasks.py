@@ -396,3 +396,14 @@ def test_lists_of_a_class_label_have_its_names(tmp_path: Path) -> None:
     pq.write_table(kept.replace_schema_metadata({"huggingface": described}), tmp_path / "images.parquet")
     found = answers(open_data(str(tmp_path / "images.parquet")).all, "multi-label")
     assert (found.names, found.values.tolist()) == (("cat", "elk"), [[1, 1], [0, 0], [0, 1]])
+
+
+def test_names_are_the_same_however_their_accents_are_written(tmp_path: Path) -> None:
+    """A disk of macOS has them taken apart, and archives keep that."""
+    apart, composed = "cafe\u0301", "caf\u00e9"
+    for number, name in enumerate((apart, composed)):
+        source = open_data(folders(tmp_path / str(number), [name, "tea"])).all
+        assert source.class_names == (composed, "tea")
+        assert answers(source, "classification", ["tea", composed]).values.tolist() == [1, 1, 0, 0]
+    with pytest.raises(UserError, match="two folders that are both called"):
+        _ = open_data(folders(tmp_path / "2", [apart, composed])).all.class_names

@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.console.progress import Status
-from openmae.console.words import in_a_line
 from openmae.data.shards.index import DAMAGE, INDEX, Shard, ShardIndex, listed_shards, parse_index, read_index
 from openmae.data.shards.samples import Noticed, TarSamples, labels_of, refuse_several, scan
 from openmae.data.shards.source import ShardSource
-from openmae.data.sources.labels import NO_LABEL, number_labels
+from openmae.data.sources.labels import NO_LABEL, class_name, number_labels
 from openmae.data.sources.listing import RACY_NS, fingerprint
 from openmae.data.sources.remote import Refused, Span, fetch_file, fetch_spans, is_remote, list_folder, look_up
 from openmae.data.sources.source import Names
@@ -333,7 +332,7 @@ def _class_folders(names: Names) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     folders = first_folders(names)
     if plainly(look_alikes({*folders})):
         folders = first_folders(name.partition("/")[2] for name in names)
-    folders = [in_a_line(folder) for folder in folders]
+    folders = [class_name(folder) for folder in folders]
     classes = sorted(set(folders))
     if len(classes) < 2 or "" in classes:
         return np.full(len(names), NO_LABEL, np.int64), ()

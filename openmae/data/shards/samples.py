@@ -87,9 +87,12 @@ def scan(fetch: Fetch, length: int, block: int, image_key: str | None = None) ->
             elif sample is not last:
                 sample.is_apart = True
             last = sample
-            sample.files[ending] = member if _may_be_image(ending, image_key) else None
-            if ending.rpartition(".")[2] in _LABELS and member.size <= _MOST_LABEL_BYTES:
+            place: Member | None = member
+            if member.link:
+                place, sample.labels[ending] = _behind(member, latest)
+            elif ending.rpartition(".")[2] in _LABELS and member.size <= _MOST_LABEL_BYTES:
                 sample.labels[ending] = _label(ending, window.read(member.offset, member.size))
+            sample.files[ending] = place if _may_be_image(ending, image_key) else None
     except ValueError as error:
         found.damage = str(error)
     found.apart = sum(sample.is_apart for sample in samples)
@@ -104,6 +107,15 @@ def scan(fetch: Fetch, length: int, block: int, image_key: str | None = None) ->
             _add(found, sample, ending, member, number)
     found.count = len(samples)
     return found
+
+
+def _behind(link: Member, samples: Mapping[str, _Sample]) -> tuple[Member | None, str]:
+    """Where the image is that a link stands for, and what is said of a label, if either is there."""
+    key, ending = split_name(link.link)
+    if (sample := samples.get(key)) is None:
+        return None, ""
+    image = sample.files.get(ending)
+    return image and Member(link.name, image.offset, image.size), sample.labels.get(ending, "")
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.console.words import in_a_line
 from openmae.data.shards.index import ShardIndex
-from openmae.data.sources.labels import LabelledSource
+from openmae.data.sources.labels import LabelledSource, class_name
 from openmae.data.sources.open_file import MOST_BYTES, OpenFile
 from openmae.data.sources.remote import Span, fetch_spans, is_remote
 from openmae.errors import BrokenImage
@@ -30,7 +29,7 @@ class ShardSource(LabelledSource):
     def __init__(self, location: str, index: ShardIndex) -> None:
         self.location, self.index = location, index
         self.numbers = index.label if (index.label >= 0).any() else None
-        self.classes, self.kind = tuple(map(in_a_line, index.class_names)), index.label_kind
+        self.classes, self.kind = tuple(map(class_name, index.class_names)), index.label_kind
         self._open = lru_cache(_MOST_OPEN)(OpenFile)
 
     def __len__(self) -> int:

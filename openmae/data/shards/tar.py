@@ -1,6 +1,7 @@
 """The files of a tar file, from its headers alone, whatever is able to read ranges of it."""
 
 import os
+import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ Fetch = Callable[[int, int], bytes]
 """(offset, length) -> the bytes there, fewer where the file ends. Raises OSError."""
 
 _BLOCK = 512  # bytes of a header, and what contents are padded to
+_LINKS = b"12"  # kinds of members: of one file under two names, and a symbolic one
+_WITHOUT_BYTES = b"123456"  # whatever size their headers have
 _MOST_NAME_BYTES = 1 << 16  # of an extended header
 _MAP_GOES_ON = (482, 504)  # where a header, and a block of a sparse file's map, says that another block follows
 _MOST_BYTES = 1 << 62  # of a member, which keeps every sum of an offset and a size within 63 bits
@@ -15,17 +18,19 @@ _MOST_BYTES = 1 << 62  # of a member, which keeps every sum of an offset and a s
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in a tar file: its name, and where its bytes are."""
+    """A file in a tar file: its name, and where its bytes are; or, of one that is a link, the name of the other."""
 
     name: str
     offset: int
     size: int
+    link: str = ""
 
 
 def members(window: "Window", length: int) -> Iterator[Member]:
-    """The regular files, with leading `./` taken off their names. Raises ValueError at a damaged header."""
+    """The regular files and links, with leading `./` taken off their names. Raises ValueError at a damaged header."""
     position = 0
     long_name: str | None = None
+    long_link: str | None = None
     extended: dict[str, str] = {}
     while position + _BLOCK <= length:
         header = window.read(position, _BLOCK)
@@ -35,7 +40,7 @@ def members(window: "Window", length: int) -> Iterator[Member]:
         if sum(header) - sum(header[148:156]) + 8 * ord(" ") != _number(header[148:156]):
             raise ValueError(f"no tar header at byte {position:,}")
         if kind not in b"LxgK":
-            size = int(extended.get("size", size))
+            size = 0 if kind in _WITHOUT_BYTES else int(extended.get("size", size))
         if not 0 <= size < _MOST_BYTES:  # a negative one would lead back to where this one began, without end
             raise ValueError(f"a file of {size:,} bytes at byte {position:,}")
         start = position + _BLOCK
@@ -45,15 +50,21 @@ def members(window: "Window", length: int) -> Iterator[Member]:
             text = window.read(start, size)
             if kind == b"L":
                 long_name = os.fsdecode(text.rstrip(b"\0"))
+            elif kind == b"K":
+                long_link = os.fsdecode(text.rstrip(b"\0"))
             elif kind == b"x":
                 extended = _extended(text)
         else:
             if kind == b"S":  # a sparse file, which is no image as it lies there; more of its map may come first
                 start = _after_map(window, start, header[_MAP_GOES_ON[0]])
-            if kind in b"0\0" + b"7" + b"S":
-                name = extended.get("path") or long_name or _name(header)
-                yield Member(name.removeprefix("./"), start, size)
-            long_name, extended = None, {}
+            if kind in b"0\0" + b"7" + b"S" + _LINKS:
+                name = (extended.get("path") or long_name or _name(header)).removeprefix("./")
+                link = ""
+                if kind in _LINKS:
+                    link = extended.get("linkpath") or long_link or os.fsdecode(header[157:257].split(b"\0", 1)[0])
+                    link = posixpath.normpath(link if kind == b"1" else f"{name.rpartition('/')[0] or '.'}/{link}")
+                yield Member(name, start, size, link)
+            long_name, long_link, extended = None, None, {}
         if start + size > length:
             raise ValueError(f"it is cut off after {length:,} bytes")
         position = start + -(-size // _BLOCK) * _BLOCK

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.console.words import in_a_line
-from openmae.data.sources.labels import NO_LABEL, LabelledSource
+from openmae.data.sources.labels import NO_LABEL, LabelledSource, class_name
 from openmae.data.sources.listing import EXTENSIONS, Listing
 from openmae.data.sources.open_file import read_file
 from openmae.data.sources.source import LabelKind, Names, Source
@@ -150,7 +149,7 @@ def class_folders(paths: Names, location: str) -> tuple[tuple[str, ...], NDArray
         after = os.fsencode(name) + b"0"  # the character that follows the slash
         end = bisect_left(paths, after, start, key=os.fsencode)
         labels[start:end] = len(names)
-        names.append(in_a_line(name))
+        names.append(class_name(name))
         start = end
     if twice := next((name for name in names if names.count(name) > 1), None) if len({*names}) < len(names) else None:
         raise UserError(f"{location} has two folders that are both called {twice} when it is written", "rename one")

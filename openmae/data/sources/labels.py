@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from abc import ABC
 from collections.abc import Iterable, Sequence
 
@@ -61,6 +62,12 @@ class LabelledSource(Source, ABC):
         _ = self.class_names  # raises where the labels are of no use
         assert self.numbers is not None
         return self.numbers
+
+
+def class_name(text: str) -> str:
+    """What a class is called that is written so: text that is safe to show and to keep, the same however its accents
+    are (macOS takes them apart)."""
+    return in_a_line(unicodedata.normalize("NFC", text))
 
 
 def natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
@@ -123,11 +130,11 @@ def number_labels(
     codes: dict[str, int] = {}
     found = np.fromiter((codes.setdefault(text, len(codes)) for text in texts), np.int64)
     are_columns = _are_columns(codes)
-    shown = [_applying(text) if are_columns else in_a_line(text) for text in codes]
+    shown = [_applying(text) if are_columns else class_name(text) for text in codes]
     if not any(text and (names is None or text != "-1") for text in shown):
         return None, (), "written"
     if names is not None:
-        listed = [in_a_line(name) for name in names]
+        listed = [class_name(name) for name in names]
         if not any(map(has_several, shown)):
             return np.array(_places(shown, listed))[found], tuple(listed), "listed"
         shown = [_named(text, listed) for text in shown]

@@ -104,7 +104,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes, in label order, safe to show and to keep as UTF-8 (console.words.in_a_line). Raises
+        """The names of the classes, in label order, as sources.labels.class_name gives them. Raises
         UserError unless there are labels of two or more."""
 
     @property
