@@ -29,7 +29,9 @@ from openmae.data.sources.listing import list_images
 from openmae.data.sources.source import Source
 from openmae.errors import BrokenImage, UserError
 from openmae.files.cache import keep, map_arrays, recall, write_arrays
+from openmae.machine import limits
 from tests.images import picture, write_images
+from tests.machine.groups import V2, laid_out
 from tests.processes import run_openmae
 
 
@@ -692,6 +694,17 @@ def test_damaged_arrays(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)).T)
     with pytest.raises(UserError, match="ascontiguousarray"):
         _ = open_data(str(tmp_path / "a.npy")).all
+
+
+def test_archive_of_more_than_a_container_has_left_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Array by array: what the first one took is not there for the second."""
+    group = "sys/fs/cgroup/user.slice/memory"
+    files = {f"{group}.max": "1000000000\n", f"{group}.current": "980000000\n", f"{group}.stat": "inactive_file 0\n"}
+    np.savez(tmp_path / "a.npz", images=np.zeros((3000, 64, 64), np.uint8))  # 12 MB
+    assert len(open_data(str(tmp_path / "a.npz")).all) == 3000
+    monkeypatch.setattr(limits, "ROOT", laid_out(tmp_path / "root", {**V2, **files}))
+    with pytest.raises(UserError, match="more than half of the memory that is free"):
+        _ = open_data(str(tmp_path / "a.npz")).all
 
 
 def test_archive_of_more_than_memory_is_refused_by_its_header(tmp_path: Path) -> None:
