@@ -523,6 +523,11 @@ SIZES: dict[str, tuple[int, int, int]] = {  # embed_dim, depth, num_heads
     "vit_large": (1024, 24, 16),
     "vit_huge": (1280, 32, 16),
 }
+PAPERS_DECODER = (512, 8, 16)  # the same of the decoder
+DECODERS: dict[str, tuple[int, int, int]] = {
+    **dict.fromkeys(SIZES, PAPERS_DECODER),
+    **dict.fromkeys(("vit_tiny", "vit_small"), (128, 4, 4)),  # light beside the encoder
+}
 
 
 @dataclass(frozen=True)
@@ -631,9 +636,9 @@ def create_model(
     mlp_ratio: float = 4.0,
     class_tokens: int = 1,
     decoder: Literal["self", "cross"] = "self",
-    decoder_embed_dim: int = 512,
-    decoder_depth: int = 8,
-    decoder_num_heads: int = 16,
+    decoder_embed_dim: int | None = None,
+    decoder_depth: int | None = None,
+    decoder_num_heads: int | None = None,
     decoder_layers: int = 1,
     encoder_mask_token: bool = False,
     target: Literal["pixel", "pca", "hog"] = "pixel",
@@ -642,8 +647,9 @@ def create_model(
 ) -> MaskedAutoencoder:
     """A MaskedAutoencoder with fresh weights.
 
-    model: vit_tiny, vit_small, vit_base, vit_large or vit_huge; sets embed_dim, depth, num_heads (each may be
-        given instead) and the patch_size (16; 14 for vit_huge).
+    model: vit_tiny, vit_small, vit_base, vit_large or vit_huge; sets embed_dim, depth, num_heads, the decoder's three
+        (each may be given instead; by default the decoder that `openmae pretrain` takes) and the patch_size (16; 14
+        for vit_huge).
     img_size, patch_size: one number for square ones, or one an axis, (height, width) for images.
     in_chans: channels of an image, 1 or more.
     class_tokens: 0 or more (Pixio, CVPR 2026, uses several).
@@ -657,7 +663,7 @@ def create_model(
     """
     if model not in SIZES:
         raise BadValue(f"no model is called '{model}'", f"choose one of {', '.join(SIZES)}")
-    size = SIZES[model]
+    size, decoder_size = SIZES[model], DECODERS[model]
     sides = img_size if isinstance(img_size, tuple) else (img_size, img_size)
     patch = (14 if model == "vit_huge" else 16) if patch_size is None else patch_size
     return Architecture(
@@ -670,9 +676,9 @@ def create_model(
         mlp_ratio=mlp_ratio,
         class_tokens=class_tokens,
         decoder=decoder,
-        decoder_embed_dim=decoder_embed_dim,
-        decoder_depth=decoder_depth,
-        decoder_num_heads=decoder_num_heads,
+        decoder_embed_dim=decoder_size[0] if decoder_embed_dim is None else decoder_embed_dim,
+        decoder_depth=decoder_size[1] if decoder_depth is None else decoder_depth,
+        decoder_num_heads=decoder_size[2] if decoder_num_heads is None else decoder_num_heads,
         decoder_layers=decoder_layers,
         encoder_mask_token=encoder_mask_token,
         target="norm_pix" if target == "pixel" and norm_pix_loss else target,

@@ -18,11 +18,12 @@ from openmae.data.survey.sample import Survey
 from openmae.data.views.mixing import GROUP
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
-from openmae.model import ViT, create_model
+from openmae.model import SIZES, ViT, create_model
 from openmae.recipes.finetune import choose as finetune_choices
 from openmae.recipes.finetune.build import Start, finish_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain import choose as pretrain_choices
+from openmae.recipes.pretrain.build import architecture_of
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.memory import usable_memory
 
@@ -196,6 +197,14 @@ def test_the_memory_decides_how_many_images_go_through_at_once() -> None:
         pretraining(1_281_167, GPU, recipe="paper", model="vit_large", memory=5 * 10**9)
     assert pretraining(50_000, GPU, side=32, model="vit_tiny", memory=150 * 10**9).micro_batch == 1024  # the batch
     assert pretraining(50_000, CPU, side=32).micro_batch == 64
+
+
+@pytest.mark.parametrize("model", SIZES)
+def test_create_model_makes_what_pretrain_makes(model: str) -> None:
+    chosen = architecture_of(pretraining(10_000, model=model))
+    with torch.device("meta"):
+        made = create_model(model, img_size=chosen.img_size, patch_size=chosen.patch_size).architecture
+    assert made == chosen
 
 
 def test_a_light_decoder_is_one_word() -> None:

@@ -30,7 +30,7 @@ from openmae.files.whole import write_file
 from openmae.machine.device import choose_device, has_fast_bf16
 from openmae.machine.kinds import Precision
 from openmae.masking import Masking
-from openmae.model import Architecture, create_model
+from openmae.model import PAPERS_DECODER, Architecture, create_model
 from openmae.recipes.bench.peers import Peer, file_peer, installed
 from openmae.recipes.bench.rounds import PRODUCT, Contender, SayTurns, measure, table_of
 from openmae.recipes.bench.settings import Bench
@@ -104,12 +104,14 @@ def architecture_of(
     model: str, img_size: int = 224, mask_ratio: float = 0.75, decoder_depth: int = 8, encoder_mask_token: bool = False
 ) -> Architecture:
     """The paper's settings but for these. Raises ValueError for what cannot be built."""
-    masking = Masking(mask_ratio)
+    masking, (width, _, heads) = Masking(mask_ratio), PAPERS_DECODER
     with torch.device("meta"):
         return create_model(
             model,
             img_size=img_size,
+            decoder_embed_dim=width,
             decoder_depth=decoder_depth,
+            decoder_num_heads=heads,
             encoder_mask_token=encoder_mask_token,
             masking=masking,
         ).architecture

@@ -134,10 +134,7 @@ def _space(place: Path) -> Diagnosis:
 def _parameters(model: str) -> int:
     """As pretrain makes it by default."""
     with torch.device("meta"):
-        if model == "vit_tiny":
-            made = create_model(model, decoder_embed_dim=128, decoder_depth=4, decoder_num_heads=4)
-        else:
-            made = create_model(model)
+        made = create_model(model)
     return sum(parameters(made.architecture))
 
 

@@ -45,19 +45,21 @@ class Format:
     """One of the formats.
 
     suffixes: what a file of it ends in; none where it is a folder. write: gives sentences on what it cannot hold.
+    notes: others, on how the other library prepares images.
     """
 
     suffixes: tuple[str, ...]
     write: Callable[[Loaded, Path], list[str]]
     compare: Callable[[Loaded, Path, Tensor], Compared]
     usage: Callable[[Loaded, Path], str]
+    notes: Callable[[Loaded, Path], list[str]] = lambda loaded, out: []
 
 
 _IN_FOLDERS = {"config.json", "model.safetensors", "model.json", "preprocessor_config.json", "README.md"}
 
 FORMATS: dict[str, Format] = {
     "safetensors": Format((".safetensors",), export_native.write, export_native.compare, export_native.usage),
-    "timm": Format((".safetensors",), export_timm.write, export_timm.compare, export_timm.usage),
+    "timm": Format((".safetensors",), export_timm.write, export_timm.compare, export_timm.usage, export_timm.notes),
     "hf-mae": Format((), export_hf.write_mae, export_hf.compare_mae, export_hf.usage_mae),
     "hf-vit": Format((), export_hf.write_vit, export_hf.compare_vit, export_hf.usage_vit),
     "onnx": Format((".onnx",), export_onnx.write, export_onnx.compare, export_onnx.usage),
@@ -82,7 +84,7 @@ def run(settings: Export) -> None:
     if views.of_model_size(seen, data):
         loaded, seen = (replace(one, info={**one.info, views.KEY: True}) for one in (loaded, seen))
     with room_on_disk(settings.out.parent), _aside(settings.out) as part:
-        notes = form.write(loaded, part)
+        notes = [*form.write(loaded, part), *form.notes(loaded, settings.out)]
         found = form.compare(loaded, part, images)
         if not found.difference <= found.allowed:
             raise UserError(

@@ -14,7 +14,7 @@ from openmae.data.survey.sample import Survey
 from openmae.errors import UserError
 from openmae.machine.device import choose_precision
 from openmae.machine.kinds import Precision
-from openmae.model import Architecture
+from openmae.model import DECODERS, PAPERS_DECODER, Architecture
 from openmae.recipes.pretrain.build import Pretraining, architecture_of, statistics_of
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.memory import usable_memory
@@ -192,16 +192,17 @@ def _auto(settings: Pretrain, look: Survey, images: int, device: torch.device) -
     kind = device.type.upper()
     on_gpu = device.type != "cpu"
     model = settings.model or ("vit_base" if on_gpu else "vit_tiny")
-    small, light = model in ("vit_tiny", "vit_small"), settings.recipe == "fast"
-    why = "light beside the encoder" if small else "the paper's"
+    width, depth, heads = DECODERS.get(model, PAPERS_DECODER)
+    light = settings.recipe == "fast"
+    why = "the paper's" if (width, depth, heads) == PAPERS_DECODER else "light beside the encoder"
     most = 4096 if on_gpu else 256
     batch_size = min(most, max(32, 2 ** int(math.log2(max(1, images / 25)))))
     return {
         "model": (model, f"on a {kind}"),
         **_sizes(settings, look, 14 if model == "vit_huge" else 16),
-        "decoder_embed_dim": (128 if small else 512, why),
-        "decoder_depth": (FAST_DEPTH if light else 4 if small else 8, "light, as asked" if light else why),
-        "decoder_num_heads": (4 if small else 16, why),
+        "decoder_embed_dim": (width, why),
+        "decoder_depth": (FAST_DEPTH, "light, as asked") if light else (depth, why),
+        "decoder_num_heads": (heads, why),
         "epochs": _epochs(images, on_gpu),
         "batch_size": (batch_size, f"for {images:,} images; between 32 and {most} on a {kind}"),
     }

@@ -36,8 +36,7 @@ def write(loaded: Loaded, out: Path) -> list[str]:
         )
     said = {layout.KEY: json.dumps(_header(loaded)), "format": "pt"}
     out.write_bytes(save(write_weights(model, layout.entries(model)), said))
-    dropped = [] if isinstance(loaded.model, Classifier | Encoder) else ["The decoder is left out: timm has none"]
-    return dropped + _notes(loaded, out)
+    return [] if isinstance(loaded.model, Classifier | Encoder) else ["The decoder is left out: timm has none"]
 
 
 def compare(loaded: Loaded, out: Path, images: Tensor) -> Compared:
@@ -79,19 +78,19 @@ def crop_pct(loaded: Loaded) -> float:
     return part if exact else math.nextafter(part, 0)
 
 
-def _notes(loaded: Loaded, out: Path) -> list[str]:
+def notes(loaded: Loaded, out: Path) -> list[str]:
     """Where what timm's readers and transforms do is not what openmae does."""
     pixels, part = loaded.statistics.pixels, crop_pct(replace(loaded, info={**loaded.info, views.KEY: False}))
     advice = f"give crop_pct={part if loaded.info.get(views.KEY) else 1.0:g} for those"
-    notes = views.note(loaded, "timm's transform", advice)
+    found = views.note(loaded, "timm's transform", advice)
     if pixels.depth != "uint8":
         described = out.with_suffix(".json").name
-        notes.append(f"timm's transforms are for 8-bit images: prepare those of {pixels.depth} as {described} says")
+        found.append(f"timm's transforms are for 8-bit images: prepare those of {pixels.depth} as {described} says")
     elif pixels.bands is not None:
-        notes.append(f"timm's transforms choose no bands: give them {', '.join(map(str, pixels.bands))}, in this order")
+        found.append(f"timm's transforms choose no bands: give them {', '.join(map(str, pixels.bands))}, in this order")
     elif pixels.in_chans == 1:
-        notes.append("timm's readers make colour images of all: give them input_img_mode='L'")
-    return notes
+        found.append("timm's readers make colour images of all: give them input_img_mode='L'")
+    return found
 
 
 def create_arguments(loaded: Loaded) -> tuple[str, dict[str, Any]]:
