@@ -133,6 +133,22 @@ def test_white_that_is_zero_palettes_and_pages_keep_what_was_stored() -> None:
     np.testing.assert_array_equal(as_it_is(file.getvalue())[2], gaps[::-1])
 
 
+@pytest.mark.parametrize(("dtype", "kind"), [("uint8", "rgb"), ("uint16", "minisblack")])
+def test_the_mask_of_a_file_says_what_is_there(dtype: str, kind: str) -> None:
+    image, gaps = with_gaps(dtype, 77, 13)
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(image, photometric=kind, planarconfig="contig", extratags=[(42113, "s", 0, "-1", True)])
+        writer.write(image[::2, ::2], photometric=kind, planarconfig="contig", subfiletype=1)
+        for step in (1, 2):  # of the image, and of its smaller copy
+            there = ~gaps[::step, ::step, 0]
+            writer.write(there, photometric="mask", subfiletype=4 + (step > 1), compression="deflate")
+    pixels, found, missing = as_it_is(file.getvalue())
+    assert pixels == PixelFormat(3, None, dtype)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(missing, gaps)
+    np.testing.assert_array_equal(found[~gaps], image[~gaps])
+
+
 def test_colours_are_missing_together_and_bands_one_by_one() -> None:
     draws = np.random.default_rng(5)
     image = draws.integers(0, 3, (20, 20, 3), dtype=np.uint8)

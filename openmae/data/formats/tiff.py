@@ -3,7 +3,7 @@
 Frames: tifffile names the axes of the first series of pages of one size (OME, ImageJ and plain files alike). S and C
 are channels; every other axis beside Y and X (pages, Z, time, ...) counts frames, the last one fastest, unless `pages`
 says that they are channels, or rows, and the file has no channels of its own. Of a pyramid the full size is read.
-Pixels of the no-data value that GDAL noted are missing, whatever their type.
+Pixels of the no-data value that GDAL noted are missing, whatever their type, and so are those outside a mask.
 """
 
 import io
@@ -42,6 +42,7 @@ _JPEG = 7
 _JPEG_2000 = (33003, 33004, 33005, 34712)
 # Without these the decoders' output is as large as the directory says; the others state sizes of their own.
 _COMPRESSIONS = (1, 2, 3, 4, 5, _JPEG, 8, 32773, 32946, 34925, 50000, *_JPEG_2000)
+_OF_SMALLER, _OF_MASK = 1, 4  # bits of a page's NewSubfileType
 _IMAGE_AXES = "CSYX"
 _SILENT_AXES = "QI"  # tifffile's, of pages of which the file does not say what they are
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or it prints each oddity of a file
@@ -67,7 +68,7 @@ def open_tiff(data: bytes, pages: Pages | None = None) -> OpenedImage:
             check_ome(file.ome_metadata or "", count)
         if not file.series:
             raise BrokenImage("it holds no image")
-        return _open_series(data, file.series[0], pages)
+        return _open_series(data, file.series[0], pages, _mask(file))
 
 
 def _is_plain(tags: dict[int, tuple[int, ...]]) -> bool:
@@ -84,8 +85,21 @@ def _is_plain(tags: dict[int, tuple[int, ...]]) -> bool:
     )
 
 
-def _open_series(data: bytes, series: Any, pages: Pages | None) -> OpenedImage:
-    """A tifffile series."""
+def _mask(file: Any) -> Any:
+    """The page that says which pixels of a single image are there, as GDAL writes it; None where there is none."""
+    image = file.series[0].keyframe
+    if len(file.series[0].pages) > 1:
+        return None
+    for page in file.pages:
+        is_mask = page.subfiletype & _OF_MASK and not page.subfiletype & _OF_SMALLER and page is not image
+        if is_mask and (page.imagelength, page.imagewidth) == (image.imagelength, image.imagewidth):
+            _check_page(page, int(page.photometric))
+            return page if page.samplesperpixel == 1 else None
+    return None
+
+
+def _open_series(data: bytes, series: Any, pages: Pages | None, mask: Any) -> OpenedImage:
+    """A tifffile series. mask: the page that says which of its pixels are there, or None."""
     page = series.keyframe
     kind = int(page.photometric)
     _check_page(page, kind)
@@ -106,7 +120,7 @@ def _open_series(data: bytes, series: Any, pages: Pages | None) -> OpenedImage:
     depth = _depth(page)
     no_data = _no_data(page)
     # A byte a value says whether it is missing.
-    check_size(height, width, channels * (max(BYTES[depth], page.dtype.itemsize) + bool(no_data)), frames)
+    check_size(height, width, channels * (max(BYTES[depth], page.dtype.itemsize) + bool(no_data or mask)), frames)
     is_colour = _is_colour(page, kind, channels)
     turn = page.tags.valueof(ORIENTATION)
     turn = turn if turn in range(1, 9) else 1
@@ -116,6 +130,9 @@ def _open_series(data: bytes, series: Any, pages: Pages | None) -> OpenedImage:
             warnings.simplefilter("ignore")
             stored = _frame(data, series, asked.frame) if frames > 1 or stack is None else _stack(data, series, pages)
             missing = _missing(stored, no_data, 3 if is_colour and channels >= 3 else 0, channels)
+            if mask is not None:
+                outside = np.repeat(_decoded(data, mask, mask).reshape(*stored.shape[:2], 1) == 0, channels, axis=2)
+                missing = outside if missing is None else missing | outside
             values = upright(_meant(stored, page, kind), turn)
             return values if missing is None else np.ma.array(values, mask=upright(missing, turn))
 
@@ -207,11 +224,16 @@ def _stored(data: bytes, series: Any, index: tuple[Any, ...]) -> NDArray[Any]:
 
 
 def _page(data: bytes, series: Any, number: int) -> NDArray[Any]:
-    page, key = None, series.keyframe
+    page = None
     with suppress(IndexError):
         page = series.pages[number]
     if page is None:
         raise BrokenImage("one of its pages is missing")
+    return _decoded(data, page, series.keyframe)
+
+
+def _decoded(data: bytes, page: Any, key: Any) -> NDArray[Any]:
+    """The pixels of a page, of the kind that `key` is."""
     if math.prod(key.chunked) > len(page.dataoffsets):  # else tifffile makes up empty ones, however many
         raise BrokenImage("it lacks some of its strips or tiles")
     most = (key.tilelength, key.tilewidth) if key.is_tiled else (key.imagelength, key.imagewidth)
