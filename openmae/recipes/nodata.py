@@ -42,9 +42,9 @@ def say_taken(taken: Sequence[Suspect], console: Console) -> None:
         )
 
 
-def warn_of_suspects(suspected: Sequence[Suspect], console: Console) -> None:
-    """Says which values may be no-data, where nobody says whether they are."""
-    for one in suspected:
+def warn_of_suspects(suspected: Sequence[Suspect], nodata: tuple[float, ...] | None, console: Console) -> None:
+    """Says which values may be no-data, unless `nodata`, what the user says, is that none are."""
+    for one in suspected if nodata != () else ():
         console.print(
             f"warning: {one}: if that is no-data, give --nodata {one.value:g}",
             style="yellow",

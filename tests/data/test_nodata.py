@@ -46,6 +46,7 @@ TAGGED = [
     ("uint16", 65535, "65535"),
     ("uint16", 0, " 0 "),
     ("int8", -128, "-128"),
+    ("int8", -7, "-7 -7 -7"),
     ("int16", -9999, "-9999"),
     ("int32", -(2**31), "-2147483648.0"),
     ("float32", -9999, "-9999"),
@@ -231,6 +232,7 @@ def test_a_channel_that_is_missing_everywhere_is_a_constant() -> None:
     assert (statistics.mean[1], statistics.std[1]) == (0, 1)
     found = measure(source, statistics.pixels, workers=0)
     assert found.missing[1] == 1
+    assert (found.least[1], found.most[1]) == (0, 0)
     assert found.weights[1].sum() == 0
 
 

@@ -271,9 +271,9 @@ def _inverted(stored: NDArray[Any], bits: int) -> NDArray[Any]:
 
 
 def _no_data(page: Any) -> tuple[float, ...]:
-    """The value that GDAL noted, where there is one."""
-    with suppress(TypeError, ValueError):
-        return (float(page.tags.valueof(NO_DATA)),)
+    """The value that GDAL noted, where there is one; some write it once for each band."""
+    with suppress(ValueError):
+        return tuple({float(word) for word in str(page.tags.valueof(NO_DATA, default="")).split()})
     return ()
 
 

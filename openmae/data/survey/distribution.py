@@ -34,8 +34,9 @@ _CHUNK = 16  # images a worker reads in one go; the sums are made in this order,
 class Distribution:
     """What a data set's pixels are like.
 
-    least, most: (C,) exact. percentiles: (7, C) at PERCENTILES, the smallest level that so many percent of the pixels
-    do not exceed. All in levels as they stand in the files: 0..255, 0..65535, or any float.
+    least, most: (C,) exact, 0 where a channel is missing everywhere. percentiles: (7, C) at PERCENTILES, the smallest
+    level that so many percent of the pixels do not exceed. All in levels as they stand in the files: 0..255, 0..65535,
+    or any float.
     weights: (C, levels) share of the pixels that have each of `levels`, for a picture; of 8- and 16-bit pixels all
     levels, of float ones 256 intervals between the outermost percentiles, each called by its middle.
     sample: float pixels of each image that the percentiles and weights are of; 0 where they are of all pixels.
@@ -128,6 +129,7 @@ def measure(
             "check the files",
         )
     there = np.where(moments[0] > 0, moments[0] / images, 1)[:, None]
+    least, most = (np.where(moments[0] > 0, ends, 0) for ends in (least, most))
     percentiles, levels, weights = _of_drawn(np.concatenate(drawn)) if of_each else _of_levels(summed / images / there)
     return Distribution(
         from_moments(moments / images, pixels),

@@ -97,7 +97,7 @@ def open_images(settings: Pretrain, here: Here) -> Images:
         )
         say_notes(look.choice, console)
         say_missing(look.missing, settings.max_nodata, console)
-        warn_of_suspects(look.suspected, console)
+        warn_of_suspects(look.suspected, settings.nodata, console)
     return Images(train, val, shown, look)
 
 
