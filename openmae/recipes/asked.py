@@ -74,9 +74,8 @@ class AskedFiles:
 
     image_key: Annotated[str | None, arg(metavar="KEY")] = None
     """Of parquet with several columns of images: which one is meant. Of shards whose samples have several
-    (0001.img.png, 0001.mask.png): img.png; several
-    with ; between them, jpg;png, of which the first is taken that a sample has; or '*': each image is a sample of its
-    own, as where names have dots in them (scan_0.5.png)."""
+    (0001.img.png, 0001.mask.png): img.png; or jpg;png, the first that a sample has; or each: every image is a sample of
+    its own, as where names have dots in them (scan_0.5.png)."""
 
     @property
     def selection(self) -> Selection:

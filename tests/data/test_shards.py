@@ -27,7 +27,7 @@ from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.shards.index import Shard, read_index, write_index
 from openmae.data.shards.listing import expand, open_shards
-from openmae.data.shards.samples import scan, split_name
+from openmae.data.shards.samples import EVERY, scan, split_name
 from openmae.data.shards.source import ShardSource
 from openmae.data.sources import remote
 from openmae.data.sources.redirects import why_not
@@ -239,10 +239,10 @@ def test_which_file_is_the_image_is_asked_where_there_are_several(tmp_path: Path
         UserError, match=r"2 of 5 samples of .*a.tar have several images \(b has left.png, right.png: .*"
     ):
         _ = open_data(str(file)).all
-    with pytest.raises(UserError, match=r"`image_key='left.png'`, or make each .* its own, `image_key='\*'`"):
+    with pytest.raises(UserError, match=r"`image_key='left.png'`, or make each .* its own, `image_key='each'`"):
         _ = open_data(str(file)).all
     assert [name for name, _ in ours(file, "jpg;left.png")] == ["a", "b", "e", "G"]
-    assert [data.decode() for _, data in ours(file, "*")] == [n for n in names if n[0] != "." and n != "f.dat"]
+    assert [data.decode() for _, data in ours(file, EVERY)] == [n for n in names if n[0] != "." and n != "f.dat"]
     assert ours(file, "dat") == [("f", b"f.dat")]
 
 
@@ -255,7 +255,7 @@ def test_names_with_dots_lose_no_sample(tmp_path: Path) -> None:
         UserError, match=r"1 of 1 samples .* \(scan_0 has 0.png, 1.png, 2.png, ...: files of one name up"
     ):
         _ = open_data(str(file)).all
-    source = open_shards(str(file), [str(file)], "*")
+    source = open_shards(str(file), [str(file)], EVERY)
     assert [data[0] for _, data in contents(source)] == list(range(8))
     assert source.labels.tolist() == [0, 1] * 4
 
@@ -265,7 +265,7 @@ def test_files_of_a_sample_that_lie_apart_are_put_together(tmp_path: Path) -> No
     source = open_data(str(write_tar(tmp_path / "a.tar", members))).all
     assert source.labels.tolist() == [0, 1, 0, 1]
     assert isinstance(source, ShardSource)
-    assert source.index.notes[0].startswith("the files of 4 of 4 samples lie apart and are put together")
+    assert source.index.notes[0].startswith("The files of 4 of 4 samples lie apart and are put together")
 
 
 def test_two_samples_of_one_name_are_two(tmp_path: Path) -> None:
@@ -738,8 +738,8 @@ def test_images_of_one_sample_are_never_divided(tmp_path: Path) -> None:
         for kind in ("img", "mask"):
             members[f"{number:02d}.{kind}.png"] = f"{number} {kind}".encode()
         members[f"{number:02d}.cls"] = str(number % 3).encode()
-    data = open_data(str(write_tar(tmp_path / "a.tar", members)), Selection(image_key="*"))
-    for again in (data, open_data(str(tmp_path / "a.tar"), Selection(image_key="*"))):
+    data = open_data(str(write_tar(tmp_path / "a.tar", members)), Selection(image_key=EVERY))
+    for again in (data, open_data(str(tmp_path / "a.tar"), Selection(image_key=EVERY))):
         for task in ("classification", "regression"):
             _, train, val = split_for(again, task, 0)  # type: ignore[arg-type]
             keys = [{source.name(i)[:2] for i in range(len(source))} for source in (train, val)]
@@ -747,7 +747,7 @@ def test_images_of_one_sample_are_never_divided(tmp_path: Path) -> None:
             assert (len(train), len(val)) == (48, 12)
     few = {name: data for name, data in members.items() if name[:2] in ("00", "01", "02")}
     with pytest.raises(UserError, match=r"all images of class .0. .* belong together, so that none could be held out"):
-        split_for(open_data(str(write_tar(tmp_path / "b.tar", few)), Selection(image_key="*")), None, 0)
+        split_for(open_data(str(write_tar(tmp_path / "b.tar", few)), Selection(image_key=EVERY)), None, 0)
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

@@ -18,7 +18,7 @@ from openmae.data.sources.listing import EXTENSIONS
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
 
-EVERY = "*"  # as `image_key`: each image is a sample of its own
+EVERY = "each"  # as `image_key`: each image is a sample of its own
 
 _LABELS = ("cls", "json", "txt")  # what tells a label, the first that does
 _IN_JSON = ("label", "labels", "cls", "class")
@@ -219,7 +219,7 @@ class Noticed:
             )
         if self.apart:
             said.append(
-                f"the files of {self.apart:,} of {self.count:,} samples lie apart and are put together by their names; "
+                f"The files of {self.apart:,} of {self.count:,} samples lie apart and are put together by their names; "
                 "WebDataset's reader would take each part for a sample"
             )
         if self.repeated:
