@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from openmae.data.sources.labels import LabelledSource, label_text, number_labels
 from openmae.data.sources.open_file import OpenFile
+from openmae.data.sources.packing import check_packing
 from openmae.data.sources.selection import WHOLE, Selection
 from openmae.data.sources.splits import split_name
 from openmae.errors import BrokenImage, UserError
@@ -207,6 +208,7 @@ def _read(archive: zipfile.ZipFile, path: Path, name: str, most: int | None = No
                     f"{name} of {path} takes {needed / 2**30:.1f} GiB, more than half of the memory that is free here",
                     "save it as a .npy, which is read image by image",
                 )
+            check_packing(f"{name} of {path}", needed, archive.getinfo(f"{name}.npy").compress_size)
         with archive.open(f"{name}.npy") as member, bounded_growth(needed + _BESIDE):
             return npy.read_array(member, allow_pickle=False)
     except (*_DAMAGE, MemoryError, EOFError, KeyError, RuntimeError, zlib.error, lzma.LZMAError) as error:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from openmae.data.sources.columns import by_distinct_values, values
 from openmae.data.sources.image_columns import image_column, of_row
 from openmae.data.sources.labels import LabelledSource, label_text, number_labels
+from openmae.data.sources.packing import check_packing
 from openmae.data.sources.source import LabelKind, Names
 from openmae.errors import BrokenImage, UserError
 from openmae.files.parsing import read_json
@@ -178,7 +179,9 @@ class ParquetImages(LabelledSource):
             opened = self._open(self.files[file])
             kind = opened.schema_arrow.field(self.column).type
             leaf = f"{self.column}.bytes" if pyarrow.types.is_struct(kind) else self.column
-            if (size := _column_bytes(opened.metadata.row_group(place), self.column)) > most:
+            size = _column_bytes(opened.metadata.row_group(place), self.column)
+            check_packing(f"row group {place}", size, self.files[file].stat().st_size)
+            if size > most:
                 raise OSError(f"its row group {place} takes {size / 2**30:.1f} GiB: write it anew with smaller ones")
             with bounded_growth(2 * most):
                 images = opened.read_row_group(place, columns=[leaf], use_threads=False).column(0)
