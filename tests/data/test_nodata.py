@@ -36,6 +36,9 @@ from openmae.errors import BrokenImage, UserError
 from openmae.recipes.levels import check_levels
 from openmae.recipes.pack.job import run as pack
 from openmae.recipes.pack.settings import Pack
+from openmae.recipes.pretrain.build import statistics_of
+from openmae.recipes.pretrain.choose import choose
+from openmae.recipes.pretrain.settings import Pretrain
 from tests.data.deep import Files
 from tests.images import encoded
 
@@ -104,7 +107,10 @@ def test_gdals_tag_means_the_same_for_every_type(dtype: str, value: float, tag: 
     np.testing.assert_array_equal(known[~gaps], found[~gaps])
 
 
-@pytest.mark.parametrize(("dtype", "tag"), [("uint8", "-9999"), ("uint16", "0.5"), ("uint8", "none"), ("uint16", "")])
+@pytest.mark.parametrize(
+    ("dtype", "tag"),
+    [("uint8", "-9999"), ("uint16", "0.5"), ("uint8", "none"), ("uint16", ""), ("uint8", "inf"), ("int32", "1e300")],
+)
 def test_a_value_that_no_pixel_can_have_is_nowhere(dtype: str, tag: str) -> None:
     image, _ = with_gaps(dtype, 0, 2)
     _, found, missing = as_it_is(tagged(image, tag))
@@ -374,3 +380,18 @@ def test_what_is_packed_smaller_is_not_mixed_with_no_data_that_no_file_names(tmp
     kept = [np.load(io.BytesIO(data)) for data in source.read_each(range(6)) if isinstance(data, bytes)]
     assert all(image.shape == (16, 20, 3) and np.isnan(image).any() for image in kept)
     assert min(np.nanmin(image) for image in kept) > 500
+
+
+def test_pretrain_takes_what_the_survey_took_says_so_and_keeps_it_with_the_weights() -> None:
+    source = Files([npy(with_gaps("int16", -9999, seed)[0]) for seed in range(4)])
+    look = survey(source, seed=0)
+    console = Console(file=io.StringIO(), width=400)
+    wanted = Pretrain("data", Path("out"), precision="fp32")
+    found = choose(wanted, look, 4, torch.device("cpu"), 2**34, console)
+    assert found.nodata == (-9999.0,)
+    assert statistics_of(found).pixels.reading.nodata == (-9999.0,)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "--nodata -9999: no-data: -9999 in 4 of 4 images" in said
+    none = survey(source, seed=0, reading=Reading(nodata=()))
+    assert min(none.statistics.mean) < 0
+    assert not none.no_data

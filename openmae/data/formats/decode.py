@@ -105,8 +105,9 @@ def least_reduction(opened: OpenedImage, pixels: PixelFormat) -> int:
 
 
 def _bytes_a_pixel(header: Header, pixels: PixelFormat) -> int:
-    """As it is decoded or as it is wanted, whichever is more."""
-    return max(header.channels * BYTES[header.depth], pixels.in_chans * BYTES[pixels.depth])
+    """As it is decoded or as it is wanted, whichever is more, and what says which are missing."""
+    masks = header.channels if pixels.reading.nodata else 0
+    return max(header.channels * BYTES[header.depth], pixels.in_chans * BYTES[pixels.depth]) + masks
 
 
 def patch_complaint(size: tuple[int, ...], patch_size: tuple[int, int]) -> UnfitImage | None:

@@ -46,7 +46,7 @@ def _equals(stored: NDArray[Any], value: float) -> Missing | None:
             return sides & np.isclose(stored, np.clip(value, -most, most), rtol=1e-2)
         return stored == stored.dtype.type(value)
     kind = np.iinfo(stored.dtype) if stored.dtype.kind in "iu" else None
-    if kind is None or value != int(value) or not kind.min <= value <= kind.max:
+    if kind is None or not float(value).is_integer() or not kind.min <= value <= kind.max:
         return None
     return stored == stored.dtype.type(int(value))
 
