@@ -24,7 +24,7 @@ def check_expected(name: str, statistics: Statistics, levels: Levels, what: str,
     if unsaid and statistics.pixels.reading.nodata != ():
         raise UserError(
             f"{what}: {unsaid[0]}: it looks like no-data, of which {name} knows nothing",
-            f"give --nodata {' '.join(f'{one.value:g}' for one in unsaid)}, or --nodata without a value if it is none",
+            f"give --nodata {' '.join(one.said for one in unsaid)}, or --nodata without a value if it is none",
         )
     found = unlike(levels, statistics)
     if found is None:

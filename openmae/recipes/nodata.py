@@ -46,7 +46,7 @@ def warn_of_suspects(suspected: Sequence[Suspect], nodata: tuple[float, ...] | N
     """Says which values may be no-data, unless `nodata`, what the user says, is that none are."""
     for one in suspected if nodata != () else ():
         console.print(
-            f"warning: {one}: if that is no-data, give --nodata {one.value:g}",
+            f"warning: {one}: if that is no-data, give --nodata {one.said}",
             style="yellow",
             soft_wrap=True,
         )

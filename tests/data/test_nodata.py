@@ -367,7 +367,8 @@ def test_check_counts_what_is_missing_and_names_what_looks_so() -> None:
         if "no-data" in finding.what
     ]
     assert finding.severity == "warning"
-    assert "-3.40282e+38 in 3 of 3 images" in finding.what
+    assert "-3.40282347e+38 in 3 of 3 images" in finding.what
+    assert "`nodata=-3.40282347e+38`" in finding.advice
 
 
 def test_what_is_packed_smaller_is_not_mixed_with_no_data_that_no_file_names(tmp_path: Path) -> None:

@@ -176,9 +176,9 @@ def _no_data(split: InspectedSplit) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"there is {one}{_of(split)}: it looks like no-data, and no file says so",
-            f"pretrain and stats take it for that, and say so; give every other command `nodata={one.value:g}`"
+            f"pretrain and stats take it for that, and say so; give every other command `nodata={one.said}`"
             if one.is_usual
-            else f"if it is, give every command `nodata={one.value:g}`",
+            else f"if it is, give every command `nodata={one.said}`",
         )
 
 

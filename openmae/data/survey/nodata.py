@@ -46,9 +46,14 @@ class Suspect:
         """As the function of this name."""
         return is_usual(self.value)
 
+    @property
+    def said(self) -> str:
+        """The value, with as many digits as tell it from other float32."""
+        return f"{self.value:.9g}"
+
     def __str__(self) -> str:
         return (
-            f"{self.value:g} in {self.images:,} of {self.of:,} images, {self.share:.1%} of their pixels, and all else "
+            f"{self.said} in {self.images:,} of {self.of:,} images, {self.share:.1%} of their pixels, and all else "
             f"is from {self.least:g} to {self.most:g}"
         )
 

@@ -5,12 +5,9 @@ A patch that is mostly no-data is neither shown nor asked for; a view of which t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from openmae.data.formats.missing import Missing
 from openmae.data.views.crop import Crop, View, cropped, draw_crop
@@ -73,8 +70,21 @@ def usable(
     return found, unfit
 
 
-def shares(missing: Missing, size: tuple[int, int]) -> NDArray[Any]:
-    """(h, w, C) -> (*size, C) float32, 0 to 1: how much is missing of each part of an image that is cut into so many,
-    or resized to so many pixels."""
-    planes = torch.from_numpy(missing).permute(2, 0, 1)[None].float()
-    return np.ascontiguousarray(F.adaptive_avg_pool2d(planes, size)[0].permute(1, 2, 0).numpy())
+def shares(missing: Missing, size: tuple[int, int]) -> NDArray[np.float32]:
+    """(h, w, C) -> (*size, C), 0 to 1: how much is missing of each part of an image that is cut into so many parts, or
+    resized to so many pixels. Parts that do not divide it overlap by a pixel."""
+    (tops, bottoms), (lefts, rights) = (
+        _parts(side, count) for side, count in zip(missing.shape[:2], size, strict=True)
+    )
+    found = np.empty((*size, missing.shape[2]), np.float32)
+    for row, (top, bottom) in enumerate(zip(tops, bottoms, strict=True)):  # a copy of other than bytes may be large
+        counts = np.zeros((missing.shape[1] + 1, missing.shape[2]), np.int64)
+        np.cumsum(missing[top:bottom].sum(0), 0, out=counts[1:])
+        found[row] = (counts[rights] - counts[lefts]) / ((bottom - top) * (rights - lefts))[:, None]
+    return found
+
+
+def _parts(side: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each of `count` parts of a side begins and ends."""
+    numbers = np.arange(count)
+    return numbers * side // count, -(-(numbers + 1) * side // count)
