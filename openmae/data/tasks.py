@@ -98,7 +98,8 @@ def _of_numbers(names: Sequence[str]) -> Taken:
         )
     return Taken(
         "regression",
-        f"all are numbers, and '{broken}' is not whole (`task='classification'` if they are names)",
+        f"all are numbers, {len(names):,} different ones, and '{broken}' is not whole "
+        "(`task='classification'` if they are names)",
     )
 
 

@@ -332,7 +332,8 @@ def test_what_labels_are_taken_for_is_said_with_the_reason(tmp_path: Path) -> No
         for labels in (["0.5", "1"], [-1, 0, 1], ["a;b", "c"], ["cat", "1"], ["250.00", "401.9"])
     }
     assert said == {
-        "Labels are taken for numbers to predict: all are numbers, and '0.5' is not whole (`task='classification'` if "
+        "Labels are taken for numbers to predict: all are numbers, 2 different ones, and '0.5' is not whole "
+        "(`task='classification'` if "
         "they are names)",
         "Labels are taken for classes: all are whole numbers (`task='regression'` if they measure something), and -1 "
         "is one of them: where it stands for no label, leave the cell empty",

@@ -382,7 +382,7 @@ def test_numbers_to_predict_are_no_classes(tmp_path: Path, run: Run) -> None:
     data = labelled_table(tmp_path, [f"{number / 4}" for number in range(12)])
     code, said, _ = run("check", data, "--workers", 0)
     assert "0 to 2.75, mean 1.375" in said
-    assert "numbers to predict: all are numbers, and '0.25' is not whole (--task classification if they are" in said
+    assert "numbers to predict: all are numbers, 12 different ones, and '0.25' is not whole (--task class" in said
     assert (code, "Nothing is wrong." in said, "classes" in said) == (0, True, False)
     assert "12 of 12 classes have a single image" in run("check", data, "--workers", 0, "--task", "classification")[1]
 
