@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from openmae.errors import BadValue
-from openmae.model import ViT, patchify
+from openmae.model import ViT, describe, patchify
 
 Pool = Literal["mean", "class"]
 
@@ -22,6 +22,7 @@ class Encoder(nn.Module):
     def __init__(self, encoder: ViT) -> None:
         super().__init__()
         self.encoder = encoder
+        self.register_state_dict_post_hook(describe)
 
     def arguments(self) -> dict[str, Any]:
         """Plain values that describe it, for `from_arguments`."""
@@ -66,6 +67,7 @@ class Classifier(nn.Module):
             encoder.norm.requires_grad_(False)  # it is not asked
         self.batch_norm = nn.BatchNorm1d(encoder.embed_dim, eps=1e-6, affine=False) if batch_norm else None
         self.head = nn.Linear(encoder.embed_dim, outputs)
+        self.register_state_dict_post_hook(describe)
 
     def arguments(self) -> dict[str, Any]:
         """Plain values that describe it, for `from_arguments`; drop path is the training's."""

@@ -7,6 +7,7 @@ P values in a patch, K values in a target (P for pixels), L layers read.
 Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377.
 """
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -203,6 +204,20 @@ def initialize(module: nn.Module, generator: torch.Generator | None = None) -> N
             nn.init.normal_(parameter, std=0.02, generator=generator)
 
 
+DESCRIBED = "openmae"  # of what torch keeps of a module beside its weights
+
+
+def describe(module: nn.Module, state_dict: dict[str, Any], prefix: str, kept: dict[str, Any]) -> None:
+    """A hook by which a state dict says what it is of: its weights do not tell it, and torch.save keeps it."""
+    said: Any = module
+    is_whole = isinstance(module, MaskedAutoencoder)
+    kind = "autoencoder" if is_whole else "encoder" if isinstance(module, ViT) else type(module).__name__.lower()
+    shape = said.architecture.to_dict() if is_whole else said.arguments()
+    kept[DESCRIBED] = json.dumps(
+        {"kind": kind, "architecture": {"encoder": shape} if isinstance(module, ViT) else shape}
+    )
+
+
 # ---------------------------------------------------------------- the encoder
 
 
@@ -238,6 +253,7 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, norm_eps) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, norm_eps)
         _set_positions(self, sincos_positions(self.grid, embed_dim, position_grid), learned_positions)
+        self.register_state_dict_post_hook(describe)
 
     def arguments(self) -> dict[str, Any]:
         """Plain values from which `ViT(**arguments)` makes one of the same shape."""
@@ -430,6 +446,7 @@ class MaskedAutoencoder(nn.Module):
         hidden_encoded = architecture.encoder_mask_token
         self.encoder_mask_token = nn.Parameter(torch.zeros(encoder.embed_dim)) if hidden_encoded else None
         # Evenly spaced states of the encoder, the last always among them (0 is the embedding).
+        self.register_state_dict_post_hook(describe)
         self.layers_read = [round(n) for n in np.linspace(encoder.depth, 0, architecture.decoder_layers)][::-1]
         self.initialize()
 

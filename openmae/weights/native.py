@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -56,19 +57,27 @@ def load_native(path: Path | str) -> Loaded:
     metadata, weights = read_header(file), read_safetensors(file)
     if KEY not in metadata:
         raise UserError(f"{file} was not written by openmae: its header does not describe a model")
+    return replace(load_described(str(file), lambda: read_json(metadata[KEY]), weights), name=str(path))
+
+
+def load_described(name: str, describe: Callable[[], dict[str, Any]], weights: dict[str, Tensor]) -> Loaded:
+    """The model of what model.json says. describe: gives that; it may raise what a damaged one leads to.
+
+    Raises UserError with what does not fit.
+    """
     try:
-        info = read_json(metadata[KEY])
+        info = describe()
         statistics = Statistics.from_dict(info["statistics"])
         _check(info, statistics, weights)
         with torch.device("meta"):  # which takes no memory, whatever sizes it says
             blank = _build(info)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         said = str(error).split("\n", 1)[0]
-        raise UserError(f"{file} describes a model that this version of openmae cannot build ({said})") from error
-    _check_fits(blank, weights, str(file))
+        raise UserError(f"{name} describes a model that this version of openmae cannot build ({said})") from error
+    _check_fits(blank, weights, name)
     model = _build(info)
     model.load_state_dict(weights)
-    return Loaded(model.eval(), statistics, info, str(path))
+    return Loaded(model.eval(), statistics, info, name)
 
 
 def read_header(file: Path) -> dict[str, str]:

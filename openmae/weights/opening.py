@@ -3,16 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.model import MaskedAutoencoder
 from openmae.weights import hf, hub, meta, timm
 from openmae.weights.loaded import Loaded
 from openmae.weights.native import KEY, load_native, read_header, read_safetensors
-from openmae.weights.pickled import read_pickled
+from openmae.weights.pickled import Pickled, read_pickled
 from openmae.weights.shapes import Heads
+from openmae.weights.state_dict import is_ours, load_state_dict, unwrapped
 
 _FOR_SERVING = {".onnx": "ONNX", ".pt2": "torch.export"}
 _DESCRIBES = (".json", ".md")
@@ -56,8 +55,7 @@ def _load(model: str | Path, heads: Heads) -> Loaded:
             f"{path} is a graph of {what} for serving, not weights", "give the model that it was exported from"
         )
     if _is_pickled(path):
-        weights, arguments = read_pickled(path)
-        return _of_keys(path, weights, arguments, heads)
+        return _of_keys(path, read_pickled(path), heads)
     return _load_safetensors(path, heads)
 
 
@@ -123,14 +121,17 @@ def _load_safetensors(file: Path, heads: Heads) -> Loaded:
         except ValueError as error:
             raise UserError(f"{file} has a damaged header ({error})", "copy or make it anew") from error
         return timm.load_weights(weights, str(file), timm.with_heads(stated, heads))
-    return _of_keys(file, weights, {}, heads)
+    return _of_keys(file, Pickled(weights, {}, {}), heads)
 
 
-def _of_keys(file: Path, weights: dict[str, Tensor], arguments: dict[str, object], heads: Heads) -> Loaded:
-    """A file that says no more than its weights' names."""
+def _of_keys(file: Path, content: Pickled, heads: Heads) -> Loaded:
+    """A file that says no more than its weights' names, or what our models say beside them."""
+    weights, before = unwrapped(content.weights)
+    if is_ours(weights):
+        return load_state_dict(file, weights, content.described.get(before.removesuffix(".")))
     if any(key.startswith(("vit.", "embeddings.")) for key in weights):
         raise UserError(f"{file} is of transformers, whose config.json says its shape", "give the folder with both")
-    return meta.load_weights_of(file, weights, arguments, heads)
+    return meta.load_weights_of(file, weights, content.arguments, heads)
 
 
 def _is_sharded(path: Path) -> bool:

@@ -8,16 +8,18 @@ import struct
 import tarfile
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from openmae.errors import UserError
+from openmae.model import DESCRIBED
 from openmae.weights.opcodes import Refused, follow
 
 _NESTS = ("model", "state_dict")  # Meta's training checkpoints and released files; timm's
@@ -43,8 +45,17 @@ _DAMAGED = (
 )
 
 
-def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(the weights, the plain values of the training's arguments where the file keeps any). Raises UserError.
+class Pickled(NamedTuple):
+    """What a file holds. arguments: plain values of the training's. described: what a module wrote beside its weights
+    of what it is, by the module's name."""
+
+    weights: dict[str, Tensor]
+    arguments: dict[str, Any]
+    described: dict[str, str]
+
+
+def read_pickled(file: Path) -> Pickled:
+    """The weights, and what is said of them. Raises UserError.
 
     Tensors are mapped, not read: an optimizer's state beside the weights costs nothing.
     """
@@ -64,14 +75,15 @@ def read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from refused
     except _DAMAGED as error:
         raise UserError(f"{file} is no whole file of torch.save ({_first(error)})", "copy or make it anew") from error
-    weights = _weights_in(content)
+    nest = _nest(content)
+    weights = _weights_in(nest)
     if weights is None:
         raise UserError(f"{file} holds no weights", "give a file with a state dict, alone or under 'model'")
     _check_size(weights, file)
     arguments = dict.get(content, "args")
-    if not isinstance(arguments, argparse.Namespace):
-        return weights, {}
-    return weights, {key: value for key, value in vars(arguments).items() if isinstance(value, int | float | str)}
+    values = vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
+    plain = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
+    return Pickled(weights, plain, _described(nest))
 
 
 def _check_stored(file: Path) -> None:
@@ -115,14 +127,26 @@ def _begins_tar(block: bytes) -> bool:
     return True
 
 
+# Methods are those of the types below: a file may have given attributes of its own their names.
+
+
+def _nest(content: Any) -> Any:
+    """Where the weights lie."""
+    places = [dict.get(content, nest) for nest in _NESTS] if isinstance(content, dict) else []
+    return next((place for place in places if isinstance(place, dict)), content)
+
+
+def _described(weights: Any) -> dict[str, str]:
+    """What modules of ours wrote where torch keeps their versions."""
+    kept = vars(weights).get("_metadata") if isinstance(weights, OrderedDict) else None
+    said = dict.items(kept) if isinstance(kept, dict) else ()
+    found = {name: dict.get(values, DESCRIBED) for name, values in said if isinstance(values, dict)}
+    return {name: text for name, text in found.items() if isinstance(name, str) and isinstance(text, str)}
+
+
 def _weights_in(content: Any) -> dict[str, Tensor] | None:
-    """The methods are those of the types: a file may have given attributes of its own their names."""
     if not isinstance(content, dict):
         return None
-    for nest in _NESTS:
-        if isinstance(inside := dict.get(content, nest), dict):
-            content = inside
-            break
     whole = {
         key: torch.Tensor.detach(tensor)
         for key, tensor in dict.items(content)

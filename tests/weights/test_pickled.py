@@ -101,7 +101,7 @@ def of_everything(is_zip: bool) -> dict[str, Any]:
 def test_what_torch_load_gives(is_zip: bool, tmp_path: Path) -> None:
     content = of_everything(is_zip)
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=is_zip)
-    found, arguments = read_pickled(tmp_path / "a.pth")
+    found, arguments, _ = read_pickled(tmp_path / "a.pth")
     with torch.serialization.safe_globals([argparse.Namespace]):
         expected = torch.load(tmp_path / "a.pth", weights_only=True)["model"]
     assert found.keys() == expected.keys()
@@ -149,7 +149,7 @@ def test_every_pickle_of_an_old_file_is_looked_at(place: int, tmp_path: Path) ->
 
 
 def test_a_crafted_file_is_otherwise_read(tmp_path: Path) -> None:
-    found, _ = read_pickled(new(tmp_path / "a.pth", pickled(tensor(stored(4), 1, 2, 2))))
+    found, *_ = read_pickled(new(tmp_path / "a.pth", pickled(tensor(stored(4), 1, 2, 2))))
     assert found["norm.weight"].tolist() == [1.0, 3.0]
 
 
@@ -157,11 +157,11 @@ def test_attributes_that_hide_methods(tmp_path: Path) -> None:
     one = called("torch._utils._rebuild_parameter", tensor(stored(4), 0, 4), b"\x89", called("collections.OrderedDict"))
     hiding = b"}" + b"".join(text(name) + b"K\x01s" for name in ("float", "items", "get", "keys")) + b"b"
     named = called("collections.OrderedDict") + hiding + text("norm.weight") + one + b"s"
-    found, _ = read_pickled(new(tmp_path / "a.pth", b"\x80\x02" + named + b"."))
+    found, *_ = read_pickled(new(tmp_path / "a.pth", b"\x80\x02" + named + b"."))
     assert found["norm.weight"].float().tolist() == [0, 1, 2, 3]
     state = b"}" + text("float") + b"K\x01s"
     one = called("torch._utils._rebuild_parameter_with_state", tensor(stored(4), 0, 4), b"\x89}", state)
-    found, _ = read_pickled(new(tmp_path / "b.pth", pickled(one)))
+    found, *_ = read_pickled(new(tmp_path / "b.pth", pickled(one)))
     assert found["norm.weight"].float().tolist() == [0, 1, 2, 3]
 
 
