@@ -178,6 +178,8 @@ def header(channels: int, depth: Depth = "uint8", colour: bool = False) -> Heade
     [
         ([header(1)] * 3, PixelFormat(1)),
         ([header(1), header(2)], PixelFormat(1)),
+        ([header(2, colour=True)] * 2, PixelFormat(1)),
+        ([header(2, "float32")] * 2, PixelFormat(2, None, "float32")),
         ([header(1), header(3)], PixelFormat(3)),
         ([header(3), header(4, colour=True)], PixelFormat(3)),
         ([header(4, colour=True)] * 2, PixelFormat(3)),

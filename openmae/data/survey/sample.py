@@ -269,10 +269,10 @@ def choose_pixels(
     if reading.alpha == "channel" and any(header.alpha for header in headers):
         in_chans = 2 if max(counts) <= 2 else 4
         return PixelFormat(in_chans, None, depth, reading), "their colours, and alpha"
+    if len(counts) == 1 and max(counts) not in (1, 3) and not all(header.colour for header in headers):
+        return PixelFormat(max(counts), None, depth, reading), "as many as the images have"
     if max(counts) <= 2:
         return PixelFormat(1, None, depth, reading), "the images are grey"
-    if len(counts) == 1 and max(counts) > 3 and not all(header.colour for header in headers):
-        return PixelFormat(max(counts), None, depth, reading), "as many as the images have"
     if max(counts) <= 4:
         some_grey = ", some of them grey" if 1 in counts else ""
         return PixelFormat(3, None, depth, reading), f"the images are in colour{some_grey}"
