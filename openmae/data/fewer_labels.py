@@ -1,25 +1,37 @@
 """A part of the labels: `--labels 10%`, `--labels 20-per-class`."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.data.dividing import in_order_of_groups
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Task
 from openmae.errors import UserError
 from openmae.randomness import generator
 
 
-def fewer_labels(train: Source, wanted: str, task: Task, seed: int) -> Source:
+def fewer_labels(train: Source, wanted: str, task: Task, seed: int, groups: Sequence[str] | None = None) -> Source:
     """A part of the training images, the same for the same seed: "10%" of each class (one image at least), or
     "20-per-class". Where images have no class of their own, a share is one of all images.
+
+    groups (n,): of images that belong together; those of few groups are taken then, as few labelled patients have them.
 
     Raises UserError for another text, and where a class has fewer images than asked for.
     """
     share, count = _asked(wanted)
+    first = generator(seed, "fewer labels").permutation(len(train))
+
+    def drawn(members: NDArray[np.int64], index: int) -> NDArray[np.int64]:
+        if groups is not None:
+            return in_order_of_groups(groups, first, members)
+        return generator(seed, "fewer labels", index=index).permutation(members)
+
     if task != "classification":
         if count is not None:
             raise UserError(f"`labels={wanted!r}` is for images of one class each", "give a share such as 10%")
-        order = generator(seed, "fewer labels").permutation(len(train))
+        order = drawn(np.arange(len(train)), 0)
         return train.take(np.sort(order[: max(1, round(len(train) * share))]))
     labels = train.labels
     chosen: list[NDArray[np.int64]] = []
@@ -32,7 +44,7 @@ def fewer_labels(train: Source, wanted: str, task: Task, seed: int) -> Source:
                 f"`labels={wanted!r}` asks for",
                 f"give {len(members)}-per-class or less",
             )
-        chosen.append(generator(seed, "fewer labels", index=int(label)).permutation(members)[:take])
+        chosen.append(drawn(members, int(label))[:take])
     return train.take(np.sort(np.concatenate(chosen)))
 
 

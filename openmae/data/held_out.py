@@ -4,10 +4,9 @@ every time."""
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.console.words import in_a_line
+from openmae.data.dividing import check_apart, together, without_a_fifth
 from openmae.data.opening import Data
-from openmae.data.sources.source import Source, Subset
-from openmae.data.sources.table import TableSource
+from openmae.data.sources.source import Source
 from openmae.data.tasks import Taken, Task, occurring, some, taken_for
 from openmae.errors import UserError
 from openmae.randomness import generator
@@ -16,9 +15,10 @@ from openmae.randomness import generator
 def split_for(data: Data, task: Task | None, seed: int) -> tuple[Taken, Source, Source]:
     """(what labels are taken for, train, val) of labelled DATA; task None: as the labels say.
 
-    Without splits a fifth is held out by the seed: of each class, or of all images where there are no classes.
-    Raises UserError where labels are missing or do not fit the task, differ between the splits, or a class has too few
-    images.
+    Without splits a fifth is held out by the seed: of each class, or of all images where there are no classes; of whole
+    groups, where images belong together.
+    Raises UserError where labels are missing or do not fit the task, differ between the splits, a class has too few
+    images, or the splits have a file or a group in common.
     """
     if data.has_splits:
         train, val = data.train, data.val
@@ -27,9 +27,13 @@ def split_for(data: Data, task: Task | None, seed: int) -> tuple[Taken, Source, 
             _check_classes(train, val, data.location)
     else:
         taken = taken_for([data.all], task)
-        hold_out = _without_a_fifth_of_each_class if taken.task == "classification" else _without_a_fifth
-        train, val = hold_out(data.all, seed)
-    _check_apart(train, val)
+        if (groups := together(data)) is not None:
+            labels = data.all.labels if taken.task == "classification" else None
+            train, val = without_a_fifth(data, groups, labels, seed)
+        else:
+            hold_out = _without_a_fifth_of_each_class if taken.task == "classification" else _without_a_fifth
+            train, val = hold_out(data.all, seed)
+    check_apart(data, train, val)
     return taken, train, val
 
 
@@ -100,18 +104,3 @@ def _hold_out(
 
 def _divided(everything: Source, is_val: NDArray[np.bool_]) -> tuple[Source, Source]:
     return everything.take(np.flatnonzero(~is_val)), everything.take(np.flatnonzero(is_val))
-
-
-def _check_apart(train: Source, val: Source) -> None:
-    """Raises UserError where a table names a file for both, which would be judged by what was learnt from it."""
-    sources = [source.whole if isinstance(source, Subset) else source for source in (train, val)]
-    if not all(isinstance(source, TableSource) for source in sources):  # others cannot name a file twice
-        return
-    learnt = {train.name(index) for index in range(len(train))}
-    for index in range(len(val)):
-        if (name := val.name(index)) in learnt:
-            raise UserError(
-                f"{sources[0].location} has rows for {in_a_line(name)} in train and in val, so val would judge what "
-                "was learnt by heart",
-                "keep one of its rows (several labels go into one cell, with ; between them)",
-            )

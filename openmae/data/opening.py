@@ -48,11 +48,13 @@ _KINDS = (
 class Data:
     """What DATA has become: it was listed once, and each part of it is opened once, when it is first asked for.
 
-    location: as it was given, without its secrets. taken: what was taken for which split, in words.
+    location: as it was given, without its secrets. taken: what was taken for which split, in words. selection: what was
+    asked for.
     Asking for images raises UserError where there are none.
     """
 
-    def __init__(self, location: str, parts: Parts) -> None:
+    def __init__(self, location: str, parts: Parts, selection: Selection) -> None:
+        self.selection = selection
         self.location, self.taken, self._is_odd = location, parts.taken, parts.is_odd
         self._opened: dict[str, Source] = {}
         openers = {which: partial(_kept, self._opened, which, opener) for which, opener in parts.openers.items()}
@@ -113,7 +115,7 @@ def open_data(data: str, selection: Selection = WHOLE) -> Data:
         openers = {which: partial(_of_samples, opener) for which, opener in openers.items()}
     if (patterns := selection.patterns) is not None:
         openers = {which: partial(_matching, opener, patterns) for which, opener in openers.items()}
-    return Data(location, replace(parts, openers=openers))
+    return Data(location, replace(parts, openers=openers), selection)
 
 
 def _parts(data: str, selection: Selection) -> Parts:

@@ -251,6 +251,21 @@ def _rows(file: Path, opened: Any, column: str, label: str | None) -> Iterator[t
         yield paths, labels
 
 
+def text_column(files: Sequence[Path], column: str) -> list[str]:
+    """The cells of a column of files, row by row, as text, empty where there is nothing. Raises UserError."""
+    found: list[str] = []
+    for file in files:
+        with open_parquet(file) as opened, readable(file):
+            if column not in opened.schema_arrow.names:
+                columns = ", ".join(f"'{name}'" for name in opened.schema_arrow.names)
+                raise UserError(f"{file} has no column '{column}' (its columns: {columns})", "mend `group_column`")
+            distinct = by_distinct_values(file, opened)
+            for place in range(opened.num_row_groups):
+                cells = distinct.read_row_group(place, columns=[column], use_threads=False).column(column)
+                found += [label_text(cell) for cell in values(cells, file)]
+    return found
+
+
 def _hub_classes(schema: Any, label: str | None) -> list[str] | None:
     """The names of a ClassLabel, which the `datasets` library keeps in the schema."""
     try:

@@ -1,9 +1,10 @@
 """Which of DATA's files are meant, what divides them, and which must stay together: as a user asks for it."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,18 @@ class Selection:
         words = [word.strip().strip("/") for word in (self.splits or "").split(",")]
         return (words[0], words[1]) if len(words) == 2 and all(words) and words[0] != words[1] else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """What is asked for, as JSON and a run's config have it."""
+        found = {name: getattr(self, name) for name in _ASKED}
+        return {name: [*value] if isinstance(value, tuple) else value for name, value in found.items() if value}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Selection":
+        """The inverse of `to_dict`; other entries are not looked at."""
+        found: dict[str, Any] = {name: values[name] for name in _ASKED if values.get(name)}
+        found.update({name: tuple(found[name]) for name in ("include", "exclude") if name in found})
+        return cls(**found)
+
     def inside(self, folder: str) -> "Selection":
         """The same of a folder in it."""
         return replace(self, prefix=f"{self.prefix}{folder}/")
@@ -63,6 +76,7 @@ class Selection:
 
 WHOLE = Selection()
 _WORDS = ("folders", "classes", "none")
+_ASKED = ("splits", "include", "exclude", "image_key", "group_column", "group_by")
 
 
 def none_taken(count: int, first: str) -> UserError:

@@ -4,7 +4,7 @@ import csv
 import os
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _RULES = 2  # changes with what is kept
 _COLUMNS = ("path", "label", "split")
 _SHOWN = 5  # names in a sentence
 
-TableRow = tuple[Any, Any, Any]  # path, label, split; None where there is no such column
+TableRow = tuple[Any, ...]  # the cells of some columns; None where there is no such column
 
 
 class TableSource(LabelledSource):
@@ -123,6 +123,12 @@ def open_table(table: Path) -> TableSource:
     )
 
 
+def column_of(table: Path, name: str) -> list[str]:
+    """The cells of any column of a table as text, in the order of its rows, empty where there is nothing. Raises
+    UserError."""
+    return [label_text(cell) for (cell,) in _rows(table, (name,))]
+
+
 def _read(table: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays and what else is kept of a table."""
     text, labels = bytearray(), list[str]()
@@ -169,17 +175,18 @@ def _check_folder(table: Path, text: bytearray, ends: "array[int]") -> None:
         )
 
 
-def _rows(table: Path) -> Iterator[TableRow]:
-    return _csv_rows(table) if table.suffix.lower() == ".csv" else _parquet_rows(table)
+def _rows(table: Path, names: Sequence[str] = _COLUMNS) -> Iterator[TableRow]:
+    return _csv_rows(table, names) if table.suffix.lower() == ".csv" else _parquet_rows(table, names)
 
 
-def _csv_rows(table: Path) -> Iterator[TableRow]:
+def _csv_rows(table: Path, names: Sequence[str]) -> Iterator[TableRow]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             _check_columns(header, table)
-            places = [header.index(name) if name in header else None for name in _COLUMNS]
+            _check_named(header, names, table)
+            places = [header.index(name) if name in header else None for name in names]
             for cells in reader:
                 if not cells:
                     continue
@@ -191,29 +198,39 @@ def _csv_rows(table: Path) -> Iterator[TableRow]:
                         if len(cells) > len(header)
                         else "mend it",
                     )
-                path, label, split = (None if place is None else cells[place] for place in places)
-                yield path, label, split
+                yield tuple(None if place is None else cells[place] for place in places)
     except OSError as error:
         raise UserError(f"{table} cannot be read ({error.strerror})", "check its permissions") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{table} is no CSV table in UTF-8 ({error})", "write it anew") from error
 
 
-def _parquet_rows(table: Path) -> Iterator[TableRow]:
+def _parquet_rows(table: Path, names: Sequence[str]) -> Iterator[TableRow]:
     with open_parquet(table) as file:
         header = file.schema_arrow.names
         _check_columns(header, table)
+        _check_named(header, names, table)
         with readable(table):
             distinct = by_distinct_values(table, file)
-        batches = distinct.iter_batches(columns=[name for name in _COLUMNS if name in header])
+        batches = distinct.iter_batches(columns=[name for name in names if name in header])
         while True:
             with readable(table):
                 if (batch := next(batches, None)) is None:
                     return
-                columns = [values(batch.column(name), table) if name in header else None for name in _COLUMNS]
+                columns = [values(batch.column(name), table) if name in header else None for name in names]
             for row in range(batch.num_rows):
-                path, label, split = (None if column is None else column[row] for column in columns)
-                yield path, label, split
+                yield tuple(None if column is None else column[row] for column in columns)
+
+
+def _check_named(header: Sequence[str], names: Sequence[str], table: Path) -> None:
+    """Raises UserError where the one column that is asked for by its name is not there, or is there twice."""
+    if names is _COLUMNS or header.count(names[0]) == 1:
+        return
+    columns = ", ".join(f"'{name}'" for name in header)
+    raise UserError(
+        f"{table} has {header.count(names[0]) or 'no'} columns '{names[0]}' (its columns: {columns})",
+        "mend `group_column`",
+    )
 
 
 def _check_columns(header: list[str], table: Path) -> None:

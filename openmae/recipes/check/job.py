@@ -32,7 +32,9 @@ from openmae.commandline.flags import flag, with_flags
 from openmae.console.progress import counting
 from openmae.console.terminal import make_console
 from openmae.console.words import counted, pace
+from openmae.data.dividing import check_apart
 from openmae.data.opening import SPLITS, Data, open_data
+from openmae.data.sources.groups import groups_of
 from openmae.data.sources.labels import several
 from openmae.data.sources.notes import notes_on
 from openmae.data.sources.source import Source
@@ -87,6 +89,11 @@ def run(settings: Check) -> int:
                 "nothing to do; to measure on it, give it in the place of val",
             )
         )
+    if data.has_splits and groups_of(data.train, settings.selection) is not None:
+        try:
+            check_apart(data, data.train, data.val)
+        except UserError as error:
+            findings.append(Finding("error", error.what, error.advice))
     findings += [Finding("warning", note.what, note.advice) for note in notes if note.is_warning]
     for finding in sorted(findings, key=lambda finding: [*_STYLES].index(finding.severity)):
         _show(finding, console)

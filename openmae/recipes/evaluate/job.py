@@ -29,6 +29,7 @@ from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.joined import Joined
+from openmae.data.sources.selection import WHOLE, Selection
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Task
 from openmae.errors import UserError
@@ -70,7 +71,7 @@ def run(settings: Evaluate) -> None:
     device = choose_device(settings.device)
     model.to(device)
     workers = workers_for(settings.workers, device)
-    data = open_data(settings.data, settings.selection)
+    data = open_data(settings.data, as_learnt(settings.selection, settings.data, settings.model, loaded))
     source, split = judged_images(data, settings.split, settings.model, loaded, task)
     tell(data, console)
     loaded = suited(loaded, source, settings.reading, console)
@@ -167,6 +168,13 @@ def _show(table: Table, rows: int, console: Console) -> None:
 
 def _ends(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(rows) if len(rows) <= _MOST_ROWS else [*rows[:_BEST], *rows[-_WORST:]]
+
+
+def as_learnt(asked: Selection, data: str, model: Path, loaded: Loaded) -> Selection:
+    """What is asked of DATA; where nothing is and the model learnt from it, what was asked of it then."""
+    if asked != WHOLE or whole_address(data) != _learnt_from(model, loaded):
+        return asked
+    return Selection.from_dict(loaded.info["provenance"].get("selection", {}))
 
 
 def judged_images(

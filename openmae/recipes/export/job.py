@@ -23,6 +23,7 @@ from openmae.errors import UserError
 from openmae.evaluate.suited import suited
 from openmae.files.disk import room_on_disk
 from openmae.files.whole import folder_beside
+from openmae.recipes.evaluate.job import as_learnt
 from openmae.recipes.export import views
 from openmae.recipes.export.check import Compared, real_images
 from openmae.recipes.export.formats import hf as export_hf
@@ -75,7 +76,9 @@ def run(settings: Export) -> None:
     loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
     console.print(f"{settings.model}: {described(loaded)}")
     say_origin(loaded, console)
-    data = None if settings.data is None else open_data(settings.data, settings.selection)
+    data = None
+    if settings.data is not None:
+        data = open_data(settings.data, as_learnt(settings.selection, settings.data, settings.model, loaded))
     seen = loaded if data is None else suited(loaded, data.val, settings.reading, console)
     images = real_images(seen, data)
     if data is not None:

@@ -30,6 +30,8 @@ from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.memory import in_memory
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.opening import open_data
+from openmae.data.sources.groups import groups_of
+from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, Taken, Task, answers, outputs_before
 from openmae.data.views.crop import View
@@ -151,10 +153,11 @@ def _split(settings: Finetune, console: Console) -> tuple[Taken, Source, Source]
     """What labels are taken for, and the images to learn from and to be judged by. Raises UserError."""
     data = open_data(given(settings.data), settings.selection)
     taken, train, val = split_for(data, settings.task, settings.seed)
-    tell(data, console)
+    tell(data, console, train, val)
     _check_balance(settings.balance, taken.task)
     if settings.labels is not None:
-        train = fewer_labels(train, settings.labels, taken.task, settings.seed)
+        groups = groups_of(train, settings.selection)
+        train = fewer_labels(train, settings.labels, taken.task, settings.seed, groups)
     return taken, train, val
 
 
@@ -282,6 +285,7 @@ class FinetuneJob(Job[Classifier]):
             "step": step,
             "seed": self.course.seed,
             "held_out": self.labelled.val.fingerprint,
+            **({"selection": asked} if (asked := Selection.from_dict(self.run.config).to_dict()) else {}),
             "model": model if is_name else whole_address(model),
             "pre-training": start.provenance,
         }

@@ -22,12 +22,14 @@ from openmae.commandline.flags import with_flags
 from openmae.console.progress import Say, counting
 from openmae.console.terminal import make_console
 from openmae.console.words import on_one_line, several
+from openmae.data.dividing import check_apart
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.opening import SPLITS, Data, Split, open_data
 from openmae.data.shards.index import INDEX, Shard, write_index
 from openmae.data.shards.listing import CLASSES
 from openmae.data.shards.packing import Packed, Packing, pack_image
 from openmae.data.shards.writer import FinishedShard, LeftOut, ShardWriter, concatenated
+from openmae.data.sources.groups import groups_of
 from openmae.data.sources.known_labels import known_labels
 from openmae.data.sources.labels import NO_LABEL
 from openmae.data.sources.source import Names, Source
@@ -56,7 +58,10 @@ def run(settings: Pack) -> None:
     titles: tuple[Split | None, ...] = SPLITS if data.has_splits else (None,)
     _check_place(settings, titles)
     splits = _open_splits(data, settings, titles, console)
-    tell(data, console)
+    apart = [data.train, data.val] if data.has_splits else []
+    if apart and groups_of(data.train, settings.selection) is not None:
+        check_apart(data, *apart)
+    tell(data, console, *apart)
     with room_on_disk(settings.shards), _only_one(settings.shards):
         for split in splits:
             split.settle()
@@ -167,7 +172,7 @@ def _write_index(split: PackedSplit, parts: list[FinishedShard]) -> None:
         label=split.labels[images],
         class_names=split.class_names,
         label_kind=split.source.label_kind,
-        group=None if (groups := split.source.together) is None else groups[images],
+        group=None if (groups := split.groups) is None else groups[images],
         about={"packed": split.identity, "packed_as": split.packing.read_as},
         **columns,
     )

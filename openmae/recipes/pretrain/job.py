@@ -15,13 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
 from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
+from openmae.data.dividing import check_apart, together
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.opening import Data, open_data
+from openmae.data.sources.groups import groups_of
 from openmae.data.sources.source import Source
 from openmae.data.survey.levels import apart, check_given
 from openmae.data.survey.sample import survey
@@ -104,7 +107,10 @@ def open_images(settings: Pretrain, here: Here) -> Images:
 def _opened(data: str, settings: Pretrain, console: Console) -> tuple[Source, Source | None, Source]:
     opened = open_data(data, settings.selection)
     sources = _sources(opened, settings.seed)
-    tell(opened, console)
+    train, val, _ = sources
+    if val is not None and groups_of(train, settings.selection) is not None:
+        check_apart(opened, train, val)
+    tell(opened, console, *([train, val] if val is not None else []))
     return sources
 
 
@@ -117,7 +123,27 @@ def _sources(data: Data, seed: int) -> tuple[Source, Source | None, Source]:
     aside = held_out(len(source))
     if aside == 0:  # too few to set any aside
         return source, None, source.take(order[:8])
+    groups = together(data)
+    if (groups := source.together if groups is None else groups) is not None:
+        return _whole_groups_aside(source, groups, order, aside)
     return source.take(np.sort(order[aside:])), None, source.take(order[:aside])
+
+
+def _whole_groups_aside(
+    source: Source, groups: NDArray[np.int64], order: NDArray[np.int64], aside: int
+) -> tuple[Source, Source | None, Source]:
+    """As many images set aside, and with them all of their groups, as long as these are a fifth of all at most."""
+    sizes = np.bincount(groups)
+    chosen: list[int] = []
+    for group in dict.fromkeys(groups[order].tolist()):
+        if sizes[chosen].sum() >= aside:
+            break
+        if sizes[[*chosen, group]].sum() <= len(source) // 5:
+            chosen.append(group)
+    if not chosen:  # each is too large to do without
+        return source, None, source.take(order[:aside])
+    away = np.isin(groups, chosen)
+    return source.take(np.flatnonzero(~away)), None, source.take(np.flatnonzero(away)[:aside])
 
 
 def held_out(images: int) -> int:

@@ -114,7 +114,7 @@ def _split(settings: Proof, console: Console) -> tuple[Taken, Source, Source]:
     """What labels are taken for, and the images to learn from and to be judged by. Raises UserError."""
     data = open_data(settings.data, settings.selection)
     found = split_for(data, settings.task, settings.seed)
-    tell(data, console)
+    tell(data, console, *found[1:])
     return found
 
 

@@ -1,0 +1,141 @@
+"""What train and val must not have in common: a group of images, a file, and, what is only said, an image."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.console.words import in_a_line
+from openmae.data.opening import Data
+from openmae.data.sources.groups import groups_of, numbered
+from openmae.data.sources.identity import linked, same_content, same_file
+from openmae.data.sources.notes import Note
+from openmae.data.sources.source import Source, Subset
+from openmae.data.sources.table import TableSource
+from openmae.errors import UserError
+from openmae.randomness import generator
+
+_HELD_OUT = 5  # one part of so many
+_SHOWN = 3  # names in a sentence
+
+
+def check_apart(data: Data, train: Source, val: Source) -> None:
+    """Raises UserError where the two have a group or a file in common: what was learnt would be what is judged."""
+    if (learnt := groups_of(train, data.selection)) is not None:
+        divided = sorted({*learnt} & {*(groups_of(val, data.selection) or ())})
+        if divided:
+            more = f" and {len(divided) - _SHOWN:,} more" if len(divided) > _SHOWN else ""
+            raise UserError(
+                f"{len(divided):,} group{'s are' if len(divided) > 1 else ' is'} both in train and in val of "
+                f"{data.location} ({in_a_line(', '.join(divided[:_SHOWN]))}{more}), so val would judge what was learnt",
+                "divide it by groups, or have it divided anew by `splits='none'`",
+            )
+    if (found := same_file(train, val)) is not None:
+        names = train.shown(found[0]), val.shown(found[1])
+        is_table = isinstance(train.whole if isinstance(train, Subset) else train, TableSource)
+        raise UserError(
+            f"{data.location} has rows for {names[0]} in train and in val, so val would judge what was learnt by heart"
+            if names[0] == names[1]
+            else f"{names[0]} in train and {names[1]} in val of {data.location} are one file, so val would judge what "
+            "was learnt by heart",
+            "keep one of its rows (several labels go into one cell, with ; between them)"
+            if is_table
+            else "take it out of one of them",
+        )
+
+
+def notes_on_copies(train: Source, val: Source) -> list[Note]:
+    """What to say of images that are in both, byte for byte, where looking costs little."""
+    pairs = same_content(train, val)
+    if not pairs:
+        return []
+    first = f"{train.shown(pairs[0][0])} = {val.shown(pairs[0][1])}"
+    what = (
+        f"{len(pairs):,} image{'s' if len(pairs) > 1 else ''} of val {'are' if len(pairs) > 1 else 'is'} in train too, "
+    )
+    return [
+        Note(f"{what}byte for byte ({first})", "figures on val are too good by them: openmae check lists them", True)
+    ]
+
+
+def together(data: Data) -> NDArray[np.int64] | None:
+    """(n,) the group of each of all images, where some are to stay together: as asked for, or because some files are
+    links to others; else None."""
+    everything = data.all
+    groups = groups_of(everything, data.selection)
+    if groups is not None:
+        return numbered(groups)
+    return linked(everything)
+
+
+def without_a_fifth(
+    data: Data, groups: NDArray[np.int64], labels: NDArray[np.int64] | None, seed: int
+) -> tuple[Source, Source]:
+    """(the images without a fifth, that fifth), both of whole groups, with about a fifth of each class and some of each
+    in both. labels (n,): of all images; None where there are no classes. Raises UserError where groups do not allow it.
+    """
+    everything = data.all
+    classes = np.zeros(len(everything), np.int64) if labels is None else labels
+    names = ["all images"] if labels is None else [f"class '{name}'" for name in everything.class_names]
+    order = generator(seed, "held out").permutation(int(groups.max()) + 1)
+    chosen = _whole_groups(groups, classes, order)
+    is_val = np.isin(groups, chosen)
+    for label in np.unique(classes):
+        members = is_val[classes == label]
+        if members.all() or not members.any():
+            few = len(np.unique(groups[classes == label]))
+            count = "one group" if few == 1 else f"{few} groups, which other classes need on the other side"
+            raise UserError(
+                f"{names[label]} of {data.location} lie in {count}, so they cannot be both learnt and judged",
+                "give each class groups enough, or say by `group_by` and `group_column` what belongs together",
+            )
+    return everything.take(np.flatnonzero(~is_val)), everything.take(np.flatnonzero(is_val))
+
+
+def _whole_groups(groups: NDArray[np.int64], classes: NDArray[np.int64], order: NDArray[np.int64]) -> list[int]:
+    """Groups, looked at in this order, that together have about a fifth of each class, some of each, and not all."""
+    width = int(classes.max()) + 1
+    cells, counts = np.unique(groups * width + classes, return_counts=True)
+    starts = np.searchsorted(cells, np.arange(int(groups.max()) + 2) * width)
+    left = np.bincount(classes, minlength=width).astype(np.float64)  # in train
+    goal = np.maximum(left / _HELD_OUT, 1e-9)
+    have = np.zeros(width)
+    chosen: list[int] = []
+
+    def of(group: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        part = slice(starts[group], starts[group + 1])
+        return cells[part] % width, counts[part]
+
+    def gain(group: int) -> float:
+        """How much nearer to the goal it leads; minus infinity where it takes the last images of a class."""
+        own, number = of(group)
+        if (left[own] - number <= 0).any():
+            return -np.inf
+        return float((((goal - have)[own] ** 2 - (goal[own] - have[own] - number) ** 2) / goal[own]).sum())
+
+    def choose(group: int) -> None:
+        own, number = of(group)
+        have[own] += number
+        left[own] -= number
+        chosen.append(group)
+
+    for group in order.tolist():
+        if gain(group) > 0:
+            choose(group)
+    for label in np.flatnonzero((have == 0) & (left > 0)).tolist():
+        if have[label] == 0:
+            candidates = np.unique(groups[classes == label])
+            best = max(candidates.tolist(), key=gain)
+            if gain(best) > -np.inf:
+                choose(best)
+    return chosen
+
+
+def in_order_of_groups(
+    groups: Sequence[str], order: NDArray[np.int64], members: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Some images, those of a group beside each other, and the groups in the order of the first of them in `order`."""
+    rank: dict[str, int] = {}
+    for index in order.tolist():
+        rank.setdefault(groups[index], len(rank))
+    return np.array(sorted(members.tolist(), key=lambda index: rank[groups[index]]), np.int64)
