@@ -20,12 +20,13 @@ from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, open_image
 from openmae.data.formats.header import Header
 from openmae.data.formats.reading import UNSAID, Alpha, Pages, Reading
+from openmae.data.loading.memory import InMemory, in_memory
 from openmae.data.opening import open_data
 from openmae.data.survey.axes import layout_of, pages_of
 from openmae.data.survey.distribution import measure
 from openmae.data.survey.readings import Channels, Evidence, SeenThrough, choose_reading
 from openmae.data.survey.sample import evidence, look, survey
-from openmae.errors import UserError
+from openmae.errors import BrokenImage, UserError
 from tests.data.bad_files import dicom, npy, tiff
 from tests.data.deep import Files
 
@@ -112,6 +113,16 @@ def test_a_survey_of_arrays_with_channels_first_is_numpys(tmp_path: Path, kind: 
     assert "12 of 12 arrays" in found.choice.why["layout"]
     assert found.size == (20, 24)
     np.testing.assert_allclose(found.statistics.mean, images.mean((0, 2, 3)) / 255, rtol=1e-5)
+
+
+def test_arrays_that_do_not_fit_are_named_as_they_lie_from_memory_too() -> None:
+    source = Files([npy(np.zeros((5, 20, 24), np.uint8)), npy(np.zeros((6, 20, 24), np.uint8))])
+    pixels = PixelFormat(5, None, "uint8", Reading(layout="chw"))
+    loaded, kept = in_memory(source, pixels, (16, 16), 0)
+    assert isinstance(loaded, InMemory)
+    np.testing.assert_array_equal(decode(loaded.read(0), kept), np.zeros((20, 24, 5)))
+    with pytest.raises(BrokenImage, match="it has 6 channels and 5 are wanted"):
+        loaded.read(1)
 
 
 # ---------------------------------------------------------------- pages
@@ -331,9 +342,12 @@ PHOTOGRAPH = Evidence(Header("JPEG", 8, 8, 3, "uint8", "RGB"))
         ([*icons(3, True), PHOTOGRAPH], Channels(), "white"),
         (icons(3, True, "black", "ignore"), Channels(), "white"),
         (icons(3, True, "white", "ignore"), Channels(), "black"),
-        ([*icons(3, True, "white"), *icons(3, True, "black")], Channels(), "white"),
-        ([*icons(3, True, "white", "black")], Channels(), "channel"),
+        ([*icons(3, True, "white"), *icons(3, True, "black")], Channels(), "channel"),
+        ([*icons(1, True, "white"), *icons(30, True, "black")], Channels(), "white"),
+        (icons(3, True, "white", "black"), Channels(), "ignore"),  # all hidden, as some writers leave 32-bit BMPs
+        ([*icons(1, True, "white", "black", "ignore"), *icons(9, True)], Channels(), "white"),
         (icons(3, True), Channels(4), "channel"),
+        ([*icons(3, True, "white"), *icons(3, True, "black")], Channels(3), "white"),
         (icons(3, True), Channels(None, (1, 2, 3)), None),
         (icons(3, True), Channels(3, is_known=True), None),
     ],
@@ -351,6 +365,8 @@ def test_what_makes_all_images_one_colour_is_refused_and_what_makes_most_is_said
     for asked, channels in ((Reading(alpha="black"), Channels()), (UNSAID, Channels(3, is_known=True))):
         with pytest.raises(UserError, match=r"all of 3 images looked at are one colour: `alpha=white` shows"):
             choose_reading(drawn, asked, channels).settled()
+    with pytest.raises(UserError, match="`in_chans=3` has no room for alpha"):
+        choose_reading(drawn, Reading(alpha="channel"), Channels(3)).settled()
     some = choose_reading([*drawn, *icons(1, True), PHOTOGRAPH], Reading(alpha="black")).settled()
     assert "3 of 4 images" in some.notes[0].what
     assert not choose_reading(drawn, Reading(alpha="white")).settled().notes

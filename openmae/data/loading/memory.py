@@ -102,8 +102,8 @@ def _decoded(
                 np.save(file, image, allow_pickle=False)
                 found.append(file.getvalue())
             except BrokenImage:
-                if pixels.bands is not None or not isinstance(data, bytes):
-                    raise
+                if pixels.bands is not None or header.axes is not None or not isinstance(data, bytes):
+                    raise  # of an array no part is better than the whole
                 found.append(data)
         except (OSError, BrokenImage) as error:
             found.append(str(error))

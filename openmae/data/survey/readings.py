@@ -24,6 +24,7 @@ from openmae.data.survey.axes import Stack, layout_of, pages_of
 from openmae.errors import UserError
 
 _FIELDS = ("alpha", "layout", "pages", "dicom_units")
+_LOST = 0.1  # share of the images, more of which no background may make one colour
 _BACKGROUNDS: tuple[Alpha, ...] = ("white", "black", "ignore")
 
 
@@ -162,19 +163,30 @@ def _alpha(sample: Sequence[Evidence], asked: Reading, channels: Channels) -> Ch
         return _chosen(
             f"{len(seen):,} of {_images(len(sample))} have alpha, none of them a transparent pixel", alpha="white"
         )
-    blank = {word: sum(word in one.blank for one in through) for word in _BACKGROUNDS}
-    if min(blank["white"], blank["black"]) * 2 > len(through):
+    return _background(through, have, channels.in_chans is None)
+
+
+def _background(through: Sequence[SeenThrough], have: str, has_room: bool) -> Choice:
+    """What shows most of what images show that have transparent pixels. has_room: for another channel."""
+    hidden = [one for one in through if {"white", "black"} <= one.blank]  # nothing but what is hidden can be seen
+    if len(hidden) * 2 > len(through) and sum("ignore" in one.blank for one in hidden) * 2 < len(hidden):
+        return _chosen(f"{have}, and {len(hidden):,} of them are wholly transparent", alpha="ignore")
+    lost = {word: sum(word in one.blank for one in through) - len(hidden) for word in _BACKGROUNDS}
+    better: Alpha = "white" if lost["white"] <= lost["black"] else "black"
+    if lost[better] > _LOST * len(through) and has_room:
         return _chosen(
-            f"{have}, and on white {blank['white']:,} and on black {blank['black']:,} of them are one colour",
-            alpha="channel",
+            f"{have}; on white {lost['white']:,} and on black {lost['black']:,} of them are one colour", alpha="channel"
         )
-    if blank["white"] > blank["black"]:
-        return _chosen(f"{have}, and on white {blank['white']:,} of them are one colour", alpha="black")
+    if better == "black":
+        return _chosen(f"{have}, and on white {lost['white']:,} of them are one colour", alpha="black")
     return _chosen(have, alpha="white")
 
 
 def _checked(alpha: Alpha | None, through: Sequence[SeenThrough], images: int, channels: Channels) -> Choice:
     """What is to be said of transparent pixels where it is decided, or the rule, what becomes of them."""
+    if alpha == "channel" and channels.in_chans in (1, 3):
+        what = f"`in_chans={channels.in_chans}` has no room for alpha beside the colours"
+        return _asks("alpha", what, "choose another `alpha`, or 2 or 4 channels")
     if not through or alpha == "channel" or (alpha is None and channels.in_chans in (2, 4)):
         return NOTHING_OPEN
     word = alpha or "ignore"
