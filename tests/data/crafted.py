@@ -110,6 +110,16 @@ def repeated(column: str, value: bytes | str, rows: int, **others: object) -> by
     return file.getvalue()
 
 
+def repeated_in_lists(column: str, value: str, rows: int) -> bytes:
+    """Likewise, in a list of two for each row, beside paths."""
+    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(2 * rows, np.int32)), pyarrow.array([value]))
+    lists = pyarrow.ListArray.from_arrays(pyarrow.array(np.arange(0, 2 * rows + 1, 2), pyarrow.int32()), texts)
+    file = io.BytesIO()
+    table = pyarrow.table({"path": [f"{number}.png" for number in range(rows)], column: lists})
+    pyarrow.parquet.write_table(table, file, compression="zstd", store_schema=False)
+    return file.getvalue()
+
+
 def promising_tiffs() -> dict[str, bytes]:
     """TIFFs of one or two pages whose descriptions promise any number of them."""
     page = np.zeros((8, 8), np.uint16)

@@ -22,6 +22,7 @@ from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, read_header
 from openmae.data.opening import open_data
 from openmae.data.sources import parquet
+from openmae.data.sources.columns import by_distinct_values, values
 from openmae.errors import BrokenImage, UserError
 from openmae.machine.memory import bounded_growth
 from tests.data.crafted import (
@@ -34,6 +35,7 @@ from tests.data.crafted import (
     npz_of_large_labels,
     promising_tiffs,
     repeated,
+    repeated_in_lists,
     run_length_bmp,
     with_clap,
 )
@@ -203,6 +205,7 @@ def test_a_parquet_file_takes_no_more_memory_than_its_distinct_values(tmp_path: 
         repeated("path", "a.png", 5_000_000),
         repeated("label", "x", 1, image=[row]),
         repeated("label", "x" * 10_000_000, 3, image=[row["bytes"]] * 3),
+        repeated_in_lists("label", "x" * 10_000_000, 100_000),
     )
     place.write_bytes(repeated("image", bytes(large), 100_000))
     assert place.stat().st_size < 20_000
@@ -214,6 +217,16 @@ def test_a_parquet_file_takes_no_more_memory_than_its_distinct_values(tmp_path: 
             place.write_bytes(data)
             with pytest.raises(UserError, match=r"path or label of 10,000,000 bytes|5,000,000 values, which its"):
                 _ = open_data(str(place)).all
+
+
+def test_lists_of_labels_are_as_pyarrow_reads_them(tmp_path: Path) -> None:
+    labels = [["a", "b"], [], None, ["b"], ["a", None]]
+    table = pyarrow.table({"path": list("vwxyz"), "label": labels})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with parquet.open_parquet(tmp_path / "a.parquet") as opened:
+        found = by_distinct_values(tmp_path / "a.parquet", opened).read()
+    for column in (found["label"], found["label"].slice(1, 3)):
+        assert values(column, tmp_path) == column.to_pylist()
 
 
 def test_a_row_group_that_unpacks_to_more_than_there_is_room_for(

@@ -24,7 +24,7 @@ def by_distinct_values(file: Path, opened: Any) -> Any:
     if most > _LEAST_REFUSED + _VALUES_A_BYTE * file.stat().st_size:
         raise UserError(f"{file} says that it has {most:,} values, which its {file.stat().st_size:,} bytes cannot tell")
     columns = [schema.column(number) for number in range(len(schema))]
-    repeated = [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.max_repetition_level == 0]
+    repeated = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
     return ParquetFile(file, memory_map=True, metadata=metadata, read_dictionary=repeated)
 
 
@@ -40,6 +40,9 @@ def values(column: Any, file: Path) -> list[Any]:
         found = [values(part, file) for part in column.flatten()]
         names = [field.name for field in column.type]
         return [dict(zip(names, row, strict=True)) for row in zip(*found, strict=True)]
+    if pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
+        inside, ends, there = values(column.values, file), column.offsets.to_pylist(), column.is_valid().to_pylist()
+        return [inside[a:b] if is_there else None for a, b, is_there in zip(ends, ends[1:], there, strict=False)]
     if not pyarrow.types.is_dictionary(column.type):
         return list(column.to_pylist())
     distinct = column.dictionary
