@@ -19,7 +19,7 @@ DIFFERENT = {  # between pretrain and finetune, and why
     "img_size": "positions are interpolated",
     "patch_size": "it is the model's",
     "micro_batch": "--batch-norm makes it a part of the result",
-    "grad_checkpointing": "there is no auto",
+    "num_heads": "it is for weights that do not say it",
     "seed": "other things are drawn",
     "evaluations": "other things are measured",
 }

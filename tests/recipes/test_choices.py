@@ -276,11 +276,15 @@ def test_a_fine_tuning_takes_what_fits_a_container(mixing: float) -> None:
     settings = Finetune(
         "model", "data", Path("out"), precision="bf16", batch_size=64, mixup=mixing, cutmix=mixing, workers=1
     )
-    found = [
-        finetune_choices.choose(settings, start, "classification", 1000, CPU, QUIET, memory).micro_batch
-        for memory in (None, 16 * 10**9, 3 * 10**9, 2 * 10**9)
-    ]
-    assert found == ([64, 64, 32, 8] if not mixing else [64, 64, 32, 32])  # mixed in groups of 32
+    found = []
+    for memory in (None, 16 * 10**9, 3 * 10**9, 2 * 10**9):
+        chosen = finetune_choices.choose(settings, start, "classification", 1000, CPU, QUIET, memory)
+        found.append((chosen.micro_batch, chosen.grad_checkpointing))
+    least = (32, "on") if mixing else (8, "off")  # mixed in groups of 32
+    assert found == [(64, "off"), (64, "off"), (32, "off"), least]
+    given_ = replace(settings, micro_batch=64, grad_checkpointing="off")
+    chosen = finetune_choices.choose(given_, start, "classification", 1000, CPU, QUIET, 2 * 10**9)
+    assert (chosen.micro_batch, chosen.grad_checkpointing) == (64, "off")
 
 
 def test_each_choice_is_printed_with_its_reason() -> None:
@@ -297,7 +301,8 @@ def test_each_choice_is_printed_with_its_reason() -> None:
     open_before = [
         name
         for name in vars(found)
-        if getattr(settings, name) is None and name not in ("labels", "task", "workers", *asked)
+        if (getattr(settings, name) is None and name not in ("labels", "task", "workers", *asked))
+        or name == "grad_checkpointing"
     ]
     assert {flag.split()[0] for flag in flags} == {f"--{n.replace('_', '-')}" for n in open_before} - {"--clip-grad"}
     assert all(line.split(": ", 1)[1] for line in lines[1:])

@@ -43,6 +43,7 @@ _FINETUNE = {  # Table 9
     "random_erase": 0.25,
     "ema_decay": 0.0,
 }
+_FEW_AT_ONCE = 8  # images; where fewer fit, blocks are computed again instead of kept
 _LEAST_STEPS = 500  # of auto
 _GENTLE_CROP = 0.4  # share of an image's area that a crop has at least, where auto does not augment
 _FEW_EPOCHS = 10  # of auto, which does not augment in as few; ten times as many call for all of the paper's
@@ -96,33 +97,42 @@ def choose(
     if settings.optimizer == "lars":
         values |= {"weight_decay": (0.0, "LARS takes none"), "layer_decay": (1.0, "LARS takes none")}
     values["precision"] = choose_precision(device)
-    values["micro_batch"] = _micro_batch(filled(settings, values), encoder, batch_size, device, memory)
+    values |= _for_machine(filled(settings, values), encoder, batch_size, device, memory)
     return fill(settings, values, console)
 
 
-def _micro_batch(
-    settings: Finetune, encoder: ViT, batch_size: int, device: torch.device, memory: int | None
-) -> tuple[int, str]:
-    """What goes through the model at once, and why so much."""
+def _for_machine(settings: Finetune, encoder: ViT, batch_size: int, device: torch.device, memory: int | None) -> Values:
+    """What changes speed and memory and not the result: what goes through the model at once, and what is kept of it."""
     most, why = min(batch_size, 128 if device.type != "cpu" else 64), "what goes through the model at once"
+    kept = ("off", "a quarter faster, where there is memory enough")
     if device.type != "cpu" or memory is None or settings.batch_norm:  # which sees a micro-batch: it decides
-        return most, why
-    usable, again = usable_memory(memory, "cpu", settings.workers), settings.grad_checkpointing == "on"
+        return {"micro_batch": (most, why), "grad_checkpointing": kept}
+    usable = usable_memory(memory, "cpu", settings.workers)
     averages = (1 if settings.optimizer == "lars" else 2) + bool(settings.ema_decay)
     precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
     sides = pair(settings.img_size) if settings.img_size is not None else encoder.img_size
     with torch.device("meta"):
         seen = ViT(**{**encoder.arguments(), "img_size": sides, "position_grid": None})
-    if rough_step_bytes(seen, most, averages) <= usable:
-        return most, why
-    least = GROUP if settings.mixup or settings.cutmix else 1
-    sizes = [size for size in (most, 32, 16, 8, 4, 2, 1) if least <= size <= most]
-    fitting = [size for size in sizes if step_bytes(seen, precision, size, averages, again) <= usable]
-    if fitting:
-        return fitting[0], f"{why}, in {size_of(memory)} of memory"
-    needed = step_bytes(seen, precision, sizes[-1], averages, again)
-    less = "a smaller model or --img-size" if again else "--grad-checkpointing on"
-    return sizes[-1], f"{why}; it may take {size_of(needed)}, more than {size_of(memory)} allow: {less} takes less"
+    if rough_step_bytes(seen, settings.micro_batch or most, averages) <= usable:
+        return {"micro_batch": (most, why), "grad_checkpointing": kept}
+
+    def fitting(again: bool) -> int:
+        """The most at once, 0 where even the least is too much."""
+        sizes = [size for size in (most, 32, 16, 8, 4, 2, 1) if least <= size <= most]
+        sizes = sizes if settings.micro_batch is None else [settings.micro_batch]
+        return next((size for size in sizes if step_bytes(seen, precision, size, averages, again) <= usable), 0)
+
+    least = min(most, GROUP if settings.mixup or settings.cutmix else 1)  # views are mixed in groups
+    again = settings.grad_checkpointing == "on"
+    at_once = fitting(again)
+    if settings.grad_checkpointing == "auto" and at_once < min(most, _FEW_AT_ONCE):
+        kept = ("on", f"only {at_once} images fit in the memory at once without")
+        again, at_once = True, fitting(again=True)
+    why = f"{why}, in {size_of(memory)} of memory"
+    if not at_once:
+        needed = size_of(step_bytes(seen, precision, settings.micro_batch or least, averages, again))
+        why = f"{why}, which may be too little: a step may take {needed}; a smaller --img-size or model takes less"
+    return {"micro_batch": (at_once or least, why), "grad_checkpointing": kept}
 
 
 def settle(settings: Finetune, images: int, console: Console) -> Finetuning:

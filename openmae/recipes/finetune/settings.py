@@ -32,6 +32,7 @@ from openmae.recipes.training.settings import (
     Recipe,
     Sharded,
     Sides,
+    Switch,
     TimeoutMinutes,
 )
 from openmae.train.checkpoint import KEEP
@@ -106,9 +107,9 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     micro_batch: int | None = None
     """Images that go through the model at once. Default: 128 on a GPU, up to 64 on a CPU, as memory
     allows; halved where it runs out."""
-    grad_checkpointing: Literal["on", "off"] = "off"
-    """Compute each block again in the backward pass instead of keeping it: a quarter slower, a fraction of the
-    memory."""
+    grad_checkpointing: Switch = "auto"
+    """Compute each block again in the backward pass instead of keeping it: a quarter slower, a fraction of the memory.
+    auto: where hardly an image fits otherwise."""
     blr: float | None = None
     """Base learning rate; the rate is blr x batch_size / 256. Paper: 1e-3, ViT-B after norm_pix 5e-4."""
     min_lr: float | None = None
