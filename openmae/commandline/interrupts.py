@@ -76,6 +76,8 @@ def leave_when_asked(command: str, *, is_training: bool) -> None:
 
 def leave_silently(code: int, *, is_training: bool) -> None:
     """From now on all is said and done, and who asks to stop need not wait."""
+    with contextlib.suppress(OSError, ValueError):  # its reader has left, or it was closed
+        sys.stdout.flush()
     _leave_on({"SIGINT", *(_OF_SCHEDULERS if is_training else ())}, code, "")
 
 
@@ -86,9 +88,7 @@ def _leave_on(names: Collection[str], code: int, sentence: str) -> None:
 
 
 def leave(code: int, sentence: str) -> None:
-    """Ends the process as it stands."""
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # closed, or in the middle of being written to
-        sys.stdout.flush()
+    """Ends the process as it stands; its output too, for whose reader it might have to wait."""
     if sentence:
         with contextlib.suppress(OSError):
             os.write(2, f"{sentence}\n".encode(errors="backslashreplace"))
