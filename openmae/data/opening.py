@@ -4,10 +4,11 @@ DATA is a folder of images; a table (.csv, or .parquet with a column `path`); ta
 such as shards/{0000..0099}.tar, or a folder of them, also on http(s):// and s3://); .parquet files with the images
 inside (one, or a folder of them); or an array (.npy, .npz).
 
-Splits are: `train/` and `val/` inside a folder; files whose names say so (train-00000-of-00005.parquet, val-0000.tar;
-`validation` and `test` mean val where there is no `val`); the column `split` of a table; train_images and val_images
-of an .npz. A folder that holds images as well as shards is refused, since either might be meant; but shards that
-`openmae pack` has written, with their index, may have pictures beside them.
+Splits are what is called so, by one rule (sources/splits.py): folders, in a folder or in each class folder in it; files
+(train-00000-of-00005.parquet, val-0000.tar); first folders of a tar's members; cells of a table's column `split`;
+arrays of an .npz. What may be splits or not is asked for. A folder that holds images as well as shards is refused,
+since either might be meant; but shards that `openmae pack` has written, with their index, may have pictures beside
+them.
 """
 
 from collections.abc import Callable

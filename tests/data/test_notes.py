@@ -14,6 +14,7 @@ from openmae.data.sources import listing
 from openmae.data.sources.notes import mask_folders, masks_among
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Names
+from openmae.errors import UserError
 from tests.commands import Run, pretrain
 from tests.images import picture
 
@@ -79,6 +80,12 @@ def test_every_file_that_pillow_knows_is_taken_or_counted(tmp_path: Path) -> Non
         "2 images are left out, of kinds that are not read: 1 .jp2, 1 .ppm",
         "2 files are left out, by the first bytes or the ending no image: 1 without extension, 1 .txt",
     ]
+
+
+def test_a_folder_of_what_is_not_read_says_what_it_has(tmp_path: Path) -> None:
+    write(tmp_path, {"a.ppm": encoded("PPM"), "b.ppm": encoded("PPM"), "c.jp2": encoded("JPEG2000")})
+    with pytest.raises(UserError, match=r"holds no images .* but files that are not read: 2 .ppm, 1 .jp2"):
+        _ = open_data(str(tmp_path)).all
 
 
 def test_cameras_files_are_not_taken_for_the_thumbnail_in_them(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from openmae.data.sources.source import LabelKind, Names, Source
 from openmae.data.sources.splits import split_of
 from openmae.errors import UserError
 
+_SHOWN = 5  # kinds of files in a sentence
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 
 
@@ -128,9 +130,13 @@ def open_folder(root: Path, listing: Listing) -> ImageFolder:
     if not len(listing.names):
         if packed := next((path for path in root.rglob("*") if path.name.endswith(COMPRESSED)), None):
             raise UserError(f"{root} holds no images, but {packed.relative_to(root)}", unpacking(packed.name))
+        counts = Counter[str]()
+        for one in listing.others:
+            counts[one.ending or "without extension"] += one.number
+        others = ", ".join(f"{count:,} {ending}" for ending, count in counts.most_common(_SHOWN))
         raise UserError(
             f"{root} holds no images ({', '.join(sorted(e[1:] for e in EXTENSIONS))}), no .tar shards and no .parquet "
-            "files",
+            f"files{f', but files that are not read: {others}' if others else ''}",
             "give a folder that does",
         )
     return ImageFolder(root, listing)

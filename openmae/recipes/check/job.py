@@ -9,8 +9,8 @@ Reported, by severity, with what to do about each:
     warning   other images that cannot be read; images smaller than a patch of 16; copies; more than 1% blank; depths
               or numbers of channels that differ; classes with a single image, with more than 90% of the images, that
               val lacks, or that differ by capitals only; more than half of an image no-data; values such as -9999
-              that look like no-data though no file says so; labels of one class only, or in one split only; folders
-              called test or valid where train and val are meant
+              that look like no-data though no file says so; labels of one class only, or in one split only; masks
+              among the images; images of kinds that are not read
     note      a few blank images; no-data; sizes far from the others; grey beside colour; files with several frames;
               no labels; a third split, test, beside train and val
 
