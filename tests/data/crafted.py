@@ -42,7 +42,8 @@ def hidden_frames() -> dict[str, bytes]:
 def many_scans(side: int, scans: int) -> bytes:
     """A valid progressive grey JPEG of side x side pixels: scans in which nothing comes, each gone over all of it."""
     blocks = math.ceil(side / 8) ** 2
-    bits = "".join(f"0{min(left, 32767) - 16384:014b}" for left in range(blocks, 16383, -32767))
+    runs = math.ceil(blocks / 32767)  # of blocks; each may be of 16,384 to 32,767
+    bits = "".join(f"0{(blocks * (n + 1) // runs - blocks * n // runs) - 16384:014b}" for n in range(runs))
     bits += "1" * (-len(bits) % 8)
     coded = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\x00")
     tables = b"".join(

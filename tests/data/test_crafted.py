@@ -302,6 +302,15 @@ def test_a_sparse_file_in_a_shard_is_broken_and_those_behind_it_are_not_lost(tmp
 # ---------------------------------------------------------------- BMP
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_run_lengths_of_a_grey_bmp(bits: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 2**bits, (5, 13)).astype(np.uint8)
+    levels = np.arange(2**bits, dtype=np.uint8)[:, None].repeat(3, 1)
+    data = run_length_bmp(pixels, bits, levels, padded=True)
+    assert read_header(data).channels == 1
+    np.testing.assert_array_equal(decode(data, GREY)[..., 0], pixels)
+
+
 @pytest.mark.parametrize("width", [1, 2, 7, 300, 301])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("delta", [False, True])
