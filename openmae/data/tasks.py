@@ -1,5 +1,6 @@
 """What is to be learnt of each image: its class, several labels at once, or a number."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from openmae.errors import UserError
 
 Task = Literal["classification", "multi-label", "regression"]
 _LARGEST = float(np.finfo(np.float32).max)
+_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")  # as numbers are written in half of the world
 VALUE = "value"  # what the one output of a regression is called
 
 
@@ -70,6 +72,11 @@ def taken_for_names(names: Sequence[str], kind: LabelKind, location: str) -> Tak
     words = [name for name, number in numbers.items() if number is None]
     if not words:
         return _of_numbers([name for name in names if name])
+    if words and all(number is not None or _COMMA.fullmatch(name) for name, number in numbers.items()):
+        raise UserError(
+            f"labels of {location} are numbers with a comma ({words[0]})",
+            "write them with a point; or say by `task='classification'` that they are names",
+        )
     if len(words) < len(numbers) and all(_is_none(word) for word in words):
         raise UserError(
             f"labels of {location} are numbers, but for {some(words)}",

@@ -319,6 +319,13 @@ def test_labels_that_are_written_are_ordered_by_their_values(tmp_path: Path) -> 
     assert answers(several, "multi-label").names == ("1", "2", "10")
 
 
+def test_numbers_with_a_comma_are_asked_about(tmp_path: Path) -> None:
+    source = open_data(table(tmp_path, ['"0,5"', '"12,25"', "3"])).all
+    with pytest.raises(UserError, match=r"are numbers with a comma \(0,5\): write them with a point; or say"):
+        task_of(source)
+    assert task_of(open_data(table(tmp_path, ['"0,5"', '"a,b"'])).all) == "classification"
+
+
 def test_numbers_but_for_nan_are_asked_about(tmp_path: Path) -> None:
     source = open_data(table(tmp_path, ["0", "1", "nan"])).all
     with pytest.raises(UserError, match=r"are numbers, but for nan: leave the cell empty .* `task='classification'`"):
