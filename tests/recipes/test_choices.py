@@ -280,8 +280,8 @@ def test_a_fine_tuning_takes_what_fits_a_container(mixing: float) -> None:
     for memory in (None, 16 * 10**9, 3 * 10**9, 2 * 10**9):
         chosen = finetune_choices.choose(settings, start, "classification", 1000, CPU, QUIET, memory)
         found.append((chosen.micro_batch, chosen.grad_checkpointing))
-    least = (32, "on") if mixing else (8, "off")  # mixed in groups of 32
-    assert found == [(64, "off"), (64, "off"), (32, "off"), least]
+    fitting = [(64, "on"), (32, "on")] if mixing else [(16, "off"), (8, "off")]  # mixed in groups of 32
+    assert found == [(64, "off"), (64, "off"), *fitting]
     given_ = replace(settings, micro_batch=64, grad_checkpointing="off")
     chosen = finetune_choices.choose(given_, start, "classification", 1000, CPU, QUIET, 2 * 10**9)
     assert (chosen.micro_batch, chosen.grad_checkpointing) == (64, "off")

@@ -7,7 +7,8 @@ from openmae.machine.workers import workers_for
 USABLE_MEMORY = 0.8  # of the device's; the rest is for what an estimate misses
 _FREE = 0.9  # of a CPU's, which also holds small sets of images, the views that wait, and what is measured of them:
 _PROGRAM = 500 * 2**20  # Python, torch and other libraries, the list of images (measured: 450)
-_WORKER = 64 * 2**20  # a loader process: what it decodes, and what it no longer shares with us (measured: 25 to 50)
+_WORKER = 128 * 2**20  # a loader process, and another where something is measured: what they decode, and what they no
+# longer share with us (measured: 25 to 50 each)
 
 
 def usable_memory(memory: int, device_type: str, workers: int | None) -> int:
