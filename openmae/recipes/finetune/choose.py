@@ -111,8 +111,11 @@ def _for_machine(settings: Finetune, encoder: ViT, batch_size: int, device: torc
     averages = (1 if settings.optimizer == "lars" else 2) + bool(settings.ema_decay)
     precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
     sides = pair(settings.img_size) if settings.img_size is not None else encoder.img_size
-    with torch.device("meta"):
-        seen = ViT(**{**encoder.arguments(), "img_size": sides, "position_grid": None})
+    try:
+        with torch.device("meta"):
+            seen = ViT(**{**encoder.arguments(), "img_size": sides, "position_grid": None})
+    except ValueError as error:
+        raise of_user(error) from error
     if rough_step_bytes(seen, settings.micro_batch or most, averages) <= usable:
         return {"micro_batch": (most, why), "grad_checkpointing": kept}
 
