@@ -68,7 +68,7 @@ def _without_a_fifth_of_each_class(everything: Source, seed: int) -> tuple[Sourc
                 f"class '{name}' of {everything.location} has one image", f"give each class two or more{hint}"
             )
         members = generator(seed, "held out", index=label).permutation(members)
-        _hold_out(is_val, members, everything.together, f"class '{name}' of {everything.location}")
+        is_val[members[: max(1, len(members) // 5)]] = True
     return _divided(everything, is_val)
 
 
@@ -77,29 +77,8 @@ def _without_a_fifth(everything: Source, seed: int) -> tuple[Source, Source]:
     if len(everything) < 2:
         raise UserError(f"{everything.location} has one image", "give two or more")
     is_val = np.zeros(len(everything), bool)
-    members = generator(seed, "held out").permutation(len(everything))
-    _hold_out(is_val, members, everything.together, everything.location)
+    is_val[generator(seed, "held out").permutation(len(everything))[: max(1, len(everything) // 5)]] = True
     return _divided(everything, is_val)
-
-
-def _hold_out(
-    is_val: NDArray[np.bool_], members: NDArray[np.int64], groups: NDArray[np.int64] | None, called: str
-) -> None:
-    """Marks a fifth of these images, the first ones, or what is missing to it; of groups, whole ones. Raises UserError
-    where that would be all of them."""
-    wanted = max(1, len(members) // 5)
-    if groups is None:
-        is_val[members[:wanted]] = True
-        return
-    for group in dict.fromkeys(groups[members].tolist()):
-        if is_val[members].sum() >= wanted:
-            break
-        is_val[groups == group] = True
-    if is_val[members].all():
-        raise UserError(
-            f"all images of {called} belong together, so that none could be held out",
-            "give more, or divide them into train and val",
-        )
 
 
 def _divided(everything: Source, is_val: NDArray[np.bool_]) -> tuple[Source, Source]:

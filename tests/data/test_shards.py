@@ -746,7 +746,7 @@ def test_images_of_one_sample_are_never_divided(tmp_path: Path) -> None:
             assert not keys[0] & keys[1]
             assert (len(train), len(val)) == (48, 12)
     few = {name: data for name, data in members.items() if name[:2] in ("00", "01", "02")}
-    with pytest.raises(UserError, match=r"all images of class .0. .* belong together, so that none could be held out"):
+    with pytest.raises(UserError, match=r"class '0' .* lie in one group, so they cannot be both learnt and judged"):
         split_for(open_data(str(write_tar(tmp_path / "b.tar", few)), Selection(image_key=EVERY)), None, 0)
 
 
