@@ -3,6 +3,7 @@
 import contextlib
 import json
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, read_header
 from openmae.errors import BrokenImage
-from tests.data.bad_files import bombs, cut_off, huge_headers, put, tiff, whole_files
+from tests.data.bad_files import bombs, cut_off, huge_headers, png, put, tiff, whole_files
 from tests.images import encoded, picture
 from tests.processes import run_openmae
 
@@ -125,6 +126,14 @@ def test_damaged_tiffs_leave_the_console_alone(capfd: pytest.CaptureFixture[str]
         for at in range(0, len(data), 37):
             with contextlib.suppress(BrokenImage):
                 decode(data[:at] + b"\xff\x07\xff" + data[at + 3 :], PixelFormat(3, None, "uint16"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_odd_pngs_leave_the_console_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    pixels = np.arange(8 * 8 * 3, dtype=np.uint16).reshape(8, 8, 3)
+    data = png(pixels, 16, 2).replace(struct.pack(">II", 8, 8), struct.pack(">II", 8, 5), 1)  # pixels are left over
+    data = data[:29] + struct.pack(">I", zlib.crc32(data[12:29])) + data[33:]
+    np.testing.assert_array_equal(decode(data, PixelFormat(3, None, "uint16")), pixels[:5])
     assert capfd.readouterr() == ("", "")
 
 

@@ -73,7 +73,7 @@ def open_by_pillow(data: bytes, kind: str, turn: int | None = None, crop: Crop |
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps libtiff, which knows no other way, from writing what it finds wrong with a file to the console."""
+    """Keeps libtiff and libpng, which know no other way, from writing what is wrong with a file to the console."""
     try:
         console = os.dup(2)
     except OSError:  # there is none
@@ -139,7 +139,8 @@ def open_deep(
     check_size(height, width, 2 * channels)
 
     def pixels(asked: Wanted) -> NDArray[Any]:
-        stored = decode(data)
+        with _quiet():
+            stored = decode(data)
         if stored.ndim == 2:
             stored = stored[..., None]
         if stored.shape != (height, width, channels) or stored.dtype != np.uint16:
