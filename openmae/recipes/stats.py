@@ -7,7 +7,9 @@ Every image is read once and weighs the same, as in training, which draws images
 pre-training takes these figures from a sample of 2048 images.
 """
 
+import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -180,7 +182,7 @@ def _notes(found: Distribution, source: Source, data: str) -> list[str]:
 
 def _hand_on(settings: Stats, found: Distribution, console: Console) -> None:
     """Writes the files; says how to use the figures."""
-    values = found.statistics.to_dict()
+    values = {**found.statistics.to_dict(), **settings.selection.to_dict()}  # of the same images
     if settings.out is None:
         flags = " ".join(
             f"{flag(name)} {_words(value if isinstance(value, list) else [value])}" for name, value in values.items()
@@ -199,5 +201,5 @@ def _level(level: float, found: Distribution) -> str:
     return f"{level:.4g}" if found.sample else f"{level:.0f}"
 
 
-def _words(values: list[float] | tuple[int, ...] | None) -> str:
-    return " ".join(map(str, values or ()))
+def _words(values: Sequence[float | str] | None) -> str:
+    return shlex.join(map(str, values or ()))

@@ -13,7 +13,7 @@ from openmae.data.formats.channels import PixelFormat
 from openmae.data.opening import open_data
 from openmae.data.survey.distribution import measure
 from openmae.data.views.statistics import Statistics
-from tests.commands import Run, refused
+from tests.commands import Run, pretrain, refused
 from tests.data.deep import Files, images_of, tiff, torch_moments
 from tests.images import write_images
 
@@ -69,6 +69,17 @@ def test_stats_reads_the_split_that_is_trained_on_and_as_many_as_asked(tmp_path:
     write_images(tmp_path / "val", 4, first=6)
     assert ": 6 images in" in run("stats", tmp_path)[1]
     assert ": 3 images in" in run("stats", tmp_path, "--most", 3)[1]
+
+
+def test_what_was_left_out_goes_on_to_pretrain(tmp_path: Path, run: Run) -> None:
+    write_images(tmp_path / "data", 8)
+    asked = ["--exclude", "*/000.*", "class1/*", "--splits", "none", "--workers", "0"]
+    output = run("stats", tmp_path / "data", *asked)[1]
+    assert "--splits none --exclude '*/000.*' 'class1/*'" in output
+    assert run("stats", tmp_path / "data", *asked, "--out", tmp_path / "s.toml")[0] == 0
+    code, output, _ = run(*pretrain(tmp_path / "data", tmp_path / "run", "--config", tmp_path / "s.toml", "--epochs 4"))
+    assert code == 0
+    assert "3 images in" in output
 
 
 def test_stats_names_a_channel_that_says_nothing(tmp_path: Path, run: Run) -> None:
