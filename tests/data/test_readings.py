@@ -115,6 +115,13 @@ def test_a_survey_of_arrays_with_channels_first_is_numpys(tmp_path: Path, kind: 
     np.testing.assert_allclose(found.statistics.mean, images.mean((0, 2, 3)) / 255, rtol=1e-5)
 
 
+def test_a_batch_of_one_is_its_image() -> None:
+    array = np.random.default_rng(7).integers(0, 256, (1, 3, 20, 24), dtype=np.uint8)
+    for stored in (array, np.asfortranarray(array)):
+        found = pixels_of(npy(stored), Reading(layout="chw"))
+        np.testing.assert_array_equal(found, np.moveaxis(array[0], 0, -1))
+
+
 def test_arrays_that_do_not_fit_are_named_as_they_lie_from_memory_too() -> None:
     source = Files([npy(np.zeros((5, 20, 24), np.uint8)), npy(np.zeros((6, 20, 24), np.uint8))])
     pixels = PixelFormat(5, None, "uint8", Reading(layout="chw"))

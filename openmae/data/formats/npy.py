@@ -55,6 +55,8 @@ def _described(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     """(shape, dtype, whether it is stored by columns)"""
     found = ast.literal_eval(header.decode("latin1"))
     shape, dtype = tuple(found["shape"]), np.dtype(found["descr"])
+    if len(shape) == 4 and shape[0] == 1:  # a batch of one, as torch has it
+        shape = shape[1:]
     if len(shape) not in (2, 3) or not all(isinstance(length, int) for length in shape):
         raise BrokenImage(
             f"it is an array of shape {shape}",
