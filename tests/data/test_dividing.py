@@ -17,6 +17,7 @@ from openmae.data.dividing import check_apart, notes_on_copies
 from openmae.data.fewer_labels import fewer_labels
 from openmae.data.held_out import split_for
 from openmae.data.opening import Data, open_data
+from openmae.data.sources import identity
 from openmae.data.sources.groups import groups_of
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
@@ -250,6 +251,13 @@ def test_the_same_path_is_one_file_where_there_is_none(tmp_path: Path) -> None:
     rows = [(f"{i}.png", "ab"[i % 2], "train" if i < 4 else "val") for i in range(8)] + [("./0.png", "a", "val")]
     with pytest.raises(UserError, match="learnt by heart"):
         split_for(open_data(str(write_table(tmp_path, rows, "path,label,split"))), None, 0)
+
+
+def test_of_very_many_files_the_path_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "_MOST_STATS", 3)
+    with pytest.raises(UserError, match="learnt by heart"):
+        split_for(in_both(tmp_path / "a", "./img/0.png"), None, 0)
+    split_for(in_both(tmp_path / "b", "soft.png"), None, 0)
 
 
 def test_a_link_from_val_into_train(tmp_path: Path) -> None:

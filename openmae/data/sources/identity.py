@@ -5,36 +5,39 @@ import stat
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.joined import Joined
+from openmae.data.sources.listing import KEPT_FROM
 from openmae.data.sources.source import Remade, Source, Subset
 from openmae.data.sources.table import TableSource
 from openmae.errors import BrokenImage
 
 _MOST_READ = 2**28  # bytes of files that are compared at a start
 _MOST_LOOKED_AT = 20_000  # images of which nothing but reading tells the size
-_MOST_STATS = 300_000  # files of one size that are looked up, of which some may be links
+_MOST_STATS = KEPT_FROM  # files that are looked up: of more, not even the list is made anew at each start
+
+_known: "WeakKeyDictionary[TableSource, NDArray[np.int64]]" = WeakKeyDictionary()  # sizes of the files of tables
 
 Identity = tuple[int, int] | str
 """Device and inode, the same whatever link, case or way leads to a file; a path where there is no file."""
 
 
 def same_file(train: Source, val: Source) -> tuple[int, int] | None:
-    """(index in train, index in val) of the first image of val that is a file of train too; None where there is none,
-    or where it would take a look at more than 300,000 files."""
+    """(index in train, index in val) of the first image of val that is a file of train too; None where there is none.
+    Where more than 100,000 files would have to be looked up, a file is known by its path alone."""
     rows, sizes = (_files(train), _files(val)), _both_sizes(train, val)
     if sizes is not None:  # one file has one size
         alike = _of_one_size(*sizes)
         rows = np.intersect1d(rows[0], alike[0]), np.intersect1d(rows[1], alike[1])
-        if sum(map(len, rows)) > _MOST_STATS:
-            return None
-    seen = {_identity(train, index): index for index in rows[0].tolist()} if len(rows[1]) else {}
+    few = sum(map(len, rows)) <= _MOST_STATS
+    seen = {_identity(train, index, few): index for index in rows[0].tolist()} if len(rows[1]) else {}
     for index in rows[1].tolist():
-        if (found := seen.get(_identity(val, index))) is not None:
+        if (found := seen.get(_identity(val, index, few))) is not None:
             return found, index
     return None
 
@@ -51,7 +54,7 @@ def linked(source: Source) -> NDArray[np.int64] | None:
     numbers = np.arange(len(source))
     first: dict[Identity, int] = {}
     for index in rows.tolist():
-        numbers[index] = first.setdefault(_identity(source, index), index)
+        numbers[index] = first.setdefault(_identity(source, index, True), index)
     if len(first) == len(rows):
         return None
     return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
@@ -134,10 +137,12 @@ def _sizes(source: Source) -> NDArray[np.int64] | None:
         return np.concatenate(parts) if len(parts) == len(source.parts) else None
     if isinstance(source, ImageFolder):
         return source.listing.sizes
-    if isinstance(source, TableSource):
-        path = _path_of(source)
-        assert path is not None
-        return np.array([_size(path(index)) for index in range(len(source))], np.int64)
+    if isinstance(source, TableSource) and len(source) <= _MOST_STATS:
+        if source not in _known:
+            path = _path_of(source)
+            assert path is not None
+            _known[source] = np.array([_size(path(index)) for index in range(len(source))], np.int64)
+        return _known[source]
     return None
 
 
@@ -148,10 +153,12 @@ def _size(path: str) -> int:
         return -1
 
 
-def _identity(source: Source, index: int) -> Identity:
+def _identity(source: Source, index: int, look: bool) -> Identity:
     path_of = _path_of(source)
     assert path_of is not None
     path = path_of(index)
+    if not look:
+        return os.path.normpath(path)
     try:
         status = os.stat(path)  # noqa: PTH116
     except (OSError, ValueError):
