@@ -191,6 +191,8 @@ def test_int8_classifier_is_judged_by_labels(run: Run, tmp_path: Path) -> None:
     loaded = write_model(MODELS["grey, no class token, batch norm"](), tmp_path / "in.safetensors")
     out = tmp_path / "out.onnx"
     about, said = exported_by(run, tmp_path / "in.safetensors", out, "--quantize", "int8", "--data", data)
+    assert "Where the same image must always get the same, send images one at a time" in said
+    assert 0 < about["quantized"]["beside"] < about["largest_output"]
     cost, judged = about["quantized"], about["quantized"]["judged"]
     assert about["largest_difference"] <= about["allowed_difference"]  # of the exact graph
     source = open_data(str(data)).all
@@ -234,6 +236,8 @@ def test_without_labels_outputs_are_compared(run: Run, tmp_path: Path) -> None:
     loaded = write_model(MODELS["encoder of one patch"](), tmp_path / "in.safetensors")
     out = tmp_path / "out.onnx"
     about, said = exported_by(run, tmp_path / "in.safetensors", out, "--quantize", "int8", "--data", data)
+    assert "Where the same image must always get the same, send images one at a time" in said
+    assert 0 < about["quantized"]["beside"] < about["largest_output"]
     judged = about["quantized"]["judged"]
     assert "No accuracy was measured" in said
     assert (judged["images"], judged["figure"]) == (6, None)

@@ -1,7 +1,8 @@
 """A smaller ONNX graph in the place of the exact one, and what that costs.
 
 int8: weights of the blocks' linear layers as 8-bit numbers with a scale for each output, their inputs rounded to 8 bits
-as they come. fp16: all of it in half precision, inputs and outputs in float32.
+as they come, on one scale for all images of a batch, so that those beside an image change what it gets a little. fp16:
+all of it in half precision, inputs and outputs in float32.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -40,7 +42,8 @@ class Cost:
     """What the smaller graph costs; pairs are of the exact graph and of the smaller one.
 
     difference: the largest, of any output of any of the images that the export is checked on. largest: of the exact
-    outputs' sizes. agreement: on these images, see export_judge. judged: on the user's images.
+    outputs' sizes. agreement: on these images, see export_judge. judged: on the user's images. beside: the largest
+    difference that the images beside an image make to its outputs, in the smaller graph.
     """
 
     to: Quantize
@@ -51,6 +54,7 @@ class Cost:
     images_per_second: tuple[float, float]
     batch: int
     judged: Judgement | None
+    beside: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for model.json."""
@@ -86,6 +90,7 @@ def quantize(
             images_per_second=_speeds(graphs, images),
             batch=len(images),
             judged=None if data is None else judge(loaded, model, graphs, data, console),
+            beside=(theirs - torch.cat([graphs[1](image[None]) for image in images])).abs().max().item(),
         )
 
 
@@ -111,6 +116,13 @@ def show_cost(cost: Cost, loaded: Loaded, console: Console) -> None:
     table.add_row(f"images/s, {cost.batch} at once", *(f"{speed:,.1f}" for speed in cost.images_per_second))
     console.print(table)
     console.print(_apart(cost, loaded), soft_wrap=True)
+    if cost.to == "int8":
+        console.print(
+            f"int8 rounds all images of a batch on one scale: those beside it change an image's outputs by up to "
+            f"{cost.beside:.1e}. Where the same image must always get the same, send images one at a time.",
+            style="yellow",
+            soft_wrap=True,
+        )
     if judged is not None and judged.why_none is not None:
         console.print(f"No accuracy was measured: {judged.why_none}.", style="yellow", soft_wrap=True)
 
