@@ -29,6 +29,7 @@ from openmae.data.survey.sample import evidence, look, survey
 from openmae.errors import BrokenImage, UserError
 from tests.data.bad_files import dicom, npy, tiff
 from tests.data.deep import Files
+from tests.images import encoded
 
 
 def look_at(files: Sequence[bytes]) -> list[Evidence]:
@@ -336,6 +337,20 @@ def test_a_padding_value_may_be_written_with_the_other_sign() -> None:
 def icons(count: int, transparent: bool, *blank: Alpha) -> list[Evidence]:
     header = Header("PNG", 8, 8, 4, "uint8", "RGBA", alpha="straight")
     return [Evidence(header, SeenThrough(transparent, frozenset(blank)))] * count
+
+
+@pytest.mark.parametrize("level", [0, 255, 90])
+def test_an_image_is_blank_where_one_pixel_does_not_differ(level: int) -> None:
+    image = np.full((300, 200, 4), level, np.uint8)
+    image[..., 3] = (np.arange(200) > 99) * 255
+    for spot in (False, True):
+        image[101, 57] = (1, 2, 3, 255) if spot else image[0, 0]
+        (seen,) = look_at([encoded(Image.fromarray(image), "PNG")])
+        blank = {"ignore"} | {0: {"black"}, 255: {"white"}}.get(level, set())
+        assert seen.seen == SeenThrough(True, frozenset() if spot else frozenset(blank))  # type: ignore[arg-type]
+    image[..., 3] = 255
+    (seen,) = look_at([encoded(Image.fromarray(image), "PNG")])
+    assert seen.seen == SeenThrough(False, frozenset())
 
 
 PHOTOGRAPH = Evidence(Header("JPEG", 8, 8, 3, "uint8", "RGB"))
