@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,11 +26,17 @@ class Answers:
     names: the classes or labels in the order of the outputs; (VALUE,) for a regression.
     values: (n,) int64 class of each image, -1 for one that is not among the names; (n, K) float32, 1 for each label
         that applies; (n, 1) float32 number.
+    groups: (n,) the same number for images that belong together; None where none do.
     """
 
     task: Task
     names: tuple[str, ...]
     values: NDArray[np.int64] | NDArray[np.float32]
+    groups: NDArray[np.int64] | None = None
+
+    def at(self, rows: NDArray[np.int64]) -> "Answers":
+        """Of these images."""
+        return replace(self, values=self.values[rows], groups=None if self.groups is None else self.groups[rows])
 
 
 @dataclass(frozen=True)

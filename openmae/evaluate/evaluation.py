@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -122,7 +122,7 @@ def evaluate(
         images = centred_images(loaded.encoder, loaded.statistics, source)
         found, indices = extract_each(images, functions, how.device, how.workers, progress=hear, ranks=how.ranks)
         tables.append(found)
-        answered.append(replace(answers, values=answers.values[indices.numpy()]))
+        answered.append(answers.at(indices.numpy()))
     if not how.ranks.leads:
         return []
     evaluations: dict[Features, list[Evaluation]] = {}

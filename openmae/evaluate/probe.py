@@ -113,14 +113,21 @@ def _chosen_for_numbers(train: Tensor, targets: Tensor, variance: Tensor) -> flo
 
 
 def folds_of(right: Answers, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(rest, held out) of each fold; of classes, a share of each, and never the only image of one."""
+    """(rest, held out) of each fold; of classes, a share of each, and never the only image of one; of groups, whole
+    ones."""
     count = len(right.values)
     number = np.full(count, -1)
-    groups = [np.arange(count)]
+    classes = [np.arange(count)]
     if right.task == "classification":
-        groups = [np.flatnonzero(right.values == label) for label in np.unique(right.values)]
-    for which, members in enumerate(groups):
-        if len(members) > 1:
+        classes = [np.flatnonzero(right.values == label) for label in np.unique(right.values)]
+    if right.groups is not None:
+        groups, own = np.unique(right.groups, return_inverse=True)
+        number = (generator(seed, "probe folds").permutation(len(groups)) % FOLDS)[own]
+    for which, members in enumerate(classes):
+        if right.groups is not None:
+            if len(np.unique(number[members])) == 1:  # the fold would have to be told without one of it
+                number[members] = -1
+        elif len(members) > 1:
             order = generator(seed, "probe folds", index=which).permutation(members)
             number[order] = np.arange(len(order)) % FOLDS
     used = range(FOLDS) if count <= MOST_FOR_ALL_FOLDS else range(1)

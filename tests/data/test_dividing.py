@@ -21,8 +21,9 @@ from openmae.data.sources import identity
 from openmae.data.sources.groups import groups_of
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Task
+from openmae.data.tasks import Answers, Task
 from openmae.errors import UserError
+from openmae.evaluate.probe import folds_of
 from openmae.recipes.pretrain.job import _sources
 from tests.commands import Run, finetune, pretrain, refused
 from tests.images import picture
@@ -198,6 +199,19 @@ def test_a_hand_made_split_that_divides_a_group_is_refused(tmp_path: Path) -> No
         divided(file, group_column="patient")
     assert len(divided(file)[1]) == 7
     assert len(divided(file, group_column="patient", splits="none")[0]) > 0
+
+
+def test_folds_of_the_probe_are_of_whole_groups() -> None:
+    groups, labels = np.arange(200) // 5, np.arange(200) // 100
+    folds = folds_of(Answers("classification", ("a", "b"), labels, groups), seed=0)
+    assert sum(len(held_out) for _, held_out in folds) == 200
+    for rest, held_out in folds:
+        assert not {*groups[rest]} & {*groups[held_out]}
+        assert {*labels[rest]} == {0, 1}
+    alone = np.where(labels == 1, 0, groups + 1)  # all of one class are of one group, which no fold may lack
+    assert all(
+        {*labels[rest]} == {0, 1} for rest, _ in folds_of(Answers("classification", ("a", "b"), labels, alone), 0)
+    )
 
 
 def test_few_labels_are_of_few_groups(tmp_path: Path) -> None:

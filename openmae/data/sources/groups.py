@@ -36,6 +36,12 @@ def groups_of(source: Source, selection: Selection) -> list[str] | None:
     return found
 
 
+def group_numbers(source: Source, selection: Selection) -> NDArray[np.int64] | None:
+    """(n,) the same number for images that belong together, as is asked for or as the source itself says; else None."""
+    groups = groups_of(source, selection)
+    return source.together if groups is None else numbered(groups)
+
+
 def numbered(groups: list[str]) -> NDArray[np.int64]:
     """(n,) a number for each name of a group, the same for the same."""
     numbers: dict[str, int] = {}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from openmae.data.shards.index import SETTINGS
 from openmae.data.shards.packing import RULES, Packing
 from openmae.data.shards.writer import PARTS, FinishedShard, read_finished
-from openmae.data.sources.groups import groups_of, numbered
+from openmae.data.sources.groups import group_numbers
 from openmae.data.sources.labels import NO_LABEL
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Task
@@ -54,8 +54,7 @@ class PackedSplit:
     @cached_property
     def groups(self) -> NDArray[np.int64] | None:
         """(n,) the same number for images that belong together: as asked for, or as the source says."""
-        groups = groups_of(self.source, self.settings.selection)
-        return self.source.together if groups is None else numbered(groups)
+        return group_numbers(self.source, self.settings.selection)
 
     @cached_property
     def shard_size(self) -> int:

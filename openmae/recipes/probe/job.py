@@ -1,6 +1,7 @@
 """What `knn` and `probe` share: open the model and the data, evaluate, print the table, keep it in the run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -11,6 +12,7 @@ from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
+from openmae.data.sources.groups import group_numbers
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Taken, answers
 from openmae.distributed.ranks import Ranks, joined
@@ -63,7 +65,7 @@ def _prove(
     with ranks.together():
         console.print(with_flags(str(taken)), soft_wrap=True)
         loaded = suited(loaded, train, settings.reading, console)
-        right = answers(train, taken.task)
+        right = replace(answers(train, taken.task), groups=group_numbers(train, settings.selection))
         asked = answers(val, taken.task, right.names)
         _check_memory(len(train) + len(val), encoders * len(places), loaded.encoder.embed_dim)
     if "knn" in kinds and k > len(train):
