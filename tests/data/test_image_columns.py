@@ -113,11 +113,11 @@ def test_flat_lists_and_torn_ones_are_refused_in_a_sentence(tmp_path: Path) -> N
 def test_one_image_is_not_taken_for_many(tmp_path: Path, shape: tuple[int, ...], kind: str) -> None:
     place, image = tmp_path / f"one{kind}", np.zeros(shape, np.uint8)
     np.save(place, image) if kind == ".npy" else np.savez(place, images=image)
-    with pytest.raises(UserError, match=rf"one image of {shape[2]} channels, or {shape[0]} images of"):
+    with pytest.raises(UserError, match=rf"one image whose channels are {shape[2]}, or {shape[0]} images of"):
         _ = open_data(str(place)).all
 
 
-@pytest.mark.parametrize("shape", [(64, 28, 28), (600, 20, 10), (5, 30, 20)])
+@pytest.mark.parametrize("shape", [(64, 28, 28), (600, 20, 10), (5, 30, 20), (6, 4, 4), (3, 8, 3)])
 def test_many_grey_images_are(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "many.npy", np.zeros(shape, np.uint8))
     assert len(open_data(str(tmp_path / "many.npy")).all) == shape[0]

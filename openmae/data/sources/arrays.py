@@ -32,6 +32,7 @@ _BESIDE = 2**30  # bytes that unpacking takes beside what is unpacked
 _LABELS = {"images": "labels", "image": "label", "imgs": "labels", "img": "label", "X": "y", "x": "y", "data": "labels"}
 _IMAGES = frozenset(word.lower() for word in _LABELS)
 _FEW_CHANNELS, _MOST_CHANNELS = 4, 32  # of an image: no picture is as narrow; seldom more where its sides are longer
+_SMALL = 16  # pixels a side: of fewer no picture is told from a few tiny ones
 _LONG = 8  # times longer than wide
 _SHAPES = "(images, height, width), (images, height, width, channels) or (images, channels, height, width)"
 
@@ -249,7 +250,7 @@ def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> Non
     if len(shape) == 3 and _is_one_image(shape):
         height, width, channels = shape
         raise UserError(
-            f"{what} has the shape {shape}: one image of {channels} channels, or {height} images of {width} x "
+            f"{what} has the shape {shape}: one image whose channels are {channels}, or {height} images of {width} x "
             f"{channels} pixels",
             "put the file of one image into a folder and give that, or save many as (images, height, width, 1)",
         )
@@ -263,11 +264,10 @@ def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> Non
 def _is_one_image(shape: tuple[int, ...]) -> bool:
     """Whether (a, b, c) is rather (height, width, channels) than (images, height, width)."""
     height, width, channels = shape
-    return channels <= _FEW_CHANNELS or (
-        2 * channels <= min(height, width)
-        and channels <= _MOST_CHANNELS
-        and (height <= _LONG * width and width <= _LONG * height)
-    )
+    if min(height, width) < max(_SMALL, 2 * channels):
+        return False
+    is_picture = height <= _LONG * width and width <= _LONG * height
+    return channels <= _FEW_CHANNELS or (channels <= _MOST_CHANNELS and is_picture)
 
 
 def _npy_head(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
