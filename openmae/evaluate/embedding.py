@@ -19,6 +19,7 @@ from openmae.data.formats.reading import UNSAID
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.opening import Split, open_data
+from openmae.data.sources.selection import WHOLE, Selection
 from openmae.data.survey.levels import unlike
 from openmae.data.survey.sample import sample_levels
 from openmae.data.views.statistics import Statistics
@@ -85,14 +86,15 @@ def embed(
     device: str = "cpu",
     batch_size: int = 64,
     workers: int = 0,
+    selection: Selection = WHOLE,
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Vectors (n, D) of the images of DATA, and their names; images that cannot be read are left out.
 
-    layer: 1 to the encoder's depth, default the last. split: default all of DATA. In float32.
+    layer: 1 to the encoder's depth, default the last. split: default all of DATA. selection: of its files. In float32.
     Raises UserError as `openmae embed` does.
     """
     loaded = load_model(Path(model))
-    opened = open_data(data)
+    opened = open_data(data, selection)
     source = opened.all if split is None else opened.split(split)
     loaded = suited(loaded, source, UNSAID, Console(quiet=True))
     embedder = embedder_of(loaded, layer, pool, "fp32", torch.device(device))

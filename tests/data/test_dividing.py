@@ -345,6 +345,10 @@ def test_commands_keep_groups_apart(tmp_path: Path, run: Run) -> None:
     _, train, val = split_for(open_data(str(tmp_path / "packed")), None, 0)  # which need not be told again
     learnt, judged = ({int(name[:-4]) // 4 for name in names_of(part)} for part in (train, val))
     assert not learnt & judged
+    refused(
+        run("pack", undivided, tmp_path / "packed", "--workers", 0, "--group-by", "name:[0-9]"),
+        "other images or settings",
+    )
     file = write_table(tmp_path, divided_by_hand, "path,label,patient,split")
     code, output, _ = run("check", file, "--workers", 0, *asked)
     assert code == 2

@@ -102,6 +102,7 @@ class PackedSplit:
             "images": len(self),
             "source": self.source.fingerprint,
             "labels": labels,
+            **({} if self.groups is None else {"groups": hashlib.sha256(self.groups.tobytes()).hexdigest()}),
             **self._reading,
         }
 
