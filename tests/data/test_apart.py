@@ -156,7 +156,7 @@ def test_one_that_corrupts_what_crashes_with_the_next_costs_no_image(
     with caplog.at_level(logging.WARNING, "openmae"):
         found = inspect(source, 2)
     assert found.reasons == {}
-    assert caplog.text.count("a loader process died") == 2
+    assert caplog.text.count("a loader process died") >= 2, caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, "openmae"):
         assert inspect(source, 2).reasons == {}
