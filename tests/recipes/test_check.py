@@ -38,7 +38,9 @@ def test_clean_data_is_clean(tmp_path: Path, run: Run) -> None:
     save(tmp_path / "train/class0/framed.png", framed)
     code, said, errors = run("check", tmp_path)
     assert (code, errors) == (0, "")
-    assert "Nothing is wrong." in said
+    assert "Nothing is wrong with that." in said
+    assert "Looked at: all pixels of the middle frame of every file, " in said
+    assert "not what the images show" in said
     for fact in ("24 x 20", "PNG: 7, JPEG: 6", "uint8", "0 class0, 1 class1"):
         assert fact in said
 
@@ -383,7 +385,7 @@ def test_numbers_to_predict_are_no_classes(tmp_path: Path, run: Run) -> None:
     code, said, _ = run("check", data, "--workers", 0)
     assert "0 to 2.75, mean 1.375" in said
     assert "numbers to predict: all are numbers, 12 different ones, and '0.25' is not whole (--task class" in said
-    assert (code, "Nothing is wrong." in said, "classes" in said) == (0, True, False)
+    assert (code, "Nothing is wrong with that." in said, "classes" in said) == (0, True, False)
     assert "12 of 12 classes have a single image" in run("check", data, "--workers", 0, "--task", "classification")[1]
 
 

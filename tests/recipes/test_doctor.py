@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from openmae.data.sources.selection import Selection
 from openmae.distributed.ranks import Ranks
 from openmae.errors import RUN_AGAIN, UserError
 from openmae.machine import limits
@@ -274,7 +275,7 @@ def test_images_that_are_not_there(run: Run, tmp_path: Path) -> None:
 
 def test_slow_decoding_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_decoding, "SLOW", 1e9)
-    (found,) = doctor_decoding.decoding(None)
+    (found,) = doctor_decoding.decoding(None, Selection())
     assert found.verdict == "warn"
     assert "openmae pack" in str(found.remedy)
 

@@ -20,7 +20,7 @@ read at all).
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -57,12 +57,38 @@ _CODES: dict[Severity, int] = {"error": 2, "warning": 1, "note": 0}
 def run(settings: Check) -> int:
     """Reads, prints, writes; returns the exit code. Raises UserError."""
     console = make_console()
-    workers = reading_workers(settings.workers)
     if settings.out is not None:
         check_out(settings.out, ".csv", ".parquet")
         require_parquet(settings.out)
     data = open_data(settings.data, settings.selection)
-    sources = _sources(data)
+    splits, choice = _inspected(data, settings, console)
+    splits, taken, findings = _taken_for(splits, settings.task)
+    notes = [*notes_on(split.source for split in splits)]
+    console.print(f"Splits: {data.taken or 'none'}", soft_wrap=True)
+    for note in notes:
+        if not note.is_warning:
+            console.print(with_flags(note.what), soft_wrap=True, highlight=False)
+    console.print()
+    _show_images(splits, taken, console)
+    findings += judge(splits, choice)
+    findings += _of_splits(data, settings)
+    findings += [Finding("warning", note.what, note.advice) for note in notes if note.is_warning]
+    for finding in sorted(findings, key=lambda finding: [*_STYLES].index(finding.severity)):
+        _show(finding, console)
+    if settings.out is not None:
+        write_inventory(settings.out, splits)
+        images = sum(len(split.source) for split in splits)
+        console.print(f"A row for each of the {images:,} files is in {settings.out}\n")
+    console.print(f"Looked at: {', '.join(_looked_at(splits))}.", soft_wrap=True)
+    counts = Counter(finding.severity for finding in findings)
+    said = [f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in _STYLES]
+    console.print("Nothing is wrong with that." if not counts else f"{said[0]}, {said[1]}, {said[2]}.")
+    return max((_CODES[severity] for severity in counts), default=0)
+
+
+def _inspected(data: Data, settings: Check, console: Console) -> tuple[list[InspectedSplit], Choice]:
+    """The splits, every file read, and how files are read that leave it open."""
+    workers, sources = reading_workers(settings.workers), _sources(data)
     choice = _read_as(next(iter(sources.values())), settings, workers, console)
     started = time.monotonic()
     splits = []
@@ -70,40 +96,35 @@ def run(settings: Check) -> int:
         with counting(f"reading {name}".strip(), len(source), console) as say:
             found = inspect(source, workers, say, choice.reading)
         splits.append(InspectedSplit(name, source, found, *_labels(source)))
-    splits, taken, doubts = _taken_for(splits, settings.task)
-    images = sum(map(len, sources.values()))
-    console.print(f"{settings.data}: {pace(images, time.monotonic() - started)}")
-    console.print(f"Splits: {data.taken or 'none'}", soft_wrap=True)
-    notes = [*notes_on(sources.values())]
-    for note in notes:
-        if not note.is_warning:
-            console.print(note.what, soft_wrap=True, highlight=False)
-    console.print()
-    _show_images(splits, taken, console)
-    findings = [*doubts, *judge(splits, choice)]
+    console.print(f"{settings.data}: {pace(sum(map(len, sources.values())), time.monotonic() - started)}")
+    return splits, choice
+
+
+def _of_splits(data: Data, settings: Check) -> Iterator[Finding]:
+    """What is wrong with how DATA is divided, whatever the files are."""
     if data.has_unused_test:
-        findings.append(
-            Finding(
-                "note",
-                "there is a third split, test, beside train and val, which no command reads",
-                "nothing to do; to measure on it, give it in the place of val",
-            )
+        yield Finding(
+            "note",
+            "there is a third split, test, beside train and val, which no command reads",
+            "nothing to do; to measure on it, give it in the place of val",
         )
     if data.has_splits and groups_of(data.train, settings.selection) is not None:
         try:
             check_apart(data, data.train, data.val)
         except UserError as error:
-            findings.append(Finding("error", error.what, error.advice))
-    findings += [Finding("warning", note.what, note.advice) for note in notes if note.is_warning]
-    for finding in sorted(findings, key=lambda finding: [*_STYLES].index(finding.severity)):
-        _show(finding, console)
-    if settings.out is not None:
-        write_inventory(settings.out, splits)
-        console.print(f"A row for each of the {images:,} files is in {settings.out}\n")
-    counts = Counter(finding.severity for finding in findings)
-    said = [f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in _STYLES]
-    console.print("Nothing is wrong." if not counts else f"{said[0]}, {said[1]}, {said[2]}.")
-    return max((_CODES[severity] for severity in counts), default=0)
+            yield Finding("error", error.what, error.advice)
+
+
+def _looked_at(splits: Sequence[InspectedSplit]) -> Iterator[str]:
+    """What was looked at: nothing else can be said to be in order."""
+    yield "all pixels of the middle frame of every file"
+    yield "sizes, channels, depths and the scale of values"
+    yield "transparency, no-data and blank images"
+    yield "files that are the same to the byte" + (", also between the splits" if len(splits) > 1 else "")
+    yield "names that look like splits, masks or other files than images"
+    if any(split.labels is not None for split in splits):
+        yield "what labels are taken for, and how many images each class has"
+    yield "not what the images show, nor whether labels are right"
 
 
 def _sources(data: Data) -> dict[str, Source]:
