@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from openmae.commandline.flags import with_flags
 from openmae.data.formats.reading import Reading
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
@@ -114,5 +115,5 @@ def model_json(
 def say_origin(loaded: Loaded, console: Console) -> None:
     """The licence of weights that somebody else trained, and what had to be assumed of them."""
     if loaded.origin:
-        heads = "; --num-heads says otherwise" if "attention heads" in loaded.origin else ""
-        console.print(f"{loaded.name}: {loaded.origin}{heads}", style="yellow", soft_wrap=True)
+        heads = "; `num_heads` says otherwise" if "attention heads" in loaded.origin else ""
+        console.print(with_flags(f"{loaded.name}: {loaded.origin}{heads}"), style="yellow", soft_wrap=True)

@@ -194,7 +194,7 @@ def test_masks_among_images_are_said(names: str) -> None:
     note = next(masks_among(Names.of(paths)))
     assert note.is_warning
     assert note.what.startswith(f"{count} images are called like masks of the others")
-    assert f"--exclude {pattern}," in note.advice
+    assert f"by `exclude` {pattern}," in note.advice
     left = [path for path in paths if Selection(exclude=(pattern.strip("'"),)).patterns.takes(path)]  # type: ignore[union-attr]
     assert len(left) == len(paths) - int(count.split()[0])
 

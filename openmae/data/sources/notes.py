@@ -129,7 +129,7 @@ def _note(count: int, looked_at: int, total: int, first: str, pattern: str) -> N
     counted = f"{count:,} of {total:,}" if looked_at == total else f"about {count / looked_at:.0%} of {total:,}"
     return Note(
         f"{counted} images are called like masks of the others ({first})",
-        f"leave them out by --exclude {pattern}, if they are",
+        f"leave them out by `exclude` {pattern}, if they are",
         is_warning=True,
     )
 

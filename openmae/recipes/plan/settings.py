@@ -16,7 +16,7 @@ GROUPS = {"model": "model", "epochs": "schedule", "gpus": "cost"}  # of --help, 
 DERIVED = tuple(
     (
         "steps group_column group_by out resume mean std norm_pix_loss crop_scale crop_fit repeat_aug hflip max_broken "
-        "warmup_epochs blr weight_decay decay_tokens clip_grad seed compile workers pictures evaluations "
+        "max_nodata warmup_epochs blr weight_decay decay_tokens clip_grad seed compile workers pictures evaluations "
         "checkpoint_minutes keep shard timeout_minutes profile"
     ).split()
 )
