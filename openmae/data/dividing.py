@@ -1,7 +1,5 @@
 """What train and val must not have in common: a group of images, a file, and, what is only said, an image."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -134,10 +132,10 @@ def _whole_groups(groups: NDArray[np.int64], classes: NDArray[np.int64], order: 
 
 
 def in_order_of_groups(
-    groups: Sequence[str], order: NDArray[np.int64], members: NDArray[np.int64]
+    groups: NDArray[np.int64], order: NDArray[np.int64], members: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Some images, those of a group beside each other, and the groups in the order of the first of them in `order`."""
-    rank: dict[str, int] = {}
-    for index in order.tolist():
-        rank.setdefault(groups[index], len(rank))
-    return np.array(sorted(members.tolist(), key=lambda index: rank[groups[index]]), np.int64)
+    _, first, which = np.unique(groups[order], return_index=True, return_inverse=True)
+    rank = np.empty(len(groups), np.int64)
+    rank[order] = first[which]
+    return members[np.argsort(rank[members], kind="stable")]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openmae.data.parts import Openers, Parts, by_split, said, unsaid, with_all
+from openmae.data.parts import Openers, Parts, by_split, called_otherwise, of_files, said, unsaid, with_all
 from openmae.data.shards.index import SETTINGS
 from openmae.data.shards.listing import first_folders, open_shards, packed_shards
 from openmae.data.shards.source import ShardSource
@@ -57,37 +57,71 @@ def in_folder(place: Path, selection: Selection, listing: Listing | None = None)
     if tars:
         return in_shards(str(place), [str(tar) for tar in tars], selection)
     if tables:
-        groups = by_split(str(place), tables, lambda table: str(table.relative_to(place)), selection)
-        opened = partial(open_parquet_images, str(place), key=selection.image_key)
-        return Parts(with_all(str(place), {which: partial(opened, group) for which, group in groups.items()}))
+        return _of_tables(place, tables, selection)
     return _of_images(place, listing, selection)
 
 
+def _of_tables(place: Path, tables: list[Path], selection: Selection) -> Parts:
+    """Parquet files, by the splits that their names tell."""
+
+    def name_of(table: Path) -> str:
+        return str(table.relative_to(place))
+
+    groups = by_split(str(place), tables, name_of, selection)
+    if not groups:
+        raise called_otherwise(str(place), "files", selection)
+    opened = partial(open_parquet_images, str(place), key=selection.image_key)
+    openers: Openers = {which: partial(opened, group) for which, group in groups.items()}
+    return Parts(with_all(str(place), openers), *of_files(groups, name_of))
+
+
 def in_shards(location: str, urls: list[str], selection: Selection) -> Parts:
-    """The shards, by the splits that their names tell."""
-    groups = by_split(location, urls, lambda url: url.rpartition("/")[2], selection)
-    if [*groups] == ["all"] and selection.splits is None:
-        return _by_members(location, open_shards(location, urls, selection.image_key))
+    """The shards, by the splits that their names tell, or else those of their members."""
+
+    def name_of(url: str) -> str:
+        return url.rpartition("/")[2]
+
+    groups = by_split(location, urls, name_of, selection)
+    if (not groups or [*groups] == ["all"]) and not selection.is_one_set:
+        return _by_members(location, open_shards(location, urls, selection.image_key), selection)
     opened = partial(open_shards, location, image_key=selection.image_key)
-    return Parts(with_all(location, {which: partial(opened, group) for which, group in groups.items()}))
+    openers: Openers = {which: partial(opened, group) for which, group in groups.items()}
+    return Parts(with_all(location, openers), *of_files(groups, name_of))
 
 
-def _by_members(location: str, source: ShardSource) -> Parts:
-    """Samples of shards that nobody packed, by the folder that their names begin with, where it is a split."""
+def _by_members(location: str, source: ShardSource, selection: Selection) -> Parts:
+    """Samples by the folder that their names begin with, where it is a split; of shards that were packed only where
+    somebody says so, for these were divided as they were to be."""
     whole: Openers = {"all": lambda: source}
-    if source.index.crc32 is not None:  # packed, and so they were divided as they were to be
+    if source.index.crc32 is not None and selection.splits is None:
         return Parts(whole)
     folders = first_folders(source.index.names)
-    alike = look_alikes(sorted({*folders}))
-    others = sorted({*folders} - alike.keys())
-    if not alike or len(alike) + len(others) == 1:
+    plain = _of_members(location, {*folders}, selection)
+    if plain is None:
         return Parts(whole)
-    if (plain := plainly(alike)) is None or others:
-        raise unsaid(location, "members", [f"{name}/" for name in alike], [f"{name}/" for name in others if name])
     place = {name: number for number, name in enumerate(plain.values())}
-    numbers = np.array([place[folder] for folder in folders])
+    numbers = np.array([place.get(folder, -1) for folder in folders])
     openers: Openers = {kind: partial(source.take, np.flatnonzero(numbers == place[plain[kind]])) for kind in plain}
     return Parts({**openers, **whole}, said(plain, "/"), _are_odd(plain))
+
+
+def _of_members(location: str, folders: set[str], selection: Selection) -> Folders | None:
+    """Which of the folders that names of members begin with are splits; None where none is. Raises UserError where that
+    is not plain, or not as it is asked for."""
+    if selection.pair is not None:
+        train, val = selection.pair
+        if not {train, val} <= folders:
+            raise called_otherwise(location, "files and no folders of members", selection)
+        return {"train": train, "val": val}
+    alike = look_alikes(sorted(folders))
+    others = sorted(folders - alike.keys())
+    if not alike or len(folders) == 1:
+        if selection.splits is not None:
+            raise called_otherwise(location, "files and no folders of members", selection)
+        return None
+    if (plain := plainly(alike)) is None or (others and selection.splits is None):
+        raise unsaid(location, "members", [f"{name}/" for name in alike], [f"{name}/" for name in others if name])
+    return plain
 
 
 # ---------------------------------------------------------------- splits in the folder itself
@@ -173,8 +207,7 @@ def _of_images(place: Path, listing: Listing, selection: Selection) -> Parts:
         if found is not None:
             return found
     if selection.pair or selection.splits == "folders":
-        what = " and ".join(selection.pair) if selection.pair else "as splits are"
-        raise UserError(f"{place} has no folders called {what}", "mend `splits`, or leave it out")
+        raise called_otherwise(str(place), "folders", selection)
     return Parts({"all": partial(open_folder, place, listing)})
 
 

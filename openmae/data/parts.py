@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
-from openmae.data.sources.splits import split_in_path
+from openmae.data.sources.splits import split_in_path, split_of
 from openmae.errors import UserError
 
 File = TypeVar("File", str, Path)
@@ -18,6 +18,7 @@ Openers = dict[str, Callable[[], Source]]
 """What opens "all", and "train", "val" and "test" where DATA has them."""
 
 _SHOWN = 4  # names in a sentence
+_LETTERS = re.compile("[A-Za-z]+")
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Parts:
 def by_split(
     location: str, files: Sequence[File], name_of: Callable[[File], str], selection: Selection
 ) -> dict[str, list[File]]:
-    """The files by the split that their names tell; all of them together where any tells none. Raises UserError where
-    others tell a train and a val."""
+    """The files by the split that their names tell; all of them together where any tells none; nothing where the two that
+    are asked for are not told. Raises UserError where some tell a train and a val, and others nothing."""
     if selection.is_one_set:
         return {"all": list(files)}
     groups: dict[str, list[File]] = {}
@@ -42,7 +43,7 @@ def by_split(
         which = _named(name_of(file), selection.pair) if selection.pair else split_in_path(name_of(file))
         groups.setdefault(which or "all", []).append(file)
     if selection.pair and not {"train", "val"} <= groups.keys():
-        raise UserError(f"{location} has no files called {' and '.join(selection.pair)}", "mend `splits`")
+        return {}
     if "all" not in groups:
         return groups
     untold = groups["all"]
@@ -52,6 +53,21 @@ def by_split(
         told = [name_of(group[0]) for which, group in groups.items() if which != "all"]
         raise unsaid(location, "files", told, [name_of(file) for file in untold])
     return {which: group for which, group in groups.items() if which != "all"}
+
+
+def called_otherwise(location: str, what: str, selection: Selection) -> UserError:
+    """What to say where nothing is called as is asked for."""
+    words = " and ".join(selection.pair) if selection.pair else "as splits are"
+    return UserError(f"{location} has no {what} called {words}", "mend `splits`, or leave it out")
+
+
+def of_files(groups: Mapping[str, Sequence[File]], name_of: Callable[[File], str]) -> tuple[str, bool]:
+    """(what was taken for which split, whether they are called otherwise) of files by their splits."""
+    if not {"val", "test"} & groups.keys() or "train" not in groups:
+        return "", False
+    first = {which: name_of(groups[which][0]) for which in ("train", "val", "test") if which in groups}
+    shown = {which: name if len(groups[which]) == 1 else f"{name}, ..." for which, name in first.items()}
+    return said(shown), any(which not in _LETTERS.findall(name) for which, name in first.items())
 
 
 def with_all(location: str, openers: Openers) -> Openers:
@@ -67,11 +83,13 @@ def with_all(location: str, openers: Openers) -> Openers:
 def unsaid(location: str, what: str, alike: Sequence[str], others: Sequence[str]) -> UserError:
     """What to say of names that look like splits and may be something else."""
     beside = f" beside {_some(others)}" if others else ""
-    two = ",".join(alike[:2]) if len(alike) > 1 else f"{alike[0]},{others[0] if others else 'OTHER'}"
+    rest = [*others, "OTHER"]
+    train = next((name for name in alike if split_of(name) == "train"), rest[0])
+    val = next((name for name in alike if split_of(name) in ("val", "test")), rest[0])
     return UserError(
         f"{location} has {what} called {_some(alike)}{beside}, which may be splits or not",
         "say by `splits` what they are: folders (splits), classes, none (all is one set), or the names of the two for "
-        f"train and val, such as {two}",
+        f"train and val, such as {train},{val}",
     )
 
 

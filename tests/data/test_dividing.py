@@ -18,7 +18,7 @@ from openmae.data.fewer_labels import fewer_labels
 from openmae.data.held_out import split_for
 from openmae.data.opening import Data, open_data
 from openmae.data.sources import identity
-from openmae.data.sources.groups import groups_of
+from openmae.data.sources.groups import group_numbers, groups_of
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, Task
@@ -218,10 +218,11 @@ def test_few_labels_are_of_few_groups(tmp_path: Path) -> None:
     source = open_data(
         str(write_table(tmp_path, [(f"{i}.png", "ab"[i // 200], f"p{i // 10}") for i in range(400)]))
     ).all
-    groups = groups_of(source, Selection(group_column="patient"))
+    groups = group_numbers(source, Selection(group_column="patient"))
     for wanted, count in (("10%", 20), ("25-per-class", 25)):
         few = fewer_labels(source, wanted, "classification", 0, groups)
-        own = np.array(groups)[few.indices]  # type: ignore[attr-defined]
+        assert groups is not None
+        own = groups[few.indices]  # type: ignore[attr-defined]
         assert Counter(few.labels.tolist()) == {0: count, 1: count}
         assert len({*own}) == 2 * -(-count // 10)  # 20 or 25 images of 2 or 3 patients of 10 each
     assert len(fewer_labels(source, "10%", "regression", 0, groups)) == 40
@@ -345,10 +346,12 @@ def test_commands_keep_groups_apart(tmp_path: Path, run: Run) -> None:
     _, train, val = split_for(open_data(str(tmp_path / "packed")), None, 0)  # which need not be told again
     learnt, judged = ({int(name[:-4]) // 4 for name in names_of(part)} for part in (train, val))
     assert not learnt & judged
-    refused(
-        run("pack", undivided, tmp_path / "packed", "--workers", 0, "--group-by", "name:[0-9]"),
-        "other images or settings",
-    )
+    few = fewer_labels(train, "20%", "classification", 0, group_numbers(train, Selection()))
+    assert len({int(name[:-4]) // 4 for name in names_of(few)}) == -(-len(few) // 4)
+    for others in ((), ("--group-by", "name:[0-9]")):
+        refused(run("pack", undivided, tmp_path / "packed", "--workers", 0, *others), "other groups")
+    assert run("pack", undivided, tmp_path / "alone", "--workers", 0)[0] == 0
+    refused(run("pack", undivided, tmp_path / "alone", "--workers", 0, *asked), "other groups")
     file = write_table(tmp_path, divided_by_hand, "path,label,patient,split")
     code, output, _ = run("check", file, "--workers", 0, *asked)
     assert code == 2

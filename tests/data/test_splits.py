@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 from torchvision.datasets import ImageFolder as ByTorchvision
 
 from openmae.data.opening import Data, open_data
@@ -307,13 +309,15 @@ def test_splits_by_the_names_of_shards(tmp_path: Path) -> None:
         write_tar(tmp_path / f"{name}.tar", f"{number}a.png", f"{number}b.png")
     data = opened(tmp_path)
     assert (len(data.train), len(data.val), len(data.all)) == (4, 2, 6)
+    assert data.taken == "Train-000.tar, ... for train, TEST-000.tar for val"
+    assert [note.what for note in data.notes] == [f"Splits: {data.taken}"]
     assert len(opened(tmp_path, splits="TEST,Train").train) == 2
     assert not opened(tmp_path, splits="none").has_splits
     write_tar(tmp_path / "extra.tar", "9.png")
     with pytest.raises(UserError, match=r"files called .*Train-000.tar.* beside extra.tar, which may be splits or not"):
         opened(tmp_path)
     assert len(opened(tmp_path, splits="folders").all) == 6
-    with pytest.raises(UserError, match="no files called Train and val"):
+    with pytest.raises(UserError, match="no files and no folders of members called Train and val"):
         opened(tmp_path, splits="Train,val")
 
 
@@ -328,6 +332,32 @@ def test_splits_by_the_folders_of_members(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="members called train/, val/ beside other/"):
         opened(file)
     assert not opened(file, splits="none").has_splits
+    for word in ("folders", "train,val"):  # as the question says that one may answer
+        answered = opened(file, splits=word)
+        assert (names_of(answered.train), names_of(answered.val)) == (names_of(data.train), names_of(data.val))
+    assert names_of(opened(file, splits="val,other").val) == ["other/cat/1.png"]
+    for word in ("folders", "train,val"):
+        with pytest.raises(UserError, match="no folders of members called"):
+            opened(write_tar(tmp_path / "c.tar", *pictures("a"), *pictures("b")), splits=word)
+
+
+@pytest.mark.parametrize(
+    ("folders", "answer"),
+    [("test train_1 train_2", "train_1,test"), ("control test", "control,test"), ("plane train", "train,plane")],
+)
+def test_what_is_proposed_learns_from_train(folders: str, answer: str, tmp_path: Path) -> None:
+    write(tmp_path, *(name for folder in folders.split() for name in pictures(folder)))
+    with pytest.raises(UserError) as refused:
+        open_data(str(tmp_path))
+    assert str(refused.value).endswith(f"such as {answer}")
+
+
+def test_parquet_files_say_their_splits(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00001", "validation-00000-of-00001"):
+        parquet.write_table(pyarrow.table({"image": [b"bytes"], "label": [0]}), tmp_path / f"{name}.parquet")
+    assert opened(tmp_path).taken == (
+        "train-00000-of-00001.parquet for train, validation-00000-of-00001.parquet for val"
+    )
 
 
 @pytest.mark.parametrize(

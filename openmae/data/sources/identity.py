@@ -158,9 +158,9 @@ def _identity(source: Source, index: int, look: bool) -> Identity:
     assert path_of is not None
     path = path_of(index)
     if not look:
-        return os.path.normpath(path)
+        return os.path.abspath(path)
     try:
         status = os.stat(path)  # noqa: PTH116
     except (OSError, ValueError):
-        return os.path.normpath(path)
-    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else os.path.normpath(path)
+        return os.path.abspath(path)
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else os.path.abspath(path)

@@ -143,7 +143,8 @@ def matching(listing: Listing, selection: Selection) -> Listing:
     if taken.all() and kept.all():
         return listing
     if not taken.any() and not kept.any():
-        raise none_taken(len(listing.names) or len(listing.shards), (*listing.names[:1], *listing.shards[:1])[0])
+        first = (*listing.names[:1], *listing.shards[:1])[0]
+        raise none_taken(len(listing.names) or len(listing.shards), f"{selection.prefix}{first}")
     names = Names.of(name for name, is_taken in zip(listing.names, taken, strict=True) if is_taken)
     shards = Names.of(name for name, is_kept in zip(listing.shards, kept, strict=True) if is_kept)
     sizes = listing.sizes[taken]

@@ -30,7 +30,7 @@ from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.memory import in_memory
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.opening import open_data
-from openmae.data.sources.groups import groups_of
+from openmae.data.sources.groups import group_numbers
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, Taken, Task, answers, outputs_before
@@ -156,7 +156,7 @@ def _split(settings: Finetune, console: Console) -> tuple[Taken, Source, Source]
     tell(data, console, train, val)
     _check_balance(settings.balance, taken.task)
     if settings.labels is not None:
-        groups = groups_of(train, settings.selection)
+        groups = group_numbers(train, settings.selection)
         train = fewer_labels(train, settings.labels, taken.task, settings.seed, groups)
     return taken, train, val
 

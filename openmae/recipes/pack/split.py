@@ -102,7 +102,7 @@ class PackedSplit:
             "images": len(self),
             "source": self.source.fingerprint,
             "labels": labels,
-            **({} if self.groups is None else {"groups": hashlib.sha256(self.groups.tobytes()).hexdigest()}),
+            "groups": None if self.groups is None else hashlib.sha256(self.groups.tobytes()).hexdigest(),
             **self._reading,
         }
 
@@ -124,14 +124,14 @@ class PackedSplit:
         if file.exists():
             try:
                 before = json.loads(file.read_bytes())
-                before.setdefault("reading", {})
+                before = {"reading": {}, "groups": None, **before}  # of which older ones say nothing
                 now = {"reading": {}, **self.identity}
                 differing = [key for key in now if before[key] != now[key]]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{file} is damaged ({error!r})", "choose another SHARDS") from error
             if differing:
                 said = ", ".join(
-                    f"{key} {before[key]}, not {now[key]}" if key not in ("source", "labels") else f"other {key}"
+                    f"{key} {before[key]}, not {now[key]}" if key not in ("source", "labels", "groups") else f"other {key}"
                     for key in differing
                 )
                 raise UserError(

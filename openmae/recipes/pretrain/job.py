@@ -123,8 +123,7 @@ def _sources(data: Data, seed: int) -> tuple[Source, Source | None, Source]:
     aside = held_out(len(source))
     if aside == 0:  # too few to set any aside
         return source, None, source.take(order[:8])
-    groups = together(data)
-    if (groups := source.together if groups is None else groups) is not None:
+    if (groups := together(data)) is not None:
         return _whole_groups_aside(source, groups, order, aside)
     return source.take(np.sort(order[aside:])), None, source.take(order[:aside])
 
