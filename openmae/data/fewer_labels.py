@@ -10,13 +10,12 @@ from openmae.errors import UserError
 from openmae.randomness import generator
 
 
-def fewer_labels(
-    train: Source, wanted: str, task: Task, seed: int, groups: NDArray[np.int64] | None = None
-) -> Source:
+def fewer_labels(train: Source, wanted: str, task: Task, seed: int, groups: NDArray[np.int64] | None = None) -> Source:
     """A part of the training images, the same for the same seed: "10%" of each class (one image at least), or
     "20-per-class". Where images have no class of their own, a share is one of all images.
 
-    groups (n,): the same number for images that belong together; those of few groups are taken then, as few labelled patients have them.
+    groups (n,): the same number for images that belong together; those of few groups are taken then, as few labelled
+        patients have them.
 
     Raises UserError for another text, and where a class has fewer images than asked for.
     """

@@ -34,8 +34,8 @@ class Parts:
 def by_split(
     location: str, files: Sequence[File], name_of: Callable[[File], str], selection: Selection
 ) -> dict[str, list[File]]:
-    """The files by the split that their names tell; all of them together where any tells none; nothing where the two that
-    are asked for are not told. Raises UserError where some tell a train and a val, and others nothing."""
+    """The files by the split that their names tell; all of them together where any tells none; nothing where the two
+    that are asked for are not told. Raises UserError where some tell a train and a val, and others nothing."""
     if selection.is_one_set:
         return {"all": list(files)}
     groups: dict[str, list[File]] = {}

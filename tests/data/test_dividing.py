@@ -273,6 +273,9 @@ def test_of_very_many_files_the_path_tells(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match="learnt by heart"):
         split_for(in_both(tmp_path / "a", "./img/0.png"), None, 0)
     split_for(in_both(tmp_path / "b", "soft.png"), None, 0)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="learnt by heart"):  # a table that is given from here, and has a whole path
+        split_for(in_both(Path("c"), str(tmp_path / "c/img/0.png")), None, 0)
 
 
 def test_a_link_from_val_into_train(tmp_path: Path) -> None:

@@ -157,10 +157,12 @@ def _identity(source: Source, index: int, look: bool) -> Identity:
     path_of = _path_of(source)
     assert path_of is not None
     path = path_of(index)
-    if not look:
-        return os.path.abspath(path)
-    try:
-        status = os.stat(path)  # noqa: PTH116
-    except (OSError, ValueError):
-        return os.path.abspath(path)
-    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else os.path.abspath(path)
+    if look:
+        try:
+            status = os.stat(path)  # noqa: PTH116
+        except (OSError, ValueError):
+            pass
+        else:
+            if stat.S_ISREG(status.st_mode):
+                return status.st_dev, status.st_ino
+    return os.path.abspath(path)  # noqa: PTH100 (without a look at the disk)

@@ -24,6 +24,7 @@ from openmae.randomness import generator
 from openmae.recipes.pack.settings import Pack
 
 _CHUNK = 8  # images a task: enough that handing it over costs little, few enough for images of many bands
+_DIGESTS = ("source", "labels", "groups")  # of which nobody can read how they differ
 _FEWEST, _MOST, _SHARDS = 100, 5000, 8  # images a shard, and how many shards a small data set should have
 
 
@@ -131,8 +132,7 @@ class PackedSplit:
                 raise UserError(f"{file} is damaged ({error!r})", "choose another SHARDS") from error
             if differing:
                 said = ", ".join(
-                    f"{key} {before[key]}, not {now[key]}" if key not in ("source", "labels", "groups") else f"other {key}"
-                    for key in differing
+                    f"other {key}" if key in _DIGESTS else f"{key} {before[key]}, not {now[key]}" for key in differing
                 )
                 raise UserError(
                     f"{self.folder} holds shards of other images or settings ({said})", "choose another SHARDS"
