@@ -13,7 +13,7 @@ import pytest
 
 from openmae.data.loading import pool
 from openmae.data.loading.pool import DEADLY, Hand, SharedArray, ordered
-from openmae.errors import UserError
+from openmae.errors import BrokenImage, UserError
 from tests.data.work import TASKS, squares
 from tests.processes import run_openmae, started_openmae, wait_for
 
@@ -58,6 +58,27 @@ def test_an_image_that_keeps_killing_is_left_out_and_alone(tmp_path: Path) -> No
     assert len(list(tmp_path.iterdir())) == DEADLY
     assert "ended 2 processes" in str(results.pop(33))
     assert results == [number * number for number in range(80) if number != 33]
+
+
+def kill_over_odd(task: range, hand: Hand) -> list[int | str]:
+    """As an image that takes more memory than there is; also where it is decoded apart."""
+    found: list[int | str] = []
+    for number in task:
+        try:
+            hand.take(number)
+        except BrokenImage as error:
+            found.append(str(error))
+            continue
+        if number % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        found.append(number)
+    return found
+
+
+def test_several_deadly_images_of_one_task_are_left_out_each(tmp_path: Path) -> None:
+    (results,) = in_time(ordered(kill_over_odd, [range(8)], 1))
+    assert results[::2] == [0, 2, 4, 6]
+    assert all("ended 2 processes" in str(result) for result in results[1::2])
 
 
 def test_kills_that_have_nothing_to_do_with_an_image_are_forgotten(tmp_path: Path) -> None:
@@ -206,9 +227,15 @@ def die_at_once(task: range, hand: Hand) -> None:
     os._exit(3)
 
 
+def crash_at_once(task: range, hand: Hand) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
 def test_workers_that_cannot_start_are_an_error_not_a_loop() -> None:
     with pytest.raises(UserError, match="exit code 3"):
         list(ordered(die_at_once, TASKS, 2))
+    with pytest.raises(UserError, match=f"exit code -{signal.SIGSEGV.value}"):
+        in_time(ordered(crash_at_once, TASKS, 1))
 
 
 def refuse(task: range, hand: Hand) -> int:

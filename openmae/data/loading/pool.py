@@ -241,11 +241,12 @@ class _Crew(Generic[Task, Result]):
         dead.pipe.close()
         index = int(dead.noted[0])
         _LOG.warning("a loader process died (exit code %s): another one does its work", dead.process.exitcode)
+        has_crashed = apart.CAN and bool(dead.given) and -(dead.process.exitcode or 0) in _CRASHES
+        if has_crashed:
+            self.crashes[dead.given[0]] += 1
         if index >= 0:
             self.kills[index] += 1
-        if apart.CAN and dead.given and -(dead.process.exitcode or 0) in _CRASHES:
-            self.crashes[dead.given[0]] += 1
-            if self.crashes[dead.given[0]] == DEADLY and index >= 0:
+            if has_crashed and self.crashes[dead.given[0]] == DEADLY:
                 self.kills[index] = 1  # it may have been another image of the task: this one gets a try
         elif dead.given:
             self.losses[dead.given[0]] += 1
