@@ -1,5 +1,6 @@
 """Patches that are mostly no-data: neither shown nor asked for, whatever the mask, and the same for any workers."""
 
+import io
 import math
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.decode import decode_masked
 from openmae.data.formats.header import Depth
+from openmae.data.formats.reading import Reading
 from openmae.data.loading.memory import InMemory, in_memory
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.views.crop import Augmentation, View
@@ -39,6 +42,12 @@ def scenes(dtype: Depth, count: int = 12, value: float = 0) -> list[NDArray[Any]
             image[:, : draws.integers(5, 22)] = value
         images.append(image[:: draws.choice((-1, 1)), :: draws.choice((-1, 1))])
     return images
+
+
+def as_npy(image: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, image)
+    return file.getvalue()
 
 
 def stream_of(images: list[NDArray[Any]], masking: Masking | None = None, repeats: int = 1, **options: Any) -> Stream:
@@ -107,6 +116,27 @@ def test_floats_in_memory_lack_what_they_lack_in_their_files() -> None:
     assert rows(kept.batches(0, 12, 0)) == rows(stream.batches(0, 12, 0))
     integers = stream_of(scenes("uint16"))
     assert in_memory(integers.source, integers.view.pixels, (24, 24), 0)[0] is integers.source
+
+
+def test_values_that_stand_for_no_data_in_files_are_levels_in_memory() -> None:
+    """A dark red that is 0 in grey, and white, which is 1 as a float."""
+    images = [np.random.default_rng(number).integers(1, 256, (40, 40, 3), np.uint8) for number in range(4)]
+    for image in images:
+        image[::2, ::2] = (1, 0, 0)
+        image[1::2, 1::2] = 255
+    floats = np.random.default_rng(0).random((40, 40, 3), np.float32)
+    for value, files, pixels in (
+        (0.0, images, PixelFormat(1, None, "uint8", Reading(nodata=(0.0,)))),
+        (1.0, [*images, floats], PixelFormat(3, None, "float32", Reading(nodata=(1.0,)))),
+    ):
+        source = Files([as_npy(image) for image in files])
+        loaded, kept = in_memory(source, pixels, (24, 24), 0)
+        assert isinstance(loaded, InMemory), value
+        for index in range(len(files)):
+            found, missing = decode_masked(loaded.read(index), kept)
+            expected, expected_missing = decode_masked(source.read(index), pixels)
+            assert missing is expected_missing is None
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_of_an_image_of_which_most_is_missing_what_is_there_is_seen_or_another_one() -> None:

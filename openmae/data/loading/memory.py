@@ -68,7 +68,8 @@ def in_memory(
                 blob += image
             ends[index] = len(blob)
         say(chunk.stop, len(source))
-    kept = replace(pixels, bands=None, reading=replace(pixels.reading, layout="hwc"))
+    # What is missing is not a number there; a value that says so in files may be any level once it is converted.
+    kept = replace(pixels, bands=None, reading=replace(pixels.reading, layout="hwc", nodata=None))
     return InMemory(source, np.frombuffer(blob, np.uint8), ends, broken), kept
 
 
@@ -102,9 +103,9 @@ def _decoded(
                 np.save(file, image, allow_pickle=False)
                 found.append(file.getvalue())
             except BrokenImage:
-                if pixels.bands is not None or header.axes is not None or not isinstance(data, bytes):
-                    raise  # of an array no part is better than the whole
-                found.append(data)
+                if pixels.bands is not None or not opened.reduces or not isinstance(data, bytes):
+                    raise  # of none but a JPEG a part is better than the whole
+                found.append(None if pixels.reading.nodata else data)
         except (OSError, BrokenImage) as error:
             found.append(str(error))
     return found

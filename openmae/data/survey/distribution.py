@@ -41,8 +41,7 @@ class Distribution:
     levels, of float ones 256 intervals between the outermost percentiles, each called by its middle.
     sample: float pixels of each image that the percentiles and weights are of; 0 where they are of all pixels.
     sizes: (n, 2) height and width of the images that could be read. broken: (index, reason) of the others.
-    formats, modes, depths, channels: how many images have which. apart: whether they are of two scales.
-    formats, modes, depths, channels, frames: how many images have which.
+    formats, modes, depths, channels, frames: how many images have which. apart: whether they are of two scales.
     missing: (C,) share of the pixels that is missing, which no figure counts; gaps: how many images lack some.
     suspected: values that look like no-data though nobody says so.
     """

@@ -79,8 +79,7 @@ def usage_mae(loaded: Loaded, out: Path) -> str:
 
 def write_vit(loaded: Loaded, out: Path) -> list[str]:
     """Writes a folder for ViTModel, or for ViTForImageClassification or BeitForImageClassification where there is a
-    head; gives sentences about what
-    it does not hold. Raises UserError where transformers has no such model."""
+    head; gives sentences about what it does not hold. Raises UserError where transformers has no such model."""
     transformers = _import_transformers()
     _check_encoder(loaded)
     model = exported(loaded.model)
