@@ -21,10 +21,12 @@ def check_levels(name: str, statistics: Statistics, source: Source, workers: int
 def check_expected(name: str, statistics: Statistics, levels: Levels, what: str, console: Console) -> None:
     """Says where images, called `what`, are odd for a model. Raises UserError where it could see nothing in them."""
     unsaid = [one for one in levels.suspected if one.is_usual]
-    if unsaid and statistics.pixels.reading.nodata != ():
+    known = statistics.pixels.reading.nodata
+    if unsaid and known != ():
+        values = [*unsaid[0].beside(known), *(one.said for one in unsaid[1:])]
         raise UserError(
             f"{what}: {unsaid[0]}: it looks like no-data, of which {name} knows nothing",
-            f"give --nodata {' '.join(one.said for one in unsaid)}, or --nodata without a value if it is none",
+            f"give --nodata {' '.join(values)}, or --nodata without a value if it is none",
         )
     found = unlike(levels, statistics)
     if found is None:

@@ -43,10 +43,10 @@ def say_taken(taken: Sequence[Suspect], console: Console) -> None:
 
 
 def warn_of_suspects(suspected: Sequence[Suspect], nodata: tuple[float, ...] | None, console: Console) -> None:
-    """Says which values may be no-data, unless `nodata`, what the user says, is that none are."""
+    """Says which values may be no-data beside `nodata`, which is known, unless that is that none are."""
     for one in suspected if nodata != () else ():
         console.print(
-            f"warning: {one}: if that is no-data, give --nodata {one.said}",
+            f"warning: {one}: if that is no-data, give --nodata {' '.join(one.beside(nodata))}",
             style="yellow",
             soft_wrap=True,
         )

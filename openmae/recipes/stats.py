@@ -100,7 +100,7 @@ def run(settings: Stats) -> None:
     _show_images(found, console)
     _show_channels(found, console)
     say_taken(taken, console)
-    warn_of_suspects(found.suspected, settings.nodata, console)
+    warn_of_suspects(found.suspected, pixels.reading.nodata, console)
     say_apart(found.apart, console)
     for note in _notes(found, source, settings.data):
         console.print(note, soft_wrap=True)

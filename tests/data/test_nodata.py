@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from openmae.commandline.flags import with_flags
 from openmae.data.formats import apart
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, decode_masked, read_header
@@ -27,13 +28,14 @@ from openmae.data.formats.reading import Reading
 from openmae.data.opening import open_data
 from openmae.data.shards.packing import Packing, pack_image
 from openmae.data.survey.distribution import PERCENTILES, measure
-from openmae.data.survey.findings import InspectedSplit, judge
+from openmae.data.survey.findings import Finding, InspectedSplit, judge
 from openmae.data.survey.inspection import inspect
 from openmae.data.survey.sample import survey
 from openmae.data.views.centred import centred
 from openmae.data.views.statistics import WHITE, Statistics
 from openmae.errors import BrokenImage, UserError
 from openmae.recipes.levels import check_levels
+from openmae.recipes.nodata import warn_of_suspects
 from openmae.recipes.pack.job import run as pack
 from openmae.recipes.pack.settings import Pack
 from openmae.recipes.pretrain.build import statistics_of
@@ -338,6 +340,29 @@ def test_no_file_names_it_so_a_model_that_knows_nothing_of_it_refuses_it() -> No
     told = replace(statistics, pixels=replace(statistics.pixels, reading=Reading(nodata=(-9999.0,))))
     check_levels("model", told, source, 0, console)
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_who_is_told_of_a_value_keeps_those_that_he_has_given() -> None:
+    """What is given takes the place of all that was."""
+    console = Console(file=io.StringIO(), width=200)
+    made = [with_gaps("int16", -9999, seed)[0] for seed in range(4)]
+    for image in made:
+        image[-3:] = -32768
+    source, told = Files([npy(image) for image in made]), Reading(nodata=(-9999.0,))
+    statistics = Statistics((1000.0,) * 3, (100.0,) * 3, PixelFormat(3, None, "float32", told))
+    with pytest.raises(UserError, match=r"give --nodata -9999 -32768, or"):
+        check_levels("model", statistics, source, 0, console)
+    look = survey(source, seed=0, reading=told)
+    warn_of_suspects(look.suspected, look.statistics.pixels.reading.nodata, console)
+    assert "give --nodata -9999 -32768" in console.file.getvalue()  # type: ignore[attr-defined]
+    (finding,) = told_by_check(source, told)
+    assert with_flags(finding.advice) == "if it is, give every command --nodata -9999 -32768"
+    assert not told_by_check(source, Reading(nodata=()))
+
+
+def told_by_check(source: Files, reading: Reading) -> list[Finding]:
+    found = judge([InspectedSplit("", source, inspect(source, 0, reading=reading), None, (), "no")])
+    return [finding for finding in found if "looks like no-data" in finding.what]
 
 
 def test_values_that_the_user_names_travel_with_the_statistics() -> None:

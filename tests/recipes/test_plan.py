@@ -206,6 +206,15 @@ def test_the_command_makes_the_run_that_was_planned(run: Run, tmp_path: Path) ->
     assert (chosen.epochs, chosen.batch_size, chosen.precision) == (1600, 128, "bf16")
 
 
+def test_the_command_is_typed_as_it_is_read() -> None:
+    chosen = replace(
+        Pretrain(), nodata=(-9999.0, -3.4e38), bands=(3, 2, 1), img_size=(32, 64), exclude=("*_a.*", "b c")
+    )
+    for settings in (chosen, replace(chosen, nodata=(-1.0,)), replace(chosen, nodata=())):
+        words = shlex.split(plan_recipe.command(Plan(), settings))
+        assert tyro.cli(Pretrain, args=words[3:]) == replace(settings, out=Path("RUN"))
+
+
 def architecture(name: str, **different: Any) -> Architecture:
     with torch.device("meta"):
         return create_model(name, **different).architecture

@@ -173,12 +173,14 @@ def _no_data(split: InspectedSplit) -> Iterator[Finding]:
             split.examples(some),
         )
     for one in split.found.suspected:
+        values = one.beside(split.found.nodata)
+        given = f"`nodata={values[0]}`" if len(values) == 1 else f"`nodata=({', '.join(values)})`"
         yield Finding(
             "warning",
             f"there is {one}{_of(split)}: it looks like no-data, and no file says so",
-            f"pretrain and stats take it for that, and say so; give every other command `nodata={one.said}`"
-            if one.is_usual
-            else f"if it is, give every command `nodata={one.said}`",
+            f"pretrain and stats take it for that, and say so; give every other command {given}"
+            if one.is_usual and split.found.nodata is None
+            else f"if it is, give every command {given}",
         )
 
 

@@ -48,12 +48,14 @@ ROW = np.dtype(
 class Inspection:
     """rows (n,) of ROW, in the order of the source, all 0 from `height` on where a file gives no image; kinds: (format,
     mode, depth, whether its numbers stay what they are in every depth) by their number; reasons: why a file gives no
-    image, by its index; suspected: values that look like no-data though nobody says so."""
+    image, by its index; suspected: values that look like no-data though nobody says so; nodata: those that somebody
+    does."""
 
     rows: NDArray[Any]
     kinds: list[tuple[str, str, str, bool]]
     reasons: dict[int, str]
     suspected: tuple[Suspect, ...]
+    nodata: tuple[float, ...] | None = None
 
     @property
     def good(self) -> NDArray[np.bool_]:
@@ -99,7 +101,9 @@ def inspect(
                 outermost.setdefault(header.depth, []).append(one.ends)
             done += 1
         say(done)
-    return Inspection(rows, list(numbers), reasons, tuple(chain.from_iterable(map(suspects, outermost.values()))))
+    none = reading.nodata == ()  # as somebody says
+    suspected = () if none else tuple(chain.from_iterable(map(suspects, outermost.values())))
+    return Inspection(rows, list(numbers), reasons, suspected, reading.nodata)
 
 
 def suspected_of(source: Source, reading: Reading) -> tuple[Suspect, ...]:

@@ -49,13 +49,21 @@ class Suspect:
     @property
     def said(self) -> str:
         """The value, with as many digits as tell it from other float32."""
-        return f"{self.value:.9g}"
+        return _typed(self.value)
+
+    def beside(self, known: Iterable[float] | None) -> list[str]:
+        """All that has to be given where values are known already, for what is given takes their place."""
+        return [*map(_typed, known or ()), self.said]
 
     def __str__(self) -> str:
         return (
             f"{self.said} in {self.images:,} of {self.of:,} images, {self.share:.1%} of their pixels, and all else "
             f"is from {self.least:g} to {self.most:g}"
         )
+
+
+def _typed(value: float) -> str:
+    return f"{value:.9g}"
 
 
 def ends(image: NDArray[Any], missing: Missing | None) -> Ends:

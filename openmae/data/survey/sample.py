@@ -166,7 +166,7 @@ def survey(
         _levels(seen),
         1 - moments[:, 0].mean(1),
         no_data,
-        tuple(one for one in suspected if not one.is_usual),
+        suspected,
         found.choice,
         max(header.frames for _, header, _ in good),
     )

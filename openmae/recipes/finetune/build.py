@@ -147,7 +147,7 @@ def fresh(settings: Finetune, train: Source, workers: int, console: Console) -> 
     look = survey(train, settings.seed, workers=workers, reading=settings.reading)
     say_choice(look.choice, console)
     say_taken(look.no_data, console)
-    warn_of_suspects(look.suspected, settings.nodata, console)
+    warn_of_suspects(look.suspected, look.statistics.pixels.reading.nodata, console)
     side = min(224, *look.size)
     patch = pair(settings.patch_size or (16 if side >= 128 else 8 if side >= 64 else 4))
     size = pair(settings.img_size) if settings.img_size else tuple(max(1, side // p) * p for p in patch)

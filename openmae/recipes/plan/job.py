@@ -84,15 +84,16 @@ def command(settings: Plan, chosen: Pretrain) -> str:
     for field in fields(Pretrain):
         value = getattr(chosen, field.name)
         if field.name in names and value is not None and value != field.default:
-            words += [flag(field.name), *_typed(value)]
+            words += [flag(field.name), *_typed(field.name, value)]
     return shlex.join(words)
 
 
-def _typed(value: Any) -> list[str]:
-    """A setting as it is typed: two sides are one word, patterns one each."""
-    if isinstance(value, tuple):
-        return [*value] if isinstance(value[0], str) else ["x".join(map(str, value))]
-    return [f"{value:.12g}" if isinstance(value, float) else str(value)]
+def _typed(name: str, value: Any) -> list[str]:
+    """A setting as it is typed: two sides are one word, and of what else there may be several each is one."""
+    if isinstance(value, tuple) and name in ("img_size", "patch_size"):
+        return ["x".join(map(str, value))]
+    several = value if isinstance(value, tuple) else [value]
+    return [f"{one:.12g}" if isinstance(one, float) else str(one) for one in several]
 
 
 def _check(settings: Plan) -> None:

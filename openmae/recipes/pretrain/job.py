@@ -100,7 +100,7 @@ def open_images(settings: Pretrain, here: Here) -> Images:
         )
         say_notes(look.choice, console)
         say_missing(look.missing, settings.max_nodata, console)
-        warn_of_suspects(look.suspected, settings.nodata, console)
+        warn_of_suspects(look.suspected, look.statistics.pixels.reading.nodata, console)
     return Images(train, val, shown, look)
 
 
