@@ -175,7 +175,7 @@ def test_memory_by_part() -> None:
 
 
 def test_what_takes_less_memory() -> None:
-    base = architecture_of("vit_tiny")
+    base = architecture_of("vit_base")
     usual = memory(base, "bf16", 64, device_type="cuda").activations
     assert memory(base, "bf16", 64, True, "cuda").activations < usual / 4
     assert memory(base, "bf16", 64, False, "cpu").activations > usual  # keeps the weights of the attention
