@@ -6,12 +6,13 @@ holds all, or in each of the class folders. What looks so without saying it plai
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openmae.data.parts import Openers, Parts, by_split, called_otherwise, of_files, said, unsaid, with_all
 from openmae.data.shards.index import SETTINGS
@@ -21,10 +22,11 @@ from openmae.data.sources.folder import ImageFolder, SplitFolder, open_folder
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import Listing, between, list_images, matching
 from openmae.data.sources.notes import mask_folders
-from openmae.data.sources.parquet import holds_images, open_parquet_images
+from openmae.data.sources.parquet import has_column, holds_images, open_parquet_images, text_column
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.data.sources.splits import Kind, look_alikes, plainly, split_name
+from openmae.data.sources.table import rows_by_split
 from openmae.errors import UserError
 
 Folders = Mapping[Kind, str]
@@ -68,11 +70,32 @@ def _of_tables(place: Path, tables: list[Path], selection: Selection) -> Parts:
         return str(table.relative_to(place))
 
     groups = by_split(str(place), tables, name_of, selection)
-    if not groups:
-        raise called_otherwise(str(place), "files", selection)
+    if not groups or [*groups] == ["all"]:
+        return in_parquet(str(place), tables, selection)
     opened = partial(open_parquet_images, str(place), key=selection.image_key)
     openers: Openers = {which: partial(opened, group) for which, group in groups.items()}
     return Parts(with_all(str(place), openers), *of_files(groups, name_of))
+
+
+def in_parquet(location: str, files: list[Path], selection: Selection) -> Parts:
+    """Files with the images inside, which together hold all splits: by their column `split`, if it tells any apart."""
+    openers: Openers = {"all": cache(partial(open_parquet_images, location, files, selection.image_key))}
+    if selection.is_one_set:
+        return Parts(openers)
+    cells = text_column(files, "split") if all(has_column(file, "split") for file in files) else []
+    names = {name: number for number, name in enumerate(dict.fromkeys(cells))}
+    if len(names) < 2:
+        if selection.pair is not None:
+            raise called_otherwise(location, "files and no rows", selection)
+        return Parts(openers)
+    rows = rows_by_split(location, np.array([names[cell] for cell in cells]), [*names], selection)
+    everything = openers["all"]
+    openers |= {which: partial(_rows_of, everything, chosen) for which, chosen in rows.items()}
+    return Parts(openers, "the rows by the column split")
+
+
+def _rows_of(opener: Callable[[], Source], rows: NDArray[np.int64]) -> Source:
+    return opener().take(rows)
 
 
 def in_shards(location: str, urls: list[str], selection: Selection) -> Parts:

@@ -19,7 +19,7 @@ from typing import Literal, final
 
 import numpy as np
 
-from openmae.data.folders import in_folder, in_shards
+from openmae.data.folders import in_folder, in_parquet, in_shards
 from openmae.data.parts import Openers, Parts, said, with_all
 from openmae.data.shards.listing import expand, open_shards, packed_shards, tar_files
 from openmae.data.shards.source import ShardSource
@@ -28,7 +28,7 @@ from openmae.data.sources.folder import COMPRESSED, ImageFolder, unpacking
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import EXTENSIONS
 from openmae.data.sources.notes import Note, notes_on
-from openmae.data.sources.parquet import ParquetImages, holds_images, open_parquet_images
+from openmae.data.sources.parquet import ParquetImages, holds_images
 from openmae.data.sources.remote import is_remote
 from openmae.data.sources.selection import WHOLE, Patterns, Selection, none_taken
 from openmae.data.sources.source import Source, Subset
@@ -160,7 +160,7 @@ def _in_file(file: Path, selection: Selection) -> Parts:
     if kind == ".csv" or (kind == ".parquet" and not holds_images(file, selection.image_key)):
         return _in_table(file, selection)
     if kind == ".parquet":
-        return Parts({"all": partial(open_parquet_images, str(file), [file], selection.image_key)})
+        return in_parquet(str(file), [file], selection)
     if kind == ".npy":
         return Parts({"all": partial(ArrayFile, file)})
     if kind == ".npz":

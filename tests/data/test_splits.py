@@ -352,6 +352,46 @@ def test_what_is_proposed_learns_from_train(folders: str, answer: str, tmp_path:
     assert str(refused.value).endswith(f"such as {answer}")
 
 
+def test_splits_by_a_column_of_parquet_with_the_images_inside(tmp_path: Path) -> None:
+    def write_rows(name: str, *splits: str | None) -> Path:
+        columns = {"image": [picture(i).tobytes() for i in range(len(splits))], "split": splits}
+        parquet.write_table(pyarrow.table(columns), tmp_path / name)
+        return tmp_path / name
+
+    data = opened(file := write_rows("a.parquet", "train", "test", "Train"))
+    assert (names_of(data.train), names_of(data.val)) == (["a.parquet#0", "a.parquet#2"], ["a.parquet#1"])
+    assert data.taken == "the rows by the column split"
+    assert not opened(file, splits="none").has_splits
+    assert names_of(opened(file, splits="test,train").train) == ["a.parquet#1"]
+    assert not opened(write_rows("b.parquet", "all", "all")).has_splits
+    with pytest.raises(UserError, match=r"row 2 of .* has the split '7'"):
+        opened(write_rows("c.parquet", "train", "7"))
+    with pytest.raises(UserError, match="no files and no rows called"):
+        opened(write_rows("d.parquet", "all", "all"), splits="a,b")
+    (tmp_path / "more").mkdir()
+    for number in range(2):
+        write_rows(f"more/{number}.parquet", "train", "val")
+    assert len(opened(tmp_path / "more").val) == 2
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_of_a_table_in_any_case(kind: str, tmp_path: Path) -> None:
+    columns = {"Path": ["a.png", "b.png"], "LABEL": ["x", "y"], "Split": ["train", "val"], "split_by": ["me", "me"]}
+    if kind == "csv":
+        lines = [",".join(columns), *map(",".join, zip(*columns.values(), strict=True))]
+        (tmp_path / "t.csv").write_text("\n".join(lines))
+    else:
+        parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    data = opened(tmp_path / f"t.{kind}")
+    assert (names_of(data.train), names_of(data.val)) == (["a.png"], ["b.png"])
+    assert data.all.class_names == ("x", "y")
+    (tmp_path / "two.csv").write_text("path,Label,LABEL\na.png,1,2\n")
+    with pytest.raises(UserError, match="2 columns 'label'"):
+        opened(tmp_path / "two.csv")
+    (tmp_path / "own.csv").write_text("path,label,Label\na.png,1,2\nb.png,3,2\n")
+    assert opened(tmp_path / "own.csv").all.class_names == ("1", "3")
+
+
 def test_parquet_files_say_their_splits(tmp_path: Path) -> None:
     for name in ("train-00000-of-00001", "validation-00000-of-00001"):
         parquet.write_table(pyarrow.table({"image": [b"bytes"], "label": [0]}), tmp_path / f"{name}.parquet")

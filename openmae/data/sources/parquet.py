@@ -251,6 +251,12 @@ def _rows(file: Path, opened: Any, column: str, label: str | None) -> Iterator[t
         yield paths, labels
 
 
+def has_column(file: Path, column: str) -> bool:
+    """Whether it has a column of this name. Raises UserError where it cannot be read."""
+    with open_parquet(file) as opened:
+        return column in opened.schema_arrow.names
+
+
 def text_column(files: Sequence[Path], column: str) -> list[str]:
     """The cells of a column of files, row by row, as text, empty where there is nothing. Raises UserError."""
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""A table of images, .csv or .parquet: a column `path`, and optionally `label` and `split`."""
+"""A table of images, .csv or .parquet: a column `path`, and optionally `label` and `split`, in any case."""
 
 import csv
 import os
@@ -22,7 +22,7 @@ from openmae.data.sources.splits import KINDS, split_of
 from openmae.errors import UserError
 from openmae.files.cache import cache_file, keep, recall
 
-_RULES = 2  # changes with what is kept
+_RULES = 3  # changes with what is kept
 _COLUMNS = ("path", "label", "split")
 _SHOWN = 5  # names in a sentence
 
@@ -76,28 +76,37 @@ class TableSource(LabelledSource):
         return self._fingerprint
 
     def rows_of(self, selection: Selection) -> dict[str, NDArray[np.int64]]:
-        """The rows of each split, by what the column `split` says or the selection makes of it; empty where there is no
-        such column. Raises UserError for a cell that says of no split."""
-        if self.splits is None or selection.is_one_set:
+        """As `rows_by_split` has them; empty where there is no column `split`."""
+        if self.splits is None:
             return {}
-        if selection.pair is not None:
-            if missing := [word for word in selection.pair if word not in self.split_names]:
-                known = ", ".join(self.split_names[:_SHOWN])
-                raise UserError(
-                    f"{self.location} has no row of the split {missing[0]}", f"mend `splits`; its column says {known}"
-                )
-            chosen = [self.split_names.index(word) for word in selection.pair]
-            return {kind: np.flatnonzero(self.splits == n) for kind, n in zip(KINDS[:2], chosen, strict=True)}
-        kinds = [split_of(name) for name in self.split_names]
-        if None in kinds:
-            unknown = kinds.index(None)
-            row = int((self.splits == unknown).argmax()) + 1
+        return rows_by_split(self.location, self.splits, self.split_names, selection)
+
+
+def rows_by_split(
+    location: str, splits: NDArray[np.int64], names: Sequence[str], selection: Selection
+) -> dict[str, NDArray[np.int64]]:
+    """The rows of each split, by what a column says of it or the selection makes of that; empty where all are to be one
+    set. splits (n,): index into names. Raises UserError for a cell that says of no split."""
+    if selection.is_one_set:
+        return {}
+    if selection.pair is not None:
+        if missing := [word for word in selection.pair if word not in names]:
+            known = ", ".join(names[:_SHOWN])
             raise UserError(
-                f"row {row:,} of {self.location} has the split '{self.split_names[unknown]}'",
-                "write train or val, or say by `splits` which two are train and val",
+                f"{location} has no row of the split {missing[0]}", f"mend `splits`; its column says {known}"
             )
-        numbers = np.array([KINDS.index(kind) for kind in kinds if kind])[self.splits]
-        return {kind: rows for number, kind in enumerate(KINDS) if len(rows := np.flatnonzero(numbers == number))}
+        chosen = [names.index(word) for word in selection.pair]
+        return {kind: np.flatnonzero(splits == n) for kind, n in zip(KINDS[:2], chosen, strict=True)}
+    kinds = [split_of(name) for name in names]
+    if None in kinds:
+        unknown = kinds.index(None)
+        row = int((splits == unknown).argmax()) + 1
+        raise UserError(
+            f"row {row:,} of {location} has the split '{names[unknown]}'",
+            "write train or val, or say by `splits` which two are train and val",
+        )
+    numbers = np.array([KINDS.index(kind) for kind in kinds if kind])[splits]
+    return {kind: rows for number, kind in enumerate(KINDS) if len(rows := np.flatnonzero(numbers == number))}
 
 
 def open_table(table: Path) -> TableSource:
@@ -184,9 +193,7 @@ def _csv_rows(table: Path, names: Sequence[str]) -> Iterator[TableRow]:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            _check_columns(header, table)
-            _check_named(header, names, table)
-            places = [header.index(name) if name in header else None for name in names]
+            places = _places(header, names, table)
             for cells in reader:
                 if not cells:
                     continue
@@ -208,36 +215,41 @@ def _csv_rows(table: Path, names: Sequence[str]) -> Iterator[TableRow]:
 def _parquet_rows(table: Path, names: Sequence[str]) -> Iterator[TableRow]:
     with open_parquet(table) as file:
         header = file.schema_arrow.names
-        _check_columns(header, table)
-        _check_named(header, names, table)
+        places = [None if place is None else header[place] for place in _places(header, names, table)]
         with readable(table):
             distinct = by_distinct_values(table, file)
-        batches = distinct.iter_batches(columns=[name for name in names if name in header])
+        batches = distinct.iter_batches(columns=[name for name in places if name is not None])
         while True:
             with readable(table):
                 if (batch := next(batches, None)) is None:
                     return
-                columns = [values(batch.column(name), table) if name in header else None for name in names]
+                columns = [None if name is None else values(batch.column(name), table) for name in places]
             for row in range(batch.num_rows):
                 yield tuple(None if column is None else column[row] for column in columns)
 
 
-def _check_named(header: Sequence[str], names: Sequence[str], table: Path) -> None:
-    """Raises UserError where the one column that is asked for by its name is not there, or is there twice."""
-    if names is _COLUMNS or header.count(names[0]) == 1:
-        return
-    columns = ", ".join(f"'{name}'" for name in header)
-    raise UserError(
-        f"{table} has {header.count(names[0]) or 'no'} columns '{names[0]}' (its columns: {columns})",
-        "mend `group_column`",
-    )
+def _places(header: Sequence[str], names: Sequence[str], table: Path) -> list[int | None]:
+    """Where these columns are in the header, path, label and split also as `Path` or `SPLIT` where nothing is called so
+    in small letters. Raises UserError where one is missing that has to be there, or is there twice."""
+    ours = [name.lower() if name.lower() in _COLUMNS and name.lower() not in header else name for name in header]
+    _check_columns(ours, header, table)
+    if names is _COLUMNS:
+        return [ours.index(name) if name in ours else None for name in names]
+    (name,) = names
+    if header.count(name) != 1:
+        columns = ", ".join(f"'{name}'" for name in header)
+        raise UserError(
+            f"{table} has {header.count(name) or 'no'} columns '{name}' (its columns: {columns})",
+            "mend `group_column`",
+        )
+    return [header.index(name)]
 
 
-def _check_columns(header: list[str], table: Path) -> None:
-    if "path" not in header:
+def _check_columns(ours: Sequence[str], header: Sequence[str], table: Path) -> None:
+    if "path" not in ours:
         if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
             raise UserError(f"{table} has its columns separated by something else than commas", "write it with commas")
         columns = ", ".join(f"'{name}'" for name in header) or "none"
         raise UserError(f"{table} has no column 'path' (its columns: {columns})", "name the column of the files so")
-    if twice := next((name for name in _COLUMNS if header.count(name) > 1), None):
-        raise UserError(f"{table} has {header.count(twice)} columns '{twice}'", "rename all but one")
+    if twice := next((name for name in _COLUMNS if ours.count(name) > 1), None):
+        raise UserError(f"{table} has {ours.count(twice)} columns '{twice}'", "rename all but one")
