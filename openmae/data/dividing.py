@@ -76,7 +76,7 @@ def without_a_fifth(
     """
     everything = data.all
     classes = np.zeros(len(everything), np.int64) if labels is None else labels
-    names = ["all images"] if labels is None else [f"class '{name}'" for name in everything.class_names]
+    names = ["all images"] if labels is None else [f"the images of class '{name}'" for name in everything.class_names]
     order = generator(seed, "held out").permutation(int(groups.max()) + 1)
     chosen = _whole_groups(groups, classes, order)
     is_val = np.isin(groups, chosen)

@@ -334,6 +334,8 @@ def test_commands_keep_groups_apart(tmp_path: Path, run: Run) -> None:
     assert code == 0, errors
     assert "8 images of" in output
     refused(run("evaluate", tmp_path / "ft", file, "--workers", 0, "--group-by", "name:[0-9]"), "has changed since")
+    _, again, _ = run("evaluate", tmp_path / "ft", file, "--workers", 0, "--include", "*.png")
+    assert "8 images of" in again  # and what is asked beside does not undo it
     divided_by_hand = [(*row, "train" if i < 30 else "val") for i, row in enumerate(rows)]
     file = write_table(tmp_path, divided_by_hand, "path,label,patient,split")
     for words in (

@@ -717,6 +717,10 @@ def test_an_image_key_is_for_samples_that_others_made(tmp_path: Path) -> None:
     foreign = write_tar(tmp_path / "foreign.tar", members)
     chosen = open_data(str(foreign), Selection(image_key="img.png")).all
     assert [data for _, data in contents(chosen)] == [b"0 img", b"1 img", b"2 img"]
+    same = open_data(str(foreign), Selection(image_key=".jpg; .IMG.png")).all
+    assert contents(same) == contents(chosen)
+    with pytest.raises(UserError, match=r"`image_key=jpg` names no file of .*: .* \(they have img.png, mask.png\)"):
+        _ = open_data(str(foreign), Selection(image_key="jpg")).all
     packed = write_packed(tmp_path / "packed")
     for data, said in (
         (packed, "was packed, with one image a sample"),

@@ -21,11 +21,13 @@ import openmae
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
+from openmae.data.sources.selection import Selection
 from openmae.data.tasks import Task
 from openmae.data.views.statistics import Statistics
 from openmae.evaluate import corruptions
 from openmae.heads import Classifier
 from openmae.model import ViT, initialize
+from openmae.recipes.evaluate.job import _may_be_learnt
 from openmae.recipes.evaluate.keep import read_results, update_results
 from openmae.weights import model_json, serialize
 from tests.commands import Run, pretrain, refused
@@ -246,6 +248,25 @@ def test_a_folder_of_the_training_images_is_known(tmp_path: Path, run: Run) -> N
     assert "has learnt from some of these" not in run("evaluate", model, tmp_path / "data/val")[1]
     images(tmp_path / "data/valves", 9)
     assert "has learnt from some of these" in run("evaluate", model, tmp_path / "data/valves")[1]
+
+
+@pytest.mark.parametrize(
+    ("folder", "then", "may_be"),
+    [
+        ("Testing", {}, False),
+        ("seg_val/cat", {}, False),
+        ("root/Test", {}, False),
+        ("Training", {}, True),
+        ("cat", {}, True),
+        ("Testing", {"splits": "none"}, True),
+        ("Testing", {"splits": "classes"}, True),
+        ("site2", {"splits": "site1,site2"}, False),
+        ("site1", {"splits": "site1,site2"}, True),
+        ("val", {"splits": "site1,site2"}, True),
+    ],
+)
+def test_what_was_val_is_known_whatever_it_is_called(folder: str, then: dict[str, str], may_be: bool) -> None:
+    assert _may_be_learnt(f"/data/{folder}", "all", "/data", Selection.from_dict(then)) == may_be
 
 
 def test_fewer_classes_compete_among_themselves(tmp_path: Path, run: Run) -> None:

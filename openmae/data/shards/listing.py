@@ -77,6 +77,8 @@ def open_shards(data: str, urls: Sequence[str], image_key: str | None = None) ->
     if not len(index):
         if index.damage:
             raise UserError(f"{data} holds no images: {'; '.join(index.damage)}")
+        if image_key is not None and index.notes:
+            raise UserError(f"`image_key={image_key}` names no file of {data}: {index.notes[0]}")
         raise UserError(f"{data} holds no images", "give shards that do")
     return ShardSource(data, index)
 

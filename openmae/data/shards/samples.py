@@ -130,7 +130,12 @@ def split_name(name: str) -> tuple[str, str]:
 def _may_be_image(ending: str, image_key: str | None) -> bool:
     if image_key is None or image_key == EVERY:
         return f".{ending.rpartition('.')[2]}" in EXTENSIONS
-    return ending in image_key.lower().split(";")
+    return ending in _asked(image_key)
+
+
+def _asked(image_key: str) -> list[str]:
+    """What follows the key in names of images, the most wanted first: `.JPG; png` is written as well."""
+    return [word.strip().lower().removeprefix(".") for word in image_key.split(";")]
 
 
 def _images(sample: _Sample, image_key: str | None) -> list[tuple[str, Member]]:
@@ -138,7 +143,7 @@ def _images(sample: _Sample, image_key: str | None) -> list[tuple[str, Member]]:
     there = [(ending, member) for ending, member in sample.files.items() if member is not None]
     if image_key is None or image_key == EVERY:
         return there
-    return sorted(there, key=lambda one: image_key.lower().split(";").index(one[0]))[:1]
+    return sorted(there, key=lambda one: _asked(image_key).index(one[0]))[:1]
 
 
 def _add(found: TarSamples, sample: _Sample, ending: str, image: Member, number: int) -> None:

@@ -29,8 +29,9 @@ from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.joined import Joined
-from openmae.data.sources.selection import WHOLE, Selection
+from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
+from openmae.data.sources.splits import split_name
 from openmae.data.tasks import Task
 from openmae.errors import UserError
 from openmae.evaluate.corruptions import KINDS, SEVERITIES, check_corruptible
@@ -84,7 +85,7 @@ def run(settings: Evaluate) -> None:
     if run_folder is not None:
         check_results(run_folder)
     console.print(_said_of_set(task, asked.right.names, source, settings.data, split))
-    if _may_be_learnt(settings.data, split, _learnt_from(settings.model, loaded)):
+    if _may_be_learnt(settings.data, split, _learnt_from(settings.model, loaded), _selected_then(loaded)):
         console.print(
             "The model has learnt from some of these: it will do worse on images that it never saw", style="yellow"
         )
@@ -171,9 +172,17 @@ def _ends(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def as_learnt(asked: Selection, data: str, model: Path, loaded: Loaded) -> Selection:
-    """What is asked of DATA; where nothing is and the model learnt from it, what was asked of it then."""
-    if asked != WHOLE or whole_address(data) != _learnt_from(model, loaded):
+    """What is asked of DATA, and where the model learnt from it, what was asked of it then and is not asked anew."""
+    if whole_address(data) != _learnt_from(model, loaded):
         return asked
+    before, now = _selected_then(loaded).to_dict(), asked.to_dict()
+    if asked.group_by or asked.group_column:  # either says it all
+        before = {name: value for name, value in before.items() if not name.startswith("group_")}
+    return Selection.from_dict(before | now)
+
+
+def _selected_then(loaded: Loaded) -> Selection:
+    """What was asked of the data that the model learnt from."""
     return Selection.from_dict(loaded.info["provenance"].get("selection", {}))
 
 
@@ -206,13 +215,19 @@ def judged_images(
     return (train, "train") if split == "train" else (val, "val")
 
 
-def _may_be_learnt(data: str, split: AskedSplit, learnt_from: str) -> bool:
-    """Whether the model may have seen these images while it learnt: all but val, also where a folder of it is given."""
+def _may_be_learnt(data: str, split: AskedSplit, learnt_from: str, then: Selection) -> bool:
+    """Whether the model may have seen these images while it learnt: all but val, also where a folder of it is given,
+    whatever it is called. then: what was asked of the data that it learnt from."""
     place = whole_address(data)
     if place == learnt_from:
         return split != "val"
-    is_below = bool(learnt_from) and place.startswith(f"{learnt_from}/")
-    return is_below and not f"{place}/".startswith(f"{learnt_from}/val/")
+    if not learnt_from or not place.startswith(f"{learnt_from}/"):
+        return False
+    below = f"{place}/".removeprefix(f"{learnt_from}/")
+    if then.pair is not None:
+        return not below.startswith(f"{then.pair[1]}/")
+    said = next((found for part in below.split("/") if (found := split_name(part)) is not None), None)
+    return then.is_one_set or said is None or said.kind == "train" or not said.is_plain
 
 
 def _learnt_from(model: Path, loaded: Loaded) -> str:
