@@ -2,11 +2,14 @@
 
 import io
 import os
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from openmae.data.opening import open_data
 from openmae.data.signatures import ENOUGH, format_of
@@ -183,6 +186,8 @@ MASKS = {
     "a/images/1.png a/masks/x.png a/masks/y.png b/images/2.png b/masks/z.png": ("3 of 5", "masks"),
     "im1.jpg im1-seg.png im2.jpg im2-seg.png": ("2 of 4", "'*-seg*'"),
     "t_01.png t_01_GT.png": ("1 of 2", "'*_GT*'"),
+    "7_sat.jpg 7_mask.png 8_sat.jpg 8_mask.png": ("2 of 4", "'*_mask*'"),
+    "a/0.img.png a/0.mask.png": ("1 of 2", "'*.mask*'"),
     "train/1.jpg train_masks/1_mask.gif": ("1 of 2", "train_masks"),
 }
 
@@ -205,6 +210,19 @@ def test_masks_among_images_are_said(names: str) -> None:
 )
 def test_what_is_called_so_without_an_image_that_it_would_be_of(names: str) -> None:
     assert [*masks_among(Names.of(sorted(names.split())))] == []
+
+
+def test_masks_are_said_whatever_the_images_lie_in(tmp_path: Path) -> None:
+    names = [f"{folder}/{i}.png" for folder in ("images", "masks") for i in range(2)]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    (tmp_path / "t.csv").write_text("\n".join(["path", *names]))
+    images = [{"bytes": b"", "path": name} for name in names]
+    parquet.write_table(pyarrow.table({"image": images}), tmp_path / "i.parquet")
+    write(tmp_path / "f", dict.fromkeys(names, b""))
+    for place in ("a.tar", "t.csv", "i.parquet", "f"):
+        assert "2 of 4 images are called like masks of the others (masks/0.png)" in said(tmp_path / place), place
 
 
 def test_masks_of_a_large_set_are_found_in_a_part_of_it() -> None:

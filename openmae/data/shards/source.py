@@ -12,6 +12,7 @@ from openmae.data.shards.index import ShardIndex
 from openmae.data.sources.labels import LabelledSource, class_name
 from openmae.data.sources.open_file import MOST_BYTES, OpenFile
 from openmae.data.sources.remote import Span, fetch_spans, is_remote
+from openmae.data.sources.source import Names
 from openmae.errors import BrokenImage
 from openmae.files import address
 
@@ -45,6 +46,11 @@ class ShardSource(LabelledSource):
     def name(self, index: int) -> str:
         """The name that the index gives it; the member of the tar file where there was no index."""
         return self.index.names[index]
+
+    @property
+    def all_names(self) -> Names:
+        """The index's."""
+        return self.index.names
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -41,6 +41,11 @@ class ImageFolder(Source):
         """Path relative to the folder."""
         return self.paths[index]
 
+    @property
+    def all_names(self) -> Names:
+        """Their paths."""
+        return self.paths
+
     def path(self, index: int) -> Path:
         """Where image `index` lies."""
         return self.root / self.paths[index]

@@ -10,7 +10,6 @@ from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import UNREAD, Listing
 from openmae.data.sources.source import Names, Remade, Source, Subset
-from openmae.data.sources.table import TableSource
 
 _SHOWN = 8  # endings in a sentence
 _STRETCHES, _STRETCH = 20, 5_000  # of the names of a large set that are looked at
@@ -21,6 +20,7 @@ _PERHAPS = (b"mask", b"seg", b"gt", b"truth", b"label", b"annot", b"matte")
 _IMAGE_WORDS = re.compile(
     r"(?<![a-z])(jpeg|jpg|png|tiff?|rgb|raw|the)?(images?|imgs?|photos?|pictures?|pics?|jpg|png|rgb)(?![a-z])"
 )
+_OF_AN_IMAGE = re.compile(r"[ _.-]+(images?|imgs?|photos?|pictures?|pics?|rgb|sat|raw|orig|original)$")
 _OF_WHAT = ("class", "classes", "object", "objects", "instance", "instances", "semantic")  # that masks may be of
 _MARKS = re.compile(r"[^a-z0-9]+")
 
@@ -40,8 +40,8 @@ def notes_on(sources: Iterable[Source]) -> Iterator[Note]:
     yield from _of_others([part.listing for part in parts if isinstance(part, ImageFolder)])
     for part in parts:
         yield from map(Note, part.notes)
-        if isinstance(part, ImageFolder | TableSource):
-            yield from masks_among(part.paths)
+        if (names := part.all_names) is not None:
+            yield from masks_among(names)
 
 
 def _parts(source: Source) -> Iterator[Source]:
@@ -104,7 +104,8 @@ def masks_among(names: Names) -> Iterator[Note]:
         yield _note(len(inside), len(looked_at), len(names), inside[0], called)
     by_name = [(name, *found) for name in looked_at if (found := _mask_of(name)) is not None]
     wanted = {image for _, image, _ in by_name[:_LOOKED_FOR]}
-    there = wanted & {_plain(name.rpartition(".")[0]) for name in looked_at} if wanted else set()
+    stems = {_plain(name.rpartition(".")[0]) for name in looked_at} if wanted else set()
+    there = wanted & (stems | {_OF_AN_IMAGE.sub("", stem) for stem in stems})
     if by_name and len(there) * 2 >= len(wanted):
         first, _, pattern = by_name[0]
         yield _note(len(by_name), len(looked_at), len(names), first, f"'{pattern}'")

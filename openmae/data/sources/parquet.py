@@ -136,6 +136,11 @@ class ParquetImages(LabelledSource):
         """The image's path where the files tell it, else file#row."""
         return self.names[index]
 
+    @property
+    def all_names(self) -> Names:
+        """As `name` gives them."""
+        return self.names
+
     def read(self, index: int) -> bytes:
         """The image's bytes. Raises OSError where the file cannot be read, BrokenImage where the row has no bytes."""
         number = bisect_right(self.first_rows, index) - 1

@@ -73,6 +73,11 @@ class Source(ABC):
         """The file on this machine that holds image `index` and nothing else, None where there is none such."""
         return None
 
+    @property
+    def all_names(self) -> Names | None:
+        """What all images are called, where that is at hand in one table."""
+        return None
+
     def shown(self, index: int) -> str:
         """Its name as it stands in a sentence or in a line of a table."""
         return in_a_line(self.name(index))

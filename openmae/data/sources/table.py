@@ -62,6 +62,11 @@ class TableSource(LabelledSource):
         """The path as the table has it."""
         return self.paths[index]
 
+    @property
+    def all_names(self) -> Names:
+        """The paths as the table has them."""
+        return self.paths
+
     def file(self, index: int) -> str:
         """What the row names, relative to the working folder or whole."""
         return os.path.join(self._folder, self.paths[index])  # noqa: PTH118
