@@ -96,7 +96,7 @@ def embed(
     loaded = load_model(Path(model))
     opened = open_data(data, selection)
     source = opened.all if split is None else opened.split(split)
-    loaded = suited(loaded, source, UNSAID, Console(quiet=True))
+    loaded = suited(loaded, source, UNSAID, workers, Console(quiet=True))
     embedder = embedder_of(loaded, layer, pool, "fp32", torch.device(device))
     images = centred_images(embedder.encoder, embedder.statistics, source)
     odd = unlike(sample_levels(source, embedder.statistics.pixels, workers), embedder.statistics)

@@ -17,12 +17,15 @@ _LOOKED_AT = 64  # images
 _USUAL = Reading(layout="hwc", pages="frames")
 
 
-def suited(loaded: Loaded, source: Source, asked: Reading, console: Console) -> Loaded:
+def suited(loaded: Loaded, source: Source, asked: Reading, workers: int, console: Console) -> Loaded:
     """The model for the images of `source`, read as is asked, and else as its own were; where neither says it, as some
-    of them tell. Says what is read otherwise than is usual, and what may be wrong. Raises UserError."""
+    of them tell. Says what is read otherwise than is usual, and what may be wrong. Raises UserError.
+
+    workers: processes that look at them: a decoder may crash.
+    """
     asked = known_reading(source, asked)
     _check_packed(loaded, Reading.from_dict(source.packed_as))
-    sample = evidence(look(source, 0, 0, _LOOKED_AT, _first(loaded, asked)))
+    sample = evidence(look(source, 0, workers, _LOOKED_AT, _first(loaded, asked)))
     return suited_to(loaded, sample, asked, console)
 
 

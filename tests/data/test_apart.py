@@ -10,18 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from openmae.data.formats import apart, decode
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.header import Depth
+from openmae.data.formats.reading import Reading
 from openmae.data.loading import pool
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import open_data
 from openmae.data.shards.packing import Packed, Packing
 from openmae.data.survey.inspection import inspect
 from openmae.data.survey.sample import survey
+from openmae.data.views.statistics import Statistics
 from openmae.errors import BrokenImage
+from openmae.evaluate.suited import suited
+from openmae.heads import Encoder
+from openmae.model import create_model
 from openmae.recipes.pack.job import _pack_chunk
+from openmae.weights import Loaded, model_json
 from tests.data import crashing
 from tests.data.bad_files import whole_files
 from tests.data.test_pool import children
@@ -176,6 +183,17 @@ def test_a_survey_ends_whatever_an_image_does(
     ((index, reason),) = seen.broken
     assert index == 12
     assert ("SIGSEGV" if can else "ended 2 processes") in reason
+
+
+def test_what_is_looked_at_for_a_model_does_not_end_the_command(tmp_path: Path) -> None:
+    """Of transparent images the pixels are looked at."""
+    folder = folder_of(tmp_path / "data")
+    (folder / "clear.png").write_bytes(encoded(Image.new("RGBA", (20, 20), (9, 9, 9, 9)), "PNG") + b"crashes")
+    statistics = Statistics((0.5,) * 3, (0.2,) * 3, PixelFormat(3, reading=Reading(alpha="white")))
+    encoder = Encoder(create_model("vit_tiny", depth=1, img_size=32).encoder)
+    loaded = Loaded(encoder, statistics, model_json(encoder, statistics, {}), "a model")
+    found = suited(loaded, open_data(str(folder)).all, Reading(), 1, Console(quiet=True))
+    assert found.statistics.pixels.reading.alpha == "white"
 
 
 def test_pixels_that_were_decoded_apart_are_the_same() -> None:

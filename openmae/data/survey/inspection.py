@@ -106,10 +106,10 @@ def inspect(
     return Inspection(rows, list(numbers), reasons, suspected, reading.nodata)
 
 
-def suspected_of(source: Source, reading: Reading) -> tuple[Suspect, ...]:
+def suspected_of(source: Source, workers: int, reading: Reading) -> tuple[Suspect, ...]:
     """Values that look like no-data, in a few of the images."""
     few = np.sort(generator(0, "few").permutation(len(source))[:_FEW])
-    return inspect(source.take(few), 0, reading=reading).suspected
+    return inspect(source.take(few), workers, reading=reading).suspected
 
 
 def _inspect(source: Source, reading: Reading, chunk: Sequence[int], hand: Hand) -> list[_Looked]:

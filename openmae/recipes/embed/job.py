@@ -61,7 +61,7 @@ def run(settings: Embed) -> None:
     data = open_data(settings.data, settings.selection)
     source = _source(settings, data)
     tell(data, console)
-    loaded = suited(loaded, source, settings.reading, console)
+    loaded = suited(loaded, source, settings.reading, workers, console)
     labels = LabelTexts(source)
     images = centred_images(loaded.encoder, loaded.statistics, source)
     queries = [(path, _query(images, path)) for path in settings.search]

@@ -75,7 +75,7 @@ def run(settings: Evaluate) -> None:
     data = open_data(settings.data, as_learnt(settings.selection, settings.data, settings.model, loaded))
     source, split = judged_images(data, settings.split, settings.model, loaded, task)
     tell(data, console)
-    loaded = suited(loaded, source, settings.reading, console)
+    loaded = suited(loaded, source, settings.reading, workers, console)
     asked = question(source, task, loaded.info["class_names"], settings.classes)
     images = centred_images(model.encoder, loaded.statistics, source)
     check_levels(loaded.name, loaded.statistics, source, workers, console)

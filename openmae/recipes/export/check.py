@@ -88,7 +88,7 @@ def real_images(loaded: Loaded, data: Data | None) -> Tensor:
         return loaded.statistics.normalize(pixels)
     source = data.all
     images = centred_images(loaded.encoder, loaded.statistics, source.take(np.arange(min(len(source), 4 * IMAGES))))
-    for batch, indices in images.batches(IMAGES, 0):
+    for batch, indices in images.batches(IMAGES, 1):
         if indices:
             return loaded.statistics.normalize(batch[:IMAGES])
     raise images.why_none()

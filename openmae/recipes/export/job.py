@@ -79,11 +79,11 @@ def run(settings: Export) -> None:
     data = None
     if settings.data is not None:
         data = open_data(settings.data, as_learnt(settings.selection, settings.data, settings.model, loaded))
-    seen = loaded if data is None else suited(loaded, data.val, settings.reading, console)
+    seen = loaded if data is None else suited(loaded, data.val, settings.reading, 1, console)
     images = real_images(seen, data)
     if data is not None:
         tell(data, console)
-        check_levels(seen.name, seen.statistics, data.val, 0, console)
+        check_levels(seen.name, seen.statistics, data.val, 1, console)
     if views.of_model_size(seen, data):
         loaded, seen = (replace(one, info={**one.info, views.KEY: True}) for one in (loaded, seen))
     with room_on_disk(settings.out.parent), _aside(settings.out) as part:

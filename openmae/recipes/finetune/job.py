@@ -132,7 +132,7 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
     start = (
         fresh(settings, train, here.workers, here.console)
         if loaded is None
-        else pretrained(settings, suited(loaded, train, settings.reading, here.console))
+        else pretrained(settings, suited(loaded, train, settings.reading, here.workers, here.console))
     )
     what = {
         "classification": f"{len(right.names)} classes",

@@ -34,7 +34,7 @@ def packing_for(data: Data, settings: Pack, console: Console) -> Packing:
     said = {name: why for name, why in choice.why.items() if getattr(reading, name) is not None}
     say_choice(replace(choice, reading=reading, why=said), console)
     if reading.nodata is None:  # what is made smaller would be mixed with its neighbours
-        taken = [one for one in suspected_of(source, reading) if one.is_usual]
+        taken = [one for one in suspected_of(source, workers, reading) if one.is_usual]
         say_taken(taken, console)
         reading = replace(reading, nodata=tuple(one.value for one in taken) or None)
     return Packing(settings.short_side, settings.quality, reading, _deepest_number(source, reading, workers))

@@ -62,15 +62,15 @@ def _prove(
     taken, train, val = ranks.each_in_turn(lambda: _split(settings, console))
     ranks.agree(f"{train.fingerprint} {val.fingerprint}", f"{settings.data} holds other images")
     encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
+    workers = workers_for(settings.workers, device, ranks)
     with ranks.together():
         console.print(with_flags(str(taken)), soft_wrap=True)
-        loaded = suited(loaded, train, settings.reading, console)
+        loaded = suited(loaded, train, settings.reading, workers, console)
         right = replace(answers(train, taken.task), groups=group_numbers(train, settings.selection))
         asked = answers(val, taken.task, right.names)
         _check_memory(len(train) + len(val), encoders * len(places), loaded.encoder.embed_dim)
     if "knn" in kinds and k > len(train):
         console.print(f"--k {k} is more than the {len(train):,} training images: all of them vote", style="yellow")
-    workers = workers_for(settings.workers, device, ranks)
     with ranks.together():
         for source in dict.fromkeys((train, val)) if ranks.leads else ():
             check_levels(loaded.name, loaded.statistics, source, workers, console)
