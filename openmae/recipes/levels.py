@@ -5,6 +5,7 @@ from rich.console import Console
 from openmae.commandline.flags import with_flags
 from openmae.data.sources.source import Source
 from openmae.data.survey.levels import Apart, Levels, apart, unlike
+from openmae.data.survey.nodata import to_give
 from openmae.data.survey.sample import sample_levels
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
@@ -23,9 +24,9 @@ def check_expected(name: str, statistics: Statistics, levels: Levels, what: str,
     unsaid = [one for one in levels.suspected if one.is_usual]
     known = statistics.pixels.reading.nodata
     if unsaid and known != ():
-        values = [*unsaid[0].beside(known), *(one.said for one in unsaid[1:])]
+        values = to_give(unsaid[0], unsaid, known)
         raise UserError(
-            f"{what}: {unsaid[0]}: it looks like no-data, of which {name} knows nothing",
+            f"{what}: {unsaid[0]}: it looks like no-data, which {name} would take for pixels",
             f"give --nodata {' '.join(values)}, or --nodata without a value if it is none",
         )
     found = unlike(levels, statistics)

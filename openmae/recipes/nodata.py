@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from openmae.data.survey.nodata import Suspect
+from openmae.data.survey.nodata import Suspect, to_give
 
 
 def missing_pixels(images: int, of: int, share: float) -> str:
@@ -46,7 +46,7 @@ def warn_of_suspects(suspected: Sequence[Suspect], nodata: tuple[float, ...] | N
     """Says which values may be no-data beside `nodata`, which is known, unless that is that none are."""
     for one in suspected if nodata != () else ():
         console.print(
-            f"warning: {one}: if that is no-data, give --nodata {' '.join(one.beside(nodata))}",
+            f"warning: {one}: if that is no-data, give --nodata {' '.join(to_give(one, suspected, nodata))}",
             style="yellow",
             soft_wrap=True,
         )

@@ -358,6 +358,7 @@ def test_who_is_told_of_a_value_keeps_those_that_he_has_given() -> None:
     (finding,) = told_by_check(source, told)
     assert with_flags(finding.advice) == "if it is, give every command --nodata -9999 -32768"
     assert not told_by_check(source, Reading(nodata=()))
+    assert all(with_flags(one.advice).endswith("--nodata -32768 -9999") for one in told_by_check(source, Reading()))
 
 
 def told_by_check(source: Files, reading: Reading) -> list[Finding]:

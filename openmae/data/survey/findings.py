@@ -20,6 +20,7 @@ from openmae.data.survey.duplicates import same_files
 from openmae.data.survey.frames import FRAMES
 from openmae.data.survey.inspection import Inspection
 from openmae.data.survey.levels import apart
+from openmae.data.survey.nodata import to_give
 from openmae.data.survey.readings import NOTHING_OPEN, Choice
 from openmae.data.views.missing import MAX_NODATA
 
@@ -173,7 +174,7 @@ def _no_data(split: InspectedSplit) -> Iterator[Finding]:
             split.examples(some),
         )
     for one in split.found.suspected:
-        values = one.beside(split.found.nodata)
+        values = to_give(one, split.found.suspected, split.found.nodata)
         given = f"`nodata={values[0]}`" if len(values) == 1 else f"`nodata=({', '.join(values)})`"
         yield Finding(
             "warning",

@@ -51,15 +51,18 @@ class Suspect:
         """The value, with as many digits as tell it from other float32."""
         return _typed(self.value)
 
-    def beside(self, known: Iterable[float] | None) -> list[str]:
-        """All that has to be given where values are known already, for what is given takes their place."""
-        return [*map(_typed, known or ()), self.said]
-
     def __str__(self) -> str:
         return (
             f"{self.said} in {self.images:,} of {self.of:,} images, {self.share:.1%} of their pixels, and all else "
             f"is from {self.least:g} to {self.most:g}"
         )
+
+
+def to_give(value: Suspect, others: Iterable[Suspect], known: Iterable[float] | None) -> list[str]:
+    """All that has to be given so that a value is no-data, for that takes the place of what is known: the usual ones of
+    the others too."""
+    usual_ones = [one.value for one in others if one.is_usual]
+    return [*map(_typed, dict.fromkeys([*(known or ()), *usual_ones, value.value]))]
 
 
 def _typed(value: float) -> str:

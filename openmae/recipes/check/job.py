@@ -39,6 +39,7 @@ from openmae.data.sources.labels import several
 from openmae.data.sources.notes import notes_on
 from openmae.data.sources.source import Source
 from openmae.data.survey.findings import Finding, InspectedSplit, Severity, judge
+from openmae.data.survey.frames import FRAMES
 from openmae.data.survey.inspection import inspect
 from openmae.data.survey.readings import Choice, choose_reading, known_reading
 from openmae.data.survey.sample import MOST_LOOKED_AT, evidence, look
@@ -117,7 +118,7 @@ def _of_splits(data: Data, settings: Check) -> Iterator[Finding]:
 
 def _looked_at(splits: Sequence[InspectedSplit]) -> Iterator[str]:
     """What was looked at: nothing else can be said to be in order."""
-    yield "all pixels of the middle frame of every file"
+    yield f"all pixels of every file, of {FRAMES} frames where it has more"
     yield "sizes, channels, depths and the scale of values"
     yield "transparency, no-data and blank images"
     yield "files that are the same to the byte" + (", also between the splits" if len(splits) > 1 else "")
