@@ -1,5 +1,6 @@
 """Train and val have no group and no file in common, whoever divides them."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -336,6 +337,12 @@ def test_commands_keep_groups_apart(tmp_path: Path, run: Run) -> None:
     refused(run("evaluate", tmp_path / "ft", file, "--workers", 0, "--group-by", "name:[0-9]"), "has changed since")
     _, again, _ = run("evaluate", tmp_path / "ft", file, "--workers", 0, "--include", "*.png")
     assert "8 images of" in again  # and what is asked beside does not undo it
+    sets = [f"{file} (val)", f"{file} (val) [include *.png]"]  # nor are its figures those of all
+    assert [*json.loads((tmp_path / "ft/results.json").read_bytes())] == sets
+    assert run("knn", tmp_path / "run", file, "--workers", 0, "--no-baselines")[0] == 0
+    assert run("knn", tmp_path / "run", file, "--workers", 0, "--no-baselines", *asked)[0] == 0
+    kept = json.loads((tmp_path / "run/evaluations.json").read_bytes())
+    assert [entry["data"] for entry in kept] == [str(file), f"{file} [group column patient]"]
     divided_by_hand = [(*row, "train" if i < 30 else "val") for i, row in enumerate(rows)]
     file = write_table(tmp_path, divided_by_hand, "path,label,patient,split")
     for words in (

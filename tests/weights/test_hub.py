@@ -484,6 +484,7 @@ def test_nothing_private_leaks(
         ("https://***@intranet/shards/{0..9}.tar?token=***", "{0..9}.tar"),
         ("s3://bucket/shards/a.tar", "a.tar"),
         ("hub:bob/it", "hub:bob/it"),
+        ("/data/alice/x-rays (val) [exclude masks/*]", "x-rays (val) [exclude masks/*]"),
         (str(Path.home()), "a home folder"),
         ("/", "unnamed"),
     ],

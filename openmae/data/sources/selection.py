@@ -52,6 +52,14 @@ class Selection:
         found = {name: getattr(self, name) for name in _ASKED}
         return {name: [*value] if isinstance(value, tuple) else value for name, value in found.items() if value}
 
+    def beside(self, then: "Selection") -> str:
+        """What is asked for and was not then, to stand behind the name of a set: ` [exclude masks]`; empty for nothing.
+        Figures of a part of DATA are not those of all of it."""
+        before = then.to_dict()
+        asked = {name: value for name, value in self.to_dict().items() if before.get(name) != value}
+        said = (f"{name.replace('_', ' ')} {_listed(value)}" for name, value in asked.items())
+        return f" [{'; '.join(said)}]" if asked else ""
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Selection":
         """The inverse of `to_dict`; other entries are not looked at."""
@@ -77,6 +85,10 @@ class Selection:
 WHOLE = Selection()
 _WORDS = ("folders", "classes", "none")
 _ASKED = ("splits", "include", "exclude", "image_key", "group_column", "group_by")
+
+
+def _listed(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else " ".join(value)
 
 
 def none_taken(count: int, first: str) -> UserError:

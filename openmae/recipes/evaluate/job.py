@@ -29,7 +29,7 @@ from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.joined import Joined
-from openmae.data.sources.selection import Selection
+from openmae.data.sources.selection import WHOLE, Selection
 from openmae.data.sources.source import Source
 from openmae.data.sources.splits import split_name
 from openmae.data.tasks import Task
@@ -82,10 +82,12 @@ def run(settings: Evaluate) -> None:
     if kinds:
         _check_corruptible(task, images)
     run_folder = settings.model if (settings.model / "config.toml").exists() else None
+    learnt_from, then = _learnt_from(settings.model, loaded), _selected_then(loaded)
+    beside = data.selection.beside(then if whole_address(settings.data) == learnt_from else WHOLE)
     if run_folder is not None:
         check_results(run_folder)
     console.print(_said_of_set(task, asked.right.names, source, settings.data, split))
-    if _may_be_learnt(settings.data, split, _learnt_from(settings.model, loaded), _selected_then(loaded)):
+    if _may_be_learnt(settings.data, split, learnt_from, then):
         console.print(
             "The model has learnt from some of these: it will do worse on images that it never saw", style="yellow"
         )
@@ -113,13 +115,13 @@ def run(settings: Evaluate) -> None:
     found = judge(judged)
     show_result(found, console)
     if run_folder is not None:
-        keep_result(run_folder, judged, found, settings.data, split)
+        keep_result(run_folder, judged, found, settings.data, split, beside)
     if settings.save is not None:
         save_predictions(settings.save, judged)
         console.print(f"\nPredictions are in {settings.save}")
     if kinds:
         wanted = [(kind, severity) for kind in kinds for severity in severities]
-        place = None if run_folder is None else (run_folder, set_name(settings.data, split))
+        place = None if run_folder is None else (run_folder, set_name(settings.data, split, beside))
         measure_corruptions(judged, found, scores_of, wanted, settings.seed, place, workers, console)
     if run_folder is not None:
         console.print(f"\nKept in {run_folder}/results.json; pictures in {run_folder}/report.html")

@@ -19,14 +19,14 @@ from openmae.report.page.run import write_report
 from openmae.report.sheets.samples import draw_result
 
 
-def keep_result(run: Path, judged: Judged, found: dict[str, Any], data: str, split: str) -> None:
+def keep_result(run: Path, judged: Judged, found: dict[str, Any], data: str, split: str, asked: str = "") -> None:
     """Keeps what `judge` found in the run: figures in results.json beside those of other sets, pictures in results/,
     all of it in report.html.
 
-    data, split: the set as the user gave it; split "all" where it is not divided.
+    data, split, asked: the set as the user gave it; split "all" where it is not divided; asked: as `set_name` takes it.
     Raises UserError where something cannot be written.
     """
-    name = set_name(data, split)
+    name = set_name(data, split, asked)
     drawn = draw_result(judged, found, run / "results" / folder_name(name))
     pictures = {file.stem: str(file.relative_to(run)) for file in drawn}
     update_results(run, name, "clean", {**found, "pictures": pictures})
@@ -38,10 +38,11 @@ def check_results(run: Path) -> None:
         read_results(run)
 
 
-def set_name(data: str, split: str) -> str:
-    """What a set of images is called in results.json: its whole address, and the split."""
+def set_name(data: str, split: str, asked: str = "") -> str:
+    """What a set of images is called in results.json: its whole address, the split, and what else was asked of it that
+    was not when the model learnt, as Selection.beside says it."""
     place = whole_address(data)
-    return encodable(place if split == "all" else f"{place} ({split})")
+    return encodable((place if split == "all" else f"{place} ({split})") + asked)
 
 
 def result_picture(run: Path, name: str, kind: str, svg: str) -> str:

@@ -13,6 +13,7 @@ from openmae.console.terminal import make_console
 from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.sources.groups import group_numbers
+from openmae.data.sources.selection import WHOLE
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Taken, answers
 from openmae.distributed.ranks import Ranks, joined
@@ -98,7 +99,8 @@ def _prove(
         def say(what: str, done: int, of: int) -> None:
             bar.update(shown, description=what, completed=done, total=of or None)
 
-        evaluations = evaluate(loaded, (train, val), (right, asked), settings.data, how, say)
+        what = settings.data + settings.selection.beside(WHOLE)
+        evaluations = evaluate(loaded, (train, val), (right, asked), what, how, say)
     ranks.gather(None)  # the others stay until the lead has its figures
     if not ranks.leads:
         return []

@@ -50,7 +50,11 @@ def listing(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def place_name(place: str) -> str:
-    """What something is called, without where it lies: the last part of a path or an address. Names of the Hub stay."""
+    """What something is called, without where it lies: the last part of a path or an address. Names of the Hub stay,
+    and what was asked of a set of images, in brackets behind it."""
+    if place.endswith("]") and " [" in place:
+        place, mark, asked = place.rpartition(" [")
+        return f"{place_name(place)}{mark}{asked}"
     if place.startswith(PREFIX):
         return place
     if "://" in place:
