@@ -212,6 +212,25 @@ def test_what_is_called_so_without_an_image_that_it_would_be_of(names: str) -> N
     assert [*masks_among(Names.of(sorted(names.split())))] == []
 
 
+ALIKE = "Each of the 2 folders has the same folders in it (a, b); as labels count the outer ones"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("fold1/a/1 fold1/b/2 fold2/a/3 fold2/b/4", [f"{ALIKE} (fold1, fold2)"]),
+        ("train/x/a/1 train/x/b/1 train/y/a/1 train/y/b/1 val/x/1 val/y/2", [f"{ALIKE} (x, y)"]),
+        ("train/a/1 train/b/2 val/a/3 val/b/4", []),
+        ("x/train/1 x/val/2 y/train/3 y/val/4", ["Splits: CLASS/train/ for train, CLASS/val/ for val"]),
+        ("x/a/1 x/b/2 y/a/3 y/c/4", []),
+        ("x/a/1 x/b/2 y/a/3 y/b/4 y/5", []),
+        ("x/a/1 y/a/2", []),
+    ],
+)
+def test_folders_that_may_not_be_the_classes(names: str, expected: list[str], tmp_path: Path) -> None:
+    assert said(write(tmp_path, {f"{name}.png": b"" for name in names.split()})) == expected
+
+
 def test_masks_are_said_whatever_the_images_lie_in(tmp_path: Path) -> None:
     names = [f"{folder}/{i}.png" for folder in ("images", "masks") for i in range(2)]
     with tarfile.open(tmp_path / "a.tar", "w") as tar:

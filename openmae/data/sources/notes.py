@@ -1,16 +1,20 @@
 """What is worth saying of the files that DATA has: those that are left out, those whose names do not say that they are
 images, and masks that lie among the images."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from openmae.data.sources.folder import ImageFolder
+from openmae.console.words import in_a_line
+from openmae.data.sources.folder import ImageFolder, SplitFolder
 from openmae.data.sources.joined import Joined
-from openmae.data.sources.listing import UNREAD, Listing
+from openmae.data.sources.listing import UNREAD, Listing, between
 from openmae.data.sources.source import Names, Remade, Source, Subset
+from openmae.data.sources.splits import split_of
 
+_NAMED = 3  # folders in a sentence
 _SHOWN = 8  # endings in a sentence
 _STRETCHES, _STRETCH = 20, 5_000  # of the names of a large set that are looked at
 _LOOKED_FOR = 500  # masks whose images are looked for
@@ -40,6 +44,8 @@ def notes_on(sources: Iterable[Source]) -> Iterator[Note]:
     yield from _of_others([part.listing for part in parts if isinstance(part, ImageFolder)])
     for part in parts:
         yield from map(Note, part.notes)
+        if isinstance(part, ImageFolder) and not isinstance(part, SplitFolder):
+            yield from _of_folders_alike(part.listing)
         if (names := part.all_names) is not None:
             yield from masks_among(names)
 
@@ -55,6 +61,42 @@ def _parts(source: Source) -> Iterator[Source]:
             yield from _parts(part)
     else:
         yield source
+
+
+# ---------------------------------------------------------------- folders that may not be the classes
+
+
+def _of_folders_alike(listing: Listing) -> Iterator[Note]:
+    """Where each folder has the same folders in it and nothing else, as folds, sites and patients have the classes."""
+    inside: dict[str, set[str]] = {}
+    for folder in listing.folders:
+        top, _, below = folder.rstrip("/").partition("/")
+        if top and "/" not in below:
+            inside.setdefault(top, set()).update([below] if below else [])
+    tops, first = [*inside], next(iter(inside.values()), set())
+    if len(tops) < 2 or len(first) < 2 or any(found != first for found in inside.values()):
+        return
+    if any(map(split_of, first)) or any(not _holds_only(listing, top, first) for top in tops):
+        return
+    yield Note(
+        f"Each of the {len(tops):,} folders has the same folders in it ({_some(sorted(first))}); as labels count the "
+        f"outer ones ({_some(tops)})"
+    )
+
+
+def _holds_only(listing: Listing, top: str, folders: Iterable[str]) -> bool:
+    """Whether all images of a folder lie in these folders in it, and some in each."""
+    counts = [_count(listing, f"{top}/{folder}/") for folder in folders]
+    return all(counts) and sum(counts) == _count(listing, f"{top}/")
+
+
+def _count(listing: Listing, prefix: str) -> int:
+    start, stop = between(listing.names, os.fsencode(prefix))
+    return stop - start
+
+
+def _some(names: Sequence[str]) -> str:
+    return in_a_line(", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else ""))
 
 
 # ---------------------------------------------------------------- files that are not called like images
