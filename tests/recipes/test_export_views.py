@@ -16,13 +16,14 @@ from PIL import Image
 
 from openmae.data.bundled import bundled_pictures
 from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.reading import Reading
 from openmae.data.views.crop import centred_view, covering_sides
 from openmae.data.views.statistics import Statistics
 from openmae.heads import Classifier, Encoder
 from openmae.model import ViT
 from openmae.recipes.export.formats import timm as export_timm
 from openmae.recipes.export.outputs import order
-from openmae.recipes.export.views import KEY
+from openmae.recipes.export.views import KEY, read_otherwise
 from openmae.weights import Loaded, load_model, model_json, serialize
 from tests.commands import Run
 from tests.weights import foreign
@@ -175,3 +176,10 @@ def test_many_classes_are_not_all_in_a_line(tmp_path: Path, run: Run) -> None:
     assert "8 class008, 9 class009, ..., 39 class039." in said
     assert theirs.pretrained_cfg.get("label_names") is None
     assert json.loads((tmp_path / "out.json").read_text())["class_names"] == names
+
+
+def test_what_other_readers_do_not_do_is_said(tmp_path: Path) -> None:
+    loaded = classifier(tmp_path / "model.safetensors", ["a", "b"])
+    assert read_otherwise(loaded) == read_otherwise(loaded.reading(Reading("ignore", "hwc", "frames", None, ()))) == []
+    (said,) = read_otherwise(loaded.reading(Reading("white", "hwc", nodata=(0.0, -9999.0))))
+    assert "with --alpha white --nodata 0 -9999;" in said

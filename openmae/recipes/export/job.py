@@ -99,6 +99,8 @@ def run(settings: Export) -> None:
         if settings.quantize is not None:
             cost = quantize(seen, settings.model, settings.quantize, part, images, data, console)
             notes = export_onnx.notes(loaded, part)
+        if settings.to != "safetensors":
+            notes += views.read_otherwise(loaded)
         _describe(settings, loaded, part, found, len(images), notes, cost)
         _put(part, settings, form)
     for note in [*notes, *order(loaded)]:

@@ -1,9 +1,11 @@
 """Which of an image other libraries are to show the model: what `openmae evaluate` shows it, as far as they can."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from openmae.commandline.flags import flag
 from openmae.data.formats.decode import read_header
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.source import Source
@@ -14,6 +16,7 @@ from openmae.weights import Loaded
 KEY = "as_they_are"
 """Of model.json: true where the images that the model is for are exactly of its size, so that nothing is cut off."""
 _LOOKED_AT = 16  # headers
+_USUAL = ("hwc", "frames", "ignore", [])  # of how files are read, what all readers do
 
 
 def of_model_size(loaded: Loaded, data: Data | None) -> bool:
@@ -57,6 +60,22 @@ def note(loaded: Loaded, what: str, other: str) -> list[str]:
         f"{what} enlarges and crops images of exactly {height} x {width} pixels too, which openmae takes as they are: "
         f"{other}"
     ]
+
+
+def read_otherwise(loaded: Loaded) -> list[str]:
+    """What openmae does as it reads the model's files and other libraries' readers do not, as a sentence."""
+    reading = loaded.statistics.pixels.reading.to_dict()
+    said = {name: value for name, value in reading.items() if value not in _USUAL}
+    if not said:
+        return []
+    flags = " ".join(f"{flag(name)} {_typed(value)}" for name, value in said.items())
+    return [
+        f"openmae reads this model's images with {flags}; other readers do not: give it images that are prepared so"
+    ]
+
+
+def _typed(value: Any) -> str:
+    return " ".join(f"{one:.9g}" for one in value) if isinstance(value, list) else value
 
 
 def _learnt_from(loaded: Loaded) -> Source | None:
