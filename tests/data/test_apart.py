@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -128,6 +129,15 @@ def test_a_suspect_image_harms_nobody(monkeypatch: pytest.MonkeyPatch, mark: byt
     with pytest.raises(BrokenImage) as refused:
         decode.decode(encoded(picture(0), "GIF") + mark, PixelFormat())
     assert str(refused.value) == reason
+
+
+@pytest.mark.usefixtures("suspect")
+def test_the_server_runs_nothing_of_the_folder_that_we_are_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    (tmp_path / "json.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    assert decode.read_header(encoded(picture(0), "GIF")).format == "GIF"
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.usefixtures("suspect")

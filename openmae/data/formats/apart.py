@@ -128,10 +128,11 @@ def _apart(kind: str, data: bytes, reading: Reading, asked: Wanted | None) -> ND
 
 @cache
 def _server(process: int) -> Connection:
-    """Our end of the pipe to this process's server, which ends when that is closed, or we end."""
+    """Our end of the pipe to this process's server, which ends when that is closed, or we end. It imports from where we
+    do, and not (-P) from the folder that we are in, which may be the data's."""
     ours, theirs = Pipe()
     started = subprocess.Popen(
-        [sys.executable, "-c", SERVE.format(descriptor=theirs.fileno())],
+        [sys.executable, "-P", "-c", SERVE.format(descriptor=theirs.fileno())],
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
