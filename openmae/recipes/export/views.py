@@ -16,7 +16,7 @@ from openmae.weights import Loaded
 KEY = "as_they_are"
 """Of model.json: true where the images that the model is for are exactly of its size, so that nothing is cut off."""
 _LOOKED_AT = 16  # headers
-_USUAL = ("hwc", "frames", "ignore", [])  # of how files are read, what all readers do
+_USUAL: tuple[Any, ...] = ("hwc", "frames", "ignore", [])  # of how files are read, what all readers do
 
 
 def of_model_size(loaded: Loaded, data: Data | None) -> bool:
