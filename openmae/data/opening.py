@@ -150,7 +150,8 @@ def _remote(data: str, selection: Selection) -> Parts:
         raise UserError(f"{data} has no index.json and no .tar files", f"give the shards as {data}/{{0000..0099}}.tar")
     opened = partial(open_shards, image_key=selection.image_key)
     openers: Openers = {split: partial(opened, below[split], shards) for split, shards in shards_below.items()}
-    return Parts(with_all(data, openers), said(dict(zip(SPLITS, names, strict=True)), "/"), names != SPLITS)
+    taken = "" if selection.is_one_set else said(dict(zip(SPLITS, names, strict=True)), "/")
+    return Parts(with_all(data, openers), taken, bool(taken) and names != SPLITS)
 
 
 def _in_file(file: Path, selection: Selection) -> Parts:

@@ -692,6 +692,19 @@ def test_foreign_remote_shards_are_scanned_once(tmp_path: Path, server: Server) 
     assert len(open_data(f"{server.url}/0.tar").all) == 5
 
 
+def test_splits_of_remote_shards(tmp_path: Path, server: Server) -> None:
+    for name, count in (("train", 4), ("val", 2), ("site2", 6)):
+        write_tar(tmp_path / f"s/{name}/0.tar", numbered(0, count))
+    for asked, taken, counts in (
+        (None, "train/ for train, val/ for val", (4, 2)),
+        ("train,site2", "train/ for train, site2/ for val", (4, 6)),
+        ("none", "", (6, 6)),
+    ):
+        data = open_data(f"{server.url}/s", Selection(splits=asked))
+        assert (data.taken, (len(data.train), len(data.val))) == (taken, counts)
+        assert [note.what for note in data.notes] == ([f"Splits: {taken}"] if "site2" in taken else [])
+
+
 def test_remote_shards_in_other_processes(tmp_path: Path, server: Server) -> None:
     write_packed(tmp_path)
     source = open_data(server.url).all

@@ -5,12 +5,13 @@
 Reported, by severity, with what to do about each:
 
     error     more than 1% of a split cannot be read; the same image in train and in val; the same image with two
-              labels; a class of val that train lacks
+              labels; a class of val that train lacks; a group that is both in train and in val; files of which nobody
+              can tell how they are to be read
     warning   other images that cannot be read; images smaller than a patch of 16; copies; more than 1% blank; depths
               or numbers of channels that differ; classes with a single image, with more than 90% of the images, that
               val lacks, or that differ by capitals only; more than half of an image no-data; values such as -9999
-              that look like no-data though no file says so; labels of one class only, or in one split only; masks
-              among the images; images of kinds that are not read
+              that look like no-data though no file says so; labels of one class only, in one split only, or numbers
+              but for a few; masks among the images; images of kinds that are not read, or of several scales or units
     note      a few blank images; no-data; sizes far from the others; grey beside colour; files with several frames;
               no labels; a third split, test, beside train and val
 

@@ -14,7 +14,8 @@ class Check(AskedGroups, AskedReading):
     """Read every image once, and report what is broken, odd, there twice, or suspiciously labelled.
 
     Exit code: 0 for nothing or notes, 1 for warnings, 2 for errors. Errors are: more than 1% of the images cannot be
-    read, an image is in train and in val, an image has two labels, val has a class that train lacks.
+    read, an image or a group is in train and in val, an image has two labels, val has a class that train lacks, nobody
+    can tell how files are to be read (--layout, --pages).
     """
 
     data: Positional[Annotated[str, arg(metavar="DATA")]]
