@@ -81,7 +81,7 @@ def run(settings: Check) -> int:
         write_inventory(settings.out, splits)
         images = sum(len(split.source) for split in splits)
         console.print(f"A row for each of the {images:,} files is in {settings.out}\n")
-    console.print(f"Looked at: {', '.join(_looked_at(splits))}.", soft_wrap=True)
+    console.print(f"Looked at: {'; '.join(_looked_at(splits))}. Not at what the images show.", soft_wrap=True)
     counts = Counter(finding.severity for finding in findings)
     said = [f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in _STYLES]
     console.print("Nothing is wrong with that." if not counts else f"{said[0]}, {said[1]}, {said[2]}.")
@@ -126,7 +126,6 @@ def _looked_at(splits: Sequence[InspectedSplit]) -> Iterator[str]:
     yield "names that look like splits, masks or other files than images"
     if any(split.labels is not None for split in splits):
         yield "what labels are taken for, and how many images each class has"
-    yield "not what the images show, nor whether labels are right"
 
 
 def _sources(data: Data) -> dict[str, Source]:
