@@ -20,7 +20,7 @@ from typing import Literal, final
 import numpy as np
 
 from openmae.data.folders import in_folder, in_parquet, in_shards
-from openmae.data.parts import Openers, Parts, said, with_all
+from openmae.data.parts import Openers, Parts, called_otherwise, said, with_all
 from openmae.data.shards.listing import expand, open_shards, packed_shards, tar_files
 from openmae.data.shards.source import ShardSource
 from openmae.data.sources.arrays import ArrayFile, npz_arrays, open_npz_array
@@ -163,6 +163,8 @@ def _in_file(file: Path, selection: Selection) -> Parts:
     if kind == ".parquet":
         return in_parquet(str(file), [file], selection)
     if kind == ".npy":
+        if selection.splits is not None and not selection.is_one_set:
+            raise called_otherwise(str(file), "arrays", selection)
         return Parts({"all": partial(ArrayFile, file)})
     if kind == ".npz":
         arrays = npz_arrays(file, selection)

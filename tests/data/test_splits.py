@@ -283,6 +283,9 @@ def test_a_word_that_says_nothing(word: str) -> None:
 def test_splits_that_are_not_there(word: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mend `splits`"):
         open_data(str(write(tmp_path, *pictures("a"))), Selection(splits=word))
+    np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))
+    with pytest.raises(UserError, match="no arrays called"):
+        open_data(str(tmp_path / "a.npy"), Selection(splits=word))
 
 
 # ---------------------------------------------------------------- files, tables, arrays
