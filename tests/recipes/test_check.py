@@ -39,7 +39,7 @@ def test_clean_data_is_clean(tmp_path: Path, run: Run) -> None:
     code, said, errors = run("check", tmp_path)
     assert (code, errors) == (0, "")
     assert "Nothing is wrong with that." in said
-    assert "Looked at: all pixels of every file, of 8 frames where it has more, " in said
+    assert "Looked at: all pixels of every file, of 8 frames where it has more; " in said
     assert "Not at what the images show." in said
     for fact in ("24 x 20", "PNG: 7, JPEG: 6", "uint8", "0 class0, 1 class1"):
         assert fact in said
