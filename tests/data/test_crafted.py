@@ -331,3 +331,11 @@ def test_run_lengths_of_a_bmp(bits: int, width: int, delta: bool) -> None:
         np.testing.assert_array_equal(decode(data[:-4], PixelFormat()), palette[expected])  # its end says nothing
         with pytest.raises(BrokenImage, match="cut off"):
             decode(data[: -len(data) // 4], PixelFormat())
+
+
+@pytest.mark.parametrize("number", [2, -1])
+def test_a_number_that_the_dictionary_lacks_is_damage(number: int) -> None:
+    numbers, texts = pyarrow.array([0, number], pyarrow.int32()), pyarrow.array(["a", "b"])
+    column = pyarrow.DictionaryArray.from_arrays(numbers, texts, safe=False)
+    with pytest.raises(UserError, match="names a value that its dictionary lacks"):
+        values(column, Path("table.parquet"))

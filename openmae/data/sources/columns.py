@@ -50,4 +50,7 @@ def values(column: Any, file: Path) -> list[Any]:
     if longest > _MOST_CHARACTERS:
         raise UserError(f"{file} has a path or label of {longest:,} bytes", "give shorter ones")
     texts = distinct.to_pylist()
-    return [None if number is None else texts[number] for number in column.indices.to_pylist()]
+    numbers = column.indices.to_pylist()
+    if any(number is not None and not 0 <= number < len(texts) for number in numbers):
+        raise UserError(f"{file} is damaged: a column names a value that its dictionary lacks", "write it anew")
+    return [None if number is None else texts[number] for number in numbers]
