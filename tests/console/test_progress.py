@@ -34,7 +34,7 @@ def test_a_count_of_images(width: int, total: int, more: str) -> None:
     with counting("reading train", total, console) as say:
         say(total // 2, more)
         console.print("looked")  # which draws the bar anew
-    (line,) = {line.strip() for line in console.export_text().splitlines() if line.rstrip().endswith(" left")}
+    *_, line = (line.strip() for line in console.export_text().splitlines() if line.rstrip().endswith(" left"))
     drawn = line[line.rindex("reading train ") :]  # over what was there before
     assert len(drawn) <= width
 
