@@ -66,6 +66,11 @@ def several(count: int, what: str) -> str:
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
+def images(count: int) -> str:
+    """1 image, 2,000 images."""
+    return several(count, "image")
+
+
 def size_of(count: float) -> str:
     """Bytes as 12 MB, 3.4 GB."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"

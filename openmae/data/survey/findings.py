@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.console import words
 from openmae.data.formats.header import Depth
 from openmae.data.shards.source import ShardSource
 from openmae.data.sources.labels import LabelledSource, number_of
@@ -108,7 +109,7 @@ def _unreadable(split: InspectedSplit) -> Iterator[Finding]:
     commonest = sorted(alike.items(), key=lambda item: -len(item[1]))[:EXAMPLES]
     yield Finding(
         "error" if too_many else "warning",
-        f"{_images(broken)}{_of(split)} cannot be read ({broken / total:.2%})",
+        f"{words.images(broken)}{_of(split)} cannot be read ({broken / total:.2%})",
         f"{mend}; pretrain stops at more than `max_broken={MAX_BROKEN:g}`"
         if too_many
         else f"{mend}; training leaves them out",
@@ -125,7 +126,7 @@ def _sizes(split: InspectedSplit) -> Iterator[Finding]:
     if small.any():
         yield Finding(
             "warning",
-            f"{_images(small.sum())}{_of(split)} {_have(small.sum())} a side of less than {PATCH} pixels",
+            f"{words.images(small.sum())}{_of(split)} {_have(small.sum())} a side of less than {PATCH} pixels",
             f"with patches of {PATCH} pixels they are left out: remove them, or choose a smaller `patch_size`",
             split.examples(small),
         )
@@ -134,7 +135,7 @@ def _sizes(split: InspectedSplit) -> Iterator[Finding]:
     if far.any():
         yield Finding(
             "note",
-            f"{_images(far.sum())}{_of(split)} {_are(far.sum())} more than {FAR} times smaller or larger than the "
+            f"{words.images(far.sum())}{_of(split)} {_are(far.sum())} more than {FAR} times smaller or larger than the "
             f"median, {median[0]:.0f} x {median[1]:.0f}",
             "look whether they belong to the others",
             split.examples(far),
@@ -147,7 +148,7 @@ def _blank(split: InspectedSplit) -> Iterator[Finding]:
         share = blank.sum() / len(blank)
         yield Finding(
             "warning" if share > BLANK else "note",
-            f"{_images(blank.sum())}{_of(split)} {_are(blank.sum())} blank, one colour all over ({share:.2%})",
+            f"{words.images(blank.sum())}{_of(split)} {_are(blank.sum())} blank, one colour all over ({share:.2%})",
             "nothing can be learnt from them: remove them",
             split.examples(blank),
         )
@@ -159,7 +160,7 @@ def _no_data(split: InspectedSplit) -> Iterator[Finding]:
     if most.any():
         yield Finding(
             "warning",
-            f"{_images(most.sum())}{_of(split)} {_are(most.sum())} no-data for more than half",
+            f"{words.images(most.sum())}{_of(split)} {_are(most.sum())} no-data for more than half",
             "pre-training crops what is there, and takes another image where that is too little: remove those that "
             "show nothing",
             split.examples(most),
@@ -169,7 +170,7 @@ def _no_data(split: InspectedSplit) -> Iterator[Finding]:
         share = missing[split.found.good].mean()
         yield Finding(
             "note",
-            f"{_images(some.sum())}{_of(split)} {_have(some.sum())} no-data, {share:.2%} of all pixels",
+            f"{words.images(some.sum())}{_of(split)} {_have(some.sum())} no-data, {share:.2%} of all pixels",
             "nothing to do: no figure counts it, and a model sees the mean in its place",
             split.examples(some),
         )
@@ -229,7 +230,7 @@ def _kinds(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
     if frames:
         yield Finding(
             "note",
-            f"{_images(frames)} {_have(frames)} several frames (pages, slices or times)",
+            f"{words.images(frames)} {_have(frames)} several frames (pages, slices or times)",
             f"training draws one of them at every visit; up to {FRAMES} of each file were decoded here",
         )
 
@@ -281,21 +282,21 @@ def _duplicates(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
     if in_all.any():
         yield Finding(
             "error",
-            f"{_images(in_all.sum())} {_are(in_all.sum())} in both train and val",
+            f"{words.images(in_all.sum())} {_are(in_all.sum())} in both train and val",
             "remove them from one of the two: with them, figures measured on val are too good",
             examples(in_all),
         )
     if contradict.any():
         yield Finding(
             "error",
-            f"{_images(contradict.sum())} {_have(contradict.sum())} two labels, in files that are the same",
+            f"{words.images(contradict.sum())} {_have(contradict.sum())} two labels, in files that are the same",
             "decide for one label, and remove the other files",
             examples(contradict),
         )
     if (copies > 0).any():
         yield Finding(
             "warning",
-            f"{_images((copies > 0).sum())} {_are((copies > 0).sum())} there more than once, with "
+            f"{words.images((copies > 0).sum())} {_are((copies > 0).sum())} there more than once, with "
             f"{copies.sum():,} {'copy' if copies.sum() == 1 else 'copies'} too many",
             "remove the copies: they count double, and where a part is held out, a copy may be left in the other",
             examples(copies > 0),
@@ -391,10 +392,6 @@ def _common_labels(splits: Sequence[InspectedSplit]) -> list[NDArray[np.int64]]:
             table = np.array([numbers.setdefault(name, len(numbers)) for name in split.class_names])
             found.append(table[split.labels])
     return found
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def _are(count: int) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.console import words
 from openmae.data.formats.header import Depth
 from openmae.data.survey.nodata import Suspect
 from openmae.data.views.statistics import WHITE, Statistics
@@ -82,7 +83,7 @@ def _by_depth(sizes: NDArray[np.float64], depths: Sequence[Depth]) -> Apart | No
     if not ranked or usual[ranked[-1]] < _ODD_DEPTHS * usual[ranked[0]]:
         return None
     low, high = ranked[0], ranked[-1]
-    said = [f"{_images(depths.count(kind))} of {BITS[kind]} {_around(usual[kind])}" for kind in (low, high)]
+    said = [f"{words.images(depths.count(kind))} of {BITS[kind]} {_around(usual[kind])}" for kind in (low, high)]
     fewer = min((low, high), key=depths.count)
     return Apart(f"the images are of two scales, {_ALL}: {said[0]}, {said[1]}", np.flatnonzero(kinds == fewer))
 
@@ -97,7 +98,7 @@ def _by_size(sizes: NDArray[np.float64]) -> Apart | None:
         return None
     at = least + int(gaps.argmax())
     parts = order[:at], order[at:]
-    said = [f"{_images(len(part))} {_around(float(np.median(sizes[part])))}" for part in parts]
+    said = [f"{words.images(len(part))} {_around(float(np.median(sizes[part])))}" for part in parts]
     return Apart(f"the images are of two scales, with none between: {said[0]}, {said[1]}", np.sort(min(parts, key=len)))
 
 
@@ -140,7 +141,7 @@ def check_given(mean: tuple[float, ...] | None, std: tuple[float, ...] | None, l
     given = {name: values for name, values in (("mean", mean), ("std", std)) if values is not None}
     if not given or any(len(values) != len(own.mean) for values in given.values()):
         return  # the latter is refused by what builds the model
-    for white in sorted({WHITE["uint8"], WHITE[own.pixels.depth]} - {1.0}) if own.pixels.depth != "float32" else ():
+    for white in sorted({WHITE["uint8"], WHITE[own.pixels.depth]}) if own.pixels.depth != "float32" else ():
         divided = {name: _rounded(np.array(values) / white) for name, values in given.items()}
         if _largest(given) > 1 >= _largest(divided) and not _cannot_be(levels, own, divided):
             raise UserError(
@@ -168,10 +169,6 @@ def _said(given: dict[str, tuple[float, ...]]) -> str:
 
 def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(float(f"{value:.4g}") for value in values)
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def _around(size: float) -> str:

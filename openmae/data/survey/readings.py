@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.console import words
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode
 from openmae.data.formats.header import Header, OpenedImage
@@ -162,10 +163,10 @@ def _alpha(sample: Sequence[Evidence], asked: Reading, channels: Channels) -> Ch
         return _checked(asked.alpha, through, len(sample), channels)
     if channels.in_chans in (2, 4):
         return _chosen(f"as `in_chans={channels.in_chans}` asks", alpha="channel")
-    have = f"{len(through):,} of {_images(len(sample))} have transparent pixels"
+    have = f"{len(through):,} of {words.images(len(sample))} have transparent pixels"
     if not through:
         return _chosen(
-            f"{len(seen):,} of {_images(len(sample))} have alpha, none of them a transparent pixel", alpha="white"
+            f"{len(seen):,} of {words.images(len(sample))} have alpha, none of them a transparent pixel", alpha="white"
         )
     return _background(through, have, channels.in_chans is None)
 
@@ -200,14 +201,14 @@ def _checked(alpha: Alpha | None, through: Sequence[SeenThrough], images: int, c
     better = next((word for word in shows if sum(word in one.blank for one in through) * 2 < blank), "channel")
     advice = f"`alpha={better}` shows their shapes, which are in their transparency"
     if blank == images:
-        return _asks("alpha", f"where {how}, all of {_images(images)} looked at are one colour", advice)
+        return _asks("alpha", f"where {how}, all of {words.images(images)} looked at are one colour", advice)
     if blank * 2 > len(through):
-        return _warns(f"where {how}, {blank:,} of {_images(len(through))} that have any are one colour", advice)
+        return _warns(f"where {how}, {blank:,} of {words.images(len(through))} that have any are one colour", advice)
     if alpha is not None:
         return NOTHING_OPEN
     what = (
-        f"{len(through):,} of {_images(images)} have transparent pixels, which the model is not known to have seen: "
-        "what is hidden under them is shown"
+        f"{len(through):,} of {words.images(images)} have transparent pixels, which the model is not known to have "
+        "seen: what is hidden under them is shown"
     )
     return _warns(what, "`alpha=white` or `alpha=black` lays them on a background")
 
@@ -300,9 +301,5 @@ def _mixed(sample: Sequence[Evidence], units: Counter[str]) -> Iterator[Note]:
 
 
 def _listed(units: Counter[str]) -> str:
-    words = {"stored": "as stored", "rescaled": "rescaled to a unit that they do not name"}
-    return ", ".join(f"{count:,} {words.get(unit, f'in {unit}')}" for unit, count in units.most_common())
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"
+    called = {"stored": "as stored", "rescaled": "rescaled to a unit that they do not name"}
+    return ", ".join(f"{count:,} {called.get(unit, f'in {unit}')}" for unit, count in units.most_common())
