@@ -169,9 +169,9 @@ def _settings_type(command: str) -> tuple[type, tuple[str, ...]]:
 
 
 def _recipe(command: str) -> Any:
-    from openmae.files.library_caches import place_library_caches
+    from openmae.files.foreign_caches import place_foreign_caches
 
-    place_library_caches()
+    place_foreign_caches()
     return importlib.import_module(f"openmae.recipes.{COMMANDS[command][0]}")
 
 

@@ -20,12 +20,12 @@ _SHOWN = 3  # names in a sentence
 def check_apart(data: Data, train: Source, val: Source) -> None:
     """Raises UserError where the two have a group or a file in common: what was learnt would be what is judged."""
     if (learnt := groups_of(train, data.selection)) is not None:
-        divided = sorted({*learnt} & {*(groups_of(val, data.selection) or ())})
-        if divided:
-            more = f" and {len(divided) - _SHOWN:,} more" if len(divided) > _SHOWN else ""
+        torn = sorted({*learnt} & {*(groups_of(val, data.selection) or ())})
+        if torn:
+            more = f" and {len(torn) - _SHOWN:,} more" if len(torn) > _SHOWN else ""
             raise UserError(
-                f"{len(divided):,} group{'s are' if len(divided) > 1 else ' is'} both in train and in val of "
-                f"{data.location} ({in_a_line(', '.join(divided[:_SHOWN]))}{more}), so val would judge what was learnt",
+                f"{len(torn):,} group{'s are' if len(torn) > 1 else ' is'} both in train and in val of "
+                f"{data.location} ({in_a_line(', '.join(torn[:_SHOWN]))}{more}), so val would judge what was learnt",
                 "divide it by groups, or have it divided anew by `splits='none'`",
             )
     if (found := same_file(train, val)) is not None:
@@ -89,6 +89,11 @@ def without_a_fifth(
                 f"{names[label]} of {data.location} lie in {count}, so they cannot be both learnt and judged",
                 "give each class groups enough, or say by `group_by` and `group_column` what belongs together",
             )
+    return divided(everything, is_val)
+
+
+def divided(everything: Source, is_val: NDArray[np.bool_]) -> tuple[Source, Source]:
+    """(the others, those of val). is_val: (n,)"""
     return everything.take(np.flatnonzero(~is_val)), everything.take(np.flatnonzero(is_val))
 
 

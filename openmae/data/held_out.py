@@ -2,9 +2,8 @@
 every time."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from openmae.data.dividing import check_apart, together, without_a_fifth
+from openmae.data.dividing import check_apart, divided, together, without_a_fifth
 from openmae.data.opening import Data
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Taken, Task, occurring, some, taken_for
@@ -69,7 +68,7 @@ def _without_a_fifth_of_each_class(everything: Source, seed: int) -> tuple[Sourc
             )
         members = generator(seed, "held out", index=label).permutation(members)
         is_val[members[: max(1, len(members) // 5)]] = True
-    return _divided(everything, is_val)
+    return divided(everything, is_val)
 
 
 def _without_a_fifth(everything: Source, seed: int) -> tuple[Source, Source]:
@@ -78,8 +77,4 @@ def _without_a_fifth(everything: Source, seed: int) -> tuple[Source, Source]:
         raise UserError(f"{everything.location} has one image", "give two or more")
     is_val = np.zeros(len(everything), bool)
     is_val[generator(seed, "held out").permutation(len(everything))[: max(1, len(everything) // 5)]] = True
-    return _divided(everything, is_val)
-
-
-def _divided(everything: Source, is_val: NDArray[np.bool_]) -> tuple[Source, Source]:
-    return everything.take(np.flatnonzero(~is_val)), everything.take(np.flatnonzero(is_val))
+    return divided(everything, is_val)

@@ -15,7 +15,7 @@ from openmae.errors import UserError
 from openmae.files.cache import cache_folder
 
 
-def place_library_caches() -> None:
+def place_foreign_caches() -> None:
     """Sets the environment variables by which libraries find their caches, where the user has not; to be called before
     they are imported. Raises UserError where there is no place at all."""
     wanted = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openmae.files.cache import cache_folder
-from openmae.files.library_caches import place_library_caches
+from openmae.files.foreign_caches import place_foreign_caches
 from openmae.report.card.text import place_name
 from tests.commands import pretrain
 
@@ -29,7 +29,7 @@ def placed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatc
 
 def test_a_home_is_used(placed: pytest.MonkeyPatch, tmp_path: Path) -> None:
     placed.setenv("HOME", str(tmp_path / "home"))  # which can be made
-    place_library_caches()
+    place_foreign_caches()
     assert [os.environ[name] for name in VARIABLES] == [str(tmp_path / "home/.cache/openmae/compiled"), "", ""]
     assert not (tmp_path / "home").exists()
 
@@ -37,7 +37,7 @@ def test_a_home_is_used(placed: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("home", ["/proc/none", "/dev/null", "/dev/null/x", "~nobody-of-this-name"])
 def test_a_home_that_cannot_be_written(placed: pytest.MonkeyPatch, tmp_path: Path, home: str) -> None:
     placed.setenv("HOME", home)
-    place_library_caches()
+    place_foreign_caches()
     for name in VARIABLES:
         assert Path(os.environ[name]).is_relative_to(tmp_path / "tmp")
         Path(os.environ[name]).mkdir()
@@ -47,14 +47,14 @@ def test_what_the_user_has_set_stays(placed: pytest.MonkeyPatch) -> None:
     placed.setenv("HOME", "/proc/none")
     for name in VARIABLES:
         placed.setenv(name, f"/proc/{name}")
-    place_library_caches()
+    place_foreign_caches()
     assert [os.environ[name] for name in VARIABLES] == [f"/proc/{name}" for name in VARIABLES]
 
 
 def test_models_that_are_there_and_cannot_be_added_to_are_read(placed: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "hub").symlink_to("/proc/self/fd")  # where root cannot write either
     placed.setenv("HF_HOME", str(tmp_path))
-    place_library_caches()
+    place_foreign_caches()
     assert os.environ["HF_HUB_CACHE"] == ""
 
 
