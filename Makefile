@@ -26,14 +26,14 @@ test-slow: .venv/ready
 OF_TESTS := --no-header --no-annotate --extra dev --extra corruptions --no-emit-package opencv-python
 OF_PYTEST := -m pytest -p no:cacheprovider -W default --numprocesses auto --maxprocesses 8 --dist worksteal
 
-test-oldest: .venv/tools/bin/uv
+test-oldest: .venv/tools/bin/uv .venv/override.in
 	.venv/tools/bin/uv pip compile --quiet --python-version 3.11 --resolution lowest-direct $(OF_TESTS) \
 	  --overrides .venv/override.in --output-file .venv/oldest.txt pyproject.toml
 	.venv/tools/bin/uv venv --quiet --clear --python 3.11 .venv/oldest
 	.venv/tools/bin/uv pip install --quiet --python .venv/oldest/bin/python --no-deps -r .venv/oldest.txt --editable .
 	.venv/oldest/bin/python $(OF_PYTEST)
 
-test-newest: .venv/tools/bin/uv
+test-newest: .venv/tools/bin/uv .venv/override.in
 	for python in $(NEWEST); do .venv/tools/bin/uv venv --clear --python "$$python" .venv/newest && break; done
 	.venv/tools/bin/uv pip compile --quiet --python .venv/newest/bin/python --upgrade $(OF_TESTS) \
 	  --overrides .venv/override.in --output-file .venv/newest.txt pyproject.toml
@@ -54,7 +54,11 @@ dist: .venv/ready
 .venv/tools/bin/uv:
 	$(PYTHON) -m venv .venv/tools
 	.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	printf 'hydra-core; python_version < "3"\npytorch-lightning; python_version < "3"\n' > .venv/override.in
+
+# Of what others ask for: lightly's trainer and its settings are not wanted, its encoders need neither; and trackio, which
+# only writes pictures with it, would hold back the Pillow that all images are read with.
+.venv/override.in: Makefile .venv/tools/bin/uv
+	printf 'hydra-core; python_version < "3"\npytorch-lightning; python_version < "3"\npillow>=11.3\n' > $@
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -78,9 +82,8 @@ format: .venv/ready
 	touch $@
 
 # What changed in pyproject.toml, the rest as it was; newer versions of all by make lock UPGRADE=--upgrade. The package
-# whose own requirements are not wanted (a second OpenCV, which draws windows) is in the lock without them, and so are
-# lightly's trainer and its settings: its encoders need neither.
-lock: .venv/tools/bin/uv
+# whose own requirements are not wanted (a second OpenCV, which draws windows) is in the lock without them.
+lock: .venv/tools/bin/uv .venv/override.in
 	printf 'hatchling\neditables\n' > .venv/build.in
 	.venv/tools/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-annotate --extra dev --extra corruptions --no-emit-package opencv-python --overrides .venv/override.in \
