@@ -443,6 +443,7 @@ class MaskedAutoencoder(nn.Module):
         architecture.masking.counts(encoder.grid)  # refuses what this grid cannot hide
         self.architecture, self.masking = architecture, architecture.masking
         self.encoder, self.decoder, self.target = encoder, decoder, target
+        self.encoder_rests = False
         hidden_encoded = architecture.encoder_mask_token
         self.encoder_mask_token = nn.Parameter(torch.zeros(encoder.embed_dim)) if hidden_encoded else None
         # Evenly spaced states of the encoder, the last always among them (0 is the embedding).
@@ -457,6 +458,10 @@ class MaskedAutoencoder(nn.Module):
     def checkpoint_blocks(self, on: bool = True) -> None:
         """Whether blocks are computed again in the backward pass, to save memory; see `run_block`."""
         self.encoder.grad_checkpointing = self.decoder.grad_checkpointing = on
+
+    def rest_encoder(self, rests: bool = True) -> None:
+        """Whether the decoder learns alone from now on: no gradient is computed of anything else."""
+        self.encoder_rests = rests
 
     def forward(
         self,
@@ -486,7 +491,8 @@ class MaskedAutoencoder(nn.Module):
         if queries is None:
             queries = _true_indices(mask, patches.shape[1] - visible.shape[1])
 
-        states, places = self.encode_visible(patches, visible, queries, mask)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_rests):
+            states, places = self.encode_visible(patches, visible, queries, mask)
         predicted = self.decoder(states, places, queries)  # (B, Q, K)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             if self.target.per_patch:  # gather before computing: a quarter of the patches is never asked for

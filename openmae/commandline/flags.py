@@ -1,6 +1,7 @@
 """Settings called by their flags. Below recipes a sentence names them as Python does, in backquotes."""
 
 import re
+from collections.abc import Container
 
 # Alone between spaces and marks: a file may have such a name in its own.
 _SETTING = re.compile(r"(?<![^\s(])`([a-z]\w*)(?:=([^`]*))?`(?![^\s),;:])")
@@ -13,8 +14,14 @@ def with_flags(sentence: str) -> str:
 
 
 def flag(name: str) -> str:
-    """Of a setting."""
-    return f"--{name.replace('_', '-')}"
+    """Of a setting: --img-size of img_size; --from of from_, whose name Python keeps for itself."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
+
+
+def setting(word: str, known: Container[str]) -> str:
+    """The inverse, of a flag without its dashes or of a key of a file: that of the known settings, else as it is."""
+    name = word.replace("-", "_")
+    return f"{name}_" if f"{name}_" in known else name
 
 
 def _words(value: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from tyro.conf import Positional
 
-from openmae.commandline.flags import flag
+from openmae.commandline.flags import flag, setting
 from openmae.errors import UserError
 
 _POSITIONAL = get_args(Positional[int])[1]  # what marks a setting that has a place instead of a flag
@@ -56,7 +56,7 @@ def _grouped(argv: Sequence[str], hints: dict[str, Any]) -> Iterator[tuple[str, 
     at = 0
     while at < len(argv):
         flag, equals, value = argv[at].partition("=") if argv[at].startswith("--") else ("", "", "")
-        name = flag[2:].replace("-", "_")
+        name = setting(flag[2:], hints)
         at += 1
         if not flag:
             yield "", [argv[at - 1]]

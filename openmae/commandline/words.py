@@ -5,6 +5,7 @@ import difflib
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from openmae.commandline.flags import flag, setting
 from openmae.errors import UserError
 from openmae.files.address import hide
 from openmae.files.parsing import read_toml
@@ -42,7 +43,7 @@ def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], wit
     words: list[str] = []
     placed: dict[str, str] = {}  # MODEL and DATA; those on the command line take their place
     for key, value in values.items():
-        name = key.replace("-", "_")
+        name = setting(key, known)
         if name in derived:
             continue
         if name not in known:
@@ -51,7 +52,7 @@ def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], wit
             raise UserError(f"{file} has a table '{key}'", "give settings without tables")
         if any(isinstance(one, str) and one.startswith("-") for one in (value if isinstance(value, list) else [value])):
             raise UserError(f"{file} has '{key}' as {value!r}, which would be read as a flag", "give another value")
-        given = _flag_words(name.replace("_", "-"), value)
+        given = _flag_words(name, value)
         if has_place(hints[name]):
             placed[name] = hide(str(value))
         else:
@@ -59,15 +60,15 @@ def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], wit
     return [*(placed[name] for name in known if name in placed), *words] if with_places else words
 
 
-def _flag_words(flag: str, value: Any) -> list[str]:
+def _flag_words(name: str, value: Any) -> list[str]:
     if isinstance(value, int) and value.bit_length() > 1000:
         value = float("inf")  # which is refused; Python declines to write so many digits
     if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    if isinstance(value, list) and flag in ("img-size", "patch-size"):
-        return [f"--{flag}", "x".join(map(str, value))]
+        return [flag(name) if value else f"--no-{flag(name)[2:]}"]
+    if isinstance(value, list) and name in ("img_size", "patch_size"):
+        return [flag(name), "x".join(map(str, value))]
     values = value if isinstance(value, list) else [value]
-    return [f"--{flag}", *map(str, values)]
+    return [flag(name), *map(str, values)]
 
 
 def refuse_empty_words(argv: list[str]) -> None:
@@ -84,8 +85,8 @@ def refuse_unknown_flags(argv: list[str], settings_type: type) -> None:
 
     known = {"help", "config"}
     for name, hint in get_type_hints(settings_type, include_extras=True).items():
-        flag = name.replace("_", "-")
-        known |= {flag, f"no-{flag}"} if is_switch(hint) else {flag}
+        word = flag(name)[2:]
+        known |= {word, f"no-{word}"} if is_switch(hint) else {word}
     for word in argv:
         if word.startswith("--") and len(word) > 2:
             name = word[2:].split("=", 1)[0].replace("_", "-")

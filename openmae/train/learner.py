@@ -6,7 +6,7 @@ whatever parts, is one call.
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
@@ -75,10 +75,26 @@ class Learner(Generic[M, B]):
                     for block in part:
                         fully_shard(block)
             fully_shard(self._loss)
-        elif ranks.size > 1:
-            device = next(model.parameters()).device
-            on_gpu: dict[str, Any] = {"device_ids": [device.index]} if device.type == "cuda" else {}
-            self._loss = DistributedDataParallel(self._loss, gradient_as_bucket_view=True, **_SYNC_NO_BUFFERS, **on_gpu)
+        self._replicate()
+
+    def _replicate(self) -> None:
+        """Wraps the loss so that gradients of what learns now are exchanged, where they are and it is not sharded."""
+        if self.ranks.size == 1 or self.shard:
+            return
+        device = next(self.model.parameters()).device
+        on_gpu: dict[str, Any] = {"device_ids": [device.index]} if device.type == "cuda" else {}
+        self._loss = _Loss(self.model, self.loss_of)  # without the hooks of the wrapping before this one
+        self._loss = DistributedDataParallel(self._loss, gradient_as_bucket_view=True, **_SYNC_NO_BUFFERS, **on_gpu)
+
+    def rest(self, parameters: Iterable[nn.Parameter], rests: bool) -> None:
+        """Whether these have no gradient from now on, nor the optimizer anything to do with them; all ranks together.
+
+        The loss has to compute none of them meanwhile: to a sharded model it is the loss alone that tells.
+        """
+        for parameter in () if self.shard else parameters:
+            parameter.requires_grad_(not rests)
+            parameter.grad = None
+        self._replicate()
 
     def loss(self, batch: B) -> Tensor:
         """The mean loss over a batch; to be called within `accumulating`."""

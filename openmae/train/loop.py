@@ -3,7 +3,7 @@
 import gc
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -11,6 +11,7 @@ from typing import Any, Generic
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from openmae.console.progress import Progress
 from openmae.distributed.ranks import Ranks
@@ -62,6 +63,15 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """What does not learn in the first steps: so many, these parameters; tell: tells the loss whether they rest."""
+
+    steps: int
+    parameters: Sequence[nn.Parameter]
+    tell: Callable[[bool], None]
+
+
+@dataclass(frozen=True)
 class Training(Generic[M, B]):
     """All that the loop needs.
 
@@ -79,6 +89,7 @@ class Training(Generic[M, B]):
     device: torch.device
     console: Console
     after: Mapping[int, Callable[[], dict[str, Any]]]
+    rest: Rest | None = None
 
 
 def fit(training: Training[M, B]) -> Position:
@@ -264,6 +275,7 @@ class _Steps(Generic[M, B]):
         self.share, self.micro_batch = len(share), min(schedule.micro_batch, len(share))
         self.batches: Iterator[B] | None = None
         self.deaths = deaths
+        self.rests = False
 
     def survive(self, step: int) -> None:
         """Takes less at once where starts were killed by what they took, in a container that lets them have so much
@@ -286,6 +298,7 @@ class _Steps(Generic[M, B]):
 
     def take(self, number: int, votes: Callable[[], tuple[float, ...]] = tuple) -> Taken:
         """The step of this number, which is the first one or follows the last one taken."""
+        self._rest(number)
         while True:
             if self.batches is None:
                 self.batches = self._begun(number)
@@ -293,6 +306,16 @@ class _Steps(Generic[M, B]):
             if taken is not None:
                 return taken
             self._shrink()
+
+    def _rest(self, number: int) -> None:
+        """Lets rest what does so in the step of this number, and no other."""
+        rest = self.training.rest
+        if rest is None or self.rests == (number < rest.steps):
+            return
+        self.rests = not self.rests
+        rest.tell(self.rests)
+        self.learner.rest(rest.parameters, self.rests)
+        self.batches = None  # a step takes more memory from here on: what all ranks hold is found anew
 
     def _begun(self, number: int) -> Iterator[B]:
         """The batches from that step on. Where several train, after they found a micro-batch that all of them hold:

@@ -323,6 +323,6 @@ FINETUNE = JobKind(
     may_differ=(),
     open=open_labelled,
     choose=_choose,
-    settle=settle,
+    settle=lambda settings, labelled, console: settle(settings, labelled.count, console),
     job=FinetuneJob,
 )

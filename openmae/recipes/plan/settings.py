@@ -15,9 +15,9 @@ GROUPS = {"model": "model", "epochs": "schedule", "gpus": "cost"}  # of --help, 
 # Entries of stats.toml and of a run's config.toml that plan has no use for: they change nothing of it, or are measured.
 DERIVED = tuple(
     (
-        "steps group_column group_by out resume mean std norm_pix_loss crop_scale crop_fit repeat_aug hflip max_broken "
-        "max_nodata warmup_epochs blr weight_decay decay_tokens clip_grad seed compile workers pictures evaluations "
-        "checkpoint_minutes keep shard timeout_minutes profile"
+        "steps from group_column group_by out resume mean std norm_pix_loss crop_scale crop_fit repeat_aug hflip "
+        "max_broken max_nodata warmup_epochs blr weight_decay layer_decay freeze_encoder decay_tokens clip_grad seed "
+        "compile workers pictures evaluations checkpoint_minutes keep shard timeout_minutes profile"
     ).split()
 )
 
@@ -54,8 +54,8 @@ class Plan(AskedFiles, AskedReading):
     """Encoder blocks, instead of the model's."""
     num_heads: int | None = None
     """Encoder heads, instead of the model's."""
-    class_tokens: int = 1
-    """Class tokens, 0 or more."""
+    class_tokens: int | None = None
+    """Class tokens, 0 or more. Default: 1."""
     decoder: Literal["self", "cross"] | None = None
     """self: the paper's. cross: costs less. Default: self; cross with --recipe fast."""
     decoder_embed_dim: int | None = None

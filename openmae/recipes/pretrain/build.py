@@ -15,6 +15,7 @@ from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError, of_user
 from openmae.model import Architecture, MaskedAutoencoder, create_model
 from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.pretrain.start import Origin, Start
 from openmae.recipes.training.schedule import Course
 from openmae.recipes.training.settings import given, pair
 
@@ -23,8 +24,9 @@ from openmae.recipes.training.settings import given, pair
 class Pretraining:
     """What follows from settings that are chosen, as `config` has them.
 
-    repeat_aug: views of an image once it is decoded. max_nodata: share of a patch and of a view. pictures,
-    evaluations: how many of each, evenly over the run.
+    repeat_aug: views of an image once it is decoded. max_nodata: share of a patch and of a view. freeze_steps: in which
+    the decoder learns alone. pictures, evaluations: how many of each, evenly over the run. origin: of the weights that
+    it begins with, None of fresh ones.
     """
 
     config: dict[str, Any]
@@ -35,22 +37,27 @@ class Pretraining:
     repeat_aug: int
     max_nodata: float
     weight_decay: float
+    layer_decay: float
     decay_tokens: bool
+    freeze_steps: int
     grad_checkpointing: bool
     compile: bool
     pictures: int
     evaluations: int
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
 class Images:
     """DATA, opened. val: None where there is none. shown: up to 8 held out for the panel: of val, else set aside.
-    look: at a sample of those that are learnt from; None where a run goes on."""
+    look: at a sample of those that are learnt from; None where a run goes on. start: what it begins from, None of fresh
+    weights."""
 
     train: Source
     val: Source | None
     shown: Source
     look: Survey | None
+    start: Start | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -100,7 +107,7 @@ def architecture_of(settings: Pretrain) -> Architecture:
                 embed_dim=settings.embed_dim,
                 depth=settings.depth,
                 num_heads=settings.num_heads,
-                class_tokens=settings.class_tokens,
+                class_tokens=1 if settings.class_tokens is None else settings.class_tokens,
                 decoder=given(settings.decoder),
                 decoder_embed_dim=given(settings.decoder_embed_dim),
                 decoder_depth=given(settings.decoder_depth),

@@ -1,7 +1,7 @@
 """What `pretrain` chooses where the user left a setting open, and what follows from it."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from openmae.machine.device import choose_precision
 from openmae.machine.kinds import Precision
 from openmae.model import DECODERS, PAPERS_DECODER, Architecture
 from openmae.recipes.pretrain.build import Pretraining, architecture_of, statistics_of
+from openmae.recipes.pretrain.going_on import going_on
 from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.pretrain.start import Start, address, fitted
 from openmae.recipes.training.memory import usable_memory
-from openmae.recipes.training.open import Values, fill, filled
+from openmae.recipes.training.open import Values, fill, filled, kept
 from openmae.recipes.training.schedule import course_of
 from openmae.recipes.training.settings import given, pair, shown
 from openmae.train.compiling import PAYS_FROM, missing_compiler
@@ -34,13 +36,20 @@ MOST_VIEWS = {"cpu": 2_000_000, "gpu": 80_000_000}  # of small data: an hour or 
 
 
 def choose(
-    settings: Pretrain, look: Survey, images: int, device: torch.device, memory: int, console: Console
+    settings: Pretrain,
+    look: Survey,
+    images: int,
+    device: torch.device,
+    memory: int,
+    console: Console,
+    start: Start | None = None,
 ) -> Pretrain:
     """The settings with everything that was left open chosen; each choice printed with its reason.
 
-    memory: bytes that the device has.
+    memory: bytes that the device has. start: what it goes on from. Raises UserError.
     """
-    settings = decoding(settings)
+    own = {} if start is None else going_on(settings, look, start)
+    settings = decoding(settings, own)
     pixels = look.statistics.pixels
     values: Values = {
         "in_chans": (pixels.in_chans, look.why_channels),
@@ -51,7 +60,8 @@ def choose(
         "crop_fit": ("retry", "as torchvision and the released code"),
         "decay_tokens": ("off", "they are no matrices"),
         **read_as(look),
-        **(_paper(settings) if settings.recipe == "paper" else _auto(settings, look, images, device)),
+        **(_paper(settings) if settings.recipe == "paper" else _auto(filled(settings, own), look, images, device)),
+        **own,
     }
     epochs = settings.epochs or values["epochs"][0]
     batch_size = settings.batch_size or values["batch_size"][0]
@@ -63,7 +73,8 @@ def choose(
         )
     values["precision"] = choose_precision(device)
     chosen = filled(settings, values)
-    machine = _for_machine(chosen, architecture_of(chosen), images, device, memory)
+    architecture = architecture_of(chosen) if start is None else fitted(start, architecture_of(chosen))
+    machine = _for_machine(chosen, architecture, images, device, memory)
     return fill(settings, {**values, **machine}, console)
 
 
@@ -82,6 +93,7 @@ def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:
 
     Raises UserError for what cannot be built or trained.
     """
+    course = course_of(settings, images, console)
     return Pretraining(
         config=_config(settings),
         architecture=architecture_of(settings),
@@ -90,20 +102,24 @@ def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:
         repeat_aug=settings.repeat_aug,
         max_nodata=settings.max_nodata,
         weight_decay=settings.weight_decay,
+        layer_decay=settings.layer_decay or 1.0,
         decay_tokens=settings.decay_tokens == "on",
         grad_checkpointing=settings.grad_checkpointing == "on",
         compile=settings.compile == "on",
         pictures=settings.pictures,
         evaluations=settings.evaluations,
-        course=course_of(settings, images, console),
+        course=course,
+        freeze_steps=round(course.schedule.steps * (settings.freeze_encoder or 0.0)),
     )
 
 
 def _config(settings: Pretrain) -> dict[str, Any]:
-    """DATA is kept as a whole path, so that the run can be resumed from any folder."""
-    values, data = asdict(settings), given(settings.data)
-    del values["resume"], values["out"], values["profile"]
-    return {**values, "data": data if "://" in data else str(Path(data).absolute())}
+    """DATA and MODEL are kept as whole paths, so that the run can be resumed from any folder."""
+    data = given(settings.data)
+    whole = {"data": data if "://" in data else str(Path(data).absolute())}
+    if settings.from_ is not None:
+        whole["from"] = address(settings.from_)
+    return {**kept(settings), **whole}
 
 
 def _for_machine(
@@ -150,10 +166,11 @@ def _compiles(settings: Pretrain, work: float, device: torch.device) -> tuple[bo
     return (True, said) if missing is None else (False, f"it needs {missing}")
 
 
-def decoding(settings: Pretrain) -> Pretrain:
-    """The settings with the decoder and the share of patches that it predicts chosen."""
+def decoding(settings: Pretrain, own: Values) -> Pretrain:
+    """The settings with the decoder and the share of patches that it predicts chosen. own: of the weights that it goes
+    on from."""
     light = settings.recipe == "fast"
-    decoder = settings.decoder or ("cross" if light else "self")
+    decoder = settings.decoder or ("cross" if light else own.get("decoder", ("self",))[0])
     share = settings.predict_fraction
     return replace(
         settings, decoder=decoder, predict_fraction=(FAST_FRACTION if light else 1.0) if share is None else share

@@ -9,6 +9,7 @@ and the machine, and printed with the reason.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -40,6 +41,7 @@ from openmae.recipes.opened import tell
 from openmae.recipes.pretrain.build import Images, Pretraining, build, stream_of
 from openmae.recipes.pretrain.choose import check_compiles, choose, settle
 from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.pretrain.start import Start, fitted, keep_start, kept_start, open_start, take_weights
 from openmae.recipes.pretrain.watch import Watch
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
@@ -50,8 +52,8 @@ from openmae.report.sheets.panel import draw_panel
 from openmae.targets import PCA
 from openmae.train.checkpoint import save_model
 from openmae.train.compiling import compiled
-from openmae.train.loop import fit
-from openmae.train.optimizers import adamw
+from openmae.train.loop import Rest, fit
+from openmae.train.optimizers import adamw, layer_scale
 from openmae.weights import model_json
 
 
@@ -84,6 +86,7 @@ def open_images(settings: Pretrain, here: Here) -> Images:
     with here.ranks.together():
         if settings.compile == "on":
             check_compiles(here.device)
+    began = _start(settings, here)
     train, val, shown = here.ranks.each_in_turn(lambda: _opened(data, settings, console))
     console.print(f"{len(train):,} images in {train.location}; {len(shown)} shown in the pictures")
     look = None
@@ -101,7 +104,16 @@ def open_images(settings: Pretrain, here: Here) -> Images:
         say_notes(look.choice, console)
         say_missing(look.missing, settings.max_nodata, console)
         warn_of_suspects(look.suspected, look.statistics.pixels.reading.nodata, console)
-    return Images(train, val, shown, look)
+    return Images(train, val, shown, look, began)
+
+
+def _start(settings: Pretrain, here: Here) -> Start | None:
+    """What the run began from, or begins from. Raises UserError."""
+    began = here.ranks.from_lead(kept_start(here.folder.path) if here.folder.has_begun else None)
+    if began is not None:
+        return began
+    with here.ranks.together():
+        return open_start(settings, here.console)
 
 
 def _opened(data: str, settings: Pretrain, console: Console) -> tuple[Source, Source | None, Source]:
@@ -160,10 +172,20 @@ class PretrainJob(Job[MaskedAutoencoder]):
         """Raises UserError where too many of the images are of no use."""
         self.run, self.images, self.here, self.course = run, images, here, run.course
         self.model = build(run)
+        if images.start is not None and images.start.loaded is not None:
+            here.console.print(take_weights(self.model, images.start.loaded))
+        if run.freeze_steps:
+            rests = [one for name, one in self.model.named_parameters() if not name.startswith("decoder.")]
+            self.rest = Rest(run.freeze_steps, rests, self.model.rest_encoder)
         self.broken = BrokenFiles(images.train, here.folder, run.course.max_broken)
         if images.look is not None:
             down, across = run.architecture.patch_size
             self.broken.note_survey(images.look, (down, across))
+
+    def begin(self) -> None:
+        """Keeps what it began from, so that it can go on where that is gone."""
+        if self.run.origin is not None and self.here.ranks.leads:
+            keep_start(self.here.folder.path, self.run.origin, self.run.architecture)
 
     def stream(self) -> Stream:
         """Views with patches hidden; a target that is fitted is fitted to the first of them."""
@@ -188,8 +210,9 @@ class PretrainJob(Job[MaskedAutoencoder]):
         return lambda _, batch: loss(batch.images, batch.visible, batch.queries)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """The paper's."""
-        return adamw(self.model, (0.9, 0.95), self.run.weight_decay, decay_tokens=self.run.decay_tokens)
+        """The paper's; with layer-wise decay where it goes on from weights."""
+        scale = layer_scale(self.run.layer_decay, self.run.architecture.depth)
+        return adamw(self.model, (0.9, 0.95), self.run.weight_decay, scale, self.run.decay_tokens)
 
     def looks(self) -> Mapping[int, Look[MaskedAutoencoder]]:
         """Panels and measurements, evenly over the run."""
@@ -226,7 +249,11 @@ class PretrainJob(Job[MaskedAutoencoder]):
     def save(self, whole: MaskedAutoencoder, step: int) -> None:
         """With the input statistics, and where they are from."""
         provenance = {"job": "pretrain", "data": self.course.data, "step": step, "seed": self.course.seed}
-        save_model(self.here.folder.path, whole, model_json(whole, self.run.statistics, provenance))
+        origin, licence = self.run.origin, None
+        if origin is not None:
+            provenance |= {"model": origin.model, "pre-training": origin.provenance}
+            licence = origin.licence
+        save_model(self.here.folder.path, whole, model_json(whole, self.run.statistics, provenance, licence=licence))
 
     def finish(self, whole: MaskedAutoencoder) -> None:
         """The report."""
@@ -254,7 +281,15 @@ def _choose(settings: Pretrain, images: Images, here: Here) -> Pretrain:
     memory, look = memory_of(here.device, here.ranks), given(images.look)
     check_given(settings.mean, settings.std, look.levels, look.statistics)
     say_apart(apart(look.levels.sizes, look.levels.depths), here.console)
-    return choose(settings, look, len(images.train), here.device, memory, here.console)
+    return choose(settings, look, len(images.train), here.device, memory, here.console, images.start)
+
+
+def _settle(settings: Pretrain, images: Images, console: Console) -> Pretraining:
+    run, began = settle(settings, images.count, console), images.start
+    if began is None:
+        return run
+    architecture = fitted(began, run.architecture) if began.architecture is None else began.architecture
+    return replace(run, architecture=architecture, origin=began.origin)
 
 
 PRETRAIN = JobKind(
@@ -266,6 +301,6 @@ PRETRAIN = JobKind(
     may_differ=("pictures", "compile"),
     open=open_images,
     choose=_choose,
-    settle=settle,
+    settle=_settle,
     job=PretrainJob,
 )

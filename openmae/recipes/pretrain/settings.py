@@ -14,7 +14,7 @@ from openmae.errors import UserError, of_user
 from openmae.masking import Masking
 from openmae.model import grid_of
 from openmae.recipes.asked import AskedDevice, AskedGroups, AskedPrecision, AskedReading, Loaders
-from openmae.recipes.training.ranges import ABOVE_0, FROM_0, SEED, SHARE, Bounds, check
+from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, FROM_0, SEED, SHARE, Bounds, check
 from openmae.recipes.training.settings import DERIVED as DERIVED
 from openmae.recipes.training.settings import (
     AskedCropFit,
@@ -46,6 +46,8 @@ _BOUNDS: Bounds = {
     **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "pictures", "evaluations", "checkpoint_minutes"), FROM_0),
     **dict.fromkeys(("max_broken", "max_nodata"), SHARE),
+    "layer_decay": (lambda n: 0 < n <= 1, "give a number above 0 and up to 1"),
+    "freeze_encoder": BELOW_1,
     "seed": SEED,
     "std": (lambda numbers: min(numbers, default=0) > 0, "give numbers above 0"),
 }
@@ -71,6 +73,10 @@ class Pretrain(AskedGroups, AskedReading):
     paper's (Table 8, and the released code's where that differs), made for a million photographs; fast is auto with a
     lighter decoder, about half of the computing for vit_base: --decoder cross --decoder-depth 4 --predict-fraction
     0.25."""
+    from_: Annotated[str | None, arg(name="from", metavar="MODEL")] = None
+    """Go on from weights that exist, instead of fresh ones: a run folder, or whatever else openmae.load takes (see
+    docs/weights.md). The encoder's shape is its own, its decoder stays where it fits, and what is left open below is
+    chosen for going on."""
 
     model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"] | None = None
     """Encoder. Default: vit_base on a GPU, vit_tiny on a CPU."""
@@ -94,8 +100,8 @@ class Pretrain(AskedGroups, AskedReading):
     """Encoder blocks, instead of the model's."""
     num_heads: int | None = None
     """Encoder heads, instead of the model's."""
-    class_tokens: int = 1
-    """Class tokens, 0 or more."""
+    class_tokens: int | None = None
+    """Class tokens, 0 or more. Default: 1."""
     decoder: Literal["self", "cross"] | None = None
     """self: the paper's. cross: hidden patches read encoder tokens only (CrossMAE), which costs less. Default: self;
     cross with --recipe fast."""
@@ -156,6 +162,11 @@ class Pretrain(AskedGroups, AskedReading):
     """Base learning rate; the rate is blr x batch_size / 256. Default: 1.5e-4 x sqrt(4096 / batch_size)."""
     weight_decay: float = 0.05
     """On matrices only: not on biases, norms and tokens."""
+    layer_decay: float | None = None
+    """Rate of a block over that of the one above it. Default: 1; less with --from."""
+    freeze_encoder: float | None = None
+    """Share of the steps, from the first on, in which the encoder rests and the decoder learns alone, 0 to below 1.
+    Default: 0; more where the encoder comes with --from and the decoder is fresh."""
     decay_tokens: Literal["on", "off"] | None = None
     """Weight decay on class and mask tokens too. Default: off; on with --recipe paper, as the released code."""
     clip_grad: ClipGrad = None

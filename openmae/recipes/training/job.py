@@ -32,7 +32,7 @@ from openmae.recipes.training.schedule import Course
 from openmae.recipes.training.settings import DERIVED, Settings, given
 from openmae.report.page.run import write_report
 from openmae.train.learner import Learner, M
-from openmae.train.loop import Training
+from openmae.train.loop import Rest, Training
 from openmae.train.optimizers import averaged
 from openmae.train.run import RunFolder, has_begun, read_config
 from openmae.train.stop import Stop
@@ -68,13 +68,18 @@ class Job(ABC, Generic[M]):
     """A training of one kind with everything chosen and opened. Its methods are called on all ranks together, in this
     order, but for `save`, which is the lead's.
 
-    broken: counts the files of the images that are learnt from. averages: that the optimizer keeps of a weight.
+    broken: counts the files of the images that are learnt from. averages: that the optimizer keeps of a weight. rest:
+    what does not learn in the first steps.
     """
 
     model: M
     course: Course
     broken: BrokenFiles
     averages: int = 2
+    rest: Rest | None = None
+
+    def begin(self) -> None:
+        """What a run leaves before its first step, beside its settings; the lead alone writes. Raises OSError."""
 
     @abstractmethod
     def stream(self) -> Stream:
@@ -115,10 +120,6 @@ class Opened(Protocol):
     def fingerprint(self) -> str:
         """Of the images."""
 
-    @property
-    def count(self) -> int:
-        """Of the images that are learnt from."""
-
 
 class Chosen(Protocol):
     """What follows from settings that are chosen, none of it open. Sent from the lead to the others."""
@@ -144,7 +145,7 @@ class JobKind(Generic[Settings, O, C, J]):
     needs: settings without which nothing begins; usage: what is said where one is missing.
     may_differ: settings of its own, beside MAY_DIFFER, that do not change the result.
     open: DATA and MODEL, on all ranks. choose: everything that was left open, printed with its reason, on the lead.
-    settle: what follows from settings that are chosen, for so many images, on the lead. job: what is trained.
+    settle: what follows from settings that are chosen, on the lead. job: what is trained.
     """
 
     needs: tuple[str, ...]
@@ -152,7 +153,7 @@ class JobKind(Generic[Settings, O, C, J]):
     may_differ: Collection[str]
     open: Callable[[Settings, Here], O]
     choose: Callable[[Settings, O, Here], Settings]
-    settle: Callable[[Settings, int, Console], C]
+    settle: Callable[[Settings, O, Console], C]
     job: Callable[[C, O, Here], J]
 
 
@@ -215,7 +216,7 @@ def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here) -> J:
         if ranks.leads:
             if not folder.has_begun:
                 settings = kind.choose(settings, opened, here)
-            found = kind.settle(settings, opened.count, here.console)
+            found = kind.settle(settings, opened, here.console)
     chosen = given(ranks.from_lead(found))
     with ranks.together():
         schedule = chosen.course.schedule
@@ -232,6 +233,8 @@ def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here) -> J:
 def _ready(job: J, here: Here) -> Run[J]:
     """The job with all that the loop needs."""
     ranks, broken, schedule = here.ranks, job.broken, job.course.schedule
+    with ranks.together():
+        job.begin()
     job.model.to(here.device)
     stream = job.stream()
     learner: Learner[Any, Batch] = Learner(job.model, job.loss(), ranks, shard=job.course.shard)
@@ -260,6 +263,7 @@ def _ready(job: J, here: Here) -> Run[J]:
             here.device,
             here.console,
             {step: partial(look, step) for step in {*looks, schedule.steps}},
+            job.rest,
         ),
     )
 

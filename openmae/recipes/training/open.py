@@ -30,6 +30,12 @@ def _open(settings: Settings, values: Values) -> Values:
     return {name: entry for name, entry in values.items() if getattr(settings, name) in (None, "auto")}
 
 
+def kept(settings: Settings) -> dict[str, Any]:
+    """The settings as config.toml has them: by the names of their flags, without those of one start alone."""
+    values = {field.name.rstrip("_"): getattr(settings, field.name) for field in fields(settings)}
+    return {name: value for name, value in values.items() if name not in ("resume", "out", "profile")}
+
+
 def stored(settings: Settings, config: dict[str, Any], defaults_too: bool) -> Settings:
     """The settings with those that were left open taken from a run's config.toml, and, where `defaults_too`, those
     that stand at their default."""
@@ -37,7 +43,8 @@ def stored(settings: Settings, config: dict[str, Any], defaults_too: bool) -> Se
     for field in fields(settings):
         given = getattr(settings, field.name)
         is_open = given is None or given == "auto" or (defaults_too and given == field.default)
-        if is_open and field.name in config:
-            value = config[field.name]
+        key = field.name.rstrip("_")  # as `kept` has it
+        if is_open and key in config:
+            value = config[key]
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return replace(settings, **values)
