@@ -83,6 +83,14 @@ def sincos_positions(grid: tuple[int, ...], dim: int, counted_in: tuple[int, ...
     return positions.float()
 
 
+def interpolated(positions: Tensor, grid: tuple[int, ...], to: tuple[int, ...]) -> Tensor:
+    """(N, D) learned positions of a grid -> those of another, bicubically. Raises ValueError but for two axes."""
+    if len(grid) != 2:
+        raise ValueError("learned positions can be interpolated for images only, which have two axes")
+    planes = positions.unflatten(0, grid).permute(2, 0, 1)[None]  # (1, D, rows, columns)
+    return F.interpolate(planes, to, mode="bicubic", align_corners=False)[0].flatten(1).T.contiguous()
+
+
 def take(tokens: Tensor, indices: Tensor) -> Tensor:
     """(B, N, D) tokens at (B, V) indices -> (B, V, D)."""
     return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
@@ -270,7 +278,7 @@ class ViT(nn.Module):
         copy = ViT(**{**self.arguments(), "img_size": img_size, "position_grid": counted_in})
         weights = self.state_dict()
         if self.learned_positions:
-            weights["positions"] = _interpolated(weights["positions"], self.grid, copy.grid)
+            weights["positions"] = interpolated(weights["positions"], self.grid, copy.grid)
         copy.load_state_dict(weights)
         copy.grad_checkpointing = self.grad_checkpointing
         return copy.to(self.class_token.device)
@@ -339,6 +347,7 @@ class SelfDecoder(nn.Module):
         masks_encoded: bool = False,
         norm_eps: float = NORM_EPS,
         learned_positions: bool = False,
+        position_grid: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         _check_width("decoder_embed_dim", dim, num_heads, len(grid))
@@ -348,7 +357,7 @@ class SelfDecoder(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, norm_eps) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, norm_eps)
         self.head = nn.Linear(dim, values)
-        _set_positions(self, sincos_positions(grid, dim), learned_positions)
+        _set_positions(self, sincos_positions(grid, dim, position_grid), learned_positions)
 
     def forward(self, states: Sequence[Tensor], places: Tensor, queries: Tensor) -> Tensor:
         """Encoder output (B, T + V, D) of patches at (B, V) places, (B, Q) queries -> predictions (B, Q, K).
@@ -387,6 +396,7 @@ class CrossDecoder(nn.Module):
         mlp_ratio: float,
         values: int,
         layers: int = 1,
+        position_grid: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         _check_width("decoder_embed_dim", dim, num_heads, len(grid))
@@ -396,7 +406,7 @@ class CrossDecoder(nn.Module):
         self.blocks = nn.ModuleList(CrossBlock(dim, memory_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, NORM_EPS)
         self.head = nn.Linear(dim, values)
-        _set_positions(self, sincos_positions(grid, dim), learned=False)
+        _set_positions(self, sincos_positions(grid, dim, position_grid), learned=False)
 
     def forward(self, states: Sequence[Tensor], places: Tensor, queries: Tensor) -> Tensor:
         """L encoder states (B, T + V, D), (B, Q) queries -> predictions (B, Q, K)."""
@@ -553,6 +563,9 @@ DECODERS: dict[str, tuple[int, int, int]] = {
 }
 
 
+_RARE: dict[str, Any] = {"position_grid": None}
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Everything that decides a model's weights' shapes and what they mean; see `create_model`."""
@@ -577,15 +590,18 @@ class Architecture:
     norm_eps: float = NORM_EPS
     learned_positions: bool = False
     decoder_learned_positions: bool = False
+    position_grid: tuple[int, ...] | None = None  # in which fixed positions are counted, the decoder's too; see `ViT`
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for model.json."""
-        return asdict(self)
+        """Plain values, for model.json, without what few models have."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name not in _RARE or value != _RARE[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Architecture":
         """The inverse of `to_dict`. Raises TypeError or ValueError for what is not an architecture."""
-        tuples = {key: tuple(values[key]) for key in ("img_size", "patch_size")}
+        sides = ("img_size", "patch_size", "position_grid")
+        tuples = {key: tuple(values[key]) for key in sides if values.get(key) is not None}
         return cls(**{**values, **tuples, "masking": Masking(**values["masking"])})
 
     def build(self) -> MaskedAutoencoder:
@@ -625,7 +641,7 @@ class Architecture:
             self.num_heads,
             self.mlp_ratio,
             self.class_tokens,
-            None,
+            self.position_grid,
             self.norm_eps,
             self.learned_positions,
         )
@@ -640,9 +656,11 @@ class Architecture:
             target.values,
         )
         decoder = (
-            SelfDecoder(*shape, self.encoder_mask_token, self.norm_eps, self.decoder_learned_positions)
+            SelfDecoder(
+                *shape, self.encoder_mask_token, self.norm_eps, self.decoder_learned_positions, self.position_grid
+            )
             if self.decoder == "self"
-            else CrossDecoder(*shape, self.decoder_layers)
+            else CrossDecoder(*shape, self.decoder_layers, self.position_grid)
         )
         return MaskedAutoencoder(self, encoder, decoder, target)
 
@@ -715,14 +733,6 @@ def _set_positions(module: nn.Module, positions: Tensor, learned: bool) -> None:
         module.positions = nn.Parameter(positions)
     else:
         module.register_buffer("positions", positions, persistent=False)
-
-
-def _interpolated(positions: Tensor, grid: tuple[int, ...], to: tuple[int, ...]) -> Tensor:
-    """(N, D) learned positions of a grid -> those of another."""
-    if len(grid) != 2:
-        raise ValueError("learned positions can be interpolated for images only, which have two axes")
-    planes = positions.unflatten(0, grid).permute(2, 0, 1)[None]  # (1, D, rows, columns)
-    return F.interpolate(planes, to, mode="bicubic", align_corners=False)[0].flatten(1).T.contiguous()
 
 
 def _true_indices(mask: Tensor, count: int) -> Tensor:

@@ -2,12 +2,26 @@
 
 from pathlib import Path
 
+from openmae.weights.fitting import Channels, Fitted, fitted, fitted_autoencoder
 from openmae.weights.loaded import Loaded, Model, model_json
 from openmae.weights.native import serialize, serialized
 from openmae.weights.opening import load_model
 from openmae.weights.timm import is_name as is_timm_name
 
-__all__ = ["Loaded", "Model", "is_timm_name", "load", "load_model", "model_json", "serialize", "serialized"]
+__all__ = [
+    "Channels",
+    "Fitted",
+    "Loaded",
+    "Model",
+    "fitted",
+    "fitted_autoencoder",
+    "is_timm_name",
+    "load",
+    "load_model",
+    "model_json",
+    "serialize",
+    "serialized",
+]
 
 
 def load(model: str | Path, *, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Model:
