@@ -1,27 +1,34 @@
 """openmae: pre-train Vision Transformers on your own unlabelled images by masked autoencoding.
 
+`pretrain`, `finetune` and the others are the commands as functions (docs/python.md); `Run` opens a run folder;
 `create_model` makes a MaskedAutoencoder, `load` reads one from a run folder or a `.safetensors` file.
 """
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import Any
 
 from openmae.version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from openmae.model import MaskedAutoencoder, create_model
-    from openmae.weights import load
-
-__all__ = ["MaskedAutoencoder", "create_model", "load"]
+_PLACES = {  # what is imported when it is first asked for: torch takes a second, and `openmae --help` does without it
+    "MaskedAutoencoder": "model",
+    "create_model": "model",
+    "load": "weights",
+    "UserError": "errors",
+    "Interrupted": "errors",
+    "Run": "python.run",
+    "pretrain": "python.training",
+    "finetune": "python.training",
+}
+__all__ = [*_PLACES]  # noqa: PLE0604  # __init__.pyi has them for type checkers
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes a second to import; `openmae --help` and `openmae.__version__` do without it.
-    if name == "load":
-        from openmae.weights import load
+    if name not in _PLACES:
+        raise AttributeError(f"module 'openmae' has no attribute '{name}'")
+    found = getattr(importlib.import_module(f"openmae.{_PLACES[name]}"), name)
+    globals()[name] = found
+    return found
 
-        return load
-    if name in __all__:
-        from openmae import model
 
-        return getattr(model, name)
-    raise AttributeError(f"module 'openmae' has no attribute '{name}'")
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,4 +1,4 @@
-"""Progress for people: one live line on a terminal, plain lines now and then elsewhere."""
+"""Progress for people: one live line on a terminal, a bar in a notebook, plain lines now and then elsewhere."""
 
 import sys
 import time
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from openmae.console.notebook import Cell, is_notebook
 from openmae.console.words import duration
 
 SILENT_SECONDS = 2.0  # before a listing says that it is under way
@@ -48,6 +49,7 @@ class Say(Protocol):
 
 
 PLAIN_SECONDS = 30.0
+CELL_SECONDS = 1.0  # before a bar in a notebook: what is quicker needs none
 LEAST_BAR = 12  # columns that a bar and the spaces beside it take at least
 
 
@@ -59,6 +61,7 @@ class Progress:
         self._live = (
             Live(Text(""), console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
         )
+        self._cell = Cell() if is_notebook() and not console.quiet else None
         self._last_plain = -PLAIN_SECONDS
 
     def __enter__(self) -> Self:
@@ -71,6 +74,8 @@ class Progress:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+        if self._cell is not None:
+            self._cell.flush()
 
     def show(self, step: int, loss: float, lr: float, rate: float, waiting: float, seconds_left: float | None) -> None:
         """After `step` steps: mean loss, rate in images/s, waiting as a share of 0..1; seconds_left may be unknown."""
@@ -89,6 +94,8 @@ class Progress:
                     del parts[dispensable]
                     line = joined(parts.values())
             self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
+        elif self._cell is not None:
+            self._cell.show(line, step / self.steps)
         elif time.monotonic() - self._last_plain >= PLAIN_SECONDS or step == self.steps:
             self._last_plain = time.monotonic()
             self.console.print(line, highlight=False, soft_wrap=True)
@@ -101,9 +108,11 @@ def joined(parts: Iterable[str]) -> str:
 
 @contextmanager
 def counting(what: str, total: int, console: Console, before: int = 0) -> Iterator[Say]:
-    """Gives a function to be told how many of `total` images are done: a bar on a terminal, plain lines now and then
-    elsewhere, with the time left. before: images that were done at an earlier time, and are not told again."""
+    """Gives a function to be told how many of `total` images are done: a bar on a terminal or in a notebook, plain
+    lines now and then elsewhere, with the time left. before: images that were done at an earlier time, and are not told
+    again."""
     started = time.monotonic()
+    cell = Cell() if is_notebook() and not console.quiet else None
     said = started - PLAIN_SECONDS + FIRST_SECONDS
     columns = (TextColumn(what), BarColumn(None), TextColumn("{task.description}"))
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal, expand=True) as bar:
@@ -120,8 +129,14 @@ def counting(what: str, total: int, console: Console, before: int = 0) -> Iterat
                 if console.is_terminal and len(line) > console.width - len(what) - LEAST_BAR:
                     line = shorter
             bar.update(task, completed=before + done, description=line)
-            if not console.is_terminal and now - said >= PLAIN_SECONDS:
+            if cell is not None and now - started >= CELL_SECONDS:
+                cell.show(f"{what}: {line}", (before + done) / max(1, total))
+            elif cell is None and not console.is_terminal and now - said >= PLAIN_SECONDS:
                 said = now
                 console.print(f"{what}: {line}")
 
-        yield say
+        try:
+            yield say
+        finally:
+            if cell is not None:
+                cell.clear()

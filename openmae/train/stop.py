@@ -28,6 +28,7 @@ class Stop:
 
     at_once: there is no step to save, so the first SIGTERM or SIGUSR1 already leaves at once, and Ctrl-C is Python's.
     Within it, another one may note them for a while.
+    In a process that is not a command's own, as a notebook's kernel, a second Ctrl-C is Python's and ends no process.
 
     A thread hears them, for the main one may be inside a library that waits for another machine.
     """
@@ -38,6 +39,7 @@ class Stop:
         self.code = 0
         """The exit code that was asked for; 0 while nobody has asked."""
         self._before: dict[int, Any] = {}
+        self._first: float | None = None  # Ctrl-C that was noted
         self._ends: tuple[socket.socket, socket.socket] | None = None
         self._fd_before = -1
 
@@ -60,21 +62,31 @@ class Stop:
             signal.set_wakeup_fd(self._fd_before)
             self._ends[1].close()  # ends the thread
 
+    @property
+    def _is_anothers(self) -> bool:
+        """Whether the process is not ours to end on Ctrl-C: whoever runs it hears that as Python does."""
+        return self._before.get(signal.SIGINT) is signal.default_int_handler
+
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._is_anothers:
+            if self._first is not None and time.monotonic() - self._first > GRACE:
+                raise KeyboardInterrupt
+            self._first = self._first or time.monotonic()
         self.code = self.code or self._codes[number]  # at once, where the main thread is in Python
 
     def _listen(self, ours: socket.socket) -> None:
         with ours:
             first = 0.0
+            mine = self._codes.keys() - ({signal.SIGINT} if self._is_anothers else set())
             try:
                 while heard := ours.recv(64):
-                    if not any(number in self._codes for number in heard):
+                    self.code = self.code or next((self._codes[number] for number in heard if number in self._codes), 0)
+                    if mine.isdisjoint(heard):
                         continue
                     if self._at_once:
                         leave(RUN_AGAIN, "asked to stop before or after the steps")
                     if not first:
                         first = time.monotonic()
-                        self.code = self.code or next(self._codes[number] for number in heard if number in self._codes)
                     elif time.monotonic() - first > GRACE:
                         leave(self.code, "asked twice to stop")
                     ours.settimeout(max(0.1, first + DEADLINE - time.monotonic()))

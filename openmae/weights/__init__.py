@@ -1,6 +1,6 @@
 """Weights in and out: one file per format. `load` finds out which one it is given."""
 
-from pathlib import Path
+import os
 
 from openmae.weights.fitting import Channels, Fitted, fitted, fitted_autoencoder
 from openmae.weights.loaded import Loaded, Model, model_json
@@ -24,14 +24,16 @@ __all__ = [
 ]
 
 
-def load(model: str | Path, *, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Model:
+def load(
+    model: "str | os.PathLike[str]", *, num_heads: int | None = None, decoder_num_heads: int | None = None
+) -> Model:
     """A model in evaluation mode, on the CPU: a MaskedAutoencoder from pre-training, a Classifier from fine-tuning, an
     Encoder from a file that has neither decoder nor head; all have the `encoder`, and `encode(images)`.
 
-    model: a run folder, a `.safetensors` file of ours, a released file or training checkpoint of Meta's MAE code, a
+    model: a run folder or a Run, a `.safetensors` file of ours, a file or checkpoint of Meta's MAE code, a
     folder of transformers', a file, folder or model name of timm's, or `hub:user/name`.
     num_heads, decoder_num_heads: attention heads, for files that do not say it (.pth of Meta's layout and of timm's).
     `openmae.weights.load_model` gives the input statistics, the licence and the provenance stored with it too.
     Raises UserError where it is none of these, or weights are missing, unexpected or misshapen.
     """
-    return load_model(model, num_heads=num_heads, decoder_num_heads=decoder_num_heads).model
+    return load_model(os.fspath(model), num_heads=num_heads, decoder_num_heads=decoder_num_heads).model
