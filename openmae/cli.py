@@ -35,6 +35,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass
         "Evaluate",
         "how good a fine-tuned model is, class by class, and where it errs: MODEL DATA",
     ),
+    "predict": (
+        "predict.job",
+        "Predict",
+        "what a fine-tuned model says of new images, in a table: RUN IMAGES --out FILE.csv",
+    ),
     "export": ("export.job", "Export", "for timm, transformers, ONNX, ..., checked: MODEL --to FORMAT --out PATH"),
     "push": ("push", "Push", "onto the Hugging Face Hub, with a model card: RUN USER/NAME"),
     "stats": ("stats", "Stats", "mean, deviation and percentiles of your images: DATA"),

@@ -11,7 +11,7 @@ since either might be meant; but shards that `openmae pack` has written, with th
 them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from openmae.data.parts import Openers, Parts, called_otherwise, said, with_all
 from openmae.data.shards.listing import expand, open_shards, packed_shards, tar_files
 from openmae.data.shards.source import ShardSource
 from openmae.data.sources.arrays import ArrayFile, npz_arrays, open_npz_array
+from openmae.data.sources.files import ImageFiles
 from openmae.data.sources.folder import COMPRESSED, ImageFolder, unpacking
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import EXTENSIONS
@@ -36,8 +37,8 @@ from openmae.data.sources.table import open_table
 from openmae.errors import UserError
 from openmae.files.address import hide
 
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val")  # what a training learns from, and is judged by
 
 _KINDS = (
     "a folder of images, a .csv or .parquet table, .tar shards, .parquet files with the images inside, or a .npy or "
@@ -75,7 +76,7 @@ class Data:
 
     @property
     def has_unused_test(self) -> bool:
-        """Whether there is a split called test beside train and val, which no command reads."""
+        """Whether there is a split called test beside train and val, which is read where it is asked for alone."""
         return {"train", "val", "test"} <= self._openers.keys()
 
     @property
@@ -94,7 +95,9 @@ class Data:
         return self.split("val")
 
     def split(self, which: Split) -> Source:
-        """`train` or `val`."""
+        """`train`, `val` (test where there is no val), or `test`. Raises UserError where nothing is called test."""
+        if which == "test" and "test" not in self._openers:
+            raise UserError(f"{self.location} has no split called test", "leave `split='test'` out")
         if not self.has_splits:
             return self.all
         return self._openers[which if which in self._openers else "test"]()
@@ -110,7 +113,25 @@ def open_data(data: str, selection: Selection = WHOLE) -> Data:
     """Looks what DATA is and what it is divided into. Raises UserError where there is no such thing, and where it has
     what may be splits or not."""
     location = hide(data)
-    parts = _parts(location, selection)
+    return _data(location, _parts(location, selection), selection)
+
+
+def open_images(images: Sequence[str], selection: Selection = WHOLE) -> Data:
+    """As `open_data` one DATA, or else image files that are named one by one. Raises UserError."""
+    if len(images) == 1 and not _is_image(images[0]):
+        return open_data(images[0], selection)
+    if other := next((name for name in images if not _is_image(name) and not Path(name).is_file()), None):
+        raise UserError(f"{other} is no image file", "give image files, or one folder, table, ... of images alone")
+    files = cache(partial(ImageFiles, images))
+    return _data(files().location, Parts({"all": files}), selection)
+
+
+def _is_image(name: str) -> bool:
+    """Whether it is one image by its name: a .npy may be an array of many."""
+    return Path(name).suffix.lower() in EXTENSIONS - {".npy"} and not is_remote(name)
+
+
+def _data(location: str, parts: Parts, selection: Selection) -> Data:
     openers = {"all": parts.openers["all"]} if selection.is_one_set else parts.openers
     if selection.image_key is not None:
         openers = {which: partial(_of_samples, opener) for which, opener in openers.items()}

@@ -20,3 +20,8 @@ def _is_obeyed(text: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+def original(cell: str) -> str:
+    """The text that became this cell."""
+    return cell[1:] if cell.startswith("'") and _is_obeyed(cell[1:]) else cell

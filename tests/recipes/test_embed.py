@@ -30,11 +30,13 @@ from openmae.data.formats.header import Depth
 from openmae.data.opening import open_data
 from openmae.data.views.statistics import Statistics
 from openmae.evaluate import neighbours
-from openmae.evaluate.embedding import embed, embed_each, embedder_of
+from openmae.evaluate.embedding import embed, embedder_of
 from openmae.evaluate.features import centred_images
+from openmae.evaluate.in_batches import rows_of_each
 from openmae.heads import Classifier
 from openmae.recipes.embed import job as recipe
-from openmae.recipes.embed.parts import parts_folder
+from openmae.recipes.in_parts import work
+from openmae.recipes.in_parts.folder import parts_folder
 from openmae.weights import load_model, model_json, serialize
 from tests.commands import Run, refused
 from tests.evaluate.outliers import sorted_means
@@ -223,15 +225,17 @@ def test_batches_are_the_same_wherever_one_starts(
     names = [f"{'broken' if i in broken else i % 10}.png" for i in range(count)]
     table.write_text("path\n" + "".join(f"{name}\n" for name in names))
     images = centred_images(loaded.encoder, loaded.statistics, open_data(str(table)).all)
-    whole = list(embed_each(images, embedder, batch_size, 0))
+    whole = list(rows_of_each(images, embedder, batch_size, 0))
     assert [(b.start, b.stop) for b in whole] == [
         (start, min(start + batch_size, count)) for start in range(0, count, batch_size)
     ]
     assert [index for b in whole for index in b.missing] == sorted(i for i in broken if i < count)
     start = min(begun, len(whole) - 1)
-    for one, other in zip(whole[start:], embed_each(images, embedder, batch_size, 0, start * batch_size), strict=True):
+    for one, other in zip(
+        whole[start:], rows_of_each(images, embedder, batch_size, 0, start * batch_size), strict=True
+    ):
         np.testing.assert_array_equal(one.indices, other.indices)
-        np.testing.assert_array_equal(one.vectors, other.vectors)
+        np.testing.assert_array_equal(one.rows, other.rows)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +285,7 @@ def slow_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def quick_parts(model: Path, data: Path, out: Path, **settings: Any) -> None:
-    recipe.PART_SECONDS = 0.0  # type: ignore[misc]  # in a process of its own
+    work.PART_SECONDS = 0.0  # type: ignore[misc]  # in a process of its own
     recipe.run(recipe.Embed(model, str(data), out, **{"batch_size": 5, "workers": 0, "device": "cpu", **settings}))
 
 
@@ -528,7 +532,7 @@ def test_all_searches_in_one_go_without_embedding_twice(
             assert min(image.size) > 200
             assert len(image.convert("L").getcolors()) > 50
     before = out.stat().st_mtime_ns
-    monkeypatch.setattr(recipe, "embed_each", lambda *given: pytest.fail("embeds again"))
+    monkeypatch.setattr(work, "rows_of_each", lambda *given: pytest.fail("embeds again"))
     again = run(*words)[1]
     assert out.stat().st_mtime_ns == before
     assert again[again.index("Nearest") :] == said[said.index("Nearest") :]

@@ -15,9 +15,23 @@ from numpy.typing import NDArray
 from openmae.errors import UserError
 from openmae.files.spreadsheets import cells
 from openmae.files.whole import WholeFile
+from openmae.recipes.in_parts.about import KEY, SAME_IMAGES, Kind, as_json
 
-_KEY = b"openmae"  # of the parquet schema's metadata
 ROWS = 4096  # of a row group, and of what is read at once
+
+FEATURES = Kind(
+    command="embed",
+    holds="features",
+    under_way="an embedding",
+    model="encoder",
+    others={
+        "encoder": "another model, or the same at another step",
+        "statistics": "other input statistics",
+        "data_fingerprint": SAME_IMAGES,
+    },
+    flags=("layer", "pool", "precision"),
+    beside=(".csv", ".json"),
+)
 
 Rows = Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
 """Indices (m,) of images and their vectors (m, D), some at a time."""
@@ -27,11 +41,6 @@ def require_writer(out: Path) -> None:
     """Raises UserError where nothing here can write such a file."""
     if out.suffix.lower() == ".parquet":
         _pyarrow()
-
-
-def companions(out: Path) -> list[Path]:
-    """The files that come beside the features."""
-    return [] if out.suffix.lower() == ".parquet" else [out.with_suffix(".csv"), out.with_suffix(".json")]
 
 
 def write_features(
@@ -53,7 +62,7 @@ def write_features(
             _write_parquet(whole.file, about, width, rows, describe)
             whole.finish()
         return
-    places = (*companions(out), out)
+    places = (*FEATURES.companions(out), out)
     with ExitStack() as until_then:
         files = [until_then.enter_context(WholeFile(place, aside=aside / place.name)) for place in places]
         table, description, whole = files
@@ -66,31 +75,11 @@ def write_features(
             whole.file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
             writer.writerows(cells(describe(index)) for index in indices.tolist())
         text.detach()
-        description.file.write(json.dumps(about, indent=1).encode())
+        description.file.write(as_json(about))
         for file in files:
             file.close()
         for file in files:
             file.finish()
-
-
-def read_about(out: Path) -> dict[str, Any]:
-    """What the features in a file are. Raises UserError where it is none that `openmae embed` wrote."""
-    found: Any = None
-    if out.suffix.lower() == ".parquet":
-        _, parquet = _pyarrow()
-        try:
-            found = json.loads((parquet.read_schema(out).metadata or {}).get(_KEY, b"null"))
-        except (OSError, ValueError):  # pyarrow's own errors are of these kinds
-            found = None
-    else:
-        description = companions(out)[1]
-        try:
-            found = json.loads(description.read_bytes()) if description.exists() else None
-        except ValueError:
-            found = None
-    if not isinstance(found, dict) or "encoder" not in found:
-        raise UserError(f"{out} exists and was not written by openmae embed", "choose another --out, or move it away")
-    return found
 
 
 def read_vectors(out: Path) -> Iterator[NDArray[np.float32]]:
@@ -123,7 +112,7 @@ def _write_parquet(
         ("label", pyarrow.string()),
         ("vector", pyarrow.list_(pyarrow.float32(), width)),
     ]
-    schema = pyarrow.schema(columns, {_KEY: json.dumps(about).encode()})
+    schema = pyarrow.schema(columns, {KEY: json.dumps(about).encode()})
     compression = {"path": "zstd", "label": "zstd", "vector.list.element": "none"}  # floats hardly shrink
     with parquet.ParquetWriter(file, schema, compression=compression, use_dictionary=["label"]) as writer:
         for indices, vectors in _grouped(rows, width):

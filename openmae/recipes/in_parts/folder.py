@@ -1,5 +1,5 @@
-"""What is embedded so far, in a folder beside the file to be: parts that are whole or absent, so that a kill costs
-the last one at most."""
+"""What is computed so far, in a folder beside the file to be: parts that are whole or absent, so that a kill costs the
+last one at most."""
 
 import io
 import json
@@ -30,10 +30,10 @@ class Part:
     indices: NDArray[np.int64]
     left_out: list[tuple[int, str]]
 
-    def vectors(self) -> NDArray[np.float32]:
-        """(m, D), read now. Raises UserError where the file has been damaged."""
+    def rows(self) -> NDArray[np.float32]:
+        """(m, ...) what was computed of each, read now. Raises UserError where the file has been damaged."""
         with _opened(self.file) as stored:
-            return np.asarray(stored["vectors"])
+            return np.asarray(stored["rows"])
 
 
 class PartsFolder:
@@ -65,7 +65,7 @@ class PartsFolder:
         self,
         stop: int,
         indices: NDArray[np.int64],
-        vectors: NDArray[np.float32],
+        rows: NDArray[np.float32],
         left_out: list[tuple[int, str]],
     ) -> None:
         """Keeps the images from where the last part ended up to `stop`. Raises OSError."""
@@ -75,7 +75,7 @@ class PartsFolder:
             buffer,
             span=np.array([start, stop]),
             indices=indices,
-            vectors=vectors,
+            rows=rows,
             missing=np.array([index for index, _ in left_out], np.int64),
             reasons=np.array([reason for _, reason in left_out], np.str_),
         )

@@ -1,0 +1,198 @@
+"""Images in a folder for each class that was predicted: copies or links, each where it lay in IMAGES, below its class."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from openmae.console.progress import counting
+from openmae.console.words import several
+from openmae.data.signatures import format_of
+from openmae.data.sources.labels import several as labels_in
+from openmae.data.sources.listing import EXTENSIONS
+from openmae.data.sources.source import Source
+from openmae.errors import BrokenImage, Interrupted, UserError
+from openmae.files.spreadsheets import original
+from openmae.files.whole import write_file
+from openmae.recipes.in_parts.about import as_json
+from openmae.recipes.predictions import ERROR, Predictions
+
+_MARK = ".openmae-sort.json"  # in the folder: of which model and images it is
+_SAME = ("classifier", "data_fingerprint", "top_k", "threshold", "statistics", "by")
+_MOST_LETTERS = 120  # of a folder's name
+UNREADABLE, NONE = "_unreadable", "_none"
+"""Folders of files that gave no image, and of images without a label."""
+
+
+def check_sort(folder: Path, by: Literal["copy", "link"], source: Source, about: dict[str, Any]) -> None:
+    """Makes the folder, and notes whose it is. Raises UserError, before anything long begins, where images could not be
+    put there, or where there is something already that no earlier start of the same has put there."""
+    if by == "link" and source.file(0) is None:
+        raise UserError(
+            f"--sort-by link is for images that are files of their own, and those of {source.location} lie in others",
+            "give --sort-by copy",
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--sort is {folder}, which is a file", "give a folder")
+    here, images = folder.resolve(), Path(source.location).resolve()
+    if images.is_dir() and (here == images or images in here.parents):
+        raise UserError(f"--sort is {folder}, which is in {source.location} itself", "give a folder elsewhere")
+    mark = folder / _MARK
+    now = {key: about.get(key) for key in _SAME} | {"by": by}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if mark.exists():
+            if _read(mark) != json.loads(as_json(now)):
+                raise UserError(
+                    f"--sort is {folder}, which has images sorted by another model or of other IMAGES",
+                    "give another folder, or delete that one",
+                )
+        elif any(folder.iterdir()):
+            raise UserError(f"--sort is {folder}, which is not empty", "give a new folder")
+        else:
+            write_file(mark, as_json(now))
+    except OSError as error:
+        raise UserError(f"--sort {folder} cannot be written ({error.strerror})", "give another folder") from error
+
+
+def sort_images(
+    folder: Path,
+    by: Literal["copy", "link"],
+    source: Source,
+    table: Path,
+    predictions: Predictions,
+    console: Console,
+) -> None:
+    """Puts each image there, as the table says; those that are there already stay. An image of several labels is in
+    the folder of each. Raises OSError, Interrupted."""
+    below = dict(zip(predictions.names, folder_names([*predictions.names, UNREADABLE, NONE]), strict=False))
+    places = _places(source)
+    lost = 0
+    try:
+        with counting("sorting", len(source), console) as say:
+            for index, (said, error) in enumerate(_rows(table, next(iter(predictions.columns)))):
+                labels = labels_in(said or "") if predictions.task == "multi-label" else [said or ""]
+                names = [UNREADABLE] if error else [below[label] for label in labels] or [NONE]
+                for name in names:
+                    lost += not _put(folder / name, places[index], source, index, by)
+                say(index + 1)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on where it was") from None
+    console.print(f"Sorted into {folder}: {several(len(source) - lost, 'image')}", highlight=False, soft_wrap=True)
+    if lost:
+        console.print(f"{several(lost, 'image')} cannot be read there, and are in the table alone", style="yellow")
+
+
+def folder_names(names: Sequence[str]) -> list[str]:
+    """A folder's name for each of these, different for different ones also where capitals do not count."""
+    found: list[str] = []
+    seen: set[str] = set()
+    for name in names:
+        plain = "".join("_" if letter in '/\\:*?"<>|' or not letter.isprintable() else letter for letter in name)
+        plain = plain.strip().rstrip(".")[:_MOST_LETTERS] or "_"
+        plain = f"_{plain}" if plain.startswith(".") else plain
+        number, free = 1, plain
+        while free.casefold() in seen:
+            number += 1
+            free = f"{plain}-{number}"
+        seen.add(free.casefold())
+        found.append(free)
+    return found
+
+
+class _places:
+    """places[i] is where image i comes to lie below the folder of its class: its own path, without what leads up or to
+    the root; where two images would lie in one place, with a number."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        hashes = np.fromiter((hash(self._plain(i).casefold()) for i in range(len(source))), np.int64, len(source))
+        self._taken = _repeated(hashes)
+
+    def __getitem__(self, index: int) -> str:
+        plain = self._plain(index)
+        if not self._taken[index]:
+            return plain
+        stem, ending = os.path.splitext(plain)  # noqa: PTH122
+        return f"{stem}-{index + 1}{ending}"
+
+    def _plain(self, index: int) -> str:
+        parts = self._source.name(index).replace("\0", "_").split("/")
+        return "/".join(part for part in parts if part not in ("", ".", "..")) or "image"
+
+
+def _repeated(hashes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) whether the same number is there twice."""
+    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    return counts[inverse] > 1
+
+
+def _put(folder: Path, place: str, source: Source, index: int, by: Literal["copy", "link"]) -> bool:
+    """Whether it is there now."""
+    target = folder / place
+    file = source.file(index)
+    if file is None:
+        try:
+            data = source.read(index)
+        except (OSError, BrokenImage):
+            return False
+        if target.suffix.lower() not in EXTENSIONS:
+            target = target.with_name(f"{target.name}{_ending(data)}")
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_file(target, data)
+        return True
+    if os.path.lexists(target):
+        return True
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if by == "link":
+        target.symlink_to(os.path.abspath(file))  # noqa: PTH100
+        return True
+    aside = target.with_name(f".{target.name[:100]}.part")
+    try:
+        shutil.copy2(file, aside)
+    except FileNotFoundError:
+        return False
+    aside.replace(target)
+    return True
+
+
+def _ending(data: bytes) -> str:
+    """That an image without one gets."""
+    return ".npy" if data.startswith(b"\x93NUMPY") else f".{format_of(data) or 'bin'}"
+
+
+def _read(mark: Path) -> Any:
+    try:
+        return json.loads(mark.read_bytes())
+    except ValueError:
+        return None
+
+
+def _rows(table: Path, column: str) -> Iterator[tuple[str | None, str | None]]:
+    """What the table says of each image, and why it could not be read. Raises UserError where it is damaged."""
+    try:
+        if table.suffix.lower() == ".parquet":
+            from pyarrow import parquet
+
+            with parquet.ParquetFile(table) as file:
+                for batch in file.iter_batches(columns=[column, ERROR]):
+                    yield from zip(batch.column(column).to_pylist(), batch.column(ERROR).to_pylist(), strict=True)
+        elif table.suffix.lower() == ".jsonl":
+            with table.open(encoding="utf-8") as lines:
+                for line in lines:
+                    row = json.loads(line)
+                    yield row[column], row[ERROR]
+        else:
+            with table.open(encoding="utf-8", newline="") as lines:
+                for row in csv.DictReader(lines):
+                    yield original(row[column]), row[ERROR]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{table} is damaged ({error})", "delete it, and predict again") from error
