@@ -118,6 +118,8 @@ def open_data(data: str, selection: Selection = WHOLE) -> Data:
 
 def open_images(images: Sequence[str], selection: Selection = WHOLE) -> Data:
     """As `open_data` one DATA, or else image files that are named one by one. Raises UserError."""
+    if not images:
+        raise UserError("IMAGES are missing", "give image files, or one folder, table, ... of images")
     if len(images) == 1 and not _is_image(images[0]):
         return open_data(images[0], selection)
     if other := next((name for name in images if not _is_image(name) and not Path(name).is_file()), None):

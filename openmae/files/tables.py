@@ -62,7 +62,7 @@ class TableWriter:
         """Some rows, by the names of their columns, all of which are there. Raises OSError."""
         if self._suffix == ".parquet":  # its groups do not tell how the rows came
             for name, column in self._waiting.items():
-                column += rows[name]
+                column.extend(rows[name])
             self._flush(ROWS)
             return
         columns = [rows[name] for name in self._columns]

@@ -63,7 +63,7 @@ class Predictions:
         if self.task == "regression":
             return {"value": told[:, 0].tolist()}
         if self.task == "multi-label":
-            given = [self._joined(row) for row in told > self.threshold]
+            given = [self.joined(row) for row in told > self.threshold]
             return {"labels": given, **{f"p({name})": told[:, k].tolist() for k, name in enumerate(self.names)}}
         found: dict[str, list[Any]] = {}
         for place, (name, share) in enumerate(zip(*[iter(self.columns)] * 2, strict=True)):
@@ -71,14 +71,15 @@ class Predictions:
             found[share] = told[:, self.top_k + place].tolist()
         return found
 
-    def _joined(self, given: NDArray[np.bool_]) -> str:
-        return SEPARATORS[0].join(self.names[number] for number in np.flatnonzero(given))
+    def joined(self, given: NDArray[np.bool_]) -> str:
+        """The labels that are given (K), as a table has them; empty for none."""
+        return SEPARATORS[0].join(self.names[number] for number in np.flatnonzero(given).tolist())
 
 
 def with_errors(
     cells: Mapping[str, Sequence[Any]], places: Sequence[int], errors: Mapping[int, str], count: int
 ) -> dict[str, list[Any]]:
-    """The columns for `count` images, of which `cells` has those at `places`, and the column of errors, of the others."""
+    """The columns for `count` images, of which `cells` has those at `places`, and the column of errors, of others."""
     found: dict[str, list[Any]] = {}
     for name, column in cells.items():
         whole: list[Any] = [None] * count

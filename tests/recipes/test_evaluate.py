@@ -22,61 +22,13 @@ from openmae.data.formats.channels import PixelFormat
 from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.sources.selection import Selection
-from openmae.data.tasks import Task
-from openmae.data.views.statistics import Statistics
 from openmae.evaluate import corruptions
-from openmae.heads import Classifier
-from openmae.model import ViT, initialize
 from openmae.recipes.evaluate.job import _may_be_learnt
 from openmae.recipes.evaluate.keep import read_results, update_results
-from openmae.weights import model_json, serialize
+from openmae.weights import serialize
 from tests.commands import Run, pretrain, refused
 from tests.images import picture, write_images
-
-RGB = PixelFormat(3)
-NAMES = ("class0", "class1", "class2")
-
-
-def a_model(
-    folder: Path,
-    names: Sequence[str] = NAMES,
-    task: Task = "classification",
-    side: int = 32,
-    pixels: PixelFormat = RGB,
-    **provenance: object,
-) -> Path:
-    """A run folder with a model that was never trained, but tells images apart."""
-    draws = torch.Generator().manual_seed(1)
-    encoder = ViT(
-        img_size=(side, side), patch_size=(8, 8), in_chans=pixels.in_chans, embed_dim=16, depth=1, num_heads=2
-    )
-    initialize(encoder, draws)
-    model = Classifier(encoder, len(names), "mean")
-    model.initialize(2.0, draws)
-    statistics = Statistics((0.5,) * pixels.in_chans, (0.25,) * pixels.in_chans, pixels)
-    folder.mkdir(parents=True, exist_ok=True)
-    info = model_json(model, statistics, {"job": "finetune", "seed": 0, **provenance}, task=task, class_names=names)
-    (folder / "model.safetensors").write_bytes(serialize(model, info))
-    (folder / "model.json").write_text(json.dumps(info))
-    (folder / "config.toml").write_text('model = "first"\nsteps = 1\n')
-    return folder
-
-
-def images(folder: Path, count: int = 24, classes: int = 3, side: int = 32) -> Path:
-    """PNG files of the model's size in class folders, so that the model sees them as they are."""
-    for number in range(count):
-        place = folder / f"class{number % classes}"
-        place.mkdir(parents=True, exist_ok=True)
-        picture(number, (side, side)).save(place / f"{number:03d}.png")
-    return folder
-
-
-def scores_of(model: Path, files: Sequence[Path]) -> np.ndarray:
-    """(n, K) softmax, image by image, without any of our loading."""
-    classifier = openmae.load(model)
-    rows = [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).float() / 255 for file in files]
-    with torch.no_grad():
-        return torch.cat([classifier((row[None] - 0.5) / 0.25) for row in rows]).double().softmax(1).numpy()
+from tests.recipes.classifiers import NAMES, a_model, images, scores_of
 
 
 def only_result(run: Path) -> dict:
@@ -111,8 +63,8 @@ def test_figures_and_predictions_are_scikit_learns(tmp_path: Path, run: Run, wor
     rows = list(csv.DictReader((tmp_path / "a/p.csv").read_text().splitlines()))
     assert [row["path"] for row in rows] == [str(file.relative_to(data)) for file in files]
     assert [row["label"] for row in rows] == [file.parent.name for file in files]
-    assert [("class2", "class0", "class1").index(row["predicted"]) for row in rows] == predicted.tolist()
-    assert [float(row["confidence"]) for row in rows] == pytest.approx(shares.max(1), abs=1e-4)
+    assert [("class2", "class0", "class1").index(row["class"]) for row in rows] == predicted.tolist()
+    assert [float(row["probability"]) for row in rows] == pytest.approx(shares.max(1), abs=1e-4)
     assert [float(row["label_probability"]) for row in rows] == pytest.approx(shares[range(70), labels], abs=1e-4)
     (most, *_) = found["confused"]
     matrix = sk.confusion_matrix(labels, predicted)
@@ -300,7 +252,10 @@ def test_unreadable_images_are_counted_and_listed(tmp_path: Path, run: Run) -> N
     files = [file for file in sorted(data.rglob("*.png")) if "broken" not in file.name]
     right = scores_of(model, files).argmax(1) == [NAMES.index(file.parent.name) for file in files]
     assert found["figures"]["top1"] == pytest.approx(right.mean())
-    assert len((tmp_path / "p.csv").read_text().splitlines()) == 25
+    rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
+    assert len(rows) == 25
+    (broken,) = [row for row in rows if row["error"]]
+    assert (broken["path"], broken["label"], broken["class"]) == ("class1/000broken.png", "class1", "")
     assert "class1/000broken.png" in (model / "report.html").read_text()
 
 
@@ -353,7 +308,7 @@ def test_numbers(tmp_path: Path, run: Run) -> None:
     code, out, errors = run("evaluate", model, table, "--save", tmp_path / "p.csv")
     assert code == 0, errors
     rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
-    predicted = np.array([float(row["predicted"]) for row in rows])
+    predicted = np.array([float(row["value"]) for row in rows])
     figures = only_result(model)["clean"]["figures"]
     assert figures["r2"] == pytest.approx(sk.r2_score(values, predicted), rel=1e-3)
     assert figures["mae"] == pytest.approx(sk.mean_absolute_error(values, predicted), rel=1e-3)
@@ -445,7 +400,7 @@ def test_bad_words_are_refused(tmp_path: Path, run: Run, monkeypatch: pytest.Mon
     for words, said in (
         (("--corruptions", "rain"), ("give all, or some of gaussian_noise",)),
         (("--corruptions", "fog", "--severities", "0"), ("numbers from 1 to 5",)),
-        (("--save", tmp_path / "p.xlsx"), (".csv or .parquet",)),
+        (("--save", tmp_path / "p.xlsx"), ("give a file that ends in .csv, .parquet or .jsonl",)),
         (("--save", tmp_path / "data.csv/p.csv"), ("cannot be made",)),
         (("--batch-size", "0"), ("give 1 or more",)),
         (("--seed", "-1"), ("from 0",)),

@@ -117,7 +117,7 @@ def run(settings: Evaluate) -> None:
     if run_folder is not None:
         keep_result(run_folder, judged, found, settings.data, split, beside)
     if settings.save is not None:
-        save_predictions(settings.save, judged)
+        save_predictions(settings.save, judged, workers)
         console.print(f"\nPredictions are in {settings.save}")
     if kinds:
         wanted = [(kind, severity) for kind in kinds for severity in severities]

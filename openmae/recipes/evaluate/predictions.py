@@ -1,21 +1,21 @@
-"""A table with a row for each image that was classified."""
+"""A table with a row for each image that was classified, beside its label."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from openmae.commandline.flags import with_flags
 from openmae.console.words import encodable
 from openmae.errors import UserError
+from openmae.evaluate.in_batches import reasons
 from openmae.evaluate.judge import Judged
-from openmae.files.spreadsheets import cells
-from openmae.files.whole import write_file
+from openmae.files.tables import Columns, TableWriter, require_writer
+from openmae.files.whole import WholeFile
+from openmae.recipes.predictions import ERROR, Predictions, with_errors
 
-_SUFFIXES = (".csv", ".parquet")
-Columns = Mapping[str, Sequence[Any]]
+OWN = "label_probability"  # of classes, that of the label
 
 
 def check_save(file: Path | None, data: str) -> None:
@@ -25,8 +25,7 @@ def check_save(file: Path | None, data: str) -> None:
     """
     if file is None:
         return
-    if file.suffix.lower() not in _SUFFIXES:
-        raise UserError(f"--save is {file}", f"give a file that ends in {' or '.join(_SUFFIXES)}")
+    require_writer(file, "--save")
     if file.resolve() == Path(data).resolve():
         raise UserError(f"--save is {file}, which is DATA itself", "give another file")
     if file.is_dir():
@@ -35,72 +34,40 @@ def check_save(file: Path | None, data: str) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{file.parent} cannot be made ({error.strerror})", "choose another --save") from error
-    if file.suffix.lower() == ".parquet":
-        _pyarrow()
 
 
-def save_predictions(file: Path, judged: Judged) -> None:
-    """Writes the table, complete or as it was before. Raises UserError where it cannot be written."""
-    columns = predictions(judged)
-    data = _as_csv(columns) if file.suffix.lower() == ".csv" else _as_parquet(columns)
+def save_predictions(file: Path, judged: Judged, workers: int) -> None:
+    """Writes the table, complete or as it was before: path, label, what `openmae predict` has of each image, and, of
+    classes, the probability of the label. Raises UserError where it cannot be written.
+
+    workers: processes that may look why an image could not be read, 0 for this one.
+    """
+    right, answers, source = judged.right, judged.answers, judged.source
+    predictions = Predictions(right.task, right.names)
+    cells = predictions.cells(predictions.told(judged.scores.numpy()))
+    columns: Columns = {"path": "text", "label": "text", **predictions.columns}
+    if right.task == "classification":
+        own = judged.scores.double().softmax(1).gather(1, torch.from_numpy(right.values)[:, None])[:, 0]
+        cells[OWN] = own.float().tolist()
+        columns = {**columns, OWN: "number"}
+        labels = [right.names[number] if number >= 0 else None for number in answers.values.tolist()]
+    elif right.task == "multi-label":
+        labels = [predictions.joined(row) for row in answers.values > 0]
+    else:
+        columns = {**columns, "label": "number"}
+        labels = answers.values[:, 0].tolist()
+    missing = np.setdiff1d(np.arange(len(source)), judged.indices).tolist()
+    errors = {index: with_flags(reason) for index, reason in reasons(judged.images, missing, workers)}
+    names = [encodable(source.name(index)) for index in range(len(source))]
+    rows: dict[str, list[Any]] = {
+        "path": names,
+        "label": labels,
+        **with_errors(cells, judged.indices.tolist(), errors, len(names)),
+    }
     try:
-        write_file(file, data)
+        with WholeFile(file) as whole:
+            with TableWriter(whole.file, file.suffix, {**columns, ERROR: "text"}) as table:
+                table.write(rows)
+            whole.finish()
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror})", "choose another --save") from error
-
-
-def predictions(judged: Judged) -> Columns:
-    """path, label and predicted of each image that could be read, and
-
-    classification: confidence, the probability of what is predicted, and label_probability;
-    multi-label: the probability of each label, in a column p(LABEL); labels are joined by ; and given above 1/2.
-    """
-    right, shares = judged.right, judged.probabilities()
-    paths = {"path": [encodable(judged.source.name(index)) for index in judged.indices.tolist()]}
-    if right.task == "regression":
-        return {**paths, "label": right.values[:, 0].tolist(), "predicted": judged.scores[:, 0].tolist()}
-    if right.task == "multi-label":
-        has, said = ([_joined(row, right.names) for row in rows] for rows in (right.values > 0, shares > 0.5))
-        each = {f"p({name})": shares[:, number].tolist() for number, name in enumerate(right.names)}
-        return {**paths, "label": has, "predicted": said, **each}
-    rows, predicted, labels = np.arange(len(shares)), judged.scores.argmax(1).numpy(), right.values.astype(np.int64)
-    return {
-        **paths,
-        "label": [right.names[number] for number in labels.tolist()],
-        "predicted": [right.names[number] for number in predicted.tolist()],
-        "confidence": shares[rows, predicted].tolist(),
-        "label_probability": shares[rows, labels].tolist(),
-    }
-
-
-def _joined(row: Sequence[bool], names: Sequence[str]) -> str:
-    return ";".join(name for name, applies in zip(names, row, strict=True) if applies)
-
-
-def _as_csv(columns: Columns) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    shown = [[_short(cell) for cell in column] for column in columns.values()]
-    writer.writerows(map(cells, zip(*shown, strict=True)))
-    return text.getvalue().encode()
-
-
-def _short(cell: Any) -> Any:
-    return f"{cell:.6g}" if isinstance(cell, float) else cell
-
-
-def _as_parquet(columns: Columns) -> bytes:
-    arrow = _pyarrow()
-    file = io.BytesIO()
-    arrow.parquet.write_table(arrow.table(dict(columns)), file)
-    return file.getvalue()
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError("--save to .parquet needs pyarrow", "pip install pyarrow, or give a .csv") from error
-    return pyarrow

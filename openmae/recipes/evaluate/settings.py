@@ -32,7 +32,7 @@ class Evaluate(AskedHeads, AskedGroups, AskedReading):
     severities: Annotated[str, arg(metavar="N,N")] = "1,2,3,4,5"
     """How strong the corruptions are, 1 to 5."""
     save: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Write a .csv or .parquet table with a row for each image: path, label, what is predicted, how confidently."""
+    """Write a .csv, .parquet or .jsonl table with a row for each image: path, label, what is said, how surely."""
     seed: int = 0
     """Decides the corruptions."""
     batch_size: int = 64

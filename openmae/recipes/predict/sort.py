@@ -1,4 +1,4 @@
-"""Images in a folder for each class that was predicted: copies or links, each where it lay in IMAGES, below its class."""
+"""Images in a folder for each class that was predicted: copies or links, each where it lay in IMAGES, below that."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from openmae.console.progress import counting
 from openmae.console.words import several
-from openmae.data.signatures import format_of
+from openmae.data.signatures import ENOUGH, format_of
 from openmae.data.sources.labels import several as labels_in
 from openmae.data.sources.listing import EXTENSIONS
 from openmae.data.sources.source import Source
@@ -166,7 +166,7 @@ def _put(folder: Path, place: str, source: Source, index: int, by: Literal["copy
 
 def _ending(data: bytes) -> str:
     """That an image without one gets."""
-    return ".npy" if data.startswith(b"\x93NUMPY") else f".{format_of(data) or 'bin'}"
+    return f".{format_of(data[:ENOUGH]) or 'bin'}"
 
 
 def _read(mark: Path) -> Any:

@@ -46,7 +46,9 @@ class Summary:
             mean = self._sums[0] / max(1, self._counts[0])
             console.print(f"  from {self._low:.4g} to {self._high:.4g}, {mean:.4g} on average")
             return
-        table = Table("class" if self._predictions.task == "classification" else "label", "images", "", "probability")
+        table = Table(
+            "class" if self._predictions.task == "classification" else "label", "images", "share", "probability"
+        )
         order = [number for number in np.argsort(-self._counts, kind="stable").tolist() if self._counts[number]]
         for number in order[:_MOST_ROWS]:
             count = int(self._counts[number])
