@@ -282,7 +282,7 @@ def test_several_labels_an_image(tmp_path: Path, run: Run) -> None:
     rows = pyarrow.parquet.read_table(tmp_path / "p.parquet").to_pylist()
     given = np.array([[row[f"p({name})"] for name in "abc"] for row in rows])
     unlike = np.log(given / (1 - given)) - logits
-    np.testing.assert_allclose(unlike - unlike[:, :1], 0, atol=1e-4)  # sigmoid and softmax of the same scores
+    np.testing.assert_allclose(unlike - unlike[:, :1], 0, atol=1e-3)  # sigmoid and softmax of the same scores
     values = np.array([[name in text for name in "abc"] for text in texts])
     each = [sk.average_precision_score(values[:, k], given[:, k]) for k in range(3)]
     assert found["figures"]["mean_ap"] == pytest.approx(np.mean(each))

@@ -13,7 +13,7 @@ import pandas
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -293,7 +293,8 @@ def test_names_that_collide_and_images_that_are_no_files(model: Path, tmp_path: 
     assert np.load(files[0]).shape == (32, 32, 3)
 
 
-@given(st.lists(st.text(), max_size=8))
+@settings(max_examples=30)
+@given(st.lists(st.text(max_size=20), max_size=6))
 def test_folders_have_names_that_are_safe_and_their_own(names: list[str]) -> None:
     found = folder_names(names)
     assert len({name.casefold() for name in found}) == len(names)
