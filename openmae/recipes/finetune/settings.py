@@ -27,6 +27,7 @@ from openmae.recipes.training.settings import (
     ClipGrad,
     Hflip,
     Keep,
+    Log,
     MaxBroken,
     Profile,
     Recipe,
@@ -35,6 +36,7 @@ from openmae.recipes.training.settings import (
     Switch,
     TimeoutMinutes,
 )
+from openmae.report.loggers.logger import loggers_of
 from openmae.train.checkpoint import KEEP
 
 GROUPS = {"optimizer": "schedule", "crop_scale": "view", "seed": "machine"}  # of --help, by their first setting
@@ -151,6 +153,7 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     """How many times the val images are classified, evenly over the run."""
     checkpoint_minutes: CheckpointMinutes = 10.0
     keep: Keep = KEEP
+    log: Log = None
     shard: Sharded = False
     timeout_minutes: TimeoutMinutes = 10.0
     profile: Profile = False
@@ -159,6 +162,7 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
         """Raises UserError for a number out of its range, and for settings that do not go together; what is left open
         passes."""
         check(self, _BOUNDS)
+        loggers_of(self.log)
         self._check_micro_batch()
         if self.optimizer == "lars" and (self.weight_decay or self.layer_decay not in (None, 1.0)):
             raise UserError(

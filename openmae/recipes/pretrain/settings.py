@@ -22,6 +22,7 @@ from openmae.recipes.training.settings import (
     ClipGrad,
     Hflip,
     Keep,
+    Log,
     MaxBroken,
     Profile,
     Sharded,
@@ -31,6 +32,7 @@ from openmae.recipes.training.settings import (
     pair,
     shown,
 )
+from openmae.report.loggers.logger import loggers_of
 from openmae.train.checkpoint import KEEP
 
 GROUPS = {  # of --help, by their first setting
@@ -186,6 +188,7 @@ class Pretrain(AskedGroups, AskedReading):
     has classes, on at most 5,000 images."""
     checkpoint_minutes: CheckpointMinutes = 10.0
     keep: Keep = KEEP
+    log: Log = None
     shard: Sharded = False
     timeout_minutes: TimeoutMinutes = 10.0
     profile: Profile = False
@@ -194,6 +197,7 @@ class Pretrain(AskedGroups, AskedReading):
         """Raises UserError for a number out of its range, and for settings that do not go together; what is left open
         passes."""
         check(self, _BOUNDS)
+        loggers_of(self.log)
         _ = self.masking, self.augmentation
         if self.img_size is not None and self.patch_size is not None:
             try:

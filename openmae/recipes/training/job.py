@@ -7,6 +7,8 @@ it leaves. `begun` does all else, around the loop:
         fit(run.training)
 """
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +32,8 @@ from openmae.recipes.training.open import stored
 from openmae.recipes.training.room import check_room, check_shares, enough_memory, tell_ranks, written
 from openmae.recipes.training.schedule import Course
 from openmae.recipes.training.settings import DERIVED, Settings, given
+from openmae.report.loggers.following import Followers
+from openmae.report.loggers.logger import loggers_of
 from openmae.report.page.run import write_report
 from openmae.train.learner import Learner, M
 from openmae.train.loop import Rest, Training
@@ -48,6 +52,7 @@ MAY_DIFFER = (
     "evaluations",
     "checkpoint_minutes",
     "keep",
+    "log",
     "shard",
     "timeout_minutes",
 )  # settings of all trainings that do not change the result, between the starts of a run
@@ -173,20 +178,27 @@ def begun(kind: JobKind[Settings, O, C, J], settings: Settings, console: Console
     """
     with said_once():
         device = choose_device(settings.device)
-    with Stop(at_once=True), joined(device.type, settings.timeout_minutes * 60) as ranks:
+    with (
+        Stop(at_once=True),
+        Followers(console) as followers,  # the other ranks need not wait for what is sent last
+        joined(device.type, settings.timeout_minutes * 60) as ranks,
+    ):
         console.quiet = console.quiet or not ranks.leads
         device = device_of(device, ranks)
         keep_freed_memory()
         with ranks.together():
             settings = _complete(kind, settings, ranks)
         settings = ranks.from_lead(settings)
+        with ranks.together():
+            if ranks.leads:
+                followers.start(loggers_of(settings.log))
         tell_ranks(ranks, settings.shard, console)
         with ranks.together():
             workers = workers_for(settings.workers, device, ranks)
         out = given(settings.out)
         with room_on_disk(out), ranks.opening(lambda: RunFolder(out, leads=ranks.leads)) as folder, enough_memory():
             here = Here(folder, device, workers, console, ranks)
-            job = _job(kind, settings, here)
+            job = _job(kind, settings, here, followers)
             run = _ready(job, here)
             with _left(run, here):
                 yield run
@@ -203,7 +215,7 @@ def _complete(kind: JobKind[Settings, O, C, J], settings: Settings, ranks: Ranks
     return settings
 
 
-def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here) -> J:
+def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here, followers: Followers) -> J:
     """The job, after everything was opened, chosen and found to fit. Raises UserError."""
     folder, ranks = here.folder, here.ranks
     with ranks.together():
@@ -225,9 +237,19 @@ def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here) -> J:
         if ranks.leads:
             check_room(folder.path, job.model, schedule.keep, job.averages)
             config = {**chosen.config, DERIVED[0]: schedule.steps}
-            for complaint in folder.settle(config, opened.fingerprint, (*MAY_DIFFER, *kind.may_differ)):
+            may_differ = (*MAY_DIFFER, *kind.may_differ)
+            followers.agree()
+            for complaint in folder.settle(config, opened.fingerprint, may_differ):
                 here.console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
+            identity = _identity(config, opened.fingerprint, may_differ)
+            followers.follow(folder.path, identity, goes_on=folder.has_begun)
     return job
+
+
+def _identity(config: Mapping[str, Any], fingerprint: str, may_differ: Collection[str]) -> str:
+    """The same for what trains to the same result."""
+    told = sorted((key, str(value)) for key, value in config.items() if key not in may_differ)
+    return hashlib.sha256(json.dumps([told, fingerprint]).encode()).hexdigest()
 
 
 def _ready(job: J, here: Here) -> Run[J]:

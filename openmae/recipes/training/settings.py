@@ -38,6 +38,14 @@ TimeoutMinutes = Annotated[
     float,
     arg(help="Under torchrun: a process that does not answer or get on for so long is given up, and the run with it."),
 ]
+Log = Annotated[
+    str | None,
+    arg(
+        metavar="LOGGER",
+        help="Show the run elsewhere too: tensorboard, wandb, mlflow or trackio; several with commas; none to stop it. "
+        "It never holds up the training (docs/logging.md).",
+    ),
+]
 Profile = Annotated[
     bool,
     arg(
@@ -89,6 +97,8 @@ class Asked(Protocol):
     def shard(self) -> bool: ...
     @property
     def timeout_minutes(self) -> float: ...
+    @property
+    def log(self) -> str | None: ...
     @property
     def profile(self) -> bool: ...
 
