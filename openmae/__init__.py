@@ -5,6 +5,8 @@
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 from openmae.version import __version__ as __version__
@@ -16,8 +18,17 @@ _PLACES = {  # what is imported when it is first asked for: torch takes a second
     "UserError": "errors",
     "Interrupted": "errors",
     "Run": "python.run",
+    "Features": "python.features",
     "pretrain": "python.training",
     "finetune": "python.training",
+    "embed": "python.features",
+    "knn": "python.features",
+    "probe": "python.features",
+    "evaluate": "python.results",
+    "reconstruct": "python.results",
+    "export": "python.results",
+    "stats": "python.looking",
+    "check": "python.looking",
 }
 __all__ = [*_PLACES]  # noqa: PLE0604  # __init__.pyi has them for type checkers
 
@@ -32,3 +43,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
+
+
+class _Package(ModuleType):
+    """`evaluate` is a call, and a room of the same name, which Python would put in the call's place when it is first
+    imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _PLACES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,11 +1,15 @@
 """Written by `python -m tests.python.stub`: change the settings, not this."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+import PIL.Image
 
 from openmae.errors import Interrupted as Interrupted
 from openmae.errors import UserError as UserError
 from openmae.model import MaskedAutoencoder as MaskedAutoencoder
 from openmae.model import create_model as create_model
+from openmae.python.features import Features as Features
 from openmae.python.kinds import AnyModel as AnyModel
 from openmae.python.kinds import Data as Data
 from openmae.python.kinds import Place as Place
@@ -15,14 +19,23 @@ from openmae.weights import load as load
 
 __version__: str
 __all__ = [
+    "Features",
     "Interrupted",
     "MaskedAutoencoder",
     "Run",
     "UserError",
+    "check",
     "create_model",
+    "embed",
+    "evaluate",
+    "export",
     "finetune",
+    "knn",
     "load",
     "pretrain",
+    "probe",
+    "reconstruct",
+    "stats",
 ]
 
 def pretrain(
@@ -164,3 +177,213 @@ def finetune(
     num_heads: int | None = None,
 ) -> Run:
     """Trains an encoder on labels, and gives the run, whose `results` are the figures on val."""
+
+def embed(
+    model: AnyModel,
+    data: Data,
+    *,
+    out: Place | None = None,
+    split: Literal["all", "train", "val"] = "all",
+    layer: int | None = None,
+    pool: Literal["mean", "class"] = "mean",
+    search: tuple[Place, ...] | list[Place] | Place = (),
+    picture: Place | None = None,
+    nearest: int = 10,
+    duplicates: bool = False,
+    threshold: float = 0.998,
+    outliers: bool = False,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    alpha: Literal["white", "black", "channel", "ignore"] | None = None,
+    layout: Literal["hwc", "chw"] | None = None,
+    pages: Literal["frames", "channels", "rows"] | None = None,
+    dicom_units: Literal["rescaled", "raw"] | None = None,
+    nodata: tuple[float, ...] | list[float] | float | None = None,
+    splits: Text | None = None,
+    include: tuple[Text, ...] | list[Text] | Text | None = None,
+    exclude: tuple[Text, ...] | list[Text] | Text | None = None,
+    image_key: Text | None = None,
+    num_heads: int | None = None,
+) -> Features:
+    """Gives a vector for each image, for scikit-learn or whatever takes an array: `vectors`, `labels`, `paths`."""
+
+def knn(
+    model: AnyModel,
+    data: Data,
+    *,
+    layer: Text | None = None,
+    pool: Text | None = None,
+    task: Literal["classification", "multi-label", "regression"] | None = None,
+    baselines: bool = True,
+    seed: int = 0,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    workers: int | None = None,
+    k: int = 20,
+    temperature: float = 0.07,
+    alpha: Literal["white", "black", "channel", "ignore"] | None = None,
+    layout: Literal["hwc", "chw"] | None = None,
+    pages: Literal["frames", "channels", "rows"] | None = None,
+    dicom_units: Literal["rescaled", "raw"] | None = None,
+    nodata: tuple[float, ...] | list[float] | float | None = None,
+    splits: Text | None = None,
+    include: tuple[Text, ...] | list[Text] | Text | None = None,
+    exclude: tuple[Text, ...] | list[Text] | Text | None = None,
+    image_key: Text | None = None,
+    group_column: Text | None = None,
+    group_by: Text | None = None,
+    num_heads: int | None = None,
+) -> Any:
+    """Asks what frozen features know, by nearest neighbours; gives the figures, a row for each kind of features: a
+    pandas.DataFrame where pandas is installed, else a list of dicts."""
+
+def probe(
+    model: AnyModel,
+    data: Data,
+    *,
+    layer: Text | None = None,
+    pool: Text | None = None,
+    task: Literal["classification", "multi-label", "regression"] | None = None,
+    baselines: bool = True,
+    seed: int = 0,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    workers: int | None = None,
+    recipe: Literal["auto", "paper"] = "auto",
+    out: Place | None = None,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    alpha: Literal["white", "black", "channel", "ignore"] | None = None,
+    layout: Literal["hwc", "chw"] | None = None,
+    pages: Literal["frames", "channels", "rows"] | None = None,
+    dicom_units: Literal["rescaled", "raw"] | None = None,
+    nodata: tuple[float, ...] | list[float] | float | None = None,
+    splits: Text | None = None,
+    include: tuple[Text, ...] | list[Text] | Text | None = None,
+    exclude: tuple[Text, ...] | list[Text] | Text | None = None,
+    image_key: Text | None = None,
+    group_column: Text | None = None,
+    group_by: Text | None = None,
+    num_heads: int | None = None,
+) -> Any:
+    """Asks what frozen features know, by a linear classifier; gives the figures as openmae.knn does.
+    Settings:"""
+
+def evaluate(
+    model: AnyModel,
+    data: Data,
+    *,
+    split: Literal["train", "val", "all"] | None = None,
+    classes: Literal["present", "all"] | None = None,
+    corruptions: Text | None = None,
+    severities: Text = "1,2,3,4,5",
+    save: Place | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    workers: int | None = None,
+    alpha: Literal["white", "black", "channel", "ignore"] | None = None,
+    layout: Literal["hwc", "chw"] | None = None,
+    pages: Literal["frames", "channels", "rows"] | None = None,
+    dicom_units: Literal["rescaled", "raw"] | None = None,
+    nodata: tuple[float, ...] | list[float] | float | None = None,
+    splits: Text | None = None,
+    include: tuple[Text, ...] | list[Text] | Text | None = None,
+    exclude: tuple[Text, ...] | list[Text] | Text | None = None,
+    image_key: Text | None = None,
+    group_column: Text | None = None,
+    group_by: Text | None = None,
+    num_heads: int | None = None,
+) -> dict[str, Any]:
+    """Judges a fine-tuned model by labelled images, and gives how it does."""
+
+def reconstruct(
+    model: AnyModel,
+    images: Any,
+    *,
+    out: Place | None = None,
+    mask_ratio: float | None = None,
+    patch_stats: Literal["true", "visible"] = "true",
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    alpha: Literal["white", "black", "channel", "ignore"] | None = None,
+    layout: Literal["hwc", "chw"] | None = None,
+    pages: Literal["frames", "channels", "rows"] | None = None,
+    dicom_units: Literal["rescaled", "raw"] | None = None,
+    nodata: tuple[float, ...] | list[float] | float | None = None,
+    splits: Text | None = None,
+    include: tuple[Text, ...] | list[Text] | Text | None = None,
+    exclude: tuple[Text, ...] | list[Text] | Text | None = None,
+    image_key: Text | None = None,
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
+) -> PIL.Image.Image:
+    """Draws what the model fills in: masked | reconstruction | original; gives the picture, which a notebook shows."""
+
+def export(
+    model: AnyModel,
+    *,
+    to: Literal["safetensors", "timm", "hf-mae", "hf-vit", "onnx", "pt2"],
+    out: Place,
+    data: Text | None = None,
+    quantize: Literal["int8", "fp16"] | None = None,
+    force: bool = False,
+    alpha: Literal["white", "black", "channel", "ignore"] | None = None,
+    layout: Literal["hwc", "chw"] | None = None,
+    pages: Literal["frames", "channels", "rows"] | None = None,
+    dicom_units: Literal["rescaled", "raw"] | None = None,
+    nodata: tuple[float, ...] | list[float] | float | None = None,
+    splits: Text | None = None,
+    include: tuple[Text, ...] | list[Text] | Text | None = None,
+    exclude: tuple[Text, ...] | list[Text] | Text | None = None,
+    image_key: Text | None = None,
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
+) -> Path:
+    """Writes a model in another library's format, checked with that library on real images; gives where it is.
+    Settings:"""
+
+def stats(
+    data: Data,
+    *,
+    out: Place | None = None,
+    in_chans: int | None = None,
+    bands: tuple[int, ...] | list[int] | int | None = None,
+    pixel_type: Literal["uint8", "uint16", "float32"] | None = None,
+    most: int | None = None,
+    workers: int | None = None,
+    alpha: Literal["white", "black", "channel", "ignore"] | None = None,
+    layout: Literal["hwc", "chw"] | None = None,
+    pages: Literal["frames", "channels", "rows"] | None = None,
+    dicom_units: Literal["rescaled", "raw"] | None = None,
+    nodata: tuple[float, ...] | list[float] | float | None = None,
+    splits: Text | None = None,
+    include: tuple[Text, ...] | list[Text] | Text | None = None,
+    exclude: tuple[Text, ...] | list[Text] | Text | None = None,
+    image_key: Text | None = None,
+) -> dict[str, Any]:
+    """Measures mean and deviation of each channel over all images, and prints more of them; gives keywords for
+    openmae.pretrain: `openmae.pretrain("images", out="runs/first", **openmae.stats("images"))`."""
+
+def check(
+    data: Data,
+    *,
+    out: Place | None = None,
+    task: Literal["classification", "multi-label", "regression"] | None = None,
+    workers: int | None = None,
+    alpha: Literal["white", "black", "channel", "ignore"] | None = None,
+    layout: Literal["hwc", "chw"] | None = None,
+    pages: Literal["frames", "channels", "rows"] | None = None,
+    dicom_units: Literal["rescaled", "raw"] | None = None,
+    nodata: tuple[float, ...] | list[float] | float | None = None,
+    splits: Text | None = None,
+    include: tuple[Text, ...] | list[Text] | Text | None = None,
+    exclude: tuple[Text, ...] | list[Text] | Text | None = None,
+    image_key: Text | None = None,
+    group_column: Text | None = None,
+    group_by: Text | None = None,
+) -> Any:
+    """Reads every image once, and gives what was found, the worst first: a row each with `severity`, `what`, `advice`
+    and `examples`, as openmae.knn gives its figures"""

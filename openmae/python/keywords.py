@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from functools import wraps
 from inspect import Parameter, Signature
+from keyword import iskeyword
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
@@ -17,7 +18,7 @@ from openmae.commandline.refusal import has_place
 from openmae.commandline.words import suggestion
 from openmae.console.terminal import worded
 from openmae.console.words import printable
-from openmae.errors import NotWritten, UserError
+from openmae.errors import Interrupted, NotWritten, UserError
 from openmae.files.address import hide
 from openmae.files.foreign_caches import place_foreign_caches
 
@@ -25,7 +26,7 @@ S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FLAG = re.compile(r"--(?:no-)?([a-z][a-z0-9-]*)")
-_COMMAND = re.compile(r"openmae [a-z]+ [A-Z-].*|torchrun .*", re.DOTALL)  # quoted for a shell
+_COMMAND = re.compile(r"(?:openmae [a-z]|torchrun ).*")  # quoted for a shell
 _NOT_TAKEN = object()
 
 
@@ -121,9 +122,19 @@ def with_keywords(sentence: str) -> str:
     """What a command says, in Python's words: `--img-size` and backquoted settings become img_size, the same command
     the same call; whole commands stay."""
     sentence = with_flags(sentence).replace("the same command", "the same call").replace("any flag", "any keyword")
-    shell = _COMMAND.search(sentence)
-    end = len(sentence) if shell is None else shell.start()
-    return _FLAG.sub(lambda found: found[1].replace("-", "_"), sentence[:end]) + sentence[end:]
+    return "\n".join(map(_line, sentence.split("\n")))
+
+
+def _line(text: str) -> str:
+    shell = _COMMAND.search(text)
+    end = len(text) if shell is None else shell.start()
+    return _FLAG.sub(lambda found: _keyword(found[1]), text[:end]) + text[end:]
+
+
+def _keyword(flag: str) -> str:
+    """Of a flag without its dashes; `from` is a word of Python's own."""
+    name = flag.replace("-", "_")
+    return f"{name}_" if iskeyword(name) else name
 
 
 # ---------------------------------------------------------------- help
@@ -145,6 +156,8 @@ def taking(kind: type) -> Callable[[F], F]:
                 refusal: Exception = UserError(with_keywords(error.what), with_keywords(error.advice))
             except NotWritten as error:
                 refusal = NotWritten(with_keywords(str(error)))
+            except Interrupted as stopped:
+                refusal = Interrupted(with_keywords(str(stopped)), stopped.step, stopped.code)
             raise refusal
 
         call.__signature__ = _signature(function, kind)  # type: ignore[attr-defined]

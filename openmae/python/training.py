@@ -32,6 +32,7 @@ def pretrain(data: Data | None = None, **settings: Any) -> Run:
     settings or the images.
     """
     asked = settings_of("pretrain", Pretrain, {"data": data, **settings})
+    finished(settings.get("from_"))
     return _trained(asked.out, lambda console: pretraining.pretrain(asked, console))
 
 

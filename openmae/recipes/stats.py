@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tomli_w
@@ -71,6 +71,11 @@ class Stats(AskedFiles, AskedReading):
 
 def run(settings: Stats) -> None:
     """Reads, prints, writes. Raises UserError."""
+    stats(settings)
+
+
+def stats(settings: Stats) -> dict[str, Any]:
+    """Does so, and gives the figures as settings of a pre-training of these images."""
     console = make_console()
     workers = reading_workers(settings.workers)
     if settings.out is not None:
@@ -104,7 +109,9 @@ def run(settings: Stats) -> None:
     say_apart(found.apart, console)
     for note in _notes(found, source, settings.data):
         console.print(note, soft_wrap=True)
-    _hand_on(settings, found, console)
+    values = {**found.statistics.to_dict(), **settings.selection.to_dict()}  # of the same images
+    _hand_on(settings, found, values, console)
+    return values
 
 
 def _source(settings: Stats, console: Console) -> Source:
@@ -180,9 +187,8 @@ def _notes(found: Distribution, source: Source, data: str) -> list[str]:
     return notes
 
 
-def _hand_on(settings: Stats, found: Distribution, console: Console) -> None:
+def _hand_on(settings: Stats, found: Distribution, values: dict[str, Any], console: Console) -> None:
     """Writes the files; says how to use the figures."""
-    values = {**found.statistics.to_dict(), **settings.selection.to_dict()}  # of the same images
     if settings.out is None:
         flags = " ".join(
             f"{flag(name)} {_words(value if isinstance(value, list) else [value])}" for name, value in values.items()

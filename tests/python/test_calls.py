@@ -165,3 +165,28 @@ def test_importing_it_is_light() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ})
     assert said.stderr.strip() == "set()"
+
+
+def test_what_the_other_calls_give(finished: Path, classes: Path, data: Path, tmp_path: Path) -> None:
+    model, few = Run(copy(finished, tmp_path / "first")), {"workers": 0}
+    figures = openmae.stats(data, **few)
+    settings_of("pretrain", Pretrain, figures)
+    features = openmae.embed(model, data, precision="fp32", **few)
+    assert features.vectors.shape == (40, 24)
+    assert sorted(features.labels.tolist()) == ["class0"] * 20 + ["class1"] * 20
+    assert all((data / path).exists() for path in features.paths)
+    kept = openmae.embed(model, data, out=tmp_path / "features.parquet", precision="fp32", **few)
+    assert np.array_equal(kept.vectors, features.vectors)
+    assert kept.paths == features.paths
+    assert kept.labels.tolist() == features.labels.tolist()
+    found = openmae.knn(model, data, **few)
+    assert found["features"].tolist() == ["raw pixels", "untrained", "pre-trained"]
+    judged = openmae.evaluate(Run(copy(classes, tmp_path / "classes")), data, **few)
+    assert judged["figures"]["top1"] == pytest.approx(float(np.mean([one["accuracy"] for one in judged["classes"]])))
+    picture = openmae.reconstruct(model, sorted(data.rglob("*.*"))[0])
+    assert openmae.reconstruct(model, data, out=tmp_path / "picture.png").size > picture.size
+    assert (tmp_path / "picture.png").exists()
+    assert openmae.export(model, to="safetensors", out=tmp_path / "e.safetensors") == tmp_path / "e.safetensors"
+    assert len(openmae.check(data, **few)) == 0
+    with pytest.raises(openmae.UserError, match="is pre-trained and has not learnt any labels"):
+        openmae.evaluate(model, data)

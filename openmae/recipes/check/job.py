@@ -58,6 +58,11 @@ _CODES: dict[Severity, int] = {"error": 2, "warning": 1, "note": 0}
 
 def run(settings: Check) -> int:
     """Reads, prints, writes; returns the exit code. Raises UserError."""
+    return max((_CODES[finding.severity] for finding in check(settings)), default=0)
+
+
+def check(settings: Check) -> list[Finding]:
+    """Does so, and gives what was found, the worst first."""
     console = make_console()
     if settings.out is not None:
         check_out(settings.out, ".csv", ".parquet")
@@ -75,7 +80,8 @@ def run(settings: Check) -> int:
     findings += judge(splits, choice)
     findings += _of_splits(data, settings)
     findings += [Finding("warning", note.what, note.advice) for note in notes if note.is_warning]
-    for finding in sorted(findings, key=lambda finding: [*_STYLES].index(finding.severity)):
+    findings.sort(key=lambda finding: [*_STYLES].index(finding.severity))
+    for finding in findings:
         _show(finding, console)
     if settings.out is not None:
         write_inventory(settings.out, splits)
@@ -85,7 +91,7 @@ def run(settings: Check) -> int:
     counts = Counter(finding.severity for finding in findings)
     said = [f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in _STYLES]
     console.print("Nothing is wrong with that." if not counts else f"{said[0]}, {said[1]}, {said[2]}.")
-    return max((_CODES[severity] for severity in counts), default=0)
+    return findings
 
 
 def _inspected(data: Data, settings: Check, console: Console) -> tuple[list[InspectedSplit], Choice]:

@@ -61,6 +61,11 @@ _FEW = 5  # names in a sentence
 
 def run(settings: Evaluate) -> None:
     """Prints the figures, and keeps them in the run. Raises UserError."""
+    evaluate(settings)
+
+
+def evaluate(settings: Evaluate) -> dict[str, Any]:
+    """Does so, and gives them as results.json has them."""
     console = make_console()
     kinds, severities = _kinds(settings), _severities(settings)
     _check_numbers(settings)
@@ -127,6 +132,7 @@ def run(settings: Evaluate) -> None:
         console.print(f"\nKept in {run_folder}/results.json; pictures in {run_folder}/report.html")
     else:
         console.print(f"\n{settings.model} is no run folder, so nothing was kept; pictures need one.")
+    return found
 
 
 def _check_numbers(settings: Evaluate) -> None:

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from openmae.errors import UserError, said_once
+from openmae.evaluate.evaluation import Evaluation
 from openmae.evaluate.knn import TEMPERATURE, K
 from openmae.recipes.probe.job import prove
 from openmae.recipes.probe.settings import Proof
@@ -28,8 +29,13 @@ class Knn(Proof):
 
 def run(settings: Knn) -> None:
     """Prints the table; keeps it in the run folder."""
+    knn(settings)
+
+
+def knn(settings: Knn) -> list[Evaluation]:
+    """Does so, and gives the figures."""
     _check(settings)
-    prove(settings, ["knn"], settings.k, settings.temperature)
+    return prove(settings, ["knn"], settings.k, settings.temperature)
 
 
 @said_once()

@@ -18,6 +18,7 @@ from tyro.conf import arg
 from openmae.commandline.flags import flag
 from openmae.console.terminal import make_console
 from openmae.errors import UserError, said_once
+from openmae.evaluate.evaluation import Evaluation
 from openmae.recipes.asked import AskedGroups
 from openmae.recipes.finetune.choose import LINEAR_PROBE
 from openmae.recipes.finetune.job import finetune
@@ -50,11 +51,16 @@ def run(settings: Probe) -> None:
     if settings.recipe == "paper":
         _by_the_paper(settings)
         return
+    probe(settings)
+
+
+def probe(settings: Probe) -> list[Evaluation]:
+    """By --recipe auto; gives the figures."""
     with said_once():
         for name in ("out", "epochs", "batch_size"):
             if getattr(settings, name) is not None:
                 raise UserError(f"{flag(name)} is for --recipe paper", "add that, or leave it out")
-    prove(settings, ["linear"])
+    return prove(settings, ["linear"])
 
 
 def _by_the_paper(settings: Probe) -> None:

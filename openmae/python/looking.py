@@ -1,0 +1,32 @@
+"""openmae.stats and openmae.check: what images are like, and what is wrong with them."""
+
+from __future__ import annotations  # help() shows Data, not what it stands for
+
+from dataclasses import asdict
+from typing import Any
+
+from openmae.python.keywords import settings_of, taking, with_keywords
+from openmae.python.kinds import Data
+from openmae.python.tables import table
+from openmae.recipes.check import job as checking
+from openmae.recipes.check.settings import Check
+from openmae.recipes.stats import Stats
+from openmae.recipes.stats import stats as measured
+
+
+@taking(Stats)
+def stats(data: Data, **settings: Any) -> dict[str, Any]:
+    """Measures mean and deviation of each channel over all images, and prints more of them; gives keywords for
+    openmae.pretrain: `openmae.pretrain("images", out="runs/first", **openmae.stats("images"))`.
+    """
+    return measured(settings_of("stats", Stats, {"data": data, **settings}))
+
+
+@taking(Check)
+def check(data: Data, **settings: Any) -> Any:
+    """Reads every image once, and gives what was found, the worst first: a row each with `severity`, `what`, `advice`
+    and `examples`, as openmae.knn gives its figures. No rows: nothing is wrong with what was looked at.
+    """
+    found = [asdict(one) for one in checking.check(settings_of("check", Check, {"data": data, **settings}))]
+    said = ("what", "advice")
+    return table([{**row, **{name: with_keywords(row[name]) for name in said}} for row in found])
