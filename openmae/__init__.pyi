@@ -12,7 +12,9 @@ from openmae.model import create_model as create_model
 from openmae.python.features import Features as Features
 from openmae.python.kinds import AnyModel as AnyModel
 from openmae.python.kinds import Data as Data
+from openmae.python.kinds import Mask as Mask
 from openmae.python.kinds import Place as Place
+from openmae.python.kinds import Target as Target
 from openmae.python.kinds import Text as Text
 from openmae.python.run import Run as Run
 from openmae.weights import load as load
@@ -39,8 +41,10 @@ __all__ = [
 ]
 
 def pretrain(
-    data: Data | None = None,
+    data: Data = None,
     *,
+    mask: Mask = "random",
+    target: Target = "pixel",
     out: Place | None = None,
     resume: bool = False,
     recipe: Literal["auto", "paper", "fast"] = "auto",
@@ -64,12 +68,10 @@ def pretrain(
     decoder_layers: int = 1,
     encoder_mask_token: bool = False,
     mask_ratio: float = 0.75,
-    mask: Literal["random", "block", "grid", "crop", "uniform"] = "random",
     mask_unit: int = 1,
     mask_schedule: Literal["constant", "linear", "cosine", "random"] = "constant",
     mask_ratio_end: float | None = None,
     predict_fraction: float | None = None,
-    target: Literal["pixel", "pca", "hog"] = "pixel",
     norm_pix_loss: bool = True,
     crop_scale: tuple[float, float] | list[float] = (0.2, 1.0),
     crop_fit: Literal["retry", "clamp"] | None = None,
@@ -97,6 +99,7 @@ def pretrain(
     evaluations: int = 10,
     checkpoint_minutes: float = 10.0,
     keep: int = 2,
+    log: Text | None = None,
     shard: bool = False,
     timeout_minutes: float = 10.0,
     profile: bool = False,
@@ -116,7 +119,7 @@ def pretrain(
 
 def finetune(
     model: AnyModel | None = None,
-    data: Data | None = None,
+    data: Data = None,
     *,
     out: Place | None = None,
     resume: bool = False,
@@ -160,6 +163,7 @@ def finetune(
     evaluations: int = 10,
     checkpoint_minutes: float = 10.0,
     keep: int = 2,
+    log: Text | None = None,
     shard: bool = False,
     timeout_minutes: float = 10.0,
     profile: bool = False,

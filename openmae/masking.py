@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.errors import BadValue
+from openmae.errors import BadValue, UserError
+from openmae.own import Own, is_own
 
 Order = NDArray[np.int64]
 Sampler = Callable[[np.random.Generator, tuple[int, ...], int], Order]
@@ -127,6 +128,26 @@ def _interleaved(grid: tuple[int, ...], bit_reversed: bool) -> NDArray[np.int64]
     return code
 
 
+def _as_order(found: Any, grid: tuple[int, ...], num_visible: int, name: str) -> Order:
+    """What a mask of somebody's own gave, (N,) every patch once, the visible ones first. Raises UserError."""
+    given, patches = np.asarray(found), math.prod(grid)
+    if given.dtype == bool and given.size == patches:
+        hidden = given.reshape(-1)
+        if int(hidden.sum()) == patches - num_visible:
+            return _visible_first(~hidden)
+        raise UserError(
+            f"the mask {name} hides {int(hidden.sum())} of {patches} patches, and {patches - num_visible} have to hide",
+            f"hide so many, or give `mask_ratio={hidden.mean():.4g}`",
+        )
+    if given.dtype.kind in "iu" and np.array_equal(np.sort(given.reshape(-1)), np.arange(patches)):
+        return given.reshape(-1).astype(np.int64)
+    raise UserError(
+        f"the mask {name} gives an array {given.shape} of {given.dtype}",
+        f"give a boolean map of the {' x '.join(map(str, grid))} patches, True where one hides, or the numbers of all, "
+        "the visible ones first",
+    )
+
+
 MASKS: dict[str, Sampler] = {"random": random, "block": block, "grid": grid, "crop": crop, "uniform": uniform}
 SCHEDULES: dict[str, Callable[[float, float], float]] = {  # (progress, draw), both in [0, 1) -> share of the way
     "constant": lambda progress, draw: 0.0,
@@ -141,7 +162,8 @@ class Masking:
     """How the patches of an image are hidden.
 
     mask_ratio: share of patches hidden, above 0 and below 1; V = int(N * (1 - mask_ratio)) stay visible.
-    mask: the sampler, a key of MASKS.
+    mask: the sampler, a key of MASKS; or one's own, an `Own` whose `made` is a Sampler or gives a boolean map of the
+        grid, True where a patch hides.
     mask_unit: patches hide in aligned units of `mask_unit` patches a side (Pixio, CVPR 2026).
     mask_schedule: how the ratio moves from `mask_ratio` to `mask_ratio_end`, a key of SCHEDULES:
         constant, linear or cosine over training, or random (uniform between the two, one draw a step).
@@ -152,7 +174,7 @@ class Masking:
     """
 
     mask_ratio: float = 0.75
-    mask: Literal["random", "block", "grid", "crop", "uniform"] = "random"
+    mask: str = "random"
     mask_unit: int = 1
     mask_schedule: Literal["constant", "linear", "cosine", "random"] = "constant"
     mask_ratio_end: float | None = None
@@ -170,7 +192,7 @@ class Masking:
             ("mask_schedule", self.mask_schedule, SCHEDULES),
         )
         for name, value, known in choices:
-            if value not in known:
+            if value not in known and not (name == "mask" and is_own(value)):
                 raise BadValue(f"{name} is '{value}'", f"choose one of {', '.join(known)}")
         if not 0 < self.predict_fraction <= 1:
             raise ValueError(f"predict_fraction is {self.predict_fraction:g}; give a number above 0 and up to 1")
@@ -231,7 +253,7 @@ class Masking:
         visible, predicted = self.counts(grid, ratio)
         unit = self.mask_unit
         coarse = tuple(side // unit for side in grid)
-        order = MASKS[self.mask](generator, coarse, visible // unit ** len(grid))
+        order = self._order(generator, coarse, visible // unit ** len(grid))
         if unfit is not None:
             if not self.leaves_enough(unfit, grid, ratio):
                 raise ValueError(f"{int((~unfit).sum())} patches of {len(unfit)} can be used: too few for this mask")
@@ -245,6 +267,17 @@ class Masking:
         if predicted < len(queries):
             queries = generator.choice(queries, predicted, replace=False, shuffle=False)
         return np.sort(patches[:visible]), np.sort(queries)
+
+    def _order(self, generator: np.random.Generator, grid: tuple[int, ...], num_visible: int) -> Order:
+        """Raises UserError where the mask is somebody's own and is not here, or gives something else than a mask."""
+        if not is_own(self.mask):
+            return MASKS[self.mask](generator, grid, num_visible)
+        if not isinstance(self.mask, Own):
+            raise UserError(
+                f"the mask of this model was made by whoever trained it ({self.mask}), and is not kept with it",
+                "give it by openmae.load(MODEL, mask=...), or choose the visible patches yourself",
+            )
+        return _as_order(self.mask.made(generator, grid, num_visible), grid, num_visible, self.mask.name)
 
     def leaves_enough(self, unfit: NDArray[np.bool_], grid: tuple[int, ...], ratio: float | None = None) -> bool:
         """Whether, beside the patches (N,) that are unfit, there are enough to show and at least one to ask for."""

@@ -22,7 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from openmae.errors import BadValue
 from openmae.masking import Masking
-from openmae.targets import TARGETS, Target
+from openmae.own import Own, is_own
+from openmae.targets import TARGETS, Target, make_target, values_of
 
 # ---------------------------------------------------------------- patches and positions
 
@@ -563,7 +564,7 @@ DECODERS: dict[str, tuple[int, int, int]] = {
 }
 
 
-_RARE: dict[str, Any] = {"position_grid": None}
+_RARE: dict[str, Any] = {"position_grid": None, "target_values": None}
 
 
 @dataclass(frozen=True)
@@ -584,13 +585,14 @@ class Architecture:
     decoder_num_heads: int
     decoder_layers: int
     encoder_mask_token: bool
-    target: Literal["pixel", "norm_pix", "pca", "hog"]
+    target: str  # of TARGETS, or own:NAME
     masking: Masking
     # What others' weights may have been trained with; openmae's own have these.
     norm_eps: float = NORM_EPS
     learned_positions: bool = False
     decoder_learned_positions: bool = False
     position_grid: tuple[int, ...] | None = None  # in which fixed positions are counted, the decoder's too; see `ViT`
+    target_values: int | None = None  # of a target of somebody's own
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for model.json, without what few models have."""
@@ -617,12 +619,14 @@ class Architecture:
                 f"img_size {_by(self.img_size)} makes more than {_MOST_PATCHES:,} patches of {_by(self.patch_size)}",
                 "choose a smaller img_size or a larger patch_size",
             )
+        if is_own(self.target) != (self.target_values is not None) or (self.target_values or 1) < 1:
+            raise ValueError(f"target is '{self.target}', of {self.target_values} values")
         if self.class_tokens < 0:
             raise ValueError(f"class_tokens is {self.class_tokens}; give 0 or more")
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio is {self.mlp_ratio:g}; give a number above 0, such as 4")
         for name, choices in (("decoder", ("self", "cross")), ("target", tuple(TARGETS))):
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in choices and self.target_values is None:
                 raise BadValue(f"{name} is '{getattr(self, name)}'", f"choose one of {', '.join(choices)}")
         if self.encoder_mask_token and self.decoder == "cross":
             raise ValueError(
@@ -645,7 +649,7 @@ class Architecture:
             self.norm_eps,
             self.learned_positions,
         )
-        target = TARGETS[self.target](self.patch_size, self.in_chans)
+        target = make_target(self.target, self.patch_size, self.in_chans, self.target_values)
         shape = (
             encoder.grid,
             self.embed_dim,
@@ -682,7 +686,7 @@ def create_model(
     decoder_num_heads: int | None = None,
     decoder_layers: int = 1,
     encoder_mask_token: bool = False,
-    target: Literal["pixel", "pca", "hog"] = "pixel",
+    target: str = "pixel",
     norm_pix_loss: bool = True,
     masking: Masking | None = None,
 ) -> MaskedAutoencoder:
@@ -697,7 +701,8 @@ def create_model(
     decoder: self-attention as in the paper, or cross-attention (CrossMAE), which may read a learned mix of
         `decoder_layers` encoder layers.
     encoder_mask_token: mask tokens go through the encoder (Table 1c); for comparison, it is slow.
-    target: pixels (each patch normalised where norm_pix_loss), its leading PCA coefficients, or its HOG.
+    target: pixels (each patch normalised where norm_pix_loss), its leading PCA coefficients, or its HOG: pixel, pca
+        or hog; or one's own, an `Own` whose `made` is as `targets.OwnTarget` says.
     masking: what hides, default 75% at random.
 
     Raises ValueError for combinations that cannot be built.
@@ -707,9 +712,10 @@ def create_model(
     size, decoder_size = SIZES[model], DECODERS[model]
     sides = img_size if isinstance(img_size, tuple) else (img_size, img_size)
     patch = (14 if model == "vit_huge" else 16) if patch_size is None else patch_size
+    patches = patch if isinstance(patch, tuple) else (patch,) * len(sides)
     return Architecture(
         img_size=sides,
-        patch_size=patch if isinstance(patch, tuple) else (patch,) * len(sides),
+        patch_size=patches,
         in_chans=in_chans,
         embed_dim=size[0] if embed_dim is None else embed_dim,
         depth=size[1] if depth is None else depth,
@@ -724,6 +730,7 @@ def create_model(
         encoder_mask_token=encoder_mask_token,
         target="norm_pix" if target == "pixel" and norm_pix_loss else target,
         masking=Masking() if masking is None else masking,
+        target_values=values_of(target, sides, patches, in_chans) if isinstance(target, Own) else None,
     ).build()
 
 

@@ -9,11 +9,13 @@ K coefficients or histogram values.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from openmae.errors import BadValue
+from openmae.errors import BadValue, UserError
+from openmae.own import Own
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,5 +155,69 @@ class HOG(nn.Module):
         return hog / (hog.square().sum(-1, keepdim=True) + 1e-10).sqrt()
 
 
-Target = Pixel | NormPix | PCA | HOG
-TARGETS: dict[str, type[Target]] = {"pixel": Pixel, "norm_pix": NormPix, "pca": PCA, "hog": HOG}
+class OwnTarget(nn.Module):
+    """Somebody's own: a function, or a module at rest, (images (B, C, *S), patches (B, N, P)) -> (B, N, K).
+
+    It is no part of the model: it does not learn, and is not kept with the weights; one that has no `made` says so when
+    it is asked. There is no way back to pixels.
+    """
+
+    needs_statistics = False
+    made: Any
+
+    def __init__(self, name: str, values: int) -> None:
+        """name: own:NAME, an `Own` where the thing is here. values: K."""
+        super().__init__()
+        self.name, self.values = name, values
+        made = name.made if isinstance(name, Own) else None
+        self.per_patch = bool(getattr(made, "per_patch", False))
+        self.__dict__["made"] = made  # past torch, which would take a module for a part of this one
+
+    def forward(self, images: Tensor, patches: Tensor) -> Tensor:
+        """(B, C, *S), (B, N, P) -> (B, N, K). Raises UserError where it is not here, or gives another shape."""
+        if self.made is None:
+            raise UserError(
+                f"the target of this model was made by whoever trained it ({self.name}), and is not kept with it",
+                "give it by openmae.load(MODEL, target=...); its encoder needs none",
+            )
+        if isinstance(self.made, nn.Module):
+            self.made.to(images.device)
+        found: Tensor = self.made(images, patches)
+        expected = (*patches.shape[:2], self.values)
+        if not isinstance(found, Tensor) or tuple(found.shape) != expected:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(f"the target {self.name} gives {shape}, not {expected}", "give (B, N, K) for N patches")
+        return found.float()
+
+
+@torch.no_grad()
+def values_of(target: Own, img_size: tuple[int, ...], patch_size: tuple[int, ...], in_chans: int) -> int:
+    """K of somebody's own target, by asking it about two images of noise. Raises UserError where it gives others."""
+    if isinstance(target.made, nn.Module):
+        target.made.eval().requires_grad_(False)
+    patches = math.prod(side // part for side, part in zip(img_size, patch_size, strict=True))
+    with torch.device("cpu"):  # not where a model is built without weights
+        draws = torch.Generator().manual_seed(0)
+        images = torch.randn(2, in_chans, *img_size, generator=draws)
+        found = target.made(images, torch.randn(2, patches, math.prod(patch_size) * in_chans, generator=draws))
+    if not isinstance(found, Tensor) or found.ndim != 3 or found.shape[:2] != (2, patches):
+        said = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise UserError(
+            f"the target {target.name} gives {said} for 2 images of {patches} patches",
+            f"give a tensor (2, {patches}, K)",
+        )
+    return int(found.shape[2])
+
+
+Target = Pixel | NormPix | PCA | HOG | OwnTarget
+TARGETS: dict[str, type[Pixel] | type[NormPix] | type[PCA] | type[HOG]] = {
+    "pixel": Pixel,
+    "norm_pix": NormPix,
+    "pca": PCA,
+    "hog": HOG,
+}
+
+
+def make_target(name: str, patch_size: tuple[int, ...], in_chans: int, values: int | None = None) -> Target:
+    """By its name in TARGETS; or somebody's own, of so many values."""
+    return TARGETS[name](patch_size, in_chans) if values is None else OwnTarget(name, values)

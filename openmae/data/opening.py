@@ -11,7 +11,7 @@ since either might be meant; but shards that `openmae pack` has written, with th
 them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from openmae.data.sources.folder import COMPRESSED, ImageFolder, unpacking
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import EXTENSIONS
 from openmae.data.sources.notes import Note, notes_on
+from openmae.data.sources.own import OwnImages
 from openmae.data.sources.parquet import ParquetImages, holds_images
 from openmae.data.sources.remote import is_remote
 from openmae.data.sources.selection import WHOLE, Patterns, Selection, none_taken
@@ -36,6 +37,7 @@ from openmae.data.sources.source import Source, Subset
 from openmae.data.sources.table import open_table
 from openmae.errors import UserError
 from openmae.files.address import hide
+from openmae.own import Own, is_lacking
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val")  # what a training learns from, and is judged by
@@ -112,6 +114,13 @@ def _kept(opened: dict[str, Source], which: str, opener: Callable[[], Source]) -
 def open_data(data: str, selection: Selection = WHOLE) -> Data:
     """Looks what DATA is and what it is divided into. Raises UserError where there is no such thing, and where it has
     what may be splits or not."""
+    if is_lacking(data):
+        raise UserError(
+            f"the images are a data set that was given from Python, {data}, which is not kept",
+            "make the same call from Python again, with that data set",
+        )
+    if isinstance(data, Own):
+        return _data(data.name, _given(data), selection)
     location = hide(data)
     return _data(location, _parts(location, selection), selection)
 
@@ -126,6 +135,18 @@ def open_images(images: Sequence[str], selection: Selection = WHOLE) -> Data:
         raise UserError(f"{other} is no image file", "give image files, or one folder, table, ... of images alone")
     files = cache(partial(ImageFiles, images))
     return _data(files().location, Parts({"all": files}), selection)
+
+
+def _given(data: Own) -> Parts:
+    """Of a caller's data set, or of several by the names of splits."""
+    if not isinstance(data.made, Mapping):
+        return Parts({"all": lambda: OwnImages(data.made, data.name)})
+    openers: Openers = {
+        which: partial(OwnImages, images, f"{data.name}.{which}") for which, images in data.made.items()
+    }
+    if not {"train", "val"} <= openers.keys() <= {"train", "val", "test"}:
+        raise UserError(f"the data sets are called {', '.join(openers)}", "call them train and val, and maybe test")
+    return Parts(with_all(data.name, openers), "as they were given")
 
 
 def _is_image(name: str) -> bool:

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from openmae.errors import UserError
+from openmae.own import is_own
 
 HIDDEN = "***"
 
@@ -113,4 +114,4 @@ def _filled(query: str, values: list[str]) -> str:
 
 def whole_address(data: str) -> str:
     """The same for the same DATA, from wherever it is named."""
-    return data if "://" in data else str(Path(data).resolve())
+    return data if "://" in data or is_own(data) else str(Path(data).resolve())

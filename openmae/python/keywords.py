@@ -21,6 +21,7 @@ from openmae.console.words import printable
 from openmae.errors import Interrupted, NotWritten, UserError
 from openmae.files.address import hide
 from openmae.files.foreign_caches import place_foreign_caches
+from openmae.own import Own
 
 S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -70,6 +71,8 @@ def _kinds(hint: Any) -> list[Any]:
 
 def _as(value: Any, kind: Any) -> Any:
     """The value as one of this kind, or _NOT_TAKEN."""
+    if isinstance(value, Own):
+        return value if kind is str or get_origin(kind) is Literal else _NOT_TAKEN
     if kind is type(None):
         return None if value is None else _NOT_TAKEN
     if get_origin(kind) is Literal:

@@ -11,7 +11,7 @@ import PIL.Image
 from openmae.console.terminal import worded
 from openmae.console.words import printable
 from openmae.python.keywords import settings_of, taking, with_keywords
-from openmae.python.kinds import AnyModel, Data, Place
+from openmae.python.kinds import AnyModel, Data, Place, data_of
 from openmae.python.run import finished
 from openmae.recipes import reconstruct as reconstructing
 from openmae.recipes.evaluate import job as evaluating
@@ -28,7 +28,7 @@ def evaluate(model: AnyModel, data: Data, **settings: Any) -> dict[str, Any]:
     That is `figures` (top1 and others; shares are 0..1), `classes`, `confused` and `calibration`, as results.json has
     them.
     """
-    asked = settings_of("evaluate", Evaluate, {"model": finished(model), "data": data, **settings})
+    asked = settings_of("evaluate", Evaluate, {"model": finished(model), "data": data_of(data), **settings})
     return evaluating.evaluate(asked)
 
 

@@ -4,7 +4,7 @@ openmae reconstruct runs/first photo.jpg another.jpg --out picture.png
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +21,7 @@ from openmae.data.survey.sample import evidence, levels_of, seen_of
 from openmae.errors import BrokenImage, UserError, of_user
 from openmae.evaluate.suited import suited_to
 from openmae.machine.device import choose_device
+from openmae.own import is_lacking
 from openmae.recipes.asked import MODEL, AskedDecoderHeads, AskedDevice, AskedFiles, AskedReading
 from openmae.recipes.levels import check_expected
 from openmae.report.sheets.panel import draw_panel
@@ -71,6 +72,10 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     loaded = suited_to(loaded, sample, settings.reading, console)
     levels = levels_of(_read(pictured), loaded.statistics.pixels)
     check_expected(loaded.name, loaded.statistics, levels, "the images", console)
+    if is_lacking(model.masking.mask):
+        said = f"warning: hidden at random, for the mask of {loaded.name} ({model.masking.mask}) is not kept with it"
+        console.print(said, style="yellow", soft_wrap=True)
+        model.masking = replace(model.masking, mask="random")
     try:
         model.masking.counts(model.encoder.grid, settings.mask_ratio)
     except ValueError as error:  # patches and size are the model's

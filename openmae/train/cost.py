@@ -13,7 +13,7 @@ from torch import Tensor
 
 from openmae.machine.kinds import Precision
 from openmae.model import Architecture, MaskedAutoencoder, grid_of
-from openmae.targets import TARGETS
+from openmae.targets import make_target
 from openmae.train.tracing import Line, autocast_like, line, traced
 
 # ---------------------------------------------------------------- operations
@@ -58,7 +58,9 @@ def flops(architecture: Architecture, visible: int | None = None, queries: int |
     head = _linear(
         asked,
         architecture.decoder_embed_dim,
-        TARGETS[architecture.target](architecture.patch_size, architecture.in_chans).values,
+        make_target(
+            architecture.target, architecture.patch_size, architecture.in_chans, architecture.target_values
+        ).values,
     )
     encoder, decoder = projection + blocks, embedding + decoder_blocks + head
     # Each product has two gradients, but for the projection of the patches, which are no parameters.

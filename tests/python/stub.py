@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import openmae
-from openmae.python import kinds
 
+KINDS = ("AnyModel", "Data", "Mask", "Place", "Target", "Text")
 FILE = Path(openmae.__file__).with_suffix(".pyi")
 HEAD = '''"""Written by `python -m tests.python.stub`: change the settings, not this."""
 
@@ -37,7 +37,7 @@ def text() -> str:
     written = {name: one for name, one in calls.items() if hasattr(one, "__signature__")}
     others = {name: place for name, place in places.items() if name not in written}
     body = "".join(f"\n{definition(name, one)}" for name, one in written.items())
-    known = [name for name in vars(kinds) if name[0].isupper() and re.search(rf"\b{name}\b", body)]
+    known = [name for name in KINDS if re.search(rf"\b{name}\b", body)]
     imported = [f"from openmae.python.kinds import {name} as {name}" for name in known]
     imported += [f"from openmae.{place} import {name} as {name}" for name, place in others.items()]
     names = "\n".join(f'    "{name}",' for name in sorted(places))

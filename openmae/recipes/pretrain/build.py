@@ -1,9 +1,11 @@
 """A pre-training with nothing left open, and what is built of it: the model, and the stream that it learns from."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.memory import in_memory
@@ -13,11 +15,15 @@ from openmae.data.survey.sample import Survey
 from openmae.data.views.crop import Augmentation, View
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError, of_user
-from openmae.model import Architecture, MaskedAutoencoder, create_model
+from openmae.model import Architecture, MaskedAutoencoder, create_model, grid_of
+from openmae.own import is_lacking
+from openmae.randomness import generator
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.pretrain.start import Origin, Start
 from openmae.recipes.training.schedule import Course
 from openmae.recipes.training.settings import given, pair
+
+_MASKS = 4  # that tell one from another
 
 
 @dataclass(frozen=True)
@@ -133,3 +139,37 @@ def statistics_of(settings: Pretrain) -> Statistics:
         )
     pixels = PixelFormat(given(settings.in_chans), settings.bands, settings.pixel_type, settings.reading)
     return Statistics(settings.mean, settings.std, pixels)
+
+
+def check_own(settings: Pretrain) -> None:
+    """Raises UserError where the run was begun with a mask or a target that its caller made, and they are not here."""
+    for name in ("mask", "target"):
+        if is_lacking(word := getattr(settings, name)):
+            raise UserError(
+                f"the run was begun from Python with a {name} of its caller's, {word.split()[0]}, which is not kept",
+                f"make the same call of openmae.pretrain again, with that {name}",
+            )
+
+
+def mask_digest(settings: Pretrain, console: Console) -> str:
+    """What a caller's own mask does, in 8 letters: by what it draws from the same generators. Says so where that is not
+    the same twice. Raises UserError where it draws no masks."""
+    grid = grid_of(pair(settings.img_size), pair(settings.patch_size))
+
+    def drawn() -> str:
+        digest = hashlib.sha256()
+        for index in range(_MASKS):
+            for part in settings.masking.draw(generator(0, "panel", index=index), grid):
+                digest.update(part.tobytes())
+        return digest.hexdigest()[:8]
+
+    first, second = drawn(), drawn()
+    if first == second:
+        return first
+    console.print(
+        f"warning: {settings.mask} gives another mask for the same generator, so the run cannot be gone on with "
+        "exactly: draw from the generator alone",
+        style="yellow",
+        soft_wrap=True,
+    )
+    return "changing"

@@ -15,7 +15,8 @@ from openmae.errors import UserError
 from openmae.machine.device import choose_precision
 from openmae.machine.kinds import Precision
 from openmae.model import DECODERS, PAPERS_DECODER, Architecture
-from openmae.recipes.pretrain.build import Pretraining, architecture_of, statistics_of
+from openmae.own import is_own
+from openmae.recipes.pretrain.build import Pretraining, architecture_of, check_own, mask_digest, statistics_of
 from openmae.recipes.pretrain.going_on import going_on
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.pretrain.start import Start, address, fitted
@@ -93,9 +94,10 @@ def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:
 
     Raises UserError for what cannot be built or trained.
     """
+    check_own(settings)
     course = course_of(settings, images, console)
     return Pretraining(
-        config=_config(settings),
+        config=_config(settings, console),
         architecture=architecture_of(settings),
         statistics=statistics_of(settings),
         augmentation=settings.augmentation,
@@ -113,10 +115,13 @@ def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:
     )
 
 
-def _config(settings: Pretrain) -> dict[str, Any]:
-    """DATA and MODEL are kept as whole paths, so that the run can be resumed from any folder."""
+def _config(settings: Pretrain, console: Console) -> dict[str, Any]:
+    """DATA and MODEL are kept as whole paths, so that the run can be resumed from any folder; of what somebody has made
+    himself the name is kept, and of a mask what it does."""
     data = given(settings.data)
-    whole = {"data": data if "://" in data else str(Path(data).absolute())}
+    whole = {"data": data if "://" in data or is_own(data) else str(Path(data).absolute())}
+    if is_own(settings.mask):
+        whole["mask"] = f"{settings.mask} {mask_digest(settings, console)}"
     if settings.from_ is not None:
         whole["from"] = address(settings.from_)
     return {**kept(settings), **whole}

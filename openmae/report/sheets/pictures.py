@@ -20,7 +20,7 @@ from openmae.data.views.statistics import Statistics
 from openmae.files.whole import write_file
 from openmae.model import MaskedAutoencoder, Output, patchify, take, unpatchify
 from openmae.report.sheets.layout import Row, sheet
-from openmae.targets import HOG, NormPix, Pixel, patch_statistics
+from openmae.targets import HOG, NormPix, OwnTarget, Pixel, patch_statistics
 
 PatchStats = Literal["true", "visible"]
 GREY = 128
@@ -93,7 +93,9 @@ def columns(
         original = as_shown(pixels)
         masked = original.where(~hidden, GREY)
         shown = [Column(f"{_percent(output.mask)} masked", _tiles(masked))]
-        if isinstance(model.target, HOG):
+        if isinstance(model.target, OwnTarget):
+            pass  # there is no way from its values to a picture
+        elif isinstance(model.target, HOG):
             shown += _glyph_columns(model.target, model.encoder.grid, output, target)
         else:
             predicted = _predicted_pixels(model, output, patches, patch_stats)
@@ -124,6 +126,8 @@ def _said_of_target(model: MaskedAutoencoder, patch_stats: PatchStats) -> str:
     error = "Error: mean squared error over the hidden patches, as in training"
     flat = f"{error}; flat patches of the right brightness score about 1."
     target = model.target
+    if isinstance(target, OwnTarget):
+        return f"This model predicts {target.name}, which cannot be turned back into pixels. {error}."
     if isinstance(target, HOG):
         return (
             "This model predicts histograms of oriented gradients (HOG), which cannot be turned back into pixels: "
@@ -186,7 +190,7 @@ def _inference(model: MaskedAutoencoder, device: torch.device) -> Iterator[None]
 
 def _predicted_pixels(model: MaskedAutoencoder, output: Output, patches: Tensor, patch_stats: PatchStats) -> Tensor:
     """(n, C, H, W) normalised pixels; those of visible patches mean nothing."""
-    assert not isinstance(model.target, HOG), "HOG has no pixels"
+    assert not isinstance(model.target, HOG | OwnTarget), "they have no pixels"
     encoder = model.encoder
     mean, std = patch_statistics(patches) if model.target.needs_statistics else (patches[..., :1],) * 2
     if patch_stats == "visible" and model.target.needs_statistics:
