@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import imagecodecs
 import numpy as np
 import pyarrow
@@ -149,7 +150,7 @@ def test_a_grey_avif_has_one_channel(bits: int, channels: int) -> None:
     pixels = noise(32, 48, channels, 2**bits - 1)
     data = bytes(imagecodecs.avif_encode(pixels, level=100, bitspersample=bits))
     header = read_header(data)
-    assert header.channels == (4 if bits == 8 and channels == 2 else channels)  # there Pillow says RGBA
+    assert header.channels == channels
     found = decode(data, PixelFormat(channels, None, header.depth))
     white = np.iinfo(header.depth).max
     np.testing.assert_array_equal(found, np.round(pixels * (white / (2**bits - 1))))
@@ -326,8 +327,8 @@ def test_run_lengths_of_a_bmp(bits: int, width: int, delta: bool) -> None:
         data = run_length_bmp(pixels, bits, palette, padded=padded, delta=delta)
         np.testing.assert_array_equal(decode(data, PixelFormat()), palette[expected])
         if not padded and not delta:
-            with Image.open(io.BytesIO(data)) as image:  # which is right there
-                np.testing.assert_array_equal(palette[expected], np.asarray(image.convert("RGB")))
+            by_opencv = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]  # which is right there
+            np.testing.assert_array_equal(palette[expected], by_opencv)
         np.testing.assert_array_equal(decode(data[:-4], PixelFormat()), palette[expected])  # its end says nothing
         with pytest.raises(BrokenImage, match="cut off"):
             decode(data[: -len(data) // 4], PixelFormat())

@@ -21,7 +21,7 @@ def open_avif(data: bytes) -> OpenedImage:
         raise UserError("reading AVIF needs Pillow 11.3 or later", "pip install -U pillow")
     shown = picture(data)
     if shown.bits == 8:
-        return open_by_pillow(data, "AVIF", crop=shown.crop)
+        return open_by_pillow(data, "AVIF", crop=shown.crop, grey=shown.grey)
     try:
         from imagecodecs import avif_decode
     except ImportError as error:

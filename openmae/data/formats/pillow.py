@@ -39,18 +39,22 @@ def pillow_image(data: bytes, kind: str) -> Image.Image:
             raise BrokenImage(f"it begins like a {kind}, but its header is damaged") from error
 
 
-def open_by_pillow(data: bytes, kind: str, turn: int | None = None, crop: Crop | None = None) -> OpenedImage:
+def open_by_pillow(
+    data: bytes, kind: str, turn: int | None = None, crop: Crop | None = None, grey: bool = False
+) -> OpenedImage:
     """An image of Pillow's format `kind`, of which Pillow keeps the depth; a JPEG is box-averaged to reduce it.
 
-    turn: its EXIF orientation, where that is known already. crop: what of the stored pixels is shown.
+    turn: its EXIF orientation, where that is known already. crop: what of the stored pixels is shown. grey: it has no
+    colours, though Pillow may give it three that are the same (before Pillow 13 of every AVIF, then of those with
+    alpha).
     """
     image = pillow_image(data, kind)
-    if kind == "PNG" and isinstance(grey := image.info.get("transparency"), int):
-        image.info["transparency"] = grey * _PNG_STEPS.get((image.mode, data[24]), 1)
+    if kind == "PNG" and isinstance(clear := image.info.get("transparency"), int):
+        image.info["transparency"] = clear * _PNG_STEPS.get((image.mode, data[24]), 1)
     width, height = image.size
     depth: Depth = "uint16" if image.mode.startswith("I") else "uint8"
     alpha = image.has_transparency_data
-    target = image.mode if depth == "uint16" else ("L" if image.mode in _GREY else "RGB") + "A" * alpha
+    target = image.mode if depth == "uint16" else ("L" if grey or image.mode in _GREY else "RGB") + "A" * alpha
     channels = 1 if depth == "uint16" else len(target)
     check_size(height, width, channels * _COPIES.get(kind, 1))
     turn = orientation(data, image) if turn is None else turn

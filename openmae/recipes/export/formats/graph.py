@@ -15,13 +15,14 @@ from openmae.weights import Loaded
 
 INPUT = "images"
 _TRACED = 2  # images; with 1, torch would take the number of images for a constant
+_MOST = 2**31 - 1  # images at once; torch 2.6 refuses a number without a bound, of which it rules out the largest one
 _BATCHES = (1, 3)  # images at once that a graph is tried with, beside all
 
 
 def traced(model: Encoder | Classifier | nn.Module, encoder: ViT) -> ExportedProgram:
     """The model's graph for images (B, C, H, W) with any B from 1 on, without the paths of this machine's files."""
     example = torch.zeros(_TRACED, encoder.in_chans, *encoder.img_size)
-    batch = Dim("batch", min=1)
+    batch = Dim("batch", min=1, max=_MOST)
     with quiet(), torch.no_grad():
         program = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: batch},))
     for node in program.graph.nodes:
