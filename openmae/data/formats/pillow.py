@@ -50,7 +50,10 @@ def open_by_pillow(
     """
     image = pillow_image(data, kind)
     if kind == "PNG" and isinstance(clear := image.info.get("transparency"), int):
-        image.info["transparency"] = clear * _PNG_STEPS.get((image.mode, data[24]), 1)
+        # Of 1 bit, newer Pillow multiplies it and older does not.
+        image.info["transparency"] = (
+            255 * bool(clear) if image.mode == "1" else clear * _PNG_STEPS.get((image.mode, data[24]), 1)
+        )
     width, height = image.size
     depth: Depth = "uint16" if image.mode.startswith("I") else "uint8"
     alpha = image.has_transparency_data
