@@ -242,6 +242,31 @@ def test_followers_end_and_nothing_of_theirs_is_secret(place: Path, xray: Path) 
     assert read_toml((xray / "config.toml").read_text())["log"] == "tensorboard,wandb,mlflow,trackio"
 
 
+@pytest.mark.filterwarnings("ignore")  # the library's own
+def test_mlflow_keeps_figures_where_files_cannot_go(
+    place: Path, xray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    from openmae.report.loggers import mlflow as module
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/mlflow.db")
+    (tmp_path / "file").touch()
+    client = MlflowClient()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", client.create_experiment("closed", f"{tmp_path}/file/artifacts"))
+    said: list[str] = []
+    kept: dict[str, Any] = {}
+    for _ in range(2):  # the second time as after a kill that kept no note
+        opened = module.open_run(LoggedRun(xray, {"seed": 0}, said.append), kept)
+        opened.line(7, 5.0, {"eval/top-1 (%)": 0.5}, {"reconstructions": next(xray.glob("pictures/*.png"))})
+        opened.close("interrupted")
+    assert all(one.startswith("pictures and tables are not taken (") for one in said)
+    assert said
+    ((metric),) = client.get_metric_history(kept["id"], "eval/top-1 ___")
+    assert (metric.step, metric.value, metric.timestamp) == (7, 0.5, 5000)
+    assert client.get_run(kept["id"]).info.status == "KILLED"
+
+
 # ---------------------------------------------------------------- loggers that fail
 
 BROKEN = """
@@ -334,7 +359,7 @@ def test_a_finished_run_is_sent_afterwards_and_once(run: Run, evaluated: Path, t
 
 
 def test_what_a_killed_start_wrote_beyond_its_notes_is_not_doubled(tmp_path: Path) -> None:
-    logged = LoggedRun(tmp_path, {"seed": 0})
+    logged = LoggedRun(tmp_path, {"seed": 0}, pytest.fail)
     kept: dict[str, Any] = {}
     for steps, notes_from in (((1, 2, 3, 4, 5), 3), ((4, 5, 6), 6)):
         opened = events.open_run(logged, dict(kept))
@@ -346,7 +371,7 @@ def test_what_a_killed_start_wrote_beyond_its_notes_is_not_doubled(tmp_path: Pat
 
 
 def test_another_run_that_is_begun_in_the_folder_is_another_one(tmp_path: Path) -> None:
-    logged = LoggedRun(tmp_path, {"seed": 0})
+    logged = LoggedRun(tmp_path, {"seed": 0}, pytest.fail)
     for loss in (1.0, 2.0):
         opened = events.open_run(logged, {})
         opened.line(1, 0.0, {"loss": loss}, {})

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -157,7 +158,7 @@ class _Session:
         if self.told.how() == "complete" and sent.result and sent.result == _digest(*self._final()):
             return
         config = read_toml((self.run / "config.toml").read_text())
-        logger = self.module.open_run(LoggedRun(self.run, config), sent.kept)
+        logger = self.module.open_run(LoggedRun(self.run, config, partial(self.teller.warn, "files")), sent.kept)
         if logger.reached is not None:
             sent.step = logger.reached
         lines = Lines(self.run / "metrics.jsonl", self.order.stale)

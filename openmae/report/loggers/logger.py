@@ -1,6 +1,6 @@
 """What a logger is to those who follow a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -32,10 +32,14 @@ def loggers_of(text: str | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """A run as it is introduced to a logger. folder: absolute; config: its settings, as config.toml has them."""
+    """A run as it is introduced to a logger. folder: absolute; config: its settings, as config.toml has them.
+
+    warn: says once what a logger does without.
+    """
 
     folder: Path
     config: Mapping[str, Any]
+    warn: Callable[[str], None]
 
     @property
     def name(self) -> str:

@@ -1,10 +1,12 @@
 """MLflow. MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and its others are obeyed."""
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from openmae.report.loggers.logger import COLUMNS, PROJECT, Ending, LoggedRun, Row, markdown
@@ -31,7 +33,7 @@ class _Run:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        self._client, self._metrics, self.reached = MlflowClient(), list[Any](), None
+        self._client, self._metrics, self.reached, self._warn = MlflowClient(), list[Any](), None, run.warn
         found = None
         if "id" in kept:
             try:
@@ -63,7 +65,7 @@ class _Run:
         params = [Param(key, value) for key, value in settings.items() if key not in known]
         for at in range(0, len(params), 100):
             self._client.log_batch(self._id, params=params[at : at + 100])
-        self._client.log_artifact(self._id, str(run.folder / "config.toml"))
+        self._file(run.folder / "config.toml", None)
 
     def line(self, step: int, seconds: float, figures: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
         from mlflow.entities import Metric
@@ -73,7 +75,14 @@ class _Run:
         if len(self._metrics) > _MOST:
             self._send()
         for name, file in pictures.items():
-            self._client.log_artifact(self._id, str(file), name)
+            self._file(file, name)
+
+    def _file(self, file: Path, place: str | None) -> None:
+        """Where files go is another place than where figures do, and may be closed to us."""
+        try:
+            self._client.log_artifact(self._id, str(file), place)
+        except Exception as error:
+            self._warn(f"pictures and tables are not taken ({type(error).__name__}: {error})")
 
     def flush(self) -> None:
         self._send()
@@ -84,10 +93,13 @@ class _Run:
         self._metrics.clear()
 
     def result(self, step: int, rows: Sequence[Row], pictures: Mapping[str, Path]) -> None:
-        self._client.log_text(self._id, markdown(rows), "results.md")
-        self._client.log_dict(self._id, {"columns": list(COLUMNS), "data": [list(row) for row in rows]}, "results.json")
+        table = {"columns": list(COLUMNS), "data": [list(row) for row in rows]}
+        with TemporaryDirectory() as folder:
+            for name, text in (("results.md", markdown(rows)), ("results.json", json.dumps(table, indent=1))):
+                (Path(folder) / name).write_text(text)
+                self._file(Path(folder) / name, None)
         for name, file in pictures.items():
-            self._client.log_artifact(self._id, str(file), str(Path(name).parent))
+            self._file(file, str(Path(name).parent))
 
     def close(self, how: Ending) -> None:
         self._send()

@@ -1,6 +1,5 @@
 """Trackio: a database on this machine, or a Space or server of the user's. Its TRACKIO_... variables are obeyed."""
 
-import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +14,7 @@ def check() -> None:
 
 
 def open_run(run: LoggedRun, kept: dict[str, Any]) -> "_Run":
-    """kept["name"]: the run's, which is how it is found again. kept["project"]: where."""
+    """kept["name"]: the run's, which is how it is found again."""
     return _Run(run, kept)
 
 
@@ -23,11 +22,10 @@ class _Run:
     def __init__(self, run: LoggedRun, kept: dict[str, Any]) -> None:
         import trackio
 
-        project = os.environ.get("TRACKIO_PROJECT", PROJECT)
-        if kept.get("project") != project:
-            kept.update(project=project, name=_free(run, project))
+        if "name" not in kept:
+            kept["name"] = _free(run)
         self._run = trackio.init(
-            project,
+            PROJECT,
             kept["name"],
             group=run.group,
             config={**run.config, "run_folder": run.link},
@@ -54,12 +52,12 @@ class _Run:
         self._run.finish()
 
 
-def _free(run: LoggedRun, project: str) -> str:
+def _free(run: LoggedRun) -> str:
     """The folder's name, or with a number where another run has it: runs are found by name."""
     import trackio
 
     try:
-        taken = {one.name for one in trackio.Api().runs(project)}
+        taken = {one.name for one in trackio.Api().runs(PROJECT)}
     except ValueError:  # there is no such project yet
         return run.name
     names = (run.name, *(f"{run.name}-{number}" for number in range(2, len(taken) + 3)))
