@@ -18,13 +18,18 @@ from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, Not
 from openmae.files.address import hide
 from openmae.version import __version__
 
-COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (recipe module, dataclass, what it does)
+COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (module, dataclass, what it does)
     "quickstart": ("quickstart", "Quickstart", "pre-train on real images that come along, and show that it worked"),
     "pretrain": ("pretrain.job", "Pretrain", "pre-train on your images: openmae pretrain DATA --out RUN"),
     "finetune": (
         "finetune.job",
         "Finetune",
         "train an encoder on labels, all of it or its last blocks: MODEL DATA --out RUN",
+    ),
+    "adapt": (
+        "studies.adapt.job",
+        "Adapt",
+        "is going on from released weights worth it? MODEL DATA --out STUDY",
     ),
     "reconstruct": ("reconstruct", "Reconstruct", "masked | reconstruction | original: MODEL IMAGE... --out PNG"),
     "knn": ("probe.knn", "Knn", "what the features know, by nearest neighbours: MODEL DATA"),
@@ -166,18 +171,23 @@ def read_settings(command: str, argv: list[str]) -> Any:
     return _parsed(command, argv, settings_type)
 
 
+def module_of(command: str) -> str:
+    """Where its job is: a study's under its own name, all others among the recipes."""
+    module = COMMANDS[command][0]
+    return f"openmae.{module}" if module.startswith("studies.") else f"openmae.recipes.{module}"
+
+
 def _settings_type(command: str) -> tuple[type, tuple[str, ...]]:
     """What a command is asked, and entries of its files that are no settings; without its job."""
-    module_name, class_name, _ = COMMANDS[command]
-    asked = importlib.import_module(f"openmae.recipes.{module_name.replace('.job', '.settings')}")
-    return getattr(asked, class_name), getattr(asked, "DERIVED", ())
+    asked = importlib.import_module(module_of(command).replace(".job", ".settings"))
+    return getattr(asked, COMMANDS[command][1]), getattr(asked, "DERIVED", ())
 
 
 def _recipe(command: str) -> Any:
     from openmae.files.foreign_caches import place_foreign_caches
 
     place_foreign_caches()
-    return importlib.import_module(f"openmae.recipes.{COMMANDS[command][0]}")
+    return importlib.import_module(module_of(command))
 
 
 def _parsed(command: str, argv: list[str], settings_type: type) -> Any:

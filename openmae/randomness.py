@@ -23,6 +23,7 @@ Purpose = Literal[
     "fewer labels",
     "balance",
     "probe folds",
+    "resample",
     "few",
     "percentiles",
     "corruption",
@@ -76,6 +77,7 @@ PURPOSES: dict[Purpose, Draws] = {
     "probe folds": Draws(
         "folds of a cross-validation: index of the class, 0 of images without", 3, index=_ANY, view=_only(5)
     ),
+    "resample": Draws("how often each image counts, of test images that are drawn again and again", 3, view=_only(7)),
     "few": Draws(
         "which images are looked at where some are enough",
         3,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from openmae.cli import COMMANDS, main
+from openmae.cli import COMMANDS, main, module_of
 from openmae.commandline.help import field_texts
 from tests.commands import TINY, Run, pretrain, refused, words
 
@@ -88,8 +88,8 @@ def test_commands_begin_without_any_extra() -> None:
     } | {"cv2", "imagecorruptions"}
     check = (
         f"import importlib, sys; sys.modules.update(dict.fromkeys({sorted(optional)}))\n"
-        "from openmae.cli import COMMANDS\n"
-        "for module, *_ in COMMANDS.values(): importlib.import_module(f'openmae.recipes.{module}')"
+        "from openmae.cli import COMMANDS, module_of\n"
+        "for command in COMMANDS: importlib.import_module(module_of(command))"
     )
     done = subprocess.run([sys.executable, "-c", check], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -105,8 +105,7 @@ def test_help_shows_every_setting_whole(
         main([command, "DATA", "--help"])
     said = capsys.readouterr().out
     shown = "".join(said.replace("│", " ").split())  # lines are broken at some commas too
-    module, name, _ = COMMANDS[command]
-    settings = getattr(importlib.import_module(f"openmae.recipes.{module}"), name)
+    settings = getattr(importlib.import_module(module_of(command)), COMMANDS[command][1])
     for field, text in field_texts(settings).items():
         assert "".join(text.split()) in shown, field
     assert not re.search(r"\{None|default:(None|\))", shown)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from openmae.cli import COMMANDS
+from openmae.cli import COMMANDS, module_of
 from openmae.commandline.flags import flag
 
 ROOT = Path(__file__).parents[1] / "openmae"
-KNOW_FLAGS = ("cli.py", "commandline/", "recipes/")
+KNOW_FLAGS = ("cli.py", "commandline/", "recipes/", "studies/")
 IN_MARKDOWN = "report/card/"  # backquotes mean code there
 _SETTING = re.compile(r"`([a-z]\w*)(?:=[^`]*)?`")
 _WHOLE_COMMAND = re.compile(rf"openmae ({'|'.join(COMMANDS)}) [^`]*")  # quoted for a shell, not a setting of a function
@@ -19,8 +19,8 @@ _WHOLE_COMMAND = re.compile(rf"openmae ({'|'.join(COMMANDS)}) [^`]*")  # quoted 
 
 def _settings() -> set[str]:
     found: set[str] = set()
-    for module, name, _ in COMMANDS.values():
-        found |= {field.name for field in fields(getattr(importlib.import_module(f"openmae.recipes.{module}"), name))}
+    for command, (_, name, _) in COMMANDS.items():
+        found |= {field.name for field in fields(getattr(importlib.import_module(module_of(command)), name))}
     return found
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from openmae.cli import COMMANDS
+from openmae.cli import COMMANDS, module_of
 from openmae.commandline.help import field_texts
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.settings import Pretrain
@@ -33,8 +33,7 @@ ALIKE = {  # in all commands but these
 
 
 def texts(command: str) -> dict[str, str]:
-    module, name, _ = COMMANDS[command]
-    return field_texts(getattr(importlib.import_module(f"openmae.recipes.{module}"), name))
+    return field_texts(getattr(importlib.import_module(module_of(command)), COMMANDS[command][1]))
 
 
 def test_pretrain_and_finetune_say_the_same_of_the_same() -> None:

@@ -28,6 +28,7 @@ from openmae.report.page.html import (
     small,
 )
 from openmae.report.page.results import results_sections, shown_figures
+from openmae.report.page.study import RESULTS, STUDY, study_page
 from openmae.report.page.sweep import SWEEP, sweep_page
 from openmae.report.plots.curves import curves, is_number, series
 from openmae.train.run import read_config, read_metrics
@@ -41,12 +42,18 @@ _FIGURES = {"multi-label": "mean_ap", "regression": "r2"}  # that a task is judg
 def write_report(run: Path) -> Path:
     """Writes run/report.html, complete or as it was before, from what the run folder holds; gives its path.
 
-    A folder of runs that a sweep left gets a page too. What the folder lacks is left out. Raises UserError where the
-    folder is no run, one of its files is damaged, or the page cannot be written.
+    A folder of runs that a sweep or a study left gets a page too. What the folder lacks is left out. Raises UserError
+    where the folder is no run, one of its files is damaged, or the page cannot be written.
     """
     name = run.resolve().name
-    is_sweep = (run / SWEEP).exists() and not (run / "config.toml").exists()
-    body = sweep_page(_read_json(run / SWEEP)) if is_sweep else _run_page(run)
+    if (run / "config.toml").exists():
+        body = _run_page(run)
+    elif (run / STUDY).exists():
+        body = study_page(_read_json(run / RESULTS))
+    elif (run / SWEEP).exists():
+        body = sweep_page(_read_json(run / SWEEP))
+    else:
+        body = _run_page(run)  # says what is missing
     file = run / "report.html"
     try:
         write_file(file, page(name, body))

@@ -1,0 +1,104 @@
+"""The page of a study: what its runs add up to, a table, a picture, and the runs themselves.
+
+results.json of a study holds {"verdict": {"kind", "sentence", "beside"}, "encoders": {name: what it is called},
+"figures": [{"name", "said", "in_points", "of": {encoder: [a figure a seed]}, "gain": {"difference", "low", "high"}}],
+"runs": [{"name", "seconds", "steps", "page"}], "notes": [sentences], "rule": sentences}; anything may be missing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from openmae.console.words import duration
+from openmae.report.page.html import escaped, facts, numbers_table, paragraph, picture, section
+from openmae.report.plots.curves import is_number
+from openmae.report.plots.study import study_picture
+
+STUDY = "study.json"
+RESULTS = "results.json"
+_SAID = {
+    "gain": "worth it",
+    "no gain": "no gain",
+    "worse": "a loss",
+    "mixed": "neither is better throughout",
+    "undecided": "undecided",
+    "unfinished": "not known yet",
+}
+
+
+def study_page(results: Any) -> list[str]:
+    """The body of the page. results: what results.json holds."""
+    if not isinstance(results, dict) or not isinstance(results.get("figures"), list):
+        return [paragraph("Nothing of this study is complete yet.")]
+    figures = [one for one in results["figures"] if _is_figure(one)]
+    encoders = {str(key): str(said) for key, said in _mapping(results.get("encoders")).items()}
+    svg = study_picture(figures, encoders)
+    verdict = _mapping(results.get("verdict"))
+    return [
+        section(
+            "Verdict",
+            facts({"Going on is": _SAID.get(str(verdict.get("kind")), str(verdict.get("kind", "")))}),
+            *(f"<p><b>{escaped(verdict[name])}</b></p>" for name in ("sentence",) if verdict.get(name)),
+            paragraph(str(verdict.get("beside") or "")),
+        ),
+        section(
+            "Figures",
+            numbers_table(*study_table(figures, encoders)),
+            f"<figure>{picture(svg.encode(), 'image/svg+xml', 'Figures of each encoder and their difference')}</figure>"
+            if svg
+            else "",
+            *(paragraph(str(note)) for note in results.get("notes") or ()),
+        ),
+        section("How it is judged", paragraph(str(results.get("rule") or ""))),
+        _runs(results.get("runs")),
+    ]
+
+
+def study_table(figures: list[dict[str, Any]], encoders: Mapping[str, str]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """(heads, rows): of each figure its mean over the seeds for each encoder, and the difference with its bounds."""
+    rows = []
+    for one in figures:
+        of, gain = one["of"], _mapping(one.get("gain"))
+        said = [_shown(one, sum(of[key]) / len(of[key])) if of.get(key) else "" for key in encoders]
+        rows.append([str(one.get("said", one["name"])), *said, _bounds(one, gain)])
+    return ("figure", *encoders.values(), "gain of going on"), rows
+
+
+def _shown(one: dict[str, Any], value: float) -> str:
+    return f"{100 * value:.1f}%" if one.get("in_points") else f"{value:.3g}"
+
+
+def _bounds(one: dict[str, Any], gain: Mapping[str, Any]) -> str:
+    if not all(is_number(gain.get(key)) for key in ("difference", "low", "high")):
+        return "-"
+    numbers = [gain[key] for key in ("difference", "low", "high")]
+    mean, low, high = (f"{100 * n:+.1f}" if one.get("in_points") else f"{n:+.3g}" for n in numbers)
+    return f"{mean} ({low} to {high})"
+
+
+def _runs(runs: Any) -> str:
+    """A row for each run, with how long its steps took."""
+    found = [one for one in runs if isinstance(one, dict) and one.get("name")] if isinstance(runs, list) else []
+    rows = [_run(str(one["name"]), one.get("steps"), one.get("seconds")) for one in found]
+    if not rows:
+        return ""
+    head = "<tr><th>run</th><th>steps</th><th>time of its steps</th></tr>"
+    return section(
+        "Runs",
+        f'<div class="scroll"><table class="numbers"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>',
+    )
+
+
+def _run(name: str, steps: Any, seconds: Any) -> str:
+    link = f'<a href="{escaped(quote(name))}/report.html">{escaped(name)}</a>'
+    cells = f"{steps:,}" if is_number(steps) else "", duration(seconds) if is_number(seconds) else ""
+    return f"<tr><th>{link}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _is_figure(one: Any) -> bool:
+    of = one.get("of") if isinstance(one, dict) and "name" in one else None
+    return isinstance(of, dict) and all(isinstance(v, list) and all(map(is_number, v)) for v in of.values())
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

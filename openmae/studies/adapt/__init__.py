@@ -1,0 +1,1 @@
+"""`openmae adapt`: is going on from these weights worth it?"""

@@ -1,0 +1,296 @@
+"""Is going on from released weights worth it?
+
+    openmae adapt vit_base.pth your/images --labels labelled/ --out studies/xray
+
+Continued pre-training on one's own images has been found to help (Reed et al., arXiv 2103.12718; DIET-CP, arXiv
+2509.06990) and not to (arXiv 2409.18536), so the product is the verdict, and "no gain" is a good one: three encoders,
+as released, gone on with, and from scratch with as many steps, judged alike over several seeds (docs/adapt.md).
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from openmae.console.terminal import make_console
+from openmae.console.words import several
+from openmae.data.fewer_labels import fewer_labels
+from openmae.data.opening import open_data
+from openmae.data.sources.source import Source
+from openmae.distributed.ranks import refuse_ranks
+from openmae.errors import UserError
+from openmae.files.address import whole_address
+from openmae.machine.device import choose_device, choose_precision
+from openmae.machine.workers import workers_for
+from openmae.recipes.finetune.job import finetune
+from openmae.studies.adapt.conclude import (
+    ENCODERS,
+    GONE_ON,
+    RELEASED,
+    SAID,
+    SCRATCH,
+    Asked,
+    conclude,
+    figures_of,
+    judged_file,
+    show,
+)
+from openmae.studies.adapt.judging import (
+    Labelled,
+    Means,
+    judge_by_labels,
+    judge_finetuned,
+    judge_without_labels,
+    no_labels,
+    open_labelled,
+    unlabelled,
+)
+from openmae.studies.adapt.settings import Adapt
+from openmae.studies.adapt.trainings import (
+    OF_ENCODER,
+    OF_MODEL,
+    few_labels_of,
+    from_scratch,
+    going_on,
+    like,
+    measure_speed,
+    train,
+)
+from openmae.studies.study import Part, Study
+from openmae.weights import load_model
+from openmae.weights.loaded import say_origin
+
+LEAST_IMAGES = 20
+_SPEED = "speed"
+_QUIET = Console(quiet=True)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """MODEL, DATA and what judges. labelled: of the first seed; None where there are no labels."""
+
+    model: str
+    digest: str
+    images: Source
+    labelled: Labelled | None
+    unlabelled: Source
+    few: str | None
+    has_splits: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all images, and what is right for them."""
+        judging = self.unlabelled.fingerprint if self.labelled is None else self.labelled.fingerprint
+        return hashlib.sha256(f"{self.images.fingerprint} {judging}".encode()).hexdigest()
+
+
+def run(settings: Adapt) -> None:
+    """Trains, judges, and says what follows. Raises UserError, Interrupted, NotWritten."""
+    refuse_ranks("a study")
+    console = make_console(outlives_terminal=True)
+    device = choose_device(settings.device)
+    precision = choose_precision(device)[0] if settings.precision == "auto" else settings.precision
+    means = Means(device, workers_for(settings.workers, device), precision, console)
+    opened = open_all(settings, console)
+    with Study(settings.out, "adapt", _asked(settings, opened), console) as study:
+        first, by_seed = _parts(settings, opened, means, study)
+        whole = [*first, *(part for parts in by_seed.values() for part in parts)]
+        console.print(_plan(settings, opened, len(whole)), soft_wrap=True)
+        study.do(first, whole)
+        for number, parts in enumerate(by_seed.values(), 1):
+            study.do(parts, whole)
+            said, results = conclude(study, _question(settings, opened, list(by_seed)[:number]))
+            if number < len(by_seed):
+                console.print(f"\n{number} of {len(by_seed)} seeds are done. So far: {settings.out}/report.html")
+        show(results, said, console)
+        console.print(
+            f"\nKept in {settings.out}: results.json, study.svg, report.html, and every run in its folder. Look at:   "
+            f"{settings.out}/report.html",
+            soft_wrap=True,
+        )
+
+
+def open_all(settings: Adapt, console: Console) -> Opened:
+    """Raises UserError for what cannot be gone on with or judged by."""
+    loaded = load_model(settings.model, **settings.heads)
+    say_origin(loaded, console)
+    digest = hashlib.sha256()
+    for tensor in loaded.encoder.state_dict().values():
+        digest.update(tensor.contiguous().numpy().tobytes())
+    data = open_data(settings.data, settings.selection)
+    images = data.train
+    if len(images) < LEAST_IMAGES:
+        raise UserError(
+            f"{settings.data} has {several(len(images), 'image')}", f"give {LEAST_IMAGES} or more to go on with"
+        )
+    labelled = few = None
+    try:
+        labelled = open_labelled(settings.labels or settings.data, settings, settings.seed, console)
+        few = labelled.few(settings.few_labels)
+        if few is not None:  # before anything is trained
+            _check_few(few, labelled, settings.seed)
+    except UserError as error:
+        if settings.labels is not None or settings.task is not None or labelled is not None:
+            raise
+        no_labels(error, console)
+    if labelled is None and settings.few_labels not in (None, "none"):
+        raise UserError("--few-labels is for labels, and there are none", "give --labels LABELLED, or leave it out")
+    name = str(settings.model)
+    return Opened(
+        whole_address(name) if settings.model.exists() else name,
+        digest.hexdigest(),
+        images,
+        labelled,
+        unlabelled(data, settings.seed),
+        few,
+        data.has_splits,
+    )
+
+
+def _check_few(few: str, labelled: Labelled, seed: int) -> None:
+    """Raises UserError where there are not so many labels."""
+    try:
+        fewer_labels(labelled.train, few, labelled.task, seed, labelled.right.groups)
+    except UserError as error:
+        raise UserError(error.what.replace("`labels", "`few_labels"), error.advice) from error
+
+
+def _asked(settings: Adapt, opened: Opened) -> dict[str, Any]:
+    """What decides the figures: a study goes on only with the same. More seeds may come, and another --worth."""
+    names = "minutes epochs batch_size pool task seed precision".split()
+    return {
+        "model": opened.model,
+        "weights": opened.digest[:16],
+        "data": whole_address(settings.data),
+        "labels": None if settings.labels is None else whole_address(settings.labels),
+        "images": opened.fingerprint[:16],
+        "few_labels": opened.few,
+        **{name: getattr(settings, name) for name in names},
+        "selection": settings.selection.to_dict(),
+        "reading": settings.reading.to_dict(),
+    }
+
+
+def _plan(settings: Adapt, opened: Opened, parts: int) -> str:
+    """What is about to be done, in a line."""
+    encoders = ["as released", "gone on with", *(["from scratch"] if settings.scratch else [])]
+    if opened.labelled is None:
+        by = "neighbour agreement and RankMe"
+    else:
+        by = "kNN, a linear probe" + (f" and fine-tuning with few labels ({opened.few})" if opened.few else "")
+    return (
+        f"{len(opened.images):,} images to go on with; encoders {', '.join(encoders)}, {settings.seeds} seeds, judged "
+        f"by {by}: {parts} parts"
+    )
+
+
+def _question(settings: Adapt, opened: Opened, seeds: list[int]) -> Asked:
+    labelled = opened.labelled
+    notes = []
+    if labelled is None:
+        notes.append(
+            "No labels judged: neighbour agreement and RankMe go with what labels would say, but loosely. A few dozen "
+            "labelled images a class (--labels) tell more."
+        )
+    elif settings.labels is None and not opened.has_splits:
+        notes.append(
+            "DATA has no splits, so the encoders that were trained here have seen the judging images too, without "
+            "their labels: as in use, where the images are these; to judge for others, give DATA splits train and val."
+        )
+    return Asked(
+        str(settings.model),
+        figures_of(None if labelled is None else labelled.task, opened.few),
+        [RELEASED, GONE_ON, *([SCRATCH] if settings.scratch else [])],
+        seeds,
+        settings.seeds,
+        settings.seed,
+        settings.worth,
+        notes,
+    )
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def _parts(settings: Adapt, opened: Opened, means: Means, study: Study) -> tuple[list[Part], dict[int, list[Part]]]:
+    """Those that come first, and those of each seed."""
+    out, console = study.path, means.console
+    first = [_judged(settings, opened, means, study, RELEASED, settings.seed)]
+    if settings.minutes is not None:
+        images, device = len(opened.images), means.device.type
+        speed = partial(measure_speed, settings, out / _SPEED, images, device, console)
+        first.insert(0, Part(_SPEED, _SPEED, "how fast a training is here", speed))
+    by_seed = {}
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        parts = [_trained(settings, opened, study, console, GONE_ON, seed)]
+        parts.append(_judged(settings, opened, means, study, GONE_ON, seed))
+        if settings.scratch:
+            parts.append(_trained(settings, opened, study, console, SCRATCH, seed))
+            parts.append(_judged(settings, opened, means, study, SCRATCH, seed))
+        if opened.few is not None:
+            parts += [
+                _finetuned(settings, opened, means, study, encoder, seed)
+                for encoder in (RELEASED, GONE_ON, *([SCRATCH] if settings.scratch else []))
+            ]
+        by_seed[seed] = parts
+    return first, by_seed
+
+
+def _trained(settings: Adapt, opened: Opened, study: Study, console: Console, encoder: str, seed: int) -> Part:
+    run, first = (study.path / encoder / f"seed-{number}" for number in (seed, settings.seed))
+
+    def do() -> dict[str, Any]:
+        if encoder == SCRATCH:
+            asked, own = from_scratch(settings, run, seed, study.path / GONE_ON / first.name), list[str]()
+        else:
+            asked, own = going_on(settings, run, seed, _epochs(settings, opened, study)), OF_MODEL
+        return train(asked if run == first else like(asked, first, own), console)
+
+    expected = None if settings.minutes is None else settings.minutes * 60
+    said = f"{'going on' if encoder == GONE_ON else SAID[encoder]}, seed {seed}"
+    return Part(f"{encoder}/seed-{seed}", "training", said, do, expected)
+
+
+def _epochs(settings: Adapt, opened: Opened, study: Study) -> float | None:
+    """As given, or as many as --minutes allow at the speed that was measured."""
+    speed = study.figures(_SPEED)
+    if settings.minutes is None or speed is None:
+        return settings.epochs
+    return float(f"{settings.minutes * 60 * speed['images_per_second'] / len(opened.images):.4g}")
+
+
+def _encoder(settings: Adapt, study: Study, encoder: str, seed: int) -> Path:
+    return settings.model if encoder == RELEASED else study.path / encoder / f"seed-{seed}"
+
+
+def _judged(settings: Adapt, opened: Opened, means: Means, study: Study, encoder: str, seed: int) -> Part:
+    model, file = _encoder(settings, study, encoder, seed), judged_file(study.path, encoder, seed, "")
+    if opened.labelled is None:
+        do = partial(judge_without_labels, model, opened.unlabelled, settings, means, file)
+    else:
+        do = partial(judge_by_labels, model, opened.labelled, settings, means, file)
+    of = "" if encoder == RELEASED else f", seed {seed}"
+    return Part(f"judged/{file.stem}", "judging", f"judging {ENCODERS[encoder]}{of}", do)
+
+
+def _finetuned(settings: Adapt, opened: Opened, means: Means, study: Study, encoder: str, seed: int) -> Part:
+    model, run = _encoder(settings, study, encoder, seed), study.path / "finetuned" / f"{encoder}-seed-{seed}"
+    labels, labelled = opened.few, opened.labelled
+    assert labels is not None
+    assert labelled is not None
+
+    def do() -> dict[str, Any]:
+        asked = few_labels_of(model, settings, run, labels, seed)
+        if seed != settings.seed:
+            asked = like(asked, run.parent / f"{encoder}-seed-{settings.seed}")
+        elif encoder != RELEASED:
+            asked = like(asked, run.parent / f"{RELEASED}-seed-{seed}", OF_ENCODER)
+        finetune(asked, means.console)
+        held_out = labelled if seed == settings.seed else open_labelled(labelled.data, settings, seed, _QUIET)
+        return judge_finetuned(run, held_out, settings, means, judged_file(study.path, encoder, seed, "finetuned"))
+
+    said = f"fine-tuning {ENCODERS[encoder]} with few labels ({labels}), seed {seed}"
+    return Part(f"finetuned/{encoder}-seed-{seed}", "fine-tuning", said, do)

@@ -1,0 +1,140 @@
+"""The trainings of a study, ordinary runs: going on, from scratch with the same model and as many steps, fine-tuning.
+
+Equal means: the same model of the same sizes, the same images a step, and the same number of steps, so the same
+computing but for the share of the steps in which an encoder that goes on rests while a fresh decoder learns, which are
+cheaper. The seconds that the steps of each took are measured and shown.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from rich.console import Console
+
+from openmae.errors import UserError
+from openmae.model import SIZES
+from openmae.recipes.finetune.settings import Finetune
+from openmae.recipes.pretrain.job import pretrain
+from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.open import stored
+from openmae.report.page.run import training_seconds
+from openmae.studies.adapt.settings import Adapt
+from openmae.train.run import read_config, read_metrics
+from openmae.weights import load_model
+
+P = TypeVar("P", Pretrain, Finetune)
+_SHORT = 16  # steps of the largest batch, at most, of the training that measures the speed
+_LARGEST_BATCH = {"cpu": 256}
+OF_MODEL = (
+    "model embed_dim depth num_heads class_tokens img_size patch_size decoder decoder_embed_dim decoder_depth "
+    "decoder_num_heads decoder_layers"
+).split()
+"""Settings that follow from the released weights, whoever goes on with them."""
+OF_ENCODER = "model num_heads img_size patch_size blr layer_decay drop_path micro_batch grad_checkpointing".split()
+"""Settings of a fine-tuning that follow from what it begins with."""
+_ALIKE = (  # in a run that went on and in one from scratch
+    "batch_size img_size patch_size in_chans bands pixel_type crop_scale crop_fit hflip mask_ratio repeat_aug "
+    "max_nodata epochs precision"
+).split()
+
+
+def going_on(settings: Adapt, run: Path, seed: int, epochs: float | None) -> Pretrain:
+    """The settings of a training that goes on with the released weights."""
+    return Pretrain(
+        data=settings.data,
+        out=run,
+        from_=str(settings.model),
+        num_heads=settings.num_heads,
+        epochs=epochs,
+        batch_size=settings.batch_size,
+        seed=seed,
+        pictures=2,
+        evaluations=0,
+        precision=settings.precision,
+        device=settings.device,
+        workers=settings.workers,
+        **_asked_of_data(settings),
+    )
+
+
+def from_scratch(settings: Adapt, run: Path, seed: int, gone_on: Path) -> Pretrain:
+    """The same with fresh weights, of the model that one `gone_on` has become, and of as many steps; rates, warm-up and
+    input statistics as a fresh start has them."""
+    config, shape = read_config(gone_on), load_model(gone_on).autoencoder.architecture
+    own = {name: config[name] for name in _ALIKE if name in config}
+    own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+    nearest = min(SIZES, key=lambda name: abs(SIZES[name][0] - shape.embed_dim))
+    asked = Pretrain(
+        data=settings.data,
+        out=run,
+        model=nearest,  # type: ignore[arg-type]  # a name of these
+        embed_dim=shape.embed_dim,
+        depth=shape.depth,
+        num_heads=shape.num_heads,
+        class_tokens=shape.class_tokens,
+        decoder=shape.decoder,
+        decoder_embed_dim=shape.decoder_embed_dim,
+        decoder_depth=shape.decoder_depth,
+        decoder_num_heads=shape.decoder_num_heads,
+        decoder_layers=shape.decoder_layers,
+        seed=seed,
+        pictures=2,
+        evaluations=0,
+        device=settings.device,
+        workers=settings.workers,
+        **_asked_of_data(settings),
+    )
+    return replace(asked, **own)
+
+
+def train(asked: Pretrain, console: Console) -> dict[str, Any]:
+    """Pre-trains, or goes on with a run that was interrupted; gives the steps and the seconds that they took."""
+    assert asked.out is not None
+    pretrain(asked, console)
+    config = read_config(asked.out)
+    return {"steps": config["steps"], "batch_size": config["batch_size"], "seconds": training_seconds(asked.out)}
+
+
+def measure_speed(settings: Adapt, run: Path, images: int, device: str, console: Console) -> dict[str, Any]:
+    """A short training that goes on: images a second, as real steps reach them here."""
+    most = settings.batch_size or _LARGEST_BATCH.get(device, 4096)
+    asked = going_on(settings, run, settings.seed, min(1.0, _SHORT * most / images))
+    pretrain(replace(asked, pictures=0), console)
+    speeds = [line["images_per_second"] for line in read_metrics(run) if line.get("images_per_second")]
+    if not speeds:
+        raise UserError(f"{run / 'metrics.jsonl'} tells of no speed", "give --epochs in place of --minutes")
+    later = speeds[1:] or speeds  # the first waits for processes and memory
+    return {"images_per_second": float(len(later) / np.sum(1 / np.array(later)))}
+
+
+def few_labels_of(model: Path, settings: Adapt, run: Path, labels: str, seed: int) -> Finetune:
+    """The settings of a fine-tuning of all of an encoder with few labels."""
+    return Finetune(
+        model=str(model),
+        data=settings.labels or settings.data,
+        out=run,
+        labels=labels,
+        task=settings.task,
+        pool=settings.pool,
+        seed=seed,
+        evaluations=1,
+        num_heads=settings.num_heads if model == settings.model else None,
+        precision=settings.precision,
+        device=settings.device,
+        workers=settings.workers,
+        **_asked_of_data(settings),
+    )
+
+
+def like(asked: P, earlier: Path, but: Collection[str] = ()) -> P:
+    """The settings with what is open taken from an earlier run's, so that both are trained alike; `but` for these."""
+    config = {name: value for name, value in read_config(earlier).items() if name not in but}
+    return stored(asked, config, defaults_too=False)
+
+
+def _asked_of_data(settings: Adapt) -> dict[str, Any]:
+    """What AskedReading and AskedGroups ask."""
+    names = "alpha layout pages dicom_units nodata splits include exclude image_key group_column group_by".split()
+    return {name: getattr(settings, name) for name in names}

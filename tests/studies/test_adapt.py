@@ -1,0 +1,181 @@
+"""`openmae adapt`: a whole study of small encoders, what it leaves, and what it refuses."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from openmae.train.run import read_config
+from openmae.weights import load_model
+from tests.commands import Run, refused, words
+from tests.images import picture
+from tests.processes import run_openmae, started_openmae
+from tests.runs import Runs, copy, done
+
+SMALL = "--epochs 3 --batch-size 8 --workers 0 --device cpu --precision fp32 --seeds 2"
+
+
+def adapt(model: object, data: object, out: object, *more: object) -> list[str]:
+    return ["adapt", str(model), str(data), "--out", str(out), *words(SMALL, *more)]
+
+
+@pytest.fixture(scope="module")
+def study(runs: Runs, finished: Path, data: Path) -> Path:
+    """Judged by the classes of what it goes on with, and fine-tuned by two labels each, for as few steps as may be."""
+
+    def make(out: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("openmae.recipes.finetune.choose._LEAST_STEPS", 1)
+            done(adapt(finished, data, out, "--few-labels 2-per-class"))
+
+    return runs.once("adapted", make)
+
+
+def results(study: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((study / "results.json").read_text())
+    return found
+
+
+def test_it_is_a_folder_of_ordinary_runs_with_equal_steps(study: Path, finished: Path) -> None:
+    runs = [study / encoder / f"seed-{seed}" for encoder in ("gone-on", "scratch") for seed in (0, 1)]
+    configs = [read_config(run) for run in runs]
+    assert [(one["steps"], one["batch_size"], one["seed"]) for one in configs] == [(14, 8, 0), (14, 8, 1)] * 2
+    assert configs[0]["from"] == str(finished)
+    assert "from" not in configs[2]
+    first, *others = [load_model(run) for run in runs]
+    assert all(one.autoencoder.architecture == first.autoencoder.architecture for one in others)
+    assert first.encoder.embed_dim == load_model(finished).encoder.embed_dim
+    assert {one["name"] for one in results(study)["runs"]} >= {"gone-on/seed-0", "finetuned/released-seed-1"}
+    same = [read_config(run) for run in sorted((study / "finetuned").iterdir())]
+    assert len(same) == 6
+    assert {one["labels"] for one in same} == {"2-per-class"}
+    assert len({(one["epochs"], one["batch_size"], one["weight_decay"]) for one in same}) == 1
+
+
+def test_encoders_are_judged_as_knn_and_probe_judge_them(study: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    model = copy(study / "scratch/seed-1", tmp_path / "run")
+    for command in ("knn", "probe"):
+        code, _, errors = run(command, model, data, *words("--no-baselines --workers 0 --precision fp32"))
+        assert code == 0, errors
+    said = {e["kind"]: e["top1"] for e in json.loads((model / "evaluations.json").read_text())}
+    found = {one["name"]: one["of"]["scratch"][1] for one in results(study)["figures"]}
+    assert (found["knn"], found["linear"]) == (pytest.approx(said["knn"]), pytest.approx(said["linear"]))
+    tuned = json.loads((study / "finetuned/scratch-seed-1/results.json").read_text()).popitem()[1]["clean"]["figures"]
+    assert found["finetuned"] == pytest.approx(tuned["top1"])
+
+
+def test_the_page_says_it(study: Path, tmp_path: Path, run: Run) -> None:
+    found = results(study)
+    assert found["verdict"]["kind"] in ("undecided", "gain", "worse", "mixed")  # 8 images rule nothing out
+    assert [one["name"] for one in found["figures"]] == ["knn", "linear", "finetuned"]
+    assert "DATA has no splits" in found["notes"][0]
+    assert [len(one["of"]["released"]) for one in found["figures"]] == [1, 1, 2]
+    page = (study / "report.html").read_text()
+    assert found["verdict"]["sentence"].split(";")[0].replace("'", "&#x27;") in page
+    assert 'href="gone-on/seed-0/report.html"' in page
+    assert "<svg" in (study / "study.svg").read_text()
+    again = copy(study, tmp_path / "again")
+    (again / "report.html").unlink()
+    assert run("report", again)[0] == 0
+    assert (again / "report.html").read_text().count("from scratch") == page.count("from scratch")
+
+
+def test_the_same_command_does_nothing_twice_and_more_seeds_are_added(
+    study: Path, finished: Path, data: Path, tmp_path: Path, run: Run
+) -> None:
+    mine = copy(study, tmp_path / "study")
+    before = json.loads((mine / "study.json").read_text())
+    same = ("--few-labels", "2-per-class")
+    code, output, errors = run(*adapt(finished, data, mine, *same))
+    assert code == 0, errors
+    assert " of 15: " not in output
+    assert results(mine) == results(study)
+    refused(run(*adapt(finished, data, mine, *same, "--epochs 4")), "epochs = 3.0, not 4.0", "choose another --out")
+    refused(run(*adapt(finished, data, mine)), "few_labels = 2-per-class, not")
+    other = copy(finished, tmp_path / "other")
+    refused(run(*adapt(other, data, mine, *same)), "holds a study with model = ", "choose another --out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("openmae.recipes.finetune.choose._LEAST_STEPS", 1)
+        code, output, errors = run(*adapt(finished, data, mine, *same, "--seeds 3 --no-scratch --worth 0.5"))
+    assert code == 0, errors
+    after = json.loads((mine / "study.json").read_text())["parts"]
+    assert {*after} - {*before["parts"]} == {
+        "gone-on/seed-2", "judged/gone-on-seed-2", "finetuned/released-seed-2", "finetuned/gone-on-seed-2",
+    }  # fmt: skip
+    assert {name: after[name] for name in before["parts"]} == before["parts"]
+    assert results(mine)["verdict"]["kind"] == "no gain"
+    assert results(mine)["verdict"]["beside"] == ""
+
+
+def test_without_labels_and_by_the_clock(finished: Path, tmp_path: Path, run: Run) -> None:
+    for number in range(24):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        picture(number).save(tmp_path / f"x/{number}.png")
+    asked = adapt(finished, tmp_path / "x", tmp_path / "s", "--no-scratch --minutes 0.005")
+    asked[asked.index("--epochs") : asked.index("--epochs") + 2] = []
+    code, output, errors = run(*asked)
+    assert code == 0, errors
+    assert "No labels to judge by" in output
+    assert "1 of 6: how fast a training is here" in output
+    found = results(tmp_path / "s")
+    assert [one["name"] for one in found["figures"]] == ["agreement", "rankme"]
+    assert "No labels judged" in found["notes"][0]
+    speed = json.loads((tmp_path / "s/study.json").read_text())["parts"]["speed"]["figures"]["images_per_second"]
+    epochs = read_config(tmp_path / "s/gone-on/seed-0")["epochs"]
+    assert epochs == pytest.approx(0.005 * 60 * speed / (24 - 2), rel=0.15)  # 2 are set aside for the pictures
+    assert read_config(tmp_path / "s/gone-on/seed-1")["epochs"] == epochs
+
+
+def test_what_is_refused(finished: Path, colours: Path, tmp_path: Path, run: Run) -> None:
+    out, flat = tmp_path / "s", tmp_path / "flat"
+    flat.mkdir()
+    for number in range(8):
+        Image.fromarray(np.full((16, 16, 3), 20 * number, np.uint8)).save(flat / f"{number}.png")
+    refused(run(*adapt(finished, colours, out, "--seeds 1")), "--seeds is 1: give 2 or more")
+    refused(run(*adapt(finished, colours, out, "--minutes 1")), "--minutes and --epochs both say how long")
+    refused(run(*adapt(finished, colours, out, "--worth 2")), "--worth is 2: give a share")
+    refused(
+        run(*adapt(finished, colours, out, "--few-labels 9-per-class")), "has 8 images in train", "8-per-class or less"
+    )
+    refused(run(*adapt(finished, colours, out, "--few-labels many")), "--few-labels is 'many'", "10%")
+    refused(run(*adapt(finished, colours, out, "--labels", flat)), "flat has no labels")
+    refused(run(*adapt(finished, flat, out)), "flat has 8 images: give 20 or more")
+    refused(run(*adapt(finished, flat, out, "--labels", colours)), "flat has 8 images")
+    refused(run(*adapt(tmp_path / "none", colours, out)), "none")
+    refused(
+        run(*adapt(finished, colours, copy(finished, tmp_path / "run"))), "is a run, and a study is a folder of runs"
+    )
+    refused(run(*adapt(finished, colours, colours)), "is not empty and is not a study")
+    refused(run(*adapt(finished, colours, colours / "train/red/000.png")), "is a file")
+    assert not out.exists()
+    out.mkdir()
+    (out / "study.json").write_text("{")
+    refused(run(*adapt(finished, colours, out)), "study.json is damaged", "begin anew")
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_goes_on_to_the_same_figures(finished: Path, colours: Path, tmp_path: Path) -> None:
+    more = "--few-labels none --epochs 20"
+    whole = run_openmae(adapt(finished, colours, tmp_path / "whole", more))
+    assert whole.returncode == 0, whole.stderr
+    asked, draws, kills = adapt(finished, colours, tmp_path / "killed", more), random.Random(0), 0
+    for _ in range(12):
+        with started_openmae(asked, tmp_path / "log", session=True) as process:
+            time.sleep(draws.uniform(3, 8))
+            if process.poll() is not None:
+                break
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+    assert kills >= 2
+    last = run_openmae(asked)
+    assert last.returncode == 0, last.stderr
+    found, expected = (results(tmp_path / name) for name in ("killed", "whole"))
+    assert found["figures"] == expected["figures"]
+    assert found["verdict"]["kind"] == expected["verdict"]["kind"]
