@@ -22,6 +22,7 @@ MEASURED_SMALL = {  # what would measure a large model for minutes, or start oth
     "doctor": ["--processes", "1"],
     "plan": ["--model", "vit_tiny", "--img-size", "32", "--seconds", "1"],
     "bench": ["--model", "vit_tiny", "--micro-batch", "1", "--rounds", "1", "--precision", "fp32"],
+    "adapt": "--epochs 1 --batch-size 8 --seeds 2 --no-scratch --few-labels none".split(),
 }
 
 

@@ -25,6 +25,7 @@ DRAWN: list[tuple[Purpose, int, dict[str, int], list[int]]] = [
     ("fewer labels", 7, {"index": 11}, [388329, 471141, 228475]),
     ("balance", 7, {"index": 11}, [578378, 912656, 28481]),
     ("probe folds", 7, {"index": 11}, [398063, 613844, 430676]),
+    ("resample", 7, {}, [613321, 456627, 492767]),
     ("few", 7, {}, [524120, 482128, 293938]),
     ("percentiles", 0, {"index": 11}, [488543, 174681, 3575]),
     ("corruption", 7, {"epoch": 18, "index": 11, "view": 5}, [391346, 984101, 936540]),
