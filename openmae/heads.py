@@ -46,7 +46,7 @@ class Classifier(nn.Module):
     """A ViT and a linear layer on its pooled features; for classes, several labels at once, and numbers alike.
 
     pool: "mean" of the patch tokens, then a LayerNorm of its own (paper, A.1); "class": the encoder's norm, then the
-        mean of the class tokens.
+        mean of the class tokens but its registers.
     batch_norm: normalise the features by their batch before the linear layer, as the paper's linear probe does.
     drop_path: chance, 0 to below 1, to leave out a branch of the last block in training; it rises evenly from 0 at
         the first.
@@ -56,7 +56,7 @@ class Classifier(nn.Module):
         self, encoder: ViT, outputs: int, pool: Pool = "mean", batch_norm: bool = False, drop_path: float = 0.0
     ) -> None:
         super().__init__()
-        if pool == "class" and encoder.class_tokens == 0:
+        if pool == "class" and encoder.read_classes == 0:
             raise BadValue("this model has no class token", "choose pool 'mean'")
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path is {drop_path}; give a number from 0 and below 1")
@@ -128,7 +128,7 @@ class Classifier(nn.Module):
         (last,) = deque(self.encoder.states(tokens, keep), maxlen=1)  # (B, T + N, D)
         classes = self.encoder.class_tokens
         if self.norm is None:
-            return self.encoder.norm(last[:, :classes]).mean(dim=1)
+            return self.encoder.norm(last[:, : self.encoder.read_classes]).mean(dim=1)
         return self.norm(last[:, classes:].mean(dim=1))
 
     def branches_kept(self, noise: Tensor) -> Tensor:
@@ -162,8 +162,8 @@ def learn_last_blocks(model: Classifier, blocks: float) -> None:
     model.encoder.requires_grad_(blocks == depth)
     if blocks == 0.5:
         last = model.encoder.blocks[-1]
-        last.norm2.requires_grad_(True)
-        last.mlp.requires_grad_(True)
+        for part in (last.norm2, last.mlp, last.scale2):
+            part.requires_grad_(True)
     elif blocks:
         for block in list(model.encoder.blocks)[depth - int(blocks) :]:
             block.requires_grad_(True)

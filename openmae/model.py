@@ -92,6 +92,22 @@ def interpolated(positions: Tensor, grid: tuple[int, ...], to: tuple[int, ...]) 
     return F.interpolate(planes, to, mode="bicubic", align_corners=False)[0].flatten(1).T.contiguous()
 
 
+def rotations(grid: tuple[int, ...], dim: int, base: float) -> Tensor:
+    """(N, dim / 2) angles by which pairs of a head's numbers are turned at each place (RoPE, as DINOv3 has it: arXiv
+    2508.10104): along each axis, rows first, 2 pi place / period, with places from -1 to 1 across the image, whatever
+    its grid, and periods base^(k / n), k = 0..n-1. Raises ValueError where the axes cannot share dim / 2."""
+    n = dim // (2 * len(grid))
+    if n * 2 * len(grid) != dim:
+        raise ValueError(
+            f"heads {dim} wide cannot hold rotations of {len(grid)} axes: use a multiple of {2 * len(grid)}"
+        )
+    periods = base ** (torch.arange(n, dtype=torch.float64) / n)
+    axes = ((torch.arange(side, dtype=torch.float64) + 0.5) * (2 / side) - 1 for side in grid)
+    places = torch.meshgrid(*axes, indexing="ij")
+    angles = [2 * math.pi * place.reshape(-1, 1) / periods for place in places]  # (N, n) each
+    return torch.cat(angles, dim=1).float()
+
+
 def take(tokens: Tensor, indices: Tensor) -> Tensor:
     """(B, N, D) tokens at (B, V) indices -> (B, V, D)."""
     return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
@@ -110,20 +126,41 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def turned(x: Tensor, turns: Tensor) -> Tensor:
+    """(B, heads, N, d), each pair (x[i], x[i + d / 2]) turned. turns: (2, B, 1, N, d / 2) cosines and sines."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = turns
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+QkvBias = Literal["all", "no keys", "none"]
+
+
+class NoKeyBias(nn.Linear):
+    """Queries, keys and values of which the keys have no bias: its third is held at zero and never learns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, 3 D)."""
+        query, key, value = self.bias.chunk(3)
+        return F.linear(x, self.weight, torch.cat([query, torch.zeros_like(key), value]))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, qkv_bias: QkvBias = "all") -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = (NoKeyBias if qkv_bias == "no keys" else nn.Linear)(dim, 3 * dim, bias=qkv_bias != "none")
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D), or of the `last` tokens alone (B, last, D)."""
+    def forward(self, x: Tensor, last: int | None = None, turns: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), or of the `last` tokens alone (B, last, D). turns: see `turned`."""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, heads, N, D / heads)
+        if turns is not None:
+            q, k = turned(q, turns), turned(k, turns)
         if last is not None:
             q, tokens = q[:, :, -last:], last
         return self.proj(attend(q, k, v).transpose(1, 2).reshape(batch, tokens, dim))
@@ -147,31 +184,66 @@ class CrossAttention(nn.Module):
         return self.proj(attend(q, k, v).transpose(1, 2).reshape(batch, queries, dim))
 
 
-class MLP(nn.Sequential):
-    """Linear, GELU, Linear."""
+class SwiGLU(nn.Module):
+    """A gate, SiLU of the first half, times the second (arXiv 2002.05202)."""
 
-    def __init__(self, dim: int, ratio: float) -> None:
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, 2 H) -> (B, N, H)."""
+        gate, value = x.chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+
+class MLP(nn.Sequential):
+    """Linear, GELU, Linear; or with a gate instead, of which the first layer makes twice as much."""
+
+    def __init__(self, dim: int, ratio: float, swiglu: bool = False) -> None:
         hidden = int(dim * ratio)
-        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        first = nn.Linear(dim, 2 * hidden if swiglu else hidden)
+        super().__init__(first, SwiGLU() if swiglu else nn.GELU(), nn.Linear(hidden, dim))
+
+
+class LayerScale(nn.Module):
+    """What a branch adds, each of its D numbers times a learned one (arXiv 2103.17239)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((dim,), 1e-5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        return x * self.scale
 
 
 class Block(nn.Module):
-    """Pre-norm: attention, then MLP, each added to what came in."""
+    """Pre-norm: attention, then MLP, each added to what came in. What follows norm_eps: see `ViT`."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, norm_eps: float = NORM_EPS) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        norm_eps: float = NORM_EPS,
+        layer_scale: bool = False,
+        swiglu: bool = False,
+        qkv_bias: QkvBias = "all",
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, norm_eps)
-        self.attn = Attention(dim, num_heads)
+        self.attn = Attention(dim, num_heads, qkv_bias)
+        self.scale1 = LayerScale(dim) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, norm_eps)
-        self.mlp = MLP(dim, mlp_ratio)
+        self.mlp = MLP(dim, mlp_ratio, swiglu)
+        self.scale2 = LayerScale(dim) if layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor, keep: Tensor | None = None, last: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, keep: Tensor | None = None, last: int | None = None, turns: Tensor | None = None
+    ) -> Tensor:
         """(B, N, D) -> (B, N, D). keep: (B, 2) what the two are multiplied by, 0 to leave one out (drop path).
-        last: only so many tokens, from the end, are asked for; they attend to all."""
-        attention = self.attn(self.norm1(x), last)
+        last: only so many tokens, from the end, are asked for; they attend to all. turns: see `turned`."""
+        attention = self.scale1(self.attn(self.norm1(x), last, turns))
         x = x if last is None else x[:, -last:]
         x = x + (attention if keep is None else attention * keep[:, 0, None, None].to(attention.dtype))
-        mlp = self.mlp(self.norm2(x))
+        mlp = self.scale2(self.mlp(self.norm2(x)))
         return x + (mlp if keep is None else mlp * keep[:, 1, None, None].to(mlp.dtype))
 
 
@@ -230,10 +302,21 @@ def describe(module: nn.Module, state_dict: dict[str, Any], prefix: str, kept: d
 # ---------------------------------------------------------------- the encoder
 
 
+# What few encoders have, and what of it the others have, of which no description says it.
+_RARE: dict[str, Any] = {"registers": 0, "layer_scale": False, "swiglu": False, "qkv_bias": "all", "rope": None}
+
+
 class ViT(nn.Module):
-    """A plain Vision Transformer that reads the patches it is given, all of them or only some."""
+    """A plain Vision Transformer that reads the patches it is given, all of them or only some.
+
+    Others' encoders, DINOv2's and DINOv3's above all, have more:
+    registers: how many of the class tokens, the last of them, are no features (arXiv 2309.16588).
+    layer_scale, swiglu: see the classes. qkv_bias: which of queries, keys and values have one.
+    rope: the base of the periods of `rotations`, which stand for positions then; None: there are none.
+    """
 
     positions: Tensor
+    angles: Tensor
 
     def __init__(
         self,
@@ -248,34 +331,65 @@ class ViT(nn.Module):
         position_grid: tuple[int, ...] | None = None,
         norm_eps: float = NORM_EPS,
         learned_positions: bool = False,
+        registers: int = 0,
+        layer_scale: bool = False,
+        swiglu: bool = False,
+        qkv_bias: QkvBias = "all",
+        rope: float | None = None,
     ) -> None:
         super().__init__()
         _check_width("embed_dim", embed_dim, num_heads, len(img_size))
+        if not 0 <= registers <= class_tokens:
+            raise ValueError(f"registers is {registers}; give 0 to class_tokens = {class_tokens}")
         self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
         self.grid = grid_of(img_size, patch_size)
         self.embed_dim, self.depth, self.class_tokens = embed_dim, depth, class_tokens
         self.num_heads, self.mlp_ratio, self.position_grid = num_heads, mlp_ratio, position_grid
         self.norm_eps, self.learned_positions = norm_eps, learned_positions
+        self.registers, self.layer_scale, self.swiglu = registers, layer_scale, swiglu
+        self.qkv_bias, self.rope = qkv_bias, rope
         self.grad_checkpointing = False
         self.patch_embed = nn.Linear(math.prod(patch_size) * in_chans, embed_dim)
         self.class_token = nn.Parameter(torch.zeros(class_tokens, embed_dim))  # its position is zero
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, norm_eps) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, mlp_ratio, norm_eps, layer_scale, swiglu, qkv_bias) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(embed_dim, norm_eps)
-        _set_positions(self, sincos_positions(self.grid, embed_dim, position_grid), learned_positions)
+        positions = sincos_positions(self.grid, embed_dim, position_grid)
+        _set_positions(self, positions if rope is None else torch.zeros_like(positions), learned_positions)
+        if rope is not None:  # class tokens are not turned
+            angles = F.pad(rotations(self.grid, embed_dim // num_heads, rope), (0, 0, class_tokens, 0))
+            self.register_buffer("angles", angles, persistent=False)  # (T + N, D / heads / 2)
         self.register_state_dict_post_hook(describe)
+
+    def rare_parts(self) -> list[str]:
+        """What this encoder has that few have, in words; empty for one of the paper's."""
+        found = [f"{self.registers} register tokens"] if self.registers else []
+        found += ["LayerScale"] if self.layer_scale else []
+        found += ["SwiGLU"] if self.swiglu else []
+        bias = {"no keys": "no biases of keys", "none": "no biases of queries, keys and values"}.get(self.qkv_bias)
+        return [*found, *([bias] if bias else []), *(["rotations (RoPE)"] if self.rope is not None else [])]
+
+    @property
+    def read_classes(self) -> int:
+        """How many of the class tokens, the first of them, are features: all but the registers."""
+        return self.class_tokens - self.registers
 
     def arguments(self) -> dict[str, Any]:
         """Plain values from which `ViT(**arguments)` makes one of the same shape."""
         names = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "class_tokens")
-        return {name: getattr(self, name) for name in (*names, "position_grid", "norm_eps", "learned_positions")}
+        said = {name: getattr(self, name) for name in (*names, "position_grid", "norm_eps", "learned_positions")}
+        return said | {name: getattr(self, name) for name, usual in _RARE.items() if getattr(self, name) != usual}
 
     def resized(self, img_size: tuple[int, ...]) -> "ViT":
         """A copy for images of another size, its positions interpolated between those that this one was trained with:
         sine-cosine ones exactly, learned ones by bicubic interpolation, as MAE's code does it for fine-tuning.
+        Rotations follow from the place in the image.
 
         Raises ValueError where the patches do not cut that size.
         """
-        counted_in = None if self.learned_positions else self.position_grid or self.grid
+        is_counted = not self.learned_positions and self.rope is None
+        counted_in = self.position_grid or self.grid if is_counted else None
         copy = ViT(**{**self.arguments(), "img_size": img_size, "position_grid": counted_in})
         weights = self.state_dict()
         if self.learned_positions:
@@ -297,14 +411,25 @@ class ViT(nn.Module):
         """(B, V, P) patches lying at (B, V) places (default: all N in order) -> (B, V, D)."""
         return self.patch_embed(patches) + (self.positions if places is None else self.positions[places])
 
-    def states(self, tokens: Tensor, keep: Tensor | None = None) -> Iterator[Tensor]:
+    def states(self, tokens: Tensor, keep: Tensor | None = None, places: Tensor | None = None) -> Iterator[Tensor]:
         """(B, V, D) embedded patches -> (B, T + V, D) with class tokens in front: before the first block,
-        then after each block. Without the final norm. keep: (B, depth, 2) for the blocks, see Block."""
+        then after each block. Without the final norm. keep: (B, depth, 2) for the blocks, see Block. places: (B, V)
+        where the patches lie, which rotations ask again; default: all N in order."""
+        turns = None if self.rope is None else self.turns(places)
         x = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
         yield x
         for number, block in enumerate(self.blocks):
-            x = run_block(block, x, None if keep is None else keep[:, number], recompute=self.grad_checkpointing)
+            kept = None if keep is None else keep[:, number]
+            x = run_block(block, x, kept, None, turns, recompute=self.grad_checkpointing)
             yield x
+
+    def turns(self, places: Tensor | None) -> Tensor:
+        """(2, B or 1, 1, T + V, d / 2) for class tokens, which stay as they are, and patches at (B, V) places."""
+        angles = self.angles[None]
+        if places is not None:
+            classes = torch.arange(self.class_tokens, device=places.device).expand(len(places), -1)
+            angles = self.angles[torch.cat([classes, places + self.class_tokens], dim=1)]
+        return torch.stack([angles.cos(), angles.sin()])[:, :, None]
 
     def forward(self, images: Tensor, layer: int | None = None) -> Tensor:
         """(B, C, *S) -> (B, T + N, D) after block `layer` (1..depth, default the last) and the final norm."""
@@ -529,7 +654,8 @@ class MaskedAutoencoder(nn.Module):
                 torch.cat([tokens, masked.to(tokens.dtype)], dim=1),
                 torch.cat([visible, hidden], dim=1),
             )
-        states = [s for number, s in enumerate(self.encoder.states(tokens)) if number in self.layers_read]
+        all_states = enumerate(self.encoder.states(tokens, places=places))
+        states = [s for number, s in all_states if number in self.layers_read]
         return [*states[:-1], self.encoder.norm(states[-1])], places
 
     def encode(self, images: Tensor, layer: int | None = None) -> Tensor:
@@ -564,9 +690,6 @@ DECODERS: dict[str, tuple[int, int, int]] = {
 }
 
 
-_RARE: dict[str, Any] = {"position_grid": None, "target_values": None}
-
-
 @dataclass(frozen=True)
 class Architecture:
     """Everything that decides a model's weights' shapes and what they mean; see `create_model`."""
@@ -593,11 +716,16 @@ class Architecture:
     decoder_learned_positions: bool = False
     position_grid: tuple[int, ...] | None = None  # in which fixed positions are counted, the decoder's too; see `ViT`
     target_values: int | None = None  # of a target of somebody's own
+    registers: int = 0
+    layer_scale: bool = False
+    swiglu: bool = False
+    qkv_bias: QkvBias = "all"
+    rope: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for model.json, without what few models have."""
-        values = asdict(self)
-        return {name: value for name, value in values.items() if name not in _RARE or value != _RARE[name]}
+        rare = {"position_grid": None, "target_values": None, **_RARE}
+        return {name: value for name, value in asdict(self).items() if name not in rare or value != rare[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Architecture":
@@ -648,6 +776,11 @@ class Architecture:
             self.position_grid,
             self.norm_eps,
             self.learned_positions,
+            self.registers,
+            self.layer_scale,
+            self.swiglu,
+            self.qkv_bias,
+            self.rope,
         )
         target = make_target(self.target, self.patch_size, self.in_chans, self.target_values)
         shape = (

@@ -43,7 +43,7 @@ class Embedder:
     device: torch.device
 
     def __post_init__(self) -> None:
-        if self.pool == "class" and self.encoder.class_tokens == 0:
+        if self.pool == "class" and self.encoder.read_classes == 0:
             raise UserError("this model has no class token", "use `pool='mean'`")
         if not 1 <= self.layer <= self.encoder.depth:
             raise UserError(f"`layer` is {self.layer}", f"this model has layers 1 to {self.encoder.depth}")

@@ -44,7 +44,7 @@ def readouts(encoder: ViT, layers: Sequence[int] | None, pools: Sequence[Pool]) 
 
     Raises UserError where the model has no such layer or no class token.
     """
-    if "class" in pools and encoder.class_tokens == 0:
+    if "class" in pools and encoder.read_classes == 0:
         raise UserError("this model has no class token", "use `pool='mean'`")
     for layer in layers or ():
         if not 1 <= layer <= encoder.depth:
@@ -70,7 +70,7 @@ def pooled_at(
                 here = [place for place in places if place.layer == number]
                 normed = encoder.norm(state) if here else state  # (B, T + N, D)
                 for place in here:
-                    part = normed[:, :classes] if place.pool == "class" else normed[:, classes:]
+                    part = normed[:, : encoder.read_classes] if place.pool == "class" else normed[:, classes:]
                     found[place] = part.mean(dim=1, dtype=torch.float32)
         return torch.stack([found[place] for place in places], dim=1)
 

@@ -54,6 +54,7 @@ def flops(architecture: Architecture, visible: int | None = None, queries: int |
     memory = architecture.class_tokens + (math.prod(grid) if architecture.encoder_mask_token else shown)
     projection = _linear(shown, values, width)
     blocks = architecture.depth * _block(memory, memory, width, inner)
+    blocks += architecture.depth * _linear(memory, width, inner) if architecture.swiglu else 0  # the gates
     embedding, decoder_blocks, last = _decoder(architecture, memory, asked)
     head = _linear(
         asked,

@@ -142,8 +142,8 @@ def entries(model: Model, biases: Biases = "all") -> list[Entry]:
 def load_folder(folder: Path, config: Mapping[str, Any]) -> Loaded:
     """The model of a folder of transformers'. Raises UserError with what does not fit."""
     name = str(folder)
-    weights = {_old_name(key): tensor for key, tensor in _weights(folder).items()}
-    described = _Config(config, name)
+    weights = {_old_name(key): tensor for key, tensor in weights_of(folder).items()}
+    described = Config(config, name)
     model: Model = filled(
         lambda: _build(described, weights),
         lambda blank: entries(blank, described.biases),
@@ -152,7 +152,7 @@ def load_folder(folder: Path, config: Mapping[str, Any]) -> Loaded:
         left_out=lambda blank: _POOLER if isinstance(blank, Encoder) else (),
     )
     in_chans = model.encoder.in_chans
-    statistics, assumed = _statistics(folder, in_chans, described.whole("bands"))
+    statistics, assumed = statistics_of(folder, in_chans, described.whole("bands"))
     dropped = {"left_out": [key for key in _POOLER if key in weights]} if isinstance(model, Encoder) else {}
     names, task = described.classes(model.head.out_features) if isinstance(model, Classifier) else (None, None)
     provenance = {"format": "transformers", "file": name, **{k: v for k, v in dropped.items() if v}, "assumed": assumed}
@@ -160,32 +160,35 @@ def load_folder(folder: Path, config: Mapping[str, Any]) -> Loaded:
     return Loaded(model.eval(), statistics, info, name)
 
 
-class _Config:
+class Config:
     """config.json of transformers, each value checked as it is asked for."""
 
-    def __init__(self, values: Mapping[str, Any], name: str) -> None:
+    def __init__(self, values: Mapping[str, Any], name: str, activation: str = "gelu") -> None:
         self.values, self.name = values, name
         self.biases: Biases = "none" if values.get("qkv_bias", True) is False else "all"
         self.is_beit = values.get("model_type") == "beit"
         if self.is_beit and values.get("use_mean_pooling", True) is not True:
             raise UserError(f"{name} is a BEiT that pools by its class token, which openmae does not read")
         self.own = values[OURS] if isinstance(values.get(OURS), dict) else {}
-        if (activation := values.get("hidden_act", "gelu")) != "gelu":
-            raise UserError(f"{name} computes with {activation}, and openmae's blocks with gelu: it cannot be loaded")
+        if (said := values.get("hidden_act", "gelu")) != activation:
+            raise UserError(f"{name} computes with {said}, and openmae's blocks with {activation}: it cannot be loaded")
 
     def number(self, key: str, default: int) -> int:
+        """A whole number above 0."""
         value = self.values.get(key, default)
         if type(value) is not int or not 0 < value < 2**31:
             raise UserError(f"{self.name}/config.json has {key} as {value!r}", "it must be a whole number above 0")
         return value
 
     def fraction(self, key: str, default: float) -> float:
+        """Between 0 and 1."""
         value = self.values.get(key, default)
         if type(value) not in (int, float) or not 0 < value < 1:
             raise UserError(f"{self.name}/config.json has {key} as {value!r}", "it must lie between 0 and 1")
         return float(value)
 
     def sides(self, key: str, default: int) -> tuple[int, int]:
+        """(height, width), of two whole numbers or one."""
         value = self.values.get(key, default)
         pair = value if isinstance(value, list) else [value, value]
         if len(pair) != 2 or any(type(side) is not int or not 0 < side < 2**20 for side in pair):
@@ -225,7 +228,7 @@ class _Config:
         return ordered, _TASKS.get(str(self.values.get("problem_type")), "classification")
 
 
-def _build(config: _Config, weights: Mapping[str, Tensor]) -> Model:
+def _build(config: Config, weights: Mapping[str, Tensor]) -> Model:
     name = config.name
     has_head, has_decoder = "classifier.weight" in weights, any(key.startswith("decoder.") for key in weights)
     prefix = "beit." if config.is_beit else "vit." if has_head or has_decoder else ""
@@ -264,7 +267,7 @@ def _build(config: _Config, weights: Mapping[str, Tensor]) -> Model:
 
 
 def _autoencoder(
-    config: _Config, weights: Mapping[str, Tensor], vit: dict[str, Any], grid: tuple[int, ...]
+    config: Config, weights: Mapping[str, Tensor], vit: dict[str, Any], grid: tuple[int, ...]
 ) -> MaskedAutoencoder:
     name = config.name
     places = required(weights, "decoder.decoder_pos_embed", 3, name)[0]
@@ -301,7 +304,7 @@ def _old_name(key: str) -> str:
     return key
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
+def weights_of(folder: Path) -> dict[str, Tensor]:
     """From the one file or the several that an index lists, safetensors before pickled ones."""
     for single, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", _read_bin)):
         if (folder / single).exists():
@@ -325,7 +328,7 @@ def _read_bin(file: Path) -> dict[str, Tensor]:
     return read_pickled(file)[0]
 
 
-def _statistics(folder: Path, in_chans: int, bands: tuple[int, ...] | None) -> tuple[Statistics, list[str]]:
+def statistics_of(folder: Path, in_chans: int, bands: tuple[int, ...] | None) -> tuple[Statistics, list[str]]:
     """(of its image processor, what had to be assumed). bands: that an export of ours says files are read by."""
     file = folder / "preprocessor_config.json"
     if not file.exists():

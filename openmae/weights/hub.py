@@ -15,7 +15,7 @@ from typing import Any
 
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
-from openmae.weights import hf
+from openmae.weights import dino, hf
 from openmae.weights.loaded import Loaded
 
 PREFIX = "hub:"
@@ -125,11 +125,11 @@ def _check_kind(folder: Path, name: str) -> bool:
         return False  # which is complained of where it is loaded
     config = config if isinstance(config, dict) else {}
     kind = config.get("model_type")
-    if kind not in hf.KINDS and not (kind is None and "architecture" in config):
+    if kind not in (*hf.KINDS, *dino.KINDS) and not (kind is None and "architecture" in config):
         said = "has a config.json that names no kind of model" if kind is None else f"is of the kind '{str(kind)[:40]}'"
         raise UserError(
             f"{name} {said}, and of the Hub openmae reads its own models, timm's, and transformers' "
-            f"{' and '.join(hf.KINDS)}",
+            f"{', '.join((*hf.KINDS, *dino.KINDS))}",
             "choose one of those",
         )
     return False

@@ -15,6 +15,7 @@ from openmae.errors import UserError
 from openmae.masking import Masking
 from openmae.model import SIZES, Architecture, MaskedAutoencoder
 from openmae.weights.entries import Entry, decoder_inputs, filled, layer
+from openmae.weights.layout import block_entries, encoder_entries
 from openmae.weights.loaded import Loaded, model_json
 from openmae.weights.shapes import (
     NOT_GIVEN,
@@ -26,7 +27,7 @@ from openmae.weights.shapes import (
     required,
     usual_heads,
 )
-from openmae.weights.timm import Stated, block_entries, encoder_entries, load_weights, vit_arguments
+from openmae.weights.timm import Stated, load_weights, vit_arguments
 
 _DECODER_HEADS = 16  # of every decoder in that code, and no file says it
 _MODELS = re.compile(r"(?:mae_)?(vit_(?:base|large|huge))_patch\d+\w*")  # of that code; others add theirs
@@ -99,9 +100,9 @@ def _architecture(
 ) -> tuple[Architecture, list[str]]:
     """(the shape, what of it no line of the file says)."""
     name = str(file)
-    vit = vit_arguments(weights, Stated(heads.encoder), name)
-    if vit["class_tokens"] != 1:
-        raise UserError(f"{name} does not fit its model: cls_token is missing")
+    vit, at = vit_arguments(weights, Stated(heads.encoder), name)
+    if vit["class_tokens"] != 1 or at != 1:
+        raise UserError(f"{name} does not fit its model: cls_token is missing, or its position")
     width = required(weights, "decoder_embed.weight", 2, name).shape[0]
     places = required(weights, "decoder_pos_embed", 3, name)[0]
     assumed = [] if heads.encoder else [assumed_heads(vit["num_heads"])]

@@ -17,7 +17,7 @@ from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.heads import Classifier, Encoder, Pool
-from openmae.model import NORM_EPS, Architecture
+from openmae.model import NORM_EPS, Architecture, QkvBias
 from openmae.weights.entries import complain
 from openmae.weights.loaded import Loaded, Model
 from openmae.weights.writing import pieces
@@ -112,6 +112,7 @@ def _check(info: dict[str, Any], statistics: Statistics, weights: dict[str, Tens
     flags = [{**shape, **encoder}.get(name, False) for name in ("learned_positions", "decoder_learned_positions")]
     if type(eps) is not float or not 0 < eps < 1 or not all(type(flag) is bool for flag in flags):
         raise ValueError(f"norm_eps is {eps}, and whether positions are learned is {flags}")
+    _check_rare(encoder)
     if encoder["in_chans"] != statistics.pixels.in_chans:
         raise ValueError(f"statistics of {statistics.pixels.in_chans} channels, and {encoder['in_chans']} of images")
     _check_statistics(statistics)
@@ -127,6 +128,20 @@ def _check(info: dict[str, Any], statistics: Statistics, weights: dict[str, Tens
             raise ValueError("its outputs, their names and its task do not go together")
         if shape["pool"] not in get_args(Pool):
             raise ValueError(f"its pool is {shape['pool']}")
+
+
+def _check_rare(encoder: dict[str, Any]) -> None:
+    """Raises ValueError for what few encoders have, where it is none of what they have."""
+    fits: dict[str, Callable[[Any], bool]] = {
+        "registers": lambda value: type(value) is int and value >= 0,
+        "layer_scale": lambda value: type(value) is bool,
+        "swiglu": lambda value: type(value) is bool,
+        "qkv_bias": lambda value: value in get_args(QkvBias),
+        "rope": lambda value: value is None or (type(value) in (int, float) and 1 < value < math.inf),
+    }
+    for name, is_one in fits.items():
+        if name in encoder and not is_one(encoder[name]):
+            raise ValueError(f"{name} is {encoder[name]}")
 
 
 def _check_statistics(statistics: Statistics) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.model import MaskedAutoencoder
-from openmae.weights import hf, hub, meta, timm
+from openmae.weights import dino, hf, hub, meta, timm
 from openmae.weights.loaded import Loaded
 from openmae.weights.native import KEY, load_native, read_header, read_safetensors
 from openmae.weights.pickled import Pickled, read_pickled
@@ -95,12 +95,14 @@ def _load_folder(folder: Path, heads: Heads) -> Loaded:
     kind = described.get("model_type")
     if kind in hf.KINDS:
         return hf.load_folder(folder, described)
+    if kind in dino.KINDS:
+        return dino.load_folder(folder, described)
     if "architecture" in described and kind is None:
         stated = timm.stated_by(described, str(folder))
         stated = replace(stated, licence=stated.licence or hf.licence_of(folder))
         return _timm_file(timm.folder_weights(folder), str(folder), timm.with_heads(stated, heads))
     raise UserError(
-        f"{folder} is of the kind '{kind}', and of transformers openmae reads {' and '.join(hf.KINDS)}",
+        f"{folder} is of the kind '{kind}', and of transformers openmae reads {', '.join((*hf.KINDS, *dino.KINDS))}",
         "give one of those",
     )
 
@@ -131,6 +133,10 @@ def _of_keys(file: Path, content: Pickled, heads: Heads) -> Loaded:
         return load_state_dict(file, weights, content.described.get(before.removesuffix(".")))
     if any(key.startswith(("vit.", "embeddings.")) for key in weights):
         raise UserError(f"{file} is of transformers, whose config.json says its shape", "give the folder with both")
+    if dino.are_metas(weights):
+        name = str(file)
+        stated = timm.Stated(heads.encoder)
+        return timm.load_weights(dino.as_timm(weights, name), name, stated, {"format": "meta"})
     return meta.load_weights_of(file, weights, content.arguments, heads)
 
 

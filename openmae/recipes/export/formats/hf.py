@@ -156,6 +156,11 @@ def _check_encoder(loaded: Loaded) -> None:
             f"transformers' ViT takes images of 2 axes, and {loaded.name} of {len(vit.img_size)}",
             "export to safetensors",
         )
+    if parts := vit.rare_parts():
+        raise UserError(
+            f"transformers' ViT has no {', no '.join(parts).replace('no no ', '')}, as {loaded.name} has",
+            "export to timm, or to onnx or pt2, which hold any",
+        )
     if vit.class_tokens != 1:
         raise UserError(
             f"transformers' ViT has one class token, and {loaded.name} has {vit.class_tokens}",
