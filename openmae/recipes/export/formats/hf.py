@@ -158,7 +158,7 @@ def _check_encoder(loaded: Loaded) -> None:
         )
     if parts := vit.rare_parts():
         raise UserError(
-            f"transformers' ViT has no {', no '.join(parts).replace('no no ', '')}, as {loaded.name} has",
+            f"transformers' ViT is a plainer one, and {loaded.name} has {', '.join(parts)}",
             "export to timm, or to onnx or pt2, which hold any",
         )
     if vit.class_tokens != 1:
