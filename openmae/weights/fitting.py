@@ -183,7 +183,7 @@ def _of_decoder(source: Model, model: MaskedAutoencoder) -> tuple[dict[str, Tens
         kept["decoder.positions"] = interpolated(source.decoder.positions, source.encoder.grid, model.encoder.grid)
     if not _same_patches(source.encoder, model.encoder):
         why = "patches hold other values"
-    elif had.target != wanted.target:
+    elif (had.target, had.target_values) != (wanted.target, wanted.target_values):
         why = f"`target` was {had.target} and is {wanted.target}"
     else:
         return kept, ["decoder: kept"]

@@ -290,7 +290,7 @@ def test_folders_of_transformers(kind: str, gated: bool, tmp_path: Path) -> None
         with pytest.raises(UserError, match="classifies by its class token beside the patches' mean"):
             load_model(foreign.save_transformers(classifier, tmp_path / "classifier"))
     else:
-        with pytest.raises(UserError, match="ViT is a plainer one, and .* has 4 register tokens, LayerScale"):
+        with pytest.raises(UserError, match=r"ViT is a plainer one, and .* has 4 register tokens, LayerScale"):
             export_hf.write_vit(loaded, tmp_path / "out")
 
 
