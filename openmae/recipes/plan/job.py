@@ -178,7 +178,7 @@ def _measure(
     schedule, again = planned.course.schedule, planned.grad_checkpointing
     precision = schedule.precision
     other: Precision = "fp32" if precision == "bf16" else "bf16"
-    model = build(planned)
+    model, _ = build(planned)
 
     def speed(precision: Precision, share: float) -> Speed:
         usable, most = usable_memory(room, device.type, 0), schedule.micro_batch

@@ -19,9 +19,10 @@ from openmae.model import Architecture, MaskedAutoencoder, create_model, grid_of
 from openmae.own import is_lacking
 from openmae.randomness import generator
 from openmae.recipes.pretrain.settings import Pretrain
-from openmae.recipes.pretrain.start import Origin, Start
+from openmae.recipes.pretrain.start import Origin, Start, take_weights
 from openmae.recipes.training.schedule import Course
 from openmae.recipes.training.settings import given, pair
+from openmae.weights import Channels
 
 _MASKS = 4  # that tell one from another
 
@@ -31,8 +32,8 @@ class Pretraining:
     """What follows from settings that are chosen, as `config` has them.
 
     repeat_aug: views of an image once it is decoded. max_nodata: share of a patch and of a view. freeze_steps: in which
-    the decoder learns alone. pictures, evaluations: how many of each, evenly over the run. origin: of the weights that
-    it begins with, None of fresh ones.
+    the decoder learns alone. pictures, evaluations: how many of each, evenly over the run. origin, channels: of the
+    weights that it begins with, and what its channels are to them; None of fresh ones.
     """
 
     config: dict[str, Any]
@@ -51,6 +52,7 @@ class Pretraining:
     pictures: int
     evaluations: int
     origin: Origin | None = None
+    channels: Channels | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,18 @@ class Images:
         return len(self.train)
 
 
-def build(run: Pretraining) -> MaskedAutoencoder:
-    """The model, its weights drawn from the seed."""
-    model = run.architecture.build()
-    model.initialize(torch.Generator().manual_seed(run.course.seed))
+def build(run: Pretraining, start: Start | None = None) -> tuple[MaskedAutoencoder, list[str]]:
+    """(the model, a line for each thing that was adapted of the weights that it begins with), what has no weights yet
+    drawn from the seed."""
+    draws, lines = torch.Generator().manual_seed(run.course.seed), list[str]()
+    if start is None or start.loaded is None:
+        model = run.architecture.build()
+        model.initialize(draws)
+    else:
+        found, lines = take_weights(start, run.architecture, given(run.channels), draws)
+        model = found.model
     model.checkpoint_blocks(run.grad_checkpointing)
-    return model
+    return model, lines
 
 
 def stream_of(run: Pretraining, source: Source, workers: int) -> Stream:

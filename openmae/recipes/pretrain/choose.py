@@ -17,9 +17,9 @@ from openmae.machine.kinds import Precision
 from openmae.model import DECODERS, PAPERS_DECODER, Architecture
 from openmae.own import is_own
 from openmae.recipes.pretrain.build import Pretraining, architecture_of, check_own, mask_digest, statistics_of
-from openmae.recipes.pretrain.going_on import going_on
+from openmae.recipes.pretrain.going_on import going_on, schedule
 from openmae.recipes.pretrain.settings import Pretrain
-from openmae.recipes.pretrain.start import Start, address, fitted
+from openmae.recipes.pretrain.start import Start, address, architecture_from, channels_of
 from openmae.recipes.training.memory import usable_memory
 from openmae.recipes.training.open import Values, fill, filled, kept
 from openmae.recipes.training.schedule import course_of
@@ -74,7 +74,10 @@ def choose(
         )
     values["precision"] = choose_precision(device)
     chosen = filled(settings, values)
-    architecture = architecture_of(chosen) if start is None else fitted(start, architecture_of(chosen))
+    architecture = architecture_of(chosen)
+    if start is not None:
+        architecture = architecture_from(start, architecture, channels_of(start, pixels, settings.from_bands))
+        values |= schedule(settings, architecture, start, look)
     machine = _for_machine(chosen, architecture, images, device, memory)
     return fill(settings, {**values, **machine}, console)
 

@@ -41,7 +41,15 @@ from openmae.recipes.opened import tell
 from openmae.recipes.pretrain.build import Images, Pretraining, build, stream_of
 from openmae.recipes.pretrain.choose import check_compiles, choose, settle
 from openmae.recipes.pretrain.settings import Pretrain
-from openmae.recipes.pretrain.start import Start, fitted, keep_start, kept_start, open_start, take_weights
+from openmae.recipes.pretrain.start import (
+    Start,
+    architecture_from,
+    channels_of,
+    check_same_start,
+    keep_start,
+    kept_start,
+    open_start,
+)
 from openmae.recipes.pretrain.watch import Watch
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
@@ -109,7 +117,12 @@ def open_images(settings: Pretrain, here: Here) -> Images:
 
 def _start(settings: Pretrain, here: Here) -> Start | None:
     """What the run began from, or begins from. Raises UserError."""
-    began = here.ranks.from_lead(kept_start(here.folder.path) if here.folder.has_begun else None)
+    with here.ranks.together():
+        began = None
+        if here.folder.has_begun:
+            check_same_start(settings, here.folder.path)
+            began = kept_start(here.folder.path)
+    began = here.ranks.from_lead(began)
     if began is not None:
         return began
     with here.ranks.together():
@@ -171,9 +184,10 @@ class PretrainJob(Job[MaskedAutoencoder]):
     def __init__(self, run: Pretraining, images: Images, here: Here) -> None:
         """Raises UserError where too many of the images are of no use."""
         self.run, self.images, self.here, self.course = run, images, here, run.course
-        self.model = build(run)
-        if images.start is not None and images.start.loaded is not None:
-            here.console.print(take_weights(self.model, images.start.loaded))
+        self.model, began = build(run, images.start)
+        if began:
+            said = "\n  ".join(map(with_flags, began))
+            here.console.print(f"Going on from {given(run.origin).model}:\n  {said}", soft_wrap=True)
         if run.freeze_steps:
             rests = [one for name, one in self.model.named_parameters() if not name.startswith("decoder.")]
             self.rest = Rest(run.freeze_steps, rests, self.model.rest_encoder)
@@ -288,8 +302,9 @@ def _settle(settings: Pretrain, images: Images, console: Console) -> Pretraining
     run, began = settle(settings, images.count, console), images.start
     if began is None:
         return run
-    architecture = fitted(began, run.architecture) if began.architecture is None else began.architecture
-    return replace(run, architecture=architecture, origin=began.origin)
+    channels = channels_of(began, run.statistics.pixels, settings.from_bands)
+    architecture = architecture_from(began, run.architecture, channels)
+    return replace(run, architecture=architecture, origin=began.origin, channels=channels)
 
 
 PRETRAIN = JobKind(

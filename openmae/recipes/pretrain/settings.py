@@ -80,6 +80,10 @@ class Pretrain(AskedGroups, AskedReading):
     docs/weights.md). The encoder's shape is its own, its decoder stays where it fits, and what is left open below is
     chosen for going on."""
 
+    from_bands: tuple[int, ...] | None = None
+    """Which of the files' channels, counted from 1, are those that MODEL learnt from, in its order, such as 4 3 2 for
+    the red, green and blue of Sentinel-2. Default: as MODEL was told itself; else its channels are shared out."""
+
     model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"] | None = None
     """Encoder. Default: vit_base on a GPU, vit_tiny on a CPU."""
     img_size: Sides | None = None
@@ -199,6 +203,7 @@ class Pretrain(AskedGroups, AskedReading):
         check(self, _BOUNDS)
         loggers_of(self.log)
         _ = self.masking, self.augmentation
+        self._check_from()
         if self.img_size is not None and self.patch_size is not None:
             try:
                 grid_of(pair(self.img_size), pair(self.patch_size))
@@ -228,6 +233,22 @@ class Pretrain(AskedGroups, AskedReading):
             return Augmentation(self.crop_scale, self.hflip, self.crop_fit or BEFORE_CROP_FIT)
         except ValueError as error:
             raise of_user(error) from error
+
+    def _check_from(self) -> None:
+        """Raises UserError where --from does not go with the rest."""
+        if self.from_ is None:
+            if self.from_bands is not None:
+                raise UserError("--from-bands is for the channels of --from MODEL", "give that too, or leave it out")
+            if self.freeze_encoder:
+                raise UserError(
+                    f"--freeze-encoder is {shown(self.freeze_encoder)}, and the encoder's weights are fresh",
+                    "give some by --from, or leave it out",
+                )
+        elif self.out is not None and Path(self.from_).resolve() in (self.out.resolve(), *self.out.resolve().glob("*")):
+            raise UserError(
+                f"--from is {self.from_}, and that is the run in --out",
+                "give another --out to begin from its weights, or leave --from out to go on with the run",
+            )
 
     def _check_channels(self) -> None:
         """Raises UserError where --in-chans, --bands, --mean and --std are of different numbers of channels."""

@@ -5,18 +5,20 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from openmae.errors import UserError
+from openmae.data.formats.channels import PixelFormat
+from openmae.errors import UserError, of_user
 from openmae.files.address import whole_address
 from openmae.files.parsing import read_json
 from openmae.files.whole import write_file
 from openmae.heads import Classifier
-from openmae.model import Architecture, MaskedAutoencoder
+from openmae.model import Architecture, MaskedAutoencoder, ViT
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.settings import given
 from openmae.train.run import read_config
-from openmae.weights import Loaded, is_timm_name, load_model
+from openmae.weights import Channels, Fitted, Loaded, fitted, fitted_autoencoder, is_timm_name, load_model
 from openmae.weights.hub import PREFIX
 from openmae.weights.loaded import say_origin
 
@@ -86,6 +88,16 @@ def address(model: str) -> str:
     return model if is_name else whole_address(model)
 
 
+def check_same_start(settings: Pretrain, run: Path) -> None:
+    """Raises UserError where a run that goes on is said to have begun from something else than it did."""
+    began = read_config(run).get("from")
+    if settings.from_ is not None and address(settings.from_) != began:
+        raise UserError(
+            f"{run} holds a run that began from {began or 'fresh weights'}, and --from is {settings.from_}",
+            "leave --from out to go on with it, or choose another --out",
+        )
+
+
 def keep_start(run: Path, origin: Origin, architecture: Architecture) -> None:
     """Notes it in the run folder. Raises OSError."""
     values = {
@@ -107,32 +119,60 @@ def kept_start(run: Path) -> Start | None:
         return None
 
 
-def fitted(start: Start, wanted: Architecture) -> Architecture:
+def encoder_for(start: Start, wanted: Architecture, channels: Channels) -> tuple[ViT, list[str]]:
+    """(the encoder for images of the sizes that are wanted, a line for each thing that was adapted). Raises
+    UserError."""
+    try:
+        return fitted(
+            given(start.loaded).encoder, img_size=wanted.img_size, patch_size=wanted.patch_size, channels=channels
+        )
+    except ValueError as error:
+        raise of_user(error) from error
+
+
+def architecture_from(start: Start, wanted: Architecture, channels: Channels) -> Architecture:
     """The architecture of a run that begins with these weights: what is wanted of sizes and decoder, and the encoder's
-    own of all else. Raises UserError where its weights do not fit that."""
-    encoder = given(start.loaded).encoder
+    own of all else. Raises UserError where its weights cannot be made to fit that."""
+    if start.architecture is not None:  # of a run that goes on; a mask and a target may be a caller's own
+        return replace(start.architecture, masking=wanted.masking, target=wanted.target)
+    encoder, _ = encoder_for(start, wanted, channels)
     own = encoder.arguments()
-    for name, what in (("img_size", "images"), ("patch_size", "patches"), ("in_chans", "channels")):
-        if own[name] != getattr(wanted, name):
-            raise UserError(f"{start.origin.model} is for other {what}: {own[name]}, not {getattr(wanted, name)}")
-    if encoder.position_grid not in (None, encoder.grid):
-        raise UserError(f"{start.origin.model} was fine-tuned for images of another size than it was trained with")
     names = {field.name for field in fields(Architecture)} & own.keys()
-    return replace(wanted, **{name: own[name] for name in names})
-
-
-def has_decoder(loaded: Loaded, architecture: Architecture) -> bool:
-    """Whether the weights have the decoder that is wanted."""
-    had = loaded.model
-    return (
-        isinstance(had, MaskedAutoencoder) and replace(had.architecture, masking=architecture.masking) == architecture
+    model = given(start.loaded).model
+    learned = isinstance(model, MaskedAutoencoder) and model.architecture.decoder_learned_positions
+    return replace(
+        wanted,
+        **{name: own[name] for name in names},
+        decoder_learned_positions=learned and wanted.decoder == "self",
     )
 
 
-def take_weights(model: MaskedAutoencoder, loaded: Loaded) -> str:
-    """Puts the weights into a fresh model, those of the decoder where it is the same; says what becomes of that."""
-    if has_decoder(loaded, model.architecture):
-        model.load_state_dict(loaded.model.state_dict())
-        return "decoder: kept"
-    model.encoder.load_state_dict(loaded.encoder.state_dict())
-    return "decoder: begins afresh"
+def has_decoder(start: Start, architecture: Architecture, channels: Channels) -> bool:
+    """Whether the weights have all of the decoder that is wanted."""
+    model = given(start.loaded).model
+    if not isinstance(model, MaskedAutoencoder):
+        return False
+    same = ("masking", "img_size", "position_grid")  # whatever these are, its weights are for them
+    had = replace(model.architecture, **{name: getattr(architecture, name) for name in same})
+    encoder, _ = encoder_for(start, architecture, channels)
+    return had == architecture and torch.equal(encoder.patch_embed.weight, model.encoder.patch_embed.weight)
+
+
+def take_weights(
+    start: Start, architecture: Architecture, channels: Channels, draws: torch.Generator
+) -> tuple[Fitted, list[str]]:
+    """(the model to begin with, a line for each thing that was adapted, and what became of the decoder). Raises
+    UserError."""
+    encoder, lines = encoder_for(start, architecture, channels)
+    found = fitted_autoencoder(given(start.loaded).model, encoder, architecture, draws)
+    return found, [*lines, *found.lines]
+
+
+def channels_of(start: Start, pixels: PixelFormat, asked: tuple[int, ...] | None) -> Channels:
+    """What the images' channels are to the encoder. asked: which of them its own are, where the user says it; else
+    those that it learnt from itself, where it was told so and the images have them."""
+    bands = None if start.loaded is None else start.loaded.statistics.pixels.bands
+    there = pixels.bands or range(1, pixels.in_chans + 1)
+    if asked is None and bands is not None and set(bands) <= set(there):
+        asked = bands
+    return Channels(pixels.in_chans, pixels.bands, asked)
