@@ -63,7 +63,7 @@ def test_the_readmes_commands_and_python_run(
 @pytest.mark.parametrize(
     "page",
     [
-        *("data.md", "doctor.md", "features.md", "logging.md", "pack.md", "speed.md", "plan.md"),
+        *("data.md", "doctor.md", "features.md", "going-on.md", "logging.md", "pack.md", "speed.md", "plan.md"),
         pytest.param("bench.md", marks=pytest.mark.slow),
     ],
 )

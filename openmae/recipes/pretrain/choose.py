@@ -17,7 +17,7 @@ from openmae.machine.kinds import Precision
 from openmae.model import DECODERS, PAPERS_DECODER, Architecture
 from openmae.own import is_own
 from openmae.recipes.pretrain.build import Pretraining, architecture_of, check_own, mask_digest, statistics_of
-from openmae.recipes.pretrain.going_on import going_on, schedule
+from openmae.recipes.pretrain.going_on import fewer, going_on, lower, schedule
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.pretrain.start import Start, address, architecture_from, channels_of
 from openmae.recipes.training.memory import usable_memory
@@ -64,14 +64,15 @@ def choose(
         **(_paper(settings) if settings.recipe == "paper" else _auto(filled(settings, own), look, images, device)),
         **own,
     }
+    goes_on = start is not None and settings.recipe != "paper"
+    if goes_on:
+        values["epochs"] = fewer(*values["epochs"])
     epochs = settings.epochs or values["epochs"][0]
     batch_size = settings.batch_size or values["batch_size"][0]
     values["warmup_epochs"] = (epochs * 0.05, "5% of the epochs, as the paper")
     if settings.recipe != "paper":
-        values["blr"] = (
-            1.5e-4 * math.sqrt(4096 / batch_size),
-            "the paper's 1.5e-4 at batch 4096, square-root scaling below",
-        )
+        rate, why = 1.5e-4 * math.sqrt(4096 / batch_size), "the paper's 1.5e-4 at batch 4096, square-root scaling below"
+        values["blr"] = lower(rate, why) if goes_on else (rate, why)
     values["precision"] = choose_precision(device)
     chosen = filled(settings, values)
     architecture = architecture_of(chosen)

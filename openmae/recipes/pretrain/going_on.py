@@ -17,6 +17,8 @@ _SHAPE = ("embed_dim", "depth", "num_heads", "class_tokens")
 _DECODER = ("decoder", "decoder_embed_dim", "decoder_depth", "decoder_num_heads")
 _SMALLER = 0.75  # images of fewer pixels than this share of MODEL's are seen smaller: else nothing of it is adapted
 _LEAST_GRID = 8  # patches a side
+_EPOCHS, _RATE = 0.25, 0.5  # of a fresh start's: going on takes a fraction of the steps (HPT, arXiv 2103.12718)
+_LAYER_DECAY, _FREEZE = 0.75, 0.1
 
 
 def going_on(settings: Pretrain, look: Survey, start: Start) -> Values:
@@ -42,6 +44,16 @@ def going_on(settings: Pretrain, look: Survey, start: Start) -> Values:
     return values
 
 
+def fewer(epochs: float, why: str) -> tuple[float, str]:
+    """Epochs to go on for, of those of a fresh start."""
+    return max(1.0, round(epochs * _EPOCHS)), f"a quarter of a fresh start's {epochs:g} ({why})"
+
+
+def lower(blr: float, why: str) -> tuple[float, str]:
+    """The rate to go on with, of that of a fresh start."""
+    return blr * _RATE, f"half of a fresh start's ({why})"
+
+
 def schedule(settings: Pretrain, architecture: Architecture, start: Start, look: Survey) -> Values:
     """How it goes on, for a model that is chosen."""
     if settings.recipe == "paper":
@@ -49,8 +61,10 @@ def schedule(settings: Pretrain, architecture: Architecture, start: Start, look:
     channels = channels_of(start, look.statistics.pixels, settings.from_bands)
     is_kept = has_decoder(start, architecture, channels)
     return {
-        "layer_decay": (0.75, "lower blocks need less of a change"),
-        "freeze_encoder": (0.0, "the decoder goes on too") if is_kept else (0.1, "until the fresh decoder is of use"),
+        "layer_decay": (_LAYER_DECAY, "what lies lower is of more general use, and changes less"),
+        "freeze_encoder": (0.0, "the decoder is MODEL's too")
+        if is_kept
+        else (_FREEZE, "of the steps: the decoder is fresh, and learns alone at first"),
     }
 
 
