@@ -117,7 +117,7 @@ def test_shares_are_all_of_it_in_order_and_even(size: int, count: int, unit: int
 @pytest.mark.parametrize(
     ("processes", "more"),
     [
-        pytest.param(2, "", id="2"),
+        pytest.param(2, "--log tensorboard", id="2"),
         pytest.param(4, "--micro-batch 2", id="4", marks=pytest.mark.slow),
         pytest.param(2, "--shard --grad-checkpointing on --micro-batch 3", id="sharded and checkpointed"),
         pytest.param(5, "--shard --workers 1", id="5 sharded", marks=pytest.mark.slow),
@@ -131,6 +131,7 @@ def test_several_train_as_one_does(data: Path, single: Path, tmp_path: Path, pro
     start = json.loads((tmp_path / "run/environment.json").read_text())["starts"][-1]
     assert start["processes"] == processes
     assert len(read_metrics(single)) >= 20
+    assert len([*tmp_path.glob("run/events.out.tfevents.*")]) == ("--log" in more)  # of the lead alone
     assert_close(single, tmp_path / "run")
 
 

@@ -21,6 +21,7 @@ from openmae.report.loggers import tensorboard as events
 from openmae.report.loggers.lines import Lines, figures_of
 from openmae.report.loggers.logger import PACKAGES, LoggedRun
 from openmae.report.loggers.sent import Sent, is_free
+from openmae.report.loggers.table import final_rows
 from openmae.train.run import read_metrics
 from tests.commands import Run, pretrain, refused
 from tests.processes import run_openmae
@@ -118,7 +119,6 @@ def curves(run: Path) -> dict[str, dict[int, float]]:
 def same(found: Mapping[str, list[tuple[int, float]]], run: Path) -> None:
     """Each curve is there, without a step that is doubled. What is measured of steps that were taken anew, speed, is
     that of the first time."""
-    assert set(curves(run)) >= FIGURES
     for name, curve in curves(run).items():
         assert Counter(step for step, _ in found[name]) == Counter(curve.keys()), name
         if name not in ("images_per_second", "data_wait"):
@@ -129,6 +129,7 @@ def same(found: Mapping[str, list[tuple[int, float]]], run: Path) -> None:
 
 
 def test_tensorboard_has_the_run(xray: Path) -> None:
+    assert set(curves(xray)) >= FIGURES
     found = _events(xray)
     same({name: [(event.step, event.value) for event in found.Scalars(name)] for name in curves(xray)}, xray)
     assert [event.step for event in found.Images("reconstructions")] == [4, 9]
@@ -343,19 +344,29 @@ def test_loggers_that_cannot_be_used_are_refused_before_anything_begins(
 # ---------------------------------------------------------------- afterwards
 
 
-def test_a_finished_run_is_sent_afterwards_and_once(run: Run, evaluated: Path, tmp_path: Path) -> None:
-    out = copy(evaluated, tmp_path / "run")
+def test_a_finished_run_is_sent_afterwards_and_once(run: Run, classes: Path, tmp_path: Path) -> None:
+    out = copy(classes, tmp_path / "run")
     for _ in range(2):
         code, said, errors = run("report", out, "--log", "tensorboard")
         assert code == 0, errors
         assert f"Sent to tensorboard: all of {out}" in said
     found = _events(out)
-    kept = {name: [(event.step, event.value) for event in found.Scalars(name)] for name in curves(out)}
-    assert {name: dict(points) for name, points in kept.items()} == {
-        name: pytest.approx(curve, rel=1e-6) for name, curve in curves(out).items()
-    }
-    assert "| knn, " in _text(found, "results")
+    same({name: [(event.step, event.value) for event in found.Scalars(name)] for name in curves(out)}, out)
+    results = json.loads((out / "results.json").read_text())
+    ((name, entry),) = results.items()
+    assert f"| {name} | top1 | {entry['clean']['figures']['top1']:.6g} |" in _text(found, "results")
+    pictures = [file for file in out.glob("results/*/*") if file.suffix == ".jpg"]
+    assert pictures
+    for file in pictures:
+        (event,) = found.Images(f"results/{file.parent.name}/{file.stem}")
+        assert event.encoded_image_string == file.read_bytes()
     refused(run("report", out, "--log", "nowhere"), "--log", "nowhere")
+
+
+def test_the_table_has_what_the_features_know(evaluated: Path) -> None:
+    found = [of for of, figure, _ in final_rows(evaluated) if figure == "top1"]
+    assert any(of.startswith("knn, raw pixels") for of in found), found
+    assert len(found) == len(set(found))
 
 
 def test_what_a_killed_start_wrote_beyond_its_notes_is_not_doubled(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -63,9 +63,10 @@ class Told:
         os.dup2(nothing, 0)  # no library asks there
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def order(self) -> Order | None:
-        """Waits for it; None where none will come."""
+    def order(self, idle: Callable[[], None]) -> Order | None:
+        """Waits for it; None where none will come. idle: called while it waits."""
         while not self._heard.wait(1.0):
+            idle()
             if self.alone_seconds():
                 return None
         return self._first[0]
@@ -77,11 +78,12 @@ class Told:
             self._ended.set()
         return self._how
 
-    def wait(self, seconds: float) -> None:
-        """So long, or until the training ends."""
+    def wait(self, seconds: float, idle: Callable[[], None]) -> None:
+        """So long, or until the training ends. idle: called while it waits."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and self.how() is None:
             self._ended.wait(min(left, 1.0))
+            idle()
 
     def alone_seconds(self) -> float:
         """Since this process was left alone; 0 where it is not."""
@@ -167,7 +169,7 @@ class _Session:
             self._send(lines.new(), logger, sent)
             if how is not None:
                 break
-            self.told.wait(POLL_SECONDS)
+            self.told.wait(POLL_SECONDS, self.watch.move)
         lines.close()
         self._end(how, logger, sent)
 
@@ -228,8 +230,7 @@ def _persist(session: _Session) -> bool:
             _print(error)
         if was_over:
             return False
-        session.watch.move()
-        session.told.wait(pause)
+        session.told.wait(pause, session.watch.move)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
@@ -269,7 +270,7 @@ def main(name: str) -> int:
     if module is None:
         return UNSENT
     teller.tell("ready", True)
-    order = told.order()
+    order = told.order(watch.move)
     if order is None:
         return 0
     watch.move()

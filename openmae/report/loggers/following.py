@@ -42,10 +42,14 @@ class Followers:
 
     def start(self, names: Sequence[str]) -> None:
         """Starts them; they import their libraries meanwhile. Raises UserError for one that is not installed."""
-        missing = [PACKAGES[name] for name in names if importlib.util.find_spec(PACKAGES[name]) is None]
+        missing = [PACKAGES[name] for name in names if not _is_installed(PACKAGES[name])]
         if missing:
             raise UserError(f"`log` needs {' and '.join(missing)}", f"pip install {' '.join(missing)}")
-        self._followers = [_Follower(name, self._warn) for name in names]
+        for name in names:
+            try:
+                self._followers.append(_Follower(name, self._warn))
+            except OSError as error:  # the system's limits
+                self._warn(name, f"no process can be started for it ({error.strerror})")
 
     def agree(self) -> None:
         """Waits until they are ready, though not for long. Raises UserError where one cannot log, as without a
@@ -113,6 +117,12 @@ class Followers:
                     self._warn(name, f"not all was sent; openmae report {self._run} --log {name} sends the rest")
         finally:
             self.kill()
+
+
+def _is_installed(package: str) -> bool:
+    """A folder of that name that a logger has left here, such as wandb/, is no package."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
 
 
 class _Follower:

@@ -37,8 +37,9 @@ def final_rows(run: Path) -> list[Row]:
 
 
 def final_pictures(run: Path) -> dict[str, Path]:
-    """Pictures that the model was judged by, by name; those of its training come with their steps."""
-    files = sorted(run.glob("results/**/*.png"))[:_MOST_PICTURES]
+    """Pictures that the model was judged by, by name; those of its training come with their steps. Drawings (SVG) are
+    in the report alone: few loggers show them."""
+    files = sorted(file for file in run.glob("results/**/*") if file.suffix in (".png", ".jpg"))[:_MOST_PICTURES]
     return {str(file.relative_to(run).with_suffix("")): file for file in files}
 
 

@@ -108,7 +108,7 @@ class _Run:
     def _picture(self, name: str, file: Path, step: int, seconds: float) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        with Image.open(file, formats=["PNG"]) as picture:
+        with Image.open(file, formats=["PNG", "JPEG"]) as picture:
             width, height = picture.size
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.read_bytes())
         self._add(Summary(value=[Summary.Value(tag=name, image=image)]), step, seconds)
