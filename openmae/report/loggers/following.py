@@ -38,6 +38,7 @@ class Followers:
         """aside: what every warning ends with."""
         self._console, self._aside = console, aside
         self._followers: list[_Follower] = []
+        self._lacking: list[str] = []  # that the system could not start
         self._run: Path | None = None
 
     def start(self, names: Sequence[str]) -> None:
@@ -49,6 +50,7 @@ class Followers:
             try:
                 self._followers.append(_Follower(name, self._warn))
             except OSError as error:  # the system's limits
+                self._lacking.append(name)
                 self._warn(name, f"no process can be started for it ({error.strerror})")
 
     def agree(self) -> None:
@@ -90,7 +92,7 @@ class Followers:
             time.sleep(0.02)
         for follower in self._followers:
             follower.settle()
-        return [one.name for one in self._followers if one in still or one.process.returncode]
+        return self._lacking + [one.name for one in self._followers if one in still or one.process.returncode]
 
     def kill(self) -> None:
         """Ends them as they are."""
