@@ -1,5 +1,6 @@
 """The model against two independent implementations, and the contract that every variant keeps."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -802,3 +803,27 @@ def test_positions_may_learn_from_where_they_are() -> None:
     assert learned.with_learned_positions() is learned
     assert "positions" in dict(learned.named_parameters())
     assert "positions" not in dict(fixed.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("decoder", "loss", "described"),
+    [
+        ("self", 1.1849071979522705, "fe54b4efb76fe2cb3ddba93e62b206b2066db6f02e3e43a2e8648ae09598230d"),
+        ("cross", 1.1660993099212646, "1be69257242e743450b24a1bf74eadefb115165831ec93ad7a28fd113c4c4924"),
+    ],
+)
+def test_models_are_what_they_were_before_others_parts_came_in(decoder: str, loss: float, described: str) -> None:
+    """Descriptions and names of weights to the letter, and numbers, of the last commit whose ViT had no such parts."""
+    model = tiny(decoder=decoder).eval()
+    with torch.no_grad():
+        for number, (name, weights) in enumerate(model.named_parameters()):
+            drawn = np.random.default_rng(number).normal(0, 0.1, weights.shape).astype(np.float32)
+            weights.copy_(torch.from_numpy(drawn))
+            if "norm" in name and name.endswith("weight"):
+                weights.add_(1)
+        images = torch.from_numpy(np.random.default_rng(9).normal(size=(2, 3, 32, 32)).astype(np.float32))
+        assert model(images, visible=torch.tensor([[0, 3, 5, 9], [1, 2, 8, 15]])).loss.item() == pytest.approx(loss)
+        assert model.encode(images).double().abs().sum().item() == pytest.approx(643.7046158952871)
+    shapes = [[name, list(weights.shape)] for name, weights in model.state_dict().items()]
+    said = json.dumps([model.architecture.to_dict(), model.encoder.arguments(), shapes])
+    assert hashlib.sha256(said.encode()).hexdigest() == described

@@ -255,14 +255,15 @@ def _build(config: Config, weights: Mapping[str, Tensor]) -> Model:
         "norm_eps": config.fraction("layer_norm_eps", 1e-12),
         "learned_positions": not are_sincos(places[1:], grid, counted_in),
     }
+    vit["position_grid"] = counted_in
     if has_head:
-        encoder = ViT(**vit, position_grid=counted_in)
+        encoder = ViT(**vit)
         pool: Pool = "mean" if config.is_beit else "class"
         return Classifier(encoder, len(required(weights, "classifier.weight", 2, name)), pool)
     if config.is_beit:
         raise UserError(f"{name} is a BEiT without a classifier, and openmae reads its classifiers alone")
     if not has_decoder:
-        return Encoder(ViT(**vit, position_grid=counted_in))
+        return Encoder(ViT(**vit))
     return _autoencoder(config, weights, vit, grid)
 
 
@@ -293,7 +294,7 @@ def _autoencoder(
         encoder_mask_token=False,
         target="norm_pix" if config.values.get("norm_pix_loss") is True else "pixel",
         masking=config.masking(),
-        decoder_learned_positions=decoder_learns_positions(places, grid),
+        decoder_learned_positions=decoder_learns_positions(places, grid, vit["position_grid"]),
     ).build()
 
 

@@ -101,9 +101,9 @@ def are_sincos(positions: Tensor, grid: tuple[int, ...], counted_in: tuple[int, 
         return torch.allclose(positions.float(), sincos_positions(grid, width, counted_in), rtol=0, atol=_SAME)
 
 
-def decoder_learns_positions(places: Tensor, grid: tuple[int, ...]) -> bool:
+def decoder_learns_positions(places: Tensor, grid: tuple[int, ...], counted_in: tuple[int, ...] | None = None) -> bool:
     """Whether a decoder's positions (1 + N, E), the class token's in front, are others than the fixed ones."""
-    return bool(places[0].any()) or not are_sincos(places[1:], grid)
+    return bool(places[0].any()) or not are_sincos(places[1:], grid, counted_in)
 
 
 def photo_statistics(in_chans: int) -> tuple[Statistics, str]:

@@ -17,12 +17,15 @@ import openmae
 from openmae.cli import main
 from openmae.data.tasks import Answers
 from openmae.heads import Classifier
+from openmae.model import ViT
+from openmae.recipes.finetune.build import Head, build
 from openmae.recipes.finetune.loss import balanced
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
 from openmae.weights import load_model
 from tests.commands import QUICK, Run, finetune, refused
 from tests.images import picture, write_colours, write_images
+from tests.models import randomize
 from tests.processes import run_openmae, started_openmae, steps_saved, wait_for
 
 
@@ -467,3 +470,17 @@ def test_labels_that_changed_are_noticed_where_a_run_goes_on(model: Path, tmp_pa
     assert run(*finetune(model, table, out, "--epochs 1"))[0] == 0
     table.write_text("\n".join(["path,label", *lines[:-1], "19.png,a"]))
     refused(run("finetune", "--resume", "--out", out), "the images have changed", "or other labels")
+
+
+def test_from_scratch_nothing_that_was_trained_stays() -> None:
+    """Norms, scales, tokens and positions of the weights whose shape is taken."""
+    shape = {"registers": 1, "layer_scale": True, "learned_positions": True, "class_tokens": 2}
+    trained = ViT((32, 32), (8, 8), 3, 24, 2, 2, **shape)  # type: ignore[arg-type]
+    randomize(trained)
+    head = Head((32, 32), "mean", False, 0.0, "all", True, False, False)
+    fresh = build(head, trained, 2, seed=0).encoder
+    assert fresh.arguments() == trained.arguments()
+    for name, weights in fresh.state_dict().items():
+        assert not torch.equal(weights, trained.state_dict()[name])
+    assert torch.equal(fresh.blocks[0].norm1.weight, torch.ones(24))
+    assert torch.equal(fresh.positions, ViT((32, 32), (8, 8), 3, 24, 2, 2).positions)

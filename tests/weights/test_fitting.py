@@ -1,6 +1,6 @@
 """Encoders made to fit other images: each rule by what it promises, over many sizes, and beside timm's."""
 
-import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +11,11 @@ from torch.nn import functional as F
 
 from openmae.errors import UserError
 from openmae.heads import Encoder
-from openmae.model import Architecture, MaskedAutoencoder, ViT, patchify
+from openmae.model import Architecture, MaskedAutoencoder, ViT
+from openmae.recipes.export.formats import hf as export_hf
+from openmae.weights import Loaded, load_model, model_json
 from openmae.weights.fitting import Channels, fitted, fitted_autoencoder, kernels_for, resized_kernels
+from openmae.weights.shapes import photo_statistics
 from tests.models import randomize, tiny
 
 QUICK = settings(max_examples=25, deadline=None)
@@ -265,6 +268,18 @@ def test_a_decoder_that_reads_mask_tokens_keeps_them() -> None:
     assert torch.equal(found.model.encoder_mask_token, source.encoder_mask_token)
 
 
-def test_what_few_models_have_is_not_written_for_others() -> None:
-    assert "position_grid" not in autoencoder().architecture.to_dict()
-    assert math.prod(patchify(torch.zeros(1, 3, 16, 16), (8, 8)).shape) == 3 * 256
+def test_a_fitted_autoencoder_goes_to_transformers_and_back(tmp_path: Path) -> None:
+    source = autoencoder()
+    vit, _ = fit(source.encoder, img_size=(48, 48))
+    model = fitted_autoencoder(source, vit, around(vit, source)).model.eval()
+    statistics = photo_statistics(3)[0]
+    loaded = Loaded(model, statistics, model_json(model, statistics, {}), "it")
+    export_hf.write_mae(loaded, tmp_path / "hf")
+    images = torch.randn(2, 3, 48, 48)
+    assert export_hf.compare_mae(loaded, tmp_path / "hf", images).difference < 1e-4
+    again = load_model(tmp_path / "hf").autoencoder
+    assert again.architecture.position_grid == (4, 4)
+    assert not again.architecture.decoder_learned_positions
+    torch.testing.assert_close(again.decoder.positions, model.decoder.positions, rtol=0, atol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(again.encode(images), model.encode(images), **EXACT)

@@ -103,6 +103,7 @@ def build(head: Head, encoder: ViT, outputs: int, seed: int) -> Classifier:
         if head.learned_positions:
             encoder = encoder.with_learned_positions()
         if head.fresh:
+            encoder = ViT(**encoder.arguments())  # its norms, scales and positions are fresh too
             initialize(encoder, draws)
         model = Classifier(encoder, outputs, head.pool, head.batch_norm, head.drop_path)
         model.initialize(0.01 if head.batch_norm else 2e-5, draws)

@@ -234,7 +234,7 @@ def _ours_alone(loaded: Loaded, model: Model) -> dict[str, Any]:
         found["bands"] = [*loaded.statistics.pixels.bands]
     if isinstance(model, MaskedAutoencoder):
         found["masking"] = asdict(model.masking)
-    elif model.encoder.position_grid is not None:
+    if model.encoder.position_grid is not None:
         found["position_grid"] = [*model.encoder.position_grid]
     return found
 
