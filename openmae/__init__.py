@@ -24,6 +24,7 @@ _PLACES = {  # what is imported when it is first asked for: torch takes a second
     "embed": "python.features",
     "knn": "python.features",
     "probe": "python.features",
+    "predict": "python.results",
     "evaluate": "python.results",
     "reconstruct": "python.results",
     "export": "python.results",

@@ -34,6 +34,7 @@ __all__ = [
     "finetune",
     "knn",
     "load",
+    "predict",
     "pretrain",
     "probe",
     "reconstruct",
@@ -275,6 +276,34 @@ def probe(
 ) -> Any:
     """Asks what frozen features know, by a linear classifier; gives the figures as openmae.knn does.
     Settings:"""
+
+def predict(
+    model: AnyModel,
+    images: Data,
+    *,
+    out: Place | None = None,
+    split: Literal["all", "train", "val", "test"] = "all",
+    top_k: int | None = None,
+    threshold: float | None = None,
+    sort: Place | None = None,
+    sort_by: Literal["copy", "link"] = "copy",
+    precision: Literal["bf16", "fp32"] = "fp32",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    alpha: Literal["white", "black", "channel", "ignore"] | None = None,
+    layout: Literal["hwc", "chw"] | None = None,
+    pages: Literal["frames", "channels", "rows"] | None = None,
+    dicom_units: Literal["rescaled", "raw"] | None = None,
+    nodata: tuple[float, ...] | list[float] | float | None = None,
+    splits: Text | None = None,
+    include: tuple[Text, ...] | list[Text] | Text | None = None,
+    exclude: tuple[Text, ...] | list[Text] | Text | None = None,
+    image_key: Text | None = None,
+    num_heads: int | None = None,
+) -> Any:
+    """Says of new images what a fine-tuned model takes them for; gives a row for each, as openmae.knn gives its
+    figures."""
 
 def evaluate(
     model: AnyModel,

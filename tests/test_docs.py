@@ -3,11 +3,13 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import tyro
 
+import openmae
 from openmae.cli import COMMANDS, main, read_settings
 from openmae.recipes.pretrain.settings import Pretrain
 from tests.commands import TINY, finetune, pretrain
@@ -115,9 +117,34 @@ def test_the_page_of_weights(
         exec(compile(create.sub(lambda _: lines["timm"], block), "weights.md", "exec"), {})
 
 
-def test_create_model_as_in_the_readme() -> None:
-    import openmae
+def test_the_page_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its blocks one after the other, of a model and a training made small."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("images", "labelled", "new"):
+        write_images(tmp_path / name, 20)
+    small: dict[str, Any] = {"epochs": 1, "workers": 0, "pictures": 1, "evaluations": 0}
+    sizes = {name.strip("-").replace("-", "_"): word for name, word in zip(TINY[::2], TINY[1::2], strict=True)}
+    sizes = {name: int(word) if word.isdecimal() else word for name, word in sizes.items()}
 
+    def made_small(call: Any, less: dict[str, Any]) -> Any:
+        return lambda *given, **settings: call(*given, **{**settings, **less})
+
+    monkeypatch.setattr(openmae, "pretrain", made_small(openmae.pretrain, {**small, **sizes}))
+    few = {"epochs": 1, "workers": 0, "batch_size": 8, "evaluations": 1}
+    monkeypatch.setattr(openmae, "finetune", made_small(openmae.finetune, few))
+    text = (Path(__file__).parent.parent / "docs/python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 6
+    exec(compile("\n".join(blocks), "python.md", "exec"), {})
+    assert "complete" in capsys.readouterr().out
+    listed = set(re.findall(r"^\| `openmae\.(\w+)\(|`(\w+)\(model", text, re.MULTILINE))
+    calls = {name for name, place in openmae._PLACES.items() if place.startswith("python") and name[0].islower()}
+    assert {one or other for one, other in listed} == calls
+
+
+def test_create_model_as_in_the_readme() -> None:
     line = re.search(r"`(openmae\.create_model\(.*?\))`", README)
     assert line is not None
     model = eval(line[1], {"openmae": openmae})

@@ -15,7 +15,7 @@ from openmae.console.terminal import worded
 from openmae.console.words import printable
 from openmae.errors import UserError
 from openmae.python.keywords import settings_of, taking, with_keywords
-from openmae.python.kinds import AnyModel, Data, Place, data_of
+from openmae.python.kinds import AnyModel, Data, Place, at_home, data_of
 from openmae.python.run import finished
 from openmae.python.tables import table
 from openmae.recipes.embed import job as embedding
@@ -53,7 +53,8 @@ def embed(model: AnyModel, data: Data, *, out: Place | None = None, **settings: 
     """
     with tempfile.TemporaryDirectory(prefix="openmae-") as folder:
         place = Path(folder) / "features.npy" if out is None else out
-        asked = settings_of("embed", Embed, {"model": finished(model), "data": data_of(data), "out": place, **settings})
+        given = {"model": finished(model), "data": data_of(data), "out": place}
+        asked = settings_of("embed", Embed, {**given, **settings, **at_home(given, settings)})
         if out is None and (asked.duplicates or asked.outliers or (asked.search and asked.picture is None)):
             raise UserError("search, duplicates and outliers write files beside out", "give out='features.npy'")
         with worded(lambda text: printable(with_keywords(text)).replace(f"{folder}/features.npy", "in memory")):
@@ -88,14 +89,16 @@ def knn(model: AnyModel, data: Data, **settings: Any) -> Any:
 
     They are kept in the run too, where MODEL is one.
     """
-    asked = settings_of("knn", Knn, {"model": finished(model), "data": data_of(data), **settings})
+    given = {"model": finished(model), "data": data_of(data)}
+    asked = settings_of("knn", Knn, {**given, **settings, **at_home(given, settings)})
     return table([found.to_dict() for found in judged_by_neighbours(asked)])
 
 
 @taking(Probe)
 def probe(model: AnyModel, data: Data, **settings: Any) -> Any:
     """Asks what frozen features know, by a linear classifier; gives the figures as openmae.knn does."""
-    asked = settings_of("probe", Probe, {"model": finished(model), "data": data_of(data), **settings})
+    given = {"model": finished(model), "data": data_of(data)}
+    asked = settings_of("probe", Probe, {**given, **settings, **at_home(given, settings)})
     if asked.recipe == "paper":
         raise UserError("recipe='paper' is a training", "openmae probe MODEL DATA --recipe paper --out RUN does it")
     return table([found.to_dict() for found in judged_by_a_probe(asked)])

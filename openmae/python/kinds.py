@@ -31,6 +31,8 @@ def data_of(data: Any) -> Any:
     """An address as it is, a data set as one's own."""
     if data is None or isinstance(data, str | os.PathLike):
         return data
+    if isinstance(data, list | tuple) and data and all(isinstance(one, str | os.PathLike) for one in data):
+        return data  # files by their names, where they are taken
     return Own.of(data, "data" if isinstance(data, dict | list | tuple) or not hasattr(data, "__len__") else None)
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from openmae.python.keywords import settings_of, taking, with_keywords
-from openmae.python.kinds import Data, data_of
+from openmae.python.kinds import Data, at_home, data_of
 from openmae.python.tables import table
 from openmae.recipes.check import job as checking
 from openmae.recipes.check.settings import Check
@@ -19,7 +19,8 @@ def stats(data: Data, **settings: Any) -> dict[str, Any]:
     """Measures mean and deviation of each channel over all images, and prints more of them; gives keywords for
     openmae.pretrain: `openmae.pretrain("images", out="runs/first", **openmae.stats("images"))`.
     """
-    return measured(settings_of("stats", Stats, {"data": data_of(data), **settings}))
+    given = {"data": data_of(data)}
+    return measured(settings_of("stats", Stats, {**given, **settings, **at_home(given, settings)}))
 
 
 @taking(Check)
@@ -27,6 +28,8 @@ def check(data: Data, **settings: Any) -> Any:
     """Reads every image once, and gives what was found, the worst first: a row each with `severity`, `what`, `advice`
     and `examples`, as openmae.knn gives its figures. No rows: nothing is wrong with what was looked at.
     """
-    found = [asdict(one) for one in checking.check(settings_of("check", Check, {"data": data_of(data), **settings}))]
+    given = {"data": data_of(data)}
+    asked = settings_of("check", Check, {**given, **settings, **at_home(given, settings)})
+    found = [asdict(one) for one in checking.check(asked)]
     said = ("what", "advice")
     return table([{**row, **{name: with_keywords(row[name]) for name in said}} for row in found])

@@ -1,4 +1,4 @@
-"""openmae.evaluate, reconstruct and export: a trained model on images, in pictures, elsewhere."""
+"""openmae.predict, evaluate, reconstruct and export: a trained model on images, in pictures, elsewhere."""
 
 from __future__ import annotations  # help() shows Data, not what it stands for
 
@@ -11,13 +11,16 @@ import PIL.Image
 from openmae.console.terminal import worded
 from openmae.console.words import printable
 from openmae.python.keywords import settings_of, taking, with_keywords
-from openmae.python.kinds import AnyModel, Data, Place, data_of
+from openmae.python.kinds import AnyModel, Data, Place, at_home, data_of
 from openmae.python.run import finished
+from openmae.python.tables import read_table
 from openmae.recipes import reconstruct as reconstructing
 from openmae.recipes.evaluate import job as evaluating
 from openmae.recipes.evaluate.settings import Evaluate
 from openmae.recipes.export import job as exporting
 from openmae.recipes.export.settings import Export
+from openmae.recipes.predict import job as predicting
+from openmae.recipes.predict.settings import Predict
 from openmae.recipes.reconstruct import Reconstruct
 
 
@@ -28,8 +31,26 @@ def evaluate(model: AnyModel, data: Data, **settings: Any) -> dict[str, Any]:
     That is `figures` (top1 and others; shares are 0..1), `classes`, `confused` and `calibration`, as results.json has
     them.
     """
-    asked = settings_of("evaluate", Evaluate, {"model": finished(model), "data": data_of(data), **settings})
+    given = {"model": finished(model), "data": data_of(data)}
+    asked = settings_of("evaluate", Evaluate, {**given, **settings, **at_home(given, settings)})
     return evaluating.evaluate(asked)
+
+
+@taking(Predict)
+def predict(model: AnyModel, images: Data, *, out: Place | None = None, **settings: Any) -> Any:
+    """Says of new images what a fine-tuned model takes them for; gives a row for each, as openmae.knn gives its
+    figures.
+
+    images: DATA, image files, or a data set. out: a .csv, .parquet or .jsonl to keep the rows in; the same call finds
+    them there, and goes on with what was not finished.
+    """
+    with tempfile.TemporaryDirectory(prefix="openmae-") as folder:
+        place = Path(folder) / "predictions.jsonl" if out is None else out
+        given = {"model": finished(model), "images": data_of(images), "out": place}
+        asked = settings_of("predict", Predict, {**given, **settings, **at_home(given, settings)})
+        with worded(lambda text: printable(with_keywords(text)).replace(f"{folder}/predictions.jsonl", "in memory")):
+            predicting.run(asked)
+        return read_table(asked.out)
 
 
 @taking(Reconstruct)
