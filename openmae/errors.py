@@ -76,5 +76,13 @@ class BrokenImage(_InTwoParts):
     """This file gives no image."""
 
 
+class TooLarge(BrokenImage):
+    """It has more pixels than are decoded."""
+
+
+class NothingThere(BrokenImage):
+    """All of its pixels are no-data."""
+
+
 class UnfitImage(BrokenImage):
     """It gives one, but not to these settings; the advice is to choose others."""

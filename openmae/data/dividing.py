@@ -58,14 +58,15 @@ def notes_on_copies(train: Source, val: Source) -> list[Note]:
 
 def together(data: Data) -> NDArray[np.int64] | None:
     """(n,) the group of each of all images, where some are to stay together: as asked for, as they lie in one sample of
-    shards, or because some files are links to others; else None."""
+    shards, as windows of one image, or because some files are links to others; else None."""
     everything = data.all
     groups = groups_of(everything, data.selection)
     if groups is not None:
         return numbered(groups)
-    if (samples := everything.together) is not None:
+    links = linked(everything)
+    if links is None and (samples := everything.together) is not None:
         return np.unique(samples, return_inverse=True)[1].astype(np.int64)
-    return linked(everything)
+    return links
 
 
 def without_a_fifth(

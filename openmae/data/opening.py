@@ -20,6 +20,7 @@ from typing import Literal, final
 import numpy as np
 
 from openmae.data.folders import in_folder, in_parquet, in_shards
+from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.parts import Openers, Parts, called_otherwise, said, with_all
 from openmae.data.shards.listing import expand, open_shards, packed_shards, tar_files
 from openmae.data.shards.source import ShardSource
@@ -35,6 +36,8 @@ from openmae.data.sources.remote import is_remote
 from openmae.data.sources.selection import WHOLE, Patterns, Selection, none_taken
 from openmae.data.sources.source import Source, Subset
 from openmae.data.sources.table import open_table
+from openmae.data.sources.windows import Tiling
+from openmae.data.tiles.listing import windows_of
 from openmae.errors import UserError
 from openmae.files.address import hide
 from openmae.own import Own, is_lacking
@@ -111,30 +114,31 @@ def _kept(opened: dict[str, Source], which: str, opener: Callable[[], Source]) -
     return opened[which]
 
 
-def open_data(data: str, selection: Selection = WHOLE) -> Data:
-    """Looks what DATA is and what it is divided into. Raises UserError where there is no such thing, and where it has
-    what may be splits or not."""
+def open_data(data: str, selection: Selection = WHOLE, reading: Reading = UNSAID) -> Data:
+    """Looks what DATA is and what it is divided into. reading: of files that are cut into windows.
+
+    Raises UserError where there is no such thing, and where it has what may be splits or not."""
     if is_lacking(data):
         raise UserError(
             f"the images are a data set that was given from Python, {data}, which is not kept",
             "make the same call from Python again, with that data set",
         )
     if isinstance(data, Own):
-        return _data(data.name, _given(data), selection)
+        return _data(data.name, _given(data), selection, reading)
     location = hide(data)
-    return _data(location, _parts(location, selection), selection)
+    return _data(location, _parts(location, selection), selection, reading)
 
 
-def open_images(images: Sequence[str], selection: Selection = WHOLE) -> Data:
+def open_images(images: Sequence[str], selection: Selection = WHOLE, reading: Reading = UNSAID) -> Data:
     """As `open_data` one DATA, or else image files that are named one by one. Raises UserError."""
     if not images:
         raise UserError("IMAGES are missing", "give image files, or one folder, table, ... of images")
     if len(images) == 1 and not _is_image(images[0]):
-        return open_data(images[0], selection)
+        return open_data(images[0], selection, reading)
     if other := next((name for name in images if not _is_image(name) and not Path(name).is_file()), None):
         raise UserError(f"{other} is no image file", "give image files, or one folder, table, ... of images alone")
     files = cache(partial(ImageFiles, images))
-    return _data(files().location, Parts({"all": files}), selection)
+    return _data(files().location, Parts({"all": files}), selection, reading)
 
 
 def _given(data: Own) -> Parts:
@@ -154,12 +158,15 @@ def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in EXTENSIONS - {".npy"} and not is_remote(name)
 
 
-def _data(location: str, parts: Parts, selection: Selection) -> Data:
+def _data(location: str, parts: Parts, selection: Selection, reading: Reading) -> Data:
     openers = {"all": parts.openers["all"]} if selection.is_one_set else parts.openers
     if selection.image_key is not None:
         openers = {which: partial(_of_samples, opener) for which, opener in openers.items()}
     if (patterns := selection.patterns) is not None:
         openers = {which: partial(_matching, opener, patterns) for which, opener in openers.items()}
+    if selection.tile is not None:
+        tiling = Tiling.asked(selection.tile, selection.tile_min_detail)
+        openers = {which: partial(_cut, opener, tiling, reading) for which, opener in openers.items()}
     return Data(location, replace(parts, openers=openers), selection)
 
 
@@ -253,3 +260,8 @@ def _matching(opener: Callable[[], Source], patterns: Patterns) -> Source:
     if not taken.any():
         raise none_taken(len(source), source.name(0))
     return source if taken.all() else source.take(np.flatnonzero(taken))
+
+
+def _cut(opener: Callable[[], Source], tiling: Tiling, reading: Reading) -> Source:
+    """The windows of the images."""
+    return windows_of(opener(), tiling, reading)

@@ -2,11 +2,13 @@
 
 from typing import Literal
 
-Format = Literal["dicom", "jpeg", "png", "gif", "bmp", "tiff", "npy", "webp", "avif", "heic"]
+Format = Literal["dicom", "jpeg", "png", "gif", "bmp", "tiff", "npy", "webp", "avif", "heic", "window"]
 
 ENOUGH = 160
 """Bytes of a file that tell."""
 
+WINDOW = b"\x89OMWIN\r\n"
+"""Of a window of a larger image, in memory (formats/window.py)."""
 _JPEG = b"\xff\xd8\xff"
 _STARTS: dict[bytes, Format] = {
     _JPEG: "jpeg",
@@ -17,6 +19,7 @@ _STARTS: dict[bytes, Format] = {
     b"II+\0": "tiff",  # BigTIFF
     b"MM\0+": "tiff",
     b"\x93NUMPY": "npy",
+    WINDOW: "window",
 }
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes of the header that follows, by version
 _FIRST_GROUPS = (0x0002, 0x0008)

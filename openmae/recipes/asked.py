@@ -77,10 +77,18 @@ class AskedFiles:
     (0001.img.png, 0001.mask.png): img.png; or jpg;png, the first that a sample has; or each: every image is a sample of
     its own, as where names have dots in them (scan_0.5.png)."""
 
+    tile: Annotated[str | None, arg(metavar="PIXELS[:OVERLAP]")] = None
+    """Take windows of so many pixels a side, such as 512 or 512:64, in place of images that are larger: whole slides,
+    scenes, scans, of any size (see docs/data.md). Default: images are taken whole."""
+    tile_min_detail: Annotated[float | None, arg(metavar="SHARE")] = None
+    """Leave windows out of which less than this share, 0 to 1, is anything but no-data and the image's background.
+    Default: 0.05; 0 leaves none out."""
+
     @property
     def selection(self) -> Selection:
         """What `open_data` takes."""
-        return Selection(self.splits, tuple(self.include or ()), tuple(self.exclude or ()), self.image_key)
+        patterns = tuple(self.include or ()), tuple(self.exclude or ())
+        return Selection(self.splits, *patterns, self.image_key, tile=self.tile, tile_min_detail=self.tile_min_detail)
 
 
 @dataclass(frozen=True, kw_only=True)

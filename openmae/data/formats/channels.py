@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from openmae.data.formats.header import BYTES, Depth
 from openmae.data.formats.missing import Missing, equals, filled
 from openmae.data.formats.reading import UNSAID, Reading
-from openmae.errors import BrokenImage, UnfitImage, UserError
+from openmae.errors import BrokenImage, NothingThere, UnfitImage, UserError
 
 LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow weighs
 _NAMES: dict[Depth, str] = {"uint8": "8-bit", "uint16": "16-bit", "float32": "float"}
@@ -80,7 +80,7 @@ def fit(
         pixels, missing = pixels[..., chosen], None if missing is None else missing[..., chosen]
     if missing is not None:
         if missing.all():
-            raise BrokenImage("all of its pixels are no-data")
+            raise NothingThere("all of its pixels are no-data")
         pixels = filled(pixels, missing, None)
     if pixels.shape[2] != wanted.in_chans:
         pixels = _as_colour(pixels, wanted.in_chans)

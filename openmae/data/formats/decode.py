@@ -25,6 +25,7 @@ from openmae.data.formats.png import open_png
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.formats.tiff import open_tiff
 from openmae.data.formats.transparency import through
+from openmae.data.formats.window import open_window
 from openmae.data.signatures import ENOUGH, Format, format_of
 from openmae.errors import BrokenImage, UnfitImage, UserError
 
@@ -145,6 +146,7 @@ _OPENERS: dict[Format, Callable[[bytes, Reading], OpenedImage]] = {
     "webp": lambda data, _: open_by_pillow(data, "WEBP"),
     "avif": lambda data, _: open_avif(data),
     "heic": lambda data, _: open_heic(data),
+    "window": lambda data, reading: open_window(data, lambda file: _as_stored(file, reading), reading),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from openmae.errors import BrokenImage
+from openmae.errors import BrokenImage, TooLarge
 
 Depth = Literal["uint8", "uint16", "float32"]
 BYTES: dict[Depth, int] = {"uint8": 1, "uint16": 2, "float32": 4}
@@ -76,9 +76,9 @@ def check_size(height: int, width: int, bytes_a_pixel: float, frames: int = 1) -
     if height < 1 or width < 1 or frames < 1:
         raise BrokenImage(f"its header says {height} x {width} pixels, {frames} frames: it holds no image")
     if not fits(height, width, bytes_a_pixel):
-        raise BrokenImage(
+        raise TooLarge(
             f"{height} x {width} pixels of {bytes_a_pixel:g} bytes are more than is decoded ({MAX_PIXELS:,} of 3)",
-            "cut it into tiles",
+            "cut it into tiles, by `tile='512'`",
         )
 
 

@@ -12,6 +12,7 @@ from openmae.data.sources.parquet import ParquetImages, text_column
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Remade, Source, Subset
 from openmae.data.sources.table import TableSource, column_of
+from openmae.data.sources.windows import Windows, image_of
 from openmae.errors import UserError
 
 
@@ -24,7 +25,7 @@ def groups_of(source: Source, selection: Selection) -> list[str] | None:
         raise UserError("`group_column` and `group_by` both say which images belong together", "give one of them")
     if by is not None:
         of = _finder(by)
-        return [of(source.name(index)) for index in range(len(source))]
+        return [of(image_of(source.name(index))) for index in range(len(source))]
     assert column is not None
     found = _column(source, column)
     if "" in found:
@@ -54,6 +55,9 @@ def _column(source: Source, column: str) -> list[str]:
         return [whole[index] for index in source.indices.tolist()]
     if isinstance(source, Remade):
         return _column(source.source, column)
+    if isinstance(source, Windows):
+        whole = _column(source.source, column)
+        return [whole[image] for image in source.places.of.tolist()]
     if isinstance(source, Joined):
         return [group for part in source.parts for group in _column(part, column)]
     if isinstance(source, TableSource):

@@ -15,6 +15,7 @@ from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import KEPT_FROM
 from openmae.data.sources.source import Remade, Source, Subset
 from openmae.data.sources.table import TableSource
+from openmae.data.sources.windows import Windows
 from openmae.errors import BrokenImage
 
 _MOST_READ = 2**28  # bytes of files that are compared at a start
@@ -43,7 +44,11 @@ def same_file(train: Source, val: Source) -> tuple[int, int] | None:
 
 
 def linked(source: Source) -> NDArray[np.int64] | None:
-    """(n,) a number for each file of a folder, the same for links to one; None where none is a link to another."""
+    """(n,) a number for each image of a folder, or window of one, the same for links to one file; None where none is a
+    link to another."""
+    if isinstance(source, Windows):
+        numbers = linked(source.source)
+        return None if numbers is None else numbers[source.places.of]
     if not isinstance(source, ImageFolder):
         return None
     sizes = source.listing.sizes
@@ -51,13 +56,13 @@ def linked(source: Source) -> NDArray[np.int64] | None:
     rows = np.flatnonzero(counts[which] > 1)
     if len(rows) > _MOST_STATS:
         return None
-    numbers = np.arange(len(source))
+    found = np.arange(len(source))
     first: dict[Identity, int] = {}
     for index in rows.tolist():
-        numbers[index] = first.setdefault(_identity(source, index, True), index)
+        found[index] = first.setdefault(_identity(source, index, True), index)
     if len(first) == len(rows):
         return None
-    return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)
 
 
 def same_content(train: Source, val: Source) -> list[tuple[int, int]]:
@@ -117,6 +122,9 @@ def _path_of(source: Source) -> Callable[[int], str] | None:
         return None if whole is None else lambda index: whole(int(indices[index]))
     if isinstance(source, Remade):
         return _path_of(source.source)
+    if isinstance(source, Windows):
+        image, of = _path_of(source.source), source.places.of
+        return None if image is None else lambda index: image(int(of[index]))
     if isinstance(source, ImageFolder):
         return lambda index: str(source.path(index))
     if isinstance(source, TableSource):

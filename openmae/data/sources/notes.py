@@ -13,6 +13,7 @@ from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import UNREAD, Listing, between
 from openmae.data.sources.source import Names, Remade, Source, Subset
 from openmae.data.sources.splits import split_of
+from openmae.data.sources.windows import Windows
 
 _NAMED = 3  # folders in a sentence
 _SHOWN = 8  # endings in a sentence
@@ -55,6 +56,9 @@ def _parts(source: Source) -> Iterator[Source]:
     if isinstance(source, Subset):
         yield from _parts(source.whole)
     elif isinstance(source, Remade):
+        yield from _parts(source.source)
+    elif isinstance(source, Windows):
+        yield source
         yield from _parts(source.source)
     elif isinstance(source, Joined):
         for part in source.parts:

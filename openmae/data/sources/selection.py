@@ -22,6 +22,7 @@ class Selection:
     image_key: of shards, which of a sample's files is its image (shards.samples.scan).
     group_column: of a table. group_by: "folder", "folder:N" or "name:REGEX". Images of one group stay on one side of
         every split.
+    tile, tile_min_detail: into which windows images are cut, as `windows.Tiling.asked` reads it; None: they are whole.
     """
 
     splits: str | None = None
@@ -30,6 +31,8 @@ class Selection:
     image_key: str | None = None
     group_column: str | None = None
     group_by: str | None = None
+    tile: str | None = None
+    tile_min_detail: float | None = None
     prefix: str = ""
     """What stands before the names that patterns are held against: of a folder in DATA, with a slash at the end."""
 
@@ -49,8 +52,12 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """What is asked for, as JSON and a run's config have it."""
-        found = {name: getattr(self, name) for name in _ASKED}
-        return {name: [*value] if isinstance(value, tuple) else value for name, value in found.items() if value}
+        found = {name: value for name in _ASKED if (value := getattr(self, name)) or value == 0}
+        return {
+            name: [*value] if isinstance(value, tuple) else value
+            for name, value in found.items()
+            if value or value == 0
+        }
 
     def beside(self, then: "Selection") -> str:
         """What is asked for and was not then, to stand behind the name of a set: ` [exclude masks]`; empty for nothing.
@@ -63,7 +70,7 @@ class Selection:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Selection":
         """The inverse of `to_dict`; other entries are not looked at."""
-        found: dict[str, Any] = {name: values[name] for name in _ASKED if values.get(name)}
+        found: dict[str, Any] = {name: value for name in _ASKED if (value := values.get(name)) or value == 0}
         found.update({name: tuple(found[name]) for name in ("include", "exclude") if name in found})
         return cls(**found)
 
@@ -84,11 +91,11 @@ class Selection:
 
 WHOLE = Selection()
 _WORDS = ("folders", "classes", "none")
-_ASKED = ("splits", "include", "exclude", "image_key", "group_column", "group_by")
+_ASKED = ("splits", "include", "exclude", "image_key", "group_column", "group_by", "tile", "tile_min_detail")
 
 
-def _listed(value: str | list[str]) -> str:
-    return value if isinstance(value, str) else " ".join(value)
+def _listed(value: str | float | list[str]) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def none_taken(count: int, first: str) -> UserError:

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +18,7 @@ from openmae.files.spreadsheets import cells
 from openmae.files.whole import WholeFile
 from openmae.recipes.in_parts.about import KEY, SAME_IMAGES, Kind, as_json
 
+_TEXTS = ("path", "label")
 ROWS = 4096  # of a row group, and of what is read at once
 
 FEATURES = Kind(
@@ -37,6 +39,15 @@ Rows = Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
 """Indices (m,) of images and their vectors (m, D), some at a time."""
 
 
+@dataclass(frozen=True)
+class Columns:
+    """What is said of each image beside its vector: path and label, and where it is a window of it, x, y, width and
+    height in pixels. of: the cells of image `index`."""
+
+    names: tuple[str, ...]
+    of: Callable[[int], tuple[str | int | None, ...]]
+
+
 def require_writer(out: Path) -> None:
     """Raises UserError where nothing here can write such a file."""
     if out.suffix.lower() == ".parquet":
@@ -50,16 +61,16 @@ def write_features(
     count: int,
     width: int,
     rows: Rows,
-    describe: Callable[[int], tuple[str, str | None]],
+    columns: Columns,
 ) -> None:
     """Writes all of it in the folder `aside`, then moves it to its place: `out`, the last to come, is whole or absent.
 
-    about: what the features are. count, width: of all vectors. describe: the path and the label of image `index`.
+    about: what the features are. count, width: of all vectors. columns: of each image.
     Raises OSError.
     """
     if out.suffix.lower() == ".parquet":
         with WholeFile(out, aside=aside / out.name) as whole:
-            _write_parquet(whole.file, about, width, rows, describe)
+            _write_parquet(whole.file, about, width, rows, columns)
             whole.finish()
         return
     places = (*FEATURES.companions(out), out)
@@ -68,12 +79,12 @@ def write_features(
         table, description, whole = files
         text = io.TextIOWrapper(table.file, encoding="utf-8", newline="", write_through=True)
         writer = csv.writer(text)
-        writer.writerow(("path", "label"))
+        writer.writerow(columns.names)
         header = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
         npy_format.write_array_header_1_0(whole.file, header)
         for indices, vectors in rows:
             whole.file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
-            writer.writerows(cells(describe(index)) for index in indices.tolist())
+            writer.writerows(cells(columns.of(index)) for index in indices.tolist())
         text.detach()
         description.file.write(as_json(about))
         for file in files:
@@ -104,22 +115,18 @@ def _write_parquet(
     about: dict[str, Any],
     width: int,
     rows: Rows,
-    describe: Callable[[int], tuple[str, str | None]],
+    columns: Columns,
 ) -> None:
     pyarrow, parquet = _pyarrow()
-    columns = [
-        ("path", pyarrow.string()),
-        ("label", pyarrow.string()),
-        ("vector", pyarrow.list_(pyarrow.float32(), width)),
-    ]
-    schema = pyarrow.schema(columns, {KEY: json.dumps(about).encode()})
-    compression = {"path": "zstd", "label": "zstd", "vector.list.element": "none"}  # floats hardly shrink
+    kinds = {name: pyarrow.string() if name in _TEXTS else pyarrow.int32() for name in columns.names}
+    fields = [*kinds.items(), ("vector", pyarrow.list_(pyarrow.float32(), width))]
+    schema = pyarrow.schema(fields, {KEY: json.dumps(about).encode()})
+    compression = dict.fromkeys(columns.names, "zstd") | {"vector.list.element": "none"}  # floats hardly shrink
     with parquet.ParquetWriter(file, schema, compression=compression, use_dictionary=["label"]) as writer:
         for indices, vectors in _grouped(rows, width):
-            said = [describe(index) for index in indices.tolist()]
+            said = zip(*map(columns.of, indices.tolist()), strict=True)
             arrays = [
-                pyarrow.array([path for path, _ in said], pyarrow.string()),
-                pyarrow.array([label for _, label in said], pyarrow.string()),
+                *(pyarrow.array(values, kind) for values, kind in zip(said, kinds.values(), strict=True)),
                 pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), width),
             ]
             writer.write_table(pyarrow.table(arrays, schema=schema))

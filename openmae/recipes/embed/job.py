@@ -19,6 +19,7 @@ from openmae.console.words import encodable, pace, several
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.source import Source
+from openmae.data.sources.windows import has_windows, window_of
 from openmae.data.survey.sample import levels_of
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.embedding import Embedder, embedder_of
@@ -28,7 +29,7 @@ from openmae.files.disk import check_out, room_on_disk
 from openmae.machine.device import choose_device, choose_precision
 from openmae.machine.kinds import Precision
 from openmae.machine.workers import workers_for
-from openmae.recipes.embed.file import FEATURES, require_writer, write_features
+from openmae.recipes.embed.file import FEATURES, Columns, require_writer, write_features
 from openmae.recipes.embed.labels import LabelTexts
 from openmae.recipes.embed.neighbours import Findings
 from openmae.recipes.embed.settings import Embed
@@ -181,13 +182,24 @@ def _embed(
         about = {**about, "width": embedder.encoder.embed_dim, "left_out": [index for index, _ in done.left_out]}
         broken = list_broken(out, source, done.left_out)
 
-        def describe(index: int) -> tuple[str, str | None]:
-            return encodable(source.name(index)), labels[index]
-
         rows = ((part.indices, part.rows()) for part in done.finished if len(part.indices))
-        write_features(out, done.parts.folder, about, count, embedder.encoder.embed_dim, rows, describe)
+        columns = _columns(source, labels)
+        write_features(out, done.parts.folder, about, count, embedder.encoder.embed_dim, rows, columns)
     console.print(f"{pace(done.images, done.seconds)}\n{out}: {_of_what(about)}")
     if broken is not None:
         are = "is" if len(done.left_out) == 1 else "are"
         console.print(f"{len(done.left_out):,} that could not be read {are} left out: {broken}", style="yellow")
     return about
+
+
+def _columns(source: Source, labels: LabelTexts) -> Columns:
+    if not has_windows(source):
+        return Columns(("path", "label"), lambda index: (encodable(source.name(index)), labels[index]))
+
+    def cells(index: int) -> tuple[str | int | None, ...]:
+        window = window_of(name := source.name(index))
+        if window is None:
+            return encodable(name), labels[index], None, None, None, None
+        return encodable(window.path), labels[index], *window[1:]
+
+    return Columns(("path", "label", "x", "y", "width", "height"), cells)
