@@ -44,7 +44,7 @@ def in_folder(place: Path, selection: Selection, listing: Listing | None = None)
         return in_shards(str(place), packed, selection)
     if (place / SETTINGS).exists():
         raise UserError(f"{place} is not packed to the end", "run the same openmae pack command again")
-    listing = matching(list_images(place), selection) if listing is None else listing
+    listing = matching(list_images(place, slides=selection.tile is not None), selection) if listing is None else listing
     if (folders := _splits_in(place, listing, selection)) is not None:
         return _in_splits(place, folders, selection, listing)
     has_images = len(listing.names) > 0
@@ -211,7 +211,7 @@ def _everything_in(
         return Joined(str(place), list(parts.values()))
     if listing is None:
         known = {} if selection.patterns else {name: part.listing for name, part in images.items() if "/" not in name}
-        listing = matching(list_images(place, known), selection)
+        listing = matching(list_images(place, known, slides=selection.tile is not None), selection)
     return SplitFolder(place, listing, images)
 
 

@@ -28,7 +28,7 @@ from openmae.data.sources.arrays import ArrayFile, npz_arrays, open_npz_array
 from openmae.data.sources.files import ImageFiles
 from openmae.data.sources.folder import COMPRESSED, ImageFolder, unpacking
 from openmae.data.sources.joined import Joined
-from openmae.data.sources.listing import EXTENSIONS
+from openmae.data.sources.listing import EXTENSIONS, SLIDES
 from openmae.data.sources.notes import Note, notes_on
 from openmae.data.sources.own import OwnImages
 from openmae.data.sources.parquet import ParquetImages, holds_images
@@ -221,7 +221,7 @@ def _in_file(file: Path, selection: Selection) -> Parts:
         arrays = npz_arrays(file, selection)
         openers: Openers = {which: partial(open_npz_array, file, name) for which, name in arrays.items()}
         return Parts(with_all(str(file), openers), "" if "all" in arrays else said(arrays))
-    if kind in EXTENSIONS:
+    if kind in EXTENSIONS or kind[1:].encode() in SLIDES:
         raise UserError(f"{file} is one image", "give the folder that it is in")
     raise UserError(f"{file} is not what images are read from", f"give {_KINDS}")
 

@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 
 from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
-from openmae.data.formats.reading import UNSAID
+from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.opening import open_data
 from openmae.data.sources.selection import Selection
 from openmae.data.survey.sample import evidence, levels_of, seen_of
@@ -67,7 +67,7 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     model = loaded.autoencoder.to(choose_device(settings.device))
     if not settings.images:
         raise UserError("name the images to look at", "openmae reconstruct MODEL IMAGE... --out PNG")
-    pictured = _pictured(settings.images, settings.selection)
+    pictured = _pictured(settings.images, settings.selection, settings.reading)
     sample = evidence(seen_of(data, UNSAID) for data in _read(pictured))
     loaded = suited_to(loaded, sample, settings.reading, console)
     levels = levels_of(_read(pictured), loaded.statistics.pixels)
@@ -97,7 +97,7 @@ def reconstruct(settings: Reconstruct, console: Console) -> None:
     console.print(f"{settings.out}")
 
 
-def _pictured(given: tuple[str, ...], selection: Selection) -> list[tuple[str, Callable[[], bytes]]]:
+def _pictured(given: tuple[str, ...], selection: Selection, reading: Reading) -> list[tuple[str, Callable[[], bytes]]]:
     """Name and reader of the files named, and of the first images of other DATA (of its val), MOST_IMAGES in all."""
     found: list[tuple[str, Callable[[], bytes]]] = []
     sets = [word for word in given if "://" in word or Path(word).is_dir() or word.endswith(MANY_IMAGES)]
@@ -105,7 +105,7 @@ def _pictured(given: tuple[str, ...], selection: Selection) -> list[tuple[str, C
         raise UserError(f"{len(given)} images are more than fit one picture", f"give {MOST_IMAGES} or fewer")
     for word in given:
         if word in sets:
-            source = open_data(word, selection).val
+            source = open_data(word, selection, reading).val
             found += [(source.name(i), partial(source.read, i)) for i in range(min(MOST_IMAGES, len(source)))]
         else:
             found.append((word, Path(word).read_bytes))

@@ -115,7 +115,7 @@ def stats(settings: Stats) -> dict[str, Any]:
 
 
 def _source(settings: Stats, console: Console) -> Source:
-    data = open_data(settings.data, settings.selection)
+    data = open_data(settings.data, settings.selection, settings.reading)
     source = data.train
     tell(data, console)
     if settings.most is None:

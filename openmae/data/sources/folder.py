@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.sources.labels import NO_LABEL, LabelledSource, class_name
-from openmae.data.sources.listing import EXTENSIONS, Listing
+from openmae.data.sources.listing import EXTENSIONS, SLIDES, Listing
 from openmae.data.sources.open_file import read_file
 from openmae.data.sources.source import LabelKind, Names, Source
 from openmae.data.sources.splits import split_of
@@ -138,11 +138,12 @@ def open_folder(root: Path, listing: Listing) -> ImageFolder:
         counts = Counter[str]()
         for one in listing.others:
             counts[one.ending or "without extension"] += one.number
+        are_slides = any(ending[1:].encode() in SLIDES for ending in counts)
         others = ", ".join(f"{count:,} {ending}" for ending, count in counts.most_common(_SHOWN))
         raise UserError(
             f"{root} holds no images ({', '.join(sorted(e[1:] for e in EXTENSIONS))}), no .tar shards and no .parquet "
             f"files{f', but files that are not read: {others}' if others else ''}",
-            "give a folder that does",
+            "read whole slides in windows, by `tile='512'`" if are_slides else "give a folder that does",
         )
     return ImageFolder(root, listing)
 

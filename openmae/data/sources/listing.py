@@ -33,6 +33,8 @@ _ENDINGS = frozenset(ending.encode()[1:] for ending in (*EXTENSIONS, ".tar", ".p
 _TIFF_INSIDE = frozenset(  # photographs as the sensor saw them, and slides: a reader of TIFF shows a thumbnail
     b"nef nrw cr2 cr3 crw arw dng orf rw2 raf pef srw svs ndpi scn mrxs vms bif".split()
 )
+SLIDES = frozenset(b"svs ndpi".split())
+"""Endings of slides that are read where images are cut into windows."""
 UNREAD = _TIFF_INSIDE | frozenset(
     b"ppm pgm pbm pnm pam pfm jp2 j2k jpf jpx j2c jxl jxr exr hdr tga pcx ico dds ras sgi nii mha mhd nrrd svg "
     b"eps ps ai psd xcf czi lif nd2".split()
@@ -108,17 +110,17 @@ def _without(names: Sequence[str], prefix: bytes) -> Names:
     return Names.of(os.fsencode(name)[len(prefix) :] for name in names)
 
 
-def list_images(root: Path, known: Mapping[str, Listing] | None = None) -> Listing:
+def list_images(root: Path, known: Mapping[str, Listing] | None = None, *, slides: bool = False) -> Listing:
     """The images below root: as kept from an earlier time where they are many and no folder has changed since.
 
-    known: listings of folders in root, by their names, which were made just now.
+    known: listings of folders in root, by their names, which were made just now. slides: whether these are images.
     Raises UserError where a folder cannot be read.
     """
     real = os.path.realpath(root)
-    file = cache_file("folder", f"{_RULES} {real}")
+    file = cache_file("folder", f"{_RULES}{' slides' * slides} {real}")
     if (kept := _recall(file, real)) is not None:
         return kept
-    walk = _Walk(root, known or {})
+    walk = _Walk(root, known or {}, SLIDES if slides else frozenset())
     walk.run()
     listing = walk.listing()
     names, folders, shards = listing.names, listing.folders, listing.shards
@@ -199,11 +201,11 @@ def _state(folder: str | bytes) -> FolderState:
 class _Walk:
     """Goes through a tree in the order of the sorted relative paths, holding the names of one folder at a time.
 
-    known: listings of folders in it, by their names.
+    known: listings of folders in it, by their names. also: endings of what is listed beside images.
     """
 
-    def __init__(self, root: Path, known: Mapping[str, Listing]) -> None:
-        self.root = root
+    def __init__(self, root: Path, known: Mapping[str, Listing], also: frozenset[bytes]) -> None:
+        self.root, self.also = root, also
         self.known = {os.fsencode(name) + b"/": listing for name, listing in known.items()}
         self.began = time.time_ns()
         self.text = bytearray()
@@ -295,7 +297,7 @@ class _Walk:
                     names.append(name + b"/")
                     continue
                 ending = ending.lower() if dot and head and _IS_ENDING.fullmatch(ending.lower()) else b""
-                if ending in _ENDINGS:
+                if ending in _ENDINGS or ending in self.also:
                     names.append(name)
                     continue
                 marks += name in (b"lock", b"config.toml")

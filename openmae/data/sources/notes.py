@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from openmae.console.words import in_a_line
 from openmae.data.sources.folder import ImageFolder, SplitFolder
 from openmae.data.sources.joined import Joined
-from openmae.data.sources.listing import UNREAD, Listing, between
+from openmae.data.sources.listing import SLIDES, UNREAD, Listing, between
 from openmae.data.sources.source import Names, Remade, Source, Subset
 from openmae.data.sources.splits import split_of
 from openmae.data.sources.windows import Windows
@@ -107,13 +107,17 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _of_others(listings: Sequence[Listing]) -> Iterator[Note]:
-    images, unread, left_out = Counter[str](), Counter[str](), Counter[str]()
+    images, slides, unread, left_out = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for listing in listings:
         for one in listing.others:
-            kind = images if one.are_images else unread if one.ending[1:].encode() in UNREAD else left_out
-            kind[one.ending] += one.number
+            ending = one.ending[1:].encode()
+            unseen = slides if ending in SLIDES else unread if ending in UNREAD else left_out
+            (images if one.are_images else unseen)[one.ending] += one.number
     if images:
         yield Note(_said(images, "image", "known by {its} first bytes, not by {its} name{s}"))
+    if slides:
+        what = _said(slides, "slide", "left out, too large to be taken whole")
+        yield Note(what, "read windows of them by `tile='512'`", is_warning=True)
     if unread:
         what = _said(unread, "image", "left out, of {a_kind} not read")
         yield Note(what, "write as PNG or TIFF what is to be used", is_warning=True)

@@ -41,7 +41,9 @@ def read_file(path: str) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise BrokenImage("it is not a file")
         if status.st_size > MOST_BYTES:
-            raise BrokenImage(f"its {status.st_size:,} bytes are more than an image has")
+            raise BrokenImage(
+                f"its {status.st_size:,} bytes are more than an image has", "if it is a TIFF, cut it by `tile='512'`"
+            )
         data = os.read(descriptor, status.st_size)
         while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):
             data += more

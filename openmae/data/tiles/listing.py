@@ -41,6 +41,7 @@ Found = Sizes | str
 def windows_of(source: Source, tiling: Tiling, reading: Reading) -> Windows:
     """The source's images, cut. Images that are no larger than a window are taken whole, and so are those that cannot
     be read, for whoever reads them to count. Raises UserError where no window is left."""
+    reading = Reading.from_dict(source.packed_as).but(reading)
     asked = json.dumps([tiling.side, tiling.overlap, tiling.min_detail, reading.to_dict()])
     file = cache_file("windows", f"{_RULES} {source.fingerprint} {source.location} {asked}")
     if (kept := recall(file)) is not None and {"of", "boxes"} <= kept[0].keys():

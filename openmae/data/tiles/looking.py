@@ -72,6 +72,12 @@ def size_of(source: Source, image: int, side: int, reading: Reading) -> Sizes:
         header = read_header(source.read(image) if file is not None else data, reading) if header is None else header
     except TooLarge as error:
         raise _no_part(error.what) from error
+    if header.axes is not None and reading.layout is None:
+        shape = " x ".join(map(str, header.axes))
+        raise UserError(
+            f"{source.shown(image)} is an array of {shape}, and nothing says which of these are its channels",
+            "say by `layout` whether they come last (hwc) or first (chw), so that it can be cut",
+        )
     sizes = Sizes(header.height, header.width)
     is_one = max(header.height, header.width) <= side
     if not is_one and not fits(header.height, header.width, header.channels * BYTES[header.depth]):

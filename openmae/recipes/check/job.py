@@ -67,7 +67,7 @@ def check(settings: Check) -> list[Finding]:
     if settings.out is not None:
         check_out(settings.out, ".csv", ".parquet")
         require_parquet(settings.out)
-    data = open_data(settings.data, settings.selection)
+    data = open_data(settings.data, settings.selection, settings.reading)
     splits, choice = _inspected(data, settings, console)
     splits, taken, findings = _taken_for(splits, settings.task)
     notes = [*notes_on(split.source for split in splits)]

@@ -50,7 +50,7 @@ def run(settings: Embed) -> None:
     say_origin(loaded, console)
     device = choose_device(settings.device)
     workers = workers_for(settings.workers, device)
-    data = open_data(settings.data, settings.selection)
+    data = open_data(settings.data, settings.selection, settings.reading)
     source = _source(settings, data)
     tell(data, console)
     loaded = suited(loaded, source, settings.reading, workers, console)

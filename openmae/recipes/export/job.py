@@ -78,7 +78,8 @@ def run(settings: Export) -> None:
     say_origin(loaded, console)
     data = None
     if settings.data is not None:
-        data = open_data(settings.data, as_learnt(settings.selection, settings.data, settings.model, loaded))
+        selection = as_learnt(settings.selection, settings.data, settings.model, loaded)
+        data = open_data(settings.data, selection, settings.reading)
     seen = loaded if data is None else suited(loaded, data.val, settings.reading, 1, console)
     images = real_images(seen, data)
     if data is not None:

@@ -151,7 +151,7 @@ def _is_former(here: Here) -> bool:
 
 def _split(settings: Finetune, console: Console) -> tuple[Taken, Source, Source]:
     """What labels are taken for, and the images to learn from and to be judged by. Raises UserError."""
-    data = open_data(given(settings.data), settings.selection)
+    data = open_data(given(settings.data), settings.selection, settings.reading)
     taken, train, val = split_for(data, settings.task, settings.seed)
     tell(data, console, train, val)
     _check_balance(settings.balance, taken.task)

@@ -54,7 +54,7 @@ def run(settings: Pack) -> None:
     """Packs, and says what came of it and how to train on it. Raises UserError."""
     console = make_console()
     _check_ranges(settings)
-    data = open_data(settings.data, settings.selection)
+    data = open_data(settings.data, settings.selection, settings.reading)
     titles: tuple[Split | None, ...] = SPLITS if data.has_splits else (None,)
     _check_place(settings, titles)
     splits = _open_splits(data, settings, titles, console)

@@ -150,7 +150,7 @@ def _look(settings: Plan, pretrain: Pretrain, device: torch.device, console: Con
             console.print(f"Taken for photographs, {' and '.join(taken)}: --img-size and --in-chans say otherwise")
         statistics = Statistics((0.5,) * channels, (0.25,) * channels, PixelFormat(channels))
         return Survey(statistics, (PIXELS, PIXELS), {}, {}, "", 0, ()), given(settings.images)
-    data = open_data(settings.data, settings.selection)
+    data = open_data(settings.data, settings.selection, settings.reading)
     source = data.train
     tell(data, console)
     console.print(f"{len(source):,} images in {source.location}; looking at some of them")

@@ -130,7 +130,7 @@ def _start(settings: Pretrain, here: Here) -> Start | None:
 
 
 def _opened(data: str, settings: Pretrain, console: Console) -> tuple[Source, Source | None, Source]:
-    opened = open_data(data, settings.selection)
+    opened = open_data(data, settings.selection, settings.reading)
     sources = _sources(opened, settings.seed)
     train, val, _ = sources
     if val is not None and groups_of(train, settings.selection) is not None:

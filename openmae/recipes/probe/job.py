@@ -116,7 +116,7 @@ def _prove(
 
 def _split(settings: Proof, console: Console) -> tuple[Taken, Source, Source]:
     """What labels are taken for, and the images to learn from and to be judged by. Raises UserError."""
-    data = open_data(settings.data, settings.selection)
+    data = open_data(settings.data, settings.selection, settings.reading)
     found = split_for(data, settings.task, settings.seed)
     tell(data, console, *found[1:])
     return found
