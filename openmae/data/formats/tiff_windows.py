@@ -23,14 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.formats.header import check_size, fits
-from openmae.data.formats.ifd import NO_DATA, ORIENTATION, count_directories
+from openmae.data.formats.ifd import NO_DATA, ORIENTATION, count_directories, first_directory
 from openmae.data.formats.ome import check_ome
-from openmae.data.formats.window import Box, window_bytes
+from openmae.data.formats.window import Box, window_bytes, window_in
+from openmae.data.signatures import ENOUGH, format_of
 from openmae.errors import BrokenImage, UserError
 
 _SUBFILE, _WIDTH, _LENGTH, _PHOTOMETRIC, _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES = 254, 256, 257, 262, 273, 277, 278, 279
 _PLANAR, _TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_BYTES, _EXTRA = 284, 322, 323, 324, 325, 338
-_BITS, _SAMPLE_FORMAT = 258, 339
+_BITS, _COMPRESSION, _SAMPLE_FORMAT = 258, 259, 339
+_OF_COMPRESSION = (266, 292, 293, 317, 347, 529, 530, 531, 532)
+_RGB, _YCBCR = 2, 6  # photometric
 _COPIED: tuple[int, ...] = (
     _BITS,
     259,
@@ -370,3 +373,52 @@ def _written(order: str, pages: Sequence[Page]) -> bytes:
         link = len(out)
         out += bytes(8)
     return bytes(out)
+
+
+# ---------------------------------------------------------------- a window as a file of its own
+
+_LOSSY = (6, 7, 33003, 33004, 33005, 34712)  # ways of compression
+
+
+def was_lossy(window: bytes) -> bool:
+    """Whether a window lies in a TIFF whose pixels were stored with loss, as those of slides are."""
+    _, file = window_in(window)
+    return format_of(file[:ENOUGH]) == "tiff" and first_directory(file).get(_COMPRESSION, (1,))[0] in _LOSSY
+
+
+def tiff_of_window(window: bytes) -> bytes:
+    """A TIFF of the window alone, nothing compressed, pixels and the tags that say what they mean as they were. Raises
+    BrokenImage where that cannot be, and what decoding raises."""
+    import tifffile
+
+    box, file = window_in(window)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with tifffile.TiffFile(io.BytesIO(file)) as opened:
+            return _written(opened.byteorder, [_page_of(page, box) for page in opened.pages])
+
+
+def _page_of(page: Any, box: Box) -> Page:
+    turn = page.tags.valueof(ORIENTATION)
+    turn = turn if turn in range(1, 9) else 1
+    size = (page.imagelength, page.imagewidth)
+    x, y, width, height = _stored(box, size if turn < 5 else size[::-1], turn)
+    values = page.asarray(maxworkers=1)
+    if values.dtype.kind != "b" and values.dtype.itemsize * 8 != page.bitspersample:
+        raise BrokenImage(f"its {page.bitspersample} bits a value cannot be kept with what says which are missing")
+    planes = [values] if page.planarconfig == 1 or values.ndim == 2 else [*values]
+    cells = []
+    for plane in planes:
+        cut = np.ascontiguousarray(plane[y : y + height, x : x + width])
+        if cut.dtype.kind == "b":
+            cells.append(np.packbits(cut, axis=1).tobytes())
+        else:
+            cells.append(cut.astype(cut.dtype.newbyteorder(page.parent.byteorder)).tobytes())
+    order, tags = page.parent.byteorder, _tags(page)
+    tags = {number: tag for number, tag in tags.items() if number not in _OF_COMPRESSION}
+    tags[_COMPRESSION] = _short(order, 1)
+    if int(page.photometric) == _YCBCR:  # which were decoded to this
+        tags[_PHOTOMETRIC] = _short(order, _RGB)
+    if int(page.subfiletype) & _OF_MASK:
+        tags[_SUBFILE] = _short(order, _OF_MASK)
+    return tags, (height, width), (height, 0), cells

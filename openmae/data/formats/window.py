@@ -50,6 +50,12 @@ def is_window(data: bytes) -> bool:
     return data.startswith(WINDOW)
 
 
+def window_in(data: bytes) -> tuple[Box, bytes]:
+    """(the window, the file that it lies in)"""
+    _, x, y, width, height, _ = _HEAD.unpack_from(data)
+    return (x, y, width, height), data[_HEAD.size :]
+
+
 def open_window(data: bytes, opener: Callable[[bytes], OpenedImage], reading: object) -> OpenedImage:
     """The window, of which no more is decoded than is needed. opener: of the file in it, as `reading` says."""
     if len(data) < _HEAD.size:

@@ -14,14 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.decode import decode, decode_masked, open_image, reasons
+from openmae.data.formats.decode import decode, decode_masked, open_image, read_header, reasons
 from openmae.data.formats.header import Depth, Header
+from openmae.data.formats.missing import Missing
 from openmae.data.formats.pillow import orientation, pillow_image
 from openmae.data.formats.reading import UNSAID, Reading
+from openmae.data.formats.tiff_windows import tiff_of_window, was_lossy
 from openmae.data.formats.transparency import divided, multiplied, through
+from openmae.data.formats.window import is_window, window_in
 from openmae.data.views.crop import reduction, resize
 from openmae.data.views.missing import shares
 from openmae.data.views.statistics import DEPTHS
+from openmae.errors import BrokenImage
 
 RULES = 2  # changes with what pack_image gives for the same bytes and settings
 _EXTENSIONS = {
@@ -76,8 +80,11 @@ def pack_image(data: bytes, packing: Packing) -> Packed:
 
     An image that is small enough is not touched where its format decodes fast. A file with several frames is not
     touched either: training chooses among them. Nor is one of 8 or 16 bits that lacks some of its pixels, for its file
-    alone says which; of floats they are not a number in what is stored. Raises BrokenImage, UserError as decode does.
+    alone says which; of floats they are not a number in what is stored. A window becomes an image of its own. Raises
+    BrokenImage, UserError as decode does.
     """
+    if is_window(data):
+        return _pack_window(data, packing)
     stored = open_image(data, replace(packing.reading, alpha=None))
     opened = through(stored, packing.reading.alpha)
     header = opened.header
@@ -93,14 +100,49 @@ def pack_image(data: bytes, packing: Packing) -> Packed:
     image, missing = decode_masked(opened, pixels, reduce=reduction((header.height, header.width), size))
     if missing is not None and depth != "float32":
         return _turned(data, pixels) if is_turned else _as_it_is(data, header)
+    return _encoded(image, missing, header, size, packing.quality, is_small and header.format not in _LOSSY, len(data))
+
+
+def _pack_window(data: bytes, packing: Packing) -> Packed:
+    """The same of a window."""
+    opened = open_image(data, packing.reading)
+    header = opened.header
+    if header.frames > 1:
+        raise BrokenImage(f"its {header.frames} frames cannot be packed as windows", "write each to a file of its own")
+    size = _bounded((header.height, header.width), packing.short_side)
+    is_small = size == (header.height, header.width)
+    depth = max(header.depth, packing.exact, key=DEPTHS.index) if header.exact else header.depth
+    pixels = PixelFormat(header.channels, None, depth, packing.reading)
+    image, missing = decode_masked(opened, pixels)
+    (_, _, width, height), file = window_in(data)
+    inner = read_header(file, packing.reading)
+    before = round(len(file) * width * height / (inner.width * inner.height))
+    if missing is not None and depth != "float32":
+        if header.format != "TIFF":
+            return replace(_turned(data, pixels), bytes_before=before)
+        kept = tiff_of_window(data)
+        return Packed(kept, "tif", zlib.crc32(kept), before)
+    lossless = is_small and header.format not in _LOSSY and not was_lossy(data)
+    return _encoded(image, missing, header, size, packing.quality, lossless, before)
+
+
+def _encoded(
+    image: NDArray[Any],
+    missing: Missing | None,
+    header: Header,
+    size: tuple[int, int],
+    quality: int,
+    lossless: bool,
+    bytes_before: int,
+) -> Packed:
+    """The pixels at this size (height, width)."""
     # Of an array's three channels nobody said that they are red, green and blue.
     colour = header.channels == 1 or (header.colour and header.format != "NPY")
-    lossless = is_small and header.format not in _LOSSY
     smaller = _resized_through(image, size) if header.alpha else resize(image, size)
     if missing is not None:
         smaller[shares(missing, size) > 0.5] = np.nan
-    kept, extension = encode(smaller, packing.quality, lossless=lossless, colour=colour)
-    return Packed(kept, extension, zlib.crc32(kept), len(data))
+    kept, extension = encode(smaller, quality, lossless=lossless, colour=colour)
+    return Packed(kept, extension, zlib.crc32(kept), bytes_before)
 
 
 def _as_it_is(data: bytes, header: Header) -> Packed:

@@ -220,7 +220,7 @@ def _said_of_labels(source: Source, names: Sequence[str], labels: NDArray[np.int
 
 
 def _check_ranges(settings: Pack) -> None:
-    if not 16 <= settings.short_side <= 8192:
+    if not 16 <= settings.most_pixels <= 8192:
         raise UserError(f"--short-side is {settings.short_side}", "give 16 to 8192 pixels")
     if not 1 <= settings.quality <= 100:
         raise UserError(f"--quality is {settings.quality}", "give 1 to 100")

@@ -37,7 +37,7 @@ def packing_for(data: Data, settings: Pack, console: Console) -> Packing:
         taken = [one for one in suspected_of(source, workers, reading) if one.is_usual]
         say_taken(taken, console)
         reading = replace(reading, nodata=tuple(one.value for one in taken) or None)
-    return Packing(settings.short_side, settings.quality, reading, _deepest_number(source, reading, workers))
+    return Packing(settings.most_pixels, settings.quality, reading, _deepest_number(source, reading, workers))
 
 
 def _deepest_number(source: Source, reading: Reading, workers: int) -> Depth:

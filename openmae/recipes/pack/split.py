@@ -17,6 +17,7 @@ from openmae.data.shards.writer import PARTS, FinishedShard, read_finished
 from openmae.data.sources.groups import group_numbers
 from openmae.data.sources.labels import NO_LABEL
 from openmae.data.sources.source import Source
+from openmae.data.sources.windows import Windows
 from openmae.data.tasks import Task
 from openmae.errors import UserError
 from openmae.files.whole import write_file
@@ -82,8 +83,13 @@ class PackedSplit:
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """(n,) the source's indices as they are packed."""
-        return generator(self.settings.seed, "packing").permutation(len(self))
+        """(n,) the source's indices as they are packed: at random; windows with those of their image, so that it is
+        decoded once."""
+        draws = generator(self.settings.seed, "packing")
+        if not isinstance(self.source, Windows):
+            return draws.permutation(len(self))
+        place = draws.permutation(len(self.source.source))
+        return np.argsort(place[self.source.places.of], kind="stable")
 
     def chunks(self, shard: int) -> Iterator[range]:
         """The places in `order` of the images of a shard, a task at a time."""
@@ -96,7 +102,7 @@ class PackedSplit:
         labels = hashlib.sha256(json.dumps(self.class_names).encode() + self.labels.tobytes()).hexdigest()
         return {
             "rules": RULES,
-            "short_side": self.settings.short_side,
+            "short_side": self.settings.most_pixels,
             "quality": self.settings.quality,
             "shard_size": self.shard_size,
             "seed": self.settings.seed,
