@@ -64,7 +64,7 @@ def run(settings: Predict) -> None:
     device = choose_device(settings.device)
     batch_size_for(settings.batch_size, device)  # raises before anything is read
     workers = workers_for(settings.workers, device)
-    data = open_images(settings.images, settings.selection)
+    data = open_images(settings.images, settings.selection, settings.reading)
     source = _source(settings, data)
     tell(data, console)
     loaded = suited(loaded, source, settings.reading, workers, console)
