@@ -1,6 +1,9 @@
 """Images cut into windows: of TIFFs only what a window needs is read, and windows show what the whole image shows."""
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,17 +12,25 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
+from openmae.data.formats import tiff_windows
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.decode import decode, read_header
-from openmae.data.formats.tiff_windows import open_tiff_windows
+from openmae.data.formats.decode import decode, decode_masked, read_header
+from openmae.data.formats.reading import Reading
+from openmae.data.formats.tiff_windows import TiffWindows, open_tiff_windows
+from openmae.data.formats.window import Box, window_bytes
+from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
+from openmae.data.shards.packing import Packing, pack_image
+from openmae.data.sources.groups import groups_of
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.data.sources.windows import Tiling, image_of, window_of
+from openmae.data.tiles import listing
 from openmae.data.tiles.cutting import Memory
-from openmae.errors import UserError
-from tests.images import picture
+from openmae.errors import BrokenImage, UserError
+from tests.images import encoded, picture
 
 
 def tiff(pixels: NDArray[Any], **options: Any) -> bytes:
@@ -183,3 +194,314 @@ def test_jpeg_in_tiff_as_slides_have_it(photometric: str, layout: dict[str, Any]
     expected = tifffile.imread(io.BytesIO(file)).reshape(300, 280, -1)
     got = shown(windows.window(Memory(file).read, (10, 70, 100, 90)))
     np.testing.assert_array_equal(got, expected[70:160, 10:110])
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "npy"])
+def test_other_files_are_cut_once_decoded(kind: str, turn: int, tmp_path: Path) -> None:
+    if kind == "npy":
+        np.save(tmp_path / "a.npy", texture(100, 90))
+    else:
+        exif = Image.Exif()
+        exif[274] = turn
+        picture(3, (100, 90)).save(tmp_path / f"a.{kind.lower()}", exif=exif)
+    source = open_data(str(tmp_path), Selection(tile="40:8", tile_min_detail=0), Reading(layout="hwc")).all
+    (file,) = tmp_path.iterdir()
+    whole = shown(file.read_bytes())
+    assert len(source) == 9
+    for index in [*range(9), 4, 0]:  # the second of one file is cut from what stays decoded
+        window = window_of(source.name(index))
+        assert window is not None
+        x, y, width, height = window[1:]
+        np.testing.assert_array_equal(shown(source.read(index)), whole[y : y + height, x : x + width])
+
+
+def test_channels_that_are_pages() -> None:
+    """As OME has them."""
+    planes = texture(4, 90, 80, "uint16")
+    for layout in ({"tile": (16, 16)}, {"rowsperstrip": 4}):
+        file = tiff(planes, photometric="minisblack", ome=True, metadata={"axes": "CYX"}, compression="zlib", **layout)
+        windows = open_tiff_windows(file, 32)
+        assert windows is not None
+        got = shown(windows.window(Memory(file).read, (20, 30, 32, 33)))
+        np.testing.assert_array_equal(got, planes[:, 30:63, 20:52].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_missing_pixels_of_a_scene(has_mask: bool) -> None:
+    scene = texture(96, 80, 1, "int16")[..., 0]
+    scene[:, :40] = -999
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        tags = [] if has_mask else [(42113, "s", 0, "-999", True)]
+        writer.write(scene, tile=(16, 16), compression="zlib", extratags=tags)
+        if has_mask:
+            there = scene != -999
+            writer.write(there, tile=(16, 16), compression="zlib", subfiletype=4, photometric="mask")
+    windows = open_tiff_windows(file.getvalue(), 32)
+    assert windows is not None
+    window = windows.window(Memory(file.getvalue()).read, (30, 10, 32, 50))
+    found, missing = decode_masked(window, PixelFormat(1, None, "float32"))
+    assert missing is not None
+    np.testing.assert_array_equal(missing[..., 0], scene[10:60, 30:62] == -999)
+    np.testing.assert_array_equal(found[~missing], scene[10:60, 30:62][~missing[..., 0]])
+    kept = pack_image(window, Packing(64))  # floats that are no numbers
+    np.testing.assert_array_equal(np.isnan(np.load(io.BytesIO(kept.data)))[..., 0], missing[..., 0])
+
+
+def test_sixteen_bits_without_some_pixels_are_packed_with_what_says_which() -> None:
+    scene = texture(96, 80, 1, "uint16")[..., 0]
+    scene[:, :40] = 0
+    file = tiff(scene, tile=(16, 16), compression="zlib", extratags=[(42113, "s", 0, "0", True)], byteorder=">")
+    windows = open_tiff_windows(file, 32)
+    assert windows is not None
+    window = windows.window(Memory(file).read, (30, 10, 32, 32))
+    kept = pack_image(window, Packing(32))
+    assert kept.extension == "tif"
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(kept.data)), scene[10:42, 30:62])
+    found = [decode_masked(data, PixelFormat(1, None, "uint16")) for data in (window, kept.data)]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# ---------------------------------------------------------------- which windows are empty
+
+
+def blank(level: int, noise: float, size: int = 400, channels: int = 3) -> NDArray[Any]:
+    draws = np.random.default_rng(1).normal(level, noise, (size, size, channels))
+    return draws.round().clip(0, 255)
+
+
+def full_places(source: Source) -> set[tuple[int, ...]]:
+    found = (window_of(source.name(index)) for index in range(len(source)))
+    return {window[1:3] for window in found if window is not None}
+
+
+@pytest.mark.parametrize(
+    ("level", "noise", "inside"),
+    [(242, 1.5, (180, 90, 150)), (6, 2.0, (90, 90, 90)), (128, 3.0, (128, 60, 128)), (0, 0.0, (3, 200, 3))],
+    ids=["slide", "micrograph", "grey ground, another colour", "no noise"],
+)
+def test_windows_of_background_are_left_out(level: int, noise: float, inside: tuple[int, ...], tmp_path: Path) -> None:
+    pixels = blank(level, noise)
+    pixels[100:200, 200:300] = np.asarray(inside) + texture(100, 100).astype(float) / 10
+    tifffile.imwrite(tmp_path / "a.tif", pixels.astype(np.uint8), tile=(16, 16), photometric="rgb", compression="zlib")
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "b.jpg", quality=95)
+    source = tiled(tmp_path, "100", None)
+    assert full_places(source) == {(200, 100)}
+    assert len(source) == 2
+    assert len(tiled(tmp_path, "100", 0)) == 32
+
+
+def test_windows_of_missing_pixels_are_left_out(tmp_path: Path) -> None:
+    scene = texture(300, 300, 1, "int16")[..., 0]
+    scene[:, :200] = -9999
+    scene[0:100, 195:200] = 1
+    tags = [(42113, "s", 0, "-9999", True)]
+    tifffile.imwrite(tmp_path / "a.tif", scene, tile=(16, 16), extratags=tags)
+    assert full_places(tiled(tmp_path, "100", None)) == {(100, 0), (200, 0), (200, 100), (200, 200)}
+    assert full_places(tiled(tmp_path, "100", 0.2)) == {(200, 0), (200, 100), (200, 200)}
+
+
+@pytest.mark.parametrize("noise", [1.0, 60.0])
+def test_nothing_is_left_out_of_what_is_the_same_everywhere(noise: float, tmp_path: Path) -> None:
+    """Faint texture, or a strong one: nobody can tell it from what is meant."""
+    tifffile.imwrite(tmp_path / "a.tif", blank(128, noise).astype(np.uint8), tile=(16, 16), photometric="rgb")
+    assert len(tiled(tmp_path, "100", None)) == 16
+
+
+def test_an_image_of_one_level_is_empty(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.full((300, 300), 7, np.uint8), tile=(16, 16))
+    with pytest.raises(UserError, match=r"all 9 windows of the images in .* are empty.*lower `tile_min_detail`"):
+        tiled(tmp_path, "100", None)
+
+
+@pytest.mark.parametrize("kind", ["SubIFDs", "pages", "svs"])
+def test_a_pyramid_is_looked_at_where_it_is_small(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = blank(242, 1.5, 1024).astype(np.uint8)
+    pixels[256:512, 512:768] = texture(256, 256) // 2
+    levels = [pixels, pixels[::4, ::4], pixels[::16, ::16]]
+    file = tmp_path / f"a.{'svs' if kind == 'svs' else 'tif'}"
+    how: dict[str, Any] = {"photometric": "rgb", "compression": "zlib", "tile": (64, 64)}
+    with tifffile.TiffWriter(file, bigtiff=True) as writer:
+        if kind == "SubIFDs":
+            writer.write(pixels, subifds=2, **how)
+            for level in levels[1:]:
+                writer.write(level, subfiletype=1, **how)
+        else:
+            said = {"description": "Aperio Image Library v1\n1024x1024", "metadata": None} if kind == "svs" else {}
+            writer.write(pixels, **how, **said)
+            if kind == "svs":  # as Aperio's have it
+                writer.write(pixels[::16, ::16], photometric="rgb", rowsperstrip=16, metadata=None)
+            for level in levels[1:]:
+                writer.write(level, subfiletype=kind == "pages", metadata=None, **how)
+    found = open_tiff_windows(file, 256)
+    assert found is not None
+    assert [layer.width for layer in found.layers] == [1024, 256, 64]
+    asked: list[int] = []
+
+    class Noted(TiffWindows):
+        def window(self, read: Any, box: Box, level: int = 0) -> bytes:
+            asked.append(level)
+            return super().window(read, box, level)
+
+    monkeypatch.setattr(tiff_windows, "TiffWindows", Noted)
+    source = tiled(tmp_path, "256", None)
+    assert asked == [1]
+    assert full_places(source) == {(512, 256)}
+    np.testing.assert_array_equal(shown(source.read(0)), pixels[256:512, 512:768])
+
+
+# ---------------------------------------------------------------- in a set
+
+
+def test_small_images_are_whole_and_what_cannot_be_read_is_one_broken_image(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", texture(200, 200), tile=(16, 16), photometric="rgb", compression="zlib")
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "b.tif").write_bytes(whole[:100])
+    picture(1, (30, 40)).save(tmp_path / "c.png")
+    (tmp_path / "d.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    damaged = bytearray(whole)
+    damaged[len(whole) // 3 : len(whole) // 3 + 300] = bytes(300)
+    (tmp_path / "e.tif").write_bytes(damaged)
+    source = tiled(tmp_path, "100", None)
+    names = [source.name(index) for index in range(len(source))]
+    assert names.count("b.tif") == names.count("c.png") == names.count("d.jpg") == 1
+    assert len(names) == 4 + 1 + 1 + 1 + 4
+    assert source.file(names.index("c.png")) == str(tmp_path / "c.png")
+    failed = set()
+    for index, name in enumerate(names):
+        try:
+            shown(source.read(index))
+        except BrokenImage:
+            failed.add(name)
+    assert {"b.tif", "d.jpg"} < failed
+    assert failed - {"b.tif", "d.jpg"} <= {name for name in names if name.startswith("e.tif#")}
+    assert len(failed) > 2
+    assert "2 images cannot be cut, and count as broken" in source.notes[1]
+
+
+def test_windows_of_one_image_have_its_label_and_stay_together(tmp_path: Path) -> None:
+    for number in range(20):
+        place = tmp_path / f"class{number % 2}"
+        place.mkdir(exist_ok=True)
+        pixels = texture(64, 64 + 16 * (number % 3), seed=number)
+        tifffile.imwrite(place / f"{number:02d}.tif", pixels, tile=(16, 16), photometric="rgb")
+    data = open_data(str(tmp_path), Selection(tile="32", tile_min_detail=0))
+    _, train, val = split_for(data, None, 0)
+    learnt, judged = ({image_of(part.name(index)) for index in range(len(part))} for part in (train, val))
+    assert not learnt & judged
+    assert len(learnt | judged) == 20
+    for part in (train, val):
+        assert {(part.class_names[part.labels[i]], part.name(i).split("/")[0]) for i in range(len(part))} == {
+            ("class0", "class0"),
+            ("class1", "class1"),
+        }
+    folders = groups_of(data.all, Selection(tile="32", group_by="folder"))
+    assert folders is not None
+    assert {*folders} == {"class0", "class1"}
+    with pytest.raises(UserError, match="finds no"):
+        groups_of(data.all, Selection(tile="32", group_by="name:[0-9]$"))  # what stands behind the name is none of it
+
+
+def test_the_windows_are_part_of_the_fingerprint(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", texture(200, 200), tile=(16, 16), photometric="rgb")
+    prints = [open_data(str(tmp_path)).all.fingerprint]
+    prints += [tiled(tmp_path, tile).fingerprint for tile in ("50", "50:10", "60", "50")]
+    assert len({*prints}) == 4
+    assert prints[1] == prints[4]
+
+
+def test_slides_are_read_in_windows_alone(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.svs", texture(200, 200), tile=(16, 16), photometric="rgb")
+    with pytest.raises(UserError, match=r"holds no images.* 1 .svs: read whole slides in windows, by `tile='512'`"):
+        _ = open_data(str(tmp_path)).all
+    picture(1, (30, 40)).save(tmp_path / "c.png")
+    data = open_data(str(tmp_path))
+    assert len(data.all) == 1
+    assert [str(note.advice) for note in data.notes] == ["read windows of them by `tile='512'`"]
+    assert len(tiled(tmp_path, "100")) == 5
+
+
+def test_what_is_kept_of_a_listing_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", texture(200, 200), tile=(16, 16), photometric="rgb")
+    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    monkeypatch.setattr(listing, "_KEPT_FROM", 0)
+    first = tiled(tmp_path, "50", None)
+    monkeypatch.setattr(listing, "_find", None)
+    second = tiled(tmp_path, "50", None)
+    assert first.fingerprint == second.fingerprint
+    assert first.notes == second.notes
+    with pytest.raises(BrokenImage):
+        second.read(len(second) - 1)
+
+
+def test_an_array_that_nobody_can_cut_is_asked_about(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", texture(3, 200, 200))
+    with pytest.raises(UserError, match="nothing says which of these are its channels: say by `layout`"):
+        tiled(tmp_path, "50")
+
+
+def test_a_huge_file_without_strips_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    header = tiff(np.zeros((16, 16), np.uint8), rowsperstrip=16, compression="zlib")
+    sides = header
+    for tag in (b"\x00\x01", b"\x01\x01"):
+        start = tag + b"\x04\x00\x01\x00\x00\x00"
+        sides = sides.replace(start + b"\x10\x00\x00\x00", start + b"\x00\x00\x01\x00")
+    assert sides != header
+    (tmp_path / "a.tif").write_bytes(sides)
+    with pytest.raises(BrokenImage, match=r"more than is decoded.*cut it into tiles, by `tile='512'`"):
+        read_header(sides)
+    source = tiled(tmp_path, "512")
+    assert len(source) in (1, 128 * 128)
+    with pytest.raises(BrokenImage):
+        shown(source.read(len(source) - 1))
+
+
+def test_a_window_says_where_it_lies_outside() -> None:
+    file = encoded(picture(1, (30, 40)), "PNG")
+    for box in ((0, 0, 41, 30), (0, 1, 40, 30), (0, 0, 0, 30)):
+        with pytest.raises(BrokenImage, match="lies outside of its 40 x 30 pixels"):
+            read_header(window_bytes(file, box, whole=True))
+    inside = window_bytes(file, (1, 1, 5, 5), whole=True)
+    within = window_bytes(inside, (0, 0, 1, 1), whole=True)
+    for data, reason in ((within, "a window of a window"), (inside[:20], "cut off")):
+        with pytest.raises(BrokenImage, match=reason):
+            read_header(data)
+
+
+GROWTH = """
+import resource, sys
+import numpy as np
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.decode import decode
+from openmae.data.opening import open_data
+from openmae.data.sources.selection import Selection
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+source = open_data(sys.argv[1], Selection(tile="512", tile_min_detail=0)).all
+for index in np.linspace(0, len(source) - 1, 40).astype(int).tolist():
+    assert decode(source.read(index), PixelFormat()).shape == (512, 512, 3)
+print(len(source), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_windows_of_an_image_of_five_gigabytes_take_little_memory(tmp_path: Path) -> None:
+    side, cell = 40_000, np.zeros((4096, 4096, 3), np.uint8)
+    cells = (cell for _ in range(10 * 10))
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        cells,
+        shape=(side, side, 3),
+        dtype="uint8",
+        tile=(4096, 4096),
+        photometric="rgb",
+        compression="zstd",
+        bigtiff=True,
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
+    )
+    windows, megabytes = map(int, done.stdout.split())
+    assert windows == 79 * 79
+    assert megabytes < 500

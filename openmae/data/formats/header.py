@@ -76,10 +76,14 @@ def check_size(height: int, width: int, bytes_a_pixel: float, frames: int = 1) -
     if height < 1 or width < 1 or frames < 1:
         raise BrokenImage(f"its header says {height} x {width} pixels, {frames} frames: it holds no image")
     if not fits(height, width, bytes_a_pixel):
-        raise TooLarge(
-            f"{height} x {width} pixels of {bytes_a_pixel:g} bytes are more than is decoded ({MAX_PIXELS:,} of 3)",
-            "cut it into tiles, by `tile='512'`",
-        )
+        raise too_large(f"{height} x {width} pixels of {bytes_a_pixel:g} bytes")
+
+
+def too_large(what: str) -> TooLarge:
+    """What to say of so many pixels."""
+    return TooLarge(
+        f"{what} are more than is decoded ({MAX_PIXELS:,} of 3 bytes)", "cut it into tiles, by `tile='512'`"
+    )
 
 
 def fits(height: int, width: int, bytes_a_pixel: float) -> bool:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from openmae.data.formats.boxes import Crop
 from openmae.data.formats.channels import row_blocks, spread
-from openmae.data.formats.header import Depth, Header, OpenedImage, Wanted, check_size
+from openmae.data.formats.header import Depth, Header, OpenedImage, Wanted, check_size, too_large
 from openmae.data.formats.orientation import exif_orientation, upright
 from openmae.errors import BrokenImage
 
@@ -37,6 +37,8 @@ def pillow_image(data: bytes, kind: str) -> Image.Image:
             return Image.open(io.BytesIO(data), formats=[kind])
         except UnidentifiedImageError as error:  # Pillow names the buffer's address, which differs every time
             raise BrokenImage(f"it begins like a {kind}, but its header is damaged") from error
+        except Image.DecompressionBombError as error:  # which Pillow takes for an attack
+            raise too_large("its pixels") from error
 
 
 def open_by_pillow(

@@ -1,11 +1,11 @@
 """Which windows of an image are empty: background, or no-data, and nothing else.
 
-An image is seen as blocks of a sixteenth of a window's side, each the mean of its pixels, which takes noise away. Its
-background is the level that most blocks have: white beside the tissue of a slide, black between cells, one grey around
-a specimen. A block is detail where it is there and its colour is more than a twentieth of the image's own range of
-levels (of all but the outermost thousandths of the blocks) away from the background's, in any channel. An image that
-shows something everywhere has no level that most blocks have, so nearly all of it is detail; one that is one level and
-its noise is detail too, for nobody can tell that from a faint texture.
+An image is seen as blocks of a sixteenth of a window's side, each the mean of 64 of its pixels, which takes noise
+away. Its background is the level that most blocks have: white beside the tissue of a slide, black between cells, one
+grey around a specimen. A block is detail where it is there and its colour is more than a twentieth of the image's own
+range of levels (of all but the outermost thousandths of the blocks) away from the background's, in any channel. Of an
+image that shows something everywhere few blocks have one level, so nearly all of it is detail; and so it is of one
+that is one level and its noise, for nobody can tell that from a faint texture.
 """
 
 import math
@@ -20,7 +20,9 @@ _APART = 1 / 20  # of the range of levels
 _OUTERMOST = 0.1  # percent of the blocks, on each side
 _LEVELS = 64
 _MOST = 2**22  # blocks of an image
+_NONE = 1e-6  # of the levels: a range that is none
 _LEAST_THERE = 0.5  # of a block's pixels
+_LOOKED_AT = 8  # pixels along a block, evenly over it, of which its mean is
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,14 @@ def summed(
     """The part of which `image` (h, w, C) shows the pixels `box`, x, y, width and height, where one of them stands for
     scale (down, across) of the full size. block: pixels of the full size a side. Without an image it is broken."""
     x, y, width, height = box
-    (top, rows), (left, columns) = _starts(y, height, scale[0], block), _starts(x, width, scale[1], block)
-    pixels = np.outer(np.diff([*rows, height]), np.diff([*columns, width])).astype(np.float32)
+    step = max(1, int(block / max(scale) / _LOOKED_AT))
+    top, rows = _starts(np.arange(y, y + height, step), scale[0], block)
+    left, columns = _starts(np.arange(x, x + width, step), scale[1], block)
+    shape = -(-height // step), -(-width // step)
+    pixels = np.outer(np.diff([*rows, shape[0]]), np.diff([*columns, shape[1]])).astype(np.float32)
     if image is None:
         return Part(top, left, pixels, pixels, None)
-    levels = image.astype(np.float32)
+    levels, missing = image[::step, ::step].astype(np.float32), None if missing is None else missing[::step, ::step]
     if levels.shape[2] > 4:
         levels = levels.mean(-1, keepdims=True)
     there = pixels
@@ -65,9 +70,9 @@ def block_of(size: tuple[int, int], side: int) -> int:
     return min(side, max(1, side // _BLOCKS, math.ceil(math.sqrt(size[0] * size[1] / _MOST))))
 
 
-def _starts(first: int, length: int, scale: float, block: int) -> tuple[int, NDArray[np.int64]]:
-    """(the first block, where each begins) of the blocks of pixels `first` to `first` + `length` of a side."""
-    numbers = ((np.arange(first, first + length) + 0.5) * scale / block).astype(np.int64)
+def _starts(places: NDArray[np.int64], scale: float, block: int) -> tuple[int, NDArray[np.int64]]:
+    """(the first block, at which of the pixels each begins) of the blocks in which pixels of a side lie."""
+    numbers = ((places + 0.5) * scale / block).astype(np.int64)
     return int(numbers[0]), np.flatnonzero(np.diff(numbers, prepend=-1))
 
 
@@ -111,22 +116,41 @@ class Blocks:
         if not is_there.any():
             return self.unknown
         levels = self.sums / np.maximum(self.there, 1)[..., None]
-        grey = levels.mean(-1)
-        least, most = np.percentile(grey[is_there], [_OUTERMOST, 100 - _OUTERMOST])
-        counts, edges = np.histogram(grey[is_there], _LEVELS, (least, max(most, np.nextafter(least, np.inf))))
+        least, most = np.percentile(levels[is_there], [_OUTERMOST, 100 - _OUTERMOST], axis=0)
+        wide = float((most - least).max())
+        if wide <= _NONE * float(np.abs(levels[is_there]).max()):
+            return self.unknown
+        grey = (levels - least).mean(-1) / wide
+        counts, edges = np.histogram(grey[is_there], _LEVELS)
         peak = int(counts.argmax())
         near = is_there & (grey >= edges[max(0, peak - 1)]) & (grey <= edges[min(_LEVELS, peak + 2)])
         background = np.median(levels[near], axis=0)
-        apart = np.abs(levels - background).max(-1) > _APART * (most - least)
+        apart = np.abs(levels - background).max(-1) > _APART * wide
         return (is_there & apart) | self.unknown
 
     def shares(self, boxes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(n,) how much of each window, (n, 4) x, y, width and height, is detail, by the blocks that it touches."""
+        """(n,) how much of each window, (n, 4) x, y, width and height, is detail, by the blocks that it
+        touches."""
         below = np.zeros((self.shape[0] + 1, self.shape[1] + 1))
         below[1:, 1:] = self.detail().cumsum(0).cumsum(1)
-        left, top = boxes[:, 0] // self.block, boxes[:, 1] // self.block
-        right = -(-(boxes[:, 0] + boxes[:, 2]) // self.block)
-        bottom = -(-(boxes[:, 1] + boxes[:, 3]) // self.block)
-        found = below[bottom, right] - below[top, right] - below[bottom, left] + below[top, left]
-        shares: NDArray[np.float64] = found / ((bottom - top) * (right - left))
+        x, y, width, height = boxes.T
+        left, top, right, bottom = (places / self.block for places in (x, y, x + width, y + height))
+        found = _between(below, bottom, right) - _between(below, top, right)
+        found += _between(below, top, left) - _between(below, bottom, left)
+        shares: NDArray[np.float64] = found * self.block**2 / (width * height)
         return shares
+
+
+def _between(
+    table: NDArray[np.float64], rows: NDArray[np.float64], columns: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(n,) values of a table at places between its own, linearly."""
+    row, column = (
+        np.minimum(places.astype(np.int64), length - 2)
+        for places, length in zip((rows, columns), table.shape, strict=True)
+    )
+    down, across = rows - row, columns - column
+    upper = table[row, column] * (1 - across) + table[row, column + 1] * across
+    lower = table[row + 1, column] * (1 - across) + table[row + 1, column + 1] * across
+    found: NDArray[np.float64] = upper * (1 - down) + lower * down
+    return found
