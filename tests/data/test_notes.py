@@ -94,7 +94,10 @@ def test_a_folder_of_what_is_not_read_says_what_it_has(tmp_path: Path) -> None:
 def test_cameras_files_are_not_taken_for_the_thumbnail_in_them(tmp_path: Path) -> None:
     write(tmp_path, {"a.jpg": encoded("JPEG"), "b.nef": encoded("TIFF"), "c.SVS": encoded("TIFF")})
     assert len(open_data(str(tmp_path)).all) == 1
-    assert said(tmp_path) == ["2 images are left out, of kinds that are not read: 1 .nef, 1 .svs"]
+    assert said(tmp_path) == [
+        "1 slide is left out, too large to be taken whole: 1 .svs",
+        "1 image is left out, of a kind that is not read: 1 .nef",
+    ]
 
 
 def test_what_is_called_like_an_image_or_a_text_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,12 @@ def _find(source: Source, tiling: Tiling, reading: Reading) -> tuple[Places, boo
             "lower `tile_min_detail`, or give 0",
         )
     notes = _notes(tiling, source, (every, len(grids), empty), broken)
+    if slow := sum(sizes[image].whole for image in grids):
+        notes += (
+            f"{several(slow, 'image')} of formats of which no part can be read alone: in a random order, as in "
+            "training, each window costs what decoding the image does. openmae pack DATA SHARDS, with the same "
+            "`tile`, cuts them once",
+        )
     of = np.repeat(np.arange(len(source)), [len(own) for own in boxes])
     return Places(of, np.concatenate(boxes).astype(np.int32), broken, notes), is_lasting
 
