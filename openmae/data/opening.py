@@ -126,6 +126,11 @@ def open_data(data: str, selection: Selection = WHOLE, reading: Reading = UNSAID
     if isinstance(data, Own):
         return _data(data.name, _given(data), selection, reading)
     location = hide(data)
+    if selection.tile is not None and is_remote(data):
+        raise UserError(
+            f"{location} lies on a server, and `tile` would have to fetch all of its images to know their sizes",
+            "pack them with `tile` where they are, or copy them",
+        )
     return _data(location, _parts(location, selection), selection, reading)
 
 

@@ -7,7 +7,9 @@ from rich.console import Console
 
 from openmae.commandline.flags import flag, with_flags
 from openmae.data.formats.reading import Reading
+from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
+from openmae.data.sources.windows import Tiling
 from openmae.data.survey.readings import Channels, Choice, Evidence, choose_reading, known_reading
 from openmae.data.survey.sample import evidence, look
 from openmae.errors import UserError
@@ -26,6 +28,7 @@ def suited(loaded: Loaded, source: Source, asked: Reading, workers: int, console
     asked = known_reading(source, asked)
     _check_packed(loaded, Reading.from_dict(source.packed_as))
     sample = evidence(look(source, 0, workers, _LOOKED_AT, _first(loaded, asked)))
+    _say_windows(loaded, sample, console)
     return suited_to(loaded, sample, asked, console)
 
 
@@ -53,6 +56,22 @@ def say_notes(choice: Choice, console: Console) -> None:
     """What may be wrong."""
     for note in choice.notes:
         console.print(f"warning: {with_flags(str(note))}", style="yellow", soft_wrap=True)
+
+
+def _say_windows(loaded: Loaded, sample: Sequence[Evidence], console: Console) -> None:
+    """Says so where a model learnt from windows, and is given whole images that are larger."""
+    tile = Selection.from_dict(loaded.info["provenance"].get("selection", {})).tile
+    if tile is None:
+        return
+    side = Tiling.asked(tile, None).side
+    larger = sum(max(one.header.height, one.header.width) > side for one in sample)
+    if larger:
+        console.print(
+            f"warning: {loaded.name} learnt from windows of {side} pixels, and {larger:,} of {len(sample):,} images "
+            f"looked at are larger: --tile {tile} cuts them likewise",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def _check_packed(loaded: Loaded, packed: Reading) -> None:

@@ -14,9 +14,10 @@ from openmae.files.spreadsheets import cells
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 ROWS = 2**14  # of a row group of parquet
 
-Kind = Literal["text", "number"]
+Kind = Literal["text", "number", "whole"]
 Columns = Mapping[str, Kind]
-"""The columns' names, in their order, and what is in them; numbers are float32."""
+"""The columns' names, in their order, and what is in them; numbers are float32, whole ones
+int32."""
 
 
 def require_writer(file: Path, flag: str) -> None:
@@ -41,7 +42,7 @@ class TableWriter:
         self._schema: Any = None
         if self._suffix == ".parquet":
             arrow = _pyarrow()
-            kinds = {"text": arrow.string(), "number": arrow.float32()}
+            kinds = {"text": arrow.string(), "number": arrow.float32(), "whole": arrow.int32()}
             self._schema = arrow.schema([(name, kinds[kind]) for name, kind in columns.items()], dict(about or {}))
             self._parquet = arrow.parquet.ParquetWriter(file, self._schema, compression="zstd")
         elif self._suffix == ".csv":

@@ -19,7 +19,6 @@ from openmae.console.words import encodable, pace, several
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.source import Source
-from openmae.data.sources.windows import has_windows, window_of
 from openmae.data.survey.sample import levels_of
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.embedding import Embedder, embedder_of
@@ -37,6 +36,7 @@ from openmae.recipes.in_parts.about import digest
 from openmae.recipes.in_parts.work import Work, batch_size_for, list_broken, worked_through
 from openmae.recipes.levels import check_expected, check_levels
 from openmae.recipes.opened import tell
+from openmae.recipes.places import place_columns, place_of
 from openmae.version import __version__
 from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
@@ -193,13 +193,10 @@ def _embed(
 
 
 def _columns(source: Source, labels: LabelTexts) -> Columns:
-    if not has_windows(source):
-        return Columns(("path", "label"), lambda index: (encodable(source.name(index)), labels[index]))
+    path, *place = place_columns(source)
 
     def cells(index: int) -> tuple[str | int | None, ...]:
-        window = window_of(name := source.name(index))
-        if window is None:
-            return encodable(name), labels[index], None, None, None, None
-        return encodable(window.path), labels[index], *window[1:]
+        name, *where = place_of(source.name(index)) if place else (encodable(source.name(index)),)
+        return name, labels[index], *where
 
-    return Columns(("path", "label", "x", "y", "width", "height"), cells)
+    return Columns((path, "label", *place), cells)

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from openmae.commandline.flags import with_flags
-from openmae.console.words import encodable
 from openmae.errors import UserError
 from openmae.evaluate.in_batches import reasons
 from openmae.evaluate.judge import Judged
 from openmae.files.tables import Columns, TableWriter, require_writer
 from openmae.files.whole import WholeFile
+from openmae.recipes.places import place_cells, place_columns
 from openmae.recipes.predictions import ERROR, Predictions, with_errors
 
 OWN = "label_probability"  # of classes, that of the label
@@ -45,7 +45,7 @@ def save_predictions(file: Path, judged: Judged, workers: int) -> None:
     right, answers, source = judged.right, judged.answers, judged.source
     predictions = Predictions(right.task, right.names)
     cells = predictions.cells(predictions.told(judged.scores.numpy()))
-    columns: Columns = {"path": "text", "label": "text", **predictions.columns}
+    columns: Columns = {**place_columns(source), "label": "text", **predictions.columns}
     if right.task == "classification":
         own = judged.scores.double().softmax(1).gather(1, torch.from_numpy(right.values)[:, None])[:, 0]
         cells[OWN] = own.float().tolist()
@@ -58,11 +58,10 @@ def save_predictions(file: Path, judged: Judged, workers: int) -> None:
         labels = answers.values[:, 0].tolist()
     missing = np.setdiff1d(np.arange(len(source)), judged.indices).tolist()
     errors = {index: with_flags(reason) for index, reason in reasons(judged.images, missing, workers)}
-    names = [encodable(source.name(index)) for index in range(len(source))]
     rows: dict[str, list[Any]] = {
-        "path": names,
+        **place_cells(source, columns, range(len(source))),
         "label": labels,
-        **with_errors(cells, judged.indices.tolist(), errors, len(names)),
+        **with_errors(cells, judged.indices.tolist(), errors, len(source)),
     }
     try:
         with WholeFile(file) as whole:

@@ -30,6 +30,7 @@ from openmae.recipes.in_parts.about import KEY, SAME_IMAGES, Kind, as_json, dige
 from openmae.recipes.in_parts.work import Done, Work, batch_size_for, worked_through
 from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import tell
+from openmae.recipes.places import place_cells, place_columns
 from openmae.recipes.predict.settings import Predict
 from openmae.recipes.predict.sort import check_sort, sort_images
 from openmae.recipes.predict.summary import Summary
@@ -178,7 +179,7 @@ def _predict(work: Work, predictions: Predictions, about: dict[str, Any], consol
 def _write(done: Done, work: Work, predictions: Predictions, about: dict[str, Any], summary: Summary) -> None:
     """The table and what lies beside it, each whole or absent; the table comes last. Raises OSError."""
     out, aside, source = work.out, done.parts.folder, work.images.source
-    columns: Columns = {"path": "text", **predictions.columns, ERROR: "text"}
+    columns: Columns = {**place_columns(source), **predictions.columns, ERROR: "text"}
     with WholeFile(out, aside=aside / out.name) as whole:
         with TableWriter(whole.file, out.suffix, columns, {KEY: as_json(about).decode()}) as table:
             for part in done.finished:
@@ -187,8 +188,8 @@ def _write(done: Done, work: Work, predictions: Predictions, about: dict[str, An
                 errors = {index - part.start: with_flags(reason) for index, reason in part.left_out}
                 cells = predictions.cells(told) if places else {name: [] for name in predictions.columns}
                 summary.add(told, len(errors))
-                names = [encodable(source.name(index)) for index in range(part.start, part.stop)]
-                table.write({"path": names, **with_errors(cells, places, errors, len(names))})
+                told_of = place_cells(source, columns, range(part.start, part.stop))
+                table.write({**told_of, **with_errors(cells, places, errors, part.stop - part.start)})
         whole.close()
         for beside in PREDICTIONS.companions(out):
             write_file(beside, as_json(about))

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from openmae.console.progress import counting
 from openmae.console.words import several
+from openmae.data.formats.window import is_window
+from openmae.data.shards.packing import Packing, pack_image
 from openmae.data.signatures import ENOUGH, format_of
 from openmae.data.sources.labels import several as labels_in
 from openmae.data.sources.listing import EXTENSIONS
@@ -26,6 +28,7 @@ from openmae.recipes.predictions import ERROR, Predictions
 
 _MARK = ".openmae-sort.json"  # in the folder: of which model and images it is
 _SAME = ("classifier", "data_fingerprint", "top_k", "threshold", "statistics", "by")
+_WHOLE = Packing(short_side=2**16)  # which makes nothing smaller
 _MOST_LETTERS = 120  # of a folder's name
 UNREADABLE, NONE = "_unreadable", "_none"
 """Folders of files that gave no image, and of images without a label."""
@@ -141,6 +144,8 @@ def _put(folder: Path, place: str, source: Source, index: int, by: Literal["copy
     if file is None:
         try:
             data = source.read(index)
+            if is_window(data):
+                data = pack_image(data, _WHOLE).data
         except (OSError, BrokenImage):
             return False
         if target.suffix.lower() not in EXTENSIONS:

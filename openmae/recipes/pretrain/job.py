@@ -26,6 +26,7 @@ from openmae.data.dividing import check_apart, together
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.groups import groups_of
+from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.data.survey.levels import apart, check_given
 from openmae.data.survey.sample import survey
@@ -263,6 +264,9 @@ class PretrainJob(Job[MaskedAutoencoder]):
     def save(self, whole: MaskedAutoencoder, step: int) -> None:
         """With the input statistics, and where they are from."""
         provenance = {"job": "pretrain", "data": self.course.data, "step": step, "seed": self.course.seed}
+        asked = Selection.from_dict(self.run.config)
+        if tiles := Selection(tile=asked.tile, tile_min_detail=asked.tile_min_detail).to_dict():
+            provenance["selection"] = tiles
         origin, licence = self.run.origin, None
         if origin is not None:
             provenance |= {"model": origin.model, "pre-training": origin.provenance}
