@@ -24,6 +24,8 @@ from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
 from openmae.weights import load_model
 from tests.commands import Run, pretrain, refused
+from tests.distributed.by_hand import together
+from tests.distributed.test_ranks import assert_close
 from tests.images import picture
 from tests.processes import started_openmae, steps_saved, wait_for
 from tests.recipes.test_pretrain import deep_bands
@@ -167,6 +169,8 @@ def test_it_goes_on_across_the_boundary_to_the_same_bits(
             shutil.rmtree(place)
     code, _, errors = run(*going_on(tmp_path / "gone", data, out, RESTS))
     refused((code, "", errors), f"began from {encoder}, and --from is")
+    if last == 10:  # it is found there again
+        (out / "start.json").write_text("{")
     code, _, errors = run("pretrain", "--resume", "--out", out)
     assert code == 0, errors
     assert_same_run(rested, out)
@@ -249,7 +253,7 @@ def test_other_channels_sizes_and_patches_are_adapted_and_said(finished: Path, t
         "patches: 4 x 4 to 8 x 8 pixels",
         "channels: the encoder's 3 are bands 3, 2, 1 of 1, 2, 3, 4, 5",
         "decoder: kept, but for its last layer",
-        "--freeze-encoder 0.1: of the steps: the decoder is fresh",
+        "--freeze-encoder 0.1: the decoder is fresh, and learns alone",
         "--mean",
     ):
         assert line in said
@@ -278,6 +282,21 @@ def test_grey_images_and_smaller_ones(tmp_path: Path, run: Run) -> None:
     assert "--img-size 128: MODEL's is 224, images have 20, and 8 x 8 patches are wanted" in said
     assert "channels: 3 to 1, kernels summed: the response to grey stays" in said
     assert "positions: 14 x 14 to 8 x 8" in said
+
+
+def test_a_classifier_for_other_channels(classes: Path, tmp_path: Path) -> None:
+    data = tmp_path / "grey"
+    data.mkdir()
+    for number in range(10):
+        picture(number, mode="L").save(data / f"{number}.png")
+
+    def look(run: Ready[PretrainJob]) -> None:
+        grey, own = torch.rand(2, 1, 16, 16), load_model(classes).encoder
+        torch.testing.assert_close(run.job.model.encode(grey), own(grey.expand(-1, 3, -1, -1)), rtol=0, atol=1e-5)
+
+    said = at_its_start(look, classes, data, tmp_path / "run")
+    assert "was fine-tuned: its encoder is taken, and its head left" in said
+    assert "channels: 3 to 1" in said
 
 
 # ---------------------------------------------------------------- what is refused
@@ -340,3 +359,18 @@ def test_a_setting_called_by_a_word_of_pythons(tmp_path: Path, run: Run, data: P
     refused(run("pretrain", data, "--out", tmp_path / "run", "--form", "x"), "did you mean --from?")
     with pytest.raises(UserError, match="--from is r"):
         Pretrain(data="x", from_="r", out=Path("r"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", ["", "--shard --grad-checkpointing on --micro-batch 3"])
+def test_two_processes_let_it_rest_as_one_does(encoder: Path, data: Path, tmp_path: Path, run: Run, more: str) -> None:
+    """Replicated and sharded, each with its own way to have no gradient; and a run of two goes on as one."""
+    flags = ("--epochs 4 --freeze-encoder 0.5 --batch-size 10 --micro-batch 4 --evaluations 2", more)
+    one, two = tmp_path / "one", tmp_path / "two"
+    code, _, errors = run(*going_on(encoder, data, one, flags[0]))
+    assert code == 0, errors
+    together(2, going_on(encoder, data, two, *flags), tmp_path)
+    assert_close(one, two)
+    found, _ = newest_checkpoint(two / "checkpoints")
+    assert found is not None
+    assert {name.rsplit(":", 1)[0] for name in found.optimizer} == found.weights.keys()

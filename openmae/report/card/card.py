@@ -47,6 +47,7 @@ _RECIPE = {  # settings of config.toml that matter, and what they are called
     "balance": "classes balanced by",
     "pool": "pooling",
     "layer_decay": "layer-wise decay",
+    "freeze_encoder": "share of the steps in which the decoder learnt alone",
     "drop_path": "drop path",
     "ema_decay": "average of the weights",
     "min_lr": "learning rate at the end",
@@ -150,11 +151,12 @@ def _what_it_is(loaded: Loaded) -> str:
     )
     if isinstance(model, MaskedAutoencoder):
         shape = model.architecture
+        began = ", beginning with weights of another model" if loaded.info["provenance"].get("pre-training") else ""
         return (
             f"A masked autoencoder: {body}; and a decoder with {_blocks(shape.decoder_depth)} of width "
             f"{shape.decoder_embed_dim}, which fills in hidden patches. {millions:.1f} million parameters, "
             f"{encoder:.1f} million of them in the encoder. It was pre-trained without labels by "
-            "[masked autoencoding](https://arxiv.org/abs/2111.06377)."
+            f"[masked autoencoding](https://arxiv.org/abs/2111.06377){began}."
         )
     if isinstance(model, Classifier):
         outputs = model.head.out_features

@@ -108,6 +108,8 @@ def _classifier_facts(model: dict[str, Any], metrics: list[dict[str, Any]]) -> d
 
 def _facts(config: dict[str, Any], metrics: list[dict[str, Any]], starts: list[dict[str, Any]]) -> dict[str, str]:
     found = {"Status": _status(config, metrics)}
+    if "from" in config:
+        found["Began with"] = str(config["from"])
     _, losses = series(metrics, "loss")
     if len(losses):
         found["Final loss" if found["Status"] == "complete" else "Loss"] = f"{losses[-1]:.4f}"
