@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,13 @@ AnyModel = Place
 Data = Any
 """What the commands take as DATA; or a data set: what has a length and gives an item by its index, as torch's map-style
 data sets, lists and arrays do, an iterable of items, or {"train": ..., "val": ...} of such. See OwnImages for items."""
-Mask = str | Callable[[np.random.Generator, tuple[int, ...], int], NDArray[Any]]
+Mask = (
+    Literal["random", "block", "grid", "crop", "uniform"]
+    | Callable[[np.random.Generator, tuple[int, ...], int], NDArray[Any]]
+)
 """One of the names, or a function (generator, grid, num_visible) -> a boolean map of the grid, True where a patch
 hides, or the numbers of all patches, the visible ones first."""
-Target = str | Callable[[Tensor, Tensor], Tensor]
+Target = Literal["pixel", "pca", "hog"] | Callable[[Tensor, Tensor], Tensor]
 """One of the names, or a function or module (images (B, C, H, W) normalised, patches (B, N, P)) -> (B, N, K)."""
 
 

@@ -2,11 +2,13 @@
 
 import inspect
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -15,12 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import openmae
+from openmae.own import Own
+from openmae.python import kinds
 from openmae.python.keywords import settings_of, with_keywords
+from openmae.python.kinds import at_home
 from openmae.python.run import Run
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.train.run import read_metrics
+from openmae.train.stop import Stop
 from tests.commands import TINY
+from tests.processes import started_openmae, steps_saved, wait_for
 from tests.python import stub
 from tests.runs import copy
 
@@ -56,6 +63,8 @@ def test_the_signature_and_the_help_are_the_settings() -> None:
         for name in known:
             assert f"    {name}: " in (call.__doc__ or "")
     assert inspect.signature(openmae.pretrain).parameters["mask_ratio"].default == 0.75
+    for name, kind in (("mask", kinds.Mask), ("target", kinds.Target)):  # or one's own
+        assert get_type_hints(Pretrain)[name] == get_args(kind)[0]
     assert {"pretrain", "Run", "load"} <= set(dir(openmae))
 
 
@@ -190,3 +199,54 @@ def test_what_the_other_calls_give(finished: Path, classes: Path, data: Path, tm
     assert len(openmae.check(data, **few)) == 0
     with pytest.raises(openmae.UserError, match="is pre-trained and has not learnt any labels"):
         openmae.evaluate(model, data)
+
+
+def test_a_second_ctrl_c_is_pythons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that is not a command's: it goes on, and its signals are as they were."""
+    monkeypatch.setattr("openmae.train.stop.GRACE", 0.0)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def twice() -> None:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            while not stop.code:
+                time.sleep(0.001)
+            time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+SCRIPT = """
+import sys
+import openmae
+try:
+    openmae.pretrain(sys.argv[1], out=sys.argv[2], epochs=10000, **eval(sys.argv[3]))
+except openmae.Interrupted as stopped:
+    print(stopped)
+    sys.exit(stopped.code)
+"""
+
+
+def test_a_script_hears_that_it_was_stopped(data: Path, tmp_path: Path) -> None:
+    words, log = [str(data), str(tmp_path / "run"), repr(SMALL)], tmp_path / "log"
+    with started_openmae(words, log, code=SCRIPT) as process:
+        wait_for((tmp_path / "run/metrics.jsonl").exists, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    step = steps_saved(tmp_path / "run")
+    assert step > 0
+    assert f"stopped at step {step} of 45000, which is saved; the same call goes on from there\n" in log.read_text()
+    assert openmae.Run(tmp_path / "run").step == step
+
+
+def test_what_is_ones_own_stays_here_where_processes_are_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"data": Own.of([1, 2, 3])}
+    assert at_home(own, {}) == {}
+    monkeypatch.setattr("openmae.python.kinds.START", "spawn")
+    assert at_home(own, {}) == {"workers": 0}
+    assert at_home(own, {"workers": 2}) == {}
+    assert at_home({"data": "images"}, {}) == {}
