@@ -114,6 +114,8 @@ def pretrain(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
 ) -> Run:
@@ -178,6 +180,8 @@ def finetune(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -211,6 +215,8 @@ def embed(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     num_heads: int | None = None,
 ) -> Features:
     """Gives a vector for each image, for scikit-learn or whatever takes an array: `vectors`, `labels`, `paths`."""
@@ -238,6 +244,8 @@ def knn(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -270,6 +278,8 @@ def probe(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -300,6 +310,8 @@ def predict(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     num_heads: int | None = None,
 ) -> Any:
     """Says of new images what a fine-tuned model takes them for; gives a row for each, as openmae.knn gives its
@@ -327,6 +339,8 @@ def evaluate(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -351,6 +365,8 @@ def reconstruct(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
 ) -> PIL.Image.Image:
@@ -373,6 +389,8 @@ def export(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
 ) -> Path:
@@ -397,6 +415,8 @@ def stats(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
 ) -> dict[str, Any]:
     """Measures mean and deviation of each channel over all images, and prints more of them; gives keywords for
     openmae.pretrain: `openmae.pretrain("images", out="runs/first", **openmae.stats("images"))`."""
@@ -416,6 +436,8 @@ def check(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
 ) -> Any:

@@ -1,6 +1,8 @@
 """Images cut into windows: of TIFFs only what a window needs is read, and windows show what the whole image shows."""
 
 import io
+import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -214,6 +216,41 @@ def test_other_files_are_cut_once_decoded(kind: str, turn: int, tmp_path: Path) 
         assert window is not None
         x, y, width, height = window[1:]
         np.testing.assert_array_equal(shown(source.read(index)), whole[y : y + height, x : x + width])
+
+
+def ndpi(pixels: NDArray[Any], blocks: int) -> tuple[bytes, bytes]:
+    """(a file as Hamamatsu's scanners write it, the JPEG that is all of its pixels, with a mark after so many blocks):
+    offsets of directories have 8 bytes, and a tag tells where the marks are."""
+    jpeg = encoded(Image.fromarray(pixels), "JPEG", quality=90, subsampling=0, restart_marker_blocks=blocks)
+    scan = jpeg.index(b"\xff\xda") + 2
+    starts = [scan + int.from_bytes(jpeg[scan : scan + 2], "big")]
+    starts += [mark.end() for mark in re.finditer(rb"\xff[\xd0-\xd7]", jpeg)]
+    out = bytearray(b"II*\0" + bytes(8) + jpeg)
+    marks = len(out)
+    out += struct.pack(f"<{len(starts)}I", *starts)
+    bits = len(out)
+    out += struct.pack("<4H", 8, 8, 8, 0)
+    struct.pack_into("<Q", out, 4, len(out))
+    (height, width), long, short = pixels.shape[:2], 4, 3
+    entries = [(256, long, 1, width), (257, long, 1, height), (258, short, 3, bits), (259, short, 1, 7)]
+    entries += [(262, short, 1, 6), (273, long, 1, 12), (277, short, 1, 3), (278, long, 1, height)]
+    entries += [(279, long, 1, len(jpeg)), (65420, long, 1, 1), (65426, long, len(starts), marks)]
+    out += struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return bytes(out + bytes(8 + 4 * len(entries))), jpeg
+
+
+def test_slides_that_are_one_jpeg_of_any_size(tmp_path: Path) -> None:
+    pixels = np.asarray(picture(5, (320, 400)))
+    data, jpeg = ndpi(pixels, 10)
+    (tmp_path / "a.ndpi").write_bytes(data)
+    whole = np.asarray(Image.open(io.BytesIO(jpeg)))
+    source = tiled(tmp_path, "128:7")
+    assert len(source) == 3 * 4
+    for index in range(len(source)):
+        window = window_of(source.name(index))
+        assert window is not None
+        there = whole[window.y : window.y + 128, window.x : window.x + 128]
+        np.testing.assert_array_equal(shown(source.read(index)), there)
 
 
 def test_channels_that_are_pages() -> None:

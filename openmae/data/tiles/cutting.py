@@ -1,9 +1,12 @@
 """One window of an image of a source: of a TIFF what it needs, of any other file all of it, to be cut once decoded."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from openmae.data.formats.decode import reasons
 from openmae.data.formats.tiff_windows import TiffWindows, open_tiff_windows
 from openmae.data.formats.window import Box, window_bytes
 from openmae.data.signatures import ENOUGH, format_of
@@ -14,8 +17,25 @@ from openmae.errors import BrokenImage
 _MOST_OPEN = 16  # TIFFs of which a process knows where their tiles lie
 
 
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Whatever a damaged file makes tifffile raise becomes BrokenImage; that it cannot be read stays OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception:
+        with reasons():
+            raise
+
+
 def cut(source: Source, image: int, box: Box) -> bytes:
     """The encoded window. Raises OSError, BrokenImage, as a source does, and UserError where a package is missing."""
+    with parsing():
+        return _cut(source, image, box)
+
+
+def _cut(source: Source, image: int, box: Box) -> bytes:
     file, data = source.file(image), b""
     if file is None:
         data = source.read(image)

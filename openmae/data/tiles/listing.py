@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from openmae.console.progress import Status
 from openmae.console.words import several
-from openmae.data.formats.decode import reasons
 from openmae.data.formats.reading import Reading
 from openmae.data.formats.window import Box
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
 from openmae.data.sources.windows import WHOLE_IMAGE, Places, Tiling, Windows
-from openmae.data.tiles.cutting import cut
+from openmae.data.tiles.cutting import cut, parsing
 from openmae.data.tiles.detail import Blocks, Part, block_of
 from openmae.data.tiles.looking import Sizes, broken_part, part_of, size_of
 from openmae.errors import BrokenImage, UserError
@@ -134,7 +133,7 @@ def _sizes(source: Source, side: int, reading: Reading, images: Sequence[int], h
     for image in images:
         try:
             hand.take(image)
-            with reasons():
+            with parsing():
                 found.append(size_of(source, image, side, reading))
         except (OSError, BrokenImage) as error:
             is_lasting &= isinstance(error, BrokenImage)

@@ -16,7 +16,7 @@ from openmae.data.formats.window import Box
 from openmae.data.signatures import ENOUGH, format_of
 from openmae.data.sources.open_file import OpenFile
 from openmae.data.sources.source import Source
-from openmae.data.tiles.cutting import Memory, beginning, large_tiff
+from openmae.data.tiles.cutting import Memory, beginning, large_tiff, parsing
 from openmae.data.tiles.detail import Part, block_of, summed
 from openmae.errors import BrokenImage, NothingThere, TooLarge, UserError
 
@@ -122,7 +122,7 @@ def _encoded(source: Source, image: int, sizes: Sizes, box: Box, side: int) -> b
 
 
 def _tiff(file: str | None, data: bytes, side: int) -> TiffWindows | None:
-    with reasons():
+    with parsing():
         return open_tiff_windows(data, side) if file is None else large_tiff(file, side)
 
 
