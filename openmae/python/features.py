@@ -4,6 +4,7 @@ from __future__ import annotations  # help() shows Data, not what it stands for
 
 import csv
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,15 @@ class Features:
     """What openmae.embed gives, an image a row.
 
     vectors: (n, D) float32. labels: (n,) texts; None where DATA has none; where single images have none they are None.
-    paths: (n,) what each image is called. file: where they are kept, None where nowhere.
+    paths: (n,) what each image is called. file: where they are kept, None where nowhere. places: (n, 4) of windows
+    (`tile`) x, y, width and height in the image, -1 of images that are whole; None where all are.
     """
 
     vectors: NDArray[np.float32]
     labels: NDArray[Any] | None
     paths: list[str]
     file: Path | None
+    places: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -63,18 +66,22 @@ def embed(model: AnyModel, data: Data, *, out: Place | None = None, **settings: 
 
 
 def _read(file: Path, is_kept: bool) -> Features:
+    rows: list[Sequence[Any]]
     if file.suffix.lower() == ".parquet":
         from pyarrow import parquet
 
-        found = parquet.read_table(file, columns=["path", "label"])
-        rows = list(zip(found["path"].to_pylist(), found["label"].to_pylist(), strict=True))
+        names = [name for name in parquet.read_schema(file).names if name != "vector"]
+        rows = list(zip(*parquet.read_table(file, columns=names).to_pydict().values(), strict=True))
     else:
         with file.with_suffix(".csv").open(encoding="utf-8", newline="") as text:
-            _, *rows = ((_uncelled(path), _uncelled(label) or None) for path, label in csv.reader(text))
+            names, *rows = ([_uncelled(cell) or None for cell in row] for row in csv.reader(text))
     vectors = np.concatenate([*read_vectors(file)])
-    labels = [label for _, label in rows]
+    labels = [row[1] for row in rows]
     known = None if all(label is None for label in labels) else np.array(labels)  # of objects where some are None
-    return Features(vectors, known, [path for path, _ in rows], file if is_kept else None)
+    places = None
+    if len(names) > 2:
+        places = np.array([[-1 if cell is None else int(cell) for cell in row[2:]] for row in rows], np.int64)
+    return Features(vectors, known, [row[0] or "" for row in rows], file if is_kept else None, places)
 
 
 def _uncelled(text: str) -> str:

@@ -120,7 +120,7 @@ def open_all(settings: Adapt, console: Console) -> Opened:
     digest = hashlib.sha256()
     for tensor in loaded.encoder.state_dict().values():
         digest.update(tensor.contiguous().numpy().tobytes())
-    data = open_data(settings.data, settings.selection)
+    data = open_data(settings.data, settings.selection, settings.reading)
     images = data.train
     if len(images) < LEAST_IMAGES:
         raise UserError(

@@ -78,7 +78,7 @@ class Labelled:
 
 def open_labelled(data: str, settings: Adapt, seed: int, console: Console) -> Labelled:
     """Raises UserError where there are no labels of use."""
-    opened = open_data(data, settings.selection)
+    opened = open_data(data, settings.selection, settings.reading)
     taken, train, val = split_for(opened, settings.task, seed)
     tell(opened, console, train, val)
     console.print(with_flags(str(taken)), soft_wrap=True)
