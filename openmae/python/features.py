@@ -66,7 +66,7 @@ def embed(model: AnyModel, data: Data, *, out: Place | None = None, **settings: 
 
 
 def _read(file: Path, is_kept: bool) -> Features:
-    rows: list[Sequence[Any]]
+    rows: Sequence[Sequence[Any]]
     if file.suffix.lower() == ".parquet":
         from pyarrow import parquet
 
