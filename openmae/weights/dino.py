@@ -48,7 +48,15 @@ def are_metas(weights: Mapping[str, Tensor]) -> bool:
 
 
 def as_timm(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The same under the names of timm's ViT or, where there are rotations instead of positions, of its DINOv3."""
+    """The same under the names of timm's ViT or, where there are rotations instead of positions, of its DINOv3. Raises
+    UserError where parts that belong together do not fit each other."""
+    try:
+        return _as_timm(weights, name)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise UserError(f"{name} does not fit its model: {str(error).splitlines()[0]}") from error
+
+
+def _as_timm(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     found = {_timms(key): tensor for key, tensor in weights.items() if not re.search(_UNASKED, key) and tensor.numel()}
     turns = "pos_embed" not in found
     for key in [key for key in found if key.endswith((".attn.q.weight", ".attn.q.bias"))]:
@@ -99,7 +107,8 @@ def load_folder(folder: Path, values: Mapping[str, Any]) -> Loaded:
         )
     if is_third and values.get("key_bias"):
         raise UserError(f"{name} has biases of keys beside its rotations, which DINOv3 has not: it cannot be loaded")
-    theta = values.get("rope_theta", (values.get("rope_parameters") or {}).get("rope_theta", DINOV3_ROPE))
+    nested = values.get("rope_parameters")
+    theta = values.get("rope_theta", nested.get("rope_theta", DINOV3_ROPE) if isinstance(nested, dict) else DINOV3_ROPE)
     if type(theta) not in (int, float) or not 1 < theta < 1e9:
         raise UserError(f"{name}/config.json has rope_theta as {theta!r}", "it must be a number above 1")
     statistics, assumed = statistics_of(folder, config.number("num_channels", 3), None)

@@ -35,7 +35,8 @@ def check_parts(weights: Mapping[str, Tensor], name: str) -> None:
     """Raises UserError that names the part where there is one that no ViT here has."""
     for pattern, what in _REFUSED.items():
         if any(re.search(pattern, key) for key in weights):
-            raise UserError(f"{name} has {what}, which openmae's ViT has not: it cannot be loaded")
+            advice = "give one of timm's whose name has gap in it, which is without" if "pooling" in what else ""
+            raise UserError(f"{name} has {what}, which openmae's ViT has not: it cannot be loaded", advice)
 
 
 def block_entries(ours: str, theirs: str, depth: int, model: ViT | None = None) -> list[Entry]:

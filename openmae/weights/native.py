@@ -119,7 +119,7 @@ def _check(info: dict[str, Any], statistics: Statistics, weights: dict[str, Tens
     if max(encoder["depth"], shape.get("decoder_depth", 0)) > len(weights):
         raise ValueError("it has more blocks than weights")
     width = max(encoder["embed_dim"], shape.get("decoder_embed_dim", 0))
-    _check_sizes(encoder, width, sum(tensor.numel() for tensor in weights.values()))
+    check_sizes(encoder, width, sum(tensor.numel() for tensor in weights.values()))
     if info.get("kind", "autoencoder") == "classifier":
         names, task, outputs = info["class_names"], info["task"], shape["outputs"]
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
@@ -153,7 +153,7 @@ def _check_statistics(statistics: Statistics) -> None:
         raise ValueError(f"its deviation is {std}, and must be above 0")
 
 
-def _check_sizes(encoder: dict[str, Any], width: int, stored: int) -> None:
+def check_sizes(encoder: dict[str, Any], width: int, stored: int) -> None:
     """Raises ValueError for images that no model of so many numbers was trained with."""
     img_size, patch_size, grid = encoder["img_size"], encoder["patch_size"], encoder.get("position_grid")
     for name, sides in (("img_size", img_size), ("patch_size", patch_size), ("position_grid", grid)):

@@ -22,6 +22,7 @@ from openmae.model import NORM_EPS, ViT
 from openmae.weights.entries import filled
 from openmae.weights.layout import check_parts, entries
 from openmae.weights.loaded import Loaded, model_json
+from openmae.weights.native import check_sizes
 from openmae.weights.shapes import (
     Heads,
     are_sincos,
@@ -133,13 +134,21 @@ def _parts(weights: Mapping[str, Tensor], registers: int, swiglu: bool) -> dict[
 
 def _turned(weights: Mapping[str, Tensor], stated: Stated, name: str, patch_size: tuple[int, int]) -> dict[str, Any]:
     """Of a model without positions: DINOv3's has rotations instead. Raises UserError for another."""
-    if stated.rope is None and "reg_token" not in weights:
+    is_dinov3s = all(key in weights for key in ("cls_token", "reg_token", "blocks.0.gamma_1"))
+    if stated.rope is None and not is_dinov3s:
         raise UserError(
             f"{name} has no positions (pos_embed), and does not say what stands for them", "give DINOv3's, or a ViT's"
         )
     sides = stated.img_size or DINOV3_SIZE
+    sides = (sides[0] // patch_size[0] * patch_size[0], sides[1] // patch_size[1] * patch_size[1])
+    kernel, stored = weights["patch_embed.proj.weight"], sum(tensor.numel() for tensor in weights.values())
+    try:  # nothing in the file bounds them
+        said = {"img_size": sides, "patch_size": patch_size, "in_chans": kernel.shape[1]}
+        check_sizes(said, len(kernel), stored)
+    except ValueError as error:
+        raise UserError(f"{name} describes a model that openmae cannot build ({error})") from error
     return {
-        "img_size": tuple(side // patch * patch for side, patch in zip(sides, patch_size, strict=True)),
+        "img_size": sides,
         "rope": stated.rope or DINOV3_ROPE,
         "norm_eps": stated.norm_eps if stated.rope else DINOV3_EPS,
     }

@@ -2,6 +2,7 @@
 exports that those read again; and what no encoder here has, refused by its name."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from openmae.train.optimizers import adamw, layer_scale
 from openmae.weights import Loaded, load_model, model_json, serialize, timm
 from openmae.weights.fitting import Channels, fitted
 from openmae.weights.shapes import photo_statistics
+from tests.commands import Run, finetune
+from tests.mutations import bounded
 from tests.weights import foreign
 from tests.weights.foreign import CLOSE
 
@@ -38,6 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "vit_small_plus_patch16_dinov3_qkvb": {},
     "deit3_small_patch16_224": {},
     "vit_tiny_patch16_224": {"qkv_bias": False},
+    "vit_base_patch16_siglip_gap_224": {},
     "vit_small_patch16_224": {"reg_tokens": 2},  # with positions for registers too
 }
 
@@ -82,6 +86,8 @@ def test_outputs_are_timms(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_an_export_to_timm_comes_back(kind: str, pool: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The check of every export, by the line of Python that it prints, and our own reading."""
     _, loaded = by_name(kind, monkeypatch)
+    if pool == "class" and loaded.encoder.read_classes == 0:
+        pool = "mean"
     if pool is not None:
         model = Classifier(loaded.encoder, 3, pool).eval()
         model.initialize(0.5)
@@ -246,7 +252,57 @@ def test_other_images(kind: str) -> None:
         assert torch.isfinite(new(images)).all()
 
 
+def test_the_commands_take_one(run: Run, colours: Path, tmp_path: Path) -> None:
+    """A folder of timm's through kNN, fine-tuning with layer decay, and out again."""
+    model = theirs("vit_small_plus_patch16_dinov3_qkvb", img_size=16, patch_size=4)
+    folder = tmp_path / "dinov3"
+    folder.mkdir()
+    save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    told = {"model_args": {"img_size": 16, "num_heads": 3}, "pretrained_cfg": {"license": "dinov3-license"}}
+    (folder / "config.json").write_text(json.dumps({"architecture": "vit_small_plus_patch16_dinov3_qkvb", **told}))
+    code, out, errors = run("knn", folder, colours, "--pool", "class", "--workers", "0", "--device", "cpu")
+    assert code == 0, errors
+    assert "dinov3-license" in out + errors
+    code, _, errors = run(*finetune(folder, colours, tmp_path / "run", "--epochs 1 --layer-decay 0.5 --img-size 32"))
+    assert code == 0, errors
+    loaded = load_model(tmp_path / "run")
+    assert (loaded.licence, loaded.encoder.img_size) == ("dinov3-license", (32, 32))
+    assert loaded.encoder.rare_parts() == load_model(folder).encoder.rare_parts()
+    assert not load_model(folder).encoder.blocks[1].attn.qkv.bias.chunk(3)[1].any()
+    file = tmp_path / "back.safetensors"
+    code, _, errors = run("export", tmp_path / "run", "--to", "timm", "--out", file)
+    assert code == 0, errors
+    images = images_for(loaded.encoder)
+    with torch.no_grad():
+        torch.testing.assert_close(load_model(file).model(images), loaded.model(images), **CLOSE)
+
+
 # ---------------------------------------------------------------- other files of them
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rope_theta": "100"}, "has rope_theta as '100'"),
+        ({"rope_theta": None, "rope_parameters": ["x"]}, "has rope_theta as None"),
+        ({"num_attention_heads": 0}, "has num_attention_heads as 0"),
+        ({"num_attention_heads": 5}, "is no multiple of its 5 heads"),
+        ({"hidden_act": "relu"}, "computes with relu"),
+        ({"key_bias": True}, "has biases of keys beside its rotations"),
+        ({"image_size": 2**19}, "img_size is"),
+        ({"image_size": [3, 3]}, "cannot build"),
+    ],
+)
+def test_folders_whose_config_does_not_go_with_them(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    import transformers
+
+    small: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "patch_size": 8}
+    model = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**small, intermediate_size=40, image_size=32))
+    folder = foreign.save_transformers(model, tmp_path / "hf")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    with bounded(), pytest.raises(UserError, match=said):
+        load_model(folder)
 
 
 def test_bare_weights_of_timms_dinov3_say_what_is_assumed(tmp_path: Path) -> None:
@@ -294,35 +350,43 @@ def test_folders_of_transformers(kind: str, gated: bool, tmp_path: Path) -> None
             export_hf.write_vit(loaded, tmp_path / "out")
 
 
-@pytest.mark.parametrize("third", [False, True])
-@pytest.mark.parametrize("gated", [False, True])
-def test_files_of_metas(third: bool, gated: bool, tmp_path: Path) -> None:
-    """Their names, made of timm's, as the two repositories' code has them."""
+def metas(third: bool, gated: bool, width: int = 192, patch: int = 64) -> tuple[Any, dict[str, Tensor]]:
+    """(timm's model, its weights under the names that the two repositories' code has)."""
     plus = "plus_" if gated else ""
     kind = f"vit_small_{plus}patch16_dinov3_qkvb" if third else "vit_small_patch14_reg4_dinov2"
     kind = "vit_giant_patch14_reg4_dinov2" if gated and not third else kind
-    model = foreign.vit(
-        kind, embed_dim=192, num_heads=3, num_classes=0, img_size=256 if third else 32, patch_size=64 if third else 8
-    )
+    sides = {"img_size": 256, "patch_size": patch} if third else {"img_size": 32, "patch_size": 8}
+    model = foreign.vit(kind, embed_dim=width, num_heads=3, num_classes=0, **sides)
     weights = {}
     for key, tensor in model.state_dict().items():
         named = key.replace("reg_token", "storage_tokens" if third else "register_tokens")
         named = named.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma")
-        for theirs_, metas in (("fc1_g", "w1"), ("fc1_x", "w2")):
-            named = named.replace(theirs_, metas)
+        named = named.replace("fc1_g", "w1").replace("fc1_x", "w2")
         if gated:
             named = named.replace("mlp.fc1.", "mlp.w12.").replace("mlp.fc2.", "mlp.w3.")
         weights[named] = tensor
     for number in range(2 if third else 0):
         query, value = (weights.pop(f"blocks.{number}.attn.{which}_bias") for which in "qv")
         weights[f"blocks.{number}.attn.qkv.bias"] = torch.cat([query, torch.full_like(query, torch.nan), value])
-        weights[f"blocks.{number}.attn.qkv.bias_mask"] = torch.zeros(3 * 192)
-    weights["mask_token"] = torch.randn(1, 192)
+        weights[f"blocks.{number}.attn.qkv.bias_mask"] = torch.zeros(3 * width)
+    weights["mask_token"] = torch.randn(1, width)
     if third:
-        weights["rope_embed.periods"] = torch.randn(16)
+        weights["rope_embed.periods"] = torch.randn(width // 3 // 4)
     else:  # the class token has a position there, and registers have none
-        weights["pos_embed"] = torch.cat([torch.full((1, 1, 192), 0.5), weights["pos_embed"]], dim=1)
+        weights["pos_embed"] = torch.cat([torch.full((1, 1, width), 0.5), weights["pos_embed"]], dim=1)
         weights["cls_token"] = weights["cls_token"] - 0.5
+    return model, weights
+
+
+@cache
+def small_metas(third: bool, gated: bool) -> dict[str, Tensor]:
+    return metas(third, gated, 24, 128)[1]
+
+
+@pytest.mark.parametrize("third", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+def test_files_of_metas(third: bool, gated: bool, tmp_path: Path) -> None:
+    model, weights = metas(third, gated)
     torch.save(weights, tmp_path / "dino.pth")
     loaded = load_model(tmp_path / "dino.pth")
     images = images_for(loaded.encoder, 1)
@@ -338,7 +402,7 @@ def test_files_of_metas(third: bool, gated: bool, tmp_path: Path) -> None:
     [
         ("vit_tiny_patch16_224", {"qk_norm": True}, r"normalised queries and keys \(QK-norm\)"),
         ("vit_base_patch16_clip_224", {}, "a norm before its blocks, as CLIP has"),
-        ("vit_base_patch16_siglip_224", {}, "attention pooling, as SigLIP has"),
+        ("vit_base_patch16_siglip_224", {}, "attention pooling, as SigLIP has, .* whose name has gap in it"),
         ("eva02_small_patch14_224", {}, "has other rotations than DINOv3's"),
         ("eva02_base_patch14_224", {}, "norms inside attention or MLP, as EVA-02 has"),
         ("eva_giant_patch14_224", {}, "is an EVA with other rotations than DINOv3's"),
@@ -362,10 +426,46 @@ def test_what_is_not_held_is_named(
     assert "\n" not in str(found.value)
 
 
-def test_positions_that_nothing_stands_for() -> None:
-    model = foreign.vit("vit_small_patch16_rope_224", **SMALL)
+@pytest.mark.parametrize("kind", ["vit_small_patch16_rope_224", "vit_betwixt_patch16_rope_reg4_gap_256"])
+def test_positions_that_nothing_stands_for(kind: str) -> None:
+    model = foreign.vit(kind, **SMALL)
     with pytest.raises(UserError, match="has no positions"):
         timm.load_weights(model.state_dict(), "it", timm.Stated(3))
+
+
+@pytest.mark.parametrize("side", [4096 * 8, 2**40, 10**30])
+def test_images_that_no_weights_bound(side: int) -> None:
+    model = theirs("vit_small_patch16_dinov3")
+    with bounded(), pytest.raises(UserError, match="img_size is"):
+        timm.load_weights(model.state_dict(), "it", timm.Stated(3, (side, side), rope=100.0))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_damaged_files_are_refused_in_a_sentence(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Weights of Meta's names left out, doubled, cut, turned into other shapes or types."""
+    place = tmp_path_factory.mktemp("damaged")
+    weights = dict(small_metas(data.draw(st.booleans()), data.draw(st.booleans())))
+    for key in data.draw(st.lists(st.sampled_from(sorted(weights)), min_size=1, max_size=3, unique=True)):
+        how = data.draw(st.sampled_from(["gone", "cut", "flat", "whole numbers", "empty", "scalar", "longer"]))
+        tensor = weights[key]
+        changes = {
+            "cut": lambda one=tensor: one[:, 1:] if one.ndim > 1 else one[1:],
+            "flat": lambda one=tensor: one.flatten(),
+            "whole numbers": lambda one=tensor: one.long(),
+            "empty": lambda one=tensor: one[:0],
+            "scalar": lambda: torch.zeros(()),
+            "longer": lambda one=tensor: torch.cat([one, one]),
+        }
+        weights.pop(key)
+        if how != "gone":
+            weights[key] = changes[how]().clone()
+    torch.save(weights, place / "a.pth")
+    try:
+        loaded = load_model(place / "a.pth", num_heads=3)
+    except UserError:
+        return
+    assert torch.isfinite(loaded.model(images_for(loaded.encoder, 1))).all()
 
 
 @pytest.mark.parametrize(
