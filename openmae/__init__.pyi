@@ -114,8 +114,7 @@ def pretrain(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
-    tile: Text | None = None,
-    tile_min_detail: float | None = None,
+    label_column: Text | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
 ) -> Run:
@@ -180,8 +179,7 @@ def finetune(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
-    tile: Text | None = None,
-    tile_min_detail: float | None = None,
+    label_column: Text | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -215,8 +213,6 @@ def embed(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
-    tile: Text | None = None,
-    tile_min_detail: float | None = None,
     num_heads: int | None = None,
 ) -> Features:
     """Gives a vector for each image, for scikit-learn or whatever takes an array: `vectors`, `labels`, `paths`."""
@@ -244,8 +240,6 @@ def knn(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
-    tile: Text | None = None,
-    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -278,8 +272,6 @@ def probe(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
-    tile: Text | None = None,
-    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -310,8 +302,6 @@ def predict(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
-    tile: Text | None = None,
-    tile_min_detail: float | None = None,
     num_heads: int | None = None,
 ) -> Any:
     """Says of new images what a fine-tuned model takes them for; gives a row for each, as openmae.knn gives its
@@ -339,8 +329,6 @@ def evaluate(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
-    tile: Text | None = None,
-    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -365,8 +353,6 @@ def reconstruct(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
-    tile: Text | None = None,
-    tile_min_detail: float | None = None,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
 ) -> PIL.Image.Image:
@@ -389,8 +375,6 @@ def export(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
-    tile: Text | None = None,
-    tile_min_detail: float | None = None,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
 ) -> Path:
@@ -415,8 +399,6 @@ def stats(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
-    tile: Text | None = None,
-    tile_min_detail: float | None = None,
 ) -> dict[str, Any]:
     """Measures mean and deviation of each channel over all images, and prints more of them; gives keywords for
     openmae.pretrain: `openmae.pretrain("images", out="runs/first", **openmae.stats("images"))`."""
@@ -436,8 +418,6 @@ def check(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
-    tile: Text | None = None,
-    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
 ) -> Any:

@@ -72,14 +72,16 @@ def _of_tables(place: Path, tables: list[Path], selection: Selection) -> Parts:
     groups = by_split(str(place), tables, name_of, selection)
     if not groups or [*groups] == ["all"]:
         return in_parquet(str(place), tables, selection)
-    opened = partial(open_parquet_images, str(place), key=selection.image_key)
+    opened = partial(open_parquet_images, str(place), key=selection.image_key, label_column=selection.label_column)
     openers: Openers = {which: partial(opened, group) for which, group in groups.items()}
     return Parts(with_all(str(place), openers), *of_files(groups, name_of))
 
 
 def in_parquet(location: str, files: list[Path], selection: Selection) -> Parts:
     """Files with the images inside, which together hold all splits: by their column `split`, if it tells any apart."""
-    openers: Openers = {"all": cache(partial(open_parquet_images, location, files, selection.image_key))}
+    openers: Openers = {
+        "all": cache(partial(open_parquet_images, location, files, selection.image_key, selection.label_column))
+    }
     if selection.is_one_set:
         return Parts(openers)
     cells = text_column(files, "split") if all(has_column(file, "split") for file in files) else []

@@ -35,7 +35,7 @@ from openmae.data.sources.parquet import ParquetImages, holds_images
 from openmae.data.sources.remote import is_remote
 from openmae.data.sources.selection import WHOLE, Patterns, Selection, none_taken
 from openmae.data.sources.source import Source, Subset
-from openmae.data.sources.table import open_table
+from openmae.data.sources.table import TableSource, open_table
 from openmae.data.sources.windows import Tiling
 from openmae.data.tiles.listing import windows_of
 from openmae.errors import UserError
@@ -167,6 +167,8 @@ def _data(location: str, parts: Parts, selection: Selection, reading: Reading) -
     openers = {"all": parts.openers["all"]} if selection.is_one_set else parts.openers
     if selection.image_key is not None:
         openers = {which: partial(_of_samples, opener) for which, opener in openers.items()}
+    if selection.label_column is not None:
+        openers = {which: partial(_with_columns, opener) for which, opener in openers.items()}
     if (patterns := selection.patterns) is not None:
         openers = {which: partial(_matching, opener, patterns) for which, opener in openers.items()}
     if selection.tile is not None:
@@ -232,7 +234,7 @@ def _in_file(file: Path, selection: Selection) -> Parts:
 
 
 def _in_table(file: Path, selection: Selection) -> Parts:
-    table = open_table(file)
+    table = open_table(file, selection.label_column)
     openers: Openers = {"all": lambda: table}
     rows = table.rows_of(selection)
     openers.update((which, partial(table.take, chosen)) for which, chosen in rows.items())
@@ -242,9 +244,7 @@ def _in_table(file: Path, selection: Selection) -> Parts:
 def _of_samples(opener: Callable[[], Source]) -> Source:
     """Samples whose image somebody names. Raises UserError where there is nothing to name."""
     source = opener()
-    parts = source.parts if isinstance(source, Joined) else [source]
-    for part in parts:
-        whole = part.whole if isinstance(part, Subset) else part
+    for whole in _wholes(source):
         if isinstance(whole, ParquetImages):
             continue
         if not isinstance(whole, ShardSource):
@@ -252,6 +252,20 @@ def _of_samples(opener: Callable[[], Source]) -> Source:
         if whole.index.crc32 is not None:
             raise UserError(f"`image_key`: {source.location} was packed, with one image a sample", "leave it out")
     return source
+
+
+def _with_columns(opener: Callable[[], Source]) -> Source:
+    """Images of tables, whose column of labels somebody names. Raises UserError where they are none."""
+    source = opener()
+    if not all(isinstance(whole, TableSource | ParquetImages) for whole in _wholes(source)):
+        raise UserError(f"`label_column` is for tables, .csv and .parquet, not {source.location}", "leave it out")
+    return source
+
+
+def _wholes(source: Source) -> list[Source]:
+    """What it is made of."""
+    parts = source.parts if isinstance(source, Joined) else [source]
+    return [part.whole if isinstance(part, Subset) else part for part in parts]
 
 
 def _matching(opener: Callable[[], Source], patterns: Patterns) -> Source:

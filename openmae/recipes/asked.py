@@ -77,6 +77,8 @@ class AskedFiles:
     (0001.img.png, 0001.mask.png): img.png; or jpg;png, the first that a sample has; or each: every image is a sample of
     its own, as where names have dots in them (scan_0.5.png)."""
 
+    label_column: Annotated[str | None, arg(metavar="COLUMN")] = None
+    """Column of a table that holds the labels, such as diagnosis. Default: label. A fine-tuned model remembers it."""
     tile: Annotated[str | None, arg(metavar="PIXELS[:OVERLAP]")] = None
     """Take windows of so many pixels a side, such as 512 or 512:64, in place of images that are larger: whole slides,
     scenes, scans, of any size (see docs/data.md). Default: images are taken whole."""
@@ -88,7 +90,8 @@ class AskedFiles:
     def selection(self) -> Selection:
         """What `open_data` takes."""
         patterns = tuple(self.include or ()), tuple(self.exclude or ())
-        return Selection(self.splits, *patterns, self.image_key, tile=self.tile, tile_min_detail=self.tile_min_detail)
+        tiling = {"tile": self.tile, "tile_min_detail": self.tile_min_detail}
+        return Selection(self.splits, *patterns, self.image_key, self.label_column, **tiling)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -241,8 +241,8 @@ FAULTS = {
     unknown_in_val: ("error", "val has classes that train lacks: class2", "mend"),
     unused_in_val: ("warning", "train has classes that val lacks: class2", "mend"),
     labels_in_one_split: ("warning", "val has no labels", "refuse"),
-    a_third_split: ("note", "a third split, test", "in the place of val"),
-    a_third_split_in_a_table: ("note", "a third split, test", "in the place of val"),
+    a_third_split: ("note", "a third split, test", "--split test"),
+    a_third_split_in_a_table: ("note", "a third split, test", "--split test"),
     damaged_shards: ("error", "11 images cannot be read", "pack the images again into another folder"),
     one_label_in_a_table: ("warning", "have the label 'cat'", "refuse"),
 }

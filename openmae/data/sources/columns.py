@@ -1,9 +1,11 @@
 """Columns of parquet files in no more memory than their distinct values take: a file of 1 KB may repeat one value of
 10 MB in a million rows, and pyarrow, unless told otherwise, makes each of them anew."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from openmae.commandline.words import suggestion
 from openmae.errors import UserError
 
 _MOST_CHARACTERS = 2**15  # of a path, a label or a split
@@ -54,3 +56,14 @@ def values(column: Any, file: Path) -> list[Any]:
     if any(number is not None and not 0 <= number < len(texts) for number in numbers):
         raise UserError(f"{file} is damaged: a column names a value that its dictionary lacks", "write it anew")
     return [None if number is None else texts[number] for number in numbers]
+
+
+def no_column(file: Path, name: str, header: Sequence[str], setting: str) -> UserError:
+    """What to say where a column that a setting names is not there, or is there twice."""
+    count = header.count(name)
+    near = "" if count else suggestion(name, list(header))
+    columns = ", ".join(f"'{column}'" for column in header) or "none"
+    return UserError(
+        f"{file} has {count or 'no'} column{'s' * (count > 1)} '{name}'{near}; its columns: {columns}",
+        f"mend `{setting}`",
+    )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.sources.columns import by_distinct_values, values
+from openmae.data.sources.columns import by_distinct_values, no_column, values
 from openmae.data.sources.image_columns import image_column, of_row
 from openmae.data.sources.labels import LabelledSource, label_text, number_labels
 from openmae.data.sources.packing import check_packing
@@ -207,9 +207,11 @@ def _open_images(file: Path) -> Any:
         return by_distinct_values(file, opened)
 
 
-def open_parquet_images(location: str, files: Sequence[Path], key: str | None = None) -> ParquetImages:
-    """The images of these files. key: their column, where it is named. Raises UserError where one cannot be read or
-    has no column of images."""
+def open_parquet_images(
+    location: str, files: Sequence[Path], key: str | None = None, label_column: str | None = None
+) -> ParquetImages:
+    """The images of these files. key: their column, where it is named; label_column: that of their labels. Raises
+    UserError where one cannot be read or has no such column."""
     text, ends, labels = bytearray(), array("q"), list[str]()
     column = None
     classes: list[str] | None = None
@@ -222,7 +224,9 @@ def open_parquet_images(location: str, files: Sequence[Path], key: str | None = 
                     f"{file} has no column of images (its columns: {', '.join(schema.names)})",
                     "give files with a column 'image' of encoded images, or a table with a column 'path' of files",
                 )
-            label = next((name for name in _LABELS if name in schema.names), None)
+            label = label_column or next((name for name in _LABELS if name in schema.names), None)
+            if label_column is not None and schema.names.count(label_column) != 1:
+                raise no_column(file, label_column, schema.names, "label_column")
             classes = classes or _hub_classes(schema, label)
             for paths, texts in _rows(file, opened, column, label):
                 for path in paths:
@@ -243,7 +247,7 @@ def _rows(file: Path, opened: Any, column: str, label: str | None) -> Iterator[t
     kind = opened.schema_arrow.field(column).type
     path = f"{column}.path" if pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0 else None
     if label is not None and pyarrow.types.is_struct(opened.schema_arrow.field(label).type):
-        label = None  # such as boxes
+        label = None  # such as boxes, and nobody has named it
     with readable(file):
         distinct = by_distinct_values(file, opened)
     for place in range(opened.num_row_groups):
@@ -268,8 +272,7 @@ def text_column(files: Sequence[Path], column: str) -> list[str]:
     for file in files:
         with open_parquet(file) as opened, readable(file):
             if column not in opened.schema_arrow.names:
-                columns = ", ".join(f"'{name}'" for name in opened.schema_arrow.names)
-                raise UserError(f"{file} has no column '{column}' (its columns: {columns})", "mend `group_column`")
+                raise no_column(file, column, opened.schema_arrow.names, "group_column")
             distinct = by_distinct_values(file, opened)
             for place in range(opened.num_row_groups):
                 cells = distinct.read_row_group(place, columns=[column], use_threads=False).column(column)

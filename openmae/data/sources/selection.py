@@ -20,8 +20,8 @@ class Selection:
         or the names of the two for train and val, as "seg_train,seg_test"; None: as the names plainly say.
     include, exclude: patterns of names, as `Patterns` reads them.
     image_key: of shards, which of a sample's files is its image (shards.samples.scan).
-    group_column: of a table. group_by: "folder", "folder:N" or "name:REGEX". Images of one group stay on one side of
-        every split.
+    label_column: of a table, that of the labels. group_column: of a table; group_by: "folder", "folder:N" or
+        "name:REGEX": images of one group stay on one side of every split.
     tile, tile_min_detail: into which windows images are cut, as `windows.Tiling.asked` reads it; None: they are whole.
     """
 
@@ -29,6 +29,7 @@ class Selection:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     image_key: str | None = None
+    label_column: str | None = None
     group_column: str | None = None
     group_by: str | None = None
     tile: str | None = None
@@ -91,7 +92,10 @@ class Selection:
 
 WHOLE = Selection()
 _WORDS = ("folders", "classes", "none")
-_ASKED = ("splits", "include", "exclude", "image_key", "group_column", "group_by", "tile", "tile_min_detail")
+_ASKED = (
+    *("splits", "include", "exclude", "image_key", "label_column", "group_column", "group_by"),
+    *("tile", "tile_min_detail"),
+)
 
 
 def _listed(value: str | float | list[str]) -> str:

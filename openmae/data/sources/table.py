@@ -4,14 +4,15 @@ import csv
 import os
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.data.sources.columns import by_distinct_values, values
+from openmae.data.sources.columns import by_distinct_values, no_column, values
 from openmae.data.sources.labels import LabelledSource, label_text, number_labels
 from openmae.data.sources.listing import RACY_NS, fingerprint
 from openmae.data.sources.open_file import read_file
@@ -27,6 +28,7 @@ _COLUMNS = ("path", "label", "split")
 _SHOWN = 5  # names in a sentence
 
 TableRow = tuple[Any, ...]  # the cells of some columns; None where there is no such column
+PlacesIn = Callable[[Sequence[str]], list[int | None]]  # where these columns are in a header
 
 
 class TableSource(LabelledSource):
@@ -114,16 +116,17 @@ def rows_by_split(
     return {kind: rows for number, kind in enumerate(KINDS) if len(rows := np.flatnonzero(numbers == number))}
 
 
-def open_table(table: Path) -> TableSource:
-    """All rows of the table. Raises UserError where it cannot be read or lacks a path."""
+def open_table(table: Path, label: str | None = None) -> TableSource:
+    """All rows of the table. label: the column of the labels, where it is named. Raises UserError where it cannot be
+    read or lacks a path, or that column."""
     real = os.path.realpath(table)
-    file = cache_file("table", f"{_RULES} {real}")
+    file = cache_file("table", f"{_RULES} {real}" if label is None else f"{_RULES} {label} {real}")
     status = table.stat()
     state = [status.st_size, status.st_mtime_ns, status.st_ino]
     if (kept := recall(file)) is not None and kept[1].get("state") == state:
         arrays, about = kept
     else:
-        arrays, about = _read(table)
+        arrays, about = _read(table, label)
         if status.st_mtime_ns < time.time_ns() - RACY_NS:
             keep(file, arrays, {**about, "state": state})
     return TableSource(
@@ -140,17 +143,17 @@ def open_table(table: Path) -> TableSource:
 def column_of(table: Path, name: str) -> list[str]:
     """The cells of any column of a table as text, in the order of its rows, empty where there is nothing. Raises
     UserError."""
-    return [label_text(cell) for (cell,) in _rows(table, (name,))]
+    return [label_text(cell) for (cell,) in _rows(table, (name,), "group_column")]
 
 
-def _read(table: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _read(table: Path, label_column: str | None) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays and what else is kept of a table."""
     text, labels = bytearray(), list[str]()
     ends, sizes, splits = array("q"), array("q"), array("q")
     seen: dict[str, str] = {}
     split_names: dict[str, int] = {}
     has_splits = False
-    for number, (path, label, split) in enumerate(_rows(table), 1):
+    for number, (path, label, split) in enumerate(_labelled_rows(table, label_column), 1):
         if not path or not isinstance(path, str) or "\0" in path:
             raise UserError(f"row {number:,} of {table} has no path to a file", "give it one or take the row out")
         has_splits = has_splits or split is not None
@@ -189,16 +192,27 @@ def _check_folder(table: Path, text: bytearray, ends: "array[int]") -> None:
         )
 
 
-def _rows(table: Path, names: Sequence[str] = _COLUMNS) -> Iterator[TableRow]:
-    return _csv_rows(table, names) if table.suffix.lower() == ".csv" else _parquet_rows(table, names)
+def _labelled_rows(table: Path, label: str | None) -> Iterator[TableRow]:
+    """Path, label and split, the label of a column that may be named."""
+    if label is None:
+        yield from _rows(table)
+        return
+    for (path, _, split), (own,) in zip(_rows(table), _rows(table, (label,), "label_column"), strict=True):
+        yield path, own, split
 
 
-def _csv_rows(table: Path, names: Sequence[str]) -> Iterator[TableRow]:
+def _rows(table: Path, names: Sequence[str] = _COLUMNS, setting: str = "") -> Iterator[TableRow]:
+    """The cells of these columns, which a setting names. Raises UserError."""
+    rows = _csv_rows if table.suffix.lower() == ".csv" else _parquet_rows
+    return rows(table, partial(_places, names=names, table=table, setting=setting))
+
+
+def _csv_rows(table: Path, places_in: PlacesIn) -> Iterator[TableRow]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            places = _places(header, names, table)
+            places = places_in(header)
             for cells in reader:
                 if not cells:
                     continue
@@ -217,10 +231,10 @@ def _csv_rows(table: Path, names: Sequence[str]) -> Iterator[TableRow]:
         raise UserError(f"{table} is no CSV table in UTF-8 ({error})", "write it anew") from error
 
 
-def _parquet_rows(table: Path, names: Sequence[str]) -> Iterator[TableRow]:
+def _parquet_rows(table: Path, places_in: PlacesIn) -> Iterator[TableRow]:
     with open_parquet(table) as file:
         header = file.schema_arrow.names
-        places = [None if place is None else header[place] for place in _places(header, names, table)]
+        places = [None if place is None else header[place] for place in places_in(header)]
         with readable(table):
             distinct = by_distinct_values(table, file)
         batches = distinct.iter_batches(columns=[name for name in places if name is not None])
@@ -233,7 +247,7 @@ def _parquet_rows(table: Path, names: Sequence[str]) -> Iterator[TableRow]:
                 yield tuple(None if column is None else column[row] for column in columns)
 
 
-def _places(header: Sequence[str], names: Sequence[str], table: Path) -> list[int | None]:
+def _places(header: Sequence[str], names: Sequence[str], table: Path, setting: str) -> list[int | None]:
     """Where these columns are in the header, path, label and split also as `Path` or `SPLIT` where nothing is called so
     in small letters. Raises UserError where one is missing that has to be there, or is there twice."""
     ours = [name.lower() if name.lower() in _COLUMNS and name.lower() not in header else name for name in header]
@@ -242,11 +256,7 @@ def _places(header: Sequence[str], names: Sequence[str], table: Path) -> list[in
         return [ours.index(name) if name in ours else None for name in names]
     (name,) = names
     if header.count(name) != 1:
-        columns = ", ".join(f"'{name}'" for name in header)
-        raise UserError(
-            f"{table} has {header.count(name) or 'no'} columns '{name}' (its columns: {columns})",
-            "mend `group_column`",
-        )
+        raise no_column(table, name, header, setting)
     return [header.index(name)]
 
 

@@ -113,8 +113,8 @@ def _of_splits(data: Data, settings: Check) -> Iterator[Finding]:
     if data.has_unused_test:
         yield Finding(
             "note",
-            "there is a third split, test, beside train and val, which no command reads",
-            "nothing to do; to measure on it, give it in the place of val",
+            "there is a third split, test, beside train and val, which is read where it is asked for alone",
+            "nothing to do; to measure on it, openmae evaluate RUN DATA --split test",
         )
     if data.has_splits and groups_of(data.train, settings.selection) is not None:
         try:

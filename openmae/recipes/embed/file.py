@@ -31,7 +31,7 @@ FEATURES = Kind(
         "statistics": "other input statistics",
         "data_fingerprint": SAME_IMAGES,
     },
-    flags=("layer", "pool", "precision"),
+    flags=("layer", "pool", "precision", "label_column"),
     beside=(".csv", ".json"),
 )
 

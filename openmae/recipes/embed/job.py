@@ -151,6 +151,7 @@ def _about(settings: Embed, loaded: Loaded, embedder: Embedder, source: Source) 
         "statistics": loaded.statistics.to_dict(),
         "data": settings.data,
         "split": settings.split,
+        "label_column": settings.label_column,
         "data_fingerprint": source.fingerprint,
         "images": len(source),
     }

@@ -26,7 +26,7 @@ class Embed(AskedHeads, AskedFiles, AskedReading):
     out: Annotated[Path, arg(metavar="FILE.parquet|FILE.npy")]
     """File to write: .parquet with the columns path, label and vector; or .npy, with path and label in a .csv beside
     it. The files of the searches below lie beside it too."""
-    split: Literal["all", "train", "val"] = "all"
+    split: Literal["all", "train", "val", "test"] = "all"
     """Which images of DATA that has splits."""
     layer: int | None = None
     """Take the features after this block, 1 to depth. Default: the last. The best one is often earlier."""

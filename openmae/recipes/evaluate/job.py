@@ -11,6 +11,7 @@ to AlexNet's, 51.7 / 41.8 / 33.8% (Table 13).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +182,12 @@ def _ends(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def as_learnt(asked: Selection, data: str, model: Path, loaded: Loaded) -> Selection:
-    """What is asked of DATA, and where the model learnt from it, what was asked of it then and is not asked anew."""
+    """What is asked of DATA, and where the model learnt from it, what was asked of it then and is not asked anew. Of
+    another table the column of the labels alone."""
     if whole_address(data) != _learnt_from(model, loaded):
-        return asked
+        column = _selected_then(loaded).label_column
+        is_table = Path(data).suffix.lower() in (".csv", ".parquet")
+        return replace(asked, label_column=column) if is_table and column and not asked.label_column else asked
     before, now = _selected_then(loaded).to_dict(), asked.to_dict()
     if asked.group_by or asked.group_column:  # either says it all
         before = {name: value for name, value in before.items() if not name.startswith("group_")}
@@ -199,7 +203,7 @@ def judged_images(
     data: Data, split: AskedSplit | None, model: Path, loaded: Loaded, task: Task
 ) -> tuple[Source, AskedSplit]:
     """The images to judge by, and what part of DATA they are. split: what is asked for; None: what suits."""
-    if data.has_splits:
+    if data.has_splits or split == "test":
         if split == "all":
             everything = data.all
             if isinstance(everything, ImageFolder):  # whose classes are then in the splits, not below it
@@ -229,7 +233,7 @@ def _may_be_learnt(data: str, split: AskedSplit, learnt_from: str, then: Selecti
     whatever it is called. then: what was asked of the data that it learnt from."""
     place = whole_address(data)
     if place == learnt_from:
-        return split != "val"
+        return split not in ("val", "test")
     if not learnt_from or not place.startswith(f"{learnt_from}/"):
         return False
     below = f"{place}/".removeprefix(f"{learnt_from}/")

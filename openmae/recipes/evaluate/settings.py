@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 from openmae.evaluate.subsets import Classes
 from openmae.recipes.asked import AskedDevice, AskedGroups, AskedHeads, AskedReading, Loaders
 
-AskedSplit = Literal["train", "val", "all"]
+AskedSplit = Literal["train", "val", "test", "all"]
 
 
 @dataclass(frozen=True)
