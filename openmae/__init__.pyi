@@ -164,6 +164,7 @@ def finetune(
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     workers: int | None = None,
     evaluations: int = 10,
+    keep_best: Literal["top1", "top5", "mean_ap", "r2", "loss", "mae", "rmse"] | None = None,
     checkpoint_minutes: float = 10.0,
     keep: int = 2,
     log: Text | None = None,

@@ -1,5 +1,6 @@
 """What a classifier says of images, and how right it is."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +22,12 @@ from openmae.machine.kinds import Precision
 
 HEADLINE: dict[Task, str] = {"classification": "top1", "multi-label": "mean_ap", "regression": "r2"}
 """The figure that a model is judged by; more is better."""
+FIGURES: dict[Task, tuple[str, ...]] = {
+    "classification": ("top1", "top5", "loss"),
+    "multi-label": ("mean_ap", "loss"),
+    "regression": ("r2", "mae", "rmse"),
+}
+"""What `measure` gives of each task."""
 SHARES = ("top1", "top5", "mean_ap")  # figures from 0 to 1
 
 
@@ -75,6 +82,30 @@ def measure(scores: Tensor, right: Answers) -> dict[str, float]:
         return {"loss": loss, "mean_ap": mean_ap}
     figures = {"loss": F.cross_entropy(scores, values).item(), "top1": accuracy(scores, values)}
     return figures if scores.shape[1] <= 5 else {**figures, "top5": accuracy(scores, values, 5)}
+
+
+def standard_error(name: str, scores: Tensor, right: Answers) -> float | None:
+    """Of a figure that `measure` gives, by the deviation of the images from each other; r2 and rmse by that of their
+    squared errors. None where it has none that is as simple: mean average precision, or one image."""
+    values, count = torch.from_numpy(right.values), len(scores)
+    if count < 2 or name == "mean_ap":
+        return None
+    if right.task == "regression":
+        error = (scores - values).double()[:, 0]
+        of_squares = (error.square().std() / math.sqrt(count)).item()
+        if name == "mae":
+            return (error.abs().std() / math.sqrt(count)).item()
+        if name == "rmse":
+            return of_squares / max(1e-300, 2 * error.square().mean().sqrt().item())
+        return of_squares / max(1e-300, values.double().var(correction=0).item())
+    if name == "loss":
+        if right.task == "multi-label":
+            each = F.binary_cross_entropy_with_logits(scores, values, reduction="none").mean(dim=1)
+        else:
+            each = F.cross_entropy(scores, values, reduction="none")
+        return (each.double().std() / math.sqrt(count)).item()
+    share = accuracy(scores, values, 5 if name == "top5" else 1)
+    return math.sqrt(share * (1 - share) / count)
 
 
 def said(figures: dict[str, float]) -> str:

@@ -70,7 +70,7 @@ class Rule:
 @dataclass(frozen=True)
 class Finetuning:
     """What follows from settings that are chosen, as `config` has them. evaluations: how many times val is looked at,
-    evenly over the run."""
+    evenly over the run; keep_best: the figure by which the best weights are kept, None for none."""
 
     config: dict[str, Any]
     course: Course
@@ -84,6 +84,7 @@ class Finetuning:
     label_smoothing: float
     balance: Literal["none", "weights", "sampling"]
     evaluations: int
+    keep_best: str | None
 
 
 def finish_of(run: Finetuning, statistics: Statistics) -> Finish:

@@ -177,6 +177,7 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
             label_smoothing=settings.label_smoothing or 0.0,
             balance=settings.balance,
             evaluations=settings.evaluations,
+            keep_best=settings.keep_best,
             course=course_of(settings, images, console, least_micro_batch(settings), settings.min_lr or 0.0),
             config=config,
         )

@@ -44,6 +44,7 @@ from openmae.files.address import whole_address
 from openmae.heads import Classifier
 from openmae.machine.device import memory_of
 from openmae.recipes.evaluate.keep import keep_result
+from openmae.recipes.finetune.best import FOLDER, BestWeights, check_metric
 from openmae.recipes.finetune.build import Finetuning, Start, build, finish_of, fresh, loaded_model, pretrained
 from openmae.recipes.finetune.choose import choose, settle
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
@@ -73,9 +74,11 @@ def run(settings: Finetune) -> None:
         sweep(settings, parts, console, finetune)
         return
     finetune(settings, console)
+    best = f", the best by val in {settings.out}/{FOLDER}" if (given(settings.out) / FOLDER).exists() else ""
     console.print(
-        f"\nThe model is in {settings.out}. Look at:   {settings.out}/report.html\n"
+        f"\nThe model is in {settings.out}{best}. Look at:   {settings.out}/report.html\n"
         f"  on other images:    openmae evaluate {settings.out} DATA\n"
+        f"  on unlabelled ones: openmae predict {settings.out} IMAGES --out predictions.csv\n"
         f"  in Python:          openmae.load('{settings.out}')(images), normalised as model.json says",
         soft_wrap=True,
     )
@@ -134,6 +137,7 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
         if loaded is None
         else pretrained(settings, suited(loaded, train, settings.reading, here.workers, here.console))
     )
+    check_metric(settings.keep_best, task, len(right.names))
     what = {
         "classification": f"{len(right.names)} classes",
         "multi-label": f"{len(right.names)} labels",
@@ -191,6 +195,9 @@ class FinetuneJob(Job[Classifier]):
         self.finishing = finish_of(run, labelled.start.statistics)
         self.figures: dict[str, float] = {}
         self.judged: Judged | None = None
+        self.best: BestWeights | None = None
+        if run.keep_best is not None and here.ranks.leads:
+            self.best = BestWeights(here.folder.path, run.keep_best, here.folder.has_begun, here.console)
 
     def stream(self) -> Stream:
         """Augmented views, of smaller classes more often where they are balanced."""
@@ -259,23 +266,28 @@ class FinetuneJob(Job[Classifier]):
                 here.console.print(f"warning: no weights at step {step}: {error}", style="yellow", soft_wrap=True)
         self.judged = Judged(self._val, self.unit.of_labels(scores), indices, self.labelled.asked)
         self.figures = measure(self.judged.scores, self.judged.right)
+        if self.best is not None:
+            self.best.look(self.judged, step, lambda place, found: self._save(whole, step, place, {"best": found}))
         return {("eval/" if name in SHARES else "val_") + name: value for name, value in self.figures.items()}
 
     def save(self, whole: Classifier, step: int) -> None:
-        """With class names, input statistics, and where all is from. A regression's head is saved for the labels' own
-        unit."""
+        """With class names, input statistics, and where all is from."""
+        self._save(whole, step, self.here.folder.path, {})
+
+    def _save(self, whole: Classifier, step: int, place: Path, more: dict[str, Any]) -> None:
+        """Into a folder, with more about where it is from. A regression's head is saved for the labels' own unit."""
         head = whole.head
         with torch.no_grad():
             weight, bias = head.weight.clone(), head.bias.clone()
             head.weight.mul_(self.unit.std)
             head.bias.mul_(self.unit.std).add_(self.unit.mean)
             try:
-                save_model(self.here.folder.path, whole, self._info(whole, step))
+                save_model(place, whole, self._info(whole, step, more))
             finally:
                 head.weight.copy_(weight)
                 head.bias.copy_(bias)
 
-    def _info(self, whole: Classifier, step: int) -> dict[str, Any]:
+    def _info(self, whole: Classifier, step: int, more: dict[str, Any]) -> dict[str, Any]:
         """For model.json."""
         start, right, model = self.labelled.start, self.labelled.right, self.run.model
         is_name = start.is_new or not Path(model).exists()  # of a size, of the Hub's, of timm's
@@ -288,6 +300,7 @@ class FinetuneJob(Job[Classifier]):
             **({"selection": asked} if (asked := Selection.from_dict(self.run.config).to_dict()) else {}),
             "model": model if is_name else whole_address(model),
             "pre-training": start.provenance,
+            **more,
         }
         return model_json(
             whole, start.statistics, provenance, task=right.task, class_names=right.names, licence=start.licence
@@ -300,6 +313,9 @@ class FinetuneJob(Job[Classifier]):
         if self.here.ranks.leads:
             judged = given(self.judged)
             self.here.console.print(f"On the val images: {said(self.figures)}")
+            if self.best is not None:
+                last = self.best.found(judged, self.course.schedule.steps)
+                self.here.console.print(self.best.said(last), soft_wrap=True)
             keep_result(self.here.folder.path, judged, judge(judged), whole_address(self.course.data), "val")
 
 

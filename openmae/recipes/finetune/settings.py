@@ -151,6 +151,9 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     workers: Loaders = None
     evaluations: int = 10
     """How many times the val images are classified, evenly over the run."""
+    keep_best: Literal["top1", "top5", "mean_ap", "r2", "loss", "mae", "rmse"] | None = None
+    """Keep the weights of the look that was best by this figure, too: in RUN/best, which every command takes for
+    MODEL. Default: the last weights alone."""
     checkpoint_minutes: CheckpointMinutes = 10.0
     keep: Keep = KEEP
     log: Log = None

@@ -45,6 +45,15 @@ def shown_figures(figures: Mapping[str, Any], images: Any = None) -> dict[str, s
     return found
 
 
+def shown_figure(name: str, value: float, error: float | None) -> str:
+    """One figure with its name and its standard error, where it has one: Top-1 accuracy 93.20% ± 0.40."""
+    label, shape = _FIGURES[name]
+    said = f"{label} {shape.format(value)}"
+    if error is None:
+        return said
+    return f"{said} ± {100 * error:.2f}" if shape.endswith("%}") else f"{said} ± {error:.2g}"
+
+
 def standard_error(share: float, images: float) -> float:
     """Of a share 0..1 that was counted among so many images."""
     return math.sqrt(share * (1 - share) / images)

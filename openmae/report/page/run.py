@@ -27,7 +27,7 @@ from openmae.report.page.html import (
     settings_table,
     small,
 )
-from openmae.report.page.results import results_sections, shown_figures
+from openmae.report.page.results import results_sections, shown_figure, shown_figures
 from openmae.report.page.study import RESULTS, STUDY, study_page
 from openmae.report.page.sweep import SWEEP, sweep_page
 from openmae.report.plots.curves import curves, is_number, series
@@ -75,7 +75,13 @@ def _run_page(run: Path) -> list[str]:
     model = model if isinstance(model, dict) else {}
     is_classifier = model.get("kind") == "classifier"
     return [
-        facts({**(_classifier_facts(model, metrics) if is_classifier else {}), **_facts(config, metrics, starts)}),
+        facts(
+            {
+                **(_classifier_facts(model, metrics) if is_classifier else {}),
+                **_best_facts(_read_json(run / "best" / "model.json")),
+                **_facts(config, metrics, starts),
+            }
+        ),
         *results_sections(run, _read_json(run / "results.json")),
         _evaluations(run),
         _curves(metrics, is_classifier),
@@ -104,6 +110,16 @@ def _classifier_facts(model: dict[str, Any], metrics: list[dict[str, Any]]) -> d
     if isinstance(provenance, dict):
         found["Began with"] = str(provenance.get("model")) if "pre-training" in provenance else "fresh weights"
     return found
+
+
+def _best_facts(info: Any) -> dict[str, str]:
+    """The best look at the val images, where its weights are kept."""
+    try:
+        best = info["provenance"]["best"]
+        said = shown_figure(str(best["metric"]), float(best["figure"]), best["error"])
+        return {"Best on val": f"{said}, at step {best['step']:,}: its weights are in best/"}
+    except (TypeError, LookupError, ValueError):
+        return {}
 
 
 def _facts(config: dict[str, Any], metrics: list[dict[str, Any]], starts: list[dict[str, Any]]) -> dict[str, str]:

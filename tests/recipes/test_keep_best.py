@@ -1,0 +1,149 @@
+"""`finetune --keep-best`: the best look's weights beside the last ones, whatever kills the run."""
+
+import json
+import math
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from openmae.data.tasks import Answers, Task
+from openmae.evaluate.predict import FIGURES, measure, standard_error
+from openmae.recipes.evaluate.keep import read_results
+from openmae.train.run import read_metrics
+from openmae.weights import load_model
+from tests.commands import Run, finetune, refused
+from tests.processes import started_openmae, wait_for
+
+KEPT = "--epochs 6 --evaluations 6 --blr 0.05 --keep-best"
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "best/model.json").read_text())["provenance"]["best"]
+
+
+def looks(run: Path, name: str) -> dict[int, float]:
+    return {line["step"]: line[name] for line in read_metrics(run) if line.get(name) is not None}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, finished: Path, colours: Path) -> Path:
+    """A run that keeps its best look by the loss."""
+    from openmae.cli import main
+
+    out = tmp_path_factory.mktemp("kept") / "run"
+    assert main(finetune(finished, colours, out, KEPT, "loss --ema-decay 0.9")) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def finished(runs: Any) -> Path:
+    return runs.finished()
+
+
+def test_the_best_look_is_kept(kept: Path, colours: Path, tmp_path: Path, run: Run) -> None:
+    figures = looks(kept, "val_loss")
+    assert len(figures) == 6
+    best = record(kept)
+    assert best["step"] == min(figures, key=lambda step: (figures[step], step))
+    assert best["figure"] == pytest.approx(figures[best["step"]])
+    assert best["images"] == 24
+    assert load_model(kept / "best").info["provenance"]["step"] == best["step"]
+    (clean,) = [entry["clean"] for entry in read_results(kept).values()]
+    assert clean["figures"]["loss"] == pytest.approx(figures[max(figures)], rel=1e-5)  # those of the last step
+    page = (kept / "report.html").read_text()
+    assert f"at step {best['step']:,}: its weights are in best/" in page
+    code, said, errors = run("evaluate", kept / "best", colours, "--workers", 0)  # as any model is
+    assert code == 0, errors
+    (found,) = re.findall(r"Negative log-likelihood +([0-9.]+)", said)
+    assert float(found) == pytest.approx(best["figure"], abs=2e-4)
+    words = ("predict", kept / "best", colours / "val", "--out", tmp_path / "p.csv", "--workers", 0)
+    assert run(*words)[0] == 0
+    assert run("embed", kept / "best", colours, "--out", tmp_path / "e.npy", "--workers", 0)[0] == 0
+
+
+def test_killed_and_gone_on_with_it_is_the_same(kept: Path, colours: Path, finished: Path, tmp_path: Path) -> None:
+    """Killed after every look: what is kept in the end is what an unbroken run keeps, to the bit."""
+    out = tmp_path / "run"
+    words = finetune(finished, colours, out, KEPT, "loss --ema-decay 0.9")
+    for look in sorted(looks(kept, "val_loss"))[:-1:2]:
+        with started_openmae(words, tmp_path / "log") as process:
+            wait_for(lambda look=look: (out / f"checkpoints/step-{look:08d}").exists() or process.poll() is not None)
+            process.send_signal(signal.SIGKILL)
+            process.wait(60)
+    with started_openmae(words, tmp_path / "log") as process:
+        assert process.wait(240) == 0, (tmp_path / "log").read_text()
+    assert record(out) == record(kept)
+    for place in ("", "best"):
+        mine, theirs = (load_model(folder / place).model.state_dict() for folder in (out, kept))
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert not list(out.glob(".best*"))
+
+
+def test_a_run_that_begins_anew_forgets_what_was_kept(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    assert run(*finetune(finished, data, out, "--epochs 1 --keep-best top1"))[0] == 0
+    said = run(*finetune(finished, data, out, "--epochs 1 --keep-best top1"))[1]
+    assert "is complete" in said
+    assert "the best by top1" in said
+    assert "± " in said
+    refused(run(*finetune(finished, data, out, "--epochs 1 --keep-best loss")), "keep_best = top1, not loss")
+    for name in ("checkpoints", "model.safetensors"):
+        os.rename(out / name, tmp_path / name)  # noqa: PTH104
+    left = json.loads((out / "best/model.json").read_text())
+    left["provenance"]["best"].update(step=1, figure=2.0)
+    (out / "best/model.json").write_text(json.dumps(left))
+    assert run(*finetune(finished, data, out, "--epochs 1 --keep-best top1"))[0] == 0
+    assert record(out)["figure"] <= 1
+
+
+@pytest.mark.parametrize("metric", ["top5", "mean_ap", "accuracy"])
+def test_a_figure_that_the_task_lacks_is_refused(
+    metric: str, finished: Path, data: Path, tmp_path: Path, run: Run
+) -> None:
+    refused(run(*finetune(finished, data, tmp_path / "run", "--keep-best", metric)), "--keep-best", "give one of")
+    assert not (tmp_path / "run").exists()
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(["classification", "multi-label", "regression"]), st.integers(0, 2**32 - 1))
+def test_standard_errors_are_those_of_means(task: Task, seed: int) -> None:
+    """Against numpy for means; the others by the deviation over many draws of the images."""
+    draws = np.random.default_rng(seed)
+    count, outputs = 400, 1 if task == "regression" else 7
+    scores = torch.from_numpy(draws.normal(0, 2, (count, outputs)).astype(np.float32))
+    values = {
+        "classification": draws.integers(0, outputs, count),
+        "multi-label": draws.integers(0, 2, (count, outputs)).astype(np.float32),
+        "regression": (scores.numpy() + draws.normal(0, 1, (count, 1))).astype(np.float32),
+    }[task]
+    right = Answers(task, tuple("abcdefg"[:outputs]), values)
+    each = {
+        "loss": lambda: (
+            F.cross_entropy(scores, torch.from_numpy(values), reduction="none")
+            if task == "classification"
+            else F.binary_cross_entropy_with_logits(scores, torch.from_numpy(values), reduction="none").mean(1)
+        ),
+        "mae": lambda: (scores - torch.from_numpy(values)).abs()[:, 0],
+        "top1": lambda: (scores.argmax(1) == torch.from_numpy(values)).float(),
+    }
+    for name in FIGURES[task]:
+        found = standard_error(name, scores, right)
+        if name == "mean_ap":
+            assert found is None
+            continue
+        assert found is not None
+        if name in each:
+            assert found == pytest.approx(each[name]().double().std().item() / math.sqrt(count), rel=5e-3)
+        else:
+            rows = [draws.integers(0, count, count) for _ in range(150)]
+            again = [measure(scores[row], right.at(row))[name] for row in rows]
+            assert found == pytest.approx(np.std(again), rel=0.5)
