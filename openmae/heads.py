@@ -14,6 +14,8 @@ from openmae.errors import BadValue
 from openmae.model import ViT, describe, patchify
 
 Pool = Literal["mean", "class"]
+Tokens = Literal["mean", "class", "patches"]
+"""What becomes of an image's tokens: a vector, or, of the patches, a grid of them."""
 
 
 class Encoder(nn.Module):

@@ -19,10 +19,10 @@ from openmae.data.survey.levels import unlike
 from openmae.data.survey.sample import sample_levels
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
-from openmae.evaluate.features import centred_images, pooled
+from openmae.evaluate.features import centred_images, patch_grids, pooled
 from openmae.evaluate.in_batches import rows_of_each
 from openmae.evaluate.suited import suited
-from openmae.heads import Pool
+from openmae.heads import Tokens
 from openmae.machine.kinds import Precision
 from openmae.model import ViT
 from openmae.weights import Loaded, load_model
@@ -30,7 +30,8 @@ from openmae.weights import Loaded, load_model
 
 @dataclass(frozen=True)
 class Embedder:
-    """Makes vectors of images: the mean of the patch tokens, or of the class tokens, after a block and the final norm.
+    """Makes vectors of images: the mean of the patch tokens, or of the class tokens, after a block and the final norm;
+    or, of pool "patches", the grid of the patch tokens.
 
     layer: 1 to the encoder's depth. Raises UserError for a layer or a token that the encoder does not have.
     """
@@ -38,7 +39,7 @@ class Embedder:
     encoder: ViT
     statistics: Statistics
     layer: int
-    pool: Pool
+    pool: Tokens
     precision: Precision
     device: torch.device
 
@@ -51,9 +52,18 @@ class Embedder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) of the model's size, as decoded, on any device -> (B, D) float32 on the embedder's."""
-        features = pooled(self.encoder, self.statistics, self.pool, self.layer, self.precision)
+        """(B, C, H, W) of the model's size, as decoded, on any device -> (B, *shape) float32 on the embedder's."""
+        if self.pool == "patches":
+            features = patch_grids(self.encoder, self.statistics, self.layer, self.precision)
+        else:
+            features = pooled(self.encoder, self.statistics, self.pool, self.layer, self.precision)
         return features(images.to(self.device))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what is made of an image: (D,), or (h, w, D) of its patches."""
+        width = self.encoder.embed_dim
+        return (*self.encoder.grid, width) if self.pool == "patches" else (width,)
 
 
 def embed(
@@ -61,14 +71,15 @@ def embed(
     data: str,
     *,
     layer: int | None = None,
-    pool: Pool = "mean",
+    pool: Tokens = "mean",
     split: Split | None = None,
     device: str = "cpu",
     batch_size: int = 64,
     workers: int = 0,
     selection: Selection = WHOLE,
 ) -> tuple[NDArray[np.float32], list[str]]:
-    """Vectors (n, D) of the images of DATA, and their names; images that cannot be read are left out.
+    """Vectors (n, D) of the images of DATA, of pool "patches" grids (n, h, w, D), and their names; images that cannot
+    be read are left out.
 
     layer: 1 to the encoder's depth, default the last. split: default all of DATA. selection: of its files. In float32.
     Raises UserError as `openmae embed` does.
@@ -94,7 +105,9 @@ def embed(
     return np.concatenate(vectors), names
 
 
-def embedder_of(loaded: Loaded, layer: int | None, pool: Pool, precision: Precision, device: torch.device) -> Embedder:
+def embedder_of(
+    loaded: Loaded, layer: int | None, pool: Tokens, precision: Precision, device: torch.device
+) -> Embedder:
     """Of a model's encoder, pre-trained or fine-tuned. layer: default the last. Raises UserError as Embedder does."""
     encoder = loaded.encoder
     return Embedder(encoder, loaded.statistics, encoder.depth if layer is None else layer, pool, precision, device)

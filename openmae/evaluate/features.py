@@ -88,6 +88,25 @@ def pooled(
     return lambda images: features(images)[:, 0]
 
 
+def patch_grids(encoder: ViT, statistics: Statistics, layer: int, precision: Precision = "fp32") -> Function:
+    """A function from images (B, C, H, W) to a vector for each patch where it lies, (B, h, w, D) float32: the patch
+    tokens after block `layer` and the final norm.
+
+    Raises UserError where the model has no such layer.
+    """
+    readouts(encoder, [layer], ["mean"])
+    rows, columns = encoder.grid
+
+    def features(images: Tensor) -> Tensor:
+        with autocast(images.device, precision):
+            normal = statistics.normalize(images)
+            encoder.check(normal)
+            tokens = encoder(normal, layer)[:, encoder.class_tokens :]  # (B, N, D)
+        return tokens.float().unflatten(1, (rows, columns))
+
+    return features
+
+
 RAW_SIDE = 32
 AT_ONCE = 32  # images that a CPU has in hand, of so many patches:
 _PATCHES = 256

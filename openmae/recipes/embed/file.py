@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from openmae.files.whole import WholeFile
 from openmae.recipes.in_parts.about import KEY, SAME_IMAGES, Kind, as_json
 
 _TEXTS = ("path", "label")
+_GRID = ("rows", "columns")  # of patches
 ROWS = 4096  # of a row group, and of what is read at once
+_GROUP_BYTES = 2**26  # of a row group of grids
 
 FEATURES = Kind(
     command="embed",
@@ -36,7 +39,7 @@ FEATURES = Kind(
 )
 
 Rows = Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
-"""Indices (m,) of images and their vectors (m, D), some at a time."""
+"""Indices (m,) of images and their vectors (m, D) or grids of vectors (m, h, w, D), some at a time."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +62,18 @@ def write_features(
     aside: Path,
     about: dict[str, Any],
     count: int,
-    width: int,
+    shape: tuple[int, ...],
     rows: Rows,
     columns: Columns,
 ) -> None:
     """Writes all of it in the folder `aside`, then moves it to its place: `out`, the last to come, is whole or absent.
 
-    about: what the features are. count, width: of all vectors. columns: of each image.
+    about: what the features are. count: of images; shape: of what each has, (D,) or (h, w, D). columns: of each image.
     Raises OSError.
     """
     if out.suffix.lower() == ".parquet":
         with WholeFile(out, aside=aside / out.name) as whole:
-            _write_parquet(whole.file, about, width, rows, columns)
+            _write_parquet(whole.file, about, shape, rows, columns)
             whole.finish()
         return
     places = (*FEATURES.companions(out), out)
@@ -80,7 +83,7 @@ def write_features(
         text = io.TextIOWrapper(table.file, encoding="utf-8", newline="", write_through=True)
         writer = csv.writer(text)
         writer.writerow(columns.names)
-        header = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
         npy_format.write_array_header_1_0(whole.file, header)
         for indices, vectors in rows:
             whole.file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
@@ -94,14 +97,15 @@ def write_features(
 
 
 def read_vectors(out: Path) -> Iterator[NDArray[np.float32]]:
-    """The vectors (m, D), some at a time, in the order of the file. Raises UserError where it is damaged."""
+    """The vectors (m, D), or grids (m, h, w, D), some at a time, in the order of the file. Raises UserError where it is
+    damaged."""
     try:
         if out.suffix.lower() == ".parquet":
             _, parquet = _pyarrow()
             with parquet.ParquetFile(out) as file:
-                width = file.schema_arrow.field("vector").type.list_size
-                for batch in file.iter_batches(ROWS, columns=["vector"]):
-                    yield batch.column(0).flatten().to_numpy().reshape(-1, width)
+                is_grid = "vectors" in file.schema_arrow.names
+                for batch in file.iter_batches(ROWS, columns=[*_GRID, "vectors"] if is_grid else ["vector"]):
+                    yield _vectors(batch)
         else:
             stored = np.load(out, mmap_mode="r")
             for start in range(0, len(stored), ROWS):
@@ -110,36 +114,78 @@ def read_vectors(out: Path) -> Iterator[NDArray[np.float32]]:
         raise UserError(f"{out} is damaged ({error})", "delete it, and embed again") from error
 
 
+def _vectors(rows: Any) -> NDArray[np.float32]:
+    """What a table or batch of pyarrow's has, (m, D) or (m, h, w, D)."""
+    *grid, column = rows.columns
+    column = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+    width = (column.type.value_type if grid else column.type).list_size
+    values = (column.flatten() if grid else column).flatten().to_numpy()
+    return values.reshape(len(column), *(side[0].as_py() for side in grid), width)
+
+
+def read_grids(out: Path, rows: Sequence[int]) -> NDArray[np.float32]:
+    """The grids (n, h, w, D) of these rows of the file, ascending. Raises UserError where it is damaged."""
+    try:
+        if out.suffix.lower() != ".parquet":
+            return np.array(np.load(out, mmap_mode="r")[list(rows)])
+        _, parquet = _pyarrow()
+        found: list[NDArray[np.float32]] = []
+        with parquet.ParquetFile(out) as file:
+            first = 0
+            for number in range(file.num_row_groups):
+                stop = first + file.metadata.row_group(number).num_rows
+                wanted = [row - first for row in rows if first <= row < stop]
+                if wanted:
+                    table = file.read_row_group(number, columns=[*_GRID, "vectors"])
+                    found.append(_vectors(table)[wanted])
+                first = stop
+        return np.concatenate(found)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise UserError(f"{out} is damaged ({error})", "delete it, and embed again") from error
+
+
 def _write_parquet(
     file: IO[bytes],
     about: dict[str, Any],
-    width: int,
+    shape: tuple[int, ...],
     rows: Rows,
     columns: Columns,
 ) -> None:
     pyarrow, parquet = _pyarrow()
+    vector, (*grid, width) = pyarrow.list_(pyarrow.float32(), shape[-1]), shape
     kinds = {name: pyarrow.string() if name in _TEXTS else pyarrow.int32() for name in columns.names}
-    fields = [*kinds.items(), ("vector", pyarrow.list_(pyarrow.float32(), width))]
+    fields = [*kinds.items(), ("vector", vector)]
+    plain = "vector.list.element"
+    if grid:
+        fields[-1:] = [*dict.fromkeys(_GRID, pyarrow.int32()).items(), ("vectors", pyarrow.list_(vector))]
+        plain = "vectors.list.element.list.element"
     schema = pyarrow.schema(fields, {KEY: json.dumps(about).encode()})
-    compression = dict.fromkeys(columns.names, "zstd") | {"vector.list.element": "none"}  # floats hardly shrink
+    compression = {name: "zstd" for name, _ in fields[:-1]} | {plain: "none"}  # floats hardly shrink
+    at_once = min(ROWS, max(1, _GROUP_BYTES // (4 * math.prod(shape)))) if grid else ROWS
     with parquet.ParquetWriter(file, schema, compression=compression, use_dictionary=["label"]) as writer:
-        for indices, vectors in _grouped(rows, width):
+        for indices, values in _grouped(rows, shape, at_once):
             said = zip(*map(columns.of, indices.tolist()), strict=True)
             arrays = [
-                *(pyarrow.array(values, kind) for values, kind in zip(said, kinds.values(), strict=True)),
-                pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), width),
+                *(pyarrow.array(column, kind) for column, kind in zip(said, kinds.values(), strict=True)),
             ]
-            writer.write_table(pyarrow.table(arrays, schema=schema))
+            vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.reshape(-1)), width)
+            if grid:
+                arrays += [pyarrow.array([side] * len(indices), pyarrow.int32()) for side in grid]
+                ends = np.arange(len(indices) + 1, dtype=np.int32) * math.prod(grid)
+                vectors = pyarrow.ListArray.from_arrays(pyarrow.array(ends), vectors)
+            writer.write_table(pyarrow.table([*arrays, vectors], schema=schema))
 
 
-def _grouped(rows: Rows, width: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """The same, ROWS at a time, however they came."""
-    indices, vectors = np.empty(0, np.int64), np.empty((0, width), np.float32)
+def _grouped(
+    rows: Rows, shape: tuple[int, ...], at_once: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """The same, so many at a time, however they came."""
+    indices, vectors = np.empty(0, np.int64), np.empty((0, *shape), np.float32)
     for more_indices, more_vectors in rows:
         indices, vectors = np.concatenate([indices, more_indices]), np.concatenate([vectors, more_vectors])
-        while len(indices) >= ROWS:
-            yield indices[:ROWS], vectors[:ROWS]
-            indices, vectors = indices[ROWS:], vectors[ROWS:]
+        while len(indices) >= at_once:
+            yield indices[:at_once], vectors[:at_once]
+            indices, vectors = indices[at_once:], vectors[at_once:]
     if len(indices):
         yield indices, vectors
 

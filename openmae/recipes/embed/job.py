@@ -6,6 +6,7 @@
 The second command embeds nothing again: it finds the table, sees that it is of this model and these images, and looks.
 """
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from openmae.console.terminal import make_console
-from openmae.console.words import encodable, pace, several
+from openmae.console.words import encodable, pace, several, size_of
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.source import Source
@@ -28,12 +29,13 @@ from openmae.files.disk import check_out, room_on_disk
 from openmae.machine.device import choose_device, choose_precision
 from openmae.machine.kinds import Precision
 from openmae.machine.workers import workers_for
+from openmae.recipes.embed.components import draw_components
 from openmae.recipes.embed.file import FEATURES, Columns, require_writer, write_features
 from openmae.recipes.embed.labels import LabelTexts
 from openmae.recipes.embed.neighbours import Findings
 from openmae.recipes.embed.settings import Embed
 from openmae.recipes.in_parts.about import digest
-from openmae.recipes.in_parts.work import Work, batch_size_for, list_broken, worked_through
+from openmae.recipes.in_parts.work import PART_BYTES, Work, batch_size_for, list_broken, worked_through
 from openmae.recipes.levels import check_expected, check_levels
 from openmae.recipes.opened import tell
 from openmae.recipes.places import place_columns, place_of
@@ -72,6 +74,10 @@ def run(settings: Embed) -> None:
     else:
         with room_on_disk(settings.out.parent):
             about = _embed(settings, images, embedder, about, labels, workers, console)
+    if settings.pool == "patches":
+        picture = settings.picture or settings.out.with_name(f"{settings.out.stem}-pca.png")
+        draw_components(settings.out, images, about["left_out"], picture, console)
+        return
     findings = Findings(settings.out, images, labels, about["left_out"], device, console)
     if queries:
         vectors = embedder(torch.stack([_tensor(pixels) for _, pixels in queries])).cpu().numpy()
@@ -100,8 +106,15 @@ def _check(settings: Embed) -> None:
         raise UserError(f"--threshold is {settings.threshold:g}", "give a similarity from 0 to 1")
     if settings.batch_size is not None and settings.batch_size < 1:
         raise UserError(f"--batch-size is {settings.batch_size}", "give 1 or more")
+    if settings.pool == "patches":
+        looks = {"--search": settings.search, "--duplicates": settings.duplicates, "--outliers": settings.outliers}
+        if asked := next((flag for flag, given in looks.items() if given), None):
+            raise UserError(
+                f"{asked} compares whole images, and --pool patches gives a grid of vectors of each",
+                "embed them with --pool mean into another --out",
+            )
     if settings.picture is not None:
-        if not settings.search:
+        if not settings.search and settings.pool != "patches":
             raise UserError("--picture is of a search", "give --search IMAGE too")
         _check_picture(settings.picture)
 
@@ -158,9 +171,13 @@ def _about(settings: Embed, loaded: Loaded, embedder: Embedder, source: Source) 
 
 
 def _of_what(about: dict[str, Any]) -> str:
+    count = about["images"] - len(about["left_out"])
+    how = f"after block {about['layer']}, {about['precision']}"
+    if about["pool"] == "patches":
+        rows, columns = about["grid"]
+        return f"{several(count, 'grid')} of {rows} x {columns} patches, {about['width']:,} values each ({how})"
     tokens = "mean of the patch tokens" if about["pool"] == "mean" else "class token"
-    vectors = several(about["images"] - len(about["left_out"]), "vector")
-    return f"{vectors} of {about['width']:,} values ({tokens} after block {about['layer']}, {about['precision']})"
+    return f"{several(count, 'vector')} of {about['width']:,} values ({tokens} {how})"
 
 
 # ---------------------------------------------------------------- embedding
@@ -177,15 +194,23 @@ def _embed(
 ) -> dict[str, Any]:
     """Embeds all images, writes the file, and says so; returns what it says of itself."""
     out, source = settings.out, images.source
-    work = Work(out, "embedding", images, embedder, batch_size_for(settings.batch_size, embedder.device), workers)
+    *grid, width = embedder.shape
+    batch_size = batch_size_for(settings.batch_size, embedder.device)
+    if grid:
+        about = {**about, "grid": grid}
+        size = 4 * math.prod(embedder.shape)
+        console.print(f"About {size_of(size * len(images))}, and as much again until it is done")
+        if settings.batch_size is None:
+            batch_size = min(batch_size, max(1, PART_BYTES // size))
+    work = Work(out, "embedding", images, embedder, batch_size, workers)
     with worked_through(work, partial(FEATURES.settle, out, about), console) as done:
         count = len(images) - len(done.left_out)
-        about = {**about, "width": embedder.encoder.embed_dim, "left_out": [index for index, _ in done.left_out]}
+        about = {**about, "width": width, "left_out": [index for index, _ in done.left_out]}
         broken = list_broken(out, source, done.left_out)
 
         rows = ((part.indices, part.rows()) for part in done.finished if len(part.indices))
         columns = _columns(source, labels)
-        write_features(out, done.parts.folder, about, count, embedder.encoder.embed_dim, rows, columns)
+        write_features(out, done.parts.folder, about, count, embedder.shape, rows, columns)
     console.print(f"{pace(done.images, done.seconds)}\n{out}: {_of_what(about)}")
     if broken is not None:
         are = "is" if len(done.left_out) == 1 else "are"

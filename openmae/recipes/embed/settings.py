@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from openmae.heads import Pool
+from openmae.heads import Tokens
 from openmae.recipes.asked import AskedDevice, AskedFiles, AskedHeads, AskedPrecision, AskedReading, Loaders
 
 THRESHOLD = 0.998  # docs/embed.md says what it finds
@@ -25,17 +25,19 @@ class Embed(AskedHeads, AskedFiles, AskedReading):
     """Images: whatever pretrain takes; labels come along where there are any."""
     out: Annotated[Path, arg(metavar="FILE.parquet|FILE.npy")]
     """File to write: .parquet with the columns path, label and vector; or .npy, with path and label in a .csv beside
-    it. The files of the searches below lie beside it too."""
+    it. The files of the searches below lie beside it too. Of patches there are the columns rows, columns and vectors,
+    a list of rows times columns vectors; or an array (images, rows, columns, width)."""
     split: Literal["all", "train", "val", "test"] = "all"
     """Which images of DATA that has splits."""
     layer: int | None = None
     """Take the features after this block, 1 to depth. Default: the last. The best one is often earlier."""
-    pool: Pool = "mean"
-    """Vector of an image: the mean of its patch tokens, or its class token."""
+    pool: Tokens = "mean"
+    """Vector of an image: the mean of its patch tokens, or its class token; or patches, a vector for each of its
+    patches, as a grid, and a picture of these: FILE-pca.png."""
     search: Annotated[tuple[Path, ...], arg(metavar="IMAGE...")] = ()
     """Show the images of DATA that are nearest to each of these image files."""
     picture: Annotated[Path | None, arg(metavar="PNG")] = None
-    """Where the picture of --search goes. Default: beside --out, FILE-search.png."""
+    """Where the picture of --search, or of --pool patches, goes. Default: beside --out, FILE-search.png or -pca.png."""
     nearest: int = 10
     """Neighbours that --search shows, and by which --outliers judges an image."""
     duplicates: bool = False
