@@ -295,17 +295,18 @@ def in_a_process(*given: Any, **settings: Any) -> Any:
     return process
 
 
-@pytest.mark.parametrize("kind", ["parquet", "npy"])
+@pytest.mark.parametrize(("kind", "pool"), [("parquet", "mean"), ("npy", "mean"), ("parquet", "patches")])
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
-    kind: str, model: Path, slow_images: Path, tmp_path: Path, run: Run
+    kind: str, pool: str, model: Path, slow_images: Path, tmp_path: Path, run: Run
 ) -> None:
     whole = tmp_path / f"whole.{kind}"
-    assert run("embed", model, slow_images, "--out", whole, "--batch-size", 5, "--workers", 1)[0] == 0
+    words = ("embed", model, slow_images, "--out", whole, "--batch-size", 5, "--workers", 1, "--pool", pool)
+    assert run(*words)[0] == 0
     out = tmp_path / f"f.{kind}"
     folder = parts_folder(out)
     kept: dict[str, int] = {}
     for moment in ("job.json", "000000000000.npz", "000000000015.npz", "000000000035.npz", f"f.{kind}"):
-        process = in_a_process(model, slow_images, out)
+        process = in_a_process(model, slow_images, out, pool=pool)
         deadline = time.monotonic() + 30
         while not (folder / moment).exists() and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.0002)
@@ -316,7 +317,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
             assert kept.items() <= now.items()  # nothing is lost, or made again
             kept = now
     assert kept
-    process = in_a_process(model, slow_images, out)
+    process = in_a_process(model, slow_images, out, pool=pool)
     process.join()
     assert process.exitcode == 0
     assert not folder.exists()
@@ -447,6 +448,8 @@ def test_files_of_others_are_not_written_over(model: Path, tmp_path: Path, run: 
         ("MODEL DATA --out f.npy --pool max", "--pool is max"),
         ("tokenless DATA --out f.npy --pool class", "no class token"),
         ("MODEL single --out f.npy --outliers", "--outliers needs two or more"),
+        ("MODEL DATA --out f.npy --pool patches --outliers", "--outliers compares whole images"),
+        ("MODEL DATA --out f.npy --pool patches --search DATA.png", "--search compares whole images"),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -43,6 +43,8 @@ from openmae.version import __version__
 from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
 
+_MUCH = 1e8  # bytes of grids, from which on it is said how many they are
+
 
 def run(settings: Embed) -> None:
     """Embeds what is not embedded yet, and looks for what is asked. Raises UserError."""
@@ -199,7 +201,8 @@ def _embed(
     if grid:
         about = {**about, "grid": grid}
         size = 4 * math.prod(embedder.shape)
-        console.print(f"About {size_of(size * len(images))}, and as much again until it is done")
+        if size * len(images) > _MUCH:
+            console.print(f"About {size_of(size * len(images))}, and as much again until it is done")
         if settings.batch_size is None:
             batch_size = min(batch_size, max(1, PART_BYTES // size))
     work = Work(out, "embedding", images, embedder, batch_size, workers)
