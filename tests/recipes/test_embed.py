@@ -570,7 +570,7 @@ def test_the_pages_commands_and_python_run(
     (tmp_path / "RUN/model.safetensors").write_bytes(model.read_bytes())
     text = (Path(__file__).parents[2] / "docs/embed.md").read_text()
     commands = re.findall(r"^openmae .*$", text, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         code, _, errors = run(*shlex.split(command)[1:])
         assert code == 0, errors
@@ -578,6 +578,7 @@ def test_the_pages_commands_and_python_run(
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(code, "embed.md", "exec"), found)
         assert found["vectors"].shape == (9, 24)
+    assert found["grid"].shape == (4, 4, 24)
 
 
 def test_a_query_is_not_near_to_itself_wherever_it_lies(

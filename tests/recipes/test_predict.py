@@ -4,6 +4,8 @@ import csv
 import json
 import multiprocessing
 import os
+import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -307,3 +309,17 @@ def test_folders_have_names_that_are_safe_and_their_own(names: list[str]) -> Non
 @given(st.text() | st.sampled_from(["=1", "'=1", "''-x", "-1", "'abc", "+a"]))
 def test_the_text_of_a_cell_is_found_again(text: str) -> None:
     assert original(cells([text])[0]) == text
+
+
+def test_the_pages_commands_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / "IMAGES", 9)
+    picture(50, (32, 32)).save("photo.jpg")
+    model.rename("RUN")
+    text = (Path(__file__).parents[2] / "docs/predict.md").read_text()
+    commands = re.findall(r"^openmae .*$", text, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        code, _, errors = run(*shlex.split(command)[1:], "--workers", 0)
+        assert code == 0, errors
+    assert {place.name for place in Path("sorted").iterdir()} <= {*NAMES, ".openmae-sort.json"}
