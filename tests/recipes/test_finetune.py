@@ -334,7 +334,7 @@ def test_the_pages_commands_run(
     (tmp_path / "labelled").symlink_to(data)
     page = (Path(__file__).parents[2] / "docs/finetune.md").read_text()
     commands = re.findall(r"^openmae .*$", page, re.MULTILINE)
-    assert len(commands) == 7
+    assert len(commands) == 8
     for command in commands:
         small = ["--labels", "2-per-class"] if "vit_tiny" in command else []
         assert main([*shlex.split(command)[1:], *QUICK, "--workers", "0", *small]) == 0
