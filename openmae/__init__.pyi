@@ -192,9 +192,9 @@ def embed(
     data: Data,
     *,
     out: Place | None = None,
-    split: Literal["all", "train", "val"] = "all",
+    split: Literal["all", "train", "val", "test"] = "all",
     layer: int | None = None,
-    pool: Literal["mean", "class"] = "mean",
+    pool: Literal["mean", "class", "patches"] = "mean",
     search: tuple[Place, ...] | list[Place] | Place = (),
     picture: Place | None = None,
     nearest: int = 10,
@@ -214,6 +214,7 @@ def embed(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    label_column: Text | None = None,
     num_heads: int | None = None,
 ) -> Features:
     """Gives a vector for each image, for scikit-learn or whatever takes an array: `vectors`, `labels`, `paths`."""
@@ -241,6 +242,7 @@ def knn(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    label_column: Text | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -273,6 +275,7 @@ def probe(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    label_column: Text | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -312,7 +315,7 @@ def evaluate(
     model: AnyModel,
     data: Data,
     *,
-    split: Literal["train", "val", "all"] | None = None,
+    split: Literal["train", "val", "test", "all"] | None = None,
     classes: Literal["present", "all"] | None = None,
     corruptions: Text | None = None,
     severities: Text = "1,2,3,4,5",
@@ -330,6 +333,7 @@ def evaluate(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    label_column: Text | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -354,6 +358,7 @@ def reconstruct(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    label_column: Text | None = None,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
 ) -> PIL.Image.Image:
@@ -376,6 +381,7 @@ def export(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    label_column: Text | None = None,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
 ) -> Path:
@@ -400,6 +406,7 @@ def stats(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    label_column: Text | None = None,
 ) -> dict[str, Any]:
     """Measures mean and deviation of each channel over all images, and prints more of them; gives keywords for
     openmae.pretrain: `openmae.pretrain("images", out="runs/first", **openmae.stats("images"))`."""
@@ -419,6 +426,7 @@ def check(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    label_column: Text | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
 ) -> Any:
