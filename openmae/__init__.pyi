@@ -306,6 +306,7 @@ def predict(
     include: tuple[Text, ...] | list[Text] | Text | None = None,
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
+    label_column: Text | None = None,
     num_heads: int | None = None,
 ) -> Any:
     """Says of new images what a fine-tuned model takes them for; gives a row for each, as openmae.knn gives its
