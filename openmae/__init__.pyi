@@ -115,6 +115,8 @@ def pretrain(
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
     label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
 ) -> Run:
@@ -181,6 +183,8 @@ def finetune(
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
     label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -215,6 +219,8 @@ def embed(
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
     label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     num_heads: int | None = None,
 ) -> Features:
     """Gives a vector for each image, for scikit-learn or whatever takes an array: `vectors`, `labels`, `paths`."""
@@ -243,6 +249,8 @@ def knn(
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
     label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -276,6 +284,8 @@ def probe(
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
     label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -307,6 +317,8 @@ def predict(
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
     label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     num_heads: int | None = None,
 ) -> Any:
     """Says of new images what a fine-tuned model takes them for; gives a row for each, as openmae.knn gives its
@@ -335,6 +347,8 @@ def evaluate(
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
     label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
     num_heads: int | None = None,
@@ -360,6 +374,8 @@ def reconstruct(
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
     label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
 ) -> PIL.Image.Image:
@@ -383,6 +399,8 @@ def export(
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
     label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
 ) -> Path:
@@ -408,6 +426,8 @@ def stats(
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
     label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
 ) -> dict[str, Any]:
     """Measures mean and deviation of each channel over all images, and prints more of them; gives keywords for
     openmae.pretrain: `openmae.pretrain("images", out="runs/first", **openmae.stats("images"))`."""
@@ -428,6 +448,8 @@ def check(
     exclude: tuple[Text, ...] | list[Text] | Text | None = None,
     image_key: Text | None = None,
     label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
     group_column: Text | None = None,
     group_by: Text | None = None,
 ) -> Any:

@@ -90,8 +90,8 @@ class AskedFiles:
     def selection(self) -> Selection:
         """What `open_data` takes."""
         patterns = tuple(self.include or ()), tuple(self.exclude or ())
-        tiling = {"tile": self.tile, "tile_min_detail": self.tile_min_detail}
-        return Selection(self.splits, *patterns, self.image_key, self.label_column, **tiling)
+        asked = Selection(self.splits, *patterns, self.image_key, self.label_column)
+        return replace(asked, tile=self.tile, tile_min_detail=self.tile_min_detail)
 
 
 @dataclass(frozen=True, kw_only=True)
