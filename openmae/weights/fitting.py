@@ -70,6 +70,7 @@ def fitted(
     if grid != encoder.grid:
         placed = encoder.resized(tuple(g * p for g, p in zip(grid, encoder.patch_size, strict=True)))
         how = "interpolated (bicubic)" if encoder.learned_positions else "computed between those it was trained at"
+        how = how if encoder.rope is None else "by rotations, which follow from the place in the image"
         lines.append(f"positions: {_by(encoder.grid)} to {_by(grid)}, {how}")
     if not lines:
         return encoder, []

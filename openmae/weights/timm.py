@@ -80,7 +80,7 @@ def vit_arguments(weights: Mapping[str, Tensor], stated: Stated, name: str) -> t
         "in_chans": in_chans,
         "embed_dim": width,
         "depth": depth,
-        "num_heads": stated.num_heads or heads_of(width, name),
+        "num_heads": stated.num_heads or _heads(weights, width, name),
         "mlp_ratio": mlp_ratio_of((hidden, width)),
         "class_tokens": classes + registers,
         "norm_eps": stated.norm_eps,
@@ -111,6 +111,12 @@ def vit_arguments(weights: Mapping[str, Tensor], stated: Stated, name: str) -> t
     if counted_in is not None and learned and are_sincos(places[at:], sides, counted_in):
         arguments |= {"learned_positions": False, "position_grid": counted_in}
     return arguments, at
+
+
+def _heads(weights: Mapping[str, Tensor], width: int, name: str) -> int:
+    """As most models of this width have; DINOv3's two largest have others."""
+    largest = {1280: 20, 4096: 32} if "pos_embed" not in weights else {}
+    return largest.get(width) or heads_of(width, name)
 
 
 def _placed(places: Tensor, stated: Stated, patch_size: list[int]) -> tuple[tuple[int, int] | None, bool]:

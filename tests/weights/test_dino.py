@@ -244,7 +244,8 @@ def test_other_images(kind: str) -> None:
     vit = load_from(model).encoder
     new, lines = fitted(vit, img_size=(48, 64), patch_size=vit.patch_size, channels=Channels(3))
     assert new.rare_parts() == vit.rare_parts()
-    assert [line.split(":")[0] for line in lines] == ["positions"]
+    how = "interpolated (bicubic)" if vit.rope is None else "by rotations, which follow from the place in the image"
+    assert lines == [f"positions: 4 x 4 to 6 x 8, {how}"]
     images = images_for(new)
     with torch.no_grad():
         if vit.rope is not None:
@@ -314,6 +315,19 @@ def test_bare_weights_of_timms_dinov3_say_what_is_assumed(tmp_path: Path) -> Non
     images = images_for(loaded.encoder)
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(images), model.forward_features(images), **WIDE)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["vit_small_patch16_dinov3", "vit_large_patch16_dinov3", "vit_huge_plus_patch16_dinov3", "vit_7b_patch16_dinov3"],
+)
+def test_heads_of_bare_weights_are_those_of_dinov3(kind: str) -> None:
+    import timm as library
+
+    with torch.device("meta"):  # whose weights are shapes
+        model = library.create_model(kind, depth=1, num_classes=0)
+    arguments, _ = timm.vit_arguments(model.state_dict(), timm.Stated(), "it")
+    assert arguments["num_heads"] == model.blocks[0].attn.num_heads
 
 
 @pytest.mark.parametrize("kind", ["Dinov2", "Dinov2WithRegisters", "DINOv3ViT"])
