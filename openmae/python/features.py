@@ -27,12 +27,14 @@ from openmae.recipes.probe.knn import knn as judged_by_neighbours
 from openmae.recipes.probe.linear import Probe
 from openmae.recipes.probe.linear import probe as judged_by_a_probe
 
+_OF_VECTORS = ("vector", "vectors", "rows", "columns")  # columns of the parquet file
+
 
 @dataclass(frozen=True)
 class Features:
     """What openmae.embed gives, an image a row.
 
-    vectors: (n, D) float32. labels: (n,) texts; None where DATA has none; where single images have none they are None.
+    vectors: (n, D) float32; of pool="patches" (n, rows, columns, D). labels: (n,) texts; None where DATA has none; where single images have none they are None.
     paths: (n,) what each image is called. file: where they are kept, None where nowhere. places: (n, 4) of windows
     (`tile`) x, y, width and height in the image, -1 of images that are whole; None where all are.
     """
@@ -60,7 +62,12 @@ def embed(model: AnyModel, data: Data, *, out: Place | None = None, **settings: 
         asked = settings_of("embed", Embed, {**given, **settings, **at_home(given, settings)})
         if out is None and (asked.duplicates or asked.outliers or (asked.search and asked.picture is None)):
             raise UserError("search, duplicates and outliers write files beside out", "give out='features.npy'")
-        with worded(lambda text: printable(with_keywords(text)).replace(f"{folder}/features.npy", "in memory")):
+
+        def said(text: str) -> str:
+            text = printable(with_keywords(text)).replace(f"{folder}/features.npy", "in memory")
+            return text.replace(f"{folder}/features-pca.png", "not kept (give picture='patches.png')")
+
+        with worded(said):
             embedding.run(asked)
         return _read(asked.out, is_kept=out is not None)
 
@@ -70,7 +77,7 @@ def _read(file: Path, is_kept: bool) -> Features:
     if file.suffix.lower() == ".parquet":
         from pyarrow import parquet
 
-        names = [name for name in parquet.read_schema(file).names if name != "vector"]
+        names = [name for name in parquet.read_schema(file).names if name not in _OF_VECTORS]
         rows = list(zip(*parquet.read_table(file, columns=names).to_pydict().values(), strict=True))
     else:
         with file.with_suffix(".csv").open(encoding="utf-8", newline="") as text:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.decomposition import PCA
 
+import openmae
 from openmae.evaluate.embedding import embed
 from openmae.recipes.embed import file as files
 from openmae.recipes.embed.components import components
@@ -60,7 +61,7 @@ def test_grids_are_the_encoders_patch_tokens(
     assert "has their features already" in run(*words, "--out", tmp_path / "f.npy")[1]
 
 
-def test_broken_images_are_left_out(model: Path, tmp_path: Path, run: Run) -> None:
+def test_broken_images_are_left_out(model: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_images(tmp_path / "data", 9)
     (data / "class0/000.jpg").write_bytes(b"broken")
     words = ("--pool", "patches", "--picture", tmp_path / "new.png", "--workers", 0)
@@ -70,6 +71,13 @@ def test_broken_images_are_left_out(model: Path, tmp_path: Path, run: Run) -> No
     grids, names = embed(model, str(data), pool="patches")
     assert grids.shape == (8, 4, 4, 24)
     assert "class0/000.jpg" not in names
+    for out in (None, tmp_path / "g.parquet"):
+        found = openmae.embed(model, data, pool="patches", precision="fp32", workers=0, out=out)
+        assert found.vectors.shape == (8, 4, 4, 24)
+        np.testing.assert_allclose(found.vectors, grids, atol=1e-5)
+        assert found.paths == names
+        assert found.places is None
+    assert "not kept (give picture='patches.png')" in capsys.readouterr().out
 
 
 @settings(max_examples=25)

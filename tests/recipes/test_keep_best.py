@@ -21,6 +21,7 @@ from openmae.recipes.evaluate.keep import read_results
 from openmae.train.run import read_metrics
 from openmae.weights import load_model
 from tests.commands import Run, finetune, refused
+from tests.distributed.by_hand import together
 from tests.processes import started_openmae, wait_for
 
 KEPT = "--epochs 6 --evaluations 6 --blr 0.05 --keep-best"
@@ -86,6 +87,22 @@ def test_killed_and_gone_on_with_it_is_the_same(kept: Path, colours: Path, finis
         mine, theirs = (load_model(folder / place).model.state_dict() for folder in (out, kept))
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     assert not list(out.glob(".best*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", ["", "--shard"])
+def test_several_processes_keep_what_one_does(more: str, colours: Path, finished: Path, tmp_path: Path) -> None:
+    words = finetune(finished, colours, tmp_path / "two", KEPT, "loss --micro-batch 4", more)
+    assert "best by loss" in together(2, words, tmp_path)[0]
+    single = finetune(finished, colours, tmp_path / "one", KEPT, "loss --micro-batch 4")
+    with started_openmae(single, tmp_path / "log") as process:
+        assert process.wait(240) == 0
+    one, two = record(tmp_path / "one"), record(tmp_path / "two")
+    assert two["step"] == one["step"]
+    assert two["figure"] == pytest.approx(one["figure"], rel=1e-3)
+    theirs = load_model(tmp_path / "two/best").model.state_dict()
+    for name, mine in load_model(tmp_path / "one/best").model.state_dict().items():
+        torch.testing.assert_close(theirs[name], mine, rtol=1e-3, atol=1e-3)
 
 
 def test_a_run_that_begins_anew_forgets_what_was_kept(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
