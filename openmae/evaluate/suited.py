@@ -68,7 +68,7 @@ def _say_windows(loaded: Loaded, sample: Sequence[Evidence], console: Console) -
     if larger:
         console.print(
             f"warning: {loaded.name} learnt from windows of {side} pixels, and {larger:,} of {len(sample):,} images "
-            f"looked at are larger: --tile {tile} cuts them likewise",
+            + with_flags(f"looked at are larger: `tile={tile}` cuts them likewise"),
             style="yellow",
             soft_wrap=True,
         )

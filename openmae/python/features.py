@@ -34,8 +34,8 @@ _OF_VECTORS = ("vector", "vectors", "rows", "columns")  # columns of the parquet
 class Features:
     """What openmae.embed gives, an image a row.
 
-    vectors: (n, D) float32; of pool="patches" (n, rows, columns, D). labels: (n,) texts; None where DATA has none; where
-    single images have none they are None.
+    vectors: (n, D) float32; of pool="patches" (n, rows, columns, D). labels: (n,) texts; None where DATA has none;
+    where single images have none they are None.
     paths: (n,) what each image is called. file: where they are kept, None where nowhere. places: (n, 4) of windows
     (`tile`) x, y, width and height in the image, -1 of images that are whole; None where all are.
     """
