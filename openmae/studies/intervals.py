@@ -37,8 +37,8 @@ class Interval:
     by_seeds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for results.json."""
-        return asdict(self)
+        """Plain values, for results.json; None for what is no number."""
+        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
 def level_of(questions: int) -> float:

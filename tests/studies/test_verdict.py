@@ -49,7 +49,7 @@ MIXED = (
 )
 OPEN = (
     "one of up to 3.0 points is not ruled out (kNN top-1, -2.0 to +3.0, over 3 seeds); use the released weights as "
-    "they are (vit.pth) until more judging images or seeds tell."
+    "they are (vit.pth) until more judging images tell."
 )
 NAN = (math.nan, math.nan)
 
@@ -76,6 +76,14 @@ def test_every_kind(knn: Bounds, linear: Bounds, kind: str, words: str) -> None:
     assert found.sentence.endswith(".")
     assert found.sentence.count(". ") == 0  # one sentence
     assert found.beside == ""
+
+
+@pytest.mark.parametrize(
+    ("by_images", "by_seeds", "wanted"), [(0.02, 0.01, "more judging images tell."), (0.01, 0.02, "more seeds tell.")]
+)
+def test_what_would_decide(by_images: float, by_seeds: float, wanted: str) -> None:
+    gain = {"knn": Interval(0, -0.03, 0.03, 0.95, by_images, by_seeds)}
+    assert Findings([KNN], gain, None, None, 0.01, 2, "m", "r").verdict().sentence.endswith(f"until {wanted}")
 
 
 def test_what_is_worth_having_is_asked_for() -> None:

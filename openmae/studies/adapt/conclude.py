@@ -1,6 +1,7 @@
 """What the judged encoders of a study add up to: figures, differences with their bounds, the verdict."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -168,11 +169,13 @@ def _ranks_apart(study: Study, asked: Asked, pair: tuple[str, str], level: float
 
 
 def _by_seed(study: Study, asked: Asked, figure: Figure, encoder: str) -> list[float]:
-    """The figures, one a seed; of the released encoder one for all, unless it is fine-tuned."""
+    """The figures, one a seed; of the released encoder one for all, unless it is fine-tuned. Without those of images
+    that do not tell."""
     seeds = asked.seeds if encoder != RELEASED or figure.name == "finetuned" else asked.seeds[:1]
     if figure.name == RANKME.name:
         return [_judged(study, encoder, seed)["rankme"] for seed in seeds]
-    return [_outcome(study, encoder, seed, figure).figure() for seed in seeds]
+    found = [_outcome(study, encoder, seed, figure).figure() for seed in seeds]
+    return [one for one in found if math.isfinite(one)]
 
 
 def _judged(study: Study, encoder: str, seed: int) -> dict[str, Any]:

@@ -180,7 +180,9 @@ def _plan(settings: Adapt, opened: Opened, parts: int) -> str:
     if opened.labelled is None:
         by = "neighbour agreement and RankMe"
     else:
-        by = "kNN, a linear probe" + (f" and fine-tuning with few labels ({opened.few})" if opened.few else "")
+        by = "kNN and a linear probe"
+        if opened.few is not None:
+            by = f"kNN, a linear probe and fine-tuning with few labels ({opened.few})"
     return (
         f"{len(opened.images):,} images to go on with; encoders {', '.join(encoders)}, {settings.seeds} seeds, judged "
         f"by {by}: {parts} parts"

@@ -121,8 +121,15 @@ class Findings:
             return f"use {self.run}"
         if kind == "mixed":
             return f"take {self.run} where the first is what you need"
-        until = " until more judging images or seeds tell" if kind == "undecided" else ""
+        until = f" until {self._wanted()} tell" if kind == "undecided" else ""
         return f"use the released weights as they are ({self.model}){until}"
+
+    def _wanted(self) -> str:
+        """What the bounds are wide for want of."""
+        told = [self.gain[figure.name] for figure in self.figures if math.isfinite(self.gain[figure.name].high)]
+        by_seeds = any(found.by_seeds > found.by_images for found in told)
+        by_images = any(found.by_seeds <= found.by_images for found in told) or not told
+        return " and ".join(["more judging images"] * by_images + ["more seeds"] * by_seeds)
 
     def _scratch_is_best(self) -> bool:
         if self.released is None or self.gone_on is None:
