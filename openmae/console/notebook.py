@@ -3,7 +3,11 @@
 import html
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from rich.console import Console
 
 _SECONDS = 0.25  # between changes: each is a message to the page, and kept until it is shown
 
@@ -49,3 +53,14 @@ class Cell:
             self._handle = display(bundle, raw=True, display_id=True)
         else:
             self._handle.update(bundle, raw=True)
+
+
+@contextmanager
+def shown_in_cell(console: Console) -> Iterator[Cell | None]:
+    """An output that is there within; None where there is no notebook, or nothing is to be said."""
+    cell = Cell() if is_notebook() and not console.quiet else None
+    try:
+        yield cell
+    finally:
+        if cell is not None:
+            cell.clear()

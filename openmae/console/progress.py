@@ -13,7 +13,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from openmae.console.notebook import Cell, is_notebook
+from openmae.console.notebook import Cell, is_notebook, shown_in_cell
 from openmae.console.words import duration
 
 SILENT_SECONDS = 2.0  # before a listing says that it is under way
@@ -112,10 +112,10 @@ def counting(what: str, total: int, console: Console, before: int = 0) -> Iterat
     lines now and then elsewhere, with the time left. before: images that were done at an earlier time, and are not told
     again."""
     started = time.monotonic()
-    cell = Cell() if is_notebook() and not console.quiet else None
     said = started - PLAIN_SECONDS + FIRST_SECONDS
     columns = (TextColumn(what), BarColumn(None), TextColumn("{task.description}"))
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal, expand=True) as bar:
+    drawn = Bar(*columns, console=console, transient=True, disable=not console.is_terminal, expand=True)
+    with drawn as bar, shown_in_cell(console) as cell:
         task = bar.add_task("", total=total, completed=before)
 
         def say(done: int, more: str = "") -> None:
@@ -135,8 +135,4 @@ def counting(what: str, total: int, console: Console, before: int = 0) -> Iterat
                 said = now
                 console.print(f"{what}: {line}")
 
-        try:
-            yield say
-        finally:
-            if cell is not None:
-                cell.clear()
+        yield say

@@ -9,6 +9,7 @@ from inspect import Parameter, Signature
 from keyword import iskeyword
 from numbers import Integral, Real
 from pathlib import Path
+from textwrap import fill
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -163,8 +164,10 @@ def taking(kind: type) -> Callable[[F], F]:
                 refusal = Interrupted(with_keywords(str(stopped)), stopped.step, stopped.code)
             raise refusal
 
-        call.__signature__ = _signature(function, kind)  # type: ignore[attr-defined]
-        lines = "\n".join(f"    {name}: {with_keywords(text)}" for name, text in field_texts(kind).items())
+        signature, texts = _signature(function, kind), field_texts(kind)
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        said = (f"{name}: {with_keywords(texts[name])}" for name in signature.parameters if name in texts)
+        lines = "\n".join(fill(one, 100, initial_indent="    ", subsequent_indent=" " * 8) for one in said)
         call.__doc__ = f"{function.__doc__}\n    Settings:\n\n{lines}\n"
         return call
 

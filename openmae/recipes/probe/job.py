@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openmae.commandline.flags import with_flags
+from openmae.console.notebook import shown_in_cell
 from openmae.console.terminal import make_console
 from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
@@ -93,11 +94,14 @@ def _prove(
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with bar, shown_in_cell(console) as cell:
         shown = bar.add_task("reading", total=None)
 
         def say(what: str, done: int, of: int) -> None:
             bar.update(shown, description=what, completed=done, total=of or None)
+            if cell is not None:
+                cell.show(what, done / of if of else 0.0)
 
         what = settings.data + settings.selection.beside(WHOLE)
         evaluations = evaluate(loaded, (train, val), (right, asked), what, how, say)
