@@ -70,6 +70,7 @@ lint: .venv/ready
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m tests.python.stub
 
 # requirements.lock holds what the tests run with and what builds the package, all of it, by version and SHA-256; users
 # of the package get its version ranges.

@@ -37,7 +37,7 @@ SMALL = {name: int(value) if value.isdecimal() else value for name, value in SMA
 
 
 def test_what_type_checkers_are_told_is_what_the_settings_are() -> None:
-    assert stub.FILE.read_text() == stub.text(), "run python -m tests.python.stub"
+    assert stub.FILE.read_text() == stub.text(), "run make format, or python -m tests.python.stub"
 
 
 @pytest.mark.slow
