@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 from torch import nn
 
 import openmae
@@ -31,7 +32,7 @@ from tests.processes import started_openmae, steps_saved, wait_for
 from tests.recipes.test_pretrain import deep_bands
 from tests.runs import copy
 from tests.train.test_kills import assert_same_run
-from tests.weights import foreign
+from tests.weights import foreign, test_dino
 
 QUICK = "--batch-size 8 --micro-batch 8 --precision fp32 --device cpu --workers 0 --evaluations 0 --pictures 1"
 
@@ -239,6 +240,26 @@ def test_it_goes_on_from_whatever_is_a_model(
     said = at_its_start(look, model, data, tmp_path / "run", epochs=8.0)
     assert decoder in said
     assert ("was fine-tuned" in said) is (kind == "classes")
+
+
+@pytest.mark.parametrize("kind", ["vit_small_patch14_reg4_dinov2", "vit_small_plus_patch16_dinov3_qkvb"])
+def test_it_goes_on_from_dino(kind: str, data: Path, tmp_path: Path, run: Run) -> None:
+    """Registers, scaled layers, gated MLPs, rotations, fixed biases of keys: the run has them, also when it goes on."""
+    model = test_dino.theirs(kind, img_size=16, patch_size=4)
+    folder, out = tmp_path / "dino", tmp_path / "run"
+    folder.mkdir()
+    save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    told = {"model_args": {"img_size": 16, "num_heads": 3}, "pretrained_cfg": {"license": "dinov3-license"}}
+    (folder / "config.json").write_text(json.dumps({"architecture": kind, **told}))
+    code, _, errors = run(*going_on(folder, data, out, "--checkpoint-minutes 0 --freeze-encoder 0.5 --img-size 32"))
+    assert code == 0, errors
+    before, loaded = (out / "model.safetensors").read_bytes(), load_model(out)
+    assert loaded.encoder.rare_parts() == load_model(folder).encoder.rare_parts()
+    assert (loaded.licence, loaded.encoder.img_size) == ("dinov3-license", (32, 32))
+    shutil.rmtree(max((out / "checkpoints").iterdir()))
+    shutil.rmtree(folder)
+    assert run("pretrain", "--resume", "--out", out)[0] == 0
+    assert (out / "model.safetensors").read_bytes() == before
 
 
 # ---------------------------------------------------------------- other images

@@ -134,7 +134,8 @@ def architecture_from(start: Start, wanted: Architecture, channels: Channels) ->
     """The architecture of a run that begins with these weights: what is wanted of sizes and decoder, and the encoder's
     own of all else. Raises UserError where its weights cannot be made to fit that."""
     if start.architecture is not None:  # of a run that goes on; a mask and a target may be a caller's own
-        return replace(start.architecture, masking=wanted.masking, target=wanted.target)
+        own = {name: getattr(wanted, name) for name in ("masking", "target", "target_values")}
+        return replace(start.architecture, **own)
     encoder, _ = encoder_for(start, wanted, channels)
     own = encoder.arguments()
     names = {field.name for field in fields(Architecture)} & own.keys()
