@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.console.words import in_a_line
+from openmae.console.words import in_a_line, several
 from openmae.data.opening import Data
 from openmae.data.sources.groups import groups_of, numbered
 from openmae.data.sources.identity import linked, same_content, same_file
@@ -85,9 +85,16 @@ def without_a_fifth(
         members = is_val[classes == label]
         if members.all() or not members.any():
             few = len(np.unique(groups[classes == label]))
+            asked, selection = names[label], data.selection
+            if selection.tile and selection.group_by is None and selection.group_column is None:
+                raise UserError(
+                    f"{asked.replace('images', 'windows')} of {data.location} are of {several(few, 'image')}, so they "
+                    "cannot be both learnt and judged, for windows of one image stay together",
+                    "give each class two images or more",
+                )
             count = "one group" if few == 1 else f"{few} groups, which other classes need on the other side"
             raise UserError(
-                f"{names[label]} of {data.location} lie in {count}, so they cannot be both learnt and judged",
+                f"{asked} of {data.location} lie in {count}, so they cannot be both learnt and judged",
                 "give each class groups enough, or say by `group_by` and `group_column` what belongs together",
             )
     return divided(everything, is_val)

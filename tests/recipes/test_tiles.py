@@ -11,9 +11,11 @@ import tifffile
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode
+from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.windows import window_of
+from openmae.errors import UserError
 from openmae.files.parsing import read_toml
 from tests.commands import Run, finetune, pretrain, refused
 
@@ -117,3 +119,13 @@ def test_what_cannot_be_cut_is_said_in_a_sentence(scenes: Path, tmp_path: Path, 
     ):
         refused(run("stats", scenes, *words), reason)
     refused(run("stats", "https://nowhere.invalid/{0..1}.tar", "--tile", "32"), "lies on a server", "pack them")
+
+
+def test_windows_of_the_only_image_of_a_class_are_not_divided(scenes: Path) -> None:
+    for number in range(2, 6):
+        (scenes / f"class{number % 2}/{number}.tif").unlink()
+    data = open_data(str(scenes), Selection(tile="32"))
+    with pytest.raises(
+        UserError, match=r"windows of class 'class0' of .* are of 1 image.*: give each class two images"
+    ):
+        split_for(data, None, 0)
