@@ -115,7 +115,7 @@ def _said(kind: Any) -> str:
         parts = get_args(kind)
         count = "several" if parts[-1] is ... else str(len(parts))
         return f"a tuple of {count} {'numbers' if parts[0] in (int, float) else 'texts'}"
-    names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+    names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text or a path", Path: "a path"}
     return names.get(kind, "None")
 
 

@@ -261,8 +261,10 @@ def test_what_is_no_data_set_is_refused() -> None:
         def __getitem__(self, index: int) -> Any:
             return np.random.default_rng().integers(0, 255, (8, 8), np.uint8)
 
-    for images, said in (([], "data is empty"), ([None], "the first item of data cannot be used"), (["a.png"], "str")):
+    for images, said in (([], "data is empty"), ([None], "the first item of data cannot be used")):
         with pytest.raises(UserError, match=said):
             _ = open_data(data_of(images)).all
+    with pytest.raises(UserError, match="give a text or a path"):
+        openmae.stats(["a.png"])  # type: ignore[arg-type]
     (note,) = open_data(data_of(Changing())).all.notes
     assert "gives another image each time" in note
