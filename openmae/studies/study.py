@@ -74,15 +74,14 @@ class Study:
         found = self.parts.get(name)
         return None if found is None else dict(found["figures"])
 
-    def do(self, parts: Sequence[Part], whole: Sequence[Part]) -> None:
+    def do(self, parts: Sequence[Part], whole: Sequence[Part]) -> bool:
         """Does those of the parts that are not done, one after the other; says which of the `whole` study's is under
-        way, and how long those that are left may take.
+        way, and how long those that are left may take. Gives whether there were any.
 
         Raises what a part raises; those before it are done.
         """
-        for part in parts:
-            if part.name in self.parts:
-                continue
+        undone = [part for part in parts if part.name not in self.parts]
+        for part in undone:
             number = [one.name for one in whole].index(part.name) + 1
             self.console.print(
                 f"\n{number} of {len(whole)}: {part.said}{self._left(whole)}", soft_wrap=True, style="bold"
@@ -92,6 +91,7 @@ class Study:
             seconds = round(time.monotonic() - began, 1)
             self.parts[part.name] = {"kind": part.kind, "seconds": seconds, "figures": figures}
             self._keep()
+        return bool(undone)
 
     def _left(self, parts: Sequence[Part]) -> str:
         """About how long these take, of what those of their kind took; "" where nothing tells."""

@@ -101,11 +101,13 @@ def run(settings: Adapt) -> None:
         console.print(_plan(settings, opened, len(whole)), soft_wrap=True)
         study.do(first, whole)
         for number, parts in enumerate(by_seed.values(), 1):
-            study.do(parts, whole)
-            said, results = conclude(study, _question(settings, opened, list(by_seed)[:number]))
-            if number < len(by_seed):
+            if study.do(parts, whole) and number < len(by_seed):
+                conclude(study, _question(settings, opened, list(by_seed)[:number]))
                 console.print(f"\n{number} of {len(by_seed)} seeds are done. So far: {settings.out}/report.html")
+        said, results = conclude(study, _question(settings, opened, list(by_seed)))
         show(results, said, console)
+        for note in results["notes"]:
+            console.print(note, soft_wrap=True)
         console.print(
             f"\nKept in {settings.out}: results.json, study.svg, report.html, and every run in its folder. Look at:   "
             f"{settings.out}/report.html",
@@ -194,8 +196,8 @@ def _question(settings: Adapt, opened: Opened, seeds: list[int]) -> Asked:
     notes = []
     if labelled is None:
         notes.append(
-            "No labels judged: neighbour agreement and RankMe go with what labels would say, but loosely. A few dozen "
-            "labelled images a class (--labels) tell more."
+            "No labels judged: neighbour agreement and RankMe tell trained encoders from untrained ones, and hardly a "
+            "good one from a better one. A few dozen labelled images a class (--labels) tell more."
         )
     elif settings.labels is None and not opened.has_splits:
         notes.append(
