@@ -25,7 +25,7 @@ DIFFERENT = {  # between pretrain and finetune, and why
 }
 ALIKE = {  # in all commands but these
     "device": {"plan"},  # measures on it
-    "precision": {"bench"},  # takes both
+    "precision": {"bench", "predict"},  # takes both; gives evaluate's figures by default
     "workers": {"stats", "check", "pack"},  # train nothing beside them
     "task": set(),
     "hflip": set(),
