@@ -40,7 +40,7 @@ from openmae.data.sources.windows import Tiling
 from openmae.data.tiles.listing import windows_of
 from openmae.errors import UserError
 from openmae.files.address import hide
-from openmae.own import Own, is_lacking
+from openmae.own import Own, is_lacking, is_own
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val")  # what a training learns from, and is judged by
@@ -138,7 +138,7 @@ def open_images(images: Sequence[str], selection: Selection = WHOLE, reading: Re
     """As `open_data` one DATA, or else image files that are named one by one. Raises UserError."""
     if not images:
         raise UserError("IMAGES are missing", "give image files, or one folder, table, ... of images")
-    if len(images) == 1 and not _is_image(images[0]):
+    if len(images) == 1 and (is_own(images[0]) or not _is_image(images[0])):
         return open_data(images[0], selection, reading)
     if other := next((name for name in images if not _is_image(name) and not Path(name).is_file()), None):
         raise UserError(f"{other} is no image file", "give image files, or one folder, table, ... of images alone")

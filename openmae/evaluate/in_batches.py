@@ -64,7 +64,7 @@ def _reason(images: CentredImages, index: int, hand: Hand) -> str:
         hand.take(index)
         images.view(data)
     except (OSError, BrokenImage) as error:
-        return str(error)
+        return str(error) or type(error).__name__
     return "it could not be read at first, and then it could"
 
 

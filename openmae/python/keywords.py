@@ -73,6 +73,8 @@ def _kinds(hint: Any) -> list[Any]:
 def _as(value: Any, kind: Any) -> Any:
     """The value as one of this kind, or _NOT_TAKEN."""
     if isinstance(value, Own):
+        if get_origin(kind) is tuple and get_args(kind) == (str, ...):
+            return (value,)
         return value if kind is str or get_origin(kind) is Literal else _NOT_TAKEN
     if kind is type(None):
         return None if value is None else _NOT_TAKEN

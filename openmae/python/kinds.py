@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openmae.data.loading.pool import START
+from openmae.errors import UserError
 from openmae.own import Own
 
 Place = str | os.PathLike[str]
@@ -36,6 +37,8 @@ def data_of(data: Any) -> Any:
         return data
     if isinstance(data, list | tuple) and data and all(isinstance(one, str | os.PathLike) for one in data):
         return data  # files by their names, where they are taken
+    if not hasattr(data, "__getitem__") and not hasattr(data, "__iter__"):
+        raise UserError(f"the images are {data!r}"[:200], "give an address, or a data set")
     return Own.of(data, "data" if isinstance(data, dict | list | tuple) or not hasattr(data, "__len__") else None)
 
 

@@ -52,6 +52,30 @@ quick = dict(workers=2, epochs=2, checkpoint_minutes=1e-6, pictures=0, evaluatio
 run = openmae.pretrain(Squares(), out=out, mask=rows, target=edges, **quick, **sides)
 print(run)
 """
+
+
+def test_what_a_model_says_of_ones_own_images(classes: Path) -> None:
+    pixels = [np.random.default_rng(index).integers(0, 255, (20, 24, 3), np.uint8) for index in range(3)]
+    rows = openmae.predict(classes, pixels, device="cpu", workers=0)
+    files = [row["path"] for row in rows] if isinstance(rows, list) else list(rows["path"])
+    assert files == ["data[0]", "data[1]", "data[2]"]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (5, "the images are 5: give an address, or a data set"),
+        (
+            np.zeros((30, 3, 32, 24), np.uint8),
+            r"arrays \(3, 32, 24\), whose channels come first: give arrays \(H, W, C\)",
+        ),
+    ],
+)
+def test_what_is_no_data_set_is_refused(data: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        openmae.pretrain(data, out=tmp_path / "run")
+
+
 WORDS = [word.lstrip("-").replace("-", "_") for word in TINY]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import openmae
@@ -175,6 +175,30 @@ def test_it_goes_on_across_the_boundary_to_the_same_bits(
     code, _, errors = run("pretrain", "--resume", "--out", out)
     assert code == 0, errors
     assert_same_run(rested, out)
+
+
+def test_a_start_that_was_given_up_says_nothing_of_the_run_that_followed_it(
+    encoder: Path, data: Path, tmp_path: Path, run: Run
+) -> None:
+    """Killed before its first checkpoint, and begun anew without --from in the same folder."""
+    out = tmp_path / "run"
+    at_its_start(lambda _: None, encoder, data, out)
+    assert (out / "start.json").exists()
+    code, _, errors = run(*pretrain(data, out))
+    assert code == 0, errors
+    for _ in range(2):  # once more, as a run that goes on
+        assert "pre-training" not in json.loads((out / "model.json").read_text())["provenance"]
+        assert not (out / "start.json").exists()
+        code, _, errors = run("pretrain", "--resume", "--out", out)
+        assert code == 0, errors
+
+
+def test_weights_that_are_no_numbers_are_refused(encoder: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    weights = load_file(encoder)
+    weights["blocks.0.attn.qkv.weight"] = weights["blocks.0.attn.qkv.weight"] * torch.nan
+    save_file(weights, file := tmp_path / "nan.safetensors")
+    refused(run(*going_on(file, data, tmp_path / "run")), "weights that are not numbers", "go on from others")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

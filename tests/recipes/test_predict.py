@@ -295,6 +295,17 @@ def test_names_that_collide_and_images_that_are_no_files(model: Path, tmp_path: 
     assert np.load(files[0]).shape == (32, 32, 3)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_classes_whose_folders_had_bytes_that_are_no_text(suffix: str, tmp_path: Path, run: Run) -> None:
+    model, data = a_model(tmp_path / "m", ("a\udcff", "=b", "\udcfe")), images(tmp_path / "data", 12)
+    out, folder = tmp_path / f"p{suffix}", tmp_path / "sorted"
+    code, _, errors = run("predict", model, data, "--out", out, "--sort", folder, "--workers", 0)
+    assert code == 0, errors
+    classes = {row["class"].removeprefix("'") for row in rows_of(out)}
+    assert classes <= {"a\\udcff", "=b", "\\udcfe"}
+    assert {place.name.replace("_", "\\") for place in folder.iterdir() if place.is_dir()} == classes
+
+
 @settings(max_examples=30)
 @given(st.lists(st.text(max_size=20), max_size=6))
 def test_folders_have_names_that_are_safe_and_their_own(names: list[str]) -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from openmae.studies.adapt.settings import Adapt
+from openmae.studies.adapt.trainings import few_labels_of, going_on
 from openmae.train.run import read_config
 from openmae.weights import load_model
 from tests.commands import Run, refused, words
@@ -131,6 +134,39 @@ def test_without_labels_and_by_the_clock(finished: Path, tmp_path: Path, run: Ru
     epochs = read_config(tmp_path / "s/gone-on/seed-0")["epochs"]
     assert epochs == pytest.approx(0.005 * 60 * speed / (24 - 2), rel=0.15)  # 2 are set aside for the pictures
     assert read_config(tmp_path / "s/gone-on/seed-1")["epochs"] == epochs
+
+
+def test_images_are_learnt_from_as_they_are_judged() -> None:
+    """Windows, patterns, readings: each training is asked all that the study was; the labels' column where labels
+    are."""
+    asked = Adapt(
+        model=Path("m"),
+        data="d",
+        out=Path("s"),
+        labels="t.csv",
+        label_column="diagnosis",
+        tile="64:8",
+        tile_min_detail=0.2,
+        include=("*.png",),
+        group_by="folder",
+        alpha="white",
+    )
+    going = going_on(asked, Path("run"), 0, None)
+    tuned = few_labels_of(Path("m"), asked, Path("run"), "10%", 0)
+    assert tuned.selection == asked.selection
+    assert going.selection == replace(asked.selection, label_column=None)
+    assert going.reading == tuned.reading == asked.reading
+
+
+def test_the_column_of_labels_is_that_of_the_labelled_images(
+    finished: Path, data: Path, tmp_path: Path, run: Run
+) -> None:
+    """DATA is a folder, and has no columns."""
+    table = tmp_path / "t.csv"
+    rows = "\n".join(f"{file},x,{file.parent.name}" for file in sorted(data.rglob("*.*")))
+    table.write_text(f"path,label,finding\n{rows}\n")
+    asked = adapt(finished, data, tmp_path / "s", "--labels", table, "--label-column finding --few-labels 99-per-class")
+    refused(run(*asked), "class0 has", "--few-labels")
 
 
 def test_what_is_refused(finished: Path, colours: Path, tmp_path: Path, run: Run) -> None:

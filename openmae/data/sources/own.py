@@ -39,8 +39,19 @@ class OwnImages(LabelledSource):
             first = self.read(0)
         except BrokenImage as error:
             raise UserError(f"the first item of {name} cannot be used ({error})", f"give {_KINDS}") from error
+        self._check_order()
         self._is_same_again = first == self.read(0)
         self._number()
+
+    def _check_order(self) -> None:
+        """Raises UserError where the channels of arrays come first by all appearances, as in no image 3 pixels high."""
+        image = _parts(self.images[0])[0]
+        shape = getattr(image, "shape", ())
+        if not isinstance(image, torch.Tensor) and len(shape) == 3 and shape[0] <= 4 < min(shape[1:]):
+            raise UserError(
+                f"the images of {self._name} are arrays {tuple(shape)}, whose channels come first",
+                "give arrays (H, W, C), or tensors (C, H, W) as torch.from_numpy makes them",
+            )
 
     def _number(self) -> None:
         """Finds the labels."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from openmae.commandline.flags import with_flags
+from openmae.console.words import encodable
 from openmae.errors import UserError
 from openmae.evaluate.in_batches import reasons
 from openmae.evaluate.judge import Judged
@@ -43,21 +44,22 @@ def save_predictions(file: Path, judged: Judged, workers: int) -> None:
     workers: processes that may look why an image could not be read, 0 for this one.
     """
     right, answers, source = judged.right, judged.answers, judged.source
-    predictions = Predictions(right.task, right.names)
+    names = [encodable(name) for name in right.names]
+    predictions = Predictions(right.task, names)
     cells = predictions.cells(predictions.told(judged.scores.numpy()))
     columns: Columns = {**place_columns(source), "label": "text", **predictions.columns}
     if right.task == "classification":
         own = judged.scores.double().softmax(1).gather(1, torch.from_numpy(right.values)[:, None])[:, 0]
         cells[OWN] = own.float().tolist()
         columns = {**columns, OWN: "number"}
-        labels = [right.names[number] if number >= 0 else None for number in answers.values.tolist()]
+        labels = [names[number] if number >= 0 else None for number in answers.values.tolist()]
     elif right.task == "multi-label":
         labels = [predictions.joined(row) for row in answers.values > 0]
     else:
         columns = {**columns, "label": "number"}
         labels = answers.values[:, 0].tolist()
     missing = np.setdiff1d(np.arange(len(source)), judged.indices).tolist()
-    errors = {index: with_flags(reason) for index, reason in reasons(judged.images, missing, workers)}
+    errors = {index: encodable(with_flags(reason)) for index, reason in reasons(judged.images, missing, workers)}
     rows: dict[str, list[Any]] = {
         **place_cells(source, columns, range(len(source))),
         "label": labels,

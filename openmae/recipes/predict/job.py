@@ -106,7 +106,7 @@ def _asked(settings: Predict, loaded: Loaded) -> Predictions:
     if settings.sort is not None and task == "regression":
         raise UserError("--sort is for classes, and this model gives numbers", "leave it out")
     threshold = THRESHOLD if settings.threshold is None else settings.threshold
-    return Predictions(task, names, settings.top_k or 1, threshold)
+    return Predictions(task, [encodable(name) for name in names], settings.top_k or 1, threshold)
 
 
 def _source(settings: Predict, data: Data) -> Source:
@@ -185,7 +185,7 @@ def _write(done: Done, work: Work, predictions: Predictions, about: dict[str, An
             for part in done.finished:
                 told = part.rows()
                 places = (part.indices - part.start).tolist()
-                errors = {index - part.start: with_flags(reason) for index, reason in part.left_out}
+                errors = {index - part.start: encodable(with_flags(reason)) for index, reason in part.left_out}
                 cells = predictions.cells(told) if places else {name: [] for name in predictions.columns}
                 summary.add(told, len(errors))
                 told_of = place_cells(source, columns, range(part.start, part.stop))

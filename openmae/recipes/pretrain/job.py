@@ -201,8 +201,8 @@ class PretrainJob(Job[MaskedAutoencoder]):
             self.broken.note_survey(images.look, (down, across))
 
     def begin(self) -> None:
-        """Keeps what it began from, so that it can go on where that is gone."""
-        if self.run.origin is not None and self.here.ranks.leads:
+        """Keeps what it began from, so that it can go on where that is gone; nothing of a start that was given up."""
+        if self.here.ranks.leads:
             keep_start(self.here.folder.path, self.run.origin, self.run.architecture)
 
     def stream(self) -> Stream:

@@ -52,6 +52,7 @@ def open_start(settings: Pretrain, console: Console) -> Start | None:
         return None
     loaded = _loaded(settings)
     say_origin(loaded, console)
+    _check_numbers(loaded)
     if isinstance(loaded.model, Classifier):
         console.print(f"{settings.from_} was fine-tuned: its encoder is taken, and its head left", soft_wrap=True)
     _say_unfinished(loaded, Path(settings.from_), console)
@@ -67,6 +68,13 @@ def _loaded(settings: Pretrain) -> Loaded:
     if heads is not None and any(one.startswith("decoder's attention heads") for one in assumed):
         return load_model(model, num_heads=settings.num_heads, decoder_num_heads=heads)
     return loaded
+
+
+def _check_numbers(loaded: Loaded) -> None:
+    """Raises UserError for weights of a training that went astray: every step would be dropped."""
+    for name, weight in loaded.model.state_dict().items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise UserError(f"{loaded.name} has weights that are not numbers ({name})", "go on from others")
 
 
 def _say_unfinished(loaded: Loaded, run: Path, console: Console) -> None:
@@ -98,8 +106,11 @@ def check_same_start(settings: Pretrain, run: Path) -> None:
         )
 
 
-def keep_start(run: Path, origin: Origin, architecture: Architecture) -> None:
-    """Notes it in the run folder. Raises OSError."""
+def keep_start(run: Path, origin: Origin | None, architecture: Architecture) -> None:
+    """Notes it in the run folder; None for fresh weights, of which there is nothing to note. Raises OSError."""
+    if origin is None:
+        (run / FILE).unlink(missing_ok=True)
+        return
     values = {
         "model": origin.model,
         "provenance": origin.provenance,

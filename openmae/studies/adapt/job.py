@@ -8,7 +8,7 @@ as released, gone on with, and from scratch with as many steps, judged alike ove
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,10 @@ def open_all(settings: Adapt, console: Console) -> Opened:
     digest = hashlib.sha256()
     for tensor in loaded.encoder.state_dict().values():
         digest.update(tensor.contiguous().numpy().tobytes())
-    data = open_data(settings.data, settings.selection, settings.reading)
+    selection = settings.selection
+    if settings.labels is not None:  # whose column it is
+        selection = replace(selection, label_column=None)
+    data = open_data(settings.data, selection, settings.reading)
     images = data.train
     if len(images) < LEAST_IMAGES:
         raise UserError(

@@ -6,7 +6,7 @@ cheaper. The seconds that the steps of each took are measured and shown.
 """
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from openmae.errors import UserError
 from openmae.model import SIZES
+from openmae.recipes.asked import AskedGroups, AskedReading
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.job import pretrain
 from openmae.recipes.pretrain.settings import Pretrain
@@ -55,7 +56,7 @@ def going_on(settings: Adapt, run: Path, seed: int, epochs: float | None) -> Pre
         precision=settings.precision,
         device=settings.device,
         workers=settings.workers,
-        **_asked_of_data(settings),
+        **{**_asked_of_data(settings), "label_column": None},
     )
 
 
@@ -84,7 +85,7 @@ def from_scratch(settings: Adapt, run: Path, seed: int, gone_on: Path) -> Pretra
         evaluations=0,
         device=settings.device,
         workers=settings.workers,
-        **_asked_of_data(settings),
+        **{**_asked_of_data(settings), "label_column": None},
     )
     return replace(asked, **own)
 
@@ -135,6 +136,5 @@ def like(asked: P, earlier: Path, but: Collection[str] = ()) -> P:
 
 
 def _asked_of_data(settings: Adapt) -> dict[str, Any]:
-    """What AskedReading and AskedGroups ask."""
-    names = "alpha layout pages dicom_units nodata splits include exclude image_key group_column group_by".split()
-    return {name: getattr(settings, name) for name in names}
+    """What AskedReading and AskedGroups ask: images are learnt from as they are judged."""
+    return {field.name: getattr(settings, field.name) for field in (*fields(AskedReading), *fields(AskedGroups))}
