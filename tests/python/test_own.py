@@ -71,7 +71,7 @@ def test_what_a_model_says_of_ones_own_images(classes: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_data_set_is_refused(data: Any, said: str, tmp_path: Path) -> None:
+def test_neither_numbers_nor_channels_first_are_a_data_set(data: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         openmae.pretrain(data, out=tmp_path / "run")
 

@@ -166,7 +166,7 @@ def test_the_column_of_labels_is_that_of_the_labelled_images(
     rows = "\n".join(f"{file},x,{file.parent.name}" for file in sorted(data.rglob("*.*")))
     table.write_text(f"path,label,finding\n{rows}\n")
     asked = adapt(finished, data, tmp_path / "s", "--labels", table, "--label-column finding --few-labels 99-per-class")
-    refused(run(*asked), "class0 has", "--few-labels")
+    refused(run(*asked), "class 'class0' has", "--few-labels")
 
 
 def test_what_is_refused(finished: Path, colours: Path, tmp_path: Path, run: Run) -> None:
