@@ -46,10 +46,10 @@ class OwnImages(LabelledSource):
     def _check_order(self) -> None:
         """Raises UserError where the channels of arrays come first by all appearances, as in no image 3 pixels high."""
         image = _parts(self.images[0])[0]
-        shape = getattr(image, "shape", ())
+        shape: tuple[int, ...] = tuple(getattr(image, "shape", ()))
         if not isinstance(image, torch.Tensor) and len(shape) == 3 and shape[0] <= 4 < min(shape[1:]):
             raise UserError(
-                f"the images of {self._name} are arrays {tuple(shape)}, whose channels come first",
+                f"the images of {self._name} are arrays {shape}, whose channels come first",
                 "give arrays (H, W, C), or tensors (C, H, W) as torch.from_numpy makes them",
             )
 
