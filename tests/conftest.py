@@ -1,6 +1,7 @@
 """Settings that all tests share."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from tests.runs import Runs
 # One thread for models this small: on a busy machine, threads that wait for each other take ten times as long.
 # Set before torch is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: a slow or busy machine is no failure. Derandomized: a commit passes or fails alike everywhere.
 settings.register_profile("openmae", deadline=None, derandomize=True)

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from openmae.data.tasks import Answers
-from openmae.evaluate import probe
+from openmae.evaluate import linear, probe
 from openmae.evaluate.linear import Directions, fit
 from openmae.evaluate.metrics import accuracy
 from openmae.evaluate.probe import STRENGTHS, linear_predict
@@ -79,7 +79,7 @@ def test_several_labels_are_one_against_the_rest_and_numbers_are_ridge(monkeypat
     model = fit(directions(train), hot * 100, "regression", 0.02, directions.variance)
     ridge = Ridge(alpha=50).fit(standard, hot.numpy() * 100)
     np.testing.assert_allclose(model(directions(train)), ridge.predict(standard), atol=1e-8)
-    monkeypatch.setattr("openmae.evaluate.linear.MOST_SCORES", 16)  # rows in several pieces make no difference
+    monkeypatch.setattr(linear, "MOST_SCORES", 16)  # rows in several pieces make no difference
     again = fit(directions(train), hot, "multi-label", 0.01, directions.variance, tolerance=1e-11)
     np.testing.assert_allclose(again(directions(train)).sigmoid(), oracle.predict_proba(standard), atol=1e-6)
 
