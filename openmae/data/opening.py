@@ -171,6 +171,8 @@ def _data(location: str, parts: Parts, selection: Selection, reading: Reading) -
         openers = {which: partial(_with_columns, opener) for which, opener in openers.items()}
     if (patterns := selection.patterns) is not None:
         openers = {which: partial(_matching, opener, patterns) for which, opener in openers.items()}
+    if selection.tile is None and selection.tile_min_detail is not None:
+        raise UserError("`tile_min_detail` is for windows, and images are taken whole", "give `tile`, or leave it out")
     if selection.tile is not None:
         tiling = Tiling.asked(selection.tile, selection.tile_min_detail)
         openers = {which: partial(_cut, opener, tiling, reading) for which, opener in openers.items()}

@@ -33,7 +33,7 @@ from openmae.data.sources.windows import Tiling, image_of, window_of
 from openmae.data.tiles import listing
 from openmae.data.tiles.cutting import Memory
 from openmae.errors import BrokenImage, UserError
-from tests.images import encoded, picture
+from tests.images import encoded, picture, write_images
 
 
 def tiff(pixels: NDArray[Any], **options: Any) -> bytes:
@@ -543,3 +543,8 @@ def test_windows_of_an_image_of_five_gigabytes_take_little_memory(tmp_path: Path
     windows, megabytes = map(int, done.stdout.split())
     assert windows == cells
     assert megabytes < 500
+
+
+def test_how_empty_windows_may_be_is_asked_of_windows_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="`tile_min_detail` is for windows, and images are taken whole: give `tile`"):
+        open_data(str(write_images(tmp_path / "x", 4)), Selection(tile_min_detail=0.5))

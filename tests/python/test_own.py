@@ -257,6 +257,16 @@ def test_labels_come_from_targets_or_from_pairs() -> None:
     named = open_data(data_of(WithTargets())).all
     assert named.class_names == ("cat", "dog", "emu")
     assert named.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+    class Changed(WithTargets):
+        """As torchvision's with a target_transform."""
+
+        def __getitem__(self, index: int) -> Any:
+            return PIXELS[index], int(self.targets[index] > 0)
+
+    changed = open_data(data_of(Changed())).all
+    assert changed.class_names == ("0", "1")
+    assert changed.labels.tolist() == [0, 1, 1, 0, 1, 1, 0]
     pairs = open_data(data_of([(one, f"class {index % 2}") for index, one in enumerate(PIXELS)])).all
     assert pairs.class_names == ("class 0", "class 1")
     assert pairs.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]

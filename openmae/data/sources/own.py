@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, TypeGuard
 
@@ -15,7 +16,7 @@ from openmae.data.sources.labels import LabelledSource, label_text, number_label
 from openmae.errors import BrokenImage, UserError
 
 _KINDS = "arrays (H, W) or (H, W, C), tensors (C, H, W), Pillow's images, or pairs of one of these and a label"
-_COMPARED = 16  # images whose bytes tell one data set from another
+_COMPARED = 16  # items that tell one data set from another, and whether its labels are those of its items
 
 
 class OwnImages(LabelledSource):
@@ -62,9 +63,20 @@ class OwnImages(LabelledSource):
                 return
             found = (_parts(self.images[index])[1] for index in range(len(self)))
         names = getattr(self.images, "classes", None)
-        texts = [label_text(one.tolist() if hasattr(one, "tolist") else one) for one in found]
+        texts = [_text(one) for one in found]
+        if not self._are_of_items(texts):  # changed on the way, as by torchvision's target_transform
+            texts, names = [_text(_parts(self.images[index])[1]) for index in range(len(self))], None
         known = [str(name) for name in names] if _is_list(names) else None
         self.numbers, self.classes, self.kind = number_labels(texts, known)
+
+    def _are_of_items(self, texts: Sequence[str]) -> bool:
+        """Whether items that have labels have these, as far as some of them tell."""
+        for index in dict.fromkeys(np.linspace(0, len(self) - 1, _COMPARED).astype(int).tolist()):
+            with suppress(Exception):  # of a broken one: who reads it says so
+                label = _parts(self.images[index])[1]
+                if label is not None and _text(label) != texts[index]:
+                    return False
+        return True
 
     def __len__(self) -> int:
         return len(self.images)
@@ -120,6 +132,10 @@ def _parts(item: Any) -> tuple[Any, Any]:
     if isinstance(item, tuple | list) and item and not isinstance(item[0], int | float):
         return item[0], item[1] if len(item) > 1 else None
     return item, None
+
+
+def _text(label: Any) -> str:
+    return label_text(label.tolist() if hasattr(label, "tolist") else label)
 
 
 def _array(image: Any) -> NDArray[Any]:
