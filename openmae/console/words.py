@@ -49,7 +49,8 @@ def si(number: float) -> str:
 
 def pace(images: int, seconds: float) -> str:
     """250 images in 3 s, 86 images/s."""
-    return f"{images:,} images in {duration(seconds)}, {images / max(1e-9, seconds):,.0f} images/s"
+    took = duration(seconds) if seconds >= 1 else "less than a second"
+    return f"{several(images, 'image')} in {took}, {images / max(1e-9, seconds):,.0f} images/s"
 
 
 def counted(counts: Counter[str] | Counter[int]) -> str:

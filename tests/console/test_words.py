@@ -5,7 +5,7 @@ from unicodedata import category
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openmae.console.words import drawable, encodable, on_one_line, printable
+from openmae.console.words import drawable, encodable, on_one_line, pace, printable
 
 ANY = st.text(st.characters(exclude_categories=()))  # with halves of characters, which stand for bytes that are no text
 COMMANDS = ("Cc", "Cs")  # those of a terminal, and halves of characters
@@ -38,3 +38,8 @@ def test_a_picture_gets_as_many_letters_that_show(text: str) -> None:
     shown = drawable(text)
     assert len(shown) == len(text)
     assert shown.isprintable()
+
+
+def test_a_pace_is_said_of_one_image_and_of_many() -> None:
+    assert pace(1, 0.25) == "1 image in less than a second, 4 images/s"
+    assert pace(2_500, 20.0) == "2,500 images in 20 s, 125 images/s"

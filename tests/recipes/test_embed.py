@@ -578,6 +578,7 @@ def test_the_pages_commands_and_python_run(
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(code, "embed.md", "exec"), found)
         assert found["vectors"].shape == (9, 24)
+    assert found["features"].vectors.shape == (9, 24)
     assert found["grid"].shape == (4, 4, 24)
 
 

@@ -302,7 +302,7 @@ def test_other_channels_sizes_and_patches_are_adapted_and_said(finished: Path, t
         "patches: 4 x 4 to 8 x 8 pixels",
         "channels: the encoder's 3 are bands 3, 2, 1 of 1, 2, 3, 4, 5",
         "decoder: kept, but for its last layer",
-        "--freeze-encoder 0.1: the decoder is fresh, and learns alone",
+        "--freeze-encoder 0.1: what is fresh of the decoder learns alone",
         "--mean",
     ):
         assert line in said

@@ -38,7 +38,7 @@ def test_a_run_learns_from_windows_and_every_table_says_where_they_lie(
     out = tmp_path / "run"
     code, said, errors = run(*pretrain(scenes, out, "--tile 32 --tile-min-detail 0 --pictures 1 --evaluations 0"))
     assert code == 0, errors
-    assert "72 windows of 32 pixels, of 6 of 6 images" in said
+    assert "72 windows of 32 pixels, cut from 6 images" in said
     config = read_toml((out / "config.toml").read_text())
     assert (str(config["tile"]), config["tile_min_detail"]) == ("32", 0)
     code, said, errors = run(*pretrain(scenes, out, "--epochs 1"))  # which goes on with what it was begun with
@@ -108,6 +108,13 @@ def test_packed_windows_keep_pixels_places_labels_and_what_belongs_together(
         groups.setdefault(window.path, set()).add(int(packed.together[index]))
     assert all(len(numbers) == 1 for numbers in groups.values())
     assert len(set.union(*groups.values())) == 6
+
+
+def test_check_counts_windows_as_windows(scenes: Path, run: Run) -> None:
+    code, said, errors = run("check", scenes, "--tile", "32", "--tile-min-detail", "0", "--workers", "0")
+    assert code == 0, errors
+    assert re.search(r"^windows +72 *$", said, re.MULTILINE)
+    assert not re.search(r"^(images|bytes) ", said, re.MULTILINE)  # files have several windows each
 
 
 def test_what_cannot_be_cut_is_said_in_a_sentence(scenes: Path, tmp_path: Path, run: Run) -> None:

@@ -79,6 +79,7 @@ def test_the_page_says_it(study: Path, tmp_path: Path, run: Run) -> None:
     assert found["verdict"]["kind"] in ("undecided", "gain", "worse", "mixed")  # 8 images rule nothing out
     assert [one["name"] for one in found["figures"]] == ["knn", "linear", "finetuned"]
     assert "DATA has no splits" in found["notes"][0]
+    assert found["notes"][1].startswith("8 labelled images judged;")
     assert [len(one["of"]["released"]) for one in found["figures"]] == [1, 1, 2]
     page = (study / "report.html").read_text()
     assert found["verdict"]["sentence"].split(";")[0].replace("'", "&#x27;") in page

@@ -98,7 +98,7 @@ def test_from_scratch() -> None:
         "From scratch, with as many steps, kNN top-1 is 8.0 points (-10.0 to -6.0) below that of the released weights, "
         "and 6.0 points (-7.0 to -5.0) below that of going on."
     )
-    assert "not told apart (-2.0 to +1.0) from that of the released" in said((0, 0), scratch=(-0.01, 0.02)).beside
+    assert "not to be told apart (-2.0 to +1.0) from that of the released" in said((0, 0), scratch=(-0.01, 0.02)).beside
     best = said((0.02, 0.04), scratch=(-0.1, -0.06), gone_on=(-0.05, -0.01))
     assert best.kind == "gain"
     assert best.sentence.endswith("; but from scratch is better than both: pre-train without these weights.")

@@ -82,8 +82,8 @@ def _find(source: Source, tiling: Tiling, reading: Reading) -> tuple[Places, boo
     notes = _notes(tiling, source, (every, len(grids), empty), broken)
     if slow := sum(sizes[image].whole for image in grids):
         notes += (
-            f"{several(slow, 'image')} of formats of which no part can be read alone: in a random order, as in "
-            "training, each window costs what decoding the image does. openmae pack DATA SHARDS, with the same "
+            f"{several(slow, 'image')} {'is' if slow == 1 else 'are'} of a kind that is decoded whole: in a random order, "
+            "as in training, each window costs what decoding the image does. openmae pack DATA SHARDS, with the same "
             "`tile`, cuts them once",
         )
     of = np.repeat(np.arange(len(source)), [len(own) for own in boxes])
@@ -94,8 +94,8 @@ def _notes(tiling: Tiling, source: Source, counts: tuple[int, int, int], broken:
     """counts: of windows, of the images that they are of, and of windows that are empty."""
     windows, cut_up, empty = counts
     overlap = f" that overlap by {tiling.overlap}" if tiling.overlap else ""
-    of = f"{cut_up:,} of {several(len(source), 'image')}"
-    said = f"{windows - empty:,} windows of {tiling.side} pixels{overlap}, of {of}"
+    of = f"{cut_up:,} of the " if cut_up < len(source) else ""
+    said = f"{windows - empty:,} windows of {tiling.side} pixels{overlap}, cut from {of}{several(len(source), 'image')}"
     if (others := len(source) - cut_up - len(broken)) > 0:
         said += f"; {others:,} no larger than that {'is' if others == 1 else 'are'} taken whole"
     if empty:

@@ -76,7 +76,7 @@ def check(settings: Check) -> list[Finding]:
         if not note.is_warning:
             console.print(with_flags(note.what), soft_wrap=True, highlight=False)
     console.print()
-    _show_images(splits, taken, console)
+    _show_images(splits, taken, settings.tile is not None, console)
     findings += judge(splits, choice)
     findings += _of_splits(data, settings)
     findings += [Finding("warning", note.what, note.advice) for note in notes if note.is_warning]
@@ -86,7 +86,8 @@ def check(settings: Check) -> list[Finding]:
     if settings.out is not None:
         write_inventory(settings.out, splits)
         images = sum(len(split.source) for split in splits)
-        console.print(f"A row for each of the {images:,} files is in {settings.out}\n")
+        what = "files" if settings.tile is None else "windows"
+        console.print(f"A row for each of the {images:,} {what} is in {settings.out}\n")
     console.print(f"Looked at: {'; '.join(_looked_at(splits))}. Not at what the images show.", soft_wrap=True)
     counts = Counter(finding.severity for finding in findings)
     said = [f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in _STYLES]
@@ -179,13 +180,14 @@ def _taken_for(
     )
 
 
-def _show_images(splits: Sequence[InspectedSplit], taken: Taken | None, console: Console) -> None:
-    """A column a split: how many images, of which kinds and sizes, with which labels."""
+def _show_images(splits: Sequence[InspectedSplit], taken: Taken | None, are_cut: bool, console: Console) -> None:
+    """A column a split: how many images, or windows of those that are cut, of which kinds and sizes, with which
+    labels."""
     table = Table(box=None, show_header=len(splits) > 1, padding=(0, 3, 0, 0))
     table.add_column("")
     for split in splits:
         table.add_column(split.name, overflow="fold")
-    facts = [{**_facts(split), **_facts_of_labels(split, taken)} for split in splits]
+    facts = [{**_facts(split, are_cut), **_facts_of_labels(split, taken)} for split in splits]
     for row in dict.fromkeys(name for fact in facts for name in fact):
         table.add_row(row, *(fact.get(row, "-") for fact in facts))
     console.print(table)
@@ -207,10 +209,10 @@ def _facts_of_labels(split: InspectedSplit, taken: Taken | None) -> dict[str, st
     return {"classes" if taken.task == "classification" else "labels": f"{len(names):,}", "in this order": listed}
 
 
-def _facts(split: InspectedSplit) -> dict[str, str]:
+def _facts(split: InspectedSplit, are_cut: bool) -> dict[str, str]:
     rows = split.found.rows[split.found.good]
     kinds = Counter(dict(zip(*(found.tolist() for found in np.unique(rows["kind"], return_counts=True)), strict=True)))
-    facts = {"images": f"{len(split.source):,}", "cannot be read": f"{len(split.found.reasons):,}"}
+    facts = {"windows" if are_cut else "images": f"{len(split.source):,}", "cannot be read": f"{len(split.found.reasons):,}"}
     if len(rows):
         areas = rows["height"].astype(np.int64) * rows["width"]
         shown = {"smallest": rows[areas.argmin()], "largest": rows[areas.argmax()]}
@@ -223,7 +225,8 @@ def _facts(split: InspectedSplit) -> dict[str, str]:
         facts[name] = counted(counts)
     channels = zip(*(found.tolist() for found in np.unique(rows["channels"], return_counts=True)), strict=True)
     facts["channels"] = counted(Counter(dict(channels)))
-    facts["bytes"] = f"{split.found.rows['bytes'].sum() / 1e6:,.1f} MB"
+    if not are_cut:  # a file has many windows
+        facts["bytes"] = f"{split.found.rows['bytes'].sum() / 1e6:,.1f} MB"
     return facts
 
 

@@ -44,7 +44,7 @@ def draw_components(out: Path, images: CentredImages, left_out: Sequence[int], p
         tiles.append(CaptionedImage(pixels, "", name))
         tiles.append(CaptionedImage(colour.repeat(down, axis=0).repeat(across, axis=1), "", ""))
     sheet = [tiles[at : at + 2 * _PAIRS] for at in range(0, len(tiles), 2 * _PAIRS)]
-    told = ", ".join(f"{share:.0%}" for share in shares)
+    told = ", ".join(f"{share:.1%}" for share in shares)
     footer = (
         "Beside each image the first three principal components of the vectors of all patches shown here, as red, "
         f"green and blue ({told} of their variance): patches of one colour are alike to the model. The images are "

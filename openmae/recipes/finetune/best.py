@@ -86,10 +86,11 @@ class BestWeights:
         if best["step"] == last["step"]:
             return f"The last step is the best by {self.metric}: {shown}; {self.folder} has the same weights"
         apart, noise = abs(best["figure"] - last["figure"]), math.hypot(best["error"] or 0, last["error"] or 0)
-        also = "; chance makes such figures differ by more" if apart < noise else ""
+        also = ", and chance alone makes such figures differ by more" if apart < noise else ""
         return (
-            f"The best by {self.metric} is step {best['step']:,}: {shown}, the last one {of_last}{also}. Its weights "
-            f"are in {self.folder}, chosen by these very images, which flatters them"
+            f"The best by {self.metric} was step {best['step']:,}, with {shown}; the last, step {last['step']:,}, has "
+            f"{of_last}{also}. The weights of step {best['step']:,} are in {self.folder}; they were chosen by these very "
+            "images, which flatters them"
         )
 
     def _is_better(self, one: float, other: float) -> bool:

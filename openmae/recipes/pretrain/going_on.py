@@ -64,7 +64,7 @@ def schedule(settings: Pretrain, architecture: Architecture, start: Start, look:
         "layer_decay": (_LAYER_DECAY, "what lies lower is of more general use, and changes less"),
         "freeze_encoder": (0.0, "the decoder is MODEL's too")
         if is_kept
-        else (_FREEZE, "the decoder is fresh, and learns alone in a tenth of the steps"),
+        else (_FREEZE, "what is fresh of the decoder learns alone in a tenth of the steps"),
     }
 
 

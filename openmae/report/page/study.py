@@ -72,8 +72,9 @@ def _bounds(one: dict[str, Any], gain: Mapping[str, Any]) -> str:
     if not all(is_number(gain.get(key)) for key in ("difference", "low", "high")):
         return "-"
     numbers = [gain[key] for key in ("difference", "low", "high")]
-    mean, low, high = (f"{100 * n:+.1f}" if one.get("in_points") else f"{n:+.3g}" for n in numbers)
-    return f"{mean} ({low} to {high})"
+    in_points = one.get("in_points")
+    mean, low, high = (f"{100 * n:+.1f}" if in_points else f"{n:+.3g}" for n in numbers)
+    return f"{mean}{' points' * bool(in_points)} ({low} to {high})"
 
 
 def _runs(runs: Any) -> str:

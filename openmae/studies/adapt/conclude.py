@@ -119,7 +119,7 @@ def conclude(study: Study, asked: Asked) -> tuple[Verdict | None, dict[str, Any]
 
 
 def _unfinished(asked: Asked) -> dict[str, str]:
-    return {"kind": "unfinished", "sentence": f"{len(asked.seeds)} of {asked.of} seeds are done: no verdict yet."}
+    return {"kind": "unfinished", "sentence": f"Done for {len(asked.seeds)} of {asked.of} seeds: no verdict yet."}
 
 
 def show(results: dict[str, Any], said: Verdict | None, console: Console) -> None:

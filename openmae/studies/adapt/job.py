@@ -103,7 +103,7 @@ def run(settings: Adapt) -> None:
         for number, parts in enumerate(by_seed.values(), 1):
             if study.do(parts, whole) and number < len(by_seed):
                 conclude(study, _question(settings, opened, list(by_seed)[:number]))
-                console.print(f"\n{number} of {len(by_seed)} seeds are done. So far: {settings.out}/report.html")
+                console.print(f"\nSeed {number} of {len(by_seed)} is done. So far: {settings.out}/report.html")
         said, results = conclude(study, _question(settings, opened, list(by_seed)))
         show(results, said, console)
         for note in results["notes"]:
@@ -183,11 +183,12 @@ def _plan(settings: Adapt, opened: Opened, parts: int) -> str:
     """What is about to be done, in a line."""
     encoders = ["as released", "gone on with", *(["from scratch"] if settings.scratch else [])]
     if opened.labelled is None:
-        by = "neighbour agreement and RankMe"
+        by = f"neighbour agreement and RankMe on {several(len(opened.unlabelled), 'image')}"
     else:
         by = "kNN and a linear probe"
         if opened.few is not None:
             by = f"kNN, a linear probe and fine-tuning with few labels ({opened.few})"
+        by += f" on {several(len(opened.labelled.val), 'labelled image')}"
     return (
         f"{len(opened.images):,} images to go on with; encoders {', '.join(encoders)}, {settings.seeds} seeds, judged "
         f"by {by}: {parts} parts"
@@ -206,6 +207,11 @@ def _question(settings: Adapt, opened: Opened, seeds: list[int]) -> Asked:
         notes.append(
             "DATA has no splits, so the encoders that were trained here have seen the judging images too, without "
             "their labels: as in use, where the images are these; to judge for others, give DATA splits train and val."
+        )
+    if labelled is not None:
+        notes.append(
+            f"{several(len(labelled.val), 'labelled image')} judged; the nearest neighbours and linear classifiers had "
+            f"{len(labelled.train):,} others."
         )
     return Asked(
         str(settings.model),

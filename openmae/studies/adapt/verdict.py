@@ -157,7 +157,7 @@ def _below(figure: Figure, found: Interval) -> str:
     if found.low > 0 or found.high < 0:
         which = "below" if found.low > 0 else "above"
         return f"{figure.amount(found.difference)} ({_turned(figure, found)}) {which}"
-    return f"not told apart ({_turned(figure, found)}) from"
+    return f"not to be told apart ({_turned(figure, found)}) from"
 
 
 def _turned(figure: Figure, found: Interval) -> str:
