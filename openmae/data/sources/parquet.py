@@ -83,7 +83,7 @@ class ParquetImages(LabelledSource):
     tell them, else file#row.
     """
 
-    label_advice = "add a column 'label'"
+    label_advice = "add a column 'label', or name the column that holds them by `label_column`"
 
     def __init__(
         self,

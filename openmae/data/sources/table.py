@@ -40,7 +40,7 @@ class TableSource(LabelledSource):
     the fingerprint does not notice.
     """
 
-    label_advice = "add a column 'label'"
+    label_advice = "add a column 'label', or name the column that holds them by `label_column`"
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from openmae.evaluate.judge import Judged
 from openmae.evaluate.predict import FIGURES, measure, standard_error
 from openmae.files.parsing import read_json
 from openmae.files.whole import whole_folder
-from openmae.report.page.results import shown_figure
+from openmae.report.page.results import shown_figure, shown_value
 
 FOLDER = "best"
 LESS_IS_BETTER = ("loss", "mae", "rmse")
@@ -82,15 +82,15 @@ class BestWeights:
         best = self.record()
         if best is None:
             return f"No weights are kept as the best by {self.metric}"
-        shown, of_last = (shown_figure(one["metric"], one["figure"], one["error"]) for one in (best, last))
+        shown = shown_figure(self.metric, best["figure"], best["error"])
         if best["step"] == last["step"]:
             return f"The last step is the best by {self.metric}: {shown}; {self.folder} has the same weights"
         apart, noise = abs(best["figure"] - last["figure"]), math.hypot(best["error"] or 0, last["error"] or 0)
-        also = ", and chance alone makes such figures differ by more" if apart < noise else ""
+        also = " (chance alone makes such figures differ by more)" if apart < noise else ""
         return (
-            f"The best by {self.metric} was step {best['step']:,}, with {shown}; the last, step {last['step']:,}, has "
-            f"{of_last}{also}. The weights of step {best['step']:,} are in {self.folder}; they were chosen by these very "
-            "images, which flatters them"
+            f"The best by {self.metric} was step {best['step']:,}: {shown}; the last, step {last['step']:,}, has "
+            f"{shown_value(self.metric, last['figure'], last['error'])}{also}. The weights of step {best['step']:,} are "
+            f"in {self.folder}; they were chosen by these very images, which flatters them"
         )
 
     def _is_better(self, one: float, other: float) -> bool:

@@ -47,8 +47,13 @@ def shown_figures(figures: Mapping[str, Any], images: Any = None) -> dict[str, s
 
 def shown_figure(name: str, value: float, error: float | None) -> str:
     """One figure with its name and its standard error, where it has one: Top-1 accuracy 93.20% ± 0.40."""
-    label, shape = _FIGURES[name]
-    said = f"{label} {shape.format(value)}"
+    return f"{_FIGURES[name][0]} {shown_value(name, value, error)}"
+
+
+def shown_value(name: str, value: float, error: float | None) -> str:
+    """The same without its name: 93.20% ± 0.40."""
+    shape = _FIGURES[name][1]
+    said = shape.format(value)
     if error is None:
         return said
     return f"{said} ± {100 * error:.2f}" if shape.endswith("%}") else f"{said} ± {error:.2g}"
