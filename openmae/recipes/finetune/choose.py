@@ -274,7 +274,7 @@ def _augmentation(paper: Values, epochs: float, views: float) -> Values:
     called_for = math.log10(max(1.0, epochs / _FEW_EPOCHS))
     affordable = math.log10(max(1.0, views / _FEW_VIEWS)) / math.log10(_MANY_VIEWS / _FEW_VIEWS)
     share = min(1.0, called_for, affordable)
-    reason = f"{share:.0%} of the paper's, for {epochs:g} epochs and {views:,.0f} views"
+    reason = f"{share:.0%} of the paper's, for {epochs:g} epoch{'s' * (epochs != 1)} and {views:,.0f} views"
     scaled = ("mixup", "cutmix", "ra_magnitude", "random_erase", "drop_path")
     values: Values = {name: (share * paper[name][0], reason) for name in scaled}
     least = share * paper["crop_scale"][0][0] + (1 - share) * _GENTLE_CROP
