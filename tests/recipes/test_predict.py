@@ -324,13 +324,14 @@ def test_the_text_of_a_cell_is_found_again(text: str) -> None:
 
 def test_the_pages_commands_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     monkeypatch.chdir(tmp_path)
-    images(tmp_path / "IMAGES", 9)
+    images(tmp_path / "IMAGES", 24)
     picture(50, (32, 32)).save("photo.jpg")
     model.rename("RUN")
     text = (Path(__file__).parents[2] / "docs/predict.md").read_text()
     commands = re.findall(r"^openmae .*$", text, re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 7
     for command in commands:
-        code, _, errors = run(*shlex.split(command)[1:], "--workers", 0)
+        small = ("--epochs", 1) if " finetune " in command else ()
+        code, _, errors = run(*shlex.split(command)[1:], "--workers", 0, *small)
         assert code == 0, errors
     assert {place.name for place in Path("sorted").iterdir()} <= {*NAMES, ".openmae-sort.json"}

@@ -82,9 +82,9 @@ def _find(source: Source, tiling: Tiling, reading: Reading) -> tuple[Places, boo
     notes = _notes(tiling, source, (every, len(grids), empty), broken)
     if slow := sum(sizes[image].whole for image in grids):
         notes += (
-            f"{several(slow, 'image')} {'is' if slow == 1 else 'are'} of a kind that is decoded whole: in a random order, "
-            "as in training, each window costs what decoding the image does. openmae pack DATA SHARDS, with the same "
-            "`tile`, cuts them once",
+            f"{several(slow, 'image')} {'is' if slow == 1 else 'are'} of a kind that is decoded whole: in a random "
+            "order, as in training, each window costs what decoding the image does. openmae pack DATA SHARDS, with the "
+            "same `tile`, cuts them once",
         )
     of = np.repeat(np.arange(len(source)), [len(own) for own in boxes])
     return Places(of, np.concatenate(boxes).astype(np.int32), broken, notes), is_lasting

@@ -212,7 +212,8 @@ def _facts_of_labels(split: InspectedSplit, taken: Taken | None) -> dict[str, st
 def _facts(split: InspectedSplit, are_cut: bool) -> dict[str, str]:
     rows = split.found.rows[split.found.good]
     kinds = Counter(dict(zip(*(found.tolist() for found in np.unique(rows["kind"], return_counts=True)), strict=True)))
-    facts = {"windows" if are_cut else "images": f"{len(split.source):,}", "cannot be read": f"{len(split.found.reasons):,}"}
+    facts = {"windows" if are_cut else "images": f"{len(split.source):,}"}
+    facts["cannot be read"] = f"{len(split.found.reasons):,}"
     if len(rows):
         areas = rows["height"].astype(np.int64) * rows["width"]
         shown = {"smallest": rows[areas.argmin()], "largest": rows[areas.argmax()]}

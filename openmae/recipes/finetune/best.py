@@ -89,8 +89,8 @@ class BestWeights:
         also = " (chance alone makes such figures differ by more)" if apart < noise else ""
         return (
             f"The best by {self.metric} was step {best['step']:,}: {shown}; the last, step {last['step']:,}, has "
-            f"{shown_value(self.metric, last['figure'], last['error'])}{also}. The weights of step {best['step']:,} are "
-            f"in {self.folder}; they were chosen by these very images, which flatters them"
+            f"{shown_value(self.metric, last['figure'], last['error'])}{also}. The weights of step {best['step']:,} "
+            f"are in {self.folder}; they were chosen by these very images, which flatters them"
         )
 
     def _is_better(self, one: float, other: float) -> bool:
