@@ -58,7 +58,7 @@ dist: .venv/ready
 # Of what others ask for: lightly's trainer and its settings are not wanted, its encoders need neither; and trackio, which
 # only writes pictures with it, would hold back the Pillow that all images are read with.
 .venv/override.in: Makefile .venv/tools/bin/uv
-	printf 'hydra-core; python_version < "3"\npytorch-lightning; python_version < "3"\npillow>=11.3\n' > $@
+	printf 'hydra-core; python_version < "3"\npytorch-lightning; python_version < "3"\npillow>=12\n' > $@
 
 lint: .venv/ready
 	$(BIN)/ruff check .

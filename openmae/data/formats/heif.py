@@ -18,7 +18,7 @@ _HEIF_CHANNELS = {"L": 1, "LA": 2, "La": 2, "RGB": 3, "RGBA": 4, "RGBa": 4}
 def open_avif(data: bytes) -> OpenedImage:
     """An AVIF; of a sequence, the first image."""
     if not features.check("avif"):
-        raise UserError("reading AVIF needs Pillow 11.3 or later", "pip install -U pillow")
+        raise UserError("reading AVIF needs Pillow 12 or later", "pip install -U pillow")
     shown = picture(data)
     if shown.bits == 8:
         return open_by_pillow(data, "AVIF", crop=shown.crop, grey=shown.grey)
