@@ -524,6 +524,7 @@ print(len(source), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_windows_of_an_image_of_five_gigabytes_take_little_memory(tmp_path: Path) -> None:
     side, cells = 40_000, 79 * 79
     cell = imagecodecs.zlib_encode((texture(512, 512) // 64).tobytes(), 1)

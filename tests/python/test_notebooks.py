@@ -63,6 +63,7 @@ assert again.is_complete
 """
 
 
+@pytest.mark.slow
 def test_a_cell_is_stopped_and_goes_on(tmp_path: Path) -> None:
     write_images(tmp_path / "images", 10)
     _, stopped, after, on = executed([TRAINING, STOPPED, AFTER, ON], tmp_path)

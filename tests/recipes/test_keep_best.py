@@ -105,6 +105,7 @@ def test_several_processes_keep_what_one_does(more: str, colours: Path, finished
         torch.testing.assert_close(theirs[name], mine, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_anew_forgets_what_was_kept(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
     assert run(*finetune(finished, data, out, "--epochs 1 --keep-best top1"))[0] == 0

@@ -91,6 +91,7 @@ def test_the_page_says_it(study: Path, tmp_path: Path, run: Run) -> None:
     assert (again / "report.html").read_text().count("from scratch") == page.count("from scratch")
 
 
+@pytest.mark.slow
 def test_the_same_command_does_nothing_twice_and_more_seeds_are_added(
     study: Path, finished: Path, data: Path, tmp_path: Path, run: Run
 ) -> None:
