@@ -683,6 +683,13 @@ SIZES: dict[str, tuple[int, int, int]] = {  # embed_dim, depth, num_heads
     "vit_large": (1024, 24, 16),
     "vit_huge": (1280, 32, 16),
 }
+
+
+def nearest_size(embed_dim: int) -> str:
+    """The name of the size that is nearest in width."""
+    return min(SIZES, key=lambda name: abs(SIZES[name][0] - embed_dim))
+
+
 PAPERS_DECODER = (512, 8, 16)  # the same of the decoder
 DECODERS: dict[str, tuple[int, int, int]] = {
     **dict.fromkeys(SIZES, PAPERS_DECODER),

@@ -75,16 +75,15 @@ def agreement(views: TwoViews, k: int = K) -> NDArray[np.float32]:
     """(n,) 0..1, of each image: the share of its k nearest others, by the cosine, that both crops have in common. k is
     cut to n - 1."""
     k = min(k, len(views.first) - 1)
-    same = torch.zeros(len(views.first))
+    same, both = torch.zeros(len(views.first)), [F.normalize(v.double(), dim=1) for v in (views.first, views.second)]
     for rows in torch.arange(len(views.first)).split(1024):
-        has = [_nearest(vectors, rows, k) for vectors in (views.first, views.second)]
+        has = [_nearest(unit, rows, k) for unit in both]
         same[rows] = (has[0] & has[1]).sum(1) / k
     return same.numpy()
 
 
-def _nearest(vectors: Tensor, rows: Tensor, k: int) -> Tensor:
-    """(n, D), (r,) -> (r, n): which are the k nearest to each of the rows; none is its own neighbour."""
-    unit = F.normalize(vectors.double(), dim=1)
+def _nearest(unit: Tensor, rows: Tensor, k: int) -> Tensor:
+    """(n, D) of length 1, (r,) -> (r, n): which are the k nearest to each of the rows; none is its own neighbour."""
     similar = unit[rows] @ unit.T
     similar[torch.arange(len(rows)), rows] = -torch.inf
     is_near = torch.zeros(similar.shape, dtype=torch.bool)

@@ -1,11 +1,14 @@
-"""What every command says of DATA, once it has opened what it uses of it."""
+"""What commands take of DATA once it is opened, and what every one says of it."""
+
+from typing import Literal
 
 from rich.console import Console
 
 from openmae.commandline.flags import with_flags
 from openmae.data.dividing import notes_on_copies
-from openmae.data.opening import Data
+from openmae.data.opening import Data, Split
 from openmae.data.sources.source import Source
+from openmae.errors import UserError
 
 
 def tell(data: Data, console: Console, *apart: Source) -> None:
@@ -16,3 +19,12 @@ def tell(data: Data, console: Console, *apart: Source) -> None:
             console.print(f"warning: {said}", style="yellow", soft_wrap=True, highlight=False)
         else:
             console.print(said, soft_wrap=True, highlight=False)
+
+
+def part_of(data: Data, split: Literal["all"] | Split) -> Source:
+    """All of its images, or those of a split. Raises UserError where it has none."""
+    if split == "all":
+        return data.all
+    if not data.has_splits:
+        raise UserError(f"{data.location} has no splits", f"leave --split {split} out")
+    return data.split(split)

@@ -19,8 +19,7 @@ from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.files.whole import take_lock, write_file
 from openmae.report.page.study import STUDY
-
-_MOST_NAMED = 3  # settings in a sentence
+from openmae.train.run import differences
 
 
 @dataclass(frozen=True)
@@ -127,10 +126,7 @@ class Study:
             raise UserError(f"{self.path} holds a study of openmae {kind}", "choose another `out`")
         differing = [name for name in {**asked, **self.asked} if asked.get(name) != self.asked.get(name)]
         if differing:
-            said = ", ".join(
-                f"{name} = {asked.get(name)}, not {self.asked.get(name)}" for name in differing[:_MOST_NAMED]
-            )
-            said += f", and {len(differing) - _MOST_NAMED} more differences" * (len(differing) > _MOST_NAMED)
+            said = differences(asked, self.asked, differing)
             raise UserError(f"{self.path} holds a study with {said}", "choose another `out`, or ask the same again")
         return parts
 

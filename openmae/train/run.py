@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,12 @@ from openmae.train.checkpoint import newest_record
 from openmae.train.environment import environment
 
 _MOST_NAMED = 5  # settings in a sentence
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], differing: Sequence[str]) -> str:
+    """epochs = 100, not 200, ...: of settings that differ."""
+    said = ", ".join(f"{name} = {before.get(name)}, not {now.get(name)}" for name in differing[:_MOST_NAMED])
+    return said + f", and {len(differing) - _MOST_NAMED} more differences" * (len(differing) > _MOST_NAMED)
 
 
 class RunFolder:
@@ -110,8 +116,7 @@ class RunFolder:
             before = {key: _plain(value) for key, value in read_config(self.path).items()}
             differing = [k for k in {**before, **config} if k not in may_differ and before.get(k) != config.get(k)]
             if differing:
-                said = ", ".join(f"{k} = {before.get(k)}, not {config.get(k)}" for k in differing[:_MOST_NAMED])
-                said += f", and {len(differing) - _MOST_NAMED} more differences" * (len(differing) > _MOST_NAMED)
+                said = differences(before, config, differing)
                 raise UserError(
                     f"{self.path} holds a run with {said}", "choose another `out`, or `resume` it with its own settings"
                 )

@@ -48,25 +48,6 @@ def patch_projection(ours: str, theirs: str, patch_size: tuple[int, ...], in_cha
     return [weight, Entry((f"{ours}.bias",), (f"{theirs}.bias",))]
 
 
-def tokens(ours: str, class_token: str, positions: str, count: int) -> Entry:
-    """The class tokens (T, D) and the patches' positions (N, D); theirs are (1, T, D) and, with a position for the
-    class tokens too, (1, T + N, D). What is added to a class token in all cases is part of it here."""
-    names = (f"{ours}.class_token", f"{ours}.positions")
-    if count == 0:
-        return Entry(
-            names,
-            (positions,),
-            lambda places: (places[0, :0], places[0]),
-            lambda token, places: (places[None],),
-        )
-    return Entry(
-        names,
-        (class_token, positions),
-        lambda token, places: (token[0] + places[0, :count], places[0, count:]),
-        lambda token, places: (token[None], torch.cat([torch.zeros_like(token), places])[None]),
-    )
-
-
 def made(ours: str, make: Callable[[], Tensor]) -> Entry:
     """A weight that theirs has not, with a value that changes nothing."""
     return Entry((ours,), (), lambda: (make(),), lambda weight: ())

@@ -22,7 +22,8 @@ from openmae.files.parsing import read_json
 from openmae.heads import Classifier, Encoder, Pool
 from openmae.masking import Masking
 from openmae.model import Architecture, MaskedAutoencoder, ViT
-from openmae.weights.entries import Entry, decoder_inputs, filled, layer, made, patch_projection, tokens
+from openmae.weights.entries import Entry, decoder_inputs, filled, layer, made, patch_projection
+from openmae.weights.layout import token_entry
 from openmae.weights.loaded import Loaded, Model, model_json
 from openmae.weights.native import read_safetensors
 from openmae.weights.pickled import read_pickled
@@ -102,7 +103,7 @@ def encoder_entries(encoder: ViT, prefix: str, biases: Biases) -> list[Entry]:
         *patch_projection(
             "encoder.patch_embed", f"{inside}.patch_embeddings.projection", encoder.patch_size, encoder.in_chans
         ),
-        tokens("encoder", f"{inside}.cls_token", f"{inside}.position_embeddings", encoder.class_tokens),
+        token_entry(encoder, names=(f"{inside}.cls_token", "", f"{inside}.position_embeddings")),
         *block_entries("encoder.blocks", f"{prefix}encoder.layer", encoder.depth, encoder.embed_dim, biases),
     ]
 

@@ -80,16 +80,19 @@ def _two(ours: str, theirs: str) -> Entry:
     return Entry((ours,), halves, lambda gate, value: (torch.cat([gate, value]),), lambda whole: whole.chunk(2))
 
 
-def token_entry(encoder: ViT, at: int | None = None) -> Entry:
+def token_entry(
+    encoder: ViT, at: int | None = None, names: tuple[str, str, str] = ("cls_token", "reg_token", "pos_embed")
+) -> Entry:
     """The class tokens (T, D) and the patches' positions (N, D).
 
-    Theirs are cls_token (1, T - R, D), reg_token (1, R, D) and pos_embed (1, at + N, D): with positions of the first
-    `at` tokens, which are part of the tokens here. Default: of all, where there are no registers, else of none.
+    names: what theirs are called: class tokens (1, T - R, D), registers (1, R, D) and positions (1, at + N, D), with
+    those of the first `at` tokens, which are part of the tokens here. Default: of all, where there are no registers,
+    else of none.
     """
     positioned = (encoder.class_tokens if encoder.registers == 0 else 0) if at is None else at
     has_positions = encoder.rope is None or encoder.learned_positions
     sizes = [encoder.read_classes, encoder.registers]
-    kinds = [name for name, size in zip(("cls_token", "reg_token"), sizes, strict=True) if size]
+    kinds = [name for name, size in zip(names, sizes, strict=False) if size]
     ours = ("encoder.class_token", *(["encoder.positions"] if has_positions else []))
 
     def read(*tensors: Tensor) -> Tensors:
@@ -106,7 +109,7 @@ def token_entry(encoder: ViT, at: int | None = None) -> Entry:
         zeros = torch.zeros_like(tokens[:positioned])
         return *split, *(torch.cat([zeros, positions])[None] for positions in places)
 
-    return Entry(ours, (*kinds, *(["pos_embed"] if has_positions else [])), read, write)
+    return Entry(ours, (*kinds, *([names[2]] if has_positions else [])), read, write)
 
 
 def encoder_entries(encoder: ViT, at: int | None = None) -> list[Entry]:

@@ -32,25 +32,10 @@ from openmae.errors import BrokenImage, UserError
 _SUBFILE, _WIDTH, _LENGTH, _PHOTOMETRIC, _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES = 254, 256, 257, 262, 273, 277, 278, 279
 _PLANAR, _TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_BYTES, _EXTRA = 284, 322, 323, 324, 325, 338
 _BITS, _COMPRESSION, _SAMPLE_FORMAT = 258, 259, 339
-_OF_COMPRESSION = (266, 292, 293, 317, 347, 529, 530, 531, 532)
+_OF_COMPRESSION = (266, 292, 293, 317, 347, 529, 530, 531, 532)  # fill order, predictor, JPEG's tables, chroma
 _RGB, _YCBCR = 2, 6  # photometric
-_COPIED: tuple[int, ...] = (
-    _BITS,
-    259,
-    _PHOTOMETRIC,
-    266,
-    ORIENTATION,
-    _SAMPLES,
-    _PLANAR,
-    292,
-    293,
-    317,
-    320,
-    332,
-    334,
-    _EXTRA,
-)
-_COPIED += (_SAMPLE_FORMAT, 347, 529, 530, 531, 532, NO_DATA)  # JPEG's tables, chroma
+_OF_PIXELS = (_BITS, _PHOTOMETRIC, ORIENTATION, _SAMPLES, _PLANAR, 320, 332, 334, _EXTRA, _SAMPLE_FORMAT, NO_DATA)
+_COPIED = (*_OF_PIXELS, _COMPRESSION, *_OF_COMPRESSION)
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SHORT, _LONG8 = 3, 16
 _OF_SMALLER, _OF_MASK = 1, 4  # bits of NewSubfileType
@@ -221,10 +206,14 @@ def _described(file: Any) -> TiffWindows | None:
             mask = replace(found, tags={**found.tags, _SUBFILE: _short(file.byteorder, _OF_MASK)})
         elif not kind & _OF_MASK and abs(found.width * layer.height / (found.height * layer.width) - 1) < 0.1:
             layers.append(found)
-    turn = page.tags.valueof(ORIENTATION)
     samples = max(page.samplesperpixel, len(layer.offsets))
-    turn = turn if turn in range(1, 9) else 1
-    return TiffWindows(file.byteorder, tuple(layers), turn, samples * page.dtype.itemsize, mask)
+    return TiffWindows(file.byteorder, tuple(layers), _turn(page), samples * page.dtype.itemsize, mask)
+
+
+def _turn(page: Any) -> int:
+    """Which way up, as the tag numbers it; upright where it says nothing of use."""
+    turn = page.tags.valueof(ORIENTATION)
+    return turn if turn in range(1, 9) else 1
 
 
 def _layer(series: Any) -> Layer | None:
@@ -273,7 +262,7 @@ def _layer_of(pages: Sequence[Any], key: Any, axes: str) -> Layer | None:
 
 
 def _tags(page: Any) -> dict[int, Tag]:
-    """Those that say how pixels are stored, in order."""
+    """Those that say how pixels are stored."""
     file, tags = page.parent.filehandle, {}
     for number in _COPIED:
         if (tag := page.tags.get(number)) is None:
@@ -399,9 +388,7 @@ def tiff_of_window(window: bytes) -> bytes:
 
 
 def _page_of(page: Any, box: Box) -> Page:
-    turn = page.tags.valueof(ORIENTATION)
-    turn = turn if turn in range(1, 9) else 1
-    size = (page.imagelength, page.imagewidth)
+    turn, size = _turn(page), (page.imagelength, page.imagewidth)
     x, y, width, height = _stored(box, size if turn < 5 else size[::-1], turn)
     values = page.asarray(maxworkers=1)
     if values.dtype.kind != "b" and values.dtype.itemsize * 8 != page.bitspersample:

@@ -8,14 +8,14 @@ import numpy as np
 
 from openmae.data.sources.labels import LabelledSource
 from openmae.data.sources.listing import fingerprint
-from openmae.data.sources.open_file import read_file
+from openmae.data.sources.named_files import NamedFiles
 from openmae.data.sources.source import Names
 from openmae.errors import UserError
 
 _SHOWN = 3  # names in a sentence
 
 
-class ImageFiles(LabelledSource):
+class ImageFiles(NamedFiles, LabelledSource):
     """Files in the order in which they are given, called as they are given; without labels.
 
     Raises UserError where one does not exist.
@@ -32,25 +32,9 @@ class ImageFiles(LabelledSource):
         sizes = np.array([os.stat(file).st_size for file in files], np.int64)  # noqa: PTH116
         self._fingerprint = fingerprint(self.paths, sizes)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        """The path as it was given."""
-        return self.paths[index]
-
-    @property
-    def all_names(self) -> Names:
-        """The paths as they were given."""
-        return self.paths
-
     def file(self, index: int) -> str:
         """The path."""
         return self.paths[index]
-
-    def read(self, index: int) -> bytes:
-        """The file's bytes. Raises OSError, and BrokenImage for what is no file of a size that images have."""
-        return read_file(self.paths[index])
 
     @property
     def fingerprint(self) -> str:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from openmae.data.sources.labels import NO_LABEL, LabelledSource, class_name
 from openmae.data.sources.listing import EXTENSIONS, SLIDES, Listing
-from openmae.data.sources.open_file import read_file
-from openmae.data.sources.source import LabelKind, Names, Source
+from openmae.data.sources.named_files import NamedFiles
+from openmae.data.sources.source import LabelKind, Names
 from openmae.data.sources.splits import split_of
 from openmae.errors import UserError
 
@@ -21,7 +21,7 @@ _SHOWN = 5  # kinds of files in a sentence
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 
 
-class ImageFolder(Source):
+class ImageFolder(NamedFiles):
     """The images below `root`: paths relative to it, sorted by their bytes, which gives every image its index.
 
     The listing of a large set is kept between starts and made anew when a folder has changed, that is, when a file
@@ -34,18 +34,6 @@ class ImageFolder(Source):
         self.location = str(root)
         self._prefix = f"{root}/"
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        """Path relative to the folder."""
-        return self.paths[index]
-
-    @property
-    def all_names(self) -> Names:
-        """Their paths."""
-        return self.paths
-
     def path(self, index: int) -> Path:
         """Where image `index` lies."""
         return self.root / self.paths[index]
@@ -53,10 +41,6 @@ class ImageFolder(Source):
     def file(self, index: int) -> str:
         """Where image `index` lies."""
         return f"{self._prefix}{self.paths[index]}"
-
-    def read(self, index: int) -> bytes:
-        """The file's bytes. Raises OSError, and BrokenImage for what is no file of a size that images have."""
-        return read_file(self.file(index))
 
     @property
     def fingerprint(self) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from openmae.data.sources.columns import by_distinct_values, no_column, values
 from openmae.data.sources.labels import LabelledSource, label_text, number_labels
 from openmae.data.sources.listing import RACY_NS, fingerprint
-from openmae.data.sources.open_file import read_file
+from openmae.data.sources.named_files import NamedFiles
 from openmae.data.sources.parquet import open_parquet, readable
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Names
@@ -31,7 +31,7 @@ TableRow = tuple[Any, ...]  # the cells of some columns; None where there is no 
 PlacesIn = Callable[[Sequence[str]], list[int | None]]  # where these columns are in a header
 
 
-class TableSource(LabelledSource):
+class TableSource(NamedFiles, LabelledSource):
     """The files that a table names, in its order. What is missing is found when it is read.
 
     paths: as the table has them, absolute or relative to the table's folder. splits (n,): index into split_names, what
@@ -57,25 +57,9 @@ class TableSource(LabelledSource):
         self.splits, self.split_names = splits, split_names
         self._fingerprint = fingerprint
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        """The path as the table has it."""
-        return self.paths[index]
-
-    @property
-    def all_names(self) -> Names:
-        """The paths as the table has them."""
-        return self.paths
-
     def file(self, index: int) -> str:
         """What the row names, relative to the working folder or whole."""
         return os.path.join(self._folder, self.paths[index])  # noqa: PTH118
-
-    def read(self, index: int) -> bytes:
-        """The file's bytes. Raises OSError, and BrokenImage for what is no file of a size that images have."""
-        return read_file(self.file(index))
 
     @property
     def fingerprint(self) -> str:

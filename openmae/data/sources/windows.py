@@ -6,7 +6,7 @@ corner, as W3C's Media Fragments write it: `slides/a.svs#xywh=1024,512,512,512`.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -157,14 +157,6 @@ class Windows(Source):
         if image in self.places.broken:
             raise BrokenImage(self.places.broken[image])
         return self.source.read(image) if box == WHOLE_IMAGE else self.cut(self.source, image, box)
-
-    def read_each(self, indices: Sequence[int]) -> Iterator[bytes | OSError | BrokenImage]:
-        """In turn."""
-        for index in indices:
-            try:
-                yield self.read(index)
-            except (OSError, BrokenImage) as error:
-                yield error
 
     def _place(self, index: int) -> tuple[int, tuple[int, int, int, int]]:
         x, y, width, height = self.places.boxes[index].tolist()

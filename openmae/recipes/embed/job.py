@@ -18,7 +18,7 @@ from rich.console import Console
 from openmae.console.terminal import make_console
 from openmae.console.words import encodable, pace, several, size_of
 from openmae.data.loading.in_order import CentredImages
-from openmae.data.opening import Data, open_data
+from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
 from openmae.data.survey.sample import levels_of
 from openmae.errors import BrokenImage, UserError
@@ -37,7 +37,7 @@ from openmae.recipes.embed.settings import Embed
 from openmae.recipes.in_parts.about import digest
 from openmae.recipes.in_parts.work import PART_BYTES, Work, batch_size_for, list_broken, worked_through
 from openmae.recipes.levels import check_expected, check_levels
-from openmae.recipes.opened import tell
+from openmae.recipes.opened import part_of, tell
 from openmae.recipes.places import place_columns, place_of
 from openmae.version import __version__
 from openmae.weights import Loaded, load_model
@@ -55,7 +55,7 @@ def run(settings: Embed) -> None:
     device = choose_device(settings.device)
     workers = workers_for(settings.workers, device)
     data = open_data(settings.data, settings.selection, settings.reading)
-    source = _source(settings, data)
+    source = part_of(data, settings.split)
     tell(data, console)
     loaded = suited(loaded, source, settings.reading, workers, console)
     labels = LabelTexts(source)
@@ -127,14 +127,6 @@ def _check_picture(picture: Path) -> None:
         raise UserError(f"--picture is {picture}", "give a name that ends in .png")
     if picture.is_dir():
         raise UserError(f"--picture is {picture}, which is a folder", "give a file")
-
-
-def _source(settings: Embed, data: Data) -> Source:
-    if settings.split == "all":
-        return data.all
-    if not data.has_splits:
-        raise UserError(f"{settings.data} has no splits", f"leave --split {settings.split} out")
-    return data.split(settings.split)
 
 
 def _query(images: CentredImages, path: Path) -> NDArray[Any]:

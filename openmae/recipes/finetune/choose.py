@@ -24,7 +24,7 @@ from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.training.memory import usable_memory
 from openmae.recipes.training.open import Values, fill, filled
 from openmae.recipes.training.schedule import course_of
-from openmae.recipes.training.settings import given, pair
+from openmae.recipes.training.settings import given, pair, sides_of
 from openmae.train.classifier_cost import rough_step_bytes, step_bytes
 
 _SCRATCH = {  # Table 11
@@ -89,8 +89,8 @@ def choose(
     if values["warmup_epochs"][0] >= epochs:
         values["warmup_epochs"] = (epochs / 20, "5% of the epochs")
     batch_size = settings.batch_size or values["batch_size"][0]
-    values["img_size"] = (_sides(encoder.img_size), "the model's")
-    values["patch_size"] = (_sides(encoder.patch_size), "the model's")
+    values["img_size"] = (sides_of(encoder.img_size), "the model's")
+    values["patch_size"] = (sides_of(encoder.patch_size), "the model's")
     values |= _impossible(start.statistics, task)
     if settings.blocks != "all":
         values["positions"] = ("fixed", "the embedding does not learn")
@@ -191,10 +191,6 @@ def _config(settings: Finetune) -> dict[str, Any]:
     del values["resume"], values["out"], values["profile"]
     model = whole_address(model) if Path(model).exists() else model
     return {**values, "model": model, "data": whole_address(given(settings.data))}
-
-
-def _sides(sides: tuple[int, ...]) -> int | tuple[int, ...]:
-    return sides[0] if len(set(sides)) == 1 else sides
 
 
 def _paper(encoder: ViT, target: str | None, is_probe: bool) -> Values:

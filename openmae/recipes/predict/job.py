@@ -15,21 +15,22 @@ from torch import Tensor
 from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.console.words import encodable, pace, several
-from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import Data, open_images
 from openmae.data.sources.source import Source
 from openmae.errors import UserError
 from openmae.evaluate.features import centred_images
+from openmae.evaluate.in_batches import RowsOf
 from openmae.evaluate.suited import suited
 from openmae.files.disk import check_out, room_on_disk
 from openmae.files.tables import SUFFIXES, Columns, TableWriter, require_writer
 from openmae.files.whole import WholeFile, write_file
 from openmae.machine.device import autocast, choose_device
+from openmae.machine.kinds import Precision
 from openmae.machine.workers import workers_for
 from openmae.recipes.in_parts.about import KEY, SAME_IMAGES, Kind, as_json, digest
 from openmae.recipes.in_parts.work import Done, Work, batch_size_for, worked_through
 from openmae.recipes.levels import check_levels
-from openmae.recipes.opened import tell
+from openmae.recipes.opened import part_of, tell
 from openmae.recipes.places import place_cells, place_columns
 from openmae.recipes.predict.settings import Predict
 from openmae.recipes.predict.sort import check_sort, sort_images
@@ -63,10 +64,9 @@ def run(settings: Predict) -> None:
     _ = loaded.classifier  # raises where it is none
     predictions = _asked(settings, loaded)
     device = choose_device(settings.device)
-    batch_size_for(settings.batch_size, device)  # raises before anything is read
-    workers = workers_for(settings.workers, device)
+    batch_size, workers = batch_size_for(settings.batch_size, device), workers_for(settings.workers, device)
     data = open_images(settings.images, settings.selection, settings.reading)
-    source = _source(settings, data)
+    source = part_of(data, settings.split)
     tell(data, console)
     loaded = suited(loaded, source, settings.reading, workers, console)
     images = centred_images(loaded.encoder, loaded.statistics, source)
@@ -80,7 +80,9 @@ def run(settings: Predict) -> None:
             PREDICTIONS.fitting(settings.out, about)
             console.print(f"{settings.out} has their predictions already")
         else:
-            _predict(_work(settings, loaded, images, predictions, device), predictions, about, console)
+            scores_of = _scores_of(loaded, settings.precision, device)
+            work = Work(settings.out, "predicting", images, scores_of, batch_size, workers, predictions.told)
+            _predict(work, predictions, about, console)
     if settings.sort is not None:
         with room_on_disk(settings.sort):
             sort_images(settings.sort, settings.sort_by, source, settings.out, predictions, console)
@@ -109,14 +111,6 @@ def _asked(settings: Predict, loaded: Loaded) -> Predictions:
     return Predictions(task, [encodable(name) for name in names], settings.top_k or 1, threshold)
 
 
-def _source(settings: Predict, data: Data) -> Source:
-    if settings.split == "all":
-        return data.all
-    if not data.has_splits:
-        raise UserError(f"{data.location} has no splits", f"leave --split {settings.split} out")
-    return data.split(settings.split)
-
-
 def _said_of(predictions: Predictions) -> str:
     what = {"classification": "classes", "multi-label": "labels"}.get(predictions.task)
     return f", {len(predictions.names):,} {what}" if what else ""
@@ -142,19 +136,16 @@ def _about(settings: Predict, loaded: Loaded, predictions: Predictions, data: Da
     }
 
 
-def _work(
-    settings: Predict, loaded: Loaded, images: CentredImages, predictions: Predictions, device: torch.device
-) -> Work:
-    """Every image through the model."""
+def _scores_of(loaded: Loaded, precision: Precision, device: torch.device) -> RowsOf:
+    """(B, C, H, W) as decoded -> scores (B, K)."""
     model, statistics = loaded.classifier.to(device).eval(), loaded.statistics
 
     @torch.inference_mode()
     def scores_of(batch: Tensor) -> Tensor:
-        with autocast(device, settings.precision):
+        with autocast(device, precision):
             return model(statistics.normalize(batch.to(device))).float()
 
-    batch_size, workers = batch_size_for(settings.batch_size, device), workers_for(settings.workers, device)
-    return Work(settings.out, "predicting", images, scores_of, batch_size, workers, predictions.told)
+    return scores_of
 
 
 def _predict(work: Work, predictions: Predictions, about: dict[str, Any], console: Console) -> None:

@@ -6,11 +6,11 @@ from openmae.commandline.flags import flag
 from openmae.data.survey.levels import unlike
 from openmae.data.survey.sample import Survey
 from openmae.errors import UserError
-from openmae.model import SIZES, Architecture, MaskedAutoencoder, ViT
+from openmae.model import SIZES, Architecture, MaskedAutoencoder, ViT, nearest_size
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.pretrain.start import Start, channels_of, has_decoder
 from openmae.recipes.training.open import Values
-from openmae.recipes.training.settings import given, pair, shown
+from openmae.recipes.training.settings import given, pair, shown, sides_of
 from openmae.weights import Loaded
 
 _SHAPE = ("embed_dim", "depth", "num_heads", "class_tokens")
@@ -28,11 +28,11 @@ def going_on(settings: Pretrain, look: Survey, start: Start) -> Values:
     _check_shape(settings, loaded)
     encoder, model, its = loaded.encoder, loaded.model, "MODEL's"
     shape = (encoder.embed_dim, encoder.depth, encoder.num_heads)
-    nearest = min(SIZES, key=lambda name: abs(SIZES[name][0] - encoder.embed_dim))
+    nearest = nearest_size(encoder.embed_dim)
     is_named = SIZES[nearest] == shape
     values: Values = {
         "model": (nearest, its if is_named else "the nearest to MODEL's shape"),
-        "patch_size": (_sides(encoder.patch_size), its),
+        "patch_size": (sides_of(encoder.patch_size), its),
         "img_size": _img_size(settings, look, encoder),
         **{name: (getattr(encoder, name), its) for name in _SHAPE if encoder.class_tokens != 1 or not is_named},
         **_statistics(look, loaded),
@@ -96,8 +96,8 @@ def _img_size(settings: Pretrain, look: Survey, encoder: ViT) -> tuple[int | tup
     unit = math.lcm(*units)
     smaller = unit * max(-(-side // unit), _LEAST_GRID)
     if side >= _SMALLER * min(own) or smaller >= min(own):
-        return _sides(own), f"MODEL's; images have {side}" if own == encoder.img_size else "nearest to MODEL's"
-    return smaller, f"MODEL's is {shown(_sides(own))}, images have {side}, and 8 x 8 patches are wanted"
+        return sides_of(own), f"MODEL's; images have {side}" if own == encoder.img_size else "nearest to MODEL's"
+    return smaller, f"MODEL's is {shown(sides_of(own))}, images have {side}, and 8 x 8 patches are wanted"
 
 
 def _statistics(look: Survey, loaded: Loaded) -> Values:
@@ -111,7 +111,3 @@ def _statistics(look: Survey, loaded: Loaded) -> Values:
         "mean": (loaded.statistics.mean, "MODEL's: the images have such values"),
         "std": (loaded.statistics.std, "likewise"),
     }
-
-
-def _sides(sides: tuple[int, ...]) -> int | tuple[int, ...]:
-    return sides[0] if len(set(sides)) == 1 else sides

@@ -21,7 +21,14 @@ SEED: tuple[Callable[[Any], bool], str] = (lambda n: 0 <= n < 2**63, "give a num
 
 
 def check(settings: Settings, bounds: Bounds) -> None:
-    """Raises UserError for a number out of its bounds; settings left open pass."""
+    """`within`, of a training: the warm-up is shorter than the whole, too."""
+    within(settings, bounds)
+    if settings.epochs is not None and settings.warmup_epochs is not None and settings.warmup_epochs >= settings.epochs:
+        refuse(settings, "warmup_epochs", f"it is not below --epochs {settings.epochs:g}, so lower it")
+
+
+def within(settings: Any, bounds: Bounds) -> None:
+    """Raises UserError for a number out of its bounds; settings left open pass. settings: a dataclass."""
     for field in fields(settings):
         value = getattr(settings, field.name)
         numbers = value if isinstance(value, tuple) else (value,)
@@ -29,10 +36,8 @@ def check(settings: Settings, bounds: Bounds) -> None:
             refuse(settings, field.name, "give a finite number")
         if value is not None and field.name in bounds and not bounds[field.name][0](value):
             refuse(settings, field.name, bounds[field.name][1])
-    if settings.epochs is not None and settings.warmup_epochs is not None and settings.warmup_epochs >= settings.epochs:
-        refuse(settings, "warmup_epochs", f"it is not below --epochs {settings.epochs:g}, so lower it")
 
 
-def refuse(settings: Settings, name: str, advice: str) -> None:
+def refuse(settings: Any, name: str, advice: str) -> None:
     """Raises UserError that says what the setting is and what to do."""
     raise UserError(f"{flag(name)} is {shown(getattr(settings, name))}", advice)

@@ -149,6 +149,11 @@ def pair(sides: int | tuple[int, int] | None) -> tuple[int, int]:
     return side, side
 
 
+def sides_of(sides: tuple[int, ...]) -> int | tuple[int, ...]:
+    """One number for equal sides: the inverse of `pair`."""
+    return sides[0] if len(set(sides)) == 1 else sides
+
+
 def shown(value: Any) -> str:
     """A setting as it is written on the command line, numbers short."""
     if isinstance(value, tuple):

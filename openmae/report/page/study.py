@@ -71,10 +71,15 @@ def _shown(one: dict[str, Any], value: float) -> str:
 def _bounds(one: dict[str, Any], gain: Mapping[str, Any]) -> str:
     if not all(is_number(gain.get(key)) for key in ("difference", "low", "high")):
         return "-"
-    numbers = [gain[key] for key in ("difference", "low", "high")]
-    in_points = one.get("in_points")
-    mean, low, high = (f"{100 * n:+.1f}" if in_points else f"{n:+.3g}" for n in numbers)
-    return f"{mean}{' points' * bool(in_points)} ({low} to {high})"
+    in_points = bool(one.get("in_points"))
+    mean, low, high = (signed(gain[key], in_points) for key in ("difference", "low", "high"))
+    return f"{mean}{' points' * in_points} ({low} to {high})"
+
+
+def signed(value: float, in_points: bool) -> str:
+    """A difference, in points of a hundred where it is one of shares."""
+    shown = f"{100 * value:+.1f}" if in_points else f"{value:+.3g}"
+    return "0.0" if shown in ("-0.0", "+0.0") else shown
 
 
 def _runs(runs: Any) -> str:

@@ -16,7 +16,7 @@ from openmae.files.whole import write_file
 from openmae.report.page.run import write_report
 from openmae.report.page.study import RESULTS, study_table
 from openmae.report.plots.study import study_picture
-from openmae.studies.adapt.verdict import Figure, Findings, Verdict
+from openmae.studies.adapt.verdict import Figure, Findings, Verdict, points
 from openmae.studies.intervals import Interval, between, between_parts, level_of
 from openmae.studies.outcomes import Outcome, read_outcomes
 from openmae.studies.study import Study
@@ -142,7 +142,7 @@ def _rule(figures: int, worth: float, level: float) -> str:
         "drawn anew, the same for both encoders) and other seeds (Student's t over those that were trained) might have "
         f"given, and hold for all {figures} figures together in 95 of 100 cases ({100 * level:.1f}% each). A gain is "
         "claimed where the bounds of a figure lie above 0 and no figure's lie below; no gain where all end below "
-        f"{100 * worth:g} point{'s' * (worth != 0.01)} of a hundred; else nothing is decided. From scratch means the "
+        f"{points(worth)} of a hundred; else nothing is decided. From scratch means the "
         "same model, images a step and number of steps."
     )
 

@@ -26,6 +26,7 @@ from openmae.files.address import whole_address
 from openmae.machine.device import choose_device, choose_precision
 from openmae.machine.workers import workers_for
 from openmae.recipes.finetune.job import finetune
+from openmae.recipes.in_parts.about import digest
 from openmae.studies.adapt.conclude import (
     ENCODERS,
     GONE_ON,
@@ -119,9 +120,6 @@ def open_all(settings: Adapt, console: Console) -> Opened:
     """Raises UserError for what cannot be gone on with or judged by."""
     loaded = load_model(settings.model, **settings.heads)
     say_origin(loaded, console)
-    digest = hashlib.sha256()
-    for tensor in loaded.encoder.state_dict().values():
-        digest.update(tensor.contiguous().numpy().tobytes())
     selection = settings.selection
     if settings.labels is not None:  # whose column it is
         selection = replace(selection, label_column=None)
@@ -146,7 +144,7 @@ def open_all(settings: Adapt, console: Console) -> Opened:
     name = str(settings.model)
     return Opened(
         whole_address(name) if settings.model.exists() else name,
-        digest.hexdigest(),
+        digest(loaded.encoder, loaded.encoder.arguments()),
         images,
         labelled,
         unlabelled(data, settings.seed),
@@ -179,9 +177,13 @@ def _asked(settings: Adapt, opened: Opened) -> dict[str, Any]:
     }
 
 
+def _encoders(settings: Adapt) -> list[str]:
+    return [RELEASED, GONE_ON, *([SCRATCH] if settings.scratch else [])]
+
+
 def _plan(settings: Adapt, opened: Opened, parts: int) -> str:
     """What is about to be done, in a line."""
-    encoders = ["as released", "gone on with", *(["from scratch"] if settings.scratch else [])]
+    encoders = [SAID[name] for name in _encoders(settings)]
     if opened.labelled is None:
         by = f"neighbour agreement and RankMe on {several(len(opened.unlabelled), 'image')}"
     else:
@@ -216,7 +218,7 @@ def _question(settings: Adapt, opened: Opened, seeds: list[int]) -> Asked:
     return Asked(
         str(settings.model),
         figures_of(None if labelled is None else labelled.task, opened.few),
-        [RELEASED, GONE_ON, *([SCRATCH] if settings.scratch else [])],
+        _encoders(settings),
         seeds,
         settings.seeds,
         settings.seed,
@@ -244,10 +246,7 @@ def _parts(settings: Adapt, opened: Opened, means: Means, study: Study) -> tuple
             parts.append(_trained(settings, opened, study, console, SCRATCH, seed))
             parts.append(_judged(settings, opened, means, study, SCRATCH, seed))
         if opened.few is not None:
-            parts += [
-                _finetuned(settings, opened, means, study, encoder, seed)
-                for encoder in (RELEASED, GONE_ON, *([SCRATCH] if settings.scratch else []))
-            ]
+            parts += [_finetuned(settings, opened, means, study, encoder, seed) for encoder in _encoders(settings)]
         by_seed[seed] = parts
     return first, by_seed
 

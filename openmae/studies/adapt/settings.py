@@ -6,7 +6,6 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from openmae.commandline.flags import flag
 from openmae.errors import UserError
 from openmae.heads import Pool
 from openmae.recipes.asked import (
@@ -19,8 +18,7 @@ from openmae.recipes.asked import (
     AskedTask,
     Loaders,
 )
-from openmae.recipes.training.ranges import ABOVE_0, SEED, SHARE, Bounds
-from openmae.recipes.training.settings import shown
+from openmae.recipes.training.ranges import ABOVE_0, SEED, SHARE, Bounds, within
 
 GROUPS = {"minutes": "training", "seeds": "judging", "precision": "machine"}  # of --help, by their first setting
 LEAST_SEEDS = 2
@@ -80,9 +78,6 @@ class Adapt(AskedHeads, AskedGroups, AskedReading):
 
     def __post_init__(self) -> None:
         """Raises UserError for a number out of its range, and for settings that do not go together."""
-        for name, (holds, advice) in _BOUNDS.items():
-            value = getattr(self, name)
-            if value is not None and not holds(value):
-                raise UserError(f"{flag(name)} is {shown(value)}", advice)
+        within(self, _BOUNDS)
         if self.minutes is not None and self.epochs is not None:
             raise UserError("--minutes and --epochs both say how long", "give one of them")

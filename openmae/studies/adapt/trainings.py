@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from openmae.errors import UserError
-from openmae.model import SIZES
+from openmae.model import nearest_size
 from openmae.recipes.asked import AskedGroups, AskedReading
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.job import pretrain
@@ -66,11 +66,10 @@ def from_scratch(settings: Adapt, run: Path, seed: int, gone_on: Path) -> Pretra
     config, shape = read_config(gone_on), load_model(gone_on).autoencoder.architecture
     own = {name: config[name] for name in _ALIKE if name in config}
     own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
-    nearest = min(SIZES, key=lambda name: abs(SIZES[name][0] - shape.embed_dim))
     asked = Pretrain(
         data=settings.data,
         out=run,
-        model=nearest,  # type: ignore[arg-type]  # a name of these
+        model=nearest_size(shape.embed_dim),  # type: ignore[arg-type]  # a name of these
         embed_dim=shape.embed_dim,
         depth=shape.depth,
         num_heads=shape.num_heads,

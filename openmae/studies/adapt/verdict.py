@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from openmae.report.page.study import signed
 from openmae.studies.intervals import Interval
 
 Kind = Literal["gain", "no gain", "worse", "mixed", "undecided"]
@@ -34,11 +35,7 @@ class Figure:
 
     def bounds(self, found: Interval) -> str:
         """+1.9 to +4.7"""
-        return f"{self._signed(found.low)} to {self._signed(found.high)}"
-
-    def _signed(self, value: float) -> str:
-        shown = f"{100 * value:+.1f}" if self.in_points else f"{value:+.3g}"
-        return "0.0" if shown in ("-0.0", "+0.0") else shown
+        return f"{signed(found.low, self.in_points)} to {signed(found.high, self.in_points)}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Findings:
         if not told:
             return "undecided", "Undecided: the judging images do not tell"
         changes = _listed([f"{figure.said} by {figure.bounds(self.gain[figure.name])}" for figure in told])
-        return "no gain", f"No gain: {over}, going on changes {changes}, and {_points(self.worth)} would be worth it"
+        return "no gain", f"No gain: {over}, going on changes {changes}, and {points(self.worth)} would be worth it"
 
     def _rises(self, found: Interval) -> bool:
         return found.low > 0 and found.high >= self.worth
@@ -165,7 +162,8 @@ def _turned(figure: Figure, found: Interval) -> str:
     return figure.bounds(Interval(-found.difference, -found.high, -found.low, found.level, 0, 0))
 
 
-def _points(worth: float) -> str:
+def points(worth: float) -> str:
+    """1 point, 2.5 points."""
     return f"{100 * worth:g} point{'s' * (worth != 0.01)}"
 
 
