@@ -21,6 +21,14 @@ AskedTask = Annotated[
         "they have ; or | between them; numbers where all are numbers and not all whole."
     ),
 ]
+AskedLabels = Annotated[
+    str | None,
+    arg(
+        metavar="PART",
+        help="Learn from fewer labels: a share of each class such as 10%, a number such as 20-per-class, or a number "
+        "in all such as 60. The val images stay the same.",
+    ),
+]
 Loaders = Annotated[
     int | None, arg(help="Processes that load images; 0 loads in this one. Does not change the result.")
 ]

@@ -16,6 +16,7 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from openmae.data.fewer_labels import fewer_labels
 from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
+from openmae.data.sources.arrays import ArraysInMemory
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Task, answers, taken_for, task_of
 from openmae.errors import UserError
@@ -239,6 +240,7 @@ def test_a_share_of_images_that_have_no_class_of_their_own(tmp_path: Path, task:
     (tmp_path / "labels.csv").write_text("path,label\n" + "".join(rows))
     source = open_data(str(tmp_path / "labels.csv")).all
     assert len(fewer_labels(source, "10%", task, 0)) == 4
+    assert len(fewer_labels(source, "7", task, 0)) == 7
     with pytest.raises(UserError, match=r"`labels='5-per-class'` is for images of one class each: give a share"):
         fewer_labels(source, "5-per-class", task, 0)
     few, more = (fewer_labels(source, share, task, 0) for share in ("5%", "50%"))
@@ -253,11 +255,33 @@ def test_fewer_labels_are_among_more_of_them(tmp_path: Path) -> None:
     assert names[0] < names[1]
 
 
-@pytest.mark.parametrize("wanted", ["0%", "101%", "x%", "0-per-class", "-3-per-class", "12", "per-class", "nan%"])
+@pytest.mark.parametrize("wanted", ["0%", "101%", "x%", "0-per-class", "-3-per-class", "0", "-12", "per-class", "nan%"])
 def test_other_texts_are_refused(tmp_path: Path, wanted: str) -> None:
     source = open_data(str(write_images(tmp_path / "images", 4))).all
-    with pytest.raises(UserError, match="give a share such as 10%, or a number such as 20-per-class"):
+    with pytest.raises(
+        UserError, match="give a share such as 10%, a number such as 20-per-class, or one in all such as 60"
+    ):
         fewer_labels(source, wanted, "classification", 0)
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=5), part=st.floats(0, 1), seed=st.integers(0, 99))
+def test_a_number_in_all_is_of_each_class_in_proportion(sizes: list[int], part: float, seed: int) -> None:
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    pixels = np.zeros((len(labels), 2, 2, 1), np.uint8)
+    source = ArraysInMemory(Path("a.npz"), "images", pixels, labels, tuple("abcde"[: len(sizes)]), "")
+    wanted = len(sizes) + round(part * (len(labels) - len(sizes)))
+    found = fewer_labels(source, str(wanted), "classification", seed)
+    assert len(found) == wanted
+    for have, of in zip(counts(found), sizes, strict=True):
+        assert have >= 1
+        assert have <= of * wanted / len(labels) + 1.5  # rounded, and one more where all have one at least
+    if wanted < len(labels):
+        more = fewer_labels(source, str(wanted + 1), "classification", seed)
+        assert {found.name(i) for i in range(wanted)} < {more.name(i) for i in range(wanted + 1)}
+    for number, said in ((len(sizes) - 1, "or more"), (len(labels) + 1, "or less")):
+        if number:
+            with pytest.raises(UserError, match=said):
+                fewer_labels(source, str(number), "classification", seed)
 
 
 def test_more_labels_than_there_are(tmp_path: Path) -> None:

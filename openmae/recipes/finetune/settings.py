@@ -14,6 +14,7 @@ from openmae.recipes.asked import (
     AskedDevice,
     AskedGroups,
     AskedHeads,
+    AskedLabels,
     AskedPrecision,
     AskedReading,
     AskedTask,
@@ -79,8 +80,7 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     Several with commas, such as all,4,1,0.5,0, are trained one after the other and compared."""
     from_scratch: bool = False
     """Begin with fresh weights in MODEL's architecture: what pre-training is worth."""
-    labels: Annotated[str | None, arg(metavar="PART")] = None
-    """Use fewer labels: a share of each class such as 1%, or a number such as 20-per-class."""
+    labels: AskedLabels = None
     task: AskedTask = None
     balance: Literal["none", "weights", "sampling"] = "none"
     """For classes of unequal size: weigh the loss by one over the size of the class, or show each class as often."""

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from openmae.commandline.flags import with_flags
 from openmae.console.notebook import shown_in_cell
 from openmae.console.terminal import make_console
+from openmae.data.fewer_labels import fewer_labels
 from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.sources.groups import group_numbers
@@ -104,6 +105,7 @@ def _prove(
                 cell.show(what, done / of if of else 0.0)
 
         what = settings.data + settings.selection.beside(WHOLE)
+        what += "" if settings.labels is None else f" (--labels {settings.labels})"
         evaluations = evaluate(loaded, (train, val), (right, asked), what, how, say)
     ranks.gather(None)  # the others stay until the lead has its figures
     if not ranks.leads:
@@ -121,9 +123,12 @@ def _prove(
 def _split(settings: Proof, console: Console) -> tuple[Taken, Source, Source]:
     """What labels are taken for, and the images to learn from and to be judged by. Raises UserError."""
     data = open_data(settings.data, settings.selection, settings.reading)
-    found = split_for(data, settings.task, settings.seed)
-    tell(data, console, *found[1:])
-    return found
+    taken, train, val = split_for(data, settings.task, settings.seed)
+    tell(data, console, train, val)
+    if settings.labels is not None:
+        groups = group_numbers(train, settings.selection)
+        train = fewer_labels(train, settings.labels, taken.task, settings.seed, groups)
+    return taken, train, val
 
 
 def _places(settings: Proof, encoder: ViT) -> list[Readout]:

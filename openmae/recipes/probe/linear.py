@@ -92,6 +92,7 @@ def _by_the_paper(settings: Probe) -> None:
             recipe="paper",
             epochs=epochs,
             task=settings.task,
+            labels=settings.labels,
             **asked,
             seed=settings.seed,
             precision=settings.precision,

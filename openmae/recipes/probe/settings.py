@@ -12,6 +12,7 @@ from openmae.recipes.asked import (
     AskedDevice,
     AskedGroups,
     AskedHeads,
+    AskedLabels,
     AskedPrecision,
     AskedReading,
     AskedTask,
@@ -31,11 +32,13 @@ class Proof(AskedHeads, AskedGroups, AskedReading):
     pool: Annotated[str | None, arg(metavar="mean|class")] = None
     """Feature of an image: the mean of its patch tokens, or its class token; mean,class compares them. Default: mean,
     and class in the paper's probe."""
+    labels: AskedLabels = None
     task: AskedTask = None
     baselines: bool = True
     """Measure raw pixels and an untrained encoder beside the model."""
     seed: int = 0
-    """Decides what is held out where there are no splits, and the untrained encoder's weights."""
+    """Decides what is held out where there are no splits, which labels --labels takes, and the untrained encoder's
+    weights."""
     precision: AskedPrecision = "auto"
     device: AskedDevice = "auto"
     workers: Loaders = None
