@@ -4,10 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.console.words import in_a_line, several
+from openmae.data.note import Note
 from openmae.data.opening import Data
 from openmae.data.sources.groups import groups_of, numbered
 from openmae.data.sources.identity import linked, same_content, same_file
-from openmae.data.sources.notes import Note
 from openmae.data.sources.source import Source, Subset
 from openmae.data.sources.table import TableSource
 from openmae.errors import UserError

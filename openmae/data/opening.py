@@ -21,6 +21,7 @@ import numpy as np
 
 from openmae.data.folders import in_folder, in_parquet, in_shards
 from openmae.data.formats.reading import UNSAID, Reading
+from openmae.data.note import Note
 from openmae.data.parts import Openers, Parts, called_otherwise, said, with_all
 from openmae.data.shards.listing import expand, open_shards, packed_shards, tar_files
 from openmae.data.shards.source import ShardSource
@@ -29,7 +30,7 @@ from openmae.data.sources.files import ImageFiles
 from openmae.data.sources.folder import COMPRESSED, ImageFolder, unpacking
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import EXTENSIONS, SLIDES
-from openmae.data.sources.notes import Note, notes_on
+from openmae.data.sources.notes import notes_on
 from openmae.data.sources.own import OwnImages
 from openmae.data.sources.parquet import ParquetImages, holds_images
 from openmae.data.sources.remote import is_remote

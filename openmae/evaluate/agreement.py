@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from openmae.data.loading.stream import Stream
 from openmae.data.sources.source import Source
@@ -21,6 +20,7 @@ from openmae.data.views.crop import Augmentation, View
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.evaluate.features import Function, centred_images
+from openmae.evaluate.neighbours import nearest
 from openmae.model import ViT
 
 K = 10
@@ -75,16 +75,14 @@ def agreement(views: TwoViews, k: int = K) -> NDArray[np.float32]:
     """(n,) 0..1, of each image: the share of its k nearest others, by the cosine, that both crops have in common. k is
     cut to n - 1."""
     k = min(k, len(views.first) - 1)
-    same, both = torch.zeros(len(views.first)), [F.normalize(v.double(), dim=1) for v in (views.first, views.second)]
-    for rows in torch.arange(len(views.first)).split(1024):
-        has = [_nearest(unit, rows, k) for unit in both]
-        same[rows] = (has[0] & has[1]).sum(1) / k
-    return same.numpy()
+    one, other = (_others(vectors.double(), k) for vectors in (views.first, views.second))
+    both = (one[:, :, None] == other[:, None, :]).any(2).sum(1)
+    return (both / k).numpy()
 
 
-def _nearest(unit: Tensor, rows: Tensor, k: int) -> Tensor:
-    """(n, D) of length 1, (r,) -> (r, n): which are the k nearest to each of the rows; none is its own neighbour."""
-    similar = unit[rows] @ unit.T
-    similar[torch.arange(len(rows)), rows] = -torch.inf
-    is_near = torch.zeros(similar.shape, dtype=torch.bool)
-    return is_near.scatter(1, similar.topk(k, dim=1).indices, True)
+def _others(vectors: Tensor, k: int) -> Tensor:
+    """(n, D) -> (n, k): which others are nearest to each; none is its own neighbour."""
+    _, near = nearest(vectors, [vectors], k + 1)
+    is_left = near != torch.arange(len(near))[:, None]
+    is_left[is_left.all(1), -1] = False  # so many are equal to it that it is not among the first
+    return near[is_left].unflatten(0, (-1, k))

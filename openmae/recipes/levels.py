@@ -11,10 +11,12 @@ from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 
 
-def check_levels(name: str, statistics: Statistics, source: Source, workers: int, console: Console) -> None:
-    """Looks at a few of the images; says what is odd. Raises UserError where the model `name`, which expects such
-    statistics, could see nothing in them."""
-    levels = sample_levels(source, statistics.pixels, workers)
+def check_levels(
+    name: str, statistics: Statistics, source: Source, workers: int, console: Console, seen: Levels | None = None
+) -> None:
+    """Looks at a few of the images, unless it has `seen` what they are like; says what is odd. Raises UserError where
+    the model `name`, which expects such statistics, could see nothing in them."""
+    levels = sample_levels(source, statistics.pixels, workers) if seen is None else seen
     say_apart(apart(levels.sizes, levels.depths), console)
     check_expected(name, statistics, levels, source.location, console)
 

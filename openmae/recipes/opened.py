@@ -14,7 +14,7 @@ from openmae.errors import UserError
 def tell(data: Data, console: Console, *apart: Source) -> None:
     """A line for each thing that is worth saying. apart: train and val, where they are to have no image in common."""
     for note in [*data.notes, *(notes_on_copies(*apart) if apart else ())]:
-        said = with_flags(f"{note.what}: {note.advice}" if note.advice else note.what)
+        said = with_flags(str(note))
         if note.is_warning:
             console.print(f"warning: {said}", style="yellow", soft_wrap=True, highlight=False)
         else:

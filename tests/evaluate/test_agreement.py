@@ -44,6 +44,8 @@ def test_where_it_is_known() -> None:
     unlike = agreement(views(vectors, draws.normal(size=(400, 8)).astype(np.float32)))
     assert unlike.mean() == pytest.approx(10 / 399, abs=0.01)  # by chance
     assert agreement(views(vectors[:3], vectors[:3])).tolist() == [1.0] * 3  # two others
+    copies = np.repeat(vectors[:2], 15, axis=0)  # more than are looked for
+    assert agreement(views(copies, copies)).tolist() == [1.0] * 30
 
 
 def test_two_crops_of_each_image(tmp_path: Path) -> None:

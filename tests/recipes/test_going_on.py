@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from torch import nn
 
 import openmae
 from openmae.errors import UserError
+from openmae.recipes.pretrain import start
 from openmae.recipes.pretrain.job import PRETRAIN, PretrainJob
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.job import Run as Ready
 from openmae.recipes.training.job import begun
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
-from openmae.weights import load_model
+from openmae.weights import fitted, load_model
 from tests.commands import Run, pretrain, refused
 from tests.distributed.by_hand import together
 from tests.distributed.test_ranks import assert_close
@@ -333,7 +335,15 @@ def test_grey_images_and_smaller_ones(tmp_path: Path, run: Run) -> None:
     assert "positions: 14 x 14 to 8 x 8" in said
 
 
-def test_a_classifier_for_other_channels(classes: Path, tmp_path: Path) -> None:
+def test_a_classifier_for_other_channels(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is chosen, settled and built of it, with one fitting."""
+    fits: list[object] = []
+
+    def fitted_once(*args: Any, **more: Any) -> Any:
+        fits.append(args)
+        return fitted(*args, **more)
+
+    monkeypatch.setattr(start, "fitted", fitted_once)
     data = tmp_path / "grey"
     data.mkdir()
     for number in range(10):
@@ -346,6 +356,7 @@ def test_a_classifier_for_other_channels(classes: Path, tmp_path: Path) -> None:
     said = at_its_start(look, classes, data, tmp_path / "run")
     assert "was fine-tuned: its encoder is taken, and its head left" in said
     assert "channels: 3 to 1" in said
+    assert len(fits) == 1
 
 
 # ---------------------------------------------------------------- what is refused

@@ -5,9 +5,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from openmae.console.words import in_a_line
+from openmae.data.note import Note
 from openmae.data.sources.folder import ImageFolder, SplitFolder
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.listing import SLIDES, UNREAD, Listing, between
@@ -28,15 +28,6 @@ _IMAGE_WORDS = re.compile(
 _OF_AN_IMAGE = re.compile(r"[ _.-]+(images?|imgs?|photos?|pictures?|pics?|rgb|sat|raw|orig|original)$")
 _OF_WHAT = ("class", "classes", "object", "objects", "instance", "instances", "semantic")  # that masks may be of
 _MARKS = re.compile(r"[^a-z0-9]+")
-
-
-@dataclass(frozen=True)
-class Note:
-    """A sentence on what was found and one on what to do; a warning where figures may be of something else."""
-
-    what: str
-    advice: str = ""
-    is_warning: bool = False
 
 
 def notes_on(sources: Iterable[Source]) -> Iterator[Note]:

@@ -20,6 +20,7 @@ from openmae.data.formats.decode import decode
 from openmae.data.formats.header import Header, OpenedImage
 from openmae.data.formats.reading import UNSAID, Alpha, Reading
 from openmae.data.formats.transparency import as_seen
+from openmae.data.note import Note
 from openmae.data.sources.source import Source
 from openmae.data.survey.axes import Stack, layout_of, pages_of
 from openmae.errors import UserError
@@ -45,17 +46,6 @@ class Evidence:
 
     header: Header
     seen: SeenThrough | None = None
-
-
-@dataclass(frozen=True)
-class Note:
-    """A sentence on what may be wrong, and one on what to do about it."""
-
-    what: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.advice}"
 
 
 @dataclass(frozen=True)

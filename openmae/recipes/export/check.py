@@ -70,11 +70,6 @@ def reference(model: Model, images: Tensor) -> Tensor:
     return scores
 
 
-def square_or_both(sides: tuple[int, ...]) -> int | tuple[int, ...]:
-    """One number for a square, as timm and transformers have it."""
-    return sides[0] if len(set(sides)) == 1 else sides
-
-
 def what_is_compared(model: Model) -> str:
     """Scores, or features."""
     return "scores" if isinstance(model, Classifier) else "features"

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from openmae.data.sources.source import Source
+from openmae.data.survey.levels import Levels
 from openmae.data.survey.sample import survey
 from openmae.data.views.augment import Finish
 from openmae.data.views.crop import Augmentation
@@ -37,6 +38,8 @@ class Start:
     """Whether MODEL is the name of a size, not of weights."""
     provenance: dict[str, Any] | None = None
     licence: str | None = None
+    levels: Levels | None = None
+    """Of the images that are learnt from, where they had to be looked at for fresh weights."""
 
 
 @dataclass(frozen=True)
@@ -158,4 +161,4 @@ def fresh(settings: Finetune, train: Source, workers: int, console: Console) -> 
         encoder = create_model(given(settings.model), img_size=size, patch_size=patch, in_chans=in_chans).encoder
     except ValueError as error:
         raise of_user(error) from error
-    return Start(encoder, look.statistics, None, is_new=True)
+    return Start(encoder, look.statistics, None, is_new=True, levels=look.levels)

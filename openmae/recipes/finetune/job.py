@@ -324,8 +324,8 @@ class FinetuneJob(Job[Classifier]):
 
 def _choose(settings: Finetune, labelled: Labelled, here: Here) -> Finetune:
     start = labelled.start
-    for source in (labelled.train, labelled.val):
-        check_levels(given(settings.model), start.statistics, source, here.workers, here.console)
+    for source, seen in ((labelled.train, start.levels), (labelled.val, None)):
+        check_levels(given(settings.model), start.statistics, source, here.workers, here.console, seen)
     memory = memory_of(here.device, here.ranks)
     return choose(settings, start, labelled.right.task, len(labelled.train), here.device, here.console, memory)
 

@@ -1,7 +1,7 @@
 """What a pre-training goes on from: weights that exist, and what a run keeps of where they came from."""
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ FILE = "start.json"
 """Of the run folder: what it began from, so that it goes on where MODEL is gone."""
 
 
+Wanted = tuple[tuple[int, ...], tuple[int, ...], Channels]
+"""What an encoder is fitted to: sides of an image and of a patch, and channels."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where the first weights came from. model: as it is called from anywhere. provenance, licence: as its own
@@ -39,11 +43,12 @@ class Origin:
 @dataclass(frozen=True)
 class Start:
     """What a run began from. architecture: of the run, once that is settled. loaded: the weights, where they are still
-    to be taken."""
+    to be taken. fits: the encoder as it was fitted, from when that is first asked for until its weights are taken."""
 
     origin: Origin
     architecture: Architecture | None = None
     loaded: Loaded | None = None
+    fits: dict[Wanted, tuple[ViT, list[str]]] = field(default_factory=dict, repr=False, compare=False)
 
 
 def open_start(settings: Pretrain, console: Console) -> Start | None:
@@ -133,12 +138,16 @@ def kept_start(run: Path) -> Start | None:
 def encoder_for(start: Start, wanted: Architecture, channels: Channels) -> tuple[ViT, list[str]]:
     """(the encoder for images of the sizes that are wanted, a line for each thing that was adapted). Raises
     UserError."""
-    try:
-        return fitted(
-            given(start.loaded).encoder, img_size=wanted.img_size, patch_size=wanted.patch_size, channels=channels
-        )
-    except ValueError as error:
-        raise of_user(error) from error
+    asked = wanted.img_size, wanted.patch_size, channels
+    if asked not in start.fits:
+        encoder = given(start.loaded).encoder
+        try:
+            start.fits[asked] = fitted(
+                encoder, img_size=wanted.img_size, patch_size=wanted.patch_size, channels=channels
+            )
+        except ValueError as error:
+            raise of_user(error) from error
+    return start.fits[asked]
 
 
 def architecture_from(start: Start, wanted: Architecture, channels: Channels) -> Architecture:
@@ -177,6 +186,7 @@ def take_weights(
     UserError."""
     encoder, lines = encoder_for(start, architecture, channels)
     found = fitted_autoencoder(given(start.loaded).model, encoder, architecture, draws)
+    start.fits.clear()
     return found, [*lines, *found.lines]
 
 

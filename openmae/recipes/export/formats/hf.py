@@ -18,8 +18,9 @@ from openmae.errors import UserError
 from openmae.heads import Classifier
 from openmae.masking import Masking
 from openmae.model import MaskedAutoencoder, SelfDecoder
-from openmae.recipes.export.check import Compared, compared, exported, reference, square_or_both, what_is_compared
+from openmae.recipes.export.check import Compared, compared, exported, reference, what_is_compared
 from openmae.recipes.export.formats.processor import write_processor
+from openmae.recipes.training.settings import sides_of
 from openmae.weights import Loaded, Model
 from openmae.weights.entries import write_weights
 from openmae.weights.hf import OURS, entries
@@ -208,8 +209,8 @@ def _encoder_config(model: Model) -> dict[str, Any]:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "layer_norm_eps": vit.norm_eps,
-        "image_size": square_or_both(vit.img_size),
-        "patch_size": square_or_both(vit.patch_size),
+        "image_size": sides_of(vit.img_size),
+        "patch_size": sides_of(vit.patch_size),
         "num_channels": vit.in_chans,
     }
 

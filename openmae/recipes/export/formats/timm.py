@@ -16,8 +16,9 @@ from openmae.errors import UserError
 from openmae.heads import Classifier, Encoder
 from openmae.model import NORM_EPS, SIZES, ViT
 from openmae.recipes.export import views
-from openmae.recipes.export.check import Compared, compared, exported, reference, square_or_both, what_is_compared
+from openmae.recipes.export.check import Compared, compared, exported, reference, what_is_compared
 from openmae.recipes.export.outputs import MOST_SAID
+from openmae.recipes.training.settings import sides_of
 from openmae.weights import Loaded, Model
 from openmae.weights import timm as layout
 from openmae.weights.entries import write_weights
@@ -116,7 +117,7 @@ def create_arguments(loaded: Loaded) -> tuple[str, dict[str, Any]]:
         name, usual_shape = "vit_giant_patch14_dinov2", (1536, 40, 24)
         usual = {"img_size": 518, "patch_size": 14, "in_chans": 3}
         ratio = mlp_ratio_of((2 * int(vit.embed_dim * vit.mlp_ratio), vit.embed_dim))
-    arguments: dict[str, Any] = {"img_size": square_or_both(vit.img_size), "patch_size": square_or_both(vit.patch_size)}
+    arguments: dict[str, Any] = {"img_size": sides_of(vit.img_size), "patch_size": sides_of(vit.patch_size)}
     arguments |= {"in_chans": vit.in_chans, "mlp_ratio": ratio}
     arguments |= dict(zip(("embed_dim", "depth", "num_heads"), shape, strict=True)) if shape != usual_shape else {}
     arguments = {key: value for key, value in arguments.items() if usual.get(key) != value}
