@@ -8,8 +8,9 @@ from typing import TypeVar
 
 import torch
 
-PAYS_FROM = 3e17
-"""FLOPs of a run whose compilation, a minute or two, is won back on a GPU: 30 minutes at 170 TFLOP/s."""
+PAYS_FROM, PAYS_FROM_MINUTES = 3e17, 30
+"""FLOPs, and minutes, of a run whose compilation, a minute or two, is won back on a GPU: at 170 TFLOP/s they are the
+same."""
 F = TypeVar("F", bound=Callable[..., object])
 
 

@@ -110,7 +110,7 @@ def fit(training: Training[M, B]) -> Position:
         said = f"The run in {run.path} is complete" if is_whole else f"Going on with the run in {run.path}"
         console.print(f"{said}: {position.step:,} of {schedule.steps:,} steps are taken", soft_wrap=True)
     deaths = Deaths(run.path, ranks)
-    steps = _Steps(training, deaths)
+    steps = Steps(training, deaths)
     steps.survive(position.step)
     # A GPU is given the next step before the last one's loss is read, so that it never waits for us.
     unread: deque[Taken] = deque()
@@ -265,7 +265,7 @@ def resume(learner: Learner[M, B], optimizer: torch.optim.Optimizer, run: RunFol
     return position
 
 
-class _Steps(Generic[M, B]):
+class Steps(Generic[M, B]):
     """Takes the steps, in smaller micro-batches from where memory runs out on, or where it killed starts before."""
 
     def __init__(self, training: Training[M, B], deaths: Deaths) -> None:

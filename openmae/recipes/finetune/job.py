@@ -239,6 +239,10 @@ class FinetuneJob(Job[Classifier]):
         """The val images are classified, evenly over the run and at its end."""
         return dict.fromkeys(evenly(self.course.schedule.steps, max(1, self.run.evaluations)), self._validate)
 
+    def beside(self, views: float) -> float:
+        """The val images, which only go forward, a third of a step's work."""
+        return max(1, self.run.evaluations) * len(self.labelled.val) / 3
+
     @cached_property
     def _val(self) -> CentredImages:
         """Decoded in memory where they are small."""

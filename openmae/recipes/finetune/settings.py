@@ -30,6 +30,7 @@ from openmae.recipes.training.settings import (
     Keep,
     Log,
     MaxBroken,
+    Minutes,
     Profile,
     Recipe,
     Sharded,
@@ -43,7 +44,7 @@ from openmae.train.checkpoint import KEEP
 GROUPS = {"optimizer": "schedule", "crop_scale": "view", "seed": "machine"}  # of --help, by their first setting
 _BOUNDS: Bounds = {
     **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad"), ABOVE_0),
-    **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
+    **dict.fromkeys(("minutes", "keep", "timeout_minutes"), ABOVE_0),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "evaluations", "checkpoint_minutes"), FROM_0),
     **dict.fromkeys(("mixup", "cutmix", "min_lr"), FROM_0),
     **dict.fromkeys(("max_broken", "random_erase"), SHARE),
@@ -102,6 +103,7 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     """Default: adamw. lars is for the paper's linear probe."""
     epochs: float | None = None
     """Times that every image is seen. Paper: 100, and 50 for large models."""
+    minutes: Minutes = None
     warmup_epochs: float | None = None
     """Epochs over which the learning rate rises from 0. Paper: 5."""
     batch_size: int | None = None

@@ -33,13 +33,15 @@ from openmae.recipes.plan.settings import Plan
 from openmae.recipes.plan.speed import Measured, Speed, dry_run, read_measured
 from openmae.recipes.plan.tables import show
 from openmae.recipes.pretrain.build import Pretraining, build
-from openmae.recipes.pretrain.choose import choose, settle
+from openmae.recipes.pretrain.choose import choose, most_minutes, settle
 from openmae.recipes.pretrain.job import held_out
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.memory import USABLE_MEMORY, usable_memory
+from openmae.recipes.training.minutes import Budget, refuse_both
 from openmae.recipes.training.ranges import MOST
 from openmae.recipes.training.settings import given, shown
 from openmae.train.cost import largest_micro_batch
+from openmae.train.pace import Pace
 
 PIXELS = 224  # a side, and channels, of photographs: where there is no DATA to look at
 CHANNELS = 3
@@ -72,15 +74,32 @@ def run(settings: Plan) -> None:
     else:
         speed, other = measured.speed(given(chosen.model), planned.course.schedule.precision), None
     estimate = Estimate(chosen, images, planned, speed, other, device.type, room, settings.gpus, settings.link * 1e9)
+    minutes = settings.minutes
+    if minutes is None and settings.epochs is None:
+        minutes = most_minutes(pretrain, device)
+    if minutes is not None:
+        pretrain = _within(minutes, settings, pretrain, estimate, console)
+        chosen = choose(pretrain, look, images, device, room, _QUIET)
+        estimate = replace(estimate, settings=chosen, planned=settle(chosen, images, _QUIET))
     show(estimate, estimate.changes(of_model), settings.price, console)
     how = f", by {settings.gpus} processes under torchrun (docs/scale.md)" if settings.gpus > 1 else ""
     console.print(f"\nThe run that this is of{how}:\n{command(settings, chosen)}", soft_wrap=True)
 
 
+def _within(minutes: float, settings: Plan, pretrain: Pretrain, estimate: Estimate, console: Console) -> Pretrain:
+    """With as many epochs as fit into the time. Raises UserError where not even a step does."""
+    wished, schedule = given(estimate.settings.epochs), estimate.planned.course.schedule
+    pace = Pace(schedule.batch_size, estimate.scaled(settings.gpus).step, 0.0)
+    budget = Budget(minutes, settings.minutes is None, wished, estimate.images, lambda views: 0.0)
+    plan, said = budget.planned(schedule, pace, used=0.0)
+    console.print(said, soft_wrap=True)
+    return replace(pretrain, epochs=plan.epochs)
+
+
 def command(settings: Plan, chosen: Pretrain) -> str:
     """`openmae pretrain ...` that makes the run, whatever would be chosen there."""
     words = ["openmae", "pretrain", settings.data or "DATA", "--out", "RUN"]
-    names = [field.name for field in fields(Plan) if field.name not in ("data", "device")]
+    names = [field.name for field in fields(Plan) if field.name not in ("data", "device", "minutes")]
     for field in fields(Pretrain):
         value = getattr(chosen, field.name)
         if field.name in names and value is not None and value != field.default:
@@ -102,6 +121,7 @@ def _check(settings: Plan) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < value <= MOST:
             raise UserError(f"--{name} is {shown(value)}", f"give a number above 0, at most {MOST:g}")
+    refuse_both(settings.minutes, settings.epochs)
     if settings.measured is not None and settings.device != "auto":
         raise UserError(
             f"--device {settings.device} is to measure on, and --measured was measured elsewhere",

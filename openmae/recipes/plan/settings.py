@@ -83,7 +83,10 @@ class Plan(AskedFiles, AskedReading):
     target: Literal["pixel", "pca", "hog"] = "pixel"
     """What is predicted of a patch."""
     epochs: float | None = None
-    """Times that every image is seen. Default: 800 and more on a GPU, 20 and more on a CPU."""
+    """Times that every image is seen. Default: by their number, 800 to 1600 on a GPU, 20 to 800 on a CPU, and there as
+    many as fit into an hour."""
+    minutes: float | None = None
+    """Time for the whole run, in place of --epochs: how many that makes."""
     batch_size: int | None = None
     """Images an optimizer step, over all GPUs together. Default: at most 4096 on a GPU and 256 on a CPU."""
     micro_batch: int | None = None

@@ -24,7 +24,7 @@ from openmae.recipes.training.memory import usable_memory
 from openmae.recipes.training.open import Values, fill, filled, kept
 from openmae.recipes.training.schedule import course_of
 from openmae.recipes.training.settings import given, pair, shown
-from openmae.train.compiling import PAYS_FROM, missing_compiler
+from openmae.train.compiling import PAYS_FROM, PAYS_FROM_MINUTES, missing_compiler
 from openmae.train.cost import flops, largest_micro_batch
 
 PAPER = "the paper's (Table 8)"
@@ -33,6 +33,7 @@ FAST_FRACTION, FAST_DEPTH = 0.25, 4
 blocks, with which ViT-L fine-tunes as well as with 8 (paper, Table 1a)."""
 _MOST_ON_A_CPU = 64  # more of them are no faster
 _FEW_AT_ONCE = 8  # fewer images use a processor badly
+MOST_MINUTES = 60.0  # on a CPU, where nobody says how long
 MOST_VIEWS = {"cpu": 2_000_000, "gpu": 80_000_000}  # of small data: an hour or two on 2 cores, a day on a GPU
 
 
@@ -167,7 +168,11 @@ def _compiles(settings: Pretrain, work: float, device: torch.device) -> tuple[bo
     said = f"the run takes {work:.1e} FLOPs"
     if device.type != "cuda":
         return False, "on a CPU it gives less than it costs, but for runs of many hours"
-    if work < PAYS_FROM:
+    if settings.minutes is not None:
+        said = f"--minutes {shown(settings.minutes)}"
+        if settings.minutes < PAYS_FROM_MINUTES:
+            return False, f"{said}, too short a run to pay for compiling"
+    elif work < PAYS_FROM:
         return False, f"{said}, too short a run to pay for compiling, which it would from {PAYS_FROM:.0e} on"
     if settings.mask_schedule != "constant":
         return False, f"--mask-schedule {settings.mask_schedule} changes the shapes"
@@ -232,6 +237,11 @@ def _auto(settings: Pretrain, look: Survey, images: int, device: torch.device) -
         "epochs": _epochs(images, on_gpu),
         "batch_size": (batch_size, f"for {images:,} images; between 32 and {most} on a {kind}"),
     }
+
+
+def most_minutes(settings: Pretrain, device: torch.device) -> float | None:
+    """What a run may take where neither epochs nor minutes are given; None for no bound."""
+    return MOST_MINUTES if device.type == "cpu" and settings.recipe != "paper" else None
 
 
 def _epochs(images: int, on_gpu: bool) -> tuple[float, str]:

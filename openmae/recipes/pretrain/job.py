@@ -8,9 +8,10 @@ such an encoder fine-tunes to 83.6% (ViT-B, 1600 epochs, Table 3). What is left 
 and the machine, and printed with the reason.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
+from openmae.console.words import several
 from openmae.data.dividing import check_apart, together
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.opening import Data, open_data
@@ -40,7 +42,7 @@ from openmae.recipes.levels import say_apart
 from openmae.recipes.nodata import say_missing, warn_of_suspects
 from openmae.recipes.opened import tell
 from openmae.recipes.pretrain.build import Images, Pretraining, build, stream_of
-from openmae.recipes.pretrain.choose import check_compiles, choose, settle
+from openmae.recipes.pretrain.choose import check_compiles, choose, most_minutes, settle
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.pretrain.start import (
     Start,
@@ -51,7 +53,7 @@ from openmae.recipes.pretrain.start import (
     kept_start,
     open_start,
 )
-from openmae.recipes.pretrain.watch import Watch
+from openmae.recipes.pretrain.watch import FEWEST, Watch, looked_at
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
 from openmae.recipes.training.schedule import evenly
@@ -61,9 +63,13 @@ from openmae.report.sheets.panel import draw_panel
 from openmae.targets import PCA
 from openmae.train.checkpoint import save_model
 from openmae.train.compiling import compiled
+from openmae.train.cost import flops
 from openmae.train.loop import Rest, fit
 from openmae.train.optimizers import adamw, layer_scale
 from openmae.weights import model_json
+
+_LOOK_SHARE = 0.1  # of the computing: what measuring the features takes at most,
+_LOOK_FLOPS = 2e12  # but for so much, some seconds
 
 
 def run(settings: Pretrain) -> None:
@@ -235,10 +241,18 @@ class PretrainJob(Job[MaskedAutoencoder]):
     def looks(self) -> Mapping[int, Look[MaskedAutoencoder]]:
         """Panels and measurements, evenly over the run."""
         run, steps = self.run, self.course.schedule.steps
-        pictured, measured = evenly(steps, run.pictures), evenly(steps, run.evaluations)
+        views = steps * self.course.schedule.batch_size
+        times = self._measured(views)
+        pictured, measured = evenly(steps, run.pictures), evenly(steps, times)
+        if times < run.evaluations:
+            self.here.console.print(
+                f"The features are measured {several(times, 'time')} instead of {run.evaluations}, so that it takes no "
+                f"more than {_LOOK_SHARE:.0%} of the run",
+                soft_wrap=True,
+            )
         watch = None
         if measured:
-            seen = steps * self.course.schedule.batch_size // run.evaluations  # images from one look to the next
+            seen = views // times  # images from one look to the next
             watch = Watch(
                 self.model.encoder, run.statistics, (self.images.train, self.images.val), seen, run.course, self.here
             )
@@ -249,6 +263,23 @@ class PretrainJob(Job[MaskedAutoencoder]):
             return watch(whole) if watch is not None and step in measured else {}
 
         return dict.fromkeys(pictured | measured, look)
+
+    def beside(self, views: float) -> float:
+        """Features of whole images, as many as are measured."""
+        times = self._measured(views)
+        seen = len(self.images.train) + (0 if self.images.val is None else len(self.images.val))
+        return times * looked_at(views / times, seen) * self._look_work if times else 0.0
+
+    @cached_property
+    def _look_work(self) -> float:
+        """Of an image whose features are measured, in those that are trained on."""
+        whole = flops(self.run.architecture, math.prod(self.model.encoder.grid), 0)
+        return whole.encoder / flops(self.run.architecture).step
+
+    def _measured(self, views: float) -> int:
+        """How often the features are, in a training of so many images."""
+        most = max(_LOOK_SHARE * views, _LOOK_FLOPS / flops(self.run.architecture).step)
+        return min(self.run.evaluations, max(1, int(most / (FEWEST * self._look_work))))
 
     def _draw(self, whole: MaskedAutoencoder, step: int) -> None:
         """A panel, and the weights that it is of; not the last ones, which are left when a checkpoint stands for them.
@@ -325,4 +356,5 @@ PRETRAIN = JobKind(
     choose=_choose,
     settle=_settle,
     job=PretrainJob,
+    most_minutes=most_minutes,
 )

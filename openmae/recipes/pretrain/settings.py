@@ -24,6 +24,7 @@ from openmae.recipes.training.settings import (
     Keep,
     Log,
     MaxBroken,
+    Minutes,
     Profile,
     Sharded,
     Sides,
@@ -45,7 +46,7 @@ GROUPS = {  # of --help, by their first setting
 }
 _BOUNDS: Bounds = {
     **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad", "repeat_aug", "in_chans"), ABOVE_0),
-    **dict.fromkeys(("keep", "timeout_minutes"), ABOVE_0),
+    **dict.fromkeys(("minutes", "keep", "timeout_minutes"), ABOVE_0),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "pictures", "evaluations", "checkpoint_minutes"), FROM_0),
     **dict.fromkeys(("max_broken", "max_nodata"), SHARE),
     "layer_decay": (lambda n: 0 < n <= 1, "give a number above 0 and up to 1"),
@@ -153,7 +154,9 @@ class Pretrain(AskedGroups, AskedReading):
     max_broken: MaxBroken = 0.01
 
     epochs: float | None = None
-    """Times that every image is seen. Default: by their number, 800 to 1600 on a GPU, 20 to 800 on a CPU."""
+    """Times that every image is seen. Default: by their number, 800 to 1600 on a GPU, 20 to 800 on a CPU, and there as
+    many as fit into an hour."""
+    minutes: Minutes = None
     warmup_epochs: float | None = None
     """Epochs over which the learning rate rises from 0. Default: 5% of --epochs (the paper's 40 of 800)."""
     batch_size: int | None = None
@@ -189,7 +192,7 @@ class Pretrain(AskedGroups, AskedReading):
     """How many times a panel of held-out reconstructions is drawn, evenly over the run."""
     evaluations: int = 10
     """How many times the features are measured, evenly over the run, 0 for none: RankMe, and kNN accuracy where DATA
-    has classes, on at most 5,000 images."""
+    has classes, on at most 5,000 images. Less often where that would take more than a tenth of the computing."""
     checkpoint_minutes: CheckpointMinutes = 10.0
     keep: Keep = KEEP
     log: Log = None

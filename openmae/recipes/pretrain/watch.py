@@ -33,6 +33,11 @@ _FEW = 1000
 _MOST_BYTES = 2**28  # of a sample that stays decoded in memory
 
 
+def looked_at(passes: float, images: int) -> int:
+    """Images that a look takes, of so many: training sees `passes` between two looks."""
+    return min(images, MOST_REFERENCES + MOST_QUERIES, max(FEWEST, int(passes * _SHARE)))
+
+
 class Watch:
     """Measures the features of a model in training."""
 
@@ -53,7 +58,7 @@ class Watch:
         """
         self.statistics, self.here, self.precision = statistics, here, course.schedule.precision
         (train, val), seed = images, course.seed
-        most = max(FEWEST, int(passes * _SHARE))
+        most = looked_at(passes, len(train) + (0 if val is None else len(val)))
         queries = min(MOST_QUERIES, most // 3)
         references = min(MOST_REFERENCES, most - queries)
         order = generator(seed, "watch", index=0).permutation(len(train))

@@ -7,12 +7,14 @@ it leaves. `begun` does all else, around the loop:
         fit(run.training)
 """
 
+import gc
 import hashlib
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -28,6 +30,16 @@ from openmae.machine.device import choose_device, device_of
 from openmae.machine.heap import keep_freed_memory
 from openmae.machine.workers import workers_for
 from openmae.recipes.training.broken import BrokenFiles
+from openmae.recipes.training.minutes import (
+    Budget,
+    Plan,
+    Punctual,
+    check_same,
+    keep_plan,
+    kept_plan,
+    refuse_both,
+    trial_seconds,
+)
 from openmae.recipes.training.open import stored
 from openmae.recipes.training.room import check_room, check_shares, enough_memory, tell_ranks, written
 from openmae.recipes.training.schedule import Course
@@ -38,6 +50,7 @@ from openmae.report.page.run import write_report
 from openmae.train.learner import Learner, M
 from openmae.train.loop import Rest, Training
 from openmae.train.optimizers import averaged
+from openmae.train.pace import measure
 from openmae.train.run import RunFolder, has_begun, read_config
 from openmae.train.stop import Stop
 
@@ -102,6 +115,11 @@ class Job(ABC, Generic[M]):
     def looks(self) -> Mapping[int, "Look[M]"]:
         """What is looked at after which steps."""
 
+    def beside(self, views: float) -> float:
+        """What all looks of a training of so many images cost, in images trained on in the same time; grows with
+        them."""
+        return 0.0 * views
+
     @abstractmethod
     def save(self, whole: M, step: int) -> None:
         """The weights, each file complete or as it was before. Raises OSError."""
@@ -124,6 +142,10 @@ class Opened(Protocol):
     @property
     def fingerprint(self) -> str:
         """Of the images."""
+
+    @property
+    def count(self) -> int:
+        """Of the images that are learnt from."""
 
 
 class Chosen(Protocol):
@@ -151,6 +173,8 @@ class JobKind(Generic[Settings, O, C, J]):
     may_differ: settings of its own, beside MAY_DIFFER, that do not change the result.
     open: DATA and MODEL, on all ranks. choose: everything that was left open, printed with its reason, on the lead.
     settle: what follows from settings that are chosen, on the lead. job: what is trained.
+    most_minutes: where epochs and minutes are both left open, what a run may take at most; None where the epochs that
+    are chosen are taken, whatever they take.
     """
 
     needs: tuple[str, ...]
@@ -160,6 +184,7 @@ class JobKind(Generic[Settings, O, C, J]):
     choose: Callable[[Settings, O, Here], Settings]
     settle: Callable[[Settings, O, Console], C]
     job: Callable[[C, O, Here], J]
+    most_minutes: Callable[[Settings, torch.device], float | None] = lambda settings, device: None
 
 
 @dataclass(frozen=True)
@@ -176,6 +201,7 @@ def begun(kind: JobKind[Settings, O, C, J], settings: Settings, console: Console
 
     Alone, or with the processes that torchrun started. Raises UserError, Interrupted, NotWritten, RankLost.
     """
+    began = time.monotonic()
     with said_once():
         device = choose_device(settings.device)
     with (
@@ -198,7 +224,7 @@ def begun(kind: JobKind[Settings, O, C, J], settings: Settings, console: Console
         out = given(settings.out)
         with room_on_disk(out), ranks.opening(lambda: RunFolder(out, leads=ranks.leads)) as folder, enough_memory():
             here = Here(folder, device, workers, console, ranks)
-            job = _job(kind, settings, here, followers)
+            job = _job(kind, settings, here, followers, began)
             run = _ready(job, here)
             with _left(run, here):
                 yield run
@@ -208,21 +234,28 @@ def _complete(kind: JobKind[Settings, O, C, J], settings: Settings, ranks: Ranks
     """The lead's settings, with those that the run was begun with where it goes on. Raises UserError."""
     if not ranks.leads:  # it gets these
         return settings
-    if settings.out is not None and (settings.resume or has_begun(settings.out)):
+    if settings.out is None or not (settings.resume or has_begun(settings.out)):
+        refuse_both(settings.minutes, settings.epochs)
+    else:
+        check_same(settings.minutes, settings.out)
         settings = stored(settings, read_config(settings.out), defaults_too=settings.resume)
     if any(getattr(settings, name) is None for name in kind.needs):
         raise UserError(*kind.usage)
     return settings
 
 
-def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here, followers: Followers) -> J:
-    """The job, after everything was opened, chosen and found to fit. Raises UserError."""
+def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here, followers: Followers, began: float) -> J:
+    """The job, after everything was opened, chosen and found to fit. began: the command. Raises UserError."""
     folder, ranks = here.folder, here.ranks
     with ranks.together():
         if settings.batch_size is not None:
             check_shares(settings.batch_size, settings.shard, ranks)
         opened = kind.open(settings, here)
     ranks.agree(opened.fingerprint, f"{settings.data} holds other images")
+    minutes = None if ranks.from_lead(folder.has_begun) else _minutes(kind, settings, here)
+    plan: Plan | None = None
+    if minutes is not None:
+        settings, plan = _planned(kind, settings, opened, here, minutes, began)
     found: C | None = None
     with ranks.together():
         if ranks.leads:
@@ -243,7 +276,45 @@ def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here, follo
                 here.console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
             identity = _identity(config, opened.fingerprint, may_differ)
             followers.follow(folder.path, identity, goes_on=folder.has_begun)
+            if not folder.has_begun:
+                keep_plan(folder.path, plan)
     return job
+
+
+def _minutes(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here) -> float | None:
+    """What a run that begins may take, None where that is not asked."""
+    if settings.minutes is None and settings.epochs is None:
+        return kind.most_minutes(settings, here.device)
+    return settings.minutes
+
+
+def _planned(
+    kind: JobKind[Settings, O, C, J], settings: Settings, opened: O, here: Here, minutes: float, began: float
+) -> tuple[Settings, Plan]:
+    """The settings with as many epochs as the minutes allow, and the plan; all ranks together. Where nobody asked for
+    the minutes, no more epochs than are chosen anyway. Raises UserError where not even a step fits."""
+    ranks, quiet = here.ranks, replace(here, console=Console(quiet=True))
+    here.console.print("Taking a few steps, to see how fast this machine is")
+    found: C | None = None
+    with ranks.together():
+        if ranks.leads:
+            found = kind.settle(kind.choose(settings, opened, quiet), opened, quiet.console)
+    chosen, opening = given(ranks.from_lead(found)), time.monotonic()
+    schedule = chosen.course.schedule
+    with ranks.together():
+        check_shares(schedule.batch_size, chosen.course.shard, ranks, schedule.least_micro_batch)
+        job = kind.job(chosen, opened, quiet)
+    training = _training(job, quiet, Punctual(None, quiet.console))
+    opening = time.monotonic() - opening  # it comes once more
+    budget = Budget(minutes, settings.minutes is None, given(chosen.config["epochs"]), opened.count, job.beside)
+    pace = measure(training, trial_seconds(minutes), lambda found: budget.is_ample(schedule, found))
+    del job, training
+    gc.collect()  # the weights, and the processes that loaded
+    with ranks.together():
+        plan, said = budget.planned(schedule, pace, time.monotonic() - began + opening)
+    plan = ranks.from_lead(plan)
+    here.console.print(said, soft_wrap=True)
+    return replace(settings, epochs=plan.epochs), plan
 
 
 def _identity(config: Mapping[str, Any], fingerprint: str, may_differ: Collection[str]) -> str:
@@ -254,39 +325,44 @@ def _identity(config: Mapping[str, Any], fingerprint: str, may_differ: Collectio
 
 def _ready(job: J, here: Here) -> Run[J]:
     """The job with all that the loop needs."""
-    ranks, broken, schedule = here.ranks, job.broken, job.course.schedule
-    with ranks.together():
+    with here.ranks.together():
         job.begin()
+    plan = kept_plan(here.folder.path) if here.ranks.leads else None
+    return Run(job, _training(job, here, Punctual(plan, here.console)))
+
+
+def _training(job: Job[Any], here: Here, punctual: Punctual) -> Training[Any, Batch]:
+    """What the loop needs."""
+    ranks, broken, schedule = here.ranks, job.broken, job.course.schedule
     job.model.to(here.device)
     stream = job.stream()
     learner: Learner[Any, Batch] = Learner(job.model, job.loss(), ranks, shard=job.course.shard)
     optimizer, looks = job.optimizer(), job.looks()
 
     def batches_from(step: int, micro_batch: int) -> Iterator[Batch]:
+        punctual.begin(step)
         part, pin = ranks.share(schedule.batch_size, schedule.least_micro_batch), here.device.type == "cuda"
         return broken.watch(stream.batches(step, micro_batch, here.workers, pin=pin, part=part))
 
     def look(step: int) -> dict[str, Any]:
         broken.tell(ranks)
+        punctual.tell(step)
         if step not in looks:  # the last one
             return {}
         with averaged(optimizer):
             return looks[step](learner.whole(), step)
 
-    return Run(
-        job,
-        Training(
-            learner,
-            optimizer,
-            batches_from,
-            broken.source.name,
-            schedule,
-            here.folder,
-            here.device,
-            here.console,
-            {step: partial(look, step) for step in {*looks, schedule.steps}},
-            job.rest,
-        ),
+    return Training(
+        learner,
+        optimizer,
+        batches_from,
+        broken.source.name,
+        schedule,
+        here.folder,
+        here.device,
+        here.console,
+        {step: partial(look, step) for step in {*looks, schedule.steps}},
+        job.rest,
     )
 
 

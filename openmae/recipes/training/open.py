@@ -8,6 +8,9 @@ from rich.console import Console
 from openmae.commandline.flags import flag, with_flags
 from openmae.recipes.training.settings import Settings, shown
 
+OF_A_START = ("resume", "out", "profile", "minutes")
+"""Settings that config.toml does not have: of one start alone, and the minutes, whose epochs it has."""
+
 Values = dict[str, tuple[Any, str]]
 """Of each setting: what it is set to, and why."""
 
@@ -33,7 +36,7 @@ def _open(settings: Settings, values: Values) -> Values:
 def kept(settings: Settings) -> dict[str, Any]:
     """The settings as config.toml has them: by the names of their flags, without those of one start alone."""
     values = {field.name.rstrip("_"): getattr(settings, field.name) for field in fields(settings)}
-    return {name: value for name, value in values.items() if name not in ("resume", "out", "profile")}
+    return {name: value for name, value in values.items() if name not in OF_A_START}
 
 
 def stored(settings: Settings, config: dict[str, Any], defaults_too: bool) -> Settings:

@@ -27,6 +27,13 @@ ClipGrad = Annotated[float | None, arg(help="Bound on the norm of the whole grad
 CheckpointMinutes = Annotated[
     float, arg(help="Time between checkpoints; one more comes at the end, on Ctrl-C and on a scheduler's signal.")
 ]
+Minutes = Annotated[
+    float | None,
+    arg(
+        help="Time for the whole command, in place of --epochs: a short trial at its start measures how fast this "
+        "machine is, the epochs follow, and the schedule ends when the time does (Lightning's max_time cuts it off)."
+    ),
+]
 Keep = Annotated[
     int, arg(help="Checkpoints that stay on the disk, 1 or more; an older one goes when a newer one is safe.")
 ]
@@ -69,6 +76,8 @@ class Asked(Protocol):
     def resume(self) -> bool: ...
     @property
     def epochs(self) -> float | None: ...
+    @property
+    def minutes(self) -> float | None: ...
     @property
     def warmup_epochs(self) -> float | None: ...
     @property
