@@ -82,6 +82,9 @@ def test_the_pages_commands_run(
     for number, command in enumerate(commands):
         words = [f"RUN{number}" if word == "RUN" else word for word in shlex.split(command)[1:]]
         words = [word for word in words if word != "--compile"]  # minutes: a slow test compiles
+        if "--minutes" in words:  # these too: test_minutes.py
+            at = words.index("--minutes")
+            del words[at : at + 2]
         small = {"pretrain": [*TINY, "--img-size", "32", "--epochs", "1"], **MEASURED_SMALL}.get(words[0], [])
         if "paper" in words and words[0] == "probe":  # 90 epochs
             small = ["--epochs", "10"]
