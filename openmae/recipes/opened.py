@@ -5,6 +5,7 @@ from typing import Literal
 from rich.console import Console
 
 from openmae.commandline.flags import with_flags
+from openmae.console.words import several
 from openmae.data.dividing import notes_on_copies
 from openmae.data.opening import Data, Split
 from openmae.data.sources.source import Source
@@ -28,3 +29,8 @@ def part_of(data: Data, split: Literal["all"] | Split) -> Source:
     if not data.has_splits:
         raise UserError(f"{data.location} has no splits", f"leave --split {split} out")
     return data.split(split)
+
+
+def images_said(count: int, location: str, split: Literal["all"] | Split) -> str:
+    """How many images of what, and of which split where one is asked for."""
+    return f"{several(count, 'image')} in {location}{'' if split == 'all' else f' ({split})'}"

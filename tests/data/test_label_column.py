@@ -68,6 +68,31 @@ def test_a_run_remembers_it(tables: list[Path], tmp_path: Path, finished: Path, 
         assert code == 0, errors
         assert "2 classes" in said
     refused(run("evaluate", tmp_path / "run", tables[1], "--label-column", "label"), "not among the 2 known ones")
+    learnt = f"Labels: the column diagnosis, which {tmp_path / 'run'} learnt from (--label-column takes another)"
+    code, said, errors = run("knn", tmp_path / "run", tables[2], "--workers", 0)
+    assert code == 0, errors
+    assert learnt in said
+    assert "2 classes" in said
+    out = tmp_path / "own.parquet"
+    code, said, errors = run("embed", tmp_path / "run", tables[1], "--out", out, "--workers", 0)
+    assert code == 0, errors
+    assert learnt in said
+    assert pq.read_table(out)["label"].to_pylist() == ["class0"] * 12 + ["class1"] * 12
+    again = finetune(tmp_path / "run", tables[1], tmp_path / "again", "--blocks 0,1 --epochs 1")
+    code, said, errors = run(*again)
+    assert code == 0, errors
+    assert said.count(learnt) == 1  # of a sweep, too
+    for run_of in ("blocks-0", "blocks-1"):
+        assert read_config(tmp_path / "again" / run_of)["label_column"] == "diagnosis"
+        assert json.loads((tmp_path / "again" / run_of / "model.json").read_text())["class_names"] == [
+            "class0",
+            "class1",
+        ]
+    plain = tmp_path / "plain.csv"  # which has no such column
+    plain.write_text(tables[0].read_text().replace("diagnosis", "other"))
+    code, said, errors = run("knn", tmp_path / "run", plain, "--workers", 0)
+    assert code == 0, errors
+    assert "Labels:" not in said
     out = tmp_path / "f.parquet"
     assert run("embed", finished, tables[0], "--out", out, "--label-column", "diagnosis", "--workers", 0)[0] == 0
     assert pq.read_table(out)["label"].to_pylist() == ["class0"] * 12 + ["class1"] * 12
@@ -87,9 +112,13 @@ def test_a_third_split_is_read_where_it_is_asked_for(tmp_path: Path, finished: P
     assert "(test)" in said
     assert "has learnt from some of these" not in said
     words = ("--split", "test", "--workers", 0)
-    assert run("predict", tmp_path / "run", data, "--out", tmp_path / "p.csv", *words)[0] == 0
+    code, said, _ = run("predict", tmp_path / "run", data, "--out", tmp_path / "p.csv", *words)
+    assert code == 0
+    assert f"2 classes; 12 images in {data} (test)" in said
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 13
-    assert run("embed", finished, data, "--out", tmp_path / "f.npy", *words)[0] == 0
+    code, said, _ = run("embed", finished, data, "--out", tmp_path / "f.npy", *words)
+    assert code == 0
+    assert f"12 images in {data} (test), 2 labels" in said
     assert len(np.load(tmp_path / "f.npy")) == 12
     shutil.rmtree(data / "test")
     refused(run("evaluate", tmp_path / "run", data, *words), "has no split called test: leave --split test out")

@@ -7,15 +7,17 @@ import os
 import re
 import shlex
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -219,6 +221,7 @@ def test_a_table_is_not_written_over_nor_mixed(model: Path, tmp_path: Path, run:
         ("SEVERAL DATA --out p.csv --threshold 1.5", "--threshold is 1.5: give a probability"),
         ("SEVERAL DATA --out p.csv --top-k 2", "--top-k is for classes, and this model's task is multi-label"),
         ("NUMBER DATA --out p.csv --sort s", "--sort is for classes"),
+        ("JOINED DATA --out p.csv --sort s", "and one is 'a;b': rename it in model.json"),
         ("MODEL empty --out p.csv", "holds no images"),
         ("MODEL missing --out p.csv", "missing does not exist"),
         ("MODEL missing.png --out p.csv", "missing.png is no file"),
@@ -243,6 +246,7 @@ def test_bad_input_is_one_sentence(
     np.savez(tmp_path / "DATA.npz", images=np.zeros((2, 32, 32, 3), np.uint8))
     places = {"HEADLESS": finished, "MODEL": a_model(tmp_path / "m")}
     places["SEVERAL"] = a_model(tmp_path / "several", ("a", "b"), "multi-label")
+    places["JOINED"] = a_model(tmp_path / "joined", ("a;b", "c"), "multi-label")
     places["NUMBER"] = a_model(tmp_path / "number", ("value",), "regression")
     refused(run("predict", *[places.get(word, word) for word in words.split()]), said)
     assert not list(tmp_path.glob(".p*"))
@@ -282,6 +286,19 @@ def test_names_that_collide_and_images_that_are_no_files(model: Path, tmp_path: 
     table.write_text("path\n../class1/001.png\n../class1/../class1/001.png\n./000.png\n000.png\n")
     assert run("predict", model, table, "--out", tmp_path / "t.csv", "--sort", tmp_path / "t", "--workers", 0)[0] == 0
     assert len(sorted_files(tmp_path / "t")) == 4
+    names = ["000-1.png", "000-2.png", "000--2.png", "\u3042" * 83 + ".png"]  # as numbered ones are called, and long
+    for name in names:
+        picture(0, (32, 32)).save(data / "class0" / name)
+    table.write_text("\n".join(["path", "000.png", "000.png", *names]))
+    assert run("predict", model, table, "--out", tmp_path / "u.csv", "--sort", tmp_path / "u", "--workers", 0)[0] == 0
+    assert len(sorted_files(tmp_path / "u")) == 6
+    for name in names:
+        (data / "class0" / name).unlink()
+    column = [{"bytes": (data / "class0/000.png").read_bytes(), "path": name} for name in ("a", "a.png", "a-1.png")]
+    pq.write_table(pa.table({"image": column}), tmp_path / "i.parquet")
+    words = ("predict", model, tmp_path / "i.parquet", "--out", tmp_path / "i.csv", "--sort", tmp_path / "i")
+    assert run(*words, "--workers", 0)[0] == 0
+    assert {Path(place).name for place in sorted_files(tmp_path / "i")} == {"a--1.png", "a.png", "a-1.png"}
     assert run("pack", data, tmp_path / "shards", "--workers", 0)[0] == 0
     words = ("predict", model, tmp_path / "shards", "--out", tmp_path / "s.csv", "--sort", tmp_path / "s")
     assert run(*words, "--workers", 0)[0] == 0
@@ -306,12 +323,21 @@ def test_classes_whose_folders_had_bytes_that_are_no_text(suffix: str, tmp_path:
     assert {place.name.replace("_", "\\") for place in folder.iterdir() if place.is_dir()} == classes
 
 
+HOSTILE = ["..", ".", "", "/", "a/b", "a\\b", "con", "Con.txt", "aux ", "_none", "_NONE", "e\u0301", "\u00e9"]
+HOSTILE += ["_unreadable", "\u3042" * 99]
+
+
 @settings(max_examples=30)
-@given(st.lists(st.text(max_size=20), max_size=6))
+@given(st.lists(st.text(max_size=20) | st.sampled_from(HOSTILE), max_size=6))
+@example(HOSTILE)
 def test_folders_have_names_that_are_safe_and_their_own(names: list[str]) -> None:
     found = folder_names(names)
-    assert len({name.casefold() for name in found}) == len(names)
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in found}) == len(names)
     for name in found:
+        assert name not in ("_none", "_unreadable")
+        assert len(name.encode()) <= 130
+        assert not name.endswith((".", " "))
+        assert name.split(".")[0].lower() not in ("con", "aux", "com1", "lpt9", "nul", "prn")
         assert name
         assert name[0] != "."
         assert not set(name) & set('/\\\0:*?"<>|\n')

@@ -130,6 +130,25 @@ def column_of(table: Path, name: str) -> list[str]:
     return [label_text(cell) for (cell,) in _rows(table, (name,), "group_column")]
 
 
+def columns_of(table: Path) -> list[str]:
+    """What its columns are called; none where it is no table that can be read."""
+    kind = table.suffix.lower()
+    if kind not in (".csv", ".parquet") or not table.is_file():
+        return []
+    try:
+        if kind == ".parquet":
+            with open_parquet(table) as file:
+                return list(file.schema_arrow.names)
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            return _header(csv.reader(file, strict=True))
+    except (UserError, OSError, csv.Error, UnicodeDecodeError):
+        return []
+
+
+def _header(reader: Any) -> list[str]:
+    return [name.strip() for name in next(reader, [])]
+
+
 def _read(table: Path, label_column: str | None) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays and what else is kept of a table."""
     text, labels = bytearray(), list[str]()
@@ -195,7 +214,7 @@ def _csv_rows(table: Path, places_in: PlacesIn) -> Iterator[TableRow]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
+            header = _header(reader)
             places = places_in(header)
             for cells in reader:
                 if not cells:

@@ -7,6 +7,7 @@ The second command embeds nothing again: it finds the table, sees that it is of 
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ from openmae.recipes.embed.neighbours import Findings
 from openmae.recipes.embed.settings import Embed
 from openmae.recipes.in_parts.about import digest
 from openmae.recipes.in_parts.work import PART_BYTES, Work, batch_size_for, list_broken, worked_through
+from openmae.recipes.learnt import label_column
 from openmae.recipes.levels import check_expected, check_levels
-from openmae.recipes.opened import part_of, tell
+from openmae.recipes.opened import images_said, part_of, tell
 from openmae.recipes.places import place_columns, place_of
 from openmae.version import __version__
 from openmae.weights import Loaded, load_model
@@ -54,6 +56,8 @@ def run(settings: Embed) -> None:
     say_origin(loaded, console)
     device = choose_device(settings.device)
     workers = workers_for(settings.workers, device)
+    column = label_column(settings.label_column, settings.data, settings.model, loaded, console)
+    settings = replace(settings, label_column=column)
     data = open_data(settings.data, settings.selection, settings.reading)
     source = part_of(data, settings.split)
     tell(data, console)
@@ -69,7 +73,9 @@ def run(settings: Embed) -> None:
     embedder = embedder_of(loaded, settings.layer, settings.pool, precision, device)
     about = _about(settings, loaded, embedder, source)
     classes = f", {labels.classes:,} labels" if labels.classes else ", without labels"
-    console.print(f"{several(len(source), 'image')} in {settings.data}{classes}")
+    console.print(
+        f"{images_said(len(source), settings.data, settings.split)}{classes}", highlight=False, soft_wrap=True
+    )
     if settings.out.exists():
         about = FEATURES.fitting(settings.out, about)
         console.print(f"{settings.out} has their features already: {_of_what(about)}")

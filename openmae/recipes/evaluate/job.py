@@ -11,7 +11,6 @@ to AlexNet's, 51.7 / 41.8 / 33.8% (Table 13).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +47,10 @@ from openmae.recipes.evaluate.corruptions import measure_corruptions
 from openmae.recipes.evaluate.keep import check_results, keep_result, set_name
 from openmae.recipes.evaluate.predictions import check_save, save_predictions
 from openmae.recipes.evaluate.settings import AskedSplit, Evaluate
+from openmae.recipes.learnt import as_learnt, learnt_from, selected_then
 from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import tell
 from openmae.report.page.results import shown_figures
-from openmae.train.run import read_config
 from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
 
@@ -78,7 +77,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     device = choose_device(settings.device)
     model.to(device)
     workers = workers_for(settings.workers, device)
-    selection = as_learnt(settings.selection, settings.data, settings.model, loaded)
+    selection = as_learnt(settings.selection, settings.data, settings.model, loaded, console)
     data = open_data(settings.data, selection, settings.reading)
     source, split = judged_images(data, settings.split, settings.model, loaded, task)
     tell(data, console)
@@ -89,12 +88,12 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     if kinds:
         _check_corruptible(task, images)
     run_folder = settings.model if (settings.model / "config.toml").exists() else None
-    learnt_from, then = _learnt_from(settings.model, loaded), _selected_then(loaded)
-    beside = data.selection.beside(then if whole_address(settings.data) == learnt_from else WHOLE)
+    known, then = learnt_from(settings.model, loaded), selected_then(loaded)
+    beside = data.selection.beside(then if whole_address(settings.data) == known else WHOLE)
     if run_folder is not None:
         check_results(run_folder)
     console.print(_said_of_set(task, asked.right.names, source, settings.data, split))
-    if _may_be_learnt(settings.data, split, learnt_from, then):
+    if _may_be_learnt(settings.data, split, known, then):
         console.print(
             "The model has learnt from some of these: it will do worse on images that it never saw", style="yellow"
         )
@@ -181,24 +180,6 @@ def _ends(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(rows) if len(rows) <= _MOST_ROWS else [*rows[:_BEST], *rows[-_WORST:]]
 
 
-def as_learnt(asked: Selection, data: str, model: Path, loaded: Loaded) -> Selection:
-    """What is asked of DATA, and where the model learnt from it, what was asked of it then and is not asked anew. Of
-    another table the column of the labels alone."""
-    if whole_address(data) != _learnt_from(model, loaded):
-        column = _selected_then(loaded).label_column
-        is_table = Path(data).suffix.lower() in (".csv", ".parquet")
-        return replace(asked, label_column=column) if is_table and column and not asked.label_column else asked
-    before, now = _selected_then(loaded).to_dict(), asked.to_dict()
-    if asked.group_by or asked.group_column:  # either says it all
-        before = {name: value for name, value in before.items() if not name.startswith("group_")}
-    return Selection.from_dict(before | now)
-
-
-def _selected_then(loaded: Loaded) -> Selection:
-    """What was asked of the data that the model learnt from."""
-    return Selection.from_dict(loaded.info["provenance"].get("selection", {}))
-
-
 def judged_images(
     data: Data, split: AskedSplit | None, model: Path, loaded: Loaded, task: Task
 ) -> tuple[Source, AskedSplit]:
@@ -210,7 +191,7 @@ def judged_images(
                 everything = Joined(data.location, [data.train, data.val])
             return everything, "all"
         return data.split(split or "val"), split or "val"
-    is_known = whole_address(data.location) == _learnt_from(model, loaded)
+    is_known = whole_address(data.location) == learnt_from(model, loaded)
     if split == "all" or (split is None and not is_known):
         return data.all, "all"
     if not is_known:
@@ -241,14 +222,6 @@ def _may_be_learnt(data: str, split: AskedSplit, learnt_from: str, then: Selecti
         return not below.startswith(f"{then.pair[1]}/")
     said = next((found for part in below.split("/") if (found := split_name(part)) is not None), None)
     return then.is_one_set or said is None or said.kind == "train" or not said.is_plain
-
-
-def _learnt_from(model: Path, loaded: Loaded) -> str:
-    """The address of the data that the model was fine-tuned on; empty where it is not known."""
-    if (model / "config.toml").exists() and (data := read_config(model).get("data")):
-        return whole_address(str(data))
-    data = loaded.info["provenance"].get("data")
-    return whole_address(str(data)) if data else ""
 
 
 def _said_of_set(task: Task, names: Sequence[str], source: Source, data: str, split: AskedSplit) -> str:

@@ -23,7 +23,6 @@ from openmae.errors import UserError
 from openmae.evaluate.suited import suited
 from openmae.files.disk import room_on_disk
 from openmae.files.whole import folder_beside
-from openmae.recipes.evaluate.job import as_learnt
 from openmae.recipes.export import views
 from openmae.recipes.export.check import Compared, real_images
 from openmae.recipes.export.formats import hf as export_hf
@@ -34,6 +33,7 @@ from openmae.recipes.export.formats import timm as export_timm
 from openmae.recipes.export.outputs import order
 from openmae.recipes.export.quantize import Cost, quantize, show_cost
 from openmae.recipes.export.settings import Export
+from openmae.recipes.learnt import as_learnt
 from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import tell
 from openmae.report.card.text import public
@@ -78,7 +78,7 @@ def run(settings: Export) -> None:
     say_origin(loaded, console)
     data = None
     if settings.data is not None:
-        selection = as_learnt(settings.selection, settings.data, settings.model, loaded)
+        selection = as_learnt(settings.selection, settings.data, settings.model, loaded, console)
         data = open_data(settings.data, selection, settings.reading)
     seen = loaded if data is None else suited(loaded, data.val, settings.reading, 1, console)
     images = real_images(seen, data)

@@ -50,6 +50,7 @@ from openmae.recipes.finetune.choose import choose, settle
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
+from openmae.recipes.learnt import label_column
 from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import tell
 from openmae.recipes.training.broken import BrokenFiles
@@ -60,7 +61,7 @@ from openmae.report.page.sweep import SWEEP
 from openmae.train.checkpoint import save_model
 from openmae.train.loop import fit
 from openmae.train.optimizers import adamw, keep_average, lars, layer_scale
-from openmae.weights import model_json
+from openmae.weights import Loaded, model_json
 
 _LABELS = "labels:"  # before their digest in a run's fingerprint
 MOST_VALIDATED = 256  # images at once
@@ -106,6 +107,8 @@ class Labelled:
     asked: Answers
     is_former: bool = False
     """Whether the run was begun when its labels were no part of the fingerprint."""
+    label_column: str | None = None
+    """Of DATA, that of the labels; None for the one that is taken by itself."""
 
     @property
     def fingerprint(self) -> str:
@@ -128,6 +131,8 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
     """Raises UserError."""
     with here.ranks.together():
         loaded = loaded_model(settings, here.console)
+        if loaded is not None and not here.folder.has_begun:  # of one that has, config.toml says it
+            settings = replace(settings, label_column=_label_column(settings, loaded, here.console))
     taken, train, val = here.ranks.each_in_turn(lambda: _split(settings, here.console))
     task, is_former = taken.task, here.ranks.from_lead(_is_former(here))
     right = answers(train, task, outputs_before(train, task) if is_former else None)
@@ -145,7 +150,12 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
     }[task]
     here.console.print(f"{task}: {what}; learnt from {len(train):,} images, judged by {len(val):,} others")
     here.console.print(with_flags(str(taken)), soft_wrap=True)
-    return Labelled(start, train, val, right, asked, is_former)
+    return Labelled(start, train, val, right, asked, is_former, settings.label_column)
+
+
+def _label_column(settings: Finetune, loaded: Loaded, console: Console) -> str | None:
+    """The one that is asked for, or that a MODEL which was fine-tuned before remembers."""
+    return label_column(settings.label_column, given(settings.data), Path(given(settings.model)), loaded, console)
 
 
 def _is_former(here: Here) -> bool:
@@ -327,7 +337,7 @@ class FinetuneJob(Job[Classifier]):
 
 
 def _choose(settings: Finetune, labelled: Labelled, here: Here) -> Finetune:
-    start = labelled.start
+    start, settings = labelled.start, replace(settings, label_column=labelled.label_column)
     for source, seen in ((labelled.train, start.levels), (labelled.val, None)):
         check_levels(given(settings.model), start.statistics, source, here.workers, here.console, seen)
     memory = memory_of(here.device, here.ranks)

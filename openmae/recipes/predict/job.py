@@ -16,6 +16,7 @@ from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
 from openmae.console.words import encodable, pace, several
 from openmae.data.opening import Data, open_images
+from openmae.data.sources.labels import several as labels_in
 from openmae.data.sources.source import Source
 from openmae.errors import UserError
 from openmae.evaluate.features import centred_images
@@ -30,7 +31,7 @@ from openmae.machine.workers import workers_for
 from openmae.recipes.in_parts.about import KEY, SAME_IMAGES, Kind, as_json, digest
 from openmae.recipes.in_parts.work import Done, Work, batch_size_for, worked_through
 from openmae.recipes.levels import check_levels
-from openmae.recipes.opened import part_of, tell
+from openmae.recipes.opened import images_said, part_of, tell
 from openmae.recipes.places import place_cells, place_columns
 from openmae.recipes.predict.settings import Predict
 from openmae.recipes.predict.sort import check_sort, sort_images
@@ -71,7 +72,8 @@ def run(settings: Predict) -> None:
     loaded = suited(loaded, source, settings.reading, workers, console)
     images = centred_images(loaded.encoder, loaded.statistics, source)
     check_levels(loaded.name, loaded.statistics, source, workers, console)
-    console.print(f"{predictions.task}{_said_of(predictions)}; {several(len(source), 'image')} in {data.location}")
+    images_of = images_said(len(source), data.location, settings.split)
+    console.print(f"{predictions.task}{_said_of(predictions)}; {images_of}", highlight=False, soft_wrap=True)
     about = _about(settings, loaded, predictions, data, source)
     if settings.sort is not None:
         check_sort(settings.sort, settings.sort_by, source, about)
@@ -107,6 +109,12 @@ def _asked(settings: Predict, loaded: Loaded) -> Predictions:
             raise UserError(f"--threshold is {settings.threshold:g}", "give a probability from 0 to 1")
     if settings.sort is not None and task == "regression":
         raise UserError("--sort is for classes, and this model gives numbers", "leave it out")
+    joined = next((name for name in map(encodable, names) if labels_in(name) != [name]), None)
+    if settings.sort is not None and task == "multi-label" and joined is not None:
+        raise UserError(
+            f"--sort reads labels from the table, where ; and | stand between them, and one is '{joined}'",
+            "rename it in model.json, or leave --sort out",
+        )
     threshold = THRESHOLD if settings.threshold is None else settings.threshold
     return Predictions(task, [encodable(name) for name in names], settings.top_k or 1, threshold)
 

@@ -4,12 +4,12 @@ import csv
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from openmae.console.progress import counting
@@ -22,14 +22,16 @@ from openmae.data.sources.listing import EXTENSIONS
 from openmae.data.sources.source import Source
 from openmae.errors import BrokenImage, Interrupted, UserError
 from openmae.files.spreadsheets import original
-from openmae.files.whole import write_file
+from openmae.files.whole import WholeFile, write_file
 from openmae.recipes.in_parts.about import as_json
 from openmae.recipes.predictions import ERROR, Predictions
 
 _MARK = ".openmae-sort.json"  # in the folder: of which model and images it is
 _SAME = ("classifier", "data_fingerprint", "top_k", "threshold", "statistics", "by")
 _WHOLE = Packing(short_side=2**16)  # which makes nothing smaller
-_MOST_LETTERS = 120  # of a folder's name
+_MOST_BYTES = 120  # of a folder's name
+_OF_DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{number}" for name in ("com", "lpt") for number in range(1, 10))}
+_PART = ".openmae-sort.part"  # what is being copied, in the folder where it is to be: short, whatever its name is
 UNREADABLE, NONE = "_unreadable", "_none"
 """Folders of files that gave no image, and of images without a label."""
 
@@ -75,8 +77,8 @@ def sort_images(
 ) -> None:
     """Puts each image there, as the table says; those that are there already stay. An image of several labels is in
     the folder of each. Raises OSError, Interrupted."""
-    below = dict(zip(predictions.names, folder_names([*predictions.names, UNREADABLE, NONE]), strict=False))
-    places = _places(source)
+    below = dict(zip(predictions.names, folder_names(predictions.names), strict=True))
+    places = _Places(source)
     lost = 0
     try:
         with counting("sorting", len(source), console) as say:
@@ -84,7 +86,7 @@ def sort_images(
                 labels = labels_in(said or "") if predictions.task == "multi-label" else [said or ""]
                 names = [UNREADABLE] if error else [below[label] for label in labels] or [NONE]
                 for name in names:
-                    lost += not _put(folder / name, places[index], source, index, by)
+                    lost += not _put(folder / name, places, source, index, by)
                 say(index + 1)
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on where it was") from None
@@ -94,53 +96,66 @@ def sort_images(
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
-    """A folder's name for each of these, different for different ones also where capitals do not count."""
+    """A folder's name for each of these, different for different ones, and from those of no class, also where capitals
+    or the way in which an accent is written do not count; none that Windows keeps for devices."""
     found: list[str] = []
-    seen: set[str] = set()
+    seen = {UNREADABLE, NONE}
     for name in names:
         plain = "".join("_" if letter in '/\\:*?"<>|' or not letter.isprintable() else letter for letter in name)
-        plain = plain.strip().rstrip(".")[:_MOST_LETTERS] or "_"
-        plain = f"_{plain}" if plain.startswith(".") else plain
+        plain = plain.strip().rstrip(".").encode()[:_MOST_BYTES].decode(errors="ignore").rstrip(". ") or "_"
+        is_taken = plain.startswith(".") or plain.partition(".")[0].strip().casefold() in _OF_DEVICES
+        plain = f"_{plain}" if is_taken else plain
         number, free = 1, plain
-        while free.casefold() in seen:
+        while _alike(free) in seen:
             number += 1
             free = f"{plain}-{number}"
-        seen.add(free.casefold())
+        seen.add(_alike(free))
         found.append(free)
     return found
 
 
-class _places:
-    """places[i] is where image i comes to lie below the folder of its class: its own path, without what leads up or to
-    the root; where two images would lie in one place, with a number."""
+def _alike(name: str) -> str:
+    """The same for names that some disk takes for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+class _Places:
+    """Where images come to lie below the folder of their class: on their own paths, without what leads up or to the
+    root; where two images would lie in one place, with a number."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        hashes = np.fromiter((hash(self._plain(i).casefold()) for i in range(len(source))), np.int64, len(source))
-        self._taken = _repeated(hashes)
+        hashes = np.fromiter((hash(_alike(self._plain(i))) for i in range(len(source))), np.int64, len(source))
+        self._plains, counts = np.unique(hashes, return_counts=True)
+        self._is_several = counts > 1
 
-    def __getitem__(self, index: int) -> str:
+    def of(self, index: int, ending: str = "") -> str:
+        """Of an image that gets an ending."""
         plain = self._plain(index)
-        if not self._taken[index]:
-            return plain
-        stem, ending = os.path.splitext(plain)  # noqa: PTH122
-        return f"{stem}-{index + 1}{ending}"
+        is_several = self._is_several[self._found(plain) or 0]
+        if not is_several and not (ending and self._found(plain + ending) is not None):
+            return plain + ending
+        stem, own = os.path.splitext(plain)  # noqa: PTH122
+        number = f"-{index + 1}"
+        while self._found(f"{stem}{number}{own}{ending}") is not None:  # another one is really called so
+            number = f"-{number}"
+        return f"{stem}{number}{own}{ending}"
+
+    def _found(self, place: str) -> int | None:
+        """Among the places as they are without numbers."""
+        wanted = hash(_alike(place))
+        at = int(np.searchsorted(self._plains, wanted))
+        return at if at < len(self._plains) and self._plains[at] == wanted else None
 
     def _plain(self, index: int) -> str:
         parts = self._source.name(index).replace("\0", "_").split("/")
         return "/".join(part for part in parts if part not in ("", ".", "..")) or "image"
 
 
-def _repeated(hashes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,) whether the same number is there twice."""
-    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    return counts[inverse] > 1
-
-
-def _put(folder: Path, place: str, source: Source, index: int, by: Literal["copy", "link"]) -> bool:
+def _put(folder: Path, places: _Places, source: Source, index: int, by: Literal["copy", "link"]) -> bool:
     """Whether it is there now."""
-    target = folder / place
-    file = source.file(index)
+    file, place = source.file(index), places.of(index)
+    data = b""
     if file is None:
         try:
             data = source.read(index)
@@ -148,19 +163,21 @@ def _put(folder: Path, place: str, source: Source, index: int, by: Literal["copy
                 data = pack_image(data, _WHOLE).data
         except (OSError, BrokenImage):
             return False
-        if target.suffix.lower() not in EXTENSIONS:
-            target = target.with_name(f"{target.name}{_ending(data)}")
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_file(target, data)
-        return True
+        if Path(place).suffix.lower() not in EXTENSIONS:
+            place = places.of(index, _ending(data))
+    target = folder / place
     if os.path.lexists(target):
         return True
     target.parent.mkdir(parents=True, exist_ok=True)
-    if by == "link":
+    if file is not None and by == "link":
         target.symlink_to(os.path.abspath(file))  # noqa: PTH100
         return True
-    aside = target.with_name(f".{target.name[:100]}.part")
+    aside = target.with_name(_PART)
+    if file is None:
+        with WholeFile(target, aside=aside) as whole:
+            whole.file.write(data)
+            whole.finish()
+        return True
     try:
         shutil.copy2(file, aside)
     except FileNotFoundError:

@@ -29,6 +29,7 @@ from openmae.machine.device import choose_device, choose_precision, device_of
 from openmae.machine.memory import ram
 from openmae.machine.workers import workers_for
 from openmae.model import ViT
+from openmae.recipes.learnt import label_column
 from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import tell
 from openmae.recipes.probe.keep import keep
@@ -62,6 +63,8 @@ def _prove(
         loaded = load_model(settings.model, **settings.heads)
         say_origin(loaded, console)
         places = _places(settings, loaded.encoder)
+        column = label_column(settings.label_column, settings.data, settings.model, loaded, console)
+        settings = replace(settings, label_column=column)
     taken, train, val = ranks.each_in_turn(lambda: _split(settings, console))
     ranks.agree(f"{train.fingerprint} {val.fingerprint}", f"{settings.data} holds other images")
     encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places

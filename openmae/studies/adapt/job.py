@@ -27,6 +27,7 @@ from openmae.machine.device import choose_device, choose_precision
 from openmae.machine.workers import workers_for
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.in_parts.about import digest
+from openmae.recipes.learnt import label_column
 from openmae.studies.adapt.conclude import (
     ENCODERS,
     GONE_ON,
@@ -95,7 +96,7 @@ def run(settings: Adapt) -> None:
     device = choose_device(settings.device)
     precision = choose_precision(device)[0] if settings.precision == "auto" else settings.precision
     means = Means(device, workers_for(settings.workers, device), precision, console)
-    opened = open_all(settings, console)
+    settings, opened = open_all(settings, console)
     with Study(settings.out, "adapt", _asked(settings, opened), console) as study:
         first, by_seed = _parts(settings, opened, means, study)
         whole = [*first, *(part for parts in by_seed.values() for part in parts)]
@@ -116,10 +117,13 @@ def run(settings: Adapt) -> None:
         )
 
 
-def open_all(settings: Adapt, console: Console) -> Opened:
-    """Raises UserError for what cannot be gone on with or judged by."""
+def open_all(settings: Adapt, console: Console) -> tuple[Adapt, Opened]:
+    """With the column of labels that MODEL remembers. Raises UserError for what cannot be gone on with or judged by."""
     loaded = load_model(settings.model, **settings.heads)
     say_origin(loaded, console)
+    labels = settings.labels or settings.data
+    column = label_column(settings.label_column, labels, settings.model, loaded, console)
+    settings = replace(settings, label_column=column)
     selection = settings.selection
     if settings.labels is not None:  # whose column it is
         selection = replace(selection, label_column=None)
@@ -131,7 +135,7 @@ def open_all(settings: Adapt, console: Console) -> Opened:
         )
     labelled = few = None
     try:
-        labelled = open_labelled(settings.labels or settings.data, settings, settings.seed, console)
+        labelled = open_labelled(labels, settings, settings.seed, console)
         few = labelled.few(settings.few_labels)
         if few is not None:  # before anything is trained
             _check_few(few, labelled, settings.seed)
@@ -142,7 +146,7 @@ def open_all(settings: Adapt, console: Console) -> Opened:
     if labelled is None and settings.few_labels not in (None, "none"):
         raise UserError("--few-labels is for labels, and there are none", "give --labels LABELLED, or leave it out")
     name = str(settings.model)
-    return Opened(
+    return settings, Opened(
         whole_address(name) if settings.model.exists() else name,
         digest(loaded.encoder, loaded.encoder.arguments()),
         images,
