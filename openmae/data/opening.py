@@ -155,7 +155,8 @@ def _given(data: Own) -> Parts:
         which: partial(OwnImages, images, f"{data.name}.{which}") for which, images in data.made.items()
     }
     if not {"train", "val"} <= openers.keys() <= {"train", "val", "test"}:
-        raise UserError(f"the data sets are called {', '.join(openers)}", "call them train and val, and maybe test")
+        called = f"the data sets are called {', '.join(map(str, openers))}" if openers else f"{data.name} is empty"
+        raise UserError(called, "call them train and val, and maybe test; or give one data set that is no dict")
     return Parts(with_all(data.name, openers), "as they were given")
 
 

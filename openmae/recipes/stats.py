@@ -36,6 +36,7 @@ from openmae.evaluate.suited import say_notes
 from openmae.files.disk import check_out
 from openmae.files.whole import write_file
 from openmae.machine.workers import reading_workers
+from openmae.own import is_own
 from openmae.randomness import generator
 from openmae.recipes.asked import AskedFiles, AskedReading, Readers
 from openmae.recipes.levels import say_apart
@@ -189,6 +190,8 @@ def _notes(found: Distribution, source: Source, data: str) -> list[str]:
 
 def _hand_on(settings: Stats, found: Distribution, values: dict[str, Any], console: Console) -> None:
     """Writes the files; says how to use the figures."""
+    if settings.out is None and is_own(settings.data):  # a call, which gives them
+        return
     if settings.out is None:
         flags = " ".join(
             f"{flag(name)} {_words(value if isinstance(value, list) else [value])}" for name, value in values.items()
@@ -200,7 +203,8 @@ def _hand_on(settings: Stats, found: Distribution, values: dict[str, Any], conso
     picture = settings.out.with_suffix(".png")
     write_file(picture, draw_histogram(found))
     console.print(f"Written to {settings.out}; histograms in {picture}. To use them:")
-    console.print(f"  openmae pretrain {settings.data} --out RUN --config {settings.out}", soft_wrap=True)
+    data = "DATA" if is_own(settings.data) else settings.data
+    console.print(f"  openmae pretrain {data} --out RUN --config {settings.out}", soft_wrap=True)
 
 
 def _level(level: float, found: Distribution) -> str:

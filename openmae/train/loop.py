@@ -29,7 +29,7 @@ from openmae.train.run import RunFolder
 from openmae.train.step import Taken, take_step
 from openmae.train.stop import Stop
 
-MOST_DROPPED_IN_A_ROW = 5  # steps without a finite gradient before the run stops
+MOST_DROPPED_IN_A_ROW = 5  # steps without a finite gradient before the run stops; all of a run of fewer do, too
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ def fit(training: Training[M, B]) -> Position:
     A step whose loss or gradient is not finite does not touch the weights or the optimizer's averages. Where the disk
     does not take a checkpoint or a line of the log, training goes on, with a warning. Steps are saved before what comes
     after them is looked at; what has killed starts before this one is left out.
-    Raises UserError after MOST_DROPPED_IN_A_ROW steps that are not finite, Interrupted on Ctrl-C, SIGTERM or SIGUSR1
-    (after a checkpoint), NotWritten where the last checkpoint or the log could not be written, RankLost where another
-    rank is gone, torch's error where one least micro-batch is more than the memory holds.
+    Raises UserError after MOST_DROPPED_IN_A_ROW steps that are not finite, or all of fewer; Interrupted on Ctrl-C,
+    SIGTERM or SIGUSR1 (after a checkpoint), NotWritten where the last checkpoint or the log could not be written,
+    RankLost where another rank is gone, torch's error where one least micro-batch is more than the memory holds.
     """
     learner, optimizer, after = training.learner, training.optimizer, training.after
     run, schedule, console, ranks = training.run, training.schedule, training.console, training.learner.ranks
@@ -156,7 +156,7 @@ def fit(training: Training[M, B]) -> Position:
                 votes.count(taken)
                 if position.dropped_in_a_row:
                     suspects.append(taken.indices)
-                if position.dropped_in_a_row >= MOST_DROPPED_IN_A_ROW:
+                if position.dropped_in_a_row >= min(MOST_DROPPED_IN_A_ROW, schedule.steps):  # none of few is finite
                     raise _not_finite(position, run, suspects, training.name_of, ranks)
 
         while position.step < schedule.steps:

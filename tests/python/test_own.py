@@ -61,6 +61,9 @@ def test_what_a_model_says_of_ones_own_images(classes: Path) -> None:
     assert files == ["data[0]", "data[1]", "data[2]"]
 
 
+PIXELS = np.random.default_rng(0).integers(0, 255, (7, 20, 24, 3), np.uint8)
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -69,9 +72,20 @@ def test_what_a_model_says_of_ones_own_images(classes: Path) -> None:
             np.zeros((30, 3, 32, 24), np.uint8),
             r"arrays \(3, 32, 24\), whose channels come first: give arrays \(H, W, C\)",
         ),
+        ({}, "data is empty: call them train and val, and maybe test; or give one data set that is no dict"),
+        ({1: [PIXELS]}, "the data sets are called 1: call them"),
+        ({"train": 5, "val": PIXELS}, "data.train is 5: give a data set, which has an item for each image"),
+        ({"train": "a", "val": "b"}, "data.train is .a.: give a data set"),
+        ({"train": {}, "val": {}}, "data.train is {}: give a data set"),
+        (b"images", "is b'images': give a data set"),
+        (dict, "is <class 'dict'>: give a data set"),
+        (np.array(5), r"is array\(5\): give a data set"),
+        (np.float32(5), r"5.*: give a data set"),
+        (PIXELS[0], "which looks like one image: put it into a list"),
+        (torch.zeros(3, 32, 32), r"Tensor is one array \(3, 32, 32\), which looks like one image"),
     ],
 )
-def test_neither_numbers_nor_channels_first_are_a_data_set(data: Any, said: str, tmp_path: Path) -> None:
+def test_what_is_no_data_set_or_channels_first_is_refused(data: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         openmae.pretrain(data, out=tmp_path / "run")
 
@@ -215,9 +229,6 @@ def test_a_mask_that_is_not_its_generators_is_said(
     trained = openmae.pretrain(data, out=out, mask=lambda g, s, n: any_mask.permutation(16), epochs=1, **SMALL)
     assert "gives another mask for the same generator" in capsys.readouterr().out
     assert trained.config["mask"] == "own:_lambda_ changing"
-
-
-PIXELS = np.random.default_rng(0).integers(0, 255, (7, 20, 24, 3), np.uint8)
 
 
 @pytest.mark.parametrize(

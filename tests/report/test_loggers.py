@@ -93,6 +93,14 @@ def _train(data: Path, place: Path) -> None:
     done = run_openmae(["0", str(out), *words], environment=environment, code=PATIENT)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stdout.replace("warning: 36 images", ""), done.stdout
+    (uploaded,) = (out / "logged/wandb").glob("offline-run-*")
+    for where in (
+        f"tensorboard: tensorboard --logdir {place}",
+        f"wandb: wandb sync {uploaded}, which uploads it",
+        f"mlflow: mlflow ui --backend-store-uri sqlite:///{place}/mlflow.db",
+        "trackio: trackio show --project openmae",
+    ):
+        assert done.stdout.count(f"Logged to {where}\n") == 1, done.stdout
 
 
 def _environment(place: Path) -> dict[str, str]:

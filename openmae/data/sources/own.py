@@ -33,6 +33,10 @@ class OwnImages(LabelledSource):
     def __init__(self, images: Any, name: str) -> None:
         """Raises UserError where it has no images."""
         self.location = self._name = name
+        if not _is_data_set(images):
+            raise UserError(
+                f"{name} is {images!r}"[:200], f"give a data set, which has an item for each image: {_KINDS}"
+            )
         self.images = images if hasattr(images, "__getitem__") and hasattr(images, "__len__") else list(images)
         if not len(self.images):
             raise UserError(f"{name} is empty", "give a data set with images in it")
@@ -45,7 +49,15 @@ class OwnImages(LabelledSource):
         self._number()
 
     def _check_order(self) -> None:
-        """Raises UserError where the channels of arrays come first by all appearances, as in no image 3 pixels high."""
+        """Raises UserError where the channels of arrays come first by all appearances, as in no image 3 pixels high,
+        and where the data set is one image, as no images are 3 pixels wide."""
+        whole: tuple[int, ...] = tuple(getattr(self.images, "shape", ()))
+        channels, *sides = whole if isinstance(self.images, torch.Tensor) else whole[::-1] or (0,)
+        if len(sides) == 2 and channels <= 4 < min(sides):
+            raise UserError(
+                f"{self._name} is one array {whole}, which looks like one image",
+                "put it into a list, or give an array (N, H, W, C) or a tensor (N, C, H, W)",
+            )
         image = _parts(self.images[0])[0]
         shape: tuple[int, ...] = tuple(getattr(image, "shape", ()))
         if not isinstance(image, torch.Tensor) and len(shape) == 3 and shape[0] <= 4 < min(shape[1:]):
@@ -123,6 +135,13 @@ class OwnImages(LabelledSource):
 
 def _is_list(found: Any) -> TypeGuard[Sequence[Any]]:
     return hasattr(found, "__len__") and hasattr(found, "__getitem__") and not isinstance(found, str)
+
+
+def _is_data_set(images: Any) -> bool:
+    """Whether it has items at all; those of a text are letters."""
+    if isinstance(images, type | str | bytes | np.generic | Mapping) or getattr(images, "ndim", 1) == 0:
+        return False
+    return hasattr(images, "__iter__") or (hasattr(images, "__getitem__") and hasattr(images, "__len__"))
 
 
 def _parts(item: Any) -> tuple[Any, Any]:

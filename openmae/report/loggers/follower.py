@@ -118,6 +118,13 @@ class Teller:
             self._said.add(kind)
             self.tell("warning", shown(" ".join(sentence.split())))
 
+    def where(self, logger: Logger) -> None:
+        """Where to look, once."""
+        if "where" not in self._said:
+            self._said.add("where")
+            with suppress(Exception):  # a library may have changed; it is logged all the same
+                self.tell("where", shown(logger.where))
+
 
 class Watch:
     """A thread that says when the library takes long, and ends this process when it was left alone for long."""
@@ -161,6 +168,7 @@ class _Session:
             return
         config = read_toml((self.run / "config.toml").read_text())
         logger = self.module.open_run(LoggedRun(self.run, config, partial(self.teller.warn, "files")), sent.kept)
+        self.teller.where(logger)
         if logger.reached is not None:
             sent.step = logger.reached
         lines = Lines(self.run / "metrics.jsonl", self.order.stale)

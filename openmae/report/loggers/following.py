@@ -48,7 +48,7 @@ class Followers:
             raise UserError(f"`log` needs {' and '.join(missing)}", f"pip install {' '.join(missing)}")
         for name in names:
             try:
-                self._followers.append(_Follower(name, self._warn))
+                self._followers.append(_Follower(name, self._warn, self._say_where))
             except OSError as error:  # the system's limits
                 self._lacking.append(name)
                 self._warn(name, f"no process can be started for it ({error.strerror})")
@@ -104,6 +104,9 @@ class Followers:
             f"warning: {name}: {sentence}{self._aside}", style="yellow", highlight=False, soft_wrap=True
         )
 
+    def _say_where(self, name: str, where: str) -> None:
+        self._console.print(f"Logged to {name}: {where}", highlight=False, soft_wrap=True)
+
     def __enter__(self) -> Self:
         return self
 
@@ -130,8 +133,8 @@ def _is_installed(package: str) -> bool:
 class _Follower:
     """One process. is_settled: it is ready, or never will be. refusal: why it cannot log."""
 
-    def __init__(self, name: str, warn: Callable[[str, str], None]) -> None:
-        self.name, self._warn = name, warn
+    def __init__(self, name: str, warn: Callable[[str, str], None], say_where: Callable[[str, str], None]) -> None:
+        self.name, self._warn, self._say_where = name, warn, say_where
         self.is_settled = threading.Event()
         self.refusal: UserError | None = None
         self._is_over = False
@@ -183,6 +186,8 @@ class _Follower:
     def _hear(self, said: dict[str, Any]) -> None:
         if "warning" in said:
             self._warn(self.name, said["warning"])
+        elif "where" in said:
+            self._say_where(self.name, said["where"])
         elif "refused" in said:
             self.refusal = UserError(*said["refused"])
             self.is_settled.set()

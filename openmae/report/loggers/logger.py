@@ -1,5 +1,6 @@
 """What a logger is to those who follow a run."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,10 @@ class Logger(Protocol):
     """A run that is open at one logger. All of it may raise whatever the library raises."""
 
     @property
+    def where(self) -> str:
+        """What to type, or to open, to see the run."""
+
+    @property
     def reached(self) -> int | None:
         """The last step that the logger holds, -1 for none; None where what was sent is known better here."""
 
@@ -75,6 +80,12 @@ class Logger(Protocol):
 
     def close(self, how: Ending) -> None:
         """Sends what is left, and says how the training ended."""
+
+
+def typed(folder: Path) -> str:
+    """A folder as it is typed where the training was started."""
+    here = Path.cwd()
+    return shlex.quote(str(folder.relative_to(here) if folder.is_relative_to(here) else folder))
 
 
 class Module(Protocol):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -47,6 +48,10 @@ class _Run:
             self._client.update_run(found.info.run_id, status="RUNNING")
         kept["id"] = self._id = found.info.run_id
         self._introduce(run, set(found.data.params))
+        store = str(self._client.tracking_uri)
+        self.where = f"mlflow ui --backend-store-uri {shlex.quote(store)}"
+        if store.startswith("http"):
+            self.where = f"{store.rstrip('/')}/#/experiments/{found.info.experiment_id}/runs/{self._id}"
 
     def _begun(self, run: LoggedRun) -> Any:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from openmae.report.loggers.logger import Ending, LoggedRun, Row, markdown
+from openmae.report.loggers.logger import Ending, LoggedRun, Row, markdown, typed
 
 _SUFFIX = ".openmae"  # of our event files
 
@@ -33,6 +33,7 @@ class _Run:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._event = Event
+        self.where = f"tensorboard --logdir {typed(run.folder.parent)}"
         self.reached = None if files else -1
         before = set(_ours(run.folder))
         self._writer = EventFileWriter(str(run.folder), filename_suffix=_SUFFIX)

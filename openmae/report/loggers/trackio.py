@@ -1,5 +1,6 @@
 """Trackio: a database on this machine, or a Space or server of the user's. Its TRACKIO_... variables are obeyed."""
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +35,10 @@ class _Run:
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
+        space, server = os.environ.get("TRACKIO_SPACE_ID"), os.environ.get("TRACKIO_SERVER_URL")
+        self.where = f"trackio show --project {PROJECT}"
+        if space or server:
+            self.where = f"https://huggingface.co/spaces/{space}" if space else str(server)
         self._images, self._table = trackio.Image, trackio.Table
         self.reached = self._run._next_step - 1  # by what its database, or its server, holds
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openmae.errors import UserError
-from openmae.report.loggers.logger import COLUMNS, PROJECT, Ending, LoggedRun, Row
+from openmae.report.loggers.logger import COLUMNS, PROJECT, Ending, LoggedRun, Row, typed
 
 
 def check() -> None:
@@ -64,6 +64,9 @@ class _Run:
         self._images, self._table = wandb.Image, wandb.Table
         if is_offline:
             kept["offline"] = str(Path(self._run.dir).parent)
+            self.where = f"wandb sync {typed(Path(kept['offline']))}, which uploads it"
+        else:
+            self.where = str(self._run.url)
         self.reached = int(self._run.step) - 1 if self._run.resumed else -1
 
     def line(self, step: int, seconds: float, figures: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
