@@ -4,18 +4,15 @@ import sys
 
 from openmae.commandline.interrupts import leave_silently, leave_when_asked
 
-TRAININGS = ("quickstart", "pretrain", "finetune")
-
 
 def start() -> int:
     """A process's own command, from its first moment on; returns its exit code."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    is_training = command in TRAININGS
-    leave_when_asked(command, is_training=is_training)
+    leave_when_asked(command)
     from openmae.cli import main  # a tenth of a second, and much more on a busy machine
 
     code = main()
-    leave_silently(code, is_training=is_training)
+    leave_silently(command, code)
     return code
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openmae.commandline.flags import with_flags
-from openmae.commandline.interrupts import Interrupts
+from openmae.commandline.interrupts import GOES_ON, RESUMABLE, Interrupts
 from openmae.commandline.words import refuse_empty_words, refuse_unknown_flags, suggestion, with_config_file
 from openmae.console.words import printable
 from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError, said_once
@@ -69,8 +69,10 @@ def main(argv: list[str] | None = None) -> int:
         if getattr(sys, name) is None:  # it was started with that closed, and the next file would be taken for it
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     argv = [hide(word) for word in (sys.argv[1:] if argv is None else argv)]  # addresses, from here on
-    with Interrupts(printable(argv[0]) if argv else ""):
+    with Interrupts(printable(argv[0]) if argv else "") as interrupts:
         code = _main(argv)
+    if code == INTERRUPTED:
+        code = interrupts.code or code
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # All is written by now, and threads of torch's may abort a process while Python takes itself apart.
         for stream in (sys.stdout, sys.stderr):
@@ -120,7 +122,7 @@ def _main(argv: list[str]) -> int:
         _complain(argv[0], f"{error.filename}: {error.strerror}: mend that and run it again")
         return 2
     except KeyboardInterrupt:
-        print(f"openmae {argv[0]}: stopped.", file=sys.stderr)
+        _complain(argv[0], f"stopped; {GOES_ON}" if argv[0] in RESUMABLE else "stopped")
         return INTERRUPTED
 
 

@@ -18,36 +18,49 @@ GRACE = 2.0
 
 _OF_SCHEDULERS = ("SIGTERM", "SIGUSR1")
 
+TRAININGS = ("quickstart", "pretrain", "finetune")
+"""Commands that hear schedulers by themselves, once there are steps to save."""
+RESUMABLE = ("adapt", "embed", "pack", "predict")
+"""Commands that a scheduler's signal ends as Ctrl-C does, for they go on where they were."""
+GOES_ON = "the same command goes on where it was"
+
 
 class Interrupts:
     """Within, a first Ctrl-C raises KeyboardInterrupt, in the main thread, and what cleans up after it is not disturbed
-    by another one; after GRACE seconds one more leaves at once. A context manager, without effect in other threads."""
+    by another one; after GRACE seconds one more leaves at once. In commands that are resumable a scheduler's signals do
+    so too. A context manager, without effect in other threads.
+
+    code: the exit code that was asked for, 0 where nobody has asked."""
 
     def __init__(self, command: str) -> None:
-        self._command = command
+        self._command, self.code = command, 0
         self._first: float | None = None
         self._is_lost = self._is_in_hook = False
-        self._before: tuple[Any, Any] | None = None
+        self._before: tuple[dict[int, Any], Any] | None = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._hear), sys.unraisablehook
+            names = ("SIGINT", *(_OF_SCHEDULERS if self._command in RESUMABLE else ()))
+            heard = [getattr(signal, name) for name in names if hasattr(signal, name)]
+            self._before = {number: signal.signal(number, self._hear) for number in heard}, sys.unraisablehook
             sys.unraisablehook = self._not_raised
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
-            handler, sys.unraisablehook = self._before
-            signal.signal(signal.SIGINT, handler)
+            handlers, sys.unraisablehook = self._before
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._is_in_hook:  # whoever calls it would be the only one to hear
             return
         if self._first is None or self._is_lost:
             self._first, self._is_lost = time.monotonic(), False
+            self.code = self.code or (INTERRUPTED if number == signal.SIGINT else RUN_AGAIN)
             raise KeyboardInterrupt
         if time.monotonic() - self._first > GRACE:
-            leave(INTERRUPTED, f"openmae {self._command}: stopped at once.")
+            leave(self.code, f"openmae {self._command}: stopped at once.")
 
     def _not_raised(self, found: "sys.UnraisableHookArgs") -> None:
         """An exception that came where Python cannot raise it, as in a generator that nobody needs any more."""
@@ -65,20 +78,22 @@ class Interrupts:
             time.sleep(0.01)
 
 
-def leave_when_asked(command: str, *, is_training: bool) -> None:
+def leave_when_asked(command: str) -> None:
     """From now on, while there is nothing yet to clean up or to save, Ctrl-C leaves at once, and so do a scheduler's
-    signals where the command is a training."""
-    of_scheduler = "asked to stop before or after the steps: the same command goes on from the last checkpoint."
+    signals where the command goes on when it is run again."""
     _leave_on({"SIGINT"}, INTERRUPTED, f"openmae {command}: stopped.")
-    if is_training:
-        _leave_on(_OF_SCHEDULERS, RUN_AGAIN, f"openmae {command}: {of_scheduler}")
+    if command in TRAININGS:
+        said = "asked to stop before or after the steps: the same command goes on from the last checkpoint."
+        _leave_on(_OF_SCHEDULERS, RUN_AGAIN, f"openmae {command}: {said}")
+    if command in RESUMABLE:
+        _leave_on(_OF_SCHEDULERS, RUN_AGAIN, f"openmae {command}: stopped; {GOES_ON}.")
 
 
-def leave_silently(code: int, *, is_training: bool) -> None:
+def leave_silently(command: str, code: int) -> None:
     """From now on all is said and done, and who asks to stop need not wait."""
     with contextlib.suppress(OSError, ValueError):  # its reader has left, or it was closed
         sys.stdout.flush()
-    _leave_on({"SIGINT", *(_OF_SCHEDULERS if is_training else ())}, code, "")
+    _leave_on({"SIGINT", *(_OF_SCHEDULERS if command in TRAININGS + RESUMABLE else ())}, code, "")
 
 
 def _leave_on(names: Collection[str], code: int, sentence: str) -> None:

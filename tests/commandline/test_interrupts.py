@@ -12,6 +12,7 @@ from openmae.commandline.interrupts import Interrupts
 from tests.processes import run_openmae, wait_for
 
 INTERRUPT = "signal.raise_signal(signal.SIGINT)"
+ASKED = "signal.raise_signal(signal.SIGTERM)"
 
 
 def test_the_first_one_interrupts_and_the_next_do_not_disturb_who_cleans_up() -> None:
@@ -24,17 +25,24 @@ def test_the_first_one_interrupts_and_the_next_do_not_disturb_who_cleans_up() ->
     assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == before
 
 
-def interrupted(code: str) -> tuple[int, str]:
+def interrupted(code: str, command: str = "stats") -> tuple[int, str]:
     """Exit code and standard error of a command that does this."""
     begin = "import signal, sys\nfrom openmae.commandline import interrupts\nfrom openmae import cli\n"
-    run = "cli._run = lambda *_: work()\nsys.exit(cli.main(['pack']))\n"
+    run = f"cli._run = lambda *_: work()\nsys.exit(cli.main([{command!r}]))\n"
     done = run_openmae([], code=f"{begin}{code}\n{run}")
     return done.returncode, done.stderr
 
 
 def test_one_more_after_a_while_waits_for_nobody() -> None:
     code = f"interrupts.GRACE = 0\ndef work():\n try: {INTERRUPT}\n finally:\n  while True: {INTERRUPT}"
-    assert interrupted(code) == (130, "openmae pack: stopped at once.\n")
+    assert interrupted(code) == (130, "openmae stats: stopped at once.\n")
+
+
+def test_a_scheduler_ends_what_goes_on_later_as_ctrl_c_does() -> None:
+    code = f"interrupts.GRACE = 0\ndef work():\n try: {ASKED}\n finally: print('saved', file=sys.stderr)"
+    said = "saved\nopenmae embed: stopped; the same command goes on where it was.\n"
+    assert interrupted(code, "embed") == (75, said)
+    assert interrupted(code, "stats") == (-signal.SIGTERM, "")
 
 
 @pytest.mark.parametrize(
@@ -46,12 +54,12 @@ def test_one_more_after_a_while_waits_for_nobody() -> None:
 )
 def test_one_where_python_cannot_raise_it_is_none_the_less_heard(place: str) -> None:
     code = f"class Left:\n {place}\ndef work():\n Left()\n while True: pass".replace("SIGNAL", INTERRUPT)
-    assert interrupted(code) == (130, "openmae pack: stopped.\n")
+    assert interrupted(code) == (130, "openmae stats: stopped.\n")
 
 
 def test_one_in_a_generator_that_nobody_needs_any_more() -> None:
     code = f"def some():\n try: yield\n finally: {INTERRUPT}\ndef work():\n next(some())\n while True: pass"
-    assert interrupted(code) == (130, "openmae pack: stopped.\n")
+    assert interrupted(code) == (130, "openmae stats: stopped.\n")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +68,7 @@ def test_one_in_a_generator_that_nobody_needs_any_more() -> None:
         ("pack", signal.SIGINT, 130, "openmae pack: stopped."),
         ("pretrain", signal.SIGINT, 130, "openmae pretrain: stopped."),
         ("finetune", signal.SIGTERM, 75, "the same command goes on from the last checkpoint."),
+        ("predict", signal.SIGTERM, 75, "openmae predict: stopped; the same command goes on where it was."),
     ],
 )
 def test_while_python_imports(tmp_path: Path, command: str, number: int, code: int, said: str) -> None:
