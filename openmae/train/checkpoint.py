@@ -114,6 +114,11 @@ def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, Iterable[Piece]]]:
     yield _RECORD, [json.dumps(checkpoint.record).encode()]
 
 
+def has_checkpoint(folder: Path, step: Any) -> bool:
+    """Whether one was saved after so many steps."""
+    return isinstance(step, int) and (folder / f"{_PREFIX}{step:08d}").exists()
+
+
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint, if there is one, and a sentence for each newer one that is damaged.
 

@@ -115,17 +115,18 @@ class RunFolder:
         if self.has_begun:
             before = {key: _plain(value) for key, value in read_config(self.path).items()}
             differing = [k for k in {**before, **config} if k not in may_differ and before.get(k) != config.get(k)]
-            if differing:
+            starts, complaints = self._starts()
+            is_same = self._is_of(fingerprint, starts, complaints)
+            if differing and (is_same or differing != ["steps"]):  # they follow from the images, too
                 said = differences(before, config, differing)
                 raise UserError(
                     f"{self.path} holds a run with {said}", "choose another `out`, or `resume` it with its own settings"
                 )
-            starts, complaints = self._starts()
-            if not self._is_of(fingerprint, starts, complaints):
+            if not is_same:
                 raise UserError(
                     f"the images have changed since the run in {self.path} began, or are others (files added, removed, "
                     "renamed or of another size, or other labels)",
-                    "put them back, or choose another `out`",
+                    "put them back, or choose another `out`, in which a pre-training goes on with them by `from_`",
                 )
         for part in self.checkpoints.glob(".*.part"):  # left by a kill
             shutil.rmtree(part, ignore_errors=True)

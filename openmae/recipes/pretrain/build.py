@@ -31,9 +31,9 @@ _MASKS = 4  # that tell one from another
 class Pretraining:
     """What follows from settings that are chosen, as `config` has them.
 
-    repeat_aug: views of an image once it is decoded. max_nodata: share of a patch and of a view. freeze_steps: in which
-    the decoder learns alone. pictures, evaluations: how many of each, evenly over the run. origin, channels: of the
-    weights that it begins with, and what its channels are to them; None of fresh ones.
+    repeat_aug: views of an image once it is decoded. max_nodata: share of a patch and of a view. freeze_encoder: share
+    of the steps in which the decoder learns alone. pictures, evaluations: how many of each, evenly over the run.
+    origin, channels: of the weights that it begins with, and what its channels are to them; None of fresh ones.
     """
 
     config: dict[str, Any]
@@ -46,7 +46,7 @@ class Pretraining:
     weight_decay: float
     layer_decay: float
     decay_tokens: bool
-    freeze_steps: int
+    freeze_encoder: float
     grad_checkpointing: bool
     compile: bool
     pictures: int

@@ -116,7 +116,7 @@ def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:
         pictures=settings.pictures,
         evaluations=settings.evaluations,
         course=course,
-        freeze_steps=round(course.schedule.steps * (settings.freeze_encoder or 0.0)),
+        freeze_encoder=settings.freeze_encoder or 0.0,
     )
 
 

@@ -52,6 +52,7 @@ from openmae.recipes.pretrain.start import (
     keep_start,
     kept_start,
     open_start,
+    say_images,
 )
 from openmae.recipes.pretrain.watch import FEWEST, Watch, looked_at
 from openmae.recipes.training.broken import BrokenFiles
@@ -109,6 +110,7 @@ def open_images(settings: Pretrain, here: Here) -> Images:
     console.print(f"{len(train):,} images in {train.location}; {len(shown)} shown in the pictures")
     look = None
     if here.ranks.leads and not here.folder.has_begun:
+        say_images(settings, train, console)
         console.print("Reading a sample of them: sizes, mean and standard deviation")
         look = survey(
             train,
@@ -198,9 +200,10 @@ class PretrainJob(Job[MaskedAutoencoder]):
         if began:
             said = "\n  ".join(map(with_flags, began))
             here.console.print(f"Going on from {given(run.origin).model}:\n  {said}", soft_wrap=True)
-        if run.freeze_steps:
+        if run.freeze_encoder:
             rests = [one for name, one in self.model.named_parameters() if not name.startswith("decoder.")]
-            self.rest = Rest(run.freeze_steps, rests, self.model.rest_encoder)
+            steps = round(run.course.first_steps * run.freeze_encoder)
+            self.rest = Rest(steps, rests, self.model.rest_encoder)
         self.broken = BrokenFiles(images.train, here.folder, run.course.max_broken)
         if images.look is not None:
             down, across = run.architecture.patch_size

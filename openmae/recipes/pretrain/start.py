@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from openmae.data.formats.channels import PixelFormat
+from openmae.data.sources.source import Source
 from openmae.errors import UserError, of_user
 from openmae.files.address import whole_address
 from openmae.files.parsing import read_json
@@ -17,6 +18,7 @@ from openmae.heads import Classifier
 from openmae.model import Architecture, MaskedAutoencoder, ViT
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.settings import given
+from openmae.train.checkpoint import newest_record
 from openmae.train.run import read_config
 from openmae.weights import Channels, Fitted, Loaded, fitted, fitted_autoencoder, is_timm_name, load_model
 from openmae.weights.hub import PREFIX
@@ -93,6 +95,24 @@ def _say_unfinished(loaded: Loaded, run: Path, console: Console) -> None:
             style="yellow",
             soft_wrap=True,
         )
+
+
+def say_images(settings: Pretrain, train: Source, console: Console) -> None:
+    """Says so where MODEL is a run that learnt from the same place: of the same images, or of what has changed."""
+    run = Path(settings.from_ or "")
+    if settings.from_ is None or not (run / "config.toml").is_file():
+        return
+    config, before = read_config(run), newest_record(run / "checkpoints").get("data_fingerprint")
+    data = given(settings.data)
+    if before is None or config.get("data") != (data if "://" in data else str(Path(data).absolute())):
+        return
+    if before == train.fingerprint:
+        said = "MODEL learnt from these images already: they are gone on with, under a new schedule"
+    else:
+        count = config.get("image_count")
+        then = f", and were {count:,} then" if isinstance(count, int) else ""
+        said = f"The images have changed since MODEL learnt from them: they are {len(train):,} now{then}"
+    console.print(said, soft_wrap=True)
 
 
 def address(model: str) -> str:

@@ -14,9 +14,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import Field, dataclass, replace
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from rich.console import Console
@@ -30,6 +30,7 @@ from openmae.machine.device import choose_device, device_of
 from openmae.machine.heap import keep_freed_memory
 from openmae.machine.workers import workers_for
 from openmae.recipes.training.broken import BrokenFiles
+from openmae.recipes.training.longer import CHANGES, entries, made_longer
 from openmae.recipes.training.minutes import (
     Budget,
     Plan,
@@ -43,7 +44,7 @@ from openmae.recipes.training.minutes import (
 from openmae.recipes.training.open import stored
 from openmae.recipes.training.room import check_room, check_shares, enough_memory, tell_ranks, written
 from openmae.recipes.training.schedule import Course
-from openmae.recipes.training.settings import DERIVED, Settings, given
+from openmae.recipes.training.settings import Settings, given
 from openmae.report.loggers.following import Followers
 from openmae.report.loggers.logger import loggers_of
 from openmae.report.page.run import write_report
@@ -56,6 +57,7 @@ from openmae.train.stop import Stop
 
 MAY_DIFFER = (
     "data",
+    "image_count",
     "image_key",
     "max_broken",
     "micro_batch",
@@ -149,7 +151,9 @@ class Opened(Protocol):
 
 
 class Chosen(Protocol):
-    """What follows from settings that are chosen, none of it open. Sent from the lead to the others."""
+    """What follows from settings that are chosen, none of it open: a dataclass. Sent from the lead to the others."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def course(self) -> Course:
@@ -257,11 +261,17 @@ def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here, follo
     if minutes is not None:
         settings, plan = _planned(kind, settings, opened, here, minutes, began)
     found: C | None = None
+    ends, longer = list[tuple[int, float]](), ""
     with ranks.together():
         if ranks.leads:
-            if not folder.has_begun:
+            if folder.has_begun:
+                ends, longer = made_longer(settings, folder.path)
+                here.console.print(longer, soft_wrap=True, end="\n" if longer else "")
+            else:
                 settings = kind.choose(settings, opened, here)
             found = kind.settle(settings, opened, here.console)
+            course = found.course.after(ends, given(settings.epochs), settings.warmup_epochs or 0.0)
+            found = replace(found, course=course)
     chosen = given(ranks.from_lead(found))
     with ranks.together():
         schedule = chosen.course.schedule
@@ -269,10 +279,11 @@ def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here, follo
         job = kind.job(chosen, opened, here)
         if ranks.leads:
             check_room(folder.path, job.model, schedule.keep, job.averages)
-            config = {**chosen.config, DERIVED[0]: schedule.steps}
+            config = {**chosen.config, **entries(schedule.steps, ends, opened.count)}
             may_differ = (*MAY_DIFFER, *kind.may_differ)
             followers.agree()
-            for complaint in folder.settle(config, opened.fingerprint, may_differ):
+            changes = CHANGES if longer else ()
+            for complaint in folder.settle(config, opened.fingerprint, (*may_differ, *changes)):
                 here.console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
             identity = _identity(config, opened.fingerprint, may_differ)
             followers.follow(folder.path, identity, goes_on=folder.has_begun)
@@ -327,7 +338,7 @@ def _ready(job: J, here: Here) -> Run[J]:
     """The job with all that the loop needs."""
     with here.ranks.together():
         job.begin()
-    plan = kept_plan(here.folder.path) if here.ranks.leads else None
+    plan = kept_plan(here.folder.path) if here.ranks.leads and not job.course.earlier else None
     return Run(job, _training(job, here, Punctual(plan, here.console)))
 
 

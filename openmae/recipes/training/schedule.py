@@ -1,6 +1,8 @@
 """How a training goes: how long it lasts, in what pieces, at what rate; the same for every job."""
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf
 
 from rich.console import Console
@@ -18,7 +20,8 @@ FEW_STEPS = 100  # of less, little can be learnt
 class Course:
     """What every training is told, none of it open.
 
-    data: DATA as it was given. max_broken: share of the files, 0 to 1, that may be broken.
+    data: DATA as it was given. max_broken: share of the files, 0 to 1, that may be broken. earlier: steps after which
+    the run was complete before it was made longer.
     """
 
     data: str
@@ -26,6 +29,38 @@ class Course:
     schedule: Schedule
     shard: bool
     max_broken: float
+    earlier: tuple[int, ...] = ()
+
+    @property
+    def first_steps(self) -> int:
+        """Of the run before it was made longer."""
+        return (*self.earlier, self.schedule.steps)[0]
+
+    def after(self, ends: Sequence[tuple[int, float]], epochs: float, warmup_epochs: float) -> "Course":
+        """The same course where the run was complete after so many (steps, epochs) before: each part has a warm-up and
+        a cosine of its own. epochs: of all parts together."""
+        whole, parts, begin, since = self.schedule.lr, list[WarmupCosine](), 0, 0.0
+        assert isinstance(whole, WarmupCosine)
+        for end, until in (*ends, (self.schedule.steps, epochs)):
+            warmup = min((end - begin) * warmup_epochs / (until - since), (end - begin) / 2)
+            parts.append(replace(whole, steps=end - begin, warmup_steps=warmup))
+            begin, since = end, until
+        earlier = tuple(steps for steps, _ in ends)
+        lr = InParts(tuple(parts), (*earlier, self.schedule.steps))
+        return replace(self, schedule=replace(self.schedule, lr=lr), earlier=earlier) if earlier else self
+
+
+@dataclass(frozen=True)
+class InParts:
+    """One schedule after the other, each of which ends at its step."""
+
+    parts: tuple[WarmupCosine, ...]
+    ends: tuple[int, ...]
+
+    def __call__(self, step: int) -> float:
+        """Of step 0..ends[-1] - 1."""
+        part = min(bisect_right(self.ends, step), len(self.parts) - 1)
+        return self.parts[part](step - (self.ends[part - 1] if part else 0))
 
 
 def course_of(

@@ -116,7 +116,7 @@ Settings = TypeVar("Settings", bound=Asked)
 T = TypeVar("T")
 Recipe = Literal["auto", "paper"]
 Switch = Literal["auto", "on", "off"]
-DERIVED = ("steps",)  # entries of a run's config.toml that follow from the others and the images
+DERIVED = ("steps", "image_count", "earlier")  # entries of a run's config.toml beside its settings: see longer.py
 
 
 def _parse_sides(words: list[str]) -> int | tuple[int, int]:
