@@ -18,9 +18,11 @@ _PLACES = {  # what is imported when it is first asked for: torch takes a second
     "UserError": "errors",
     "Interrupted": "errors",
     "Run": "python.run",
+    "Study": "python.study",
     "Features": "python.features",
     "pretrain": "python.training",
     "finetune": "python.training",
+    "adapt": "python.study",
     "embed": "python.features",
     "knn": "python.features",
     "probe": "python.features",
@@ -30,6 +32,8 @@ _PLACES = {  # what is imported when it is first asked for: torch takes a second
     "export": "python.results",
     "stats": "python.looking",
     "check": "python.looking",
+    "pack": "python.looking",
+    "push": "python.results",
 }
 __all__ = [*_PLACES]  # noqa: PLE0604  # __init__.pyi has them for type checkers
 

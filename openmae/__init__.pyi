@@ -17,6 +17,7 @@ from openmae.python.kinds import Place as Place
 from openmae.python.kinds import Target as Target
 from openmae.python.kinds import Text as Text
 from openmae.python.run import Run as Run
+from openmae.python.study import Study as Study
 from openmae.weights import load as load
 
 __version__: str
@@ -25,7 +26,9 @@ __all__ = [
     "Interrupted",
     "MaskedAutoencoder",
     "Run",
+    "Study",
     "UserError",
+    "adapt",
     "check",
     "create_model",
     "embed",
@@ -34,9 +37,11 @@ __all__ = [
     "finetune",
     "knn",
     "load",
+    "pack",
     "predict",
     "pretrain",
     "probe",
+    "push",
     "reconstruct",
     "stats",
 ]
@@ -192,6 +197,43 @@ def finetune(
     num_heads: int | None = None,
 ) -> Run:
     """Trains an encoder on labels, and gives the run, whose `results` are the figures on val."""
+
+def adapt(
+    model: AnyModel,
+    data: Data,
+    *,
+    labels: Data = None,
+    out: Place,
+    minutes: float | None = None,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    scratch: bool = True,
+    seeds: int = 3,
+    few_labels: Text | None = None,
+    pool: Literal["mean", "class"] = "mean",
+    worth: float = 0.01,
+    task: Literal["classification", "multi-label", "regression"] | None = None,
+    seed: int = 0,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    workers: int | None = None,
+    alpha: Literal["white", "black", "channel", "ignore"] | None = None,
+    layout: Literal["hwc", "chw"] | None = None,
+    pages: Literal["frames", "channels", "rows"] | None = None,
+    dicom_units: Literal["rescaled", "raw"] | None = None,
+    nodata: tuple[float, ...] | list[float] | float | None = None,
+    splits: Text | None = None,
+    include: tuple[Text, ...] | list[Text] | Text | None = None,
+    exclude: tuple[Text, ...] | list[Text] | Text | None = None,
+    image_key: Text | None = None,
+    label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
+    group_column: Text | None = None,
+    group_by: Text | None = None,
+    num_heads: int | None = None,
+) -> Study:
+    """Asks whether going on from released weights is worth it, and gives the study, whose `verdict` is a sentence."""
 
 def embed(
     model: AnyModel,
@@ -459,3 +501,47 @@ def check(
 ) -> Any:
     """Reads every image once, and gives what was found, the worst first: a row each with `severity`, `what`, `advice`
     and `examples`, as openmae.knn gives its figures"""
+
+def pack(
+    data: Data,
+    shards: Place,
+    *,
+    short_side: int | None = None,
+    quality: int = 95,
+    shard_size: int | None = None,
+    seed: int = 0,
+    max_broken: float = 0.01,
+    workers: int | None = None,
+    alpha: Literal["white", "black", "channel", "ignore"] | None = None,
+    layout: Literal["hwc", "chw"] | None = None,
+    pages: Literal["frames", "channels", "rows"] | None = None,
+    dicom_units: Literal["rescaled", "raw"] | None = None,
+    nodata: tuple[float, ...] | list[float] | float | None = None,
+    splits: Text | None = None,
+    include: tuple[Text, ...] | list[Text] | Text | None = None,
+    exclude: tuple[Text, ...] | list[Text] | Text | None = None,
+    image_key: Text | None = None,
+    label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
+    group_column: Text | None = None,
+    group_by: Text | None = None,
+) -> Path:
+    """Packs images into tar shards, which load fast, are read by other programs and need no Python of yours; gives
+    their folder, to be given as data"""
+
+def push(
+    model: AnyModel,
+    repository: str,
+    *,
+    licence: Text | None = None,
+    private: bool = False,
+    pictures: bool = True,
+    dry_run: Place | None = None,
+    force: bool = False,
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
+) -> str:
+    """Uploads a model, with a card that says what it is, to the Hugging Face Hub; gives its address there, or with
+    dry_run the folder that was written instead.
+    Settings:"""

@@ -27,7 +27,7 @@ from openmae.own import Own
 S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_FLAG = re.compile(r"--(?:no-)?([a-z][a-z0-9-]*)")
+_FLAG = re.compile(r"--(no-)?([a-z][a-z0-9-]*)")
 _COMMAND = re.compile(r"(?:openmae [a-z]|torchrun ).*")  # quoted for a shell
 _NOT_TAKEN = object()
 
@@ -134,7 +134,7 @@ def with_keywords(sentence: str) -> str:
 def _line(text: str) -> str:
     shell = _COMMAND.search(text)
     end = len(text) if shell is None else shell.start()
-    return _FLAG.sub(lambda found: _keyword(found[1]), text[:end]) + text[end:]
+    return _FLAG.sub(lambda found: _keyword(found[2]) + "=False" * bool(found[1]), text[:end]) + text[end:]
 
 
 def _keyword(flag: str) -> str:

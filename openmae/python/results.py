@@ -1,4 +1,4 @@
-"""openmae.predict, evaluate, reconstruct and export: a trained model on images, in pictures, elsewhere."""
+"""openmae.predict, evaluate, reconstruct, export and push: a trained model on images, in pictures, elsewhere."""
 
 from __future__ import annotations  # help() shows Data, not what it stands for
 
@@ -14,6 +14,7 @@ from openmae.python.keywords import settings_of, taking, with_keywords
 from openmae.python.kinds import AnyModel, Data, Place, at_home, data_of
 from openmae.python.run import finished
 from openmae.python.tables import read_table
+from openmae.recipes import push as pushing
 from openmae.recipes import reconstruct as reconstructing
 from openmae.recipes.evaluate import job as evaluating
 from openmae.recipes.evaluate.settings import Evaluate
@@ -21,6 +22,7 @@ from openmae.recipes.export import job as exporting
 from openmae.recipes.export.settings import Export
 from openmae.recipes.predict import job as predicting
 from openmae.recipes.predict.settings import Predict
+from openmae.recipes.push import Push
 from openmae.recipes.reconstruct import Reconstruct
 
 
@@ -75,3 +77,10 @@ def export(model: AnyModel, **settings: Any) -> Path:
     asked = settings_of("export", Export, {"model": finished(model), **settings})
     exporting.run(asked)
     return asked.out
+
+
+@taking(Push)
+def push(model: AnyModel, repository: str, **settings: Any) -> str:
+    """Uploads a model, with a card that says what it is, to the Hugging Face Hub; gives its address there, or with
+    dry_run the folder that was written instead."""
+    return pushing.push(settings_of("push", Push, {"model": finished(model), "repository": repository, **settings}))

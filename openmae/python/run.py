@@ -110,7 +110,7 @@ class Run(os.PathLike[str]):
         """Its state, the last figures and its curves, inline: nothing is fetched from anywhere."""
         lines = read_metrics(self.path)
         drawn = {title: svg for title, svg in curves(lines).items() if title in _SHOWN or title.endswith("on val")}
-        pictures = "".join(f'<img alt="{html.escape(title)}" src="{_inline(svg)}">' for title, svg in drawn.items())
+        pictures = "".join(f'<img alt="{html.escape(title)}" src="{inline(svg)}">' for title, svg in drawn.items())
         return f"<p><b>{html.escape(str(self.path))}</b>: {html.escape(self.state)}</p><div>{pictures}</div>"
 
 
@@ -125,5 +125,6 @@ def finished(value: Any) -> Any:
     return value
 
 
-def _inline(svg: str) -> str:
+def inline(svg: str) -> str:
+    """A picture as an address that holds it."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

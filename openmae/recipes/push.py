@@ -57,7 +57,12 @@ class Push(AskedDecoderHeads):
 
 
 def run(settings: Push) -> None:
-    """Uploads, or writes a folder, and says what. Raises UserError; nothing is uploaded by half."""
+    """Uploads, or writes a folder, and says what. Raises UserError."""
+    push(settings)
+
+
+def push(settings: Push) -> str:
+    """Does so, and gives where it is. Raises UserError; nothing is uploaded by half."""
     console = make_console()
     repository, revision = parsed(settings.repository)
     if revision is not None:
@@ -75,10 +80,11 @@ def run(settings: Push) -> None:
         _write(files, settings.dry_run)
         _say_files(files, console)
         console.print(f"Nothing was sent. Look at {settings.dry_run}/README.md")
-        return
+        return str(settings.dry_run)
     place, commit = _upload(settings, repository, files, console)
     _say_files(files, console)
     console.print(f'It is at {place} (commit {commit[:7]}). Use it:\n\n  openmae.load("hub:{repository}")')
+    return place
 
 
 def _check_login(repository: str) -> None:

@@ -23,7 +23,9 @@ from openmae.python.keywords import settings_of, with_keywords
 from openmae.python.kinds import at_home
 from openmae.python.run import Run
 from openmae.recipes.finetune.settings import Finetune
+from openmae.recipes.pack.settings import Pack
 from openmae.recipes.pretrain.settings import Pretrain
+from openmae.studies.adapt.settings import Adapt
 from openmae.train.run import read_metrics
 from openmae.train.stop import Stop
 from tests.commands import TINY
@@ -57,7 +59,8 @@ def test_a_type_checker_knows_the_keywords(tmp_path: Path) -> None:
 
 
 def test_the_signature_and_the_help_are_the_settings() -> None:
-    for call, kind in ((openmae.pretrain, Pretrain), (openmae.finetune, Finetune)):
+    calls = {openmae.pretrain: Pretrain, openmae.finetune: Finetune, openmae.adapt: Adapt, openmae.pack: Pack}
+    for call, kind in calls.items():
         known = [field.name for field in fields(kind)]
         assert sorted(inspect.signature(call).parameters) == sorted(known)
         for name in known:
@@ -114,6 +117,7 @@ def test_numbers_may_be_of_any_kind(epochs: float, sides: int, mean: list[float]
 
 def test_sentences_are_worded_as_python_has_it() -> None:
     assert with_keywords("`in_chans` is 2, --img-size 3: give --bands") == "in_chans is 2, img_size 3: give bands"
+    assert with_keywords("--no-pictures leaves them out") == "pictures=False leaves them out"
     whole = "run openmae pretrain DATA --out RUN"
     assert with_keywords(whole) == whole
 

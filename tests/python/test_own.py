@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import openmae
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.decode import decode
 from openmae.data.opening import open_data
 from openmae.data.sources.own import OwnImages
 from openmae.errors import UserError
@@ -281,6 +283,18 @@ def test_labels_come_from_targets_or_from_pairs() -> None:
     pairs = open_data(data_of([(one, f"class {index % 2}") for index, one in enumerate(PIXELS)])).all
     assert pairs.class_names == ("class 0", "class 1")
     assert pairs.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+
+
+def test_a_data_set_is_packed(tmp_path: Path) -> None:
+    pairs = [(image, "dark" if number < 3 else "light") for number, image in enumerate(PIXELS)]
+    place = openmae.pack({"train": pairs, "val": pairs[2:4]}, tmp_path / "shards", workers=0)
+    assert place == tmp_path / "shards"
+    found = open_data(str(place))
+    assert (len(found.train), len(found.val)) == (7, 2)
+    assert found.train.class_names == ("dark", "light")
+    assert sorted(found.train.labels) == [0, 0, 0, 1, 1, 1, 1]
+    seen = sorted(decode(found.train.read(index), PixelFormat(3)).tobytes() for index in range(7))
+    assert seen == sorted(image.tobytes() for image in PIXELS)
 
 
 def test_several_data_sets_are_splits() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import openmae
 from openmae.studies.adapt.settings import Adapt
 from openmae.studies.adapt.trainings import few_labels_of, going_on
 from openmae.train.run import read_config
@@ -85,6 +86,21 @@ def test_the_page_says_it(study: Path, tmp_path: Path, run: Run) -> None:
     assert found["verdict"]["sentence"].split(";")[0].replace("'", "&#x27;") in page
     assert 'href="gone-on/seed-0/report.html"' in page
     assert "<svg" in (study / "study.svg").read_text()
+    same = openmae.Study(study)
+    assert same.verdict.startswith(found["verdict"]["sentence"])
+    assert same.is_complete
+    for row, one in zip(same.table.to_dict("records"), found["figures"], strict=True):
+        means = {name: np.mean(values) for name, values in one["of"].items()}
+        assert row == pytest.approx({"figure": one["name"], **means, "gain": one["gain"]["difference"], **{
+            name: one["gain"][name] for name in ("low", "high")
+        }})  # fmt: skip
+    assert same.runs["gone-on/seed-0"].is_complete
+    shown = same._repr_mimebundle_()
+    assert shown["text/plain"] == f"Study({str(study)!r}): {same.verdict}"
+    for part in ("data:image/svg+xml;base64,", "<td>finetuned</td>", same.verdict.split("'")[0].split(";")[0]):
+        assert part in shown["text/html"]
+    with pytest.raises(openmae.UserError, match="holds no study"):
+        openmae.Study(study / "gone-on/seed-0")
     again = copy(study, tmp_path / "again")
     (again / "report.html").unlink()
     assert run("report", again)[0] == 0
@@ -119,14 +135,15 @@ def test_the_same_command_does_nothing_twice_and_more_seeds_are_added(
     assert results(mine)["verdict"]["beside"] == ""
 
 
-def test_without_labels_and_by_the_clock(finished: Path, tmp_path: Path, run: Run) -> None:
+def test_without_labels_and_by_the_clock(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(24):
         (tmp_path / "x").mkdir(exist_ok=True)
         picture(number).save(tmp_path / f"x/{number}.png")
-    asked = adapt(finished, tmp_path / "x", tmp_path / "s", "--no-scratch --minutes 0.005")
-    asked[asked.index("--epochs") : asked.index("--epochs") + 2] = []
-    code, output, errors = run(*asked)
-    assert code == 0, errors
+    quick = {"batch_size": 8, "workers": 0, "device": "cpu", "precision": "fp32", "seeds": 2}
+    made = openmae.adapt(finished, tmp_path / "x", out=tmp_path / "s", scratch=False, minutes=0.005, **quick)
+    output = capsys.readouterr().out
+    assert made.path == tmp_path / "s"
+    assert list(made.table["figure"]) == ["agreement", "rankme"]
     assert "No labels to judge by" in output
     assert "1 of 6: how fast a training is here" in output
     found = results(tmp_path / "s")

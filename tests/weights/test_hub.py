@@ -377,8 +377,10 @@ def pushed_dry(run: Run, model: Path | str, folder: Path, *words: str) -> tuple[
 def test_a_dry_run_sends_nothing_and_leaves_what_would_be_sent(
     evaluated: Path, hub: Hub, run: Run, tmp_path: Path
 ) -> None:
-    _, said = pushed_dry(run, evaluated, tmp_path / "look")
+    card, said = pushed_dry(run, evaluated, tmp_path / "look")
     assert "Nothing was sent" in said
+    assert openmae.push(evaluated, "alice/it", dry_run=tmp_path / "called") == str(tmp_path / "called")
+    assert (tmp_path / "called/README.md").read_text() == card
     assert hub.requests == []
     assert same_weights(openmae.load(tmp_path / "look"), openmae.load(evaluated))
     assert run("push", evaluated, "alice/it")[0] == 0

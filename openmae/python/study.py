@@ -1,0 +1,113 @@
+"""openmae.adapt, and the folder of a study as an object."""
+
+from __future__ import annotations  # help() shows Data, not what it stands for
+
+import html
+import os
+from pathlib import Path
+from typing import Any
+
+from openmae.errors import Interrupted, UserError
+from openmae.files.parsing import read_json
+from openmae.python.keywords import settings_of, taking, with_keywords
+from openmae.python.kinds import AnyModel, Data, at_home, data_of
+from openmae.python.run import Run, finished, inline
+from openmae.python.tables import table
+from openmae.python.training import is_interactive
+from openmae.report.page.run import write_report
+from openmae.report.page.study import RESULTS, STUDY
+from openmae.report.plots.study import study_picture
+from openmae.studies.adapt import job as adapting
+from openmae.studies.adapt.settings import Adapt
+
+
+class Study(os.PathLike[str]):
+    """The folder of a study, finished or not: the runs in it, their figures, and what follows. In a notebook it shows
+    the verdict, the figures and their picture.
+
+    path: the folder. What is read of it is read anew each time: a study may go on.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises UserError where the folder holds no study."""
+        self.path = Path(path)
+        if not (self.path / STUDY).exists():
+            raise UserError(f"{self.path} holds no study", "give the folder that openmae.adapt has written")
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """All that was found, as results.json has it; empty before the first seed is done."""
+        file = self.path / RESULTS
+        return dict(read_json(file.read_bytes())) if file.exists() else {}
+
+    @property
+    def verdict(self) -> str:
+        """What follows, in a sentence or two; or that nothing does yet."""
+        found = self.results.get("verdict") or {"sentence": "No seed is done yet: no verdict."}
+        return with_keywords(" ".join(found[name] for name in ("sentence", "beside") if found.get(name)))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a verdict."""
+        return str(self.results.get("verdict", {}).get("kind", "unfinished")) != "unfinished"
+
+    @property
+    def table(self) -> Any:
+        """A row for each figure: its mean over the seeds for each encoder, and the gain with its bounds, low to high. A
+        pandas.DataFrame where pandas is installed, else a list of dicts. Shares are 0..1."""
+        return table([_row(one) for one in self.results.get("figures", [])])
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The trainings, by their names."""
+        return {str(one["name"]): Run(self.path / one["name"]) for one in self.results.get("runs", [])}
+
+    @property
+    def report(self) -> Path:
+        """report.html, written anew."""
+        return write_report(self.path)
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.path)!r}): {self.verdict}"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """For notebooks: nothing is fetched from anywhere."""
+        results = self.results
+        svg = study_picture(results["figures"], results["encoders"]) if results.get("figures") else ""
+        picture = f'<div><img alt="Figures of each encoder, and the gain" src="{inline(svg)}"></div>' if svg else ""
+        rows = self.table
+        shown = rows.to_html(index=False, float_format="%.4g") if hasattr(rows, "to_html") and len(rows) else ""
+        said = f"<p><b>{html.escape(str(self.path))}</b>: {html.escape(self.verdict)}</p>"
+        return {"text/plain": repr(self), "text/html": f"{said}{shown}{picture}"}
+
+
+def _row(one: dict[str, Any]) -> dict[str, Any]:
+    """Of a figure of results.json."""
+    means = {name: sum(values) / len(values) if values else None for name, values in one["of"].items()}
+    gain = {name: (one.get("gain") or {}).get(key) for name, key in _BOUNDS.items()}
+    return {"figure": one["name"], **means, **gain}
+
+
+_BOUNDS = {"gain": "difference", "low": "low", "high": "high"}
+
+
+@taking(Adapt)
+def adapt(model: AnyModel, data: Data, *, labels: Data = None, **settings: Any) -> Study:
+    """Asks whether going on from released weights is worth it, and gives the study, whose `verdict` is a sentence.
+
+    model: a Run, its path, or whatever else openmae.load takes. data: the images to go on with. labels: labelled ones
+    to judge by. The same call again goes on where the study was. Interrupted in a notebook or at a prompt while it
+    trains, it saves and gives the study as it is; in a script it raises openmae.Interrupted.
+    """
+    given = {"model": finished(model), "data": data_of(data), "labels": data_of(labels)}
+    asked = settings_of("adapt", Adapt, {**given, **settings, **at_home(given, settings)})
+    try:
+        adapting.run(asked)
+    except Interrupted as stopped:
+        if not is_interactive() or not (asked.out / STUDY).exists():
+            raise
+        print(f"{with_keywords(str(stopped))}.")
+    return Study(asked.out)
