@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from openmae.studies.adapt.verdict import Figure, Findings, Verdict
+from openmae.studies.adapt.verdict import Findings, Verdict
+from openmae.studies.figures import Figure
 from openmae.studies.intervals import Interval
 
 KNN, LINEAR, RANK = (

@@ -1,24 +1,21 @@
 """What the judged encoders of a study add up to: figures, differences with their bounds, the verdict."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table as Shown
 
-from openmae.data.tasks import Task
 from openmae.files.whole import write_file
 from openmae.report.page.run import write_report
 from openmae.report.page.study import RESULTS, study_table
 from openmae.report.plots.study import study_picture
-from openmae.studies.adapt.verdict import Figure, Findings, Verdict, points
-from openmae.studies.intervals import Interval, between, between_parts, level_of
-from openmae.studies.outcomes import Outcome, read_outcomes
+from openmae.studies.adapt.verdict import Findings, Verdict, points
+from openmae.studies.figures import Figure
+from openmae.studies.intervals import Interval, level_of
+from openmae.studies.judged import Judged
 from openmae.studies.study import Study
 
 RELEASED, GONE_ON, SCRATCH = "released", "gone-on", "scratch"
@@ -29,20 +26,6 @@ ENCODERS = {
     SCRATCH: "the encoder from scratch",
 }
 PICTURE = "study.svg"
-RANKME = Figure("rankme", "RankMe", in_points=False, decides=False)
-
-
-def figures_of(task: Task | None, labels: str | None) -> list[Figure]:
-    """What encoders are judged by. task: of the labels, None where there are none. labels: of how few fine-tuning gets,
-    None for no fine-tuning."""
-    if task is None:
-        return [Figure("agreement", "neighbour agreement"), RANKME]
-    called = {"classification": "top-1", "multi-label": "mean AP", "regression": "R²"}[task]
-    shares = task != "regression"
-    found = [Figure("knn", f"kNN {called}", shares), Figure("linear", f"linear {called}", shares)]
-    if labels is not None:
-        found.append(Figure("finetuned", f"fine-tuned {called} ({labels.replace('-', ' ')})", shares))
-    return found
 
 
 @dataclass(frozen=True)
@@ -59,22 +42,23 @@ class Asked:
     notes: Sequence[str]
 
 
-def judged_file(study: Path, encoder: str, seed: int, figure: str) -> Path:
-    """Where what was said of each image is kept: of the released encoder once, but for fine-tuning."""
-    name = encoder if encoder == RELEASED and figure != "finetuned" else f"{encoder}-seed-{seed}"
-    return study / "judged" / f"{'finetuned-' * (figure == 'finetuned')}{name}.npz"
+def judged_by(study: Study, seeds: Sequence[int]) -> Judged:
+    """What was found of the encoders: no seed has trained the released one."""
+    return Judged(study, seeds, (RELEASED,))
 
 
 def conclude(study: Study, asked: Asked) -> tuple[Verdict | None, dict[str, Any]]:
     """Writes results.json, the picture and the page of the parts that are done; gives the verdict, None before the last
     seed is, and what results.json holds. Raises UserError where a file of the study is damaged, OSError."""
-    level = level_of(len(asked.figures))
-    found = {figure.name: _compared(study, asked, figure, level) for figure in asked.figures}
+    level, judged = level_of(len(asked.figures)), judged_by(study, asked.seeds)
     has_scratch = SCRATCH in asked.encoders
-    gain, released, gone_on = (
-        {name: one[pair] for name, one in found.items() if pair in one}
-        for pair in ((GONE_ON, RELEASED), (RELEASED, SCRATCH), (GONE_ON, SCRATCH))
-    )
+
+    def apart(better: str, other: str) -> dict[str, Interval]:
+        if not {better, other} <= {*asked.encoders}:
+            return {}
+        return {one.name: judged.apart(better, other, one, level, asked.seed) for one in asked.figures}
+
+    gain, released, gone_on = apart(GONE_ON, RELEASED), apart(RELEASED, SCRATCH), apart(GONE_ON, SCRATCH)
     said = None
     if len(asked.seeds) == asked.of:  # whoever looks before may not stop when he likes what he sees
         said = Findings(
@@ -94,7 +78,7 @@ def conclude(study: Study, asked: Asked) -> tuple[Verdict | None, dict[str, Any]
         "figures": [
             {
                 **asdict(figure),
-                "of": {name: _by_seed(study, asked, figure, name) for name in asked.encoders},
+                "of": {name: judged.by_seed(name, figure) for name in asked.encoders},
                 "gain": gain[figure.name].to_dict(),
                 **({"released_over_scratch": released[figure.name].to_dict()} if has_scratch else {}),
                 **({"gone_on_over_scratch": gone_on[figure.name].to_dict()} if has_scratch else {}),
@@ -145,43 +129,3 @@ def _rule(figures: int, worth: float, level: float) -> str:
         f"{points(worth)} of a hundred; else nothing is decided. From scratch means the "
         "same model, images a step and number of steps."
     )
-
-
-def _compared(study: Study, asked: Asked, figure: Figure, level: float) -> dict[tuple[str, str], Interval]:
-    """The differences between each encoder and those after it that are asked for."""
-    pairs = [(GONE_ON, RELEASED)]
-    if SCRATCH in asked.encoders:
-        pairs += [(RELEASED, SCRATCH), (GONE_ON, SCRATCH)]
-    if figure.name == RANKME.name:
-        return {pair: _ranks_apart(study, asked, pair, level) for pair in pairs}
-    outcomes = {name: [_outcome(study, name, seed, figure) for seed in asked.seeds] for name in asked.encoders}
-    return {
-        (better, other): between(list(zip(outcomes[better], outcomes[other], strict=True)), level, asked.seed)
-        for better, other in pairs
-    }
-
-
-def _ranks_apart(study: Study, asked: Asked, pair: tuple[str, str], level: float) -> Interval:
-    parts = [[_judged(study, name, seed) for name in pair] for seed in asked.seeds]
-    whole = [(one["rankme"], other["rankme"]) for one, other in parts]
-    without = [(np.array(one["rankme_without"]), np.array(other["rankme_without"])) for one, other in parts]
-    return between_parts(whole, without, level)
-
-
-def _by_seed(study: Study, asked: Asked, figure: Figure, encoder: str) -> list[float]:
-    """The figures, one a seed; of the released encoder one for all, unless it is fine-tuned. Without those of images
-    that do not tell."""
-    seeds = asked.seeds if encoder != RELEASED or figure.name == "finetuned" else asked.seeds[:1]
-    if figure.name == RANKME.name:
-        return [_judged(study, encoder, seed)["rankme"] for seed in seeds]
-    found = [_outcome(study, encoder, seed, figure).figure() for seed in seeds]
-    return [one for one in found if math.isfinite(one)]
-
-
-def _judged(study: Study, encoder: str, seed: int) -> dict[str, Any]:
-    """Figures of the part that judged it."""
-    return study.parts[f"judged/{judged_file(study.path, encoder, seed, '').stem}"]["figures"]
-
-
-def _outcome(study: Study, encoder: str, seed: int, figure: Figure) -> Outcome:
-    return read_outcomes(judged_file(study.path, encoder, seed, figure.name))[figure.name]

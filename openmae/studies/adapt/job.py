@@ -36,19 +36,8 @@ from openmae.studies.adapt.conclude import (
     SCRATCH,
     Asked,
     conclude,
-    figures_of,
-    judged_file,
+    judged_by,
     show,
-)
-from openmae.studies.adapt.judging import (
-    Labelled,
-    Means,
-    judge_by_labels,
-    judge_finetuned,
-    judge_without_labels,
-    no_labels,
-    open_labelled,
-    unlabelled,
 )
 from openmae.studies.adapt.settings import Adapt
 from openmae.studies.adapt.trainings import (
@@ -61,8 +50,19 @@ from openmae.studies.adapt.trainings import (
     measure_speed,
     train,
 )
+from openmae.studies.figures import FINETUNED, figures_of
+from openmae.studies.judging import (
+    Labelled,
+    Means,
+    judge_by_labels,
+    judge_finetuned,
+    judge_without_labels,
+    no_labels,
+    open_labelled,
+    unlabelled,
+)
 from openmae.studies.study import Part, Study
-from openmae.weights import load_model
+from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
 
 LEAST_IMAGES = 20
@@ -93,10 +93,9 @@ def run(settings: Adapt) -> None:
     """Trains, judges, and says what follows. Raises UserError, Interrupted, NotWritten."""
     refuse_ranks("a study")
     console = make_console(outlives_terminal=True)
-    device = choose_device(settings.device)
-    precision = choose_precision(device)[0] if settings.precision == "auto" else settings.precision
-    means = Means(device, workers_for(settings.workers, device), precision, console)
-    settings, opened = open_all(settings, console)
+    settings, loaded = _model(settings, console)
+    means = _means(settings, console)
+    opened = open_all(settings, loaded, means)
     with Study(settings.out, "adapt", _asked(settings, opened), console) as study:
         first, by_seed = _parts(settings, opened, means, study)
         whole = [*first, *(part for parts in by_seed.values() for part in parts)]
@@ -117,13 +116,34 @@ def run(settings: Adapt) -> None:
         )
 
 
-def open_all(settings: Adapt, console: Console) -> tuple[Adapt, Opened]:
-    """With the column of labels that MODEL remembers. Raises UserError for what cannot be gone on with or judged by."""
+def _model(settings: Adapt, console: Console) -> tuple[Adapt, Loaded]:
+    """MODEL, and the settings with the column of labels that it remembers. Raises UserError."""
     loaded = load_model(settings.model, **settings.heads)
     say_origin(loaded, console)
-    labels = settings.labels or settings.data
-    column = label_column(settings.label_column, labels, settings.model, loaded, console)
-    settings = replace(settings, label_column=column)
+    column = label_column(settings.label_column, settings.labels or settings.data, settings.model, loaded, console)
+    return replace(settings, label_column=column), loaded
+
+
+def _means(settings: Adapt, console: Console) -> Means:
+    """What all encoders are judged by. Raises UserError."""
+    device = choose_device(settings.device)
+    return Means(
+        device,
+        workers_for(settings.workers, device),
+        choose_precision(device)[0] if settings.precision == "auto" else settings.precision,
+        console,
+        settings.selection,
+        settings.reading,
+        settings.task,
+        settings.pool,
+        settings.seed,
+        {settings.model: settings.heads},
+    )
+
+
+def open_all(settings: Adapt, loaded: Loaded, means: Means) -> Opened:
+    """loaded: MODEL. Raises UserError for what cannot be gone on with or judged by."""
+    console = means.console
     selection = settings.selection
     if settings.labels is not None:  # whose column it is
         selection = replace(selection, label_column=None)
@@ -135,7 +155,7 @@ def open_all(settings: Adapt, console: Console) -> tuple[Adapt, Opened]:
         )
     labelled = few = None
     try:
-        labelled = open_labelled(labels, settings, settings.seed, console)
+        labelled = open_labelled(settings.labels or settings.data, means, settings.seed, console)
         few = labelled.few(settings.few_labels)
         if few is not None:  # before anything is trained
             _check_few(few, labelled, settings.seed)
@@ -146,7 +166,7 @@ def open_all(settings: Adapt, console: Console) -> tuple[Adapt, Opened]:
     if labelled is None and settings.few_labels not in (None, "none"):
         raise UserError("--few-labels is for labels, and there are none", "give --labels LABELLED, or leave it out")
     name = str(settings.model)
-    return settings, Opened(
+    return Opened(
         whole_address(name) if settings.model.exists() else name,
         digest(loaded.encoder, loaded.encoder.arguments()),
         images,
@@ -283,18 +303,18 @@ def _encoder(settings: Adapt, study: Study, encoder: str, seed: int) -> Path:
 
 
 def _judged(settings: Adapt, opened: Opened, means: Means, study: Study, encoder: str, seed: int) -> Part:
-    model, file = _encoder(settings, study, encoder, seed), judged_file(study.path, encoder, seed, "")
+    model, file = _encoder(settings, study, encoder, seed), judged_by(study, [seed]).file(encoder, seed)
     if opened.labelled is None:
-        do = partial(judge_without_labels, model, opened.unlabelled, settings, means, file)
+        do = partial(judge_without_labels, model, opened.unlabelled, means, file)
     else:
-        do = partial(judge_by_labels, model, opened.labelled, settings, means, file)
+        do = partial(judge_by_labels, model, opened.labelled, means, file)
     of = "" if encoder == RELEASED else f", seed {seed}"
     return Part(f"judged/{file.stem}", "judging", f"judging {ENCODERS[encoder]}{of}", do)
 
 
 def _finetuned(settings: Adapt, opened: Opened, means: Means, study: Study, encoder: str, seed: int) -> Part:
     model, run = _encoder(settings, study, encoder, seed), study.path / "finetuned" / f"{encoder}-seed-{seed}"
-    labels, labelled = opened.few, opened.labelled
+    labels, labelled, file = opened.few, opened.labelled, judged_by(study, [seed]).file(encoder, seed, FINETUNED)
     assert labels is not None
     assert labelled is not None
 
@@ -305,8 +325,8 @@ def _finetuned(settings: Adapt, opened: Opened, means: Means, study: Study, enco
         elif encoder != RELEASED:
             asked = like(asked, run.parent / f"{RELEASED}-seed-{seed}", OF_ENCODER)
         finetune(asked, means.console)
-        held_out = labelled if seed == settings.seed else open_labelled(labelled.data, settings, seed, _QUIET)
-        return judge_finetuned(run, held_out, settings, means, judged_file(study.path, encoder, seed, "finetuned"))
+        held_out = labelled if seed == settings.seed else open_labelled(labelled.data, means, seed, _QUIET)
+        return judge_finetuned(run, held_out, means, file)
 
     said = f"fine-tuning {ENCODERS[encoder]} with few labels ({labels}), seed {seed}"
     return Part(f"finetuned/{encoder}-seed-{seed}", "fine-tuning", said, do)

@@ -28,10 +28,10 @@ from openmae.weights import load_model
 P = TypeVar("P", Pretrain, Finetune)
 _SHORT = 16  # steps of the largest batch, at most, of the training that measures the speed
 _LARGEST_BATCH = {"cpu": 256}
-OF_MODEL = (
-    "model embed_dim depth num_heads class_tokens img_size patch_size decoder decoder_embed_dim decoder_depth "
-    "decoder_num_heads decoder_layers"
+_OF_SHAPE = (
+    "embed_dim depth num_heads class_tokens decoder decoder_embed_dim decoder_depth decoder_num_heads decoder_layers"
 ).split()
+OF_MODEL = ["model", "img_size", "patch_size", *_OF_SHAPE]
 """Settings that follow from the released weights, whoever goes on with them."""
 OF_ENCODER = "model num_heads img_size patch_size blr layer_decay drop_path micro_batch grad_checkpointing".split()
 """Settings of a fine-tuning that follow from what it begins with."""
@@ -43,20 +43,13 @@ _ALIKE = (  # in a run that went on and in one from scratch
 
 def going_on(settings: Adapt, run: Path, seed: int, epochs: float | None) -> Pretrain:
     """The settings of a training that goes on with the released weights."""
-    return Pretrain(
-        data=settings.data,
-        out=run,
+    return replace(
+        _pretraining(settings, run, seed),
         from_=str(settings.model),
         num_heads=settings.num_heads,
         epochs=epochs,
         batch_size=settings.batch_size,
-        seed=seed,
-        pictures=2,
-        evaluations=0,
         precision=settings.precision,
-        device=settings.device,
-        workers=settings.workers,
-        **{**_asked_of_data(settings), "label_column": None},
     )
 
 
@@ -64,21 +57,18 @@ def from_scratch(settings: Adapt, run: Path, seed: int, gone_on: Path) -> Pretra
     """The same with fresh weights, of the model that one `gone_on` has become, and of as many steps; rates, warm-up and
     input statistics as a fresh start has them."""
     config, shape = read_config(gone_on), load_model(gone_on).autoencoder.architecture
-    own = {name: config[name] for name in _ALIKE if name in config}
+    own = {name: getattr(shape, name) for name in _OF_SHAPE}
+    own |= {name: config[name] for name in _ALIKE if name in config}
     own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
-    asked = Pretrain(
+    model = nearest_size(shape.embed_dim)
+    return replace(_pretraining(settings, run, seed), model=model, **own)  # type: ignore[arg-type]  # a name of these
+
+
+def _pretraining(settings: Adapt, run: Path, seed: int) -> Pretrain:
+    """What both pre-trainings of a seed have in common, whatever they begin with."""
+    return Pretrain(
         data=settings.data,
         out=run,
-        model=nearest_size(shape.embed_dim),  # type: ignore[arg-type]  # a name of these
-        embed_dim=shape.embed_dim,
-        depth=shape.depth,
-        num_heads=shape.num_heads,
-        class_tokens=shape.class_tokens,
-        decoder=shape.decoder,
-        decoder_embed_dim=shape.decoder_embed_dim,
-        decoder_depth=shape.decoder_depth,
-        decoder_num_heads=shape.decoder_num_heads,
-        decoder_layers=shape.decoder_layers,
         seed=seed,
         pictures=2,
         evaluations=0,
@@ -86,7 +76,6 @@ def from_scratch(settings: Adapt, run: Path, seed: int, gone_on: Path) -> Pretra
         workers=settings.workers,
         **{**_asked_of_data(settings), "label_column": None},
     )
-    return replace(asked, **own)
 
 
 def train(asked: Pretrain, console: Console) -> dict[str, Any]:

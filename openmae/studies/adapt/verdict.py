@@ -11,31 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from openmae.report.page.study import signed
+from openmae.studies.figures import Figure
 from openmae.studies.intervals import Interval
 
 Kind = Literal["gain", "no gain", "worse", "mixed", "undecided"]
 Found = Mapping[str, Interval]
 """By the name of the figure."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One that encoders are judged by. said: as a sentence calls it. in_points: a share 0..1, told in points of a
-    hundred. decides: whether its rise alone is a gain."""
-
-    name: str
-    said: str
-    in_points: bool = True
-    decides: bool = True
-
-    def amount(self, value: float) -> str:
-        """3.3 points, 0.041."""
-        return f"{100 * abs(value):.1f} points" if self.in_points else f"{abs(value):.3g}"
-
-    def bounds(self, found: Interval) -> str:
-        """+1.9 to +4.7"""
-        return f"{signed(found.low, self.in_points)} to {signed(found.high, self.in_points)}"
 
 
 @dataclass(frozen=True)

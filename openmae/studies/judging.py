@@ -1,6 +1,7 @@
-"""How the encoders of a study are judged: by labels, where there are some, else by figures that need none."""
+"""How the models of a study are judged: by labels, where there are some, else by figures that need none."""
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from openmae.commandline.flags import with_flags
 from openmae.console.progress import counting
+from openmae.data.formats.reading import Reading
 from openmae.data.held_out import split_for
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.groups import group_numbers, groups_of
@@ -26,10 +28,11 @@ from openmae.evaluate.predict import predict
 from openmae.evaluate.probe import linear_predict
 from openmae.evaluate.rank import rankme
 from openmae.evaluate.suited import suited
+from openmae.heads import Pool
 from openmae.machine.kinds import Precision
 from openmae.randomness import generator
 from openmae.recipes.opened import tell
-from openmae.studies.adapt.settings import Adapt
+from openmae.studies.figures import AGREEMENT, FINETUNED, RANKME, RANKME_WITHOUT
 from openmae.studies.outcomes import Outcome, outcome_of, save_outcomes
 from openmae.weights import Loaded, load_model
 
@@ -41,12 +44,20 @@ FEW_SHARE = "10%"
 
 @dataclass(frozen=True)
 class Means:
-    """By what encoders are judged. device, workers: where features are computed, and processes that load."""
+    """By what models are judged, all of a study alike. device, workers: where features are computed, and processes that
+    load. selection, reading: of the judging images. task: of their labels, None for what they say. pool: what is a
+    feature. seed: of what is drawn. heads: attention heads of a model that does not say them, by its path."""
 
     device: torch.device
     workers: int
     precision: Precision
     console: Console
+    selection: Selection
+    reading: Reading
+    task: Task | None
+    pool: Pool
+    seed: int
+    heads: Mapping[Path, dict[str, int | None]]
 
 
 @dataclass(frozen=True)
@@ -76,15 +87,15 @@ class Labelled:
         return f"{min(FEW, int(np.bincount(self.right.values)[np.unique(self.right.values)].min()))}-per-class"
 
 
-def open_labelled(data: str, settings: Adapt, seed: int, console: Console) -> Labelled:
-    """Raises UserError where there are no labels of use."""
-    opened = open_data(data, settings.selection, settings.reading)
-    taken, train, val = split_for(opened, settings.task, seed)
+def open_labelled(data: str, means: Means, seed: int, console: Console) -> Labelled:
+    """seed: of what is held out where there are no splits. Raises UserError where there are no labels of use."""
+    opened = open_data(data, means.selection, means.reading)
+    taken, train, val = split_for(opened, means.task, seed)
     tell(opened, console, train, val)
     console.print(with_flags(str(taken)), soft_wrap=True)
-    right = replace(answers(train, taken.task), groups=group_numbers(train, settings.selection))
+    right = replace(answers(train, taken.task), groups=group_numbers(train, means.selection))
     asked = answers(val, taken.task, right.names)
-    return Labelled(data, taken.task, train, val, right, asked, units_of(val, settings.selection))
+    return Labelled(data, taken.task, train, val, right, asked, units_of(val, means.selection))
 
 
 def units_of(source: Source, selection: Selection) -> NDArray[np.int64]:
@@ -104,28 +115,28 @@ def unlabelled(data: Data, seed: int) -> Source:
     return source.take(np.sort(generator(seed, "few").permutation(len(source))[:MOST_UNLABELLED]))
 
 
-def judge_by_labels(model: Path, labelled: Labelled, settings: Adapt, means: Means, file: Path) -> dict[str, Any]:
+def judge_by_labels(model: Path, labelled: Labelled, means: Means, file: Path) -> dict[str, Any]:
     """kNN and a linear classifier on its frozen features, as `openmae knn` and `openmae probe` judge them; gives the
     figures, and keeps what was said of each image in `file`."""
-    loaded = _loaded(model, labelled.train, settings, means)
+    loaded = _loaded(model, labelled.train, means)
     (train, train_rows), (val, val_rows) = (
-        _features(loaded, source, settings, means, said)
+        _features(loaded, source, means, said)
         for source, said in ((labelled.train, "train features"), (labelled.val, "val features"))
     )
     right, asked = labelled.right.at(train_rows), labelled.asked.at(val_rows)
     units = labelled.units[val_rows]
     scores = {
         "knn": knn_predict(train, right, val, device=means.device),
-        "linear": linear_predict(train, right, val, settings.seed, means.device)[0],
+        "linear": linear_predict(train, right, val, means.seed, means.device)[0],
     }
     outcomes = {kind: outcome_of(found, asked, units) for kind, found in scores.items()}
     save_outcomes(file, outcomes)
-    return {**{kind: one.figure() for kind, one in outcomes.items()}, "rankme": rankme(train)}
+    return {**{kind: one.figure() for kind, one in outcomes.items()}, RANKME.name: rankme(train)}
 
 
-def judge_finetuned(run: Path, labelled: Labelled, settings: Adapt, means: Means, file: Path) -> dict[str, Any]:
+def judge_finetuned(run: Path, labelled: Labelled, means: Means, file: Path) -> dict[str, Any]:
     """What a fine-tuned model says of the val images that its seed holds out."""
-    loaded = _loaded(run, labelled.val, settings, means)
+    loaded = _loaded(run, labelled.val, means)
     model = loaded.classifier
     images = centred_images(loaded.encoder, loaded.statistics, labelled.val)
     with counting("val images", len(labelled.val), means.console) as say:
@@ -134,41 +145,39 @@ def judge_finetuned(run: Path, labelled: Labelled, settings: Adapt, means: Means
         )
     asked = answers(labelled.val, labelled.task, tuple(loaded.info["class_names"])).at(rows)
     outcome = outcome_of(scores, asked, labelled.units[rows])
-    save_outcomes(file, {"finetuned": outcome})
-    return {"finetuned": outcome.figure()}
+    save_outcomes(file, {FINETUNED: outcome})
+    return {FINETUNED: outcome.figure()}
 
 
-def judge_without_labels(model: Path, source: Source, settings: Adapt, means: Means, file: Path) -> dict[str, Any]:
+def judge_without_labels(model: Path, source: Source, means: Means, file: Path) -> dict[str, Any]:
     """Neighbour agreement, of which each image has a share, and RankMe, with each of some groups of images left out."""
-    loaded = _loaded(model, source, settings, means)
-    vectors, _ = _features(loaded, source, settings, means, "features")
-    function = pooled(loaded.encoder, loaded.statistics, settings.pool, precision=means.precision)
+    loaded = _loaded(model, source, means)
+    vectors, _ = _features(loaded, source, means, "features")
+    function = pooled(loaded.encoder, loaded.statistics, means.pool, precision=means.precision)
     with counting("two crops of each image", len(source), means.console) as say:
         views = two_views(
-            loaded.encoder, loaded.statistics, source, function, means.device, means.workers, settings.seed, say
+            loaded.encoder, loaded.statistics, source, function, means.device, means.workers, means.seed, say
         )
     shares = agreement(views)
     nothing = np.zeros((len(shares), 0), np.float32)
-    outcome = Outcome("share", shares[:, None], nothing, units_of(source, settings.selection)[views.indices])
-    save_outcomes(file, {"agreement": outcome})
+    outcome = Outcome("share", shares[:, None], nothing, units_of(source, means.selection)[views.indices])
+    save_outcomes(file, {AGREEMENT.name: outcome})
     group = torch.arange(len(vectors)) % JACKKNIFE
     without = [rankme(vectors[group != number]) for number in range(JACKKNIFE)]
-    return {"agreement": outcome.figure(), "rankme": rankme(vectors), "rankme_without": without}
+    return {AGREEMENT.name: outcome.figure(), RANKME.name: rankme(vectors), RANKME_WITHOUT: without}
 
 
-def _loaded(model: Path, source: Source, settings: Adapt, means: Means) -> Loaded:
+def _loaded(model: Path, source: Source, means: Means) -> Loaded:
     """The model for these images, on the device."""
-    loaded = load_model(model, **(settings.heads if model == settings.model else {}))
-    loaded = suited(loaded, source, settings.reading, means.workers, Console(quiet=True))
+    loaded = load_model(model, **means.heads.get(model, {}))
+    loaded = suited(loaded, source, means.reading, means.workers, Console(quiet=True))
     loaded.encoder.eval().to(means.device)
     return loaded
 
 
-def _features(
-    loaded: Loaded, source: Source, settings: Adapt, means: Means, said: str
-) -> tuple[torch.Tensor, NDArray[np.int64]]:
+def _features(loaded: Loaded, source: Source, means: Means, said: str) -> tuple[torch.Tensor, NDArray[np.int64]]:
     """(n, D) of the images that can be read, and which these are."""
-    function = pooled(loaded.encoder, loaded.statistics, settings.pool, precision=means.precision)
+    function = pooled(loaded.encoder, loaded.statistics, means.pool, precision=means.precision)
     images = centred_images(loaded.encoder, loaded.statistics, source)
     with counting(said, len(source), means.console) as say:
         found, rows = extract(images, function, means.device, means.workers, progress=say)
