@@ -1,4 +1,4 @@
-"""Did pre-training teach anything? The encoder's features beside an untrained encoder's and the raw pixels."""
+"""Did pre-training teach anything? The encoder's features beside an untrained encoder's, histograms and raw pixels."""
 
 import math
 import time
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +15,11 @@ from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, Task
 from openmae.distributed.ranks import ALONE, Ranks
 from openmae.evaluate import knn
-from openmae.evaluate.features import Function, Readout, centred_images, extract_each, pooled_at, raw_pixels
+from openmae.evaluate.baselines import histograms, raw_pixels, whitened
+from openmae.evaluate.features import Function, Readout, centred_images, extract_each, pooled_at
 from openmae.evaluate.knn import knn_predict
-from openmae.evaluate.metrics import accuracy
-from openmae.evaluate.predict import HEADLINE, measure
+from openmae.evaluate.metrics import accuracy, are_unequal, balanced_accuracy
+from openmae.evaluate.predict import HEADLINE, mean_auroc, measure, standard_error
 from openmae.evaluate.probe import linear_predict
 from openmae.evaluate.rank import rankme
 from openmae.heads import Classifier, Pool
@@ -26,18 +28,20 @@ from openmae.model import ViT, initialize
 from openmae.weights import Loaded
 
 Kind = Literal["knn", "linear"]
-Features = Literal["pre-trained", "fine-tuned", "untrained", "raw pixels"]
-BASELINES: tuple[Features, ...] = ("raw pixels", "untrained")
+Features = Literal["pre-trained", "fine-tuned", "untrained", "raw pixels", "histograms"]
+BASELINES: tuple[Features, ...] = ("raw pixels", "histograms", "untrained")
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """How well a kind of classifier does on a kind of features.
 
-    top1 and top5 accuracy and mean_ap are 0..1, r2 is at most 1, mae is in the label's unit; None where the task has
-    no such figure, and top5 with fewer than 6 classes, where it would say nothing. rankme: effective rank of the
-    training features; not of raw pixels. strength: inverse regularisation that a linear one chose. step: of the
-    training that the weights are from.
+    top1 and top5 accuracy, balanced_accuracy, mean_ap and auroc are 0..1, r2 is at most 1, mae is in the label's unit;
+    None where the task has no such figure, and where it would say nothing: top5 with fewer than 6 classes,
+    balanced_accuracy where the classes of val are about as large. error: standard error of the headline, over the val
+    images; None where it has none. majority: share of the val images of the class that train has most of. rankme:
+    effective rank of the training features; of an encoder's alone. strength: inverse regularisation that a linear one
+    chose. step: of the training that the weights are from.
     """
 
     kind: Kind
@@ -45,9 +49,13 @@ class Evaluation:
     task: Task
     top1: float | None
     top5: float | None
+    balanced_accuracy: float | None
+    auroc: float | None
     mean_ap: float | None
     r2: float | None
     mae: float | None
+    error: float | None
+    majority: float | None
     rankme: float | None
     data: str
     pool: Pool | None
@@ -140,6 +148,8 @@ def evaluate(
                 if place and number not in rankmes:
                     rankmes[number] = rankme(rows[0].to(how.device))
                 what = f"{kind}: {features}" + (f", layer {place.layer}, {place.pool}" if place else "")
+                if kind == "knn" and place is None:
+                    rows = whitened(*rows)
                 figures = _figures(kind, rows, (answered[0], answered[1]), how, partial(say, what))
                 found_here.append(
                     Evaluation(
@@ -181,8 +191,9 @@ def _functions(loaded: Loaded, how: How) -> tuple[list[Function], list[tuple[Fea
     named: list[tuple[Features, Sequence[Readout | None]]] = [(own, how.places)]
     if how.baselines:
         twin = untrained_twin(loaded.encoder, how.seed).to(how.device)
-        functions = [raw_pixels, pooled_at(twin, loaded.statistics, how.places, how.precision), *functions]
-        named = [("raw pixels", [None]), ("untrained", how.places), *named]
+        untrained = pooled_at(twin, loaded.statistics, how.places, how.precision)
+        functions = [raw_pixels, histograms(loaded.statistics), untrained, *functions]
+        named = [("raw pixels", [None]), ("histograms", [None]), ("untrained", how.places), *named]
     return functions, named
 
 
@@ -202,13 +213,19 @@ def _figures(
         scores = knn_predict(rows[0], right[0], rows[1], how.k, how.temperature, device)
     else:
         scores, strength = linear_predict(rows[0], right[0], rows[1], how.seed, device, progress)
-    figures: dict[str, float | None] = dict.fromkeys(("top1", "top5", "mean_ap", "r2", "mae"))
+    names = ("top1", "top5", "balanced_accuracy", "auroc", "mean_ap", "r2", "mae", "majority")
+    figures: dict[str, float | None] = dict.fromkeys(names)
+    figures["auroc"] = mean_auroc(scores, right[1])
     if right[0].task == "classification":
-        labels = torch.from_numpy(right[1].values)
-        figures["top1"] = accuracy(scores, labels)
-        figures["top5"] = accuracy(scores, labels, 5) if len(right[0].names) > 5 else None
+        labels, known = right[1].values.astype(np.int64), right[0].values.astype(np.int64)
+        figures["top1"] = accuracy(scores, torch.from_numpy(labels))
+        figures["top5"] = accuracy(scores, torch.from_numpy(labels), 5) if len(right[0].names) > 5 else None
+        figures["majority"] = float((labels == np.bincount(known).argmax()).mean())
+        if are_unequal(labels):
+            figures["balanced_accuracy"] = balanced_accuracy(labels, scores.argmax(1).numpy())
     else:
         found = measure(scores, right[1])
         figures.update({name: found[name] for name in figures if name in found})
+    figures["error"] = standard_error(HEADLINE[right[0].task], scores, right[1])
     defined = {name: value if value is None or math.isfinite(value) else None for name, value in figures.items()}
     return {**defined, "strength": strength}

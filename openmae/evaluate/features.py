@@ -1,4 +1,4 @@
-"""Features of images: one vector each, from the encoder or the raw pixels."""
+"""Features of images: one vector each, from the encoder or from any other function."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,11 +7,10 @@ from itertools import islice
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.sources.source import Source
-from openmae.data.views.statistics import Statistics, to_float
+from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import ALONE, Ranks
 from openmae.errors import UserError
 from openmae.heads import Pool
@@ -107,19 +106,8 @@ def patch_grids(encoder: ViT, statistics: Statistics, layer: int, precision: Pre
     return features
 
 
-RAW_SIDE = 32
 AT_ONCE = 32  # images that a CPU has in hand, of so many patches:
 _PATCHES = 256
-
-
-def raw_pixels(images: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C * h * w), 8- and 16-bit ones scaled to 0..1: the baseline that any feature has to beat.
-
-    Images are averaged down to at most RAW_SIDE pixels a side: more make nearest neighbours no better, and a
-    linear classifier on 150,528 values an image takes hours.
-    """
-    height, width = (min(side, RAW_SIDE) for side in images.shape[2:])
-    return F.adaptive_avg_pool2d(to_float(images), (height, width)).flatten(1)
 
 
 def _at_once(images: CentredImages, device: torch.device, batch_size: int) -> int:

@@ -22,9 +22,10 @@ from openmae.evaluate.metrics import (
     confused_pairs,
     label_figures,
 )
-from openmae.evaluate.predict import measure
+from openmae.evaluate.predict import FIGURES, mean_auroc, measure, standard_error
 
 MOST_PAIRS = 20  # most confused ones that are kept
+_WITH_ERROR = {"balanced_accuracy", "auroc", *(name for names in FIGURES.values() for name in names)}
 MOST_NAMES = 200  # unreadable images and absent classes that are kept
 
 
@@ -103,4 +104,7 @@ def judge(judged: Judged) -> dict[str, Any]:
             for pair in confused_pairs(values, predicted)[:MOST_PAIRS]
         ]
         found["calibration"] = [asdict(one) for one in bins]
-    return {**found, "figures": figures}
+    if (area := mean_auroc(judged.scores, right)) is not None:
+        figures["auroc"] = area
+    errors = {name: standard_error(name, judged.scores, right) for name in figures if name in _WITH_ERROR}
+    return {**found, "figures": figures, "errors": {name: error for name, error in errors.items() if error is not None}}

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
+from openmae.evaluate.ranking import auroc
+
 BINS = 15
+_UNEQUAL = 2  # times as many images of one class as of another
 
 Numbers = NDArray[np.int64]
 
@@ -32,12 +35,13 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """How one of several labels fares. images: that have it; average_precision, None where all have it or none; f1:
-    where a label is given to images that more likely than not have it, 0 where it is never right."""
+    """How one of several labels fares. images: that have it; average_precision and auroc, None where all have it
+    or none; f1: where a label is given to images that more likely than not have it, 0 where it is never right."""
 
     name: str
     images: int
     average_precision: float | None
+    auroc: float | None
     f1: float
 
 
@@ -111,6 +115,22 @@ def balanced_accuracy(labels: Numbers, predicted: Numbers) -> float:
     return float((right[images > 0] / images[images > 0]).mean())
 
 
+def balanced_error(labels: Numbers, predicted: Numbers) -> float:
+    """The standard error of `balanced_accuracy`, the classes drawn apart from each other."""
+    images = np.bincount(labels)
+    right = np.bincount(labels[labels == predicted], minlength=len(images))
+    images, right = images[images > 0], right[images > 0]
+    share = right / images
+    return float(np.sqrt((share * (1 - share) / images).sum()) / len(images))
+
+
+def are_unequal(labels: Numbers) -> bool:
+    """Whether the commonest class has twice the images of the rarest, or more: then accuracy says little of the rare
+    ones, and balanced accuracy does."""
+    images = np.bincount(labels)
+    return bool(images.max() >= _UNEQUAL * images[images > 0].min())
+
+
 def calibration(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
     """The bins, of equal width over 0..1, that hold images. confidence (n,): the probability of what was predicted.
 
@@ -141,8 +161,10 @@ def label_figures(
     found = []
     for number, name in enumerate(names):
         has, said = values[:, number] > 0, scores[:, number] > 0
-        precision = None if has.all() or not has.any() else float(average_precision_score(has, scores[:, number]))
+        tells = has.any() and not has.all()
+        precision = float(average_precision_score(has, scores[:, number])) if tells else None
+        area = auroc(scores[:, number], has) if tells else None
         both = int((has & said).sum())
         f1 = 2 * both / max(1, int(has.sum()) + int(said.sum()))
-        found.append(LabelFigures(name, int(has.sum()), precision, f1))
+        found.append(LabelFigures(name, int(has.sum()), precision, area, f1))
     return sorted(found, key=lambda one: 1 if one.average_precision is None else -one.average_precision)

@@ -15,7 +15,8 @@ from openmae.data.tasks import Answers, Task
 from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import ALONE, Ranks
 from openmae.evaluate.features import extract
-from openmae.evaluate.metrics import accuracy
+from openmae.evaluate.metrics import accuracy, balanced_error
+from openmae.evaluate.ranking import auroc, auroc_influence, error_of_mean, precision_influence
 from openmae.heads import Classifier
 from openmae.machine.device import autocast
 from openmae.machine.kinds import Precision
@@ -84,12 +85,36 @@ def measure(scores: Tensor, right: Answers) -> dict[str, float]:
     return figures if scores.shape[1] <= 5 else {**figures, "top5": accuracy(scores, values, 5)}
 
 
+def ranked(scores: Tensor, right: Answers) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """Of each label that some of the images have and some have not: their scores (n,), and which have it. Of two
+    classes the second counts as one label; of other tasks there are none."""
+    if right.task == "classification" and len(right.names) == 2:
+        found = [((scores[:, 1] - scores[:, 0]).numpy(), right.values == 1)]
+    elif right.task == "multi-label":
+        found = [(scores[:, at].numpy(), right.values[:, at] > 0) for at in range(scores.shape[1])]
+    else:
+        found = []
+    return [(own, has) for own, has in found if has.any() and not has.all()]
+
+
+def mean_auroc(scores: Tensor, right: Answers) -> float | None:
+    """Area under the ROC curve, 0..1, 0.5 for guessing: of two classes, or the mean over the labels that occur. None of
+    other tasks, and where all images are alike."""
+    found = [auroc(own, has) for own, has in ranked(scores, right)]
+    return float(np.mean(found)) if found else None
+
+
 def standard_error(name: str, scores: Tensor, right: Answers) -> float | None:
-    """Of a figure that `measure` gives, by the deviation of the images from each other; r2 and rmse by that of their
-    squared errors. None where it has none that is as simple: mean average precision, or one image."""
+    """Of a figure that `measure` gives, of balanced_accuracy or auroc, by the deviation of the images from each other;
+    r2 and rmse by that of their squared errors, areas under curves by each image's influence. None of one image."""
     values, count = torch.from_numpy(right.values), len(scores)
-    if count < 2 or name == "mean_ap":
+    if count < 2:
         return None
+    if name in ("mean_ap", "auroc"):
+        influence = precision_influence if name == "mean_ap" else auroc_influence
+        return error_of_mean([influence(own, has) for own, has in ranked(scores, right)])
+    if name == "balanced_accuracy":
+        return balanced_error(right.values.astype(np.int64), scores.argmax(1).numpy())
     if right.task == "regression":
         error = (scores - values).double()[:, 0]
         of_squares = (error.square().std() / math.sqrt(count)).item()

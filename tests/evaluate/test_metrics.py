@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -14,7 +14,9 @@ from openmae.data.opening import open_data
 from openmae.data.tasks import Answers
 from openmae.errors import UserError
 from openmae.evaluate.metrics import (
+    are_unequal,
     balanced_accuracy,
+    balanced_error,
     calibration,
     calibration_error,
     class_figures,
@@ -22,7 +24,7 @@ from openmae.evaluate.metrics import (
     confusion_matrix,
     label_figures,
 )
-from openmae.evaluate.predict import measure
+from openmae.evaluate.predict import mean_auroc, measure, standard_error
 from openmae.evaluate.subsets import question
 from tests.images import write_images
 
@@ -139,13 +141,63 @@ def test_label_figures_are_scikit_learns(count: int, labels: int, seed: int) -> 
         if has.any() and not has.all():
             expected = sk.average_precision_score(has, scores[:, number])
             assert found[name].average_precision == pytest.approx(expected)
+            assert found[name].auroc == pytest.approx(sk.roc_auc_score(has, scores[:, number]))
         else:
-            assert found[name].average_precision is None
+            assert found[name].average_precision is found[name].auroc is None
     known = [one.average_precision for one in found.values() if one.average_precision is not None]
     assert known == sorted(known, reverse=True)
     if known:
         figures = measure(torch.from_numpy(scores), Answers("multi-label", names, values))
         assert figures["mean_ap"] == pytest.approx(np.mean(known))
+
+
+@given(st.integers(2, 10), st.integers(1, 2), st.sampled_from([0, 2]), st.integers(0, 10**6))
+@settings(max_examples=8)
+def test_areas_and_their_errors_are_scikit_learns(count: int, labels: int, digits: int, seed: int) -> None:
+    """Errors by the infinitesimal jackknife as it is defined: what a little more weight of each image changes. Scores
+    without digits are often equal."""
+    draws = np.random.default_rng(seed)
+    scores = draws.normal(0, 2, (count, labels)).round(digits).astype(np.float32)
+    values = (draws.random((count, labels)) < 0.5).astype(np.float32)
+    values[0], values[-1] = 0, 1
+    right = Answers("multi-label", tuple("abc"[:labels]), values)
+    for name, oracle in (("mean_ap", sk.average_precision_score), ("auroc", sk.roc_auc_score)):
+        weights = np.ones(count) + 1e-4 * np.concatenate([np.eye(count), -np.eye(count)])
+        found = [
+            np.mean([oracle(values[:, k], scores[:, k], sample_weight=one) for k in range(labels)]) for one in weights
+        ]
+        slopes = (np.array(found[:count]) - np.array(found[count:])) / 2e-4
+        expected = np.sqrt((slopes**2).sum() * count / (count - 1))
+        assert standard_error(name, torch.from_numpy(scores), right) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    area = np.mean([sk.roc_auc_score(values[:, k], scores[:, k]) for k in range(labels)])
+    assert mean_auroc(torch.from_numpy(scores), right) == pytest.approx(area)
+    two = Answers("classification", ("a", "b"), values[:, 0].astype(np.int64))
+    both = torch.from_numpy(np.stack([-scores[:, 0], scores[:, 0]], 1))
+    assert mean_auroc(both, two) == pytest.approx(sk.roc_auc_score(values[:, 0], scores[:, 0]))
+
+
+def test_areas_that_mean_nothing() -> None:
+    scores = torch.zeros(3, 2)
+    assert mean_auroc(scores, Answers("classification", ("a", "b"), np.zeros(3, np.int64))) is None
+    assert mean_auroc(scores, Answers("classification", ("a", "b", "c"), np.arange(3))) is None
+    assert standard_error("auroc", scores, Answers("multi-label", ("a", "b"), np.zeros((3, 2), np.float32))) is None
+
+
+@given(classified(), st.integers(0, 10**6))
+@settings(max_examples=10)
+def test_the_error_of_balanced_accuracy_is_that_of_draws_within_classes(
+    case: tuple[np.ndarray, np.ndarray, int], seed: int
+) -> None:
+    labels, predicted, _ = case
+    draws, again = np.random.default_rng(seed), []
+    for _ in range(300):
+        rows = np.concatenate([draws.choice(own, len(own)) for own in (np.flatnonzero(labels == k) for k in {*labels})])
+        again.append(balanced_accuracy(labels[rows], predicted[rows]))
+    assert balanced_error(labels, predicted) == pytest.approx(np.std(again), rel=0.25, abs=1e-9)
+
+
+def test_classes_are_unequal_from_twice_as_many_images_on() -> None:
+    assert [are_unequal(np.repeat([0, 2], counts)) for counts in ((5, 5), (3, 5), (3, 6))] == [False, False, True]
 
 
 def test_numbers_are_measured_as_scikit_learn_does() -> None:

@@ -193,7 +193,7 @@ def test_what_the_other_calls_give(finished: Path, classes: Path, data: Path, tm
     assert kept.paths == features.paths
     assert kept.labels.tolist() == features.labels.tolist()
     found = openmae.knn(model, data, **few)
-    assert found["features"].tolist() == ["raw pixels", "untrained", "pre-trained"]
+    assert found["features"].tolist() == ["raw pixels", "histograms", "untrained", "pre-trained"]
     judged = openmae.evaluate(Run(copy(classes, tmp_path / "classes")), data, **few)
     assert judged["figures"]["top1"] == pytest.approx(float(np.mean([one["accuracy"] for one in judged["classes"]])))
     picture = openmae.reconstruct(model, sorted(data.rglob("*.*"))[0])

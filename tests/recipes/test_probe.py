@@ -1,17 +1,21 @@
 """The commands knn and probe: their tables, what they keep, and what they refuse."""
 
+import io
 import json
 import multiprocessing
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from openmae.data.tasks import Task
 from openmae.evaluate.evaluation import Evaluation
 from openmae.evaluate.probe import STRENGTHS
 from openmae.recipes.probe.keep import keep
+from openmae.recipes.probe.table import show_advice, show_table
 from openmae.train.run import read_config, read_metrics
 from tests.commands import Run, refused
 from tests.images import picture
@@ -29,10 +33,12 @@ def test_knn_and_probe_print_a_table_and_keep_it(finished: Path, data: Path, tmp
     for command in ("knn", "probe", "knn"):
         code, output, errors = run(command, model, data, "--workers", "0")
         assert code == 0, errors
-        assert all(name in output for name in ("raw pixels", "untrained", "pre-trained"))
+        assert all(name in output for name in ("raw pixels", "histograms", "untrained", "pre-trained"))
     kept = json.loads((model / "evaluations.json").read_text())
     assert [(e["kind"], e["features"]) for e in kept] == [
-        (kind, features) for kind in ("linear", "knn") for features in ("raw pixels", "untrained", "pre-trained")
+        (kind, features)
+        for kind in ("linear", "knn")
+        for features in ("raw pixels", "histograms", "untrained", "pre-trained")
     ]
     assert all(e["val_images"] == 8 for e in kept)
     assert "pre-trained" in (model / "report.html").read_text()
@@ -89,6 +95,24 @@ def test_what_is_kept_says_how_it_came_about(finished: Path, data: Path, tmp_pat
 def an_evaluation(number: int) -> Evaluation:
     values = dict.fromkeys(Evaluation.__dataclass_fields__)
     return replace(Evaluation(**values), kind="knn", features="pre-trained", data=str(number), top1=0.5, k=20)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("rival", "bold"), [(0.85, True), (0.89, False), (0.95, False)])
+def test_nothing_is_bold_that_is_not_better_by_more_than_its_error(rival: float, bold: bool) -> None:
+    one = replace(
+        an_evaluation(0), task="classification", top1=0.9, error=0.02, val_images=225, train_images=9, majority=0.7,
+        classes=2, auroc=0.93, balanced_accuracy=0.8,
+    )  # fmt: skip
+    other = replace(one, features="histograms", top1=rival)
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    show_table([one, other], console)
+    show_advice([one, other], console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("\x1b[1m90.0% ± 2.0" in said) is bold
+    assert ("not better than histograms" in said) is not bold
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
+    for words in ("chance 50.0%, always the commonest 70.0%", "kNN AUROC", "93.0%", "kNN balanced", "± 2.0% (standard"):
+        assert words in plain
 
 
 def _keep_one(number: int, run: Path) -> None:

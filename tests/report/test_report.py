@@ -211,7 +211,7 @@ def test_gpus_are_counted(tmp_path: Path) -> None:
     assert "2 x A GPU, 16 processes" in page_of(run).text
 
 
-def test_the_best_of_a_column_is_bold_and_the_latest_figure_counts(tmp_path: Path) -> None:
+def test_what_is_better_by_more_than_its_error_is_bold_and_the_latest_figure_counts(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     entries = [
         an_evaluation("knn", "pre-trained", 0.9),
@@ -221,9 +221,22 @@ def test_the_best_of_a_column_is_bold_and_the_latest_figure_counts(tmp_path: Pat
     (run / "evaluations.json").write_text(json.dumps(entries))
     write_report(run)
     html = (run / "report.html").read_text()
-    assert "<b>60.0%</b>" in html
-    assert "<td>30.0%</td>" in html
+    assert "<b>60.0% ± 4.9</b>" in html  # the root of 0.6 x 0.4 / 100
+    assert "<td>30.0% ± 4.6</td>" in html
     assert "90.0%" not in html
+    entries += [
+        an_evaluation("linear", "pre-trained", 0.9),
+        an_evaluation("linear", "histograms", 0.87, balanced_accuracy=0.81, auroc=0.95),
+        an_evaluation("knn", "pre-trained", None, task="regression", data="ages", r2=0.5, error=0.1),
+        an_evaluation("knn", "untrained", None, task="regression", data="ages", r2=0.3, error=0.1),
+        an_evaluation("knn", "raw pixels", None, task="regression", data="ages", r2=0.3),
+    ]
+    (run / "evaluations.json").write_text(json.dumps(entries))
+    write_report(run)
+    html = (run / "report.html").read_text()
+    for said in ("<td>90.0% ± 3.0</td>", "balanced 81.0%", "AUROC 95.0%", "<td>0.500 ± 0.100</td>", "<td>0.300</td>"):
+        assert said in html
+    assert html.count("<b>") == 1
 
 
 def test_odd_evaluations_are_left_out(tmp_path: Path) -> None:

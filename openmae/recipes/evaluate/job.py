@@ -151,7 +151,7 @@ def _check_corruptible(task: Task, images: CentredImages) -> None:
 
 def show_result(found: dict[str, Any], console: Console) -> None:
     """Prints the figures of a result, and, of classes or labels, the best and the worst."""
-    for name, value in shown_figures(found["figures"], found["images"]).items():
+    for name, value in shown_figures(found["figures"], found["images"], found["errors"]).items():
         console.print(f"  {name:<28}{value:>16}")
     if rows := found.get("classes"):
         table = Table("class", "images", "accuracy", "precision", "mostly taken for")
@@ -161,15 +161,15 @@ def show_result(found: dict[str, Any], console: Console) -> None:
             table.add_row(one["name"], f"{one['images']:,}", f"{one['accuracy']:.1%}", precision, taken)
         _show(table, len(rows), console)
     if rows := found.get("labels"):
-        table = Table("label", "images", "average precision", "F1")
+        table = Table("label", "images", "average precision", "AUROC", "F1")
         for one in _ends(rows):
-            precision = "-" if one["average_precision"] is None else f"{one['average_precision']:.1%}"
-            table.add_row(one["name"], f"{one['images']:,}", precision, f"{one['f1']:.1%}")
+            areas = ("-" if one[name] is None else f"{one[name]:.1%}" for name in ("average_precision", "auroc"))
+            table.add_row(one["name"], f"{one['images']:,}", *areas, f"{one['f1']:.1%}")
         _show(table, len(rows), console)
 
 
 def _show(table: Table, rows: int, console: Console) -> None:
-    for column in table.columns[1:4]:
+    for column in table.columns[1:5]:
         column.justify = "right"
     console.print(table)
     if rows > _MOST_ROWS:

@@ -35,7 +35,7 @@ class Proof(AskedHeads, AskedGroups, AskedReading):
     labels: AskedLabels = None
     task: AskedTask = None
     baselines: bool = True
-    """Measure raw pixels and an untrained encoder beside the model."""
+    """Measure raw pixels, histograms of colours and texture, and an untrained encoder beside the model."""
     seed: int = 0
     """Decides what is held out where there are no splits, which labels --labels takes, and the untrained encoder's
     weights."""

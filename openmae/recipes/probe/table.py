@@ -10,11 +10,18 @@ from openmae.evaluate.evaluation import BASELINES, Evaluation, Kind
 from openmae.evaluate.predict import HEADLINE
 from openmae.evaluate.probe import STRENGTHS
 from openmae.files.whole import write_file
-from openmae.report.page.results import standard_error
+from openmae.report.page.results import stands_out
 from openmae.report.plots.layers import layers_curve
 
 SAID: dict[str, str] = {"knn": "kNN", "linear": "linear"}
-FIGURES = {"top1": "top-1", "top5": "top-5", "mean_ap": "mean AP", "r2": "R²"}
+FIGURES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "balanced_accuracy": "balanced",
+    "mean_ap": "mean AP",
+    "r2": "R²",
+    "auroc": "AUROC",
+}
 _TITLES: dict[str, str] = {"knn": "kNN", "linear": "Linear probe's"}
 _LARGE_ERROR = 0.01  # of an accuracy
 
@@ -22,11 +29,11 @@ _LARGE_ERROR = 0.01  # of an accuracy
 def show_table(evaluations: Sequence[Evaluation], console: Console) -> None:
     """Rows are features and where they were taken, columns the figures of each kind of classifier, in percent."""
     first = evaluations[0]
-    chance = f" (chance {1 / first.classes:.1%})" if first.task == "classification" and first.classes else ""
     what = {"classification": f" of {first.classes} classes", "multi-label": f" with {first.classes} labels"}
     console.print(
         f"{first.val_images:,} images{what.get(first.task, '')}, judged by the features of {first.train_images:,} "
-        f"others{chance}"
+        f"others{_said_of_guessing(first)}",
+        soft_wrap=True,
     )
     kinds = list(dict.fromkeys(e.kind for e in evaluations))
     columns = [
@@ -48,11 +55,10 @@ def show_table(evaluations: Sequence[Evaluation], console: Console) -> None:
     for (features, layer, pool), row in rows.items():
         one = next(iter(row.values()))
         where = [str(layer or "-"), pool or "-"] if is_sweep else []
-        said = [_percent(getattr(row[kind], name), name) for name, kind in columns]
+        said = [_cell(row[kind], name, evaluations) for name, kind in columns]
         rank = "-" if one.rankme is None else f"{one.rankme:.1f}"
-        is_best = any(e in best for e in row.values())
-        mark = " (best)" if is_best and is_sweep else ""
-        table.add_row(features + mark, *where, *said, rank, style="bold" if is_best else None)
+        mark = " (best)" if is_sweep and any(e in best for e in row.values()) else ""
+        table.add_row(features + mark, *where, *said, rank)
     console.print(table)
 
 
@@ -65,10 +71,18 @@ def show_advice(evaluations: Sequence[Evaluation], console: Console) -> None:
             soft_wrap=True,
         )
     for e in _best(evaluations):
-        if e.top1 is not None and (error := standard_error(e.top1, e.val_images)) > _LARGE_ERROR:
+        rivals = [one for one in evaluations if one.features in BASELINES and one.kind == e.kind]
+        rival = max(rivals, key=lambda one: one.headline, default=None)
+        if rival is not None and e.error is not None and not _stands_out(e, [rival]):
             console.print(
-                f"Of so few val images the {SAID[e.kind]} figure is known to ± {error:.1%} (standard error): smaller "
-                "differences mean nothing.",
+                f"By the {SAID[e.kind]} figure the model is not better than {rival.features} by more than the error: "
+                "of these labels it knows no more.",
+                soft_wrap=True,
+            )
+        if e.error is not None and e.error > _LARGE_ERROR:
+            console.print(
+                f"Of so few val images the {SAID[e.kind]} figure is known to ± {_shown(e.error, HEADLINE[e.task])} "
+                "(standard error): smaller differences mean nothing.",
                 soft_wrap=True,
             )
         if e.strength in (STRENGTHS[0], STRENGTHS[-1]):
@@ -90,9 +104,31 @@ def _best(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     return [max(_own(evaluations, kind), key=lambda e: e.headline) for kind in kinds]
 
 
-def _percent(value: float | None, name: str) -> str:
+def _said_of_guessing(one: Evaluation) -> str:
+    """What needs no features: a class at random, and always the commonest."""
+    if one.task != "classification" or not one.classes:
+        return ""
+    chance, always = f"{1 / one.classes:.1%}", "-" if one.majority is None else f"{one.majority:.1%}"
+    return f" (chance {chance})" if always in ("-", chance) else f" (chance {chance}, always the commonest {always})"
+
+
+def _cell(one: Evaluation, name: str, all_of_them: Sequence[Evaluation]) -> str:
+    """A figure, the one to judge by with its error; bold where it is better than all others by more than that."""
+    value: float | None = getattr(one, name)
     if value is None:
         return "-"
+    if name != HEADLINE[one.task]:
+        return _shown(value, name)
+    said = _shown(value, name) + ("" if one.error is None else f" ± {_shown(one.error, name).removesuffix('%')}")
+    others = [e for e in all_of_them if e.kind == one.kind and e is not one]
+    return f"[bold]{said}[/bold]" if _stands_out(one, others) else said
+
+
+def _stands_out(one: Evaluation, others: Sequence[Evaluation]) -> bool:
+    return stands_out(one.headline, one.error, [(e.headline, e.error) for e in others])
+
+
+def _shown(value: float, name: str) -> str:
     return f"{value:.3f}" if name == "r2" else f"{value:.1%}"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.report.card.text import escaped, place_name, section, table
-from openmae.report.page.results import shown_figures
+from openmae.report.page.results import error_of, shown_figures
 from openmae.report.page.run import KINDS
 from openmae.report.plots.curves import is_number, series
 
@@ -40,7 +40,7 @@ def _results(found: Any) -> list[str]:
             continue
         images = clean.get("images")
         said = f"Of {images:,} images of {escaped(place_name(str(name)))}:" if is_number(images) else ""
-        parts += [said, table(("figure", "value"), shown_figures(figures, images).items())]
+        parts += [said, table(("figure", "value"), shown_figures(figures, images, clean.get("errors")).items())]
     return parts
 
 
@@ -62,6 +62,8 @@ def _table_of(entries: list[dict[str, Any]]) -> list[str]:
         at = [f"layer {entry['layer']}" if entry.get("layer") is not None else "", str(entry.get("pool") or "")]
         name = ", ".join([str(entry.get("features")), *filter(None, at)])
         value = f"{entry[figure]:.3f}" if figure == "r2" else f"{entry[figure]:.1%}"
+        if (error := error_of(entry)) is not None:
+            value += f" ± {error:.3f}" if figure == "r2" else f" ± {100 * error:.1f}"
         rows.setdefault(name, {})[str(entry.get("kind"))] = value
     first = entries[0]
     counts = [

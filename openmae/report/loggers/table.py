@@ -43,7 +43,7 @@ def final_pictures(run: Path) -> dict[str, Path]:
     return {str(file.relative_to(run).with_suffix("")): file for file in files}
 
 
-_JUDGED = ("top1", "top5", "mean_ap", "r2", "mae", "rmse", "rankme")
+_JUDGED = ("top1", "top5", "balanced_accuracy", "auroc", "mean_ap", "r2", "mae", "rmse", "rankme")
 
 
 def _numbers(figures: Any) -> list[tuple[str, float]]:

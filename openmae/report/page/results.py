@@ -4,7 +4,7 @@ results.json holds an entry for each set under the name that the page gives it; 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ _FIGURES = {  # what the figures are called, the one to judge by first
     "top1": ("Top-1 accuracy", "{:.2%}"),
     "mean_ap": ("Mean average precision", "{:.2%}"),
     "r2": ("R²", "{:.4f}"),
+    "auroc": ("AUROC", "{:.2%}"),
     "top5": ("Top-5 accuracy", "{:.2%}"),
     "balanced_accuracy": ("Balanced accuracy", "{:.2%}"),
     "mean_f1": ("Mean F1", "{:.2%}"),
@@ -30,18 +31,19 @@ _FIGURES = {  # what the figures are called, the one to judge by first
 }
 
 
-def shown_figures(figures: Mapping[str, Any], images: Any = None) -> dict[str, str]:
+def shown_figures(figures: Mapping[str, Any], images: Any = None, errors: Any = None) -> dict[str, str]:
     """Names and values as people read them, the one to judge by first; what is no number is left out.
 
-    images: of how many; a share of them is given with its standard error.
+    errors: their standard errors, by name. images: of how many; a share of them has one for all that.
     """
     found = {}
-    for name, (label, shape) in _FIGURES.items():
+    for name, (label, _) in _FIGURES.items():
         if not is_number(value := figures.get(name)):
             continue
-        found[label] = shape.format(value)
-        if name in ("top1", "top5") and is_number(images) and images > 0 and 0 <= value <= 1:
-            found[label] += f" ± {100 * standard_error(value, images):.2f}"
+        error = errors.get(name) if isinstance(errors, dict) else None
+        if error is None and name in ("top1", "top5") and is_number(images) and images > 0 and 0 <= value <= 1:
+            error = standard_error(value, images)
+        found[label] = shown_value(name, value, error if is_number(error) else None)
     return found
 
 
@@ -64,6 +66,27 @@ def standard_error(share: float, images: float) -> float:
     return math.sqrt(share * (1 - share) / images)
 
 
+def error_of(entry: Mapping[str, Any]) -> float | None:
+    """The standard error of the figure that an entry of evaluations.json is judged by; of an older one's accuracy, by
+    its images. None where it is not known."""
+    if is_number(error := entry.get("error")):
+        return float(error)
+    share, images = entry.get("top1"), entry.get("val_images")
+    if "error" in entry or not is_number(share) or not is_number(images) or images < 2 or not 0 <= share <= 1:
+        return None
+    return standard_error(share, images)
+
+
+def stands_out(figure: float, error: float | None, others: Iterable[tuple[float, float | None]]) -> bool:
+    """Whether it is larger than each of the others by more than the standard error of their difference, as if they were
+    of different images; of the same ones, as they mostly are, that is rather too much than too little. Not where an
+    error is unknown, or there is nothing to compare with."""
+    known = [*others]
+    return bool(known) and all(
+        error is not None and of is not None and figure - other > math.hypot(error, of) for other, of in known
+    )
+
+
 def results_sections(run: Path, results: Any) -> list[str]:
     """A section for each set of images that results.json has something of, in its order."""
     if not isinstance(results, dict):
@@ -81,11 +104,11 @@ def results_sections(run: Path, results: Any) -> list[str]:
 
 def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
     figures = clean.get("figures")
-    pictures = clean.get("pictures")
+    pictures, errors = clean.get("pictures"), clean.get("errors")
     drawn = pictures if isinstance(pictures, dict) else {}
     return [
         paragraph(_said_of_images(clean)),
-        pairs_table(shown_figures(figures, clean.get("images")).items()) if isinstance(figures, dict) else "",
+        pairs_table(shown_figures(figures, clean.get("images"), errors).items()) if isinstance(figures, dict) else "",
         _figure(run, drawn, "scatter", "Predicted over true values"),
         _figure(run, drawn, "confusion", "Confusion matrix: true classes in rows, predicted in columns"),
         _figure(run, drawn, "overview", "Confusion matrix of all classes"),
@@ -138,13 +161,13 @@ def _label_table(labels: Any) -> str:
         (
             str(one.get("name")),
             f"{one['images']:,}",
-            f"{one['average_precision']:.1%}" if is_number(one.get("average_precision")) else "",
+            *(f"{one[name]:.1%}" if is_number(one.get(name)) else "" for name in ("average_precision", "auroc")),
             f"{one['f1']:.1%}",
         )
         for one in labels
         if isinstance(one, dict) and is_number(one.get("images")) and is_number(one.get("f1"))
     ]
-    return _folded("Each label", ("label", "images", "average precision", "F1"), rows)
+    return _folded("Each label", ("label", "images", "average precision", "AUROC", "F1"), rows)
 
 
 def _confused_table(pairs: Any) -> str:

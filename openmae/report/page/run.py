@@ -27,7 +27,7 @@ from openmae.report.page.html import (
     settings_table,
     small,
 )
-from openmae.report.page.results import results_sections, shown_figure, shown_figures
+from openmae.report.page.results import error_of, results_sections, shown_figure, shown_figures, stands_out
 from openmae.report.page.study import RESULTS, STUDY, study_page
 from openmae.report.page.sweep import SWEEP, sweep_page
 from openmae.report.plots.curves import curves, is_number, series
@@ -36,6 +36,7 @@ from openmae.train.run import read_config, read_metrics
 MOST_EARLIER_PICTURES = 12
 MOST_BROKEN_FILES = 200
 KINDS = {"knn": "kNN", "linear": "linear probe"}
+_BESIDE = {"top5": "top-5", "balanced_accuracy": "balanced", "auroc": "AUROC"}  # figures that come with the first
 _FIGURES = {"multi-label": "mean_ap", "regression": "r2"}  # that a task is judged by, where not by top-1 accuracy
 
 
@@ -202,19 +203,19 @@ def _evaluation_table(entries: list[dict[str, Any]]) -> str:
     cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for entry in entries:  # a later figure replaces an earlier one of the same kind
         cells.setdefault(_features(entry), {})[str(entry["kind"])] = entry
-    best = {kind: max(_judged_by(row[kind]) for row in cells.values() if kind in row) for kind in kinds}
+    of_kind = {kind: [row[kind] for row in cells.values() if kind in row] for kind in kinds}
     has_ranks = any(is_number(entry.get("rankme")) for entry in entries)
     head = "".join(f"<th>{escaped(title)}</th>" for title in (KINDS.get(kind, kind) for kind in kinds))
     head += "<th>RankMe</th>" * has_ranks
     rows = "".join(
         f"<tr><th>{escaped(features)}{small(how)}</th>"
-        + "".join(f"<td>{_figure_cell(row.get(kind), best[kind])}</td>" for kind in kinds)
+        + "".join(f"<td>{_figure_cell(row.get(kind), of_kind[kind])}</td>" for kind in kinds)
         + (f"<td>{_rank(row)}</td>" if has_ranks else "")
         + "</tr>"
         for (features, how), row in cells.items()
     )
     return (
-        f"<p>{escaped(_said_of_data(entries[0]))}</p>"
+        f"<p>{escaped(_said_of_data(entries))}</p>"
         f'<div class="scroll"><table class="numbers"><thead><tr><th>features</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
@@ -226,14 +227,21 @@ def _features(entry: dict[str, Any]) -> tuple[str, str]:
     return str(entry.get("features", "")), ", ".join(str(part) for part in parts if part)
 
 
-def _figure_cell(entry: dict[str, Any] | None, best: float) -> str:
+def _figure_cell(entry: dict[str, Any] | None, of_kind: list[dict[str, Any]]) -> str:
+    """The figure with its error, bold where it is better than all others of its kind by more than that; others beside
+    it small."""
     if entry is None:
         return ""
-    figure = _judged_by(entry)
-    said = f"{figure:.3f}" if entry.get("task") == "regression" else f"{100 * figure:.1f}%"
-    top5 = entry.get("top5")
-    shown = f"<b>{said}</b>" if figure == best else said
-    return shown + (small(f"top-5 {100 * top5:.1f}%") if is_number(top5) else "")
+    figure, error = _judged_by(entry), error_of(entry)
+    is_number_of_labels = entry.get("task") == "regression"
+    said = f"{figure:.3f}" if is_number_of_labels else f"{100 * figure:.1f}%"
+    if error is not None:
+        said += f" ± {error:.3f}" if is_number_of_labels else f" ± {100 * error:.1f}"
+    others = [(_judged_by(one), error_of(one)) for one in of_kind if one is not entry]
+    shown = f"<b>{said}</b>" if stands_out(figure, error, others) else said
+    return shown + "".join(
+        small(f"{label} {100 * entry[name]:.1f}%") for name, label in _BESIDE.items() if is_number(entry.get(name))
+    )
 
 
 def _rank(row: dict[str, dict[str, Any]]) -> str:
@@ -242,8 +250,9 @@ def _rank(row: dict[str, dict[str, Any]]) -> str:
     return f"{found[-1]:.1f}" if found else ""
 
 
-def _said_of_data(entry: dict[str, Any]) -> str:
+def _said_of_data(entries: list[dict[str, Any]]) -> str:
     """What the figures are of: "Top-1 accuracy on flowers; 400 labelled images; ..."."""
+    entry = entries[0]
     names = {"multi-label": "Mean average precision", "regression": "R²"}
     what = names.get(str(entry.get("task")), "Top-1 accuracy")
     parts = [f"{what} on {entry['data']}" if entry.get("data") else what]
@@ -252,6 +261,10 @@ def _said_of_data(entry: dict[str, Any]) -> str:
             parts.append(f"{entry[key]:,} {said}")
     if what == "Top-1 accuracy" and is_number(entry.get("classes")) and entry["classes"] > 0:
         parts.append(f"guessing gives {100 / entry['classes']:.1f}%")
+        if is_number(entry.get("majority")):
+            parts.append(f"always the commonest class {100 * entry['majority']:.1f}%")
+    if any(error_of(one) is not None for one in entries):
+        parts.append("± is the standard error over the held-out images; bold is better than all others by more")
     return "; ".join(parts) + "."
 
 
