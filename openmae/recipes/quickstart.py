@@ -80,7 +80,7 @@ def run(settings: Quickstart) -> None:
     prove(Proof(run_folder, str(images)), ["knn", "linear"])
     console.print(
         f"\nLook at {run_folder}/report.html and {picture}. Now your own images:\n\n"
-        "  openmae pretrain your/images --out runs/first\n"
+        "  openmae pretrain your/images --out runs/first      on a CPU an hour at most; --minutes sets its length\n"
     )
 
 

@@ -47,7 +47,8 @@ def sweep(
         console.print(f"\n{number} of {len(parts)}: --blocks {part}")
         run = out / f"blocks-{part}"
         figures = finetune(replace(settings, blocks=part, out=run), console)
-        settings = stored(settings, read_config(run), defaults_too=False)  # what is chosen once is said once
+        # What is chosen once is said once, and the epochs that minutes were enough for are all the parts'.
+        settings = stored(replace(settings, minutes=None), read_config(run), defaults_too=False)
         found[part] = {"figures": figures, "parameters": _learning(run, part), "seconds": training_seconds(run)}
         found = dict(sorted(found.items(), key=by_blocks))
         write_file(out / SWEEP, json.dumps(found, indent=1).encode())
