@@ -186,7 +186,7 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
 
 
 def _config(settings: Finetune) -> dict[str, Any]:
-    """MODEL and DATA are kept as whole paths, so that the run can be resumed from any folder."""
+    """MODEL and DATA are kept as whole paths, so that the run can be gone on with from any folder."""
     values, model = asdict(settings), given(settings.model)
     values = {name: value for name, value in values.items() if name not in OF_A_START}
     model = whole_address(model) if Path(model).exists() else model
