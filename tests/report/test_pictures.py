@@ -15,7 +15,7 @@ from openmae.masking import Masking
 from openmae.model import MaskedAutoencoder, create_model, patchify, take
 from openmae.report.sheets.layout import ROWS_IN_ONE_BLOCK, Row, elide, sheet, tile_size, wrap
 from openmae.report.sheets.neighbours import CaptionedImage, captioned_sheet
-from openmae.report.sheets.pictures import GREY, columns, footer, panel, save_picture
+from openmae.report.sheets.pictures import GREY, columns, footer, panel, save_picture, stretched
 
 
 class Oracle(nn.Module):
@@ -361,9 +361,28 @@ def test_deep_images_are_shown_over_their_own_range(dtype: str, white: float) ->
     original = np.asarray(shown[-1].tiles[0]).astype(int)
     expected = np.clip((ramp[0, 0].numpy() - 0.0201) / (0.0399 - 0.0201), 0, 1) * 255
     assert np.abs(original - expected).max() <= 2
-    assert "black or white" in footer(model, "true", images.dtype)
+    assert "black or white" in stretched(
+        statistics_of(model).denormalize(statistics_of(model).normalize(images)), images.dtype
+    )
     flat, _ = columns(model, statistics_of(model), images * 0, some_visible(model, 1))
     assert not np.asarray(flat[-1].tiles[0]).any()
+
+
+def test_dark_images_are_stretched_and_the_panel_says_how_much() -> None:
+    model = small_model(in_chans=1)
+    ramp = torch.linspace(10, 60, 32 * 32).round().view(1, 1, 32, 32)  # a fifth of what 8 bits hold
+    usual = torch.linspace(0, 255, 32 * 32).round().view(1, 1, 32, 32)
+    flat = torch.full((1, 1, 32, 32), 7.0)
+    images = torch.cat([ramp, usual, flat]).to(torch.uint8)
+    shown, _ = columns(model, statistics_of(model), images, some_visible(model, 3))
+    dark, plain, black = (np.asarray(tile).astype(int) for tile in shown[-1].tiles)
+    assert np.abs(dark - np.clip((ramp[0, 0].numpy() - 10) / 50, 0, 1) * 255).max() <= 3
+    np.testing.assert_array_equal(plain, usual[0, 0].numpy().astype(int))
+    assert (black == 7).all()
+    said = stretched(images.float() / 255, torch.uint8)
+    assert "1 of 3 images use less than half" in said
+    assert "contrast is 5.1 times" in said
+    assert stretched(usual / 255, torch.uint8) == ""
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from openmae.data.views.statistics import WHITE
 from openmae.report.sheets.layout import FAINT, TEXT, Row, elide, sheet
-from openmae.report.sheets.pictures import TAIL
+from openmae.report.sheets.pictures import NARROW, NOISE, TAIL
 
 SIDE = 168  # px of an image's longer side; with its caption a tile stays below what `sheet` would shrink
 _ENLARGED = 42  # px up to which a small image grows by a whole factor, each pixel a square
@@ -30,12 +31,17 @@ class CaptionedImage:
 
 
 def captioned_sheet(titles: Sequence[str], rows: Sequence[Sequence[CaptionedImage]], footer: str) -> Image.Image:
-    """A picture of all rows, as many tiles in each as there are titles at most. Images of more than 8 bits are shown
-    from their darkest to their brightest values but for the tails; of more than 3 channels the first three.
+    """A picture of all rows, as many tiles in each as there are titles at most. Images of more than 8 bits, and those
+    of 8 that use less than half of their range, are shown from their darkest to their brightest values but for the
+    tails, and the footer says so; of more than 3 channels the first three.
 
     Raises ValueError where there are no rows.
     """
     drawn = [Row([_drawn(tile) for tile in row], "", "") for row in rows]
+    if any(
+        tile.image is not None and tile.image.dtype == np.uint8 and _ends(tile.image) for row in rows for tile in row
+    ):
+        footer += " Images that use less than half of the range from black to white are shown with more contrast."
     return sheet(titles, drawn, (SIDE + 2 * _LINE, SIDE), footer)
 
 
@@ -57,11 +63,17 @@ def _drawn(tile: CaptionedImage) -> Image.Image:
 def _shown(image: NDArray[Any]) -> Image.Image:
     """(H, W, C) -> a grey or colour picture."""
     image = image[..., :3] if image.shape[2] >= 3 else image[..., 0]
-    if image.dtype != np.uint8:
-        values = image.astype(np.float32)
-        low, high = np.quantile(values, (TAIL, 1 - TAIL))
+    if (found := _ends(image)) is not None:
+        values, (low, high) = image.astype(np.float32), found
         image = np.clip((values - low) / max(high - low, 1e-6 * (1 + abs(low))) * 255, 0, 255).round().astype(np.uint8)
     return Image.fromarray(image)
+
+
+def _ends(image: NDArray[Any]) -> tuple[float, float] | None:
+    """The values that are shown as black and as white; None where the image is shown as it is."""
+    low, high = np.quantile(image.astype(np.float32), (TAIL, 1 - TAIL)).tolist()
+    is_narrow = NOISE < (high - low) / WHITE["uint8"] < NARROW
+    return (low, high) if image.dtype != np.uint8 or is_narrow else None
 
 
 def _sized(image: Image.Image) -> Image.Image:

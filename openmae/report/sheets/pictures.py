@@ -25,6 +25,8 @@ from openmae.targets import HOG, NormPix, OwnTarget, Pixel, patch_statistics
 PatchStats = Literal["true", "visible"]
 GREY = 128
 TAIL = 0.005  # share of the values of an image of more than 8 bits that is shown as black, and as white
+NARROW = 0.5  # share of the range of 8 bits; images whose values but for the tails span less are stretched as well
+NOISE = 2.5 / 255  # span up to which an image of 8 bits is as good as flat
 CELL = 16  # px of a HOG glyph before it is resized to the tile
 
 
@@ -59,7 +61,8 @@ def panel(
         for number, name in enumerate(names)
     ]
     height, width = images.shape[-2:]
-    return sheet([column.title for column in shown], rows, (height, width), footer(model, patch_stats, images.dtype))
+    said = footer(model, patch_stats, stretched(statistics.denormalize(statistics.normalize(images)), images.dtype))
+    return sheet([column.title for column in shown], rows, (height, width), said)
 
 
 def columns(
@@ -85,7 +88,7 @@ def columns(
         difference = output.predicted - take(target, output.queries)
         errors = difference.square().mean(dim=(1, 2)).tolist()
         hidden = unpatchify(output.mask[..., None].expand_as(patches), model.encoder.grid, model.encoder.patch_size)
-        low, high = _shown_range(images, statistics.denormalize(pixels))
+        low, high = _shown_range(statistics.denormalize(pixels), images.dtype)
 
         def as_shown(normalised: Tensor) -> Tensor:
             return _to_uint8((statistics.denormalize(normalised) - low) / (high - low))
@@ -105,9 +108,9 @@ def columns(
     return shown, errors
 
 
-def footer(model: MaskedAutoencoder, patch_stats: PatchStats, dtype: torch.dtype = torch.uint8) -> str:
-    """What a panel of this model shows, borrows and leaves out, in a few sentences."""
-    parts = (_said_of_target(model, patch_stats), _said_of_channels(model), _said_of_range(dtype))
+def footer(model: MaskedAutoencoder, patch_stats: PatchStats, contrast: str = "") -> str:
+    """What a panel of this model shows, borrows and leaves out, in a few sentences. contrast: as `stretched` says."""
+    parts = (_said_of_target(model, patch_stats), _said_of_channels(model), contrast)
     return " ".join(part for part in parts if part)
 
 
@@ -162,10 +165,24 @@ def _said_of_channels(model: MaskedAutoencoder) -> str:
     return ""
 
 
-def _said_of_range(dtype: torch.dtype) -> str:
-    if dtype == torch.uint8:
+def stretched(values: Tensor, dtype: torch.dtype) -> str:
+    """What is done to the contrast of images (n, C, H, W) of `dtype`, given on the scale of their statistics, to show
+    them: a sentence; "" where they are shown as they are."""
+    low, high = _shown_range(values, dtype)
+    beyond = f"Values outside the middle {100 - 200 * TAIL:g}% of an image's own are shown as black or white"
+    if dtype != torch.uint8:
+        return f"{beyond}."
+    times = (1 / (high - low))[high - low < 1].flatten().tolist()
+    if not times:
         return ""
-    return f"Values outside the middle {100 - 200 * TAIL:g}% of an image's own are shown as black or white."
+    many = f"{len(times)} of {len(low)} images" if len(times) < len(low) else "All images"
+    ends = (
+        f"{min(times):.2g}" if f"{min(times):.2g}" == f"{max(times):.2g}" else f"{min(times):.2g} to {max(times):.2g}"
+    )
+    return (
+        f"{many} use less than half of the range from black to white: here their contrast is {ends} times what it is. "
+        f"{beyond} in them."
+    )
 
 
 def _percent(mask: Tensor) -> str:
@@ -215,19 +232,21 @@ def estimated_statistics(
     return (weights @ (mean * visible)) / total, (weights @ (std * visible)) / total
 
 
-def _shown_range(images: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, 1, 1, 1) the values of each image that are shown as black and as white. 8-bit images are shown as they
-    are; of deeper ones, which may use a hundredth of their range, all but the tails.
+def _shown_range(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(n, 1, 1, 1) the values of each image that are shown as black and as white. 8-bit images that use half of their
+    range or more are shown as they are; of others, dark ones and deeper ones, which may use a hundredth of it, all but
+    the tails.
 
-    values: (n, C, H, W) the images on the scale of their statistics.
+    values: (n, C, H, W) the images of `dtype`, on the scale of their statistics.
     """
-    low, high = torch.zeros(len(images), device=images.device), torch.ones(len(images), device=images.device)
-    if images.dtype != torch.uint8:
-        # Sorted, since torch.quantile refuses large images.
-        ordered = values.flatten(1).sort(dim=1).values
-        last = ordered.shape[1] - 1
-        low, high = ordered[:, round(TAIL * last)], ordered[:, round((1 - TAIL) * last)]
-        high = torch.maximum(high, low + 1e-6 * (1 + low.abs()))  # flat images are black
+    # Sorted, since torch.quantile refuses large images.
+    ordered = values.flatten(1).sort(dim=1).values
+    last = ordered.shape[1] - 1
+    low, high = ordered[:, round(TAIL * last)], ordered[:, round((1 - TAIL) * last)]
+    if dtype == torch.uint8:
+        is_narrow = (high - low < NARROW) & (high - low > NOISE)
+        low, high = low.where(is_narrow, 0.0), high.where(is_narrow, 1.0)
+    high = torch.maximum(high, low + 1e-6 * (1 + low.abs()))  # flat images are black
     return low.view(-1, 1, 1, 1), high.view(-1, 1, 1, 1)
 
 
