@@ -104,7 +104,7 @@ def test_nothing_is_bold_that_is_not_better_by_more_than_its_error(rival: float,
         classes=2, auroc=0.93, balanced_accuracy=0.8,
     )  # fmt: skip
     other = replace(one, features="histograms", top1=rival)
-    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, markup=False)
     show_table([one, other], console)
     show_advice([one, other], console)
     said = console.file.getvalue()  # type: ignore[attr-defined]

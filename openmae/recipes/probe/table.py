@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from openmae.evaluate.evaluation import BASELINES, Evaluation, Kind
 from openmae.evaluate.predict import HEADLINE
@@ -112,16 +113,16 @@ def _said_of_guessing(one: Evaluation) -> str:
     return f" (chance {chance})" if always in ("-", chance) else f" (chance {chance}, always the commonest {always})"
 
 
-def _cell(one: Evaluation, name: str, all_of_them: Sequence[Evaluation]) -> str:
+def _cell(one: Evaluation, name: str, all_of_them: Sequence[Evaluation]) -> Text:
     """A figure, the one to judge by with its error; bold where it is better than all others by more than that."""
     value: float | None = getattr(one, name)
     if value is None:
-        return "-"
+        return Text("-")
     if name != HEADLINE[one.task]:
-        return _shown(value, name)
+        return Text(_shown(value, name))
     said = _shown(value, name) + ("" if one.error is None else f" ± {_shown(one.error, name).removesuffix('%')}")
     others = [e for e in all_of_them if e.kind == one.kind and e is not one]
-    return f"[bold]{said}[/bold]" if _stands_out(one, others) else said
+    return Text(said, "bold" if _stands_out(one, others) else "")
 
 
 def _stands_out(one: Evaluation, others: Sequence[Evaluation]) -> bool:
