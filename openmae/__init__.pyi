@@ -55,7 +55,7 @@ def pretrain(
     resume: bool = False,
     recipe: Literal["auto", "paper", "fast"] = "auto",
     from_: Text | None = None,
-    from_bands: tuple[int, ...] | list[int] | int | None = None,
+    from_bands: tuple[int | Text, ...] | list[int | Text] | int | Text | None = None,
     model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"] | None = None,
     img_size: int | tuple[int, int] | list[int] | None = None,
     patch_size: int | tuple[int, int] | list[int] | None = None,

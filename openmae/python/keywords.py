@@ -76,6 +76,8 @@ def _as(value: Any, kind: Any) -> Any:
         if get_origin(kind) is tuple and get_args(kind) == (str, ...):
             return (value,)
         return value if kind is str or get_origin(kind) is Literal else _NOT_TAKEN
+    if get_origin(kind) in (Union, UnionType):
+        return next((taken for one in _kinds(kind) if (taken := _as(value, one)) is not _NOT_TAKEN), _NOT_TAKEN)
     if kind is type(None):
         return None if value is None else _NOT_TAKEN
     if get_origin(kind) is Literal:
@@ -116,9 +118,16 @@ def _said(kind: Any) -> str:
     if get_origin(kind) is tuple:
         parts = get_args(kind)
         count = "several" if parts[-1] is ... else str(len(parts))
-        return f"a tuple of {count} {'numbers' if parts[0] in (int, float) else 'texts'}"
+        return f"a tuple of {count} {_each_said(parts[0])}"
     names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text or a path", Path: "a path"}
     return names.get(kind, "None")
+
+
+def _each_said(kind: Any) -> str:
+    """Several values of this kind."""
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_each_said, get_args(kind)))
+    return "numbers" if kind in (int, float) else "texts"
 
 
 # ---------------------------------------------------------------- sentences

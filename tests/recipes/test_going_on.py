@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import openmae
+from openmae.data.formats.bands import band_names
 from openmae.errors import UserError
 from openmae.recipes.pretrain import start
 from openmae.recipes.pretrain.job import PRETRAIN, PretrainJob
@@ -24,7 +26,7 @@ from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.job import Run as Ready
 from openmae.recipes.training.job import begun
 from openmae.train.checkpoint import newest_checkpoint
-from openmae.train.run import read_metrics
+from openmae.train.run import read_config, read_metrics
 from openmae.weights import fitted, load_model
 from tests.commands import Run, pretrain, refused
 from tests.distributed.by_hand import together
@@ -296,10 +298,11 @@ def test_it_goes_on_from_dino(kind: str, data: Path, tmp_path: Path, run: Run) -
 
 
 def test_other_channels_sizes_and_patches_are_adapted_and_said(finished: Path, tmp_path: Path, run: Run) -> None:
-    data, out = tmp_path / "bands.npy", tmp_path / "run"
-    np.save(data, deep_bands())
-    code, said, errors = run(*going_on(finished, data, out, "--patch-size 8 --img-size 32 --from-bands 3 2 1"))
+    data, out = tmp_path / "bands", tmp_path / "run"
+    write_tiffs(data, deep_bands(), "blue", "green", "red", "", "near infrared")
+    code, said, errors = run(*going_on(finished, data, out, "--patch-size 8 --img-size 32 --from-bands Red,green blue"))
     assert code == 0, errors
+    assert read_config(out)["from_bands"] == [3, 2, 1]
     for line in (
         "patches: 4 x 4 to 8 x 8 pixels",
         "channels: the encoder's 3 are bands 3, 2, 1 of 1, 2, 3, 4, 5",
@@ -313,6 +316,45 @@ def test_other_channels_sizes_and_patches_are_adapted_and_said(finished: Path, t
     assert (model.encoder.img_size, model.encoder.patch_size, model.encoder.in_chans) == ((32, 32), (8, 8), 5)
     assert at_least_one_step(out)
     assert run("pretrain", "--resume", "--out", out)[0] == 0
+
+
+def write_tiffs(folder: Path, images: np.ndarray, *names: str) -> None:
+    """Files of several bands that are called so, as GDAL describes them."""
+    folder.mkdir(exist_ok=True)
+    items = [f'<Item name="DESCRIPTION" sample="{n}" role="description">{name}</Item>' for n, name in enumerate(names)]
+    text = f"<GDALMetadata>{''.join(item for item in items if '><' not in item)}</GDALMetadata>".encode() + b"\0"
+    for number, image in enumerate(images):
+        tifffile.imwrite(
+            folder / f"{names[0]}{number}.tif",
+            image,
+            photometric="minisblack",
+            planarconfig="contig",
+            extratags=[(42112, "s", len(text), text, True)],
+        )
+
+
+def test_bands_are_known_by_their_names(finished: Path, tmp_path: Path, run: Run) -> None:
+    data, images = tmp_path / "d", deep_bands()[:4]
+    words = going_on(finished, data, tmp_path / "run", "--patch-size 8 --img-size 32")
+    write_tiffs(data, images, "blue", "green", "red", "swir", "swir")
+    _, said, errors = run("check", data, "--workers", 0)
+    assert "Bands: 1 blue, 2 green, 3 red, 4 swir, 5 swir\n" in said, errors
+    known = "give of 1 blue, 2 green, 3 red, 4 swir, 5 swir"
+    refused(run(*words, "--from-bands", "red,green,nir"), f"--from-bands has 'nir', a name that no band has: {known}")
+    refused(run(*words, "--from-bands", "red", "swir"), "'swir', a name that several bands have")
+    with pytest.raises(openmae.UserError, match="from_bands has 'nir', a name that no band has"):
+        openmae.pretrain(data, out=tmp_path / "run", from_=finished, from_bands=("red", "nir", 1))
+    write_tiffs(data, images, "a", "b", "c", "d", "e")
+    differ = "the bands of a0.tif are called 1 a, 2 b, 3 c, 4 d, 5 e, those of blue"
+    assert differ in run("check", data, "--workers", 0)[1]
+    refused(run(*words, "--from-bands", "red"), differ)
+    np.save(tmp_path / "d.npy", images)
+    words[words.index(str(data))] = str(tmp_path / "d.npy")
+    refused(run(*words, "--from-bands", "red"), "do not say what their bands are called: give numbers")
+    ome = tmp_path / "x.ome.tif"
+    tifffile.imwrite(ome, images[0].transpose(2, 0, 1), metadata={"axes": "CYX", "Channel": {"Name": [*"vwxyz"]}})
+    assert band_names(ome.read_bytes()) == tuple("vwxyz")
+    assert band_names(ome.read_bytes()[:200]) == ()
 
 
 def at_least_one_step(run: Path) -> bool:

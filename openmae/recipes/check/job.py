@@ -39,6 +39,7 @@ from openmae.data.sources.groups import groups_of
 from openmae.data.sources.labels import several
 from openmae.data.sources.notes import notes_on
 from openmae.data.sources.source import Source
+from openmae.data.survey.bands import names_of, said
 from openmae.data.survey.findings import Finding, InspectedSplit, Severity, judge
 from openmae.data.survey.frames import FRAMES
 from openmae.data.survey.inspection import inspect
@@ -77,6 +78,7 @@ def check(settings: Check) -> list[Finding]:
             console.print(with_flags(note.what), soft_wrap=True, highlight=False)
     console.print()
     _show_images(splits, taken, settings.tile is not None, console)
+    findings += _of_bands(splits[0].source, console)
     findings += judge(splits, choice)
     findings += _of_splits(data, settings)
     findings += [Finding("warning", note.what, note.advice) for note in notes if note.is_warning]
@@ -90,8 +92,8 @@ def check(settings: Check) -> list[Finding]:
         console.print(f"A row for each of the {images:,} {what} is in {settings.out}\n")
     console.print(f"Looked at: {'; '.join(_looked_at(splits))}. Not at what the images show.", soft_wrap=True)
     counts = Counter(finding.severity for finding in findings)
-    said = [f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in _STYLES]
-    console.print("Nothing is wrong with that." if not counts else f"{said[0]}, {said[1]}, {said[2]}.")
+    told = [f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in _STYLES]
+    console.print("Nothing is wrong with that." if not counts else f"{told[0]}, {told[1]}, {told[2]}.")
     return findings
 
 
@@ -107,6 +109,15 @@ def _inspected(data: Data, settings: Check, console: Console) -> tuple[list[Insp
         splits.append(InspectedSplit(name, source, found, *_labels(source)))
     console.print(f"{settings.data}: {pace(sum(map(len, sources.values())), time.monotonic() - started)}")
     return splits, choice
+
+
+def _of_bands(source: Source, console: Console) -> Iterator[Finding]:
+    """Shows what bands are called; what is wrong with it."""
+    try:
+        if names := names_of(source):
+            console.print(f"Bands: {said(names)}\n", soft_wrap=True, highlight=False)
+    except UserError as error:
+        yield Finding("warning", error.what, "see that all have the same bands in the same order")
 
 
 def _of_splits(data: Data, settings: Check) -> Iterator[Finding]:

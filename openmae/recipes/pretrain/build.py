@@ -59,13 +59,14 @@ class Pretraining:
 class Images:
     """DATA, opened. val: None where there is none. shown: up to 8 held out for the panel: of val, else set aside.
     look: at a sample of those that are learnt from; None where a run goes on. start: what it begins from, None of fresh
-    weights."""
+    weights. from_bands: the numbers of those bands that these were trained with, where the user says it."""
 
     train: Source
     val: Source | None
     shown: Source
     look: Survey | None
     start: Start | None = None
+    from_bands: tuple[int, ...] | None = None
 
     @property
     def fingerprint(self) -> str:

@@ -78,7 +78,7 @@ def choose(
     chosen = filled(settings, values)
     architecture = architecture_of(chosen)
     if start is not None:
-        architecture = architecture_from(start, architecture, channels_of(start, pixels, settings.from_bands))
+        architecture = architecture_from(start, architecture, channels_of(start, pixels, settings.from_numbers))
         values |= schedule(settings, architecture, start, look)
     machine = _for_machine(chosen, architecture, images, device, memory)
     return fill(settings, {**values, **machine}, console)

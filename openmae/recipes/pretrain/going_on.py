@@ -58,7 +58,7 @@ def schedule(settings: Pretrain, architecture: Architecture, start: Start, look:
     """How it goes on, for a model that is chosen."""
     if settings.recipe == "paper":
         return {"layer_decay": (1.0, "as the paper's"), "freeze_encoder": (0.0, "as the paper's")}
-    channels = channels_of(start, look.statistics.pixels, settings.from_bands)
+    channels = channels_of(start, look.statistics.pixels, settings.from_numbers)
     is_kept = has_decoder(start, architecture, channels)
     return {
         "layer_decay": (_LAYER_DECAY, "what lies lower is of more general use, and changes less"),

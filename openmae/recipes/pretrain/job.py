@@ -30,6 +30,7 @@ from openmae.data.opening import Data, open_data
 from openmae.data.sources.groups import groups_of
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
+from openmae.data.survey.bands import band_numbers
 from openmae.data.survey.levels import apart, check_given
 from openmae.data.survey.sample import survey
 from openmae.data.views.statistics import Statistics
@@ -108,6 +109,10 @@ def open_images(settings: Pretrain, here: Here) -> Images:
     began = _start(settings, here)
     train, val, shown = here.ranks.each_in_turn(lambda: _opened(data, settings, console))
     console.print(f"{len(train):,} images in {train.location}; {len(shown)} shown in the pictures")
+    bands = None
+    if settings.from_bands is not None:
+        with here.ranks.together():
+            bands = band_numbers(settings.from_bands, "from_bands", train)
     look = None
     if here.ranks.leads and not here.folder.has_begun:
         say_images(settings, train, console)
@@ -124,7 +129,7 @@ def open_images(settings: Pretrain, here: Here) -> Images:
         say_notes(look.choice, console)
         say_missing(look.missing, settings.max_nodata, console)
         warn_of_suspects(look.suspected, look.statistics.pixels.reading.nodata, console)
-    return Images(train, val, shown, look, began)
+    return Images(train, val, shown, look, began, bands)
 
 
 def _start(settings: Pretrain, here: Here) -> Start | None:
@@ -336,14 +341,16 @@ def _choose(settings: Pretrain, images: Images, here: Here) -> Pretrain:
     memory, look = memory_of(here.device, here.ranks), given(images.look)
     check_given(settings.mean, settings.std, look.levels, look.statistics)
     say_apart(apart(look.levels.sizes, look.levels.depths), here.console)
+    settings = replace(settings, from_bands=images.from_bands)
     return choose(settings, look, len(images.train), here.device, memory, here.console, images.start)
 
 
 def _settle(settings: Pretrain, images: Images, console: Console) -> Pretraining:
+    settings = replace(settings, from_bands=images.from_bands)
     run, began = settle(settings, images.count, console), images.start
     if began is None:
         return run
-    channels = channels_of(began, run.statistics.pixels, settings.from_bands)
+    channels = channels_of(began, run.statistics.pixels, images.from_bands)
     architecture = architecture_from(began, run.architecture, channels)
     return replace(run, architecture=architecture, origin=began.origin, channels=channels)
 

@@ -81,9 +81,10 @@ class Pretrain(AskedGroups, AskedReading):
     docs/weights.md). The encoder's shape is its own, its decoder stays where it fits, and what is left open below is
     chosen for going on."""
 
-    from_bands: tuple[int, ...] | None = None
-    """Which of the files' channels, counted from 1, are those that MODEL learnt from, in its order, such as 4 3 2 for
-    the red, green and blue of Sentinel-2. Default: as MODEL was told itself; else its channels are shared out."""
+    from_bands: Annotated[tuple[int | str, ...] | None, arg(metavar="BAND...")] = None
+    """Which of the files' channels are those that MODEL learnt from, in its order: counted from 1, such as 4 3 2 for
+    the red, green and blue of Sentinel-2, or by the names that GeoTIFF and OME-TIFF give them (openmae check shows
+    them), such as red,green,blue. Default: as MODEL was told itself; else its channels are shared out."""
 
     model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"] | None = None
     """Encoder. Default: vit_base on a GPU, vit_tiny on a CPU."""
@@ -236,6 +237,11 @@ class Pretrain(AskedGroups, AskedReading):
             return Augmentation(self.crop_scale, self.hflip, self.crop_fit or BEFORE_CROP_FIT)
         except ValueError as error:
             raise of_user(error) from error
+
+    @property
+    def from_numbers(self) -> tuple[int, ...] | None:
+        """--from-bands, once all of them are numbers."""
+        return None if self.from_bands is None else tuple(map(int, self.from_bands))
 
     def _check_from(self) -> None:
         """Raises UserError where --from does not go with the rest."""
