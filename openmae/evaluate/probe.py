@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,21 +24,54 @@ CPU = torch.device("cpu")
 _ROUGH = 1e-4  # tolerance while choosing, scikit-learn's own
 
 
-def linear_predict(
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear classifier of features, as it was fitted. strength: of its regularisation. known: of the outputs, those
+    that have training images, None where that is no question."""
+
+    directions: Directions
+    linear: Linear
+    strength: float
+    outputs: int
+    known: NDArray[np.int64] | None
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """(n, D) -> scores (n, K) float32 on the CPU: logarithms of probabilities of classes (-inf for a class without
+        training images), logits of labels, or numbers."""
+        found = self.linear(self.directions(features.to(self.directions.mean))).float().cpu()
+        if self.known is None:
+            return found
+        scores = torch.full((len(features), self.outputs), -torch.inf)
+        scores[:, torch.from_numpy(self.known)] = found.log_softmax(1)
+        return scores
+
+    def layer(self) -> tuple[Tensor, Tensor]:
+        """Weights (K, D) and biases (K,), float32 on the CPU, of one linear layer on the features that says the same. A
+        class without training images is told to be as unlikely as e^-10 beside the least likely one."""
+        directions = self.directions
+        slopes = (directions.basis.double() @ self.linear.weight.double()) / directions.std.double()[:, None]  # (D, k)
+        shift = self.linear.bias.double() - directions.mean.double() @ slopes
+        if self.known is None:
+            return slopes.T.float().cpu(), shift.float().cpu()
+        weight = slopes.mean(1).repeat(self.outputs, 1)
+        bias = (shift.min() - 10).repeat(self.outputs)
+        at = torch.from_numpy(self.known).to(weight.device)
+        weight[at], bias[at] = slopes.T, shift
+        return weight.float().cpu(), bias.float().cpu()
+
+
+def linear_probe(
     train_features: Tensor,
     right: Answers,
-    features: Tensor,
     seed: int = 0,
     device: torch.device = CPU,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> tuple[Tensor, float]:
-    """Scores (n, K) float32 of features (n, D), and the strength used.
+) -> LinearProbe:
+    """The linear classifier of features (m, D) with the right answers to the m images.
 
-    train_features (m, D) with the right answers to the m images. Scores are logarithms of probabilities of classes
-    (-inf for a class without training images), logits of labels, or numbers. Features are standardised by the
-    training set's mean and deviation. For numbers the strength is that of STRENGTHS which predicts each image best
-    from the others. Of classes and labels, up to MOST_FOR_ALL_FOLDS images, each of 5 folds chooses it by the task's
-    headline figure, of more the first one alone; then all images are used.
+    Features are standardised by their mean and deviation. For numbers the strength is that of STRENGTHS which predicts
+    each image best from the others. Of classes and labels, up to MOST_FOR_ALL_FOLDS images, each of 5 folds chooses it
+    by the task's headline figure, of more the first one alone; then all images are used.
     """
     train = train_features.to(device)
     directions = Directions.of(train)
@@ -51,12 +84,20 @@ def linear_predict(
     targets = targets if right.task == "classification" else targets.to(train.dtype)
     strength, start = _chosen(train, targets, right, directions.variance, seed, progress)
     model = fit(train, targets, right.task, strength, directions.variance, start)
-    found = model(directions(features.to(train))).float().cpu()
-    if known is None:
-        return found, strength
-    scores = torch.full((len(features), outputs), -torch.inf)
-    scores[:, torch.from_numpy(known)] = found.log_softmax(1)
-    return scores, strength
+    return LinearProbe(directions, model, strength, outputs, None if known is None else known.astype(np.int64))
+
+
+def linear_predict(
+    train_features: Tensor,
+    right: Answers,
+    features: Tensor,
+    seed: int = 0,
+    device: torch.device = CPU,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> tuple[Tensor, float]:
+    """Scores (n, K) float32 of features (n, D) by `linear_probe` of others, and the strength used."""
+    probe = linear_probe(train_features, right, seed, device, progress)
+    return probe(features), probe.strength
 
 
 def _chosen(

@@ -77,7 +77,8 @@ class Training(Generic[M, B]):
 
     batches_from: this rank's endless stream from a step on, in micro-batches of at most the size given, which never
     cross a step. name_of: what to call a sample when its gradient is not finite. after: what to do after certain steps,
-    on all ranks; the numbers that the lead's returns are logged.
+    on all ranks; the numbers that the lead's returns are logged. is_enough: asked on all ranks after those, once what
+    they found is written, whether the training ends there.
     """
 
     learner: Learner[M, B]
@@ -90,10 +91,12 @@ class Training(Generic[M, B]):
     console: Console
     after: Mapping[int, Callable[[], dict[str, Any]]]
     rest: Rest | None = None
+    is_enough: Callable[[int], bool] = lambda step: False
 
 
 def fit(training: Training[M, B]) -> Position:
-    """Trains to the schedule's last step, from the newest good checkpoint of the run folder where there is one.
+    """Trains to the schedule's last step, or until it is enough, from the newest good checkpoint of the run folder
+    where there is one.
 
     A step whose loss or gradient is not finite does not touch the weights or the optimizer's averages. Where the disk
     does not take a checkpoint or a line of the log, training goes on, with a warning. Steps are saved before what comes
@@ -148,6 +151,7 @@ def fit(training: Training[M, B]) -> Position:
 
         if position.unlooked:
             look()
+        has_ended = position.step in after and training.is_enough(position.step)
 
         def read(most_left: int) -> None:
             while len(unread) > most_left:
@@ -159,7 +163,7 @@ def fit(training: Training[M, B]) -> Position:
                 if position.dropped_in_a_row >= min(MOST_DROPPED_IN_A_ROW, schedule.steps):  # none of few is finite
                     raise _not_finite(position, run, suspects, training.name_of, ranks)
 
-        while position.step < schedule.steps:
+        while position.step < schedule.steps and not has_ended:
             began = time.perf_counter()
             ranks.at(f"step {position.step + 1}")
             lr = schedule.lr(position.step)
@@ -192,6 +196,7 @@ def fit(training: Training[M, B]) -> Position:
                 votes.is_due, votes.saved_at = False, time.monotonic()
             if has_look and (is_last or not votes.code):  # who is asked to stop looks when it goes on
                 look()
+                has_ended = training.is_enough(position.step)
             if votes.code and not is_last:
                 is_saved = ranks.from_lead(log.saver.saved == position.step)
                 said = "is saved; the same command goes on from there"

@@ -268,8 +268,9 @@ def read_config(run: Path) -> dict[str, Any]:
 def _is_complete(run: Path) -> bool:
     """Whether its weights are those of its last step."""
     try:
-        step = read_json((run / "model.json").read_bytes())["provenance"]["step"]
-        return (run / "model.safetensors").exists() and step == read_config(run)["steps"]
+        origin = read_json((run / "model.json").read_bytes())["provenance"]
+        is_last = origin["step"] == read_config(run)["steps"] or bool(origin.get("ended_early"))
+        return (run / "model.safetensors").exists() and is_last
     except (OSError, ValueError, TypeError, LookupError, UserError):
         return False
 

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,41 @@ from rich.console import Console
 from openmae.data.tasks import Task
 from openmae.errors import UserError
 from openmae.evaluate.judge import Judged
-from openmae.evaluate.predict import FIGURES, measure, standard_error
+from openmae.evaluate.predict import FIGURES, HEADLINE, measure, standard_error
 from openmae.files.parsing import read_json
 from openmae.files.whole import whole_folder
+from openmae.recipes.finetune.settings import Finetune
 from openmae.report.page.results import shown_figure, shown_value
 
 FOLDER = "best"
 LESS_IS_BETTER = ("loss", "mae", "rmse")
+ENOUGH_TO_TELL = 200  # val images
 _FEW_CLASSES = 5  # of which the five best say nothing
 
 
 def check_metric(metric: str | None, task: Task, outputs: int) -> None:
     """Raises UserError where the val images of this task have no such figure."""
     known = [name for name in FIGURES[task] if name != "top5" or outputs > _FEW_CLASSES]
-    if metric is not None and metric not in known:
+    if metric not in (None, "none", *known):
         raise UserError(f"--keep-best {metric} is no figure of this task ({task})", f"give one of {', '.join(known)}")
+
+
+def kept_metric(settings: Finetune, task: Task, images: int) -> tuple[str, str]:
+    """By which figure the best weights are kept where that is left open, or "none"; and the sentence that says so.
+    images: that judge."""
+    if settings.recipe == "paper":
+        return "none", ""
+    metric = HEADLINE[task]
+    if settings.patience is not None or images >= ENOUGH_TO_TELL:
+        error = f", which is known to ± {50 / math.sqrt(images):.1f} points or better" if metric == "top1" else ""
+        return metric, (
+            f"The weights that do best on the {images:,} val images by {metric}{error}, are kept beside the last ones: "
+            "--keep-best none leaves that out"
+        )
+    return "none", (
+        f"{images:,} val images are too few to tell one look from another (from {ENOUGH_TO_TELL} on they would): the "
+        "last weights are kept, and --keep-best keeps the best ones too"
+    )
 
 
 class BestWeights:
@@ -76,6 +96,11 @@ class BestWeights:
             return {**found, "step": int(found["step"]), "figure": float(found["figure"])} if is_whole else None
         except (OSError, ValueError, TypeError, LookupError):
             return None
+
+    def looks_since(self, looks: Collection[int], step: int) -> int:
+        """How many of the looks, up to the one at `step`, came after the best one."""
+        best = self.record()
+        return sum(1 for look in looks if (0 if best is None else best["step"]) < look <= step)
 
     def said(self, last: dict[str, Any]) -> str:
         """The best beside the last, as `found` gives it."""

@@ -47,7 +47,8 @@ class Head:
     """How the classifier is made of the encoder.
 
     img_size: (height, width). blocks: of the last ones that learn, "all" or a number. fresh: the encoder's weights are
-    drawn anew. learned_positions: positions that were fixed learn from now on.
+    drawn anew. learned_positions: positions that were fixed learn from now on. from_probe: the linear layer begins as
+    a probe of the features as they are.
     """
 
     img_size: tuple[int, int]
@@ -58,6 +59,7 @@ class Head:
     fresh: bool
     grad_checkpointing: bool
     learned_positions: bool
+    from_probe: bool
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Rule:
 @dataclass(frozen=True)
 class Finetuning:
     """What follows from settings that are chosen, as `config` has them. evaluations: how many times val is looked at,
-    evenly over the run; keep_best: the figure by which the best weights are kept, None for none."""
+    evenly over the run; keep_best: the figure by which the best weights are kept, None for none; patience: looks after
+    the best one that end the run, None for no end."""
 
     config: dict[str, Any]
     course: Course
@@ -88,6 +91,7 @@ class Finetuning:
     balance: Literal["none", "weights", "sampling"]
     evaluations: int
     keep_best: str | None
+    patience: int | None
 
 
 def finish_of(run: Finetuning, statistics: Statistics) -> Finish:

@@ -48,6 +48,7 @@ _LEAST_STEPS = 500  # of auto
 _GENTLE_CROP = 0.4  # share of an image's area that a crop has at least, where auto does not augment
 _FEW_EPOCHS = 10  # of auto, which does not augment in as few; ten times as many call for all of the paper's
 _FEW_VIEWS, _MANY_VIEWS = 3e4, 1e7  # likewise; what lies between is in proportion to the logarithm
+_FEW_LABELS = 10_000  # up to which the head is fitted first: it takes the time of an epoch without learning
 LINEAR_PROBE = {  # Table 10; what `openmae probe --recipe paper` sets
     "blocks": "0",
     "positions": "fixed",
@@ -83,7 +84,9 @@ def choose(
     reason. memory: bytes that a CPU has for this process; None where that is no bound."""
     encoder, target = start.encoder, start.target
     values = _paper(encoder, target, settings.optimizer == "lars")
+    values["head_from"] = ("fresh", "as the paper")
     if settings.recipe == "auto":
+        values |= _head(settings, images)
         values |= _auto(settings, values, encoder, target, images, device)
     epochs = settings.epochs or values["epochs"][0]
     if values["warmup_epochs"][0] >= epochs:
@@ -163,6 +166,7 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
                 settings.from_scratch,
                 settings.grad_checkpointing == "on",
                 settings.positions == "learned",
+                settings.head_from == "probe",
             ),
             rule=Rule(
                 settings.optimizer or "adamw",
@@ -177,7 +181,8 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
             label_smoothing=settings.label_smoothing or 0.0,
             balance=settings.balance,
             evaluations=settings.evaluations,
-            keep_best=settings.keep_best,
+            keep_best=None if settings.keep_best == "none" else settings.keep_best,
+            patience=settings.patience,
             course=course_of(settings, images, console, least_micro_batch(settings), settings.min_lr or 0.0),
             config=config,
         )
@@ -254,6 +259,17 @@ def _auto(
         "positions": ("fixed", "sines of the place, which are exact for any image size"),
         **_augmentation(paper, epochs, epochs * images),
     }
+
+
+def _head(settings: Finetune, images: int) -> Values:
+    """Where the linear layer begins."""
+    if settings.from_scratch:
+        return {"head_from": ("fresh", "from scratch no features are to be kept")}
+    if settings.batch_norm:
+        return {"head_from": ("fresh", "--batch-norm normalises what it reads by the batch")}
+    if images > _FEW_LABELS:
+        return {"head_from": ("fresh", f"{images:,} labels teach it on the way")}
+    return {"head_from": ("probe", f"the features as they are, then all that learns, for {images:,} labels")}
 
 
 def _rate(encoder: ViT, target: str | None) -> float:

@@ -38,15 +38,19 @@ from openmae.data.views.crop import View
 from openmae.errors import UserError
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.judge import Judged, judge
-from openmae.evaluate.predict import SHARES, measure, predict, said
+from openmae.evaluate.predict import HEADLINE, SHARES, measure, predict, said, standard_error
 from openmae.evaluate.suited import suited
 from openmae.files.address import whole_address
+from openmae.files.whole import whole_folder
 from openmae.heads import Classifier
 from openmae.machine.device import memory_of
 from openmae.recipes.evaluate.keep import keep_result
-from openmae.recipes.finetune.best import FOLDER, BestWeights, check_metric
+from openmae.recipes.finetune.best import FOLDER, BestWeights, check_metric, kept_metric
 from openmae.recipes.finetune.build import Finetuning, Start, build, finish_of, fresh, loaded_model, pretrained
 from openmae.recipes.finetune.choose import choose, settle
+from openmae.recipes.finetune.compared import put_rows, show_compared
+from openmae.recipes.finetune.frozen import FOLDER as PROBE_FOLDER
+from openmae.recipes.finetune.frozen import look_at
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
@@ -57,6 +61,8 @@ from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
+from openmae.report.page.compared import BEST, FINETUNED
+from openmae.report.page.results import shown_value
 from openmae.report.page.sweep import SWEEP
 from openmae.train.checkpoint import save_model
 from openmae.train.loop import fit
@@ -75,6 +81,7 @@ def run(settings: Finetune) -> None:
         sweep(settings, parts, console, finetune)
         return
     finetune(settings, console)
+    show_compared(given(settings.out), console)
     best = f", the best by val in {settings.out}/{FOLDER}" if (given(settings.out) / FOLDER).exists() else ""
     console.print(
         f"\nThe model is in {settings.out}{best}. Look at:   {settings.out}/report.html\n"
@@ -206,6 +213,7 @@ class FinetuneJob(Job[Classifier]):
         self.figures: dict[str, float] = {}
         self.judged: Judged | None = None
         self.best: BestWeights | None = None
+        self.looked = evenly(self.course.schedule.steps, max(1, run.evaluations))
         if run.keep_best is not None and here.ranks.leads:
             self.best = BestWeights(here.folder.path, run.keep_best, here.folder.has_begun, here.console)
 
@@ -247,7 +255,49 @@ class FinetuneJob(Job[Classifier]):
 
     def looks(self) -> Mapping[int, Look[Classifier]]:
         """The val images are classified, evenly over the run and at its end."""
-        return dict.fromkeys(evenly(self.course.schedule.steps, max(1, self.run.evaluations)), self._validate)
+        return dict.fromkeys(self.looked, self._validate)
+
+    def prepare(self) -> None:
+        """The head is fitted to the features as they are, where it begins so; what that is worth is kept."""
+        if not self.run.head.from_probe:
+            return
+        statistics, here, path = self.labelled.start.statistics, self.here, self.here.folder.path
+        train = centred_images(self.model.encoder, statistics, self.labelled.train)
+        learnt, judging = (train, self.labelled.right), (self._val, self.labelled.asked)
+        found = look_at(self.model, statistics, learnt, judging, self.course.seed, here.workers, here.ranks)
+        head = self.model.head
+        with torch.no_grad():
+            head.weight.copy_(found.weight / self.unit.std)
+            head.bias.copy_((found.bias - self.unit.mean) / self.unit.std)
+        if not here.ranks.leads:
+            return
+        metric = HEADLINE[self.labelled.asked.task]
+        told = "; ".join(f"{row['name']} {shown_value(metric, row['figure'], row['error'])}" for row in found.rows)
+        here.console.print(f"Before anything is learnt: {told} ({metric} on val)", soft_wrap=True)
+        try:
+            with whole_folder(path / PROBE_FOLDER) as aside:
+                self._save(self.model, 0, aside, {"strength": found.strength})
+            put_rows(path, self._about, found.rows, begins=True)
+        except OSError as error:
+            said = f"warning: the linear probe is not kept: {error}"
+            here.console.print(said, style="yellow", soft_wrap=True)
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        """For compared.json."""
+        return {"metric": HEADLINE[self.labelled.asked.task], "images": len(self.labelled.val)}
+
+    def is_enough(self, step: int) -> bool:
+        """Where no look of so many was better than the best."""
+        patience = self.run.patience
+        if self.best is None or patience is None or self.best.looks_since(self.looked, step) < patience:
+            return False
+        self.here.console.print(
+            f"Ended after step {step:,} of {self.course.schedule.steps:,}: {patience} look{'s' * (patience > 1)} at "
+            "val without a better one than the best (--patience)",
+            soft_wrap=True,
+        )
+        return True
 
     def beside(self, views: float) -> float:
         """The val images, which only go forward, a third of a step's work."""
@@ -262,7 +312,7 @@ class FinetuneJob(Job[Classifier]):
 
     def _validate(self, whole: Classifier, step: int) -> dict[str, Any]:
         """Judges it, and keeps its weights: the last ones as `evaluate` will find them."""
-        is_last, here = step == self.course.schedule.steps, self.here
+        is_last, here = step == self._last, self.here
         scores, indices = predict(
             whole,
             self.labelled.start.statistics,
@@ -280,7 +330,7 @@ class FinetuneJob(Job[Classifier]):
                 here.console.print(f"warning: no weights at step {step}: {error}", style="yellow", soft_wrap=True)
         self.judged = Judged(self._val, self.unit.of_labels(scores), indices, self.labelled.asked)
         self.figures = measure(self.judged.scores, self.judged.right)
-        if self.best is not None:
+        if self.best is not None and self.ended_at is None:
             self.best.look(self.judged, step, lambda place, found: self._save(whole, step, place, {"best": found}))
         return {("eval/" if name in SHARES else "val_") + name: value for name, value in self.figures.items()}
 
@@ -311,6 +361,7 @@ class FinetuneJob(Job[Classifier]):
             "step": step,
             "seed": self.course.seed,
             "held_out": self.labelled.val.fingerprint,
+            **({"ended_early": True} if step == self.ended_at else {}),
             **({"selection": asked} if (asked := Selection.from_dict(self.run.config).to_dict()) else {}),
             "model": model if is_name else whole_address(model),
             "pre-training": start.provenance,
@@ -322,15 +373,33 @@ class FinetuneJob(Job[Classifier]):
 
     def finish(self, whole: Classifier) -> None:
         """How good it is on val, with pictures and the report."""
-        if self.judged is None:  # the run had ended before
-            self._validate(whole, self.course.schedule.steps)
+        if self.judged is None or self.ended_at is not None:  # the run had ended before, or ends before its time
+            self._validate(whole, self._last)
         if self.here.ranks.leads:
             judged = given(self.judged)
             self.here.console.print(f"On the val images: {said(self.figures)}")
             if self.best is not None:
-                last = self.best.found(judged, self.course.schedule.steps)
+                last = self.best.found(judged, self._last)
                 self.here.console.print(self.best.said(last), soft_wrap=True)
+            self._compare(judged)
             keep_result(self.here.folder.path, judged, judge(judged), whole_address(self.course.data), "val")
+
+    @property
+    def _last(self) -> int:
+        """The step after which nothing more is learnt."""
+        return self.course.schedule.steps if self.ended_at is None else self.ended_at
+
+    def _compare(self, judged: Judged) -> None:
+        """Puts what was learnt beside what is simpler, in compared.json."""
+        metric, best = HEADLINE[judged.answers.task], None if self.best is None else self.best.record()
+        row = {
+            "figure": measure(judged.scores, judged.right)[metric],
+            "error": standard_error(metric, judged.scores, judged.right),
+        }
+        rows = [{"name": FINETUNED, **row, "weights": ""}]
+        if best is not None and best["metric"] == metric and best["step"] != self._last:
+            rows.append({"name": BEST, "figure": best["figure"], "error": best["error"], "weights": FOLDER})
+        put_rows(self.here.folder.path, self._about, rows)
 
 
 # ---------------------------------------------------------------- the kind
@@ -340,6 +409,10 @@ def _choose(settings: Finetune, labelled: Labelled, here: Here) -> Finetune:
     start, settings = labelled.start, replace(settings, label_column=labelled.label_column)
     for source, seen in ((labelled.train, start.levels), (labelled.val, None)):
         check_levels(given(settings.model), start.statistics, source, here.workers, here.console, seen)
+    if settings.keep_best is None:
+        metric, said = kept_metric(settings, labelled.right.task, len(labelled.val))
+        settings = replace(settings, keep_best=metric)  # type: ignore[arg-type]
+        here.console.print(said, soft_wrap=True)
     memory = memory_of(here.device, here.ranks)
     return choose(settings, start, labelled.right.task, len(labelled.train), here.device, here.console, memory)
 

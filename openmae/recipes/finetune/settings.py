@@ -43,7 +43,7 @@ from openmae.train.checkpoint import KEEP
 
 GROUPS = {"optimizer": "schedule", "crop_scale": "view", "seed": "machine"}  # of --help, by their first setting
 _BOUNDS: Bounds = {
-    **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad"), ABOVE_0),
+    **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad", "patience"), ABOVE_0),
     **dict.fromkeys(("minutes", "keep", "timeout_minutes"), ABOVE_0),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "evaluations", "checkpoint_minutes"), FROM_0),
     **dict.fromkeys(("mixup", "cutmix", "min_lr"), FROM_0),
@@ -86,6 +86,9 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     balance: Literal["none", "weights", "sampling"] = "none"
     """For classes of unequal size: weigh the loss by one over the size of the class, or show each class as often."""
 
+    head_from: Literal["probe", "fresh"] | None = None
+    """Where the linear layer begins: probe, as the best linear classifier on the features as they are, which `openmae
+    probe` fits (arXiv 2202.10054); fresh, next to zero, as the paper. Default: probe where labels are few."""
     pool: Pool | None = None
     """What the head reads: the mean of the patch tokens, or the class token. Default: mean, as the paper."""
     batch_norm: bool = False
@@ -153,9 +156,11 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     workers: Loaders = None
     evaluations: int = 10
     """How many times the val images are classified, evenly over the run."""
-    keep_best: Literal["top1", "top5", "mean_ap", "r2", "loss", "mae", "rmse"] | None = None
+    keep_best: Literal["top1", "top5", "mean_ap", "r2", "loss", "mae", "rmse", "none"] | None = None
     """Keep the weights of the look that was best by this figure, too: in RUN/best, which every command takes for
-    MODEL. Default: the last weights alone."""
+    MODEL; none keeps the last ones alone. Default: top1, mean_ap or r2 where the val images are enough to tell."""
+    patience: int | None = None
+    """End after so many looks at val without a better one than the best. Default: all steps are taken."""
     checkpoint_minutes: CheckpointMinutes = 10.0
     keep: Keep = KEEP
     log: Log = None
@@ -169,6 +174,12 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
         check(self, _BOUNDS)
         loggers_of(self.log)
         self._check_micro_batch()
+        if self.patience is not None and self.keep_best == "none":
+            what = "--patience counts looks since the best one, which --keep-best names"
+            raise UserError(what, "add --keep-best top1, mean_ap, r2, loss, mae or rmse")
+        if self.head_from == "probe" and (self.from_scratch or self.batch_norm):
+            other = "--from-scratch, whose features have learnt nothing" if self.from_scratch else "--batch-norm"
+            raise UserError(f"--head-from probe does not go with {other}", "leave one of them out")
         if self.optimizer == "lars" and (self.weight_decay or self.layer_decay not in (None, 1.0)):
             raise UserError(
                 "--optimizer lars takes neither --weight-decay nor --layer-decay", "leave them out, or use adamw"

@@ -89,7 +89,7 @@ class Job(ABC, Generic[M]):
     order, but for `save`, which is the lead's.
 
     broken: counts the files of the images that are learnt from. averages: that the optimizer keeps of a weight. rest:
-    what does not learn in the first steps.
+    what does not learn in the first steps. ended_at: the step after which the training ended before its time.
     """
 
     model: M
@@ -97,9 +97,13 @@ class Job(ABC, Generic[M]):
     broken: BrokenFiles
     averages: int = 2
     rest: Rest | None = None
+    ended_at: int | None = None
 
     def begin(self) -> None:
         """What a run leaves before its first step, beside its settings; the lead alone writes. Raises OSError."""
+
+    def prepare(self) -> None:
+        """What is done to the model, which is on the device by now, before a run begins to learn; nothing."""
 
     @abstractmethod
     def stream(self) -> Stream:
@@ -121,6 +125,10 @@ class Job(ABC, Generic[M]):
         """What all looks of a training of so many images cost, in images trained on in the same time; grows with
         them."""
         return 0.0 * views
+
+    def is_enough(self, step: int) -> bool:
+        """Whether the training ends after this step, at which it was looked; the lead is asked."""
+        return False
 
     @abstractmethod
     def save(self, whole: M, step: int) -> None:
@@ -338,6 +346,9 @@ def _ready(job: J, here: Here) -> Run[J]:
     """The job with all that the loop needs."""
     with here.ranks.together():
         job.begin()
+    job.model.to(here.device)
+    if not here.ranks.from_lead(here.folder.has_begun):
+        job.prepare()
     plan = kept_plan(here.folder.path) if here.ranks.leads and not job.course.earlier else None
     return Run(job, _training(job, here, Punctual(plan, here.console)))
 
@@ -363,6 +374,12 @@ def _training(job: Job[Any], here: Here, punctual: Punctual) -> Training[Any, Ba
         with averaged(optimizer):
             return looks[step](learner.whole(), step)
 
+    def is_enough(step: int) -> bool:
+        if step == schedule.steps or not ranks.from_lead(ranks.leads and step in looks and job.is_enough(step)):
+            return False
+        job.ended_at = step
+        return True
+
     return Training(
         learner,
         optimizer,
@@ -374,6 +391,7 @@ def _training(job: Job[Any], here: Here, punctual: Punctual) -> Training[Any, Ba
         here.console,
         {step: partial(look, step) for step in {*looks, schedule.steps}},
         job.rest,
+        is_enough,
     )
 
 
@@ -394,7 +412,8 @@ def _left(run: Run[Any], here: Here) -> Iterator[None]:
         raise
     with averaged(run.training.optimizer):
         whole = learner.whole()
-        with written(path, steps, steps):
+        last = steps if job.ended_at is None else job.ended_at
+        with written(path, last, last):
             if leads:
-                job.save(whole, steps)
+                job.save(whole, last)
             job.finish(whole)

@@ -52,6 +52,11 @@ def shown_figure(name: str, value: float, error: float | None) -> str:
     return f"{_FIGURES[name][0]} {shown_value(name, value, error)}"
 
 
+def name_of(figure: str) -> str:
+    """What a figure is called: Top-1 accuracy."""
+    return _FIGURES[figure][0]
+
+
 def shown_value(name: str, value: float, error: float | None) -> str:
     """The same without its name: 93.20% ± 0.40."""
     shape = _FIGURES[name][1]

@@ -14,6 +14,7 @@ from openmae.data.formats.header import check_size
 from openmae.errors import BrokenImage, UserError
 from openmae.files.parsing import read_json
 from openmae.files.whole import write_file
+from openmae.report.page.compared import COMPARED, compared_section
 from openmae.report.page.html import (
     data_uri,
     details,
@@ -83,6 +84,7 @@ def _run_page(run: Path) -> list[str]:
                 **_facts(config, metrics, starts),
             }
         ),
+        compared_section(_read_json(run / COMPARED)),
         *results_sections(run, _read_json(run / "results.json")),
         _evaluations(run),
         _curves(metrics, is_classifier),

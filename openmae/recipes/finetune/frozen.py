@@ -1,0 +1,84 @@
+"""What the encoder knows before it learns: the linear probe that a fine-tuning may begin with, and the figures of that
+and of nearest neighbours, to judge the fine-tuning by.
+
+Head first, then all blocks: Kumar et al., arXiv 2202.10054 (LP-FT). A fresh head's first gradients turn features that
+were good; one that fits them already leaves them as they are but for what labels ask for.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openmae.data.loading.in_order import CentredImages
+from openmae.data.tasks import Answers
+from openmae.data.views.statistics import Statistics
+from openmae.distributed.ranks import Ranks
+from openmae.evaluate.features import Function, extract_each, pooled
+from openmae.evaluate.knn import knn_predict
+from openmae.evaluate.predict import HEADLINE, measure, standard_error
+from openmae.evaluate.probe import linear_probe
+from openmae.heads import Classifier
+
+FOLDER = "probe"  # of a run, for the encoder as it was with that head: a MODEL
+KNN, PROBE = "kNN on frozen features", "linear probe on frozen features"
+_AT_ONCE = 256  # images
+Labelled = tuple[CentredImages, Answers]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What was found of an encoder. weight (K, D), bias (K,): of the linear probe as a layer on what the head reads;
+    of numbers in their own unit. strength: of its regularisation. rows: figures on val, as compared.json has them."""
+
+    weight: Tensor
+    bias: Tensor
+    strength: float
+    rows: list[dict[str, Any]]
+
+
+def look_at(
+    model: Classifier, statistics: Statistics, train: Labelled, val: Labelled, seed: int, workers: int, ranks: Ranks
+) -> Frozen:
+    """The best linear classifier of what the model's head reads of whole images, as `openmae probe` fits it; how good
+    it is on val, and how good nearest neighbours are, as `openmae knn` finds them. The same on all ranks, which share
+    the encoding. The model is left in evaluation.
+
+    Raises UserError where no image can be read.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    functions: list[Function] = [lambda images: model.features(statistics.normalize(images))]
+    functions.append(pooled(model.encoder, statistics, model.pool))
+    tables: list[list[Tensor]] = []
+    answered: list[Answers] = []
+    for images, answers in (train, val):
+        found, indices = extract_each(images, functions, device, workers, _AT_ONCE, ranks=ranks)
+        tables.append(found)
+        answered.append(answers.at(indices.numpy()))
+    return ranks.from_lead(_judged(tables, answered, seed, device) if ranks.leads else None)  # type: ignore[return-value]
+
+
+def _judged(tables: list[list[Tensor]], answered: list[Answers], seed: int, device: torch.device) -> Frozen:
+    """Of (train, val): features of the head and of nearest neighbours."""
+    device = device if device.type != "mps" else torch.device("cpu")  # which lacks float64 and eigenvalues
+    (of_head, to_compare), (val_of_head, val_to_compare) = tables
+    right, asked = answered
+    probe = linear_probe(of_head, right, seed, device)
+    weight, bias = probe.layer()
+    scores = {
+        KNN: knn_predict(to_compare, right, val_to_compare, device=device),
+        PROBE: val_of_head @ weight.T + bias,
+    }
+    metric = HEADLINE[asked.task]
+    rows = [
+        {
+            "name": name,
+            "figure": measure(found, asked)[metric],
+            "error": standard_error(metric, found, asked),
+            "weights": FOLDER if name == PROBE else None,
+        }
+        for name, found in scores.items()
+    ]
+    return Frozen(weight, bias, probe.strength, rows)
