@@ -15,7 +15,7 @@ from openmae.data.tasks import Answers
 from openmae.evaluate import linear, probe
 from openmae.evaluate.linear import Directions, fit
 from openmae.evaluate.metrics import accuracy
-from openmae.evaluate.probe import STRENGTHS, linear_predict
+from openmae.evaluate.probe import STRENGTHS, linear_predict, linear_probe
 
 
 def clusters(count: int, dim: int, classes: int, seed: int, noise: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -160,3 +160,25 @@ def test_folds_hold_out_a_share_of_each_class_and_never_all_of_it(labels: list[i
         assert set(values[part]) <= set(values[rest])
     counts = np.bincount(values)
     assert len(held_out) == counts[counts > 1].sum()
+
+
+@pytest.mark.parametrize("outputs", [3, 5])  # with outputs that no image has
+@pytest.mark.parametrize("dim", [6, 120])
+def test_as_one_layer_it_says_the_same(outputs: int, dim: int) -> None:
+    train, labels = clusters(90, dim, 3, seed=3, noise=3)
+    labels = labels * (outputs - 1) // 2  # 0, 1, 2 or 0, 2, 4
+    found = linear_probe(train.float(), right(labels, outputs))
+    weight, bias = found.layer()
+    assert weight.shape == (outputs, dim)
+    test = clusters(40, dim, 3, seed=4, noise=3)[0].float()
+    known = labels.unique()
+    scores = test @ weight.T + bias
+    torch.testing.assert_close(scores[:, known].log_softmax(1), found(test)[:, known], rtol=1e-3, atol=1e-3)
+    assert torch.isin(scores.argmax(1), known).all()
+
+
+def test_as_one_layer_it_predicts_the_numbers() -> None:
+    train = clusters(90, 7, 3, seed=3)[0].float()
+    found = linear_probe(train, Answers("regression", ("size",), (50 + train[:, :1]).numpy()))
+    weight, bias = found.layer()
+    torch.testing.assert_close(train @ weight.T + bias, found(train), rtol=1e-4, atol=1e-3)

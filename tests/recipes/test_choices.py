@@ -303,7 +303,7 @@ def test_each_choice_is_printed_with_its_reason() -> None:
         for name in vars(found)
         if (
             getattr(settings, name) is None
-            and name not in ("labels", "task", "minutes", "workers", "log", "keep_best", *asked)
+            and name not in ("labels", "task", "minutes", "workers", "log", "keep_best", "patience", *asked)
         )
         or name == "grad_checkpointing"
     ]

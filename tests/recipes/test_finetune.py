@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 import openmae
 from openmae.cli import main
@@ -78,6 +80,41 @@ def test_it_begins_with_the_pre_trained_weights(model: Path, data: Path, tmp_pat
         assert torch.equal(encoder["blocks.0.attn.qkv.weight"], pretrained["blocks.0.attn.qkv.weight"]) == same
 
 
+def test_it_begins_with_the_probe_of_the_features(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    """At a rate of nothing, what comes out is the linear probe: scikit-learn's, of what the head reads."""
+    out = tmp_path / "run"
+    code, shown, errors = run(*finetune(model, data, out, "--blr 1e-30 --epochs 1"))
+    assert code == 0, errors
+    assert "--head-from probe: " in shown
+    whole, probe = load_model(out).classifier, load_model(out / "probe").classifier
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(value, probe.state_dict()[name], rtol=0, atol=1e-20)
+    info, statistics = json.loads((out / "probe/model.json").read_text()), load_model(out).statistics
+
+    def features(split: str) -> tuple[np.ndarray, list[int]]:
+        images, labels = [], []
+        for path in sorted((data / split).rglob("*.png")):
+            images.append(torch.from_numpy(np.array(Image.open(path).resize((16, 16)))).permute(2, 0, 1))
+            labels.append(["blue", "green", "red"].index(path.parent.name))
+        with torch.no_grad():
+            return probe.features(statistics.normalize(torch.stack(images))).numpy(), labels
+
+    train, right = features("train")
+    val, asked = features("val")
+    scaler = StandardScaler().fit(train)
+    oracle = LogisticRegression(C=info["provenance"]["strength"], max_iter=10_000).fit(scaler.transform(train), right)
+    scores = torch.from_numpy(val) @ probe.head.weight.detach().T + probe.head.bias.detach()
+    np.testing.assert_allclose(scores.softmax(1), oracle.predict_proba(scaler.transform(val)), atol=2e-3)
+    found = json.loads((out / "compared.json").read_text())
+    assert [row["name"] for row in found["rows"]] == [
+        "kNN on frozen features", "linear probe on frozen features", "fine-tuned",
+    ]  # fmt: skip
+    assert found["rows"][1]["figure"] == found["rows"][2]["figure"] == oracle.score(scaler.transform(val), asked)
+    assert "differ by less than chance does on 24 images" in shown.replace("\n", " ")
+    assert "Fine-tuning and what is simpler" in (out / "report.html").read_text()
+    refused(run(*finetune(model, data, tmp_path / "x", "--head-from probe --from-scratch")), "leave one of them out")
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -90,7 +127,7 @@ def test_it_begins_with_the_pre_trained_weights(model: Path, data: Path, tmp_pat
         "--batch-norm --optimizer lars --blocks 0 --pool class --weight-decay 0",
         "--balance weights",
         "--balance sampling",
-        "--labels 50%",
+        "--labels 50% --head-from fresh",
         "--labels 3-per-class --no-hflip",
         "--recipe paper --batch-size 8",
         "--task multi-label",
@@ -370,7 +407,7 @@ def test_a_sweep_over_the_blocks(model: Path, data: Path, tmp_path: Path, run: R
         ("--blocks 3", ("blocks is 3", "up to this encoder's 2")),
         ("--blocks half", ("--blocks is half", "give all, a whole number, or 0.5")),
         ("--labels 100-per-class", ("class 'blue' has 8 images in train", "8-per-class or less")),
-        ("--labels 5", ("--labels is '5'", "10%")),
+        ("--labels 5%%", ("--labels is '5%%'", "10%")),
         ("--img-size 30", ("whole patches",)),
         ("--patch-size 8", ("--patch-size is for fresh weights",)),
         ("--drop-path 1", ("--drop-path is 1", "below 1")),
@@ -477,7 +514,7 @@ def test_from_scratch_nothing_that_was_trained_stays() -> None:
     shape = {"registers": 1, "layer_scale": True, "learned_positions": True, "class_tokens": 2}
     trained = ViT((32, 32), (8, 8), 3, 24, 2, 2, **shape)  # type: ignore[arg-type]
     randomize(trained)
-    head = Head((32, 32), "mean", False, 0.0, "all", True, False, False)
+    head = Head((32, 32), "mean", False, 0.0, "all", True, False, False, False)
     fresh = build(head, trained, 2, seed=0).encoder
     assert fresh.arguments() == trained.arguments()
     for name, weights in fresh.state_dict().items():

@@ -89,6 +89,28 @@ def test_killed_and_gone_on_with_it_is_the_same(kept: Path, colours: Path, finis
     assert not list(out.glob(".best*"))
 
 
+def test_patience_ends_a_run(colours: Path, finished: Path, tmp_path: Path, run: Run) -> None:
+    """Also one that was killed in that look: nothing is better where nothing is learnt."""
+    out, words = tmp_path / "run", "--epochs 4 --evaluations 4 --blr 1e-30 --keep-best top1 --patience 2"
+    code, said, errors = run(*finetune(finished, colours, out, words))
+    assert code == 0, errors
+    assert "Ended after step 9 of 12: 2 looks at val without a better one" in said.replace("\n", " ")
+    assert list(looks(out, "val_loss")) == [3, 6, 9]
+    info = json.loads((out / "model.json").read_text())["provenance"]
+    assert (info["step"], info["ended_early"]) == (9, True)
+    log = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (out / "metrics.jsonl").write_text("".join(log[:-1]))  # as if killed before its last line
+    for name in ("model.json", "model.safetensors"):
+        (out / name).unlink()
+    code, said, errors = run(*finetune(finished, colours, out, words))
+    assert code == 0, errors
+    assert "Ended after step 9 of 12" in said.replace("\n", " ")
+    assert (out / "metrics.jsonl").read_text().count("\n") == len(log)
+    assert json.loads((out / "model.json").read_text())["provenance"] == info
+    refused(run(*finetune(finished, colours, out, words, "--patience 3")), "patience = 2, not 3")
+    refused(run(*finetune(finished, colours, tmp_path / "x", "--patience 3 --keep-best none")), "add --keep-best top1")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("more", ["", "--shard"])
 def test_several_processes_keep_what_one_does(more: str, colours: Path, finished: Path, tmp_path: Path) -> None:
