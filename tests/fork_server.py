@@ -20,6 +20,8 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as openmae.cli has it before torch is imported
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+import sklearn.metrics  # noqa: F401 - where labels are judged
+import torch._dynamo  # noqa: F401 - with the first optimizer, by torch
 
 import openmae.recipes.embed.job
 import openmae.recipes.finetune.job

@@ -78,7 +78,8 @@ def test_help_has_headings(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_commands_begin_without_any_extra() -> None:
-    """Optional packages are imported where they are used: a missing one stops nothing else."""
+    """Optional packages are imported where they are used: a missing one stops nothing else. So are those that take
+    a second or more and that few need."""
     requirements = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     optional = {
         re.split(r"[<>=\[;]", one)[0].replace("-", "_")
@@ -89,7 +90,9 @@ def test_commands_begin_without_any_extra() -> None:
     check = (
         f"import importlib, sys; sys.modules.update(dict.fromkeys({sorted(optional)}))\n"
         "from openmae.cli import COMMANDS, module_of\n"
-        "for command in COMMANDS: importlib.import_module(module_of(command))"
+        "for command in COMMANDS: importlib.import_module(module_of(command))\n"
+        "slow = {'sklearn', 'torch._dynamo', 'torch.distributed.tensor', 'torchvision'} & set(sys.modules)\n"
+        "sys.exit(str(slow) if slow else 0)"
     )
     done = subprocess.run([sys.executable, "-c", check], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

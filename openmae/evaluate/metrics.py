@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from openmae.evaluate.ranking import auroc
@@ -158,6 +157,8 @@ def label_figures(
 ) -> list[LabelFigures]:
     """Of each label, the best average precision first. scores (n, K), above 0 for more likely than not; values (n, K),
     1 for each label that applies."""
+    from sklearn.metrics import average_precision_score  # takes more than a second, and few tasks need it
+
     found = []
     for number, name in enumerate(names):
         has, said = values[:, number] > 0, scores[:, number] > 0

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, r2_score
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,6 +70,8 @@ def measure(scores: Tensor, right: Answers) -> dict[str, float]:
     """
     values = torch.from_numpy(right.values)
     if right.task == "regression":
+        from sklearn.metrics import r2_score  # takes more than a second, and classes do not need it
+
         error = scores - values
         r2 = float(r2_score(values.numpy(), scores.numpy())) if len(values) > 1 else float("nan")
         return {"r2": r2, "mae": error.abs().mean().item(), "rmse": error.square().mean().sqrt().item()}
@@ -79,6 +80,8 @@ def measure(scores: Tensor, right: Answers) -> dict[str, float]:
         occurring = values.any(dim=0) & ~values.all(dim=0)
         mean_ap = float("nan")
         if occurring.any():
+            from sklearn.metrics import average_precision_score
+
             mean_ap = float(average_precision_score(values[:, occurring].numpy(), scores[:, occurring].numpy()))
         return {"loss": loss, "mean_ap": mean_ap}
     figures = {"loss": F.cross_entropy(scores, values).item(), "top1": accuracy(scores, values)}

@@ -12,7 +12,6 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from openmae.distributed.ranks import ALONE, Ranks
@@ -69,6 +68,8 @@ class Learner(Generic[M, B]):
         self._loss: nn.Module = _Loss(model, loss_of)
         self._blank: M | None = None
         if self.shard:
+            from torch.distributed.fsdp import fully_shard  # which takes a while, and few need it
+
             self._blank = copy.deepcopy(model).to("meta")
             for part in model.modules():
                 if isinstance(part, nn.ModuleList):
@@ -102,8 +103,8 @@ class Learner(Generic[M, B]):
 
     def accumulating(self, is_last: bool) -> AbstractContextManager[Any]:
         """Around forward and backward of a micro-batch: gradients are exchanged with the step's last one alone."""
-        if isinstance(self._loss, FSDPModule):
-            self._loss.set_requires_gradient_sync(is_last)
+        if self.shard:
+            cast(Any, self._loss).set_requires_gradient_sync(is_last)
         if isinstance(self._loss, DistributedDataParallel) and not is_last:
             return self._loss.no_sync()
         return nullcontext()
