@@ -18,7 +18,8 @@ STRENGTHS = steps_of_ten(-6, 2, 2)  # inverse regularisation, on standardised fe
 FALLBACK = 1e-2  # where there are too few images to choose
 FOLDS = 5
 MOST_FOR_ALL_FOLDS = 1000  # images; of more than that, one fold tells enough
-PATIENCE = 3  # weaker strengths with a worse figure since the best one, and no more are tried
+PATIENCE = 3  # weaker strengths with a worse figure since the best one, and no more are tried,
+_TRIED = 0.1  # but for those up to this: below, where classes differ little along strong directions, all may be chance
 _LEAST_FOR_CHOICE = 5  # images
 CPU = torch.device("cpu")
 _ROUGH = 1e-4  # tolerance while choosing, scikit-learn's own
@@ -128,7 +129,7 @@ def _chosen(
         worse += figure < best  # equal ones are a plateau, such as that of always saying the largest class
         if figure > best:
             best, chosen, start, worse = figure, strength, models[0], 0
-        if worse >= PATIENCE:
+        if worse >= PATIENCE and strength >= _TRIED:
             break
     return chosen, start
 

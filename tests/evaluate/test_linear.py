@@ -119,6 +119,19 @@ def test_a_rare_class_is_found_too(share: float) -> None:
     assert accuracy(scores, labels[300:]) >= expected - 0.02 > 1 - share
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_classes_along_weak_directions_are_found_too(seed: int) -> None:
+    """Strong regularisation knows the strong ones alone, which tell nothing: one strength is better there by chance."""
+    draws = np.random.default_rng(seed)
+    labels = draws.integers(0, 10, 1200)
+    features = draws.normal(size=(10, 24))[labels] * 0.5 + draws.normal(size=(1200, 24)) * 0.5
+    features += 8 * (draws.normal(size=(1200, 4)) @ draws.normal(size=(4, 24)))
+    given_, asked = torch.from_numpy(features.astype(np.float32)).split([1100, 100])
+    scores, strength = linear_predict(given_, right(torch.from_numpy(labels[:1100]), 10), asked)
+    assert strength > 1
+    assert accuracy(scores, torch.from_numpy(labels[1100:])) > 0.9
+
+
 @pytest.mark.parametrize(("count", "dim"), [(40, 8), (30, 60), (200, 20)])
 def test_the_strength_for_numbers_leaves_one_out(count: int, dim: int) -> None:
     """Equal to scikit-learn's RidgeCV, which does so by default, on standardised features."""
