@@ -67,7 +67,6 @@ def frost(view: NDArray[np.uint8], severity: int, draws: np.random.Generator) ->
 def elastic_transform(view: NDArray[np.uint8], severity: int, draws: np.random.Generator) -> Floats:
     """An affine map of three random points, then a smooth displacement of every pixel."""
     import cv2
-    from scipy.ndimage import map_coordinates
 
     strength, smoothness, affine = ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02),
                                     (0.12, 0.01, 0.02))[severity - 1]  # fmt: skip
@@ -76,18 +75,14 @@ def elastic_transform(view: NDArray[np.uint8], severity: int, draws: np.random.G
     middle, reach = np.array([width // 2, height // 2], np.float32), min(size) // 3
     before = np.stack([middle + reach, middle + np.array([reach, -reach]), middle - reach]).astype(np.float32)
     after = before + draws.uniform(-affine * unit, affine * unit, before.shape).astype(np.float32)
-    image = cv2.warpAffine(
-        view.astype(np.float32) / 255,
-        cv2.getAffineTransform(before, after),
-        (width, height),
-        borderMode=cv2.BORDER_REFLECT_101,
-    )
+    rows, columns = np.mgrid[:height, :width]
+    # As cv2.warpAffine does from OpenCV 5 on; older ones round places to 1/32 of a pixel, up to 4 levels at edges.
+    back = cv2.getAffineTransform(after, before)
+    x, y = (a * columns + b * rows + c for a, b, c in back)
+    image = _moved(view.astype(np.float32) / 255, [y, x], "mirror")
     along, across = (_smoothing(side, smoothness * unit) for side in size)
     right, down = (strength * unit * (along @ draws.uniform(-1, 1, size) @ across.T) for _ in range(2))
-    rows, columns = np.mgrid[:height, :width]
-    places = [rows + down, columns + right]
-    moved = [map_coordinates(image[..., channel], places, order=1, mode="reflect") for channel in range(3)]
-    return 255 * np.stack(moved, -1).clip(0, 1)
+    return 255 * _moved(image, [rows + down, columns + right], "reflect").clip(0, 1)
 
 
 KINDS = {kind.__name__: kind for kind in (motion_blur, snow, frost, elastic_transform)}
@@ -108,6 +103,13 @@ def _dragged(image: NDArray[np.uint8], radius: int, sigma: float, degrees: float
     for weight, top, left in zip(weights.tolist(), down.tolist(), right.tolist(), strict=True):
         blurred += weight * wide[top : top + height, left : left + width]
     return np.floor(np.floor(257 * blurred + 0.5) / 257)
+
+
+def _moved(image: Floats, places: list[Floats], mode: str) -> Floats:
+    """(H, W, C) -> the image at these rows and columns (H, W) of it, between pixels linearly."""
+    from scipy.ndimage import map_coordinates
+
+    return np.stack([map_coordinates(image[..., at], places, order=1, mode=mode) for at in range(image.shape[2])], -1)
 
 
 def _zoomed(plane: Floats, factor: float) -> Floats:

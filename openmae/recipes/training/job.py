@@ -42,7 +42,7 @@ from openmae.recipes.training.minutes import (
     trial_seconds,
 )
 from openmae.recipes.training.open import stored
-from openmae.recipes.training.room import check_room, check_shares, enough_memory, tell_ranks, written
+from openmae.recipes.training.room import check_room, check_sharded, check_shares, enough_memory, tell_ranks, written
 from openmae.recipes.training.schedule import Course
 from openmae.recipes.training.settings import Settings, given
 from openmae.report.loggers.following import Followers
@@ -228,6 +228,7 @@ def begun(kind: JobKind[Settings, O, C, J], settings: Settings, console: Console
             settings = _complete(kind, settings, ranks)
         settings = ranks.from_lead(settings)
         with ranks.together():
+            check_sharded(settings.shard, device, ranks)
             if ranks.leads:
                 followers.start(loggers_of(settings.log))
         tell_ranks(ranks, settings.shard, console)

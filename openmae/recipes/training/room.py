@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -19,6 +20,16 @@ def tell_ranks(ranks: Ranks, shard: bool, console: Console) -> None:
     if ranks.size > 1:
         held = ", each with a part of the model" if shard else ""
         console.print(f"{ranks.size} processes train together{held}", soft_wrap=True)
+
+
+def check_sharded(shard: bool, device: torch.device, ranks: Ranks) -> None:
+    """Raises UserError where this torch cannot shard a model among CPUs."""
+    on_cpus = shard and ranks.size > 1 and device.type == "cpu"
+    if on_cpus and not hasattr(torch.cpu.Stream, "record_event"):  # which fully_shard calls
+        raise UserError(
+            f"--shard on CPUs needs torch 2.7 or newer, and this is torch {torch.__version__}",
+            "leave it out, or install a newer torch",
+        )
 
 
 def check_shares(batch_size: int, shard: bool, ranks: Ranks, unit: int = 1) -> None:

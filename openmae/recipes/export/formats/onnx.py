@@ -1,7 +1,9 @@
 """ONNX: a graph for onnxruntime and other engines; examples/serve_onnx.py serves it without torch and openmae."""
 
+import io
 import json
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from openmae.weights import Loaded
 KEY = "openmae"  # of the metadata that hold what the .json beside it says
 MOST_IN_ONE_FILE = 2_000_000_000  # bytes of weights; protobuf, which ONNX is written in, ends at 2 GiB
 _OPSET = 20  # the first with GELU; onnxruntime 1.17 and later run it
+_BATCH = "batch"  # what the graph calls the number of images
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -44,13 +47,15 @@ def write_graph(model: nn.Module, loaded: Loaded, out: Path) -> None:
     """Writes the graph of this form of the model's, its weights into OUT.data where one file cannot hold them."""
     import_packages()
     output = what_is_compared(loaded.model)
-    with quiet(), torch.no_grad():
+    # onnxscript 0.6 prints how many of its rules it applied.
+    with quiet(), redirect_stdout(io.StringIO()), torch.no_grad():
         program = torch.onnx.export(
             traced(model, loaded.encoder),
             input_names=[INPUT],
             output_names=[output],
-            dynamic_shapes=({0: "batch"},),  # its name
+            dynamic_shapes=({0: _BATCH},),
             opset_version=_OPSET,
+            optimize=True,  # or torch 2.6 leaves weights unturned, which int8 then finds nothing to do with
             dynamo=True,
             verbose=False,
         )
@@ -99,9 +104,15 @@ def import_packages() -> Any:
 
 
 def _tidy(graph: Any, loaded: Loaded) -> None:
-    """Says what the model is, and drops the notes on where in our code each part comes from."""
+    """Says what the model is, names the number of images, and drops the notes on where in our code each part comes
+    from."""
     graph.metadata_props[KEY] = json.dumps(public(loaded.info))
     graph.producer_name = "openmae"
     values = [value for node in graph.graph for value in node.outputs]
+    count = graph.graph.inputs[0].shape[0]  # torch 2.6 has a name of its own for it
+    for value in (*graph.graph.inputs, *values):
+        for axis, side in enumerate(value.shape or ()):
+            if side == count:
+                value.shape[axis] = _BATCH
     for part in (*graph.graph, *graph.graph.inputs, *graph.graph.initializers.values(), *values):
         part.metadata_props.clear()
