@@ -28,7 +28,9 @@ S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FLAG = re.compile(r"--(no-)?([a-z][a-z0-9-]*)")
-_COMMAND = re.compile(r"(?:openmae [a-z]|torchrun ).*")  # quoted for a shell
+_COMMAND = re.compile(  # quoted for a shell
+    r"(?:openmae [a-z]|torchrun |pip install |tensorboard -|mlflow ui |trackio show |wandb sync ).*"
+)
 _NOT_TAKEN = object()
 
 
