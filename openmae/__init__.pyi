@@ -249,7 +249,7 @@ def embed(
     picture: Place | None = None,
     nearest: int = 10,
     duplicates: bool = False,
-    threshold: float = 0.998,
+    threshold: float | None = None,
     outliers: bool = False,
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",

@@ -1,6 +1,7 @@
 """`openmae embed`: the vectors, the files that others read, kills, and what lies near what."""
 
 import csv
+import itertools
 import json
 import multiprocessing
 import os
@@ -29,7 +30,7 @@ from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.header import Depth
 from openmae.data.opening import open_data
 from openmae.data.views.statistics import Statistics
-from openmae.evaluate import neighbours
+from openmae.evaluate import copies, neighbours
 from openmae.evaluate.embedding import embed, embedder_of
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.in_batches import rows_of_each
@@ -512,7 +513,17 @@ def test_all_searches_in_one_go_without_embedding_twice(
     out = tmp_path / "f.parquet"
     query = tmp_path / "q.png"
     Image.open(data / "class0/006.jpg").save(query)
-    searches = ("--search", query, data / "class1/003.png", "--duplicates", "--outliers", "--nearest", 4)
+    searches = (
+        "--search",
+        query,
+        data / "class1/003.png",
+        "--duplicates",
+        "--threshold",
+        0.998,
+        "--outliers",
+        "--nearest",
+        4,
+    )
     words = ("embed", model, data, "--out", out, *searches, "--precision", "fp32")
     code, said, errors = run(*words)
     assert code == 0, errors
@@ -543,6 +554,35 @@ def test_all_searches_in_one_go_without_embedding_twice(
     assert (tmp_path / "new/s.png").exists()
     (data / "class0/006.jpg").unlink()
     refused(run(*words), "other images")
+
+
+def test_copies_are_found_among_images_that_are_all_alike(model: Path, tmp_path: Path, run: Run) -> None:
+    """Saved again, resized, cropped; of others, which the model finds as similar as copies, none is listed."""
+    data = tmp_path / "data"
+    data.mkdir()
+    draws = np.random.default_rng(0)
+    for number in range(30):
+        cells = Image.new("L", (96, 80), 12)
+        for x, y in draws.integers(8, 72, (14, 2)).tolist():
+            cells.paste(int(draws.integers(60, 90)), (x, y, x + 5, y + 4))
+        cells.save(data / f"{number:02d}.png")
+    Image.open(data / "03.png").save(data / "03-again.jpg", quality=60)
+    Image.open(data / "11.png").resize((60, 50), Image.Resampling.BICUBIC).save(data / "11-smaller.png")
+    Image.open(data / "19.png").crop((6, 3, 93, 76)).save(data / "19-cropped.png")
+    code, said, errors = run("embed", model, data, "--out", tmp_path / "f.npy", "--duplicates", "--precision", "fp32")
+    assert code == 0, errors
+    with (tmp_path / "f-duplicates.csv").open(newline="") as file:
+        found = {row["path"]: row for row in csv.DictReader(file)}
+    assert set(found) <= {"03-again.jpg", "11-smaller.png", "19-cropped.png"}
+    assert {"03-again.jpg", "11-smaller.png"} <= set(found)
+    assert all(row["path_2"] == f"{name[:2]}.png" and float(row["pixels"]) >= 0.9 for name, row in found.items())
+    assert "fifth nearest" in said
+    pixels = {file.name: copies.picture(np.array(Image.open(file).convert("L"))[..., None]) for file in data.iterdir()}
+    for one, other in itertools.combinations(sorted(pixels), 2):
+        is_copy = one[:2] == other[:2]
+        assert (copies.agreement(pixels[one], pixels[other]) >= copies.LEAST) is is_copy, (one, other)
+    flat = copies.picture(np.zeros((20, 20, 1), np.uint8))
+    assert copies.agreement(flat, flat) == 0
 
 
 def test_no_duplicates_is_said(model: Path, tmp_path: Path, run: Run) -> None:

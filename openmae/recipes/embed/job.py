@@ -110,7 +110,7 @@ def _check(settings: Embed) -> None:
     require_writer(settings.out)
     if settings.nearest < 1:
         raise UserError(f"--nearest is {settings.nearest}", "give 1 or more")
-    if not 0 <= settings.threshold <= 1:
+    if settings.threshold is not None and not 0 <= settings.threshold <= 1:
         raise UserError(f"--threshold is {settings.threshold:g}", "give a similarity from 0 to 1")
     if settings.batch_size is not None and settings.batch_size < 1:
         raise UserError(f"--batch-size is {settings.batch_size}", "give 1 or more")

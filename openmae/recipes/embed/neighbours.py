@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from rich.table import Table
 
 from openmae.console.progress import counting
 from openmae.console.words import encodable, in_a_line
+from openmae.data.formats.decode import decode, open_image
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.sources.source import Source
 from openmae.errors import BrokenImage, UserError
+from openmae.evaluate.copies import LEAST, Picture, agreement, picture
 from openmae.evaluate.neighbours import mean_similarity, near_duplicates, nearest
 from openmae.files.spreadsheets import cells
 from openmae.files.whole import write_file
@@ -27,6 +30,9 @@ from openmae.report.sheets.neighbours import CaptionedImage, captioned_sheet
 from openmae.report.sheets.pictures import save_picture
 
 MOST_PAIRS = 100_000  # in the list of duplicates
+MOST_COMPARED = 20_000  # pairs whose pixels are compared, a few ms each
+_USUAL = 5  # an image is nearest to copies and then to others
+_IN_MEMORY = 512  # pictures of them, 0.4 MB each
 _OWN = 4  # names that the query may have among the images, by links
 _ROWS_SHOWN = 10  # on the console
 _QUERIES_PICTURED, _NEAREST_PICTURED = ROWS_IN_ONE_BLOCK, 10
@@ -87,29 +93,84 @@ class Findings:
         more = f" (of the first {_QUERIES_PICTURED})" if len(queries) > _QUERIES_PICTURED else ""
         self.console.print(f"Picture{more}: {picture}")
 
-    def duplicates(self, threshold: float) -> None:
-        """Lists pairs of at least this similarity. Raises OSError."""
+    def duplicates(self, threshold: float | None) -> None:
+        """Lists pairs of at least this similarity; None: those that are copies by their pixels too. Raises OSError."""
         vectors = self._all_vectors()
+        asked = threshold
+        if threshold is None:
+            threshold = self._usual(vectors)
+        most = MOST_PAIRS if asked is not None else MOST_COMPARED
         with counting("comparing", len(vectors), self.console) as say:
-            pairs = near_duplicates(vectors, threshold, MOST_PAIRS, self.device, say)
-        listed, picture = self.beside("duplicates", ".csv"), self.beside("duplicates", ".png")
+            pairs = near_duplicates(vectors, threshold, most, self.device, say)
         rows = list(zip(pairs.similarity.tolist(), pairs.first.tolist(), pairs.second.tolist(), strict=True))
-        header = ("similarity", "path", "label", "path_2", "label_2")
-        _write_csv(listed, header, ((f"{value:.6f}", *self._row(a), *self._row(b)) for value, a, b in rows))
+        columns, listed, sheet = ["similarity"], self.beside("duplicates", ".csv"), self.beside("duplicates", ".png")
+        figures = [[value] for value, _, _ in rows]
+        said, total = f"of a similarity of {threshold:g} or more", pairs.total
+        if asked is None:
+            columns.append("pixels")
+            agreements = self._agreements([(a, b) for _, a, b in rows])
+            kept = [number for number, value in enumerate(agreements) if value >= LEAST]
+            figures = [[rows[number][0], agreements[number]] for number in kept]
+            rows, total = [rows[number] for number in kept], len(kept)
+            self._say_compared(threshold, len(agreements), pairs.total)
+            said = f"whose pixels agree to {LEAST:g} or more"
+        header = (*columns, "path", "label", "path_2", "label_2")
+        written = zip(figures, rows, strict=True)
+        _write_csv(
+            listed, header, ((*(f"{v:.6f}" for v in own), *self._row(a), *self._row(b)) for own, (_, a, b) in written)
+        )
         if not rows:
-            picture.unlink(missing_ok=True)
-            self.console.print(f"\nNo two images have a similarity of {threshold:g} or more")
+            sheet.unlink(missing_ok=True)
+            what = f"have a similarity of {threshold:g} or more" if asked is not None else "are copies of each other"
+            self.console.print(f"\nNo two images {what}")
             return
-        self.console.print(f"\n{_pairs(pairs.total)} of a similarity of {threshold:g} or more, the closest first:")
-        table = self._table("similarity", "image", "image")
-        for value, a, b in rows[:_ROWS_SHOWN]:
-            table.add_row(f"{value:.4f}", *self._named(a), *self._named(b))
+        self.console.print(f"\n{_pairs(total)} {said}{', the closest first' * (total > 1)}:")
+        table = self._table("  ".join(columns), "image", "image")
+        for own, (_, a, b) in zip(figures[:_ROWS_SHOWN], rows, strict=False):
+            table.add_row("  ".join(f"{value:.4f}" for value in own), *self._named(a), *self._named(b))
         self.console.print(table)
         tiles = [[self._tile(a, value), self._tile(b, value)] for value, a, b in rows[:_PAIRS_PICTURED]]
-        footer = f"The {len(tiles)} closest of {_pairs(pairs.total)}. {_SIMILARITY}"
-        save_picture(captioned_sheet(("", ""), tiles, footer), picture)
-        which = "All" if pairs.total == len(rows) else f"The {len(rows):,} closest"
-        self.console.print(f"{which} are in {listed}; picture: {picture}")
+        footer = f"The {len(tiles)} closest of {_pairs(total)}. {_SIMILARITY}"
+        save_picture(captioned_sheet(("", ""), tiles, footer), sheet)
+        which = "All" if total == len(rows) else f"The {len(rows):,} closest"
+        self.console.print(f"{which} are in {listed}; picture: {sheet}")
+
+    def _usual(self, vectors: NDArray[np.float32]) -> float:
+        """What the similarity of an image to its fifth nearest usually is, the median of them: copies are more similar,
+        whatever the encoder finds alike, and a few copies of each image do not move it."""
+        if len(vectors) < 2:
+            return 1.0
+        every = torch.from_numpy(vectors)
+        similarity, _ = nearest(every, [every], _USUAL + 1, self.device)  # itself is the first
+        return float(similarity[:, -1].median())
+
+    def _agreements(self, pairs: Sequence[tuple[int, int]]) -> list[float]:
+        """How far the pixels of each pair agree; -1 of what cannot be read any more."""
+        found = [-1.0] * len(pairs)
+
+        @lru_cache(_IN_MEMORY)
+        def pictured(row: int) -> Picture | None:
+            try:
+                opened = open_image(self.images.source.read(int(self.indices[row])), self.images.pixels.reading)
+                return picture(decode(opened, self.images.pixels))
+            except (OSError, BrokenImage):
+                return None
+
+        with counting("comparing pixels", len(pairs), self.console) as say:
+            for done, number in enumerate(sorted(range(len(pairs)), key=lambda number: pairs[number]), 1):
+                one, other = map(pictured, pairs[number])
+                if one is not None and other is not None:
+                    found[number] = agreement(one, other)
+                say(done)
+        return found
+
+    def _say_compared(self, threshold: float, compared: int, alike: int) -> None:
+        most = f"; the {compared:,} closest of them were" if compared < alike else " were"
+        self.console.print(
+            f"\n{_pairs(alike)} as similar as an image usually is to its fifth nearest ({threshold:.4f} or more){most} "
+            "compared by their pixels",
+            soft_wrap=True,
+        )
 
     def outliers(self, k: int) -> None:
         """Lists all images, from the least to the most similar to the k nearest. Raises UserError, OSError."""

@@ -9,8 +9,6 @@ from tyro.conf import Positional, arg
 from openmae.heads import Tokens
 from openmae.recipes.asked import AskedDevice, AskedFiles, AskedHeads, AskedPrecision, AskedReading, Loaders
 
-THRESHOLD = 0.998  # docs/embed.md says what it finds
-
 
 @dataclass(frozen=True)
 class Embed(AskedHeads, AskedFiles, AskedReading):
@@ -41,9 +39,10 @@ class Embed(AskedHeads, AskedFiles, AskedReading):
     nearest: int = 10
     """Neighbours that --search shows, and by which --outliers judges an image."""
     duplicates: bool = False
-    """List pairs of images that are nearly the same: FILE-duplicates.csv and .png."""
-    threshold: float = THRESHOLD
-    """Cosine similarity from which two images count as nearly the same."""
+    """List pairs of images that are copies, by their features and their pixels: FILE-duplicates.csv and .png."""
+    threshold: float | None = None
+    """List all pairs of this cosine similarity or more, whatever their pixels. Default: those that are more similar
+    than an image usually is to its fifth nearest, and copies by their pixels."""
     outliers: bool = False
     """List the images from the least to the most similar to their nearest: FILE-outliers.csv and .png."""
     precision: AskedPrecision = "auto"
