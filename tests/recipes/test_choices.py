@@ -158,6 +158,19 @@ def test_more_images_are_seen_no_more_often_each(fewer: int, more: int) -> None:
     assert (finetuning(fewer).epochs or 0) >= (finetuning(more).epochs or 0)
 
 
+@settings(max_examples=25)
+@given(st.integers(1, 1_000_000), st.floats(0.01, 100))
+def test_a_short_pre_training_takes_small_batches_for_more_steps(images: int, epochs: float) -> None:
+    for device in (CPU, GPU):
+        long, short = (pretraining(images, device, micro_batch=16, epochs=times) for times in (1e6, epochs))
+        assert long.batch_size is not None
+        assert short.batch_size is not None
+        assert 32 <= short.batch_size <= long.batch_size
+        assert short.batch_size in (32, long.batch_size) or epochs * images / short.batch_size >= 800
+        if short.batch_size < long.batch_size:
+            assert epochs * images / (2 * short.batch_size) < 800
+
+
 @settings(max_examples=50)
 @given(st.integers(10, 2_000_000), st.floats(0.1, 1000))
 def test_a_short_training_augments_less_than_the_paper(images: int, epochs: float) -> None:

@@ -19,16 +19,11 @@ from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training import job as training_job
 from openmae.recipes.training.minutes import Budget, Plan, Punctual, epochs_of, kept_plan
 from openmae.train import pace as measuring
-from openmae.train.loop import Schedule
 from openmae.train.pace import Pace
 from openmae.train.run import read_config, read_metrics
 from tests.commands import TINY, Run, finetune, refused
 
 PLAIN = Pace(images=1, seconds=1.0, waited=0.0)  # an image a second
-
-
-def schedule(steps: int, batch_size: int = 8) -> Schedule:
-    return Schedule(steps, batch_size, batch_size, lambda step: 0.0, 1.0, 600, 1)
 
 
 @given(
@@ -48,9 +43,9 @@ def test_what_is_planned_fits_and_hardly_more_would(
     if not is_bound and step > room * 0.97:
         if step > room:
             with pytest.raises(UserError, match="are over before the first step"):
-                budget.planned(schedule(round(800 * images / batch_size), batch_size), pace, used)
+                budget.planned(batch_size, pace, used)
         return
-    plan, said = budget.planned(schedule(round(800 * images / batch_size), batch_size), pace, used)
+    plan, said = budget.planned(batch_size, pace, used)
     assert plan.steps == round(plan.epochs * images / batch_size)
     if plan.epochs == 800 and is_bound:
         assert "take about" in said

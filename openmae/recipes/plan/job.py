@@ -91,7 +91,7 @@ def _within(minutes: float, settings: Plan, pretrain: Pretrain, estimate: Estima
     wished, schedule = given(estimate.settings.epochs), estimate.planned.course.schedule
     pace = Pace(schedule.batch_size, estimate.scaled(settings.gpus).step, 0.0)
     budget = Budget(minutes, settings.minutes is None, wished, estimate.images, lambda views: 0.0)
-    plan, said = budget.planned(schedule, pace, used=0.0)
+    plan, said = budget.planned(schedule.batch_size, pace, used=0.0)
     console.print(said, soft_wrap=True)
     return replace(pretrain, epochs=plan.epochs)
 

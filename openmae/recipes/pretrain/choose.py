@@ -33,6 +33,7 @@ FAST_FRACTION, FAST_DEPTH = 0.25, 4
 blocks, with which ViT-L fine-tunes as well as with 8 (paper, Table 1a)."""
 _MOST_ON_A_CPU = 64  # more of them are no faster
 _FEW_AT_ONCE = 8  # fewer images use a processor badly
+_LEAST_BATCH, _LEAST_STEPS = 32, 800  # of as many views, more steps gave better features (docs/log.md)
 MOST_MINUTES = 60.0  # on a CPU, where nobody says how long
 MOST_VIEWS = {"cpu": 2_000_000, "gpu": 80_000_000}  # of small data: an hour or two on 2 cores, a day on a GPU
 
@@ -69,6 +70,8 @@ def choose(
     if goes_on:
         values["epochs"] = fewer(*values["epochs"])
     epochs = settings.epochs or values["epochs"][0]
+    if settings.recipe != "paper":
+        values["batch_size"] = _with_steps(*values["batch_size"], epochs * images)
     batch_size = settings.batch_size or values["batch_size"][0]
     values["warmup_epochs"] = (epochs * 0.05, "5% of the epochs, as the paper")
     if settings.recipe != "paper":
@@ -227,7 +230,7 @@ def _auto(settings: Pretrain, look: Survey, images: int, device: torch.device) -
     light = settings.recipe == "fast"
     why = "the paper's" if (width, depth, heads) == PAPERS_DECODER else "light beside the encoder"
     most = 4096 if on_gpu else 256
-    batch_size = min(most, max(32, 2 ** int(math.log2(max(1, images / 25)))))
+    batch_size = min(most, max(_LEAST_BATCH, 2 ** int(math.log2(max(1, images / 25)))))
     return {
         "model": (model, f"on a {kind}"),
         **_sizes(settings, look, 14 if model == "vit_huge" else 16),
@@ -250,6 +253,16 @@ def _epochs(images: int, on_gpu: bool) -> tuple[float, str]:
     least, most = (800, 1600) if on_gpu else (20, 800)
     epochs = float(min(most, max(least, round(views / images))))
     return epochs, f"{images:,} images seen {epochs * images:,.0f} times in all; between {least} and {most} epochs"
+
+
+def _with_steps(batch_size: int, why: str, views: float) -> tuple[int, str]:
+    """The batch, or a smaller one where it would leave few steps."""
+    smaller = batch_size
+    while smaller > _LEAST_BATCH and views / smaller < _LEAST_STEPS:
+        smaller //= 2
+    if smaller == batch_size:
+        return batch_size, why
+    return smaller, f"{views:,.0f} views in batches of {batch_size} would be {views / batch_size:,.0f} steps"
 
 
 def _sizes(settings: Pretrain, look: Survey, largest: int) -> Values:

@@ -161,7 +161,8 @@ class Pretrain(AskedGroups, AskedReading):
     warmup_epochs: float | None = None
     """Epochs over which the learning rate rises from 0. Default: 5% of --epochs (the paper's 40 of 800)."""
     batch_size: int | None = None
-    """Images an optimizer step: always the effective batch. Default: at most 4096 on a GPU and 256 on a CPU."""
+    """Images an optimizer step: always the effective batch. Default: by the number of images, at most 4096 on a GPU and
+    256 on a CPU, and less where that would leave fewer than 800 steps."""
     micro_batch: int | None = None
     """Images that go through the model at once: memory, not the result beyond rounding. Default: what fits in the
     memory, at most 64 on a CPU. It is halved where memory runs out all the same."""

@@ -315,26 +315,37 @@ def _planned(
     the minutes, no more epochs than are chosen anyway. Raises UserError where not even a step fits."""
     ranks, quiet = here.ranks, replace(here, console=Console(quiet=True))
     here.console.print("Taking a few steps, to see how fast this machine is")
-    found: C | None = None
-    with ranks.together():
-        if ranks.leads:
-            found = kind.settle(kind.choose(settings, opened, quiet), opened, quiet.console)
-    chosen, opening = given(ranks.from_lead(found)), time.monotonic()
-    schedule = chosen.course.schedule
-    with ranks.together():
-        check_shares(schedule.batch_size, chosen.course.shard, ranks, schedule.least_micro_batch)
-        job = kind.job(chosen, opened, quiet)
-    training = _training(job, quiet, Punctual(None, quiet.console))
-    opening = time.monotonic() - opening  # it comes once more
-    budget = Budget(minutes, settings.minutes is None, given(chosen.config["epochs"]), opened.count, job.beside)
-    pace = measure(training, trial_seconds(minutes), lambda found: budget.is_ample(schedule, found))
-    del job, training
-    gc.collect()  # the weights, and the processes that loaded
-    with ranks.together():
-        plan, said = budget.planned(schedule, pace, time.monotonic() - began + opening)
-    plan = ranks.from_lead(plan)
+    asked, budget, tried = settings, None, 0
+    for _ in range(2):  # in fewer epochs batches may be smaller
+        chosen, opening = _settled(kind, asked, opened, quiet), time.monotonic()
+        schedule = chosen.course.schedule
+        if schedule.batch_size == tried:
+            break
+        with ranks.together():
+            check_shares(schedule.batch_size, chosen.course.shard, ranks, schedule.least_micro_batch)
+            job = kind.job(chosen, opened, quiet)
+        training = _training(job, quiet, Punctual(None, quiet.console))
+        opening = time.monotonic() - opening  # it comes once more
+        wished = given(chosen.config["epochs"]) if budget is None else budget.wished
+        budget = Budget(minutes, settings.minutes is None, wished, opened.count, job.beside)
+        pace = measure(training, trial_seconds(minutes), budget.is_ample)
+        del job, training
+        gc.collect()  # the weights, and the processes that loaded
+        with ranks.together():
+            plan, said = budget.planned(schedule.batch_size, pace, time.monotonic() - began + opening)
+        plan = ranks.from_lead(plan)
+        asked, tried = replace(settings, epochs=plan.epochs), schedule.batch_size
     here.console.print(said, soft_wrap=True)
-    return replace(settings, epochs=plan.epochs), plan
+    return asked, plan
+
+
+def _settled(kind: JobKind[Settings, O, C, J], settings: Settings, opened: O, here: Here) -> C:
+    """What follows from settings that are still open; all ranks together. Raises UserError."""
+    found: C | None = None
+    with here.ranks.together():
+        if here.ranks.leads:
+            found = kind.settle(kind.choose(settings, opened, here), opened, here.console)
+    return given(here.ranks.from_lead(found))
 
 
 def _identity(config: Mapping[str, Any], fingerprint: str, may_differ: Collection[str]) -> str:

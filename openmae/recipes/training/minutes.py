@@ -19,7 +19,6 @@ from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.files.whole import write_file
 from openmae.recipes.training.settings import shown
-from openmae.train.loop import Schedule
 from openmae.train.pace import Pace
 
 FILE = "pace.json"
@@ -63,15 +62,15 @@ class Budget:
         """What so many images take, with all that comes beside."""
         return (views + self.beside(views)) / pace.images_per_second / (1 - _RESERVE)
 
-    def is_ample(self, schedule: Schedule, pace: Pace) -> bool:
+    def is_ample(self, pace: Pace) -> bool:
         """Whether what is wished fits, even if the pace is not exact yet."""
-        would = self.seconds(schedule.steps * schedule.batch_size, pace)
+        would = self.seconds(self.wished * self.images, pace)
         return self.is_bound and pace.seconds >= _AMPLE_SECONDS and would < self.minutes * 60 / _AMPLE
 
-    def planned(self, schedule: Schedule, pace: Pace, used: float) -> tuple[Plan, str]:
-        """The plan, and what is said of it. schedule: with the wished epochs; used: seconds of the minutes that are
-        over when the steps begin. Raises UserError where not even a step fits."""
-        batch_size, wished = schedule.batch_size, schedule.steps
+    def planned(self, batch_size: int, pace: Pace, used: float) -> tuple[Plan, str]:
+        """The plan, and what is said of it. used: seconds of the minutes that are over when the steps begin. Raises
+        UserError where not even a step fits."""
+        wished = round(self.wished * self.images / batch_size)
         steps = self._most(self.minutes * 60 - used, pace, batch_size)
         if steps == 0 and not self.is_bound:
             raise UserError(
