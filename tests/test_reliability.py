@@ -3,7 +3,6 @@
 import os
 import pty
 import signal
-import subprocess
 import sys
 import time
 from contextlib import nullcontext
@@ -25,7 +24,7 @@ from openmae.train import stop
 from openmae.train.run import read_metrics
 from tests.commands import pretrain as pretraining
 from tests.distributed.by_hand import by_hand
-from tests.processes import PYTHON, run_openmae, start_openmae, steps_saved, wait_for
+from tests.processes import run_openmae, start_openmae, steps_saved, wait_for
 
 QUICK = "--epochs 6 --workers 1 --pictures 1 --evaluations 1 --checkpoint-minutes 0"
 
@@ -47,14 +46,14 @@ def assert_same(one: Path, other: Path) -> None:
 
 def test_the_reader_of_its_output_leaves(data: Path, whole: Path, tmp_path: Path) -> None:
     """As `openmae pretrain ... | head -1`."""
-    command = [*PYTHON, *pretraining(data, tmp_path / "run", QUICK)]
-    pipe = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert pipe.stdout is not None
-    assert pipe.stderr is not None
-    assert b"images in" in pipe.stdout.readline()
-    pipe.stdout.close()
-    pipe.stderr.close()
-    assert pipe.wait(timeout=120) == 0
+    (ours, output), (errors, theirs) = os.pipe(), os.pipe()
+    process = start_openmae(pretraining(data, tmp_path / "run", QUICK), output, theirs)
+    os.close(output)
+    os.close(theirs)
+    with open(ours) as said:  # noqa: PTH123
+        assert "images in" in said.readline()
+    os.close(errors)
+    assert process.wait(timeout=120) == 0
     assert_same(whole, tmp_path / "run")
 
 

@@ -36,7 +36,7 @@ def environment() -> dict[str, Any]:
 def _commit() -> str | None:
     """The commit of the source tree that runs, where it is one; `+` marks uncommitted changes."""
     here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
+    git = ["git", "--no-optional-locks", "-C", str(here)]  # or one killed meanwhile leaves its lock
     try:
         tracked = subprocess.run([*git, "ls-files", __file__], capture_output=True, text=True, check=True, timeout=10)
         if not tracked.stdout.strip():

@@ -1,7 +1,5 @@
 """Checkpoints are whole or not there, and damage is noticed."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from torch import nn
 
 from openmae.train.checkpoint import newest_checkpoint, snapshot, write_checkpoint
 from openmae.train.learner import Learner
+from tests.processes import run_openmae
 from tests.train.tasks import no_loss
 
 KILLED_WHILE_SAVING = """
@@ -66,13 +65,7 @@ else:
 
 
 def test_a_kill_at_any_touch_of_the_disk_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_WHILE_SAVING, str(tmp_path)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run_openmae([str(tmp_path)], code=KILLED_WHILE_SAVING)
     assert done.returncode == 0, done.stderr
     found = [line.split() for line in done.stdout.splitlines()]
     assert len(found) > 10  # points at which it was killed

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from openmae.errors import NOT_WRITTEN, UserError
 from openmae.train import saving
 from openmae.train.run import RunFolder, read_metrics
 from tests.commands import Run, pretrain, refused
-from tests.processes import PYTHON, SMALL_FILES, started_openmae, wait_for
+from tests.processes import PYTHON, SMALL_FILES, start_openmae, started_openmae, wait_for
 from tests.runs import copy
 from tests.train.tasks import Task
 
@@ -209,19 +208,19 @@ def test_a_write_that_the_system_refuses(data: Path, tmp_path: Path, bytes_left:
     """The system's bound on the size of a file stands in for a full disk: the write fails as it does there, at
     the log, at a checkpoint or at a picture; ENOSPC itself needs a disk of one's own (make test-slow)."""
     words, others = (pretrain(data, tmp_path / name, "--epochs 12 --checkpoint-minutes 0") for name in ("r", "whole"))
-    command = [
-        sys.executable,
-        "-c",
-        SMALL_FILES,
-        str(bytes_left),
-        *words,
-    ]  # what it prints goes through pipes: no files
-    full = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
-    assert full.returncode == 74, full.stderr  # trained to the end, and could not write all of it
-    assert "warning: " in full.stdout
-    assert "step 54/54" in full.stdout
-    assert len(full.stderr.splitlines()) == 1, full.stderr
-    assert "run the same command again" in full.stderr
+    # What it prints goes through pipes, which hold all of it: no files.
+    (output, its_output), (errors, its_errors) = os.pipe(), os.pipe()
+    process = start_openmae([str(bytes_left), *words], its_output, its_errors, code=SMALL_FILES)
+    os.close(its_output)
+    os.close(its_errors)
+    code = process.wait(timeout=240)
+    with open(output) as one, open(errors) as other:  # noqa: PTH123
+        said, failed = one.read(), other.read()
+    assert code == 74, failed  # trained to the end, and could not write all of it
+    assert "warning: " in said
+    assert "step 54/54" in said
+    assert len(failed.splitlines()) == 1, failed
+    assert "run the same command again" in failed
     assert not list((tmp_path / "r").rglob("*.part"))
     assert main(words) == main(others) == 0
     assert (tmp_path / "r/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
