@@ -17,6 +17,7 @@ from openmae.evaluate.probe import STRENGTHS
 from openmae.recipes.probe.keep import keep
 from openmae.recipes.probe.table import show_advice, show_table
 from openmae.train.run import read_config, read_metrics
+from openmae.weights import load_model
 from tests.commands import Run, refused
 from tests.images import picture
 from tests.runs import copy
@@ -42,9 +43,37 @@ def test_knn_and_probe_print_a_table_and_keep_it(finished: Path, data: Path, tmp
     ]
     assert all(e["val_images"] == 8 for e in kept)
     assert "pre-trained" in (model / "report.html").read_text()
+    assert run("knn", model, data, "--workers", "0", "--labels", "8", "--no-baselines")[0] == 0
+    few = json.loads((model / "evaluations.json").read_text())[-1]
+    assert (few["train_images"], few["val_images"], "--labels 8" in few["data"]) == (8, 8, True)
     code, output, _ = run("knn", model / "model.safetensors", data, "--no-baselines", "--pool", "class", "--layer", "1")
     assert code == 0
     assert "untrained" not in output
+
+
+def test_the_probe_is_kept_as_a_run(finished: Path, colours: Path, tmp_path: Path, run: Run) -> None:
+    """What was printed of it is what evaluate finds; it exports as any classifier."""
+    out, words = tmp_path / "probe", ("--workers", "0", "--no-baselines")
+    code, output, errors = run(
+        "probe", finished / "model.safetensors", colours, *words, "--out", out, "--pool", "class"
+    )
+    assert code == 0, errors
+    info = json.loads((out / "model.json").read_text())
+    assert (info["kind"], info["class_names"], info["provenance"]["step"]) == (
+        "classifier",
+        ["blue", "green", "red"],
+        0,
+    )
+    code, _, errors = run("evaluate", out, colours, "--workers", "0")
+    assert code == 0, errors
+    (clean,) = [entry["clean"]["figures"] for entry in json.loads((out / "results.json").read_text()).values()]
+    assert f"on val: top-1 {clean['top1']:.2%}" in output.replace("\n", " ")
+    assert f"{clean['top1']:.1%}" in output.splitlines()[-3]  # of the class token the table has the same
+    assert (load_model(out).encoder.state_dict()["blocks.0.attn.qkv.weight"]).equal(
+        load_model(finished).encoder.state_dict()["blocks.0.attn.qkv.weight"]
+    )
+    assert run("export", out, "--to", "safetensors", "--out", tmp_path / "e.safetensors")[0] == 0
+    refused(run("probe", finished, colours, *words, "--out", out), "holds a model already", "choose another --out")
 
 
 @pytest.mark.parametrize("command", ["knn", "probe"])
@@ -181,7 +210,8 @@ def test_the_papers_probe_trains_a_linear_layer_by_lars(finished: Path, data: Pa
 
 def test_settings_that_do_not_go_together(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
     refused(run("probe", finished, data, "--recipe", "paper"), "add --out RUN")
-    refused(run("probe", finished, data, "--out", tmp_path / "p"), "--out is for --recipe paper")
+    refused(run("probe", finished, data, "--epochs", "3"), "--epochs is for --recipe paper")
+    refused(run("probe", finished, data, "--out", tmp_path / "p", "--layer", "1"), "leave out --layer, or --out")
     refused(run("probe", finished, data, "--recipe", "paper", "--out", tmp_path / "p", "--layer", "1"), "--layer")
     refused(run("knn", finished, data, "--layer", "3"), "no layer 3: give 1 to 2")
     refused(run("knn", finished, data, "--layer", "last"), "--layer is 'last'", "1 to 2")

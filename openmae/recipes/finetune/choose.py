@@ -46,6 +46,7 @@ _FINETUNE = {  # Table 9
 _FEW_AT_ONCE = 8  # images; where fewer fit, blocks are computed again instead of kept
 _LEAST_STEPS = 500  # of auto
 _GENTLE_CROP = 0.4  # share of an image's area that a crop has at least, where auto does not augment
+_GENTLEST_CROP, _FEWEST = 0.7, 100  # likewise, of so few labels (measured at 60: docs/log.md)
 _FEW_EPOCHS = 10  # of auto, which does not augment in as few; ten times as many call for all of the paper's
 _FEW_VIEWS, _MANY_VIEWS = 3e4, 1e7  # likewise; what lies between is in proportion to the logarithm
 _FEW_LABELS = 10_000  # up to which the head is fitted first: it takes the time of an epoch without learning
@@ -88,7 +89,9 @@ def choose(
     if settings.recipe == "auto":
         values |= _head(settings, images)
         values |= _auto(settings, values, encoder, target, images, device)
-    epochs = settings.epochs or values["epochs"][0]
+    epochs = values["epochs"][0] if settings.epochs is None else settings.epochs
+    if settings.epochs == 0:
+        values["head_from"] = ("probe", "nothing else learns in --epochs 0")
     if values["warmup_epochs"][0] >= epochs:
         values["warmup_epochs"] = (epochs / 20, "5% of the epochs")
     batch_size = settings.batch_size or values["batch_size"][0]
@@ -244,7 +247,7 @@ def _auto(
     batch_size = settings.batch_size or fitting
     rule = min(200.0, max(20.0, round(100 * math.sqrt(10_000 / images))))
     enough = float(math.ceil(_LEAST_STEPS * batch_size / images))
-    epochs = settings.epochs or max(rule, enough)
+    epochs = max(rule, enough) if settings.epochs is None else settings.epochs
     at_1024 = _rate(encoder, target)
     rate = at_1024 * math.sqrt(batch_size / 1024)
     return {
@@ -257,7 +260,7 @@ def _auto(
         "blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: {at_1024:g} at batch 1024, square-root scaling below"),
         "min_lr": (0.0, "the cosine's own end"),
         "positions": ("fixed", "sines of the place, which are exact for any image size"),
-        **_augmentation(paper, epochs, epochs * images),
+        **_augmentation(paper, epochs, images),
     }
 
 
@@ -280,16 +283,17 @@ def _rate(encoder: ViT, target: str | None) -> float:
     return 2e-3 if encoder.embed_dim == 768 and target == "norm_pix" else 4e-3
 
 
-def _augmentation(paper: Values, epochs: float, views: float) -> Values:
+def _augmentation(paper: Values, epochs: float, images: int) -> Values:
     """As much of the paper's as the training calls for, which sees each image often, and can afford, since learning
     becomes slower before it becomes better (measured: docs/log.md)."""
+    views, gentle = epochs * images, _GENTLEST_CROP if images <= _FEWEST else _GENTLE_CROP
     called_for = math.log10(max(1.0, epochs / _FEW_EPOCHS))
     affordable = math.log10(max(1.0, views / _FEW_VIEWS)) / math.log10(_MANY_VIEWS / _FEW_VIEWS)
     share = min(1.0, called_for, affordable)
     reason = f"{share:.0%} of the paper's, for {epochs:g} epoch{'s' * (epochs != 1)} and {views:,.0f} views"
     scaled = ("mixup", "cutmix", "ra_magnitude", "random_erase", "drop_path")
     values: Values = {name: (share * paper[name][0], reason) for name in scaled}
-    least = share * paper["crop_scale"][0][0] + (1 - share) * _GENTLE_CROP
+    least = share * paper["crop_scale"][0][0] + (1 - share) * gentle
     return {**values, "crop_scale": ((least, 1.0), reason)}
 
 

@@ -275,8 +275,11 @@ class FinetuneJob(Job[Classifier]):
         told = "; ".join(f"{row['name']} {shown_value(metric, row['figure'], row['error'])}" for row in found.rows)
         here.console.print(f"Before anything is learnt: {told} ({metric} on val)", soft_wrap=True)
         try:
-            with whole_folder(path / PROBE_FOLDER) as aside:
-                self._save(self.model, 0, aside, {"strength": found.strength})
+            if self.course.schedule.steps:
+                with whole_folder(path / PROBE_FOLDER) as aside:
+                    self._save(self.model, 0, aside, {"strength": found.strength})
+            else:  # it is what the run leaves
+                found.rows[-1]["weights"] = ""
             put_rows(path, self._about, found.rows, begins=True)
         except OSError as error:
             said = f"warning: the linear probe is not kept: {error}"
@@ -391,6 +394,8 @@ class FinetuneJob(Job[Classifier]):
 
     def _compare(self, judged: Judged) -> None:
         """Puts what was learnt beside what is simpler, in compared.json."""
+        if not self.course.schedule.steps:
+            return
         metric, best = HEADLINE[judged.answers.task], None if self.best is None else self.best.record()
         row = {
             "figure": measure(judged.scores, judged.right)[metric],

@@ -43,9 +43,9 @@ from openmae.train.checkpoint import KEEP
 
 GROUPS = {"optimizer": "schedule", "crop_scale": "view", "seed": "machine"}  # of --help, by their first setting
 _BOUNDS: Bounds = {
-    **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad", "patience"), ABOVE_0),
+    **dict.fromkeys(("batch_size", "micro_batch", "blr", "clip_grad", "patience"), ABOVE_0),
     **dict.fromkeys(("minutes", "keep", "timeout_minutes"), ABOVE_0),
-    **dict.fromkeys(("warmup_epochs", "weight_decay", "evaluations", "checkpoint_minutes"), FROM_0),
+    **dict.fromkeys(("epochs", "warmup_epochs", "weight_decay", "evaluations", "checkpoint_minutes"), FROM_0),
     **dict.fromkeys(("mixup", "cutmix", "min_lr"), FROM_0),
     **dict.fromkeys(("max_broken", "random_erase"), SHARE),
     **dict.fromkeys(("drop_path", "ema_decay", "label_smoothing"), BELOW_1),
@@ -105,7 +105,8 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     optimizer: Literal["adamw", "lars"] | None = None
     """Default: adamw. lars is for the paper's linear probe."""
     epochs: float | None = None
-    """Times that every image is seen. Paper: 100, and 50 for large models."""
+    """Times that every image is seen; 0 leaves the linear probe that the head begins as. Paper: 100, and 50 for large
+    models."""
     minutes: Minutes = None
     warmup_epochs: float | None = None
     """Epochs over which the learning rate rises from 0. Paper: 5."""
@@ -177,6 +178,8 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
         if self.patience is not None and self.keep_best == "none":
             what = "--patience counts looks since the best one, which --keep-best names"
             raise UserError(what, "add --keep-best top1, mean_ap, r2, loss, mae or rmse")
+        if self.epochs == 0 and (self.head_from == "fresh" or self.from_scratch):
+            raise UserError("--epochs 0 learns nothing", "give more, or --head-from probe for a linear probe")
         if self.head_from == "probe" and (self.from_scratch or self.batch_norm):
             other = "--from-scratch, whose features have learnt nothing" if self.from_scratch else "--batch-norm"
             raise UserError(f"--head-from probe does not go with {other}", "leave one of them out")

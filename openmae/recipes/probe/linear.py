@@ -1,6 +1,7 @@
 """A linear classifier on frozen features.
 
     openmae probe runs/first labelled/                                  exact and fast; the default
+    openmae probe runs/first labelled/ --out runs/probe                 and keeps the classifier: an ordinary run
     openmae probe runs/first labelled/ --layer all --pool mean,class    which layer is best
     openmae probe runs/first labelled/ --recipe paper --out RUN         the paper's (Table 10)
 
@@ -13,13 +14,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from rich.console import Console
 from tyro.conf import arg
 
 from openmae.commandline.flags import flag
 from openmae.console.terminal import make_console
 from openmae.errors import UserError, said_once
 from openmae.evaluate.evaluation import Evaluation
-from openmae.recipes.asked import AskedGroups
+from openmae.evaluate.predict import said
+from openmae.recipes.asked import AskedGroups, AskedReading
 from openmae.recipes.finetune.choose import LINEAR_PROBE
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.finetune.settings import Finetune
@@ -39,7 +42,7 @@ class Probe(Proof):
     """auto: the best regularised classifier on features of whole images, computed once. paper: Table 10's, by LARS on
     random crops, of the class token; it needs --out."""
     out: Annotated[Path | None, arg(metavar="RUN")] = None
-    """Run folder of --recipe paper."""
+    """Keep the classifier, encoder and linear layer, in a run folder that evaluate, predict and export take."""
     epochs: float | None = None
     """Of --recipe paper. Default: the paper's 90, and 50 for large models."""
     batch_size: int | None = None
@@ -57,20 +60,70 @@ def run(settings: Probe) -> None:
 def probe(settings: Probe) -> list[Evaluation]:
     """By --recipe auto; gives the figures."""
     with said_once():
-        for name in ("out", "epochs", "batch_size"):
+        for name in ("epochs", "batch_size"):
             if getattr(settings, name) is not None:
                 raise UserError(f"{flag(name)} is for --recipe paper", "add that, or leave it out")
+        if settings.out is not None:
+            _check_place(settings, "--out")
+            if (settings.out / "model.safetensors").exists():
+                raise UserError(f"{settings.out} holds a model already", "choose another --out")
+    if settings.out is not None:
+        keep_classifier(settings, settings.out)
     return prove(settings, ["linear"])
+
+
+def keep_classifier(settings: Probe, out: Path) -> None:
+    """The encoder with the linear probe of its last layer as an ordinary run of `finetune` in which nothing else was
+    learnt. The head reads the norm of the mean of the tokens, as fine-tuned models do, where the table's features are
+    the mean of the normed ones; of the class token it is the same.
+
+    Raises UserError.
+    """
+    asked: dict[str, Any] = {field.name: getattr(settings, field.name) for field in fields(AskedGroups)}
+    asked |= {field.name: getattr(settings, field.name) for field in fields(AskedReading)}
+    asked |= settings.heads
+    console = make_console()
+    figures = finetune(
+        Finetune(
+            model=str(settings.model),
+            data=settings.data,
+            out=out,
+            blocks="0",
+            epochs=0,
+            head_from="probe",
+            keep_best="none",
+            labels=settings.labels,
+            task=settings.task,
+            pool="class" if settings.pool == "class" else None,
+            **asked,
+            seed=settings.seed,
+            precision=settings.precision,
+            device=settings.device,
+            workers=settings.workers,
+        ),
+        Console(quiet=True),  # the table's command says what labels are taken for
+    )
+    console.print(
+        f"The classifier is in {out}, on val: {said(figures)}. It reads the norm of the tokens' mean, as fine-tuned "
+        "models do, where the table has the mean of normed tokens\n"
+        f"  openmae predict {out} IMAGES --out predictions.csv",
+        soft_wrap=True,
+    )
+
+
+def _check_place(settings: Probe, asked: str) -> None:
+    """Raises UserError where a classifier is to be kept of features that it could not read."""
+    if settings.layer is not None:
+        raise UserError(f"{asked} reads the last layer", f"leave out --layer, or {asked}")
+    if settings.pool not in (None, "mean", "class"):
+        raise UserError(f"--pool is '{settings.pool}'", f"with {asked} give mean or class")
 
 
 def _by_the_paper(settings: Probe) -> None:
     with said_once():
         if settings.out is None:
             raise UserError("--recipe paper trains, so it needs a run folder", "add --out RUN")
-        if settings.layer is not None:
-            raise UserError("--recipe paper reads the last layer", "leave out --layer, or --recipe paper")
-        if settings.pool not in (None, "mean", "class"):
-            raise UserError(f"--pool is '{settings.pool}'", "with --recipe paper give mean or class")
+        _check_place(settings, "--recipe paper")
         width = load_model(settings.model, **settings.heads).encoder.embed_dim
     epochs = settings.epochs or (_EPOCHS if width < _LARGE else _EPOCHS_OF_LARGE)
     paper: dict[str, Any] = {**LINEAR_PROBE}

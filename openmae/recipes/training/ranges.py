@@ -23,7 +23,7 @@ SEED: tuple[Callable[[Any], bool], str] = (lambda n: 0 <= n < 2**63, "give a num
 def check(settings: Settings, bounds: Bounds) -> None:
     """`within`, of a training: the warm-up is shorter than the whole, too."""
     within(settings, bounds)
-    if settings.epochs is not None and settings.warmup_epochs is not None and settings.warmup_epochs >= settings.epochs:
+    if settings.epochs and settings.warmup_epochs is not None and settings.warmup_epochs >= settings.epochs:
         refuse(settings, "warmup_epochs", f"it is not below --epochs {settings.epochs:g}, so lower it")
 
 

@@ -39,6 +39,8 @@ class Course:
     def after(self, ends: Sequence[tuple[int, float]], epochs: float, warmup_epochs: float) -> "Course":
         """The same course where the run was complete after so many (steps, epochs) before: each part has a warm-up and
         a cosine of its own. epochs: of all parts together."""
+        if not ends:
+            return self
         whole, parts, begin, since = self.schedule.lr, list[WarmupCosine](), 0, 0.0
         assert isinstance(whole, WarmupCosine)
         for end, until in (*ends, (self.schedule.steps, epochs)):
@@ -47,7 +49,7 @@ class Course:
             begin, since = end, until
         earlier = tuple(steps for steps, _ in ends)
         lr = InParts(tuple(parts), (*earlier, self.schedule.steps))
-        return replace(self, schedule=replace(self.schedule, lr=lr), earlier=earlier) if earlier else self
+        return replace(self, schedule=replace(self.schedule, lr=lr), earlier=earlier)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def course_of(
     """
     epochs, batch_size = given(settings.epochs), given(settings.batch_size)
     steps = steps_of(epochs, images, batch_size, console)
-    warmup_steps = steps * (settings.warmup_epochs or 0.0) / epochs
+    warmup_steps = steps * (settings.warmup_epochs or 0.0) / epochs if epochs else 0.0
     lr = given(settings.blr) * batch_size / 256
     schedule = Schedule(
         steps,
@@ -95,6 +97,8 @@ def course_of(
 
 def steps_of(epochs: float, images: int, batch_size: int, console: Console) -> int:
     """Optimizer steps; says so where they are few. Raises UserError where all epochs together do not fill a batch."""
+    if epochs == 0:
+        return 0
     views = epochs * images
     steps = round(views / batch_size)
     times = f"{epochs:g} time{'s' * (epochs != 1)}"
