@@ -111,11 +111,11 @@ def faces(archives: Path) -> Rows:
 
 
 ENCODERS = {
-    "nuclei": Encoder(SIDE, 8, 40, nuclei),
-    "cifar": Encoder(32, 4, 8, cifar),
-    "crops": Encoder(64, 8, 40, crops),
-    "digits": Encoder(16, 4, 100, digits),
-    "faces": Encoder(24, 4, 200, faces),
+    "nuclei": Encoder(SIDE, 8, 30, nuclei),
+    "cifar": Encoder(32, 4, 7, cifar),
+    "crops": Encoder(64, 8, 30, crops),
+    "digits": Encoder(16, 4, 60, digits),
+    "faces": Encoder(24, 4, 150, faces),
 }
 SETS = {
     "density": Set("nuclei", tuned=True),

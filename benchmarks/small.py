@@ -1,0 +1,201 @@
+"""A few dozen labels: what each simple and each trained classifier makes of them, on small sets of real images.
+
+    python benchmarks/small.py ARCHIVES OUT                 everything: 3 draws, 20, 60 and 500 labels; hours
+    python benchmarks/small.py ARCHIVES OUT --quick         one draw, 60 labels, the sets that choices are made by
+    python benchmarks/small.py ARCHIVES OUT --minutes 6     as many cells as begin in so long; the same command goes on
+
+ARCHIVES has nuclei.tar, cifar10-train.tar.gz and cifar10-test.tar.gz. OUT gets the sets, an encoder for each
+(pre-trained once, 128 wide and 4 deep), cells.jsonl with a line for each cell (set, labels, draw, row), and table.md. A
+draw decides which labels are taken, the order, the views and the fresh weights. Rows: raw pixels, histograms, an
+untrained encoder's probe, scratch; kNN and probe on the pre-trained features; fine-tuned with the choices of before and
+of now. Sets that choices were made by (`tuned`) stand apart from those that are reported.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from rich.console import Console
+from small_sets import ENCODERS, SETS, write_set
+
+from openmae.evaluate.predict import HEADLINE
+from openmae.recipes.finetune.job import finetune
+from openmae.recipes.finetune.settings import Finetune
+from openmae.recipes.pretrain.job import pretrain
+from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.probe.job import prove
+from openmae.recipes.probe.settings import Proof
+
+LABELS, DRAWS = (20, 60, 500), (0, 1, 2)
+FEATURES = {"raw pixels": "raw", "histograms": "histogram", "untrained": "untrained probe"}
+ROWS = ("raw", "histogram", "untrained probe", "scratch", "kNN", "probe", "before", "now")
+QUIET = Console(quiet=True)
+
+
+def before(images: int) -> dict[str, Any]:
+    """What `auto` chose before heads began as probes, on a CPU (openmae at commit 347da40), as flags."""
+    batch = min(256, max(32, 2 ** round(math.log2(max(1, images / 40)))))
+    epochs = max(min(200.0, max(20.0, round(100 * math.sqrt(10_000 / images)))), float(math.ceil(500 * batch / images)))
+    share = math.log10(max(1.0, epochs * images / 3e4)) / math.log10(1e7 / 3e4)
+    share = min(1.0, share, math.log10(max(1.0, epochs / 10)))
+    return {
+        "head_from": "fresh",
+        "batch_size": batch,
+        "epochs": epochs,
+        "crop_scale": (share * 0.08 + (1 - share) * 0.4, 1.0),
+    }
+
+
+def encoder_of(name: str, out: Path) -> Path:
+    """The run that pre-trained it, or goes on doing so."""
+    about, run = ENCODERS[name], out / "encoders" / name
+    if not (run / "report.html").exists():
+        pretrain(
+            Pretrain(
+                data=str(out / "sets" / name),
+                out=run,
+                model="vit_tiny",
+                embed_dim=128,
+                depth=4,
+                num_heads=4,
+                decoder_embed_dim=64,
+                decoder_depth=1,
+                decoder_num_heads=4,
+                img_size=about.img_size,
+                patch_size=about.patch_size,
+                epochs=about.epochs,
+                batch_size=64,
+                blr=8e-3,
+                warmup_epochs=2,
+                pictures=1,
+                workers=0,
+            ),
+            QUIET,
+        )
+    return run
+
+
+def frozen(name: str, labels: int, draw: int, out: Path) -> dict[str, tuple[float, float | None]]:
+    """Figures of what needs no training but a classifier."""
+    settings = Proof(
+        model=encoder_of(SETS[name].encoder, out) / "model.safetensors",
+        data=str(out / "sets" / SETS[name].encoder / f"{name}.csv"),
+        labels=str(labels),
+        task=SETS[name].task,
+        seed=draw,
+        workers=0,
+    )
+    found = {}
+    for one in prove(settings, ["knn", "linear"]):
+        row = FEATURES.get(one.features, {"knn": "kNN", "linear": "probe"}[one.kind])
+        if one.kind == "linear" or row == "kNN":  # raw pixels, histograms and an untrained encoder by the linear figure
+            found[row] = (one.headline, None)
+    return found
+
+
+def trained(row: str, name: str, labels: int, draw: int, out: Path) -> tuple[float, float | None]:
+    """The figure of a fine-tuning and its standard error over the test images."""
+    settings: dict[str, Any] = {"hflip": name != "digits"}  # which mean something else in a mirror
+    if row != "now":
+        settings |= before(labels)
+    run = out / "runs" / f"{name}-{labels}-{draw}-{row}"
+    finetune(
+        Finetune(
+            model=str(encoder_of(SETS[name].encoder, out)),
+            data=str(out / "sets" / SETS[name].encoder / f"{name}.csv"),
+            out=run,
+            labels=str(labels),
+            task=SETS[name].task,
+            from_scratch=row == "scratch",
+            seed=draw,
+            workers=0,
+            evaluations=1,
+            keep_best="none",  # the test images choose nothing
+            **settings,
+        ),
+        QUIET,
+    )
+    rows = json.loads((run / "compared.json").read_text())["rows"]
+    found = next(one for one in rows if one["name"] == "fine-tuned")
+    shutil.rmtree(run)
+    return found["figure"], found["error"]
+
+
+def cells(given: argparse.Namespace) -> Iterator[tuple[str, int, int, str]]:
+    """(set, labels, draw, row), one draw after the other."""
+    names = [name for name in SETS if SETS[name].tuned or not given.quick]
+    for draw in DRAWS[: 1 if given.quick else None]:
+        for labels in (60,) if given.quick else LABELS:
+            for name in names:
+                if labels <= {"faces": 60}.get(name, 500):  # it has 120 to learn from
+                    yield from ((name, labels, draw, row) for row in ROWS)
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Means over the draws, with the standard error of the mean over them, a table for each kind of set."""
+    shown = []
+    for tuned in (False, True):
+        shown.append(f"\n{'Sets that choices were made by' if tuned else 'Sets kept aside'}\n")
+        shown.append(f"| set | labels | {' | '.join(ROWS)} |\n|---|---|{'---|' * len(ROWS)}")
+        for name in (name for name in SETS if SETS[name].tuned is tuned):
+            for labels in LABELS:
+                found = []
+                for row in ROWS:
+                    here = [x["figure"] for x in lines if (x["set"], x["labels"], x["row"]) == (name, labels, row)]
+                    error = statistics.stdev(here) / math.sqrt(len(here)) if len(here) > 1 else None
+                    said = f"{statistics.mean(here):.3f}" if here else "-"
+                    found.append(said + (f" ± {error:.3f}" if error is not None else ""))
+                if any(cell != "-" for cell in found):
+                    metric = HEADLINE[SETS[name].task]  # type: ignore[index]
+                    shown.append(f"| {name} ({metric}) | {labels} | {' | '.join(found)} |")
+    return "\n".join(shown).strip() + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archives", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    given = parser.parse_args()
+    file, began = given.out / "cells.jsonl", time.monotonic()
+    given.out.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(
+        words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    for name, labels, draw, row in cells(given):
+        if any((x["set"], x["labels"], x["draw"], x["row"]) == (name, labels, draw, row) for x in lines):
+            continue
+        if time.monotonic() - began > 60 * given.minutes:
+            print("Time is up; the same command goes on")
+            break
+        write_set(SETS[name].encoder, given.archives, given.out / "sets")
+        start, found = time.monotonic(), {}
+        if row in ("scratch", "before", "now"):
+            found = {row: trained(row, name, labels, draw, given.out)}
+        else:
+            found = frozen(name, labels, draw, given.out)
+        for which, (figure, error) in found.items():
+            line = {"set": name, "tuned": SETS[name].tuned, "labels": labels, "draw": draw, "row": which}
+            line |= {"figure": figure, "error": error, "seconds": round(time.monotonic() - start, 1), "commit": commit}
+            lines.append(line)
+            with file.open("a") as out:
+                out.write(json.dumps(line) + "\n")
+            print(f"{name}, {labels} labels, draw {draw}, {which}: {figure:.3f}", flush=True)
+    (given.out / "table.md").write_text(table(lines))
+    print(table(lines))
+
+
+if __name__ == "__main__":
+    main()
