@@ -55,7 +55,7 @@ from openmae.recipes.pretrain.start import (
     open_start,
     say_images,
 )
-from openmae.recipes.pretrain.watch import FEWEST, Watch, looked_at
+from openmae.recipes.pretrain.watch import FEWEST, Watch, most_looked_at
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
 from openmae.recipes.training.schedule import evenly
@@ -276,7 +276,7 @@ class PretrainJob(Job[MaskedAutoencoder]):
         """Features of whole images, as many as are measured."""
         times = self._measured(views)
         seen = len(self.images.train) + (0 if self.images.val is None else len(self.images.val))
-        return times * looked_at(views / times, seen) * self._look_work if times else 0.0
+        return times * min(seen, most_looked_at(views / times)) * self._look_work if times else 0.0
 
     @cached_property
     def _look_work(self) -> float:

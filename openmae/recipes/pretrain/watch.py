@@ -33,9 +33,9 @@ _FEW = 1000
 _MOST_BYTES = 2**28  # of a sample that stays decoded in memory
 
 
-def looked_at(passes: float, images: int) -> int:
-    """Images that a look takes, of so many: training sees `passes` between two looks."""
-    return min(images, MOST_REFERENCES + MOST_QUERIES, max(FEWEST, int(passes * _SHARE)))
+def most_looked_at(passes: float) -> int:
+    """Images that a look takes, where there are enough: training sees `passes` between two looks."""
+    return min(MOST_REFERENCES + MOST_QUERIES, max(FEWEST, int(passes * _SHARE)))
 
 
 class Watch:
@@ -58,7 +58,7 @@ class Watch:
         """
         self.statistics, self.here, self.precision = statistics, here, course.schedule.precision
         (train, val), seed = images, course.seed
-        most = looked_at(passes, len(train) + (0 if val is None else len(val)))
+        most = most_looked_at(passes)
         queries = min(MOST_QUERIES, most // 3)
         references = min(MOST_REFERENCES, most - queries)
         order = generator(seed, "watch", index=0).permutation(len(train))
