@@ -13,7 +13,7 @@ from openmae.report.page.results import name_of, shown_value
 from openmae.report.plots.curves import is_number
 
 COMPARED = "compared.json"
-FINETUNED, BEST, SCRATCH = "fine-tuned", "fine-tuned, its best look at val", "the same from scratch"
+FINETUNED, BEST = "fine-tuned", "fine-tuned, its best look at val"
 _KNN_NOTE = "kNN has no weights to export: it compares with the labelled images themselves (openmae knn)"
 
 
@@ -25,7 +25,7 @@ def heading(found: Mapping[str, Any]) -> str:
 def verdict(found: Mapping[str, Any], run: str) -> str:
     """Which to use, in a sentence or two; "" where the figures cannot tell. The best look is no row of its own here: it
     was chosen by these images."""
-    rows = [row for row in found["rows"] if row["name"] not in (BEST,) and math.isfinite(row["figure"])]
+    rows = [row for row in found["rows"] if row["name"] != BEST and math.isfinite(row["figure"])]
     own = next((row for row in rows if row["name"] == FINETUNED), None)
     others = sorted((row for row in rows if row is not own), key=lambda row: -row["figure"])
     if own is None or not others:
