@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from rich.console import Console
 from small_sets import ENCODERS, SETS, write_set
 
+from openmae.errors import Interrupted
 from openmae.evaluate.predict import HEADLINE
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.finetune.settings import Finetune
@@ -198,4 +199,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Interrupted as stopped:  # its cell goes on from there
+        raise SystemExit(f"{stopped}.") from stopped
