@@ -89,7 +89,8 @@ class Plan(AskedFiles, AskedReading):
     minutes: float | None = None
     """Time for the whole run, in place of --epochs: how many that makes."""
     batch_size: int | None = None
-    """Images an optimizer step, over all GPUs together. Default: at most 4096 on a GPU and 256 on a CPU."""
+    """Images an optimizer step, over all GPUs together. Default: by the number of images, at most 4096 on a GPU and 256
+    on a CPU, and less where that would leave fewer than 800 steps."""
     micro_batch: int | None = None
     """Images that go through the model at once. Default: what fits in the memory, at most 64 on a CPU."""
     grad_checkpointing: Switch = "auto"

@@ -71,7 +71,7 @@ from openmae.train.optimizers import adamw, layer_scale
 from openmae.weights import model_json
 
 _LOOK_SHARE = 0.1  # of the computing: what measuring the features takes at most,
-_LOOK_FLOPS = 2e12  # but for so much, some seconds
+_LOOK_FLOPS = 1e11  # but for so much, a few seconds
 
 
 def run(settings: Pretrain) -> None:

@@ -75,8 +75,8 @@ class Budget:
         if steps == 0 and not self.is_bound:
             raise UserError(
                 f"--minutes {shown(self.minutes)} are over before the first step: opening the images and measuring "
-                f"took {duration(used)}, and a step of {several(batch_size, 'image')} takes "
-                f"{duration(batch_size / pace.images_per_second)}",
+                f"took {duration(used)}, and a step of {several(batch_size, 'image')} with what is looked at after it "
+                f"{max(1.0, self.seconds(batch_size, pace)):.0f} s",
                 "give more",
             )
         fits = wished <= steps
