@@ -9,7 +9,7 @@ from openmae.commandline.flags import flag, with_flags
 from openmae.recipes.training.settings import Settings, shown
 
 OF_A_START = ("resume", "out", "profile", "minutes")
-"""Settings that config.toml does not have: those of one start alone, and the minutes, since it has their epochs."""
+"""Settings that config.toml does not have: those of a start alone, and the minutes, since it has their epochs."""
 
 Values = dict[str, tuple[Any, str]]
 """Of each setting: what it is set to, and why."""
