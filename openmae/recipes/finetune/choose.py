@@ -1,7 +1,6 @@
 """What `finetune` chooses where a setting was left open, the paper's or what fits the data; and what follows."""
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from openmae.model import ViT
 from openmae.recipes.finetune.build import Finetuning, Head, Rule, Start
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.training.memory import usable_memory
-from openmae.recipes.training.open import OF_A_START, Values, fill, filled
+from openmae.recipes.training.open import Values, fill, filled, kept
 from openmae.recipes.training.schedule import course_of
 from openmae.recipes.training.settings import given, pair, sides_of
 from openmae.train.classifier_cost import rough_step_bytes, step_bytes
@@ -195,8 +194,7 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
 
 def _config(settings: Finetune) -> dict[str, Any]:
     """MODEL and DATA are kept as whole paths, so that the run can be gone on with from any folder."""
-    values, model = asdict(settings), given(settings.model)
-    values = {name: value for name, value in values.items() if name not in OF_A_START}
+    values, model = kept(settings), given(settings.model)
     model = whole_address(model) if Path(model).exists() else model
     return {**values, "model": model, "data": whole_address(given(settings.data))}
 
