@@ -229,13 +229,15 @@ def test_a_survey_tells_what_it_saw(tmp_path: Path) -> None:
     data = write_images(tmp_path, 12)
     (data / "class0/bad.png").write_bytes(b"no image")
     picture(1, mode="L").save(data / "class1/grey.png")
+    picture(2, mode="L").convert("RGB").save(data / "class1/grey-as-colour.png")
     source = open_data(str(data)).all
     look = survey(source, seed=0)
+    assert look.grey == 1
     assert look.size == (24, 20)
-    assert look.channels == {1: 1, 3: 12}
+    assert look.channels == {1: 1, 3: 13}
     assert "grey" in look.why_channels
-    assert look.looked_at == len(source) == 14
+    assert look.looked_at == len(source) == 15
     assert [source.name(index) for index, _ in look.broken] == ["class0/bad.png"]
-    assert len(look.smaller_than((22, 22))) == 13
+    assert len(look.smaller_than((22, 22))) == 14
     with pytest.raises(UserError, match="none of 2 images"):
         survey(Files([b"", b""]), seed=0)

@@ -86,6 +86,7 @@ def judge(splits: Sequence[InspectedSplit], choice: Choice = NOTHING_OPEN) -> li
         findings += _unreadable(split)
         findings += _sizes(split)
         findings += _blank(split)
+        findings += _grey(split)
         findings += _no_data(split)
     findings += _kinds(splits)
     findings += _labels(splits)
@@ -151,6 +152,22 @@ def _blank(split: InspectedSplit) -> Iterator[Finding]:
             f"{words.images(blank.sum())}{_of(split)} {_are(blank.sum())} blank, one colour all over ({share:.2%})",
             "nothing can be learnt from them: remove them",
             split.examples(blank),
+        )
+
+
+def _grey(split: InspectedSplit) -> Iterator[Finding]:
+    grey, good = split.found.rows["grey"] & split.found.good, split.found.good
+    if grey.any():
+        every = grey.sum() == good.sum()
+        yield Finding(
+            "note",
+            f"{'' if every else f'{grey.sum():,} of '}{words.images(good.sum())}{_of(split)} are grey and "
+            "stored as colour",
+            "train on one channel by `in_chans=1`: the same pixels, for a third of the values"
+            if every
+            else "`in_chans=1` reads all as grey, if their colour does not matter: in colour, the difference between "
+            "channels is no pattern in these",
+            split.examples(grey),
         )
 
 

@@ -18,7 +18,7 @@ from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
 from openmae.data.survey.frames import some_frames
-from openmae.data.survey.moments import image_moments, scale_of
+from openmae.data.survey.moments import image_moments, is_grey, scale_of
 from openmae.data.survey.nodata import Ends, Suspect, ends, suspects
 from openmae.errors import BrokenImage
 from openmae.randomness import generator
@@ -40,6 +40,7 @@ ROW = np.dtype(
         ("missing", "f4"),  # share of its values
         ("scale", "f4"),  # the root of the mean square of its scaled pixels
         ("blank", "?"),  # whether all its pixels are the same
+        ("grey", "?"),  # whether it is grey and stored as colour
     ]
 )
 
@@ -74,6 +75,7 @@ class _Looked:
     missing: float = 0.0
     scale: float = 0.0
     blank: bool = False
+    grey: bool = False
     ends: Ends | None = None
     reason: str = ""
 
@@ -94,7 +96,7 @@ def inspect(
             header = one.header
             kind = numbers.setdefault((header.format, header.mode, header.depth, header.exact), len(numbers))
             shape = (header.height, header.width, header.channels, header.frames)
-            rows[done] = (one.digest, one.size, *shape, kind, one.missing, one.scale, one.blank)
+            rows[done] = (one.digest, one.size, *shape, kind, one.missing, one.scale, one.blank, one.grey)
             if one.reason:
                 reasons[done] = one.reason
             if one.ends is not None:
@@ -126,7 +128,7 @@ def _inspect(source: Source, reading: Reading, chunk: Sequence[int], hand: Hand)
             depth: Depth = "float32" if header.exact else header.depth  # of which numbers one scale is measured
             image, missing = some_frames(opened, PixelFormat(header.channels, None, depth, reading))
             gaps = 0.0 if missing is None else float(missing.mean())
-            facts = (digest, size, gaps, _scale(image, missing), _is_blank(image))
+            facts = (digest, size, gaps, _scale(image, missing), _is_blank(image), is_grey(image))
             found.append(_Looked(header, *facts, ends=ends(image, missing)))
         except (OSError, BrokenImage) as error:
             found.append(_Looked(_NOTHING, digest, size, reason=str(error) or type(error).__name__))

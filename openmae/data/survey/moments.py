@@ -48,6 +48,13 @@ def means_of(moments: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
+def is_grey(image: NDArray[Any]) -> bool:
+    """Whether (H, W, C) is a grey image stored as colour: three channels that are the same everywhere."""
+    if image.shape[2] != 3 or not (image[0, :, 1:] == image[0, :, :1]).all():  # most colour ends at the first row
+        return False
+    return bool((image[..., 1:] == image[..., :1]).all())
+
+
 def scale_of(moments: NDArray[np.float64]) -> float:
     """How large an image's values are, by its moments (3, C): the root of their mean square."""
     return float(np.sqrt(moments[2].sum() / max(moments[0].sum(), 1e-300)))

@@ -17,7 +17,7 @@ from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
 from openmae.data.survey.frames import some_frames
 from openmae.data.survey.levels import UNKNOWN, Levels
-from openmae.data.survey.moments import from_moments, image_moments, means_of
+from openmae.data.survey.moments import from_moments, image_moments, is_grey, means_of
 from openmae.data.survey.nodata import Ends, Suspect, ends, suspects, usual
 from openmae.data.survey.readings import (
     NOTHING_OPEN,
@@ -51,6 +51,7 @@ class Survey:
     channels: how many images have how many channels. why_channels: the reason for the number that was chosen.
     looked_at: how many images were tried. broken: (index, reason) of those that give no image.
     levels: of those that do. choice: how files are read that leave it open. frames: that a file has, at most.
+    grey: how many images are grey and stored as colour.
     missing: share of the pixels of each image, in the order of `sizes`, that is missing. no_data: values that were
     taken for no-data, for nobody said which are; suspected: other values that look like it.
     """
@@ -68,6 +69,7 @@ class Survey:
     suspected: tuple[Suspect, ...] = ()
     choice: Choice = NOTHING_OPEN
     frames: int = 1
+    grey: int = 0
 
     def smaller_than(self, patch_size: tuple[int, int]) -> list[tuple[int, str]]:
         """(index, reason) of images that do not cover one patch."""
@@ -77,7 +79,8 @@ class Survey:
 
 @dataclass(frozen=True)
 class Seen:
-    """An image of the sample: its header, how it is seen through, moments (3, C) and ends, or why there are none."""
+    """An image of the sample: its header, how it is seen through, moments (3, C) and ends, or why there are none.
+    grey: whether it is stored as colour for all that."""
 
     index: int
     header: Header | None = None
@@ -85,6 +88,7 @@ class Seen:
     moments: NDArray[np.float64] | None = None
     ends: Ends | None = None
     reason: str = ""
+    grey: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,9 @@ def survey(
         suspected,
         found.choice,
         max(header.frames for _, header, _ in good),
+        sum(
+            one.grey for one in seen if one.moments is not None and one.header is not None and one.header.channels == 3
+        ),
     )
 
 
@@ -328,6 +335,6 @@ def seen_of(
             return Seen(index, header, alpha)
         reduce = reduction((header.height, header.width), (_LOOK_SIDE, _LOOK_SIDE))
         image, missing = some_frames(opened, pixels, reduce)
-        return Seen(index, header, alpha, image_moments(image, missing), ends(image, missing))
+        return Seen(index, header, alpha, image_moments(image, missing), ends(image, missing), grey=is_grey(image))
     except (OSError, BrokenImage) as error:
         return Seen(index, header, reason=str(error))

@@ -12,8 +12,8 @@ Reported, by severity, with what to do about each:
               val lacks, or that differ by capitals only; more than half of an image no-data; values such as -9999
               that look like no-data though no file says so; labels of one class only, in one split only, or numbers
               but for a few; masks among the images; images of kinds that are not read, or of several scales or units
-    note      a few blank images; no-data; sizes far from the others; grey beside colour; files with several frames;
-              no labels; a third split, test, beside train and val
+    note      a few blank images; grey images stored as colour; no-data; sizes far from the others; grey beside colour;
+              files with several frames; no labels; a third split, test, beside train and val
 
 The exit code says how bad it is: 0 for nothing or notes, 1 for warnings, 2 for errors (and where the images cannot be
 read at all).

@@ -127,6 +127,13 @@ def open_images(settings: Pretrain, here: Here) -> Images:
             reading=settings.reading,
         )
         say_notes(look.choice, console)
+        if look.grey and settings.in_chans is None:
+            every = look.grey == len(look.sizes)
+            said = "All" if every else f"{look.grey:,} of {len(look.sizes):,} images looked at"
+            use = (
+                "trains on the one channel that they have" if every else "reads all as grey, if colour does not matter"
+            )
+            console.print(f"{said} are grey and stored as colour: --in-chans 1 {use}", soft_wrap=True)
         say_missing(look.missing, settings.max_nodata, console)
         warn_of_suspects(look.suspected, look.statistics.pixels.reading.nodata, console)
     return Images(train, val, shown, look, began, bands)
