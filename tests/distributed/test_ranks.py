@@ -397,7 +397,7 @@ def test_too_many_broken_files_of_one_rank_end_the_run_in_its_words(tmp_path: Pa
     [
         ("pretrain DATA --out RUN --modle vit_tiny", "there is no flag --modle"),
         ("pretrain DATA --out RUN --mask-ratio 2", "mask_ratio is 2"),
-        ("finetune RUN DATA --out OTHER --epochs 0", "--epochs is 0"),
+        ("finetune RUN DATA --out OTHER --epochs -1", "--epochs is -1"),
         ("knn RUN DATA --k 0", "--k is 0"),
         ("probe RUN DATA --recipe paper", "add --out RUN"),
         ("doctor --timeout 0", "--timeout is 0"),

@@ -154,7 +154,7 @@ def test_a_run_shows_itself(evaluated: Path, tmp_path: Path, monkeypatch: pytest
     assert "http" not in shown["text/html"]
     assert Path(run) == evaluated
     assert run.config["depth"] == 2
-    assert len(run.evaluations) == 3
+    assert len(run.evaluations) == 4
     assert [place.suffix for place in run.pictures] == [".png"] * len(run.pictures)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # without pandas
     assert run.metrics == read_metrics(evaluated)

@@ -20,7 +20,7 @@ def test_quickstart_does_its_steps(tmp_path: Path, run: Run, monkeypatch: pytest
     assert "openmae pretrain your/images --out runs/first" in output
     Image.open(tmp_path / "q/reconstruction.png").verify()
     kept = json.loads((tmp_path / "q/run/evaluations.json").read_text())
-    assert len(kept) == 6
+    assert len(kept) == 8  # pixels, histograms, untrained, pre-trained: by kNN and linear
     assert {e["classes"] for e in kept} == {19}
 
 
