@@ -113,19 +113,19 @@ def test_scans_of_a_jpeg_are_counted_before_they_are_gone_over() -> None:
     with Image.open(io.BytesIO(data)) as image:  # a valid file
         expected = np.asarray(image)
     np.testing.assert_array_equal(decode(data, GREY)[..., 0], expected)
-    data, start = many_scans(8192, 2646), time.perf_counter()
+    data, start = many_scans(8192, 2646), time.process_time()
     with pytest.raises(BrokenImage, match="2,647 scans of 8192 x 8192 pixels would take too long"):
         read_header(data)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_segments_of_a_jpeg_are_counted() -> None:
     data = encoded(Image.fromarray(noise(8, 8)), "JPEG")
     for filling in (b"\xff", b"\xff\xd0", b"\xff\xfe\0\2"):
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(BrokenImage, match="more than 65,536 segments"):
             read_header(data[:2] + filling * 10**6 + data[2:])
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
         assert read_header(data[:2] + filling * 100 + data[2:]).height == 8
 
 
@@ -249,10 +249,10 @@ def test_a_row_group_that_unpacks_to_more_than_there_is_room_for(
 @pytest.mark.usefixtures("little_memory")
 def test_what_a_tiff_promises_is_judged_before_it_is_believed() -> None:
     for name, data in promising_tiffs().items():
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(BrokenImage, match=r"its OME-XML promises [0-9,]* planes|cut off|missing"):
             decode(data, PixelFormat(1, None, "uint16"))
-        assert time.perf_counter() - start < 2, name
+        assert time.process_time() - start < 2, name
 
 
 @pytest.mark.usefixtures("little_memory")

@@ -710,7 +710,7 @@ def test_remote_shards_in_other_processes(tmp_path: Path, server: Server) -> Non
     expected = source.read_many([0, 5])  # makes connections, which a forked process must not use
     pickle.loads(pickle.dumps(source))
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map_async(methodcaller("read_many", [0, 5]), [source] * 4).get(timeout=20) == [expected] * 4
+        assert pool.map_async(methodcaller("read_many", [0, 5]), [source] * 4).get(timeout=120) == [expected] * 4
 
 
 def test_remote_that_is_not_there(tmp_path: Path, server: Server) -> None:

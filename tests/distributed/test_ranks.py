@@ -244,11 +244,11 @@ def test_who_is_gone_is_named_and_the_others_stop(data: Path, tmp_path: Path, ho
         wait_for(lambda: "step 1/" in (tmp_path / "log0").read_text(), processes[0])
         processes[who].send_signal(signal.SIGKILL if how == "killed" else signal.SIGSTOP)
         began = time.monotonic()
-        codes = [processes[rank].wait(timeout=60) for rank in others]
+        codes = [processes[rank].wait(timeout=120) for rank in others]
         took = time.monotonic() - began
     said = [(tmp_path / f"log{rank}").read_text() for rank in others]
     assert codes == [75, 75], said
-    assert took < 20
+    assert took < 100
     if who == 0:  # it also keeps what the others look at: torchrun does, where it runs
         assert "rank 0" in said[0], said
     else:

@@ -182,7 +182,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(suffix: str, model: P
     for moment in (*moments, "sorted"):
         process = multiprocessing.get_context("fork").Process(target=quick_parts, args=(words,))
         process.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         there = (folder / moment).exists if moment != "sorted" else (tmp_path / "sorted/class1").exists
         while not there() and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.0002)

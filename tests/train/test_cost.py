@@ -194,10 +194,10 @@ def test_the_largest_micro_batch() -> None:
 
 
 def test_a_huge_model_is_estimated_without_its_weights() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     size = largest_micro_batch(architecture_of("vit_huge"), "bf16", 4096, 100 * 10**9, 4096, device_type="cuda")
     assert size in (256, 512)
-    assert time.perf_counter() - began < 15  # 1 s where nothing else runs
+    assert time.process_time() - began < 15
 
 
 REAL = """
