@@ -10,10 +10,8 @@ of ViT-L's last blocks none 73.5, half a block 79.1, one 81.0, all 84.9% (Figure
 and the linear probe are one job: they differ in settings alone.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,41 +20,31 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
-from openmae.data.fewer_labels import fewer_labels
-from openmae.data.held_out import split_for
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.memory import in_memory
 from openmae.data.loading.stream import Batch, Stream
-from openmae.data.opening import open_data
-from openmae.data.sources.groups import group_numbers
 from openmae.data.sources.selection import Selection
-from openmae.data.sources.source import Source
-from openmae.data.tasks import Answers, Taken, Task, answers, outputs_before
 from openmae.data.views.crop import View
-from openmae.errors import UserError
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.judge import Judged, judge
 from openmae.evaluate.predict import HEADLINE, SHARES, measure, predict, said, standard_error
-from openmae.evaluate.suited import suited
 from openmae.files.address import whole_address
 from openmae.files.whole import whole_folder
 from openmae.heads import Classifier
 from openmae.machine.device import memory_of
 from openmae.recipes.evaluate.keep import keep_result
-from openmae.recipes.finetune.best import FOLDER, BestWeights, check_metric, kept_metric
-from openmae.recipes.finetune.build import Finetuning, Start, build, finish_of, fresh, loaded_model, pretrained
+from openmae.recipes.finetune.best import FOLDER, BestWeights, kept_metric
+from openmae.recipes.finetune.build import Finetuning, build, finish_of
 from openmae.recipes.finetune.choose import choose, settle
 from openmae.recipes.finetune.compared import put_rows, show_compared
 from openmae.recipes.finetune.frozen import FOLDER as PROBE_FOLDER
 from openmae.recipes.finetune.frozen import look_at
+from openmae.recipes.finetune.labelled import Labelled, open_labelled
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
-from openmae.recipes.learnt import label_column
 from openmae.recipes.levels import check_levels
-from openmae.recipes.opened import tell
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
 from openmae.recipes.training.schedule import evenly
@@ -67,9 +55,8 @@ from openmae.report.page.sweep import SWEEP
 from openmae.train.checkpoint import save_model
 from openmae.train.loop import fit
 from openmae.train.optimizers import adamw, keep_average, lars, layer_scale
-from openmae.weights import Loaded, model_json
+from openmae.weights import model_json
 
-_LABELS = "labels:"  # before their digest in a run's fingerprint
 MOST_VALIDATED = 256  # images at once
 
 
@@ -98,99 +85,6 @@ def finetune(settings: Finetune, console: Console) -> dict[str, float]:
     with begun(FINETUNE, settings, console) as run:
         fit(run.training)
     return run.job.figures
-
-
-# ---------------------------------------------------------------- images
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """MODEL and DATA, opened: images to learn from and to be judged by, and what is right for them."""
-
-    start: Start
-    train: Source
-    val: Source
-    right: Answers
-    asked: Answers
-    is_former: bool = False
-    """Whether the run was begun when its labels were no part of the fingerprint."""
-    label_column: str | None = None
-    """Of DATA, that of the labels; None for the one that is taken by itself."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of both, and of their labels."""
-        images = f"{self.train.fingerprint} {self.val.fingerprint}"
-        if self.is_former:
-            return images
-        digest = hashlib.sha256(json.dumps([self.right.task, *self.right.names]).encode())
-        for labels in (self.right, self.asked):
-            digest.update(labels.values.tobytes())
-        return f"{images} {_LABELS}{digest.hexdigest()}"
-
-    @property
-    def count(self) -> int:
-        """Of the images that are learnt from."""
-        return len(self.train)
-
-
-def open_labelled(settings: Finetune, here: Here) -> Labelled:
-    """Raises UserError."""
-    with here.ranks.together():
-        loaded = loaded_model(settings, here.console)
-        if loaded is not None and not here.folder.has_begun:  # of one that has, config.toml says it
-            settings = replace(settings, label_column=_label_column(settings, loaded, here.console))
-    taken, train, val = here.ranks.each_in_turn(lambda: _split(settings, here.console))
-    task, is_former = taken.task, here.ranks.from_lead(_is_former(here))
-    right = answers(train, task, outputs_before(train, task) if is_former else None)
-    asked = answers(val, task, right.names)
-    start = (
-        fresh(settings, train, here.workers, here.console)
-        if loaded is None
-        else pretrained(settings, suited(loaded, train, settings.reading, here.workers, here.console))
-    )
-    check_metric(settings.keep_best, task, len(right.names))
-    what = {
-        "classification": f"{len(right.names)} classes",
-        "multi-label": f"{len(right.names)} labels",
-        "regression": "a number",
-    }[task]
-    here.console.print(f"{task}: {what}; learnt from {len(train):,} images, judged by {len(val):,} others")
-    here.console.print(with_flags(str(taken)), soft_wrap=True)
-    return Labelled(start, train, val, right, asked, is_former, settings.label_column)
-
-
-def _label_column(settings: Finetune, loaded: Loaded, console: Console) -> str | None:
-    """The one that is asked for, or that a MODEL which was fine-tuned before remembers."""
-    return label_column(settings.label_column, given(settings.data), Path(given(settings.model)), loaded, console)
-
-
-def _is_former(here: Here) -> bool:
-    """Whether a run goes on that was begun by version 0.1, which ordered classes as their letters are."""
-    return here.folder.has_begun and _LABELS not in here.folder.begun_with()
-
-
-def _split(settings: Finetune, console: Console) -> tuple[Taken, Source, Source]:
-    """What labels are taken for, and the images to learn from and to be judged by. Raises UserError."""
-    data = open_data(given(settings.data), settings.selection, settings.reading)
-    taken, train, val = split_for(data, settings.task, settings.seed)
-    tell(data, console, train, val)
-    _check_balance(settings.balance, taken.task)
-    if settings.labels is not None:
-        groups = group_numbers(train, settings.selection)
-        train = fewer_labels(train, settings.labels, taken.task, settings.seed, groups)
-    return taken, train, val
-
-
-def _check_balance(balance: str, task: Task) -> None:
-    """Raises UserError where the labels have nothing that could be balanced so."""
-    if balance != "none" and task == "regression":
-        raise UserError(f"--balance {balance} is for classes, and these labels are numbers", "leave it out")
-    if balance == "sampling" and task == "multi-label":
-        raise UserError(
-            "--balance sampling is for images of one class each, and these have several labels",
-            "give --balance weights",
-        )
 
 
 # ---------------------------------------------------------------- the job
