@@ -57,8 +57,10 @@ class RunFolder:
             if any(e.name not in left_by_a_failed_start and not e.name.startswith(".") for e in path.iterdir()):
                 raise UserError(f"{path} is not empty and is not a run", "choose another `out`")
         if not self.has_begun and _is_complete(path):
+            nothing = "of no steps, which leaves nothing to go on from,"
+            why = nothing if read_config(path).get("steps") == 0 else "whose checkpoints are gone,"
             raise UserError(
-                f"{path} holds a finished run whose checkpoints are gone, and would begin anew, over its weights",
+                f"{path} holds a finished run {why} and would begin anew, over its weights",
                 f"choose another `out`, or remove {path / 'model.safetensors'} first",
             )
         self._is_new = not path.exists()

@@ -597,7 +597,7 @@ def test_shallow_pixels_become_deep_ones(depth: str, wanted: Depth, change: Any)
     ("depth", "wanted"), [("uint16", "uint8"), ("f4", "uint8"), ("f4", "uint16"), ("i2", "uint16")]
 )
 def test_deep_pixels_are_refused_not_squeezed(depth: str, wanted: Depth) -> None:
-    with pytest.raises(BrokenImage, match=r"where the others have (8|16)-bit ones: convert it"):
+    with pytest.raises(BrokenImage, match=r"where (8|16)-bit ones are expected: convert it"):
         decode(npy(np.zeros((4, 4), depth)), PixelFormat(1, None, wanted))
 
 

@@ -126,14 +126,23 @@ def test_a_run_of_minutes_is_one_of_epochs(tmp_path: Path, data: Path, run: Run,
     assert not (tmp_path / "no").exists()
 
 
-def test_a_fine_tuning_of_minutes(tmp_path: Path, data: Path, finished: Path, run: Run, measured: list[Pace]) -> None:
-    words = finetune(finished, data, tmp_path / "run", "--minutes 10 --evaluations 1")
-    words = [word for word in words if word not in ("--epochs", "2")]
-    code, output, errors = run(*words)
+def test_fine_tunings_of_minutes(tmp_path: Path, data: Path, finished: Path, run: Run, measured: list[Pace]) -> None:
+    out = tmp_path / "sweep"
+    words = [word for word in finetune(finished, data, out, "--evaluations 1") if word not in ("--epochs", "2")]
+    code, output, errors = run(*words, "--minutes", 10, "--blocks", "0.5,0")
     assert code == 0, errors
     assert len(measured) == 1
     assert "10 min 00 s are enough for" in output
-    assert 6 < read_config(tmp_path / "run")["steps"] < 600 / 8
+    steps = read_config(out / "blocks-0.5")["steps"]
+    assert 6 < steps < 600 / 8
+
+    # A part that comes later is as long as the others, whichever is first.
+    code, _, errors = run(*words, "--blocks", "1,0")
+    assert code == 0, errors
+    assert [read_config(out / f"blocks-{part}")["steps"] for part in ("0", "1")] == [steps, steps]
+    refused(run(*words, "--minutes", 11, "--blocks", "all,0"), "was planned for 10 minutes, and --minutes is 11")
+    assert run(*words, "--minutes", 10, "--blocks", "0,0.5")[0] == 0
+    assert len(measured) == 1
 
 
 def test_a_slower_or_faster_machine_is_told_of() -> None:

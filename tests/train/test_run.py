@@ -30,7 +30,7 @@ def test_a_finished_run_without_its_checkpoints_does_not_begin_anew(
     moved = copy(finished, tmp_path / "run")
     shutil.rmtree(moved / "checkpoints")
     before = (moved / "model.safetensors").read_bytes()
-    refused(run(*pretrain(data, moved)), "a finished run whose checkpoints are gone")
+    refused(run(*pretrain(data, moved)), "a finished run whose checkpoints are gone, and would begin anew")
     assert (moved / "model.safetensors").read_bytes() == before
     (moved / "model.safetensors").unlink()
     assert run(*pretrain(data, moved))[0] == 0

@@ -105,7 +105,7 @@ def check_fits(channels: int, depth: Depth, colour: bool, wanted: PixelFormat) -
         )
     if BYTES[depth] > BYTES[wanted.depth]:
         raise BrokenImage(
-            f"it has {_NAMES[depth]} pixels where the others have {_NAMES[wanted.depth]} ones",
+            f"it has {_NAMES[depth]} pixels where {_NAMES[wanted.depth]} ones are expected",
             "convert it, or leave it out",
         )
 

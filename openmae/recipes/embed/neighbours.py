@@ -165,7 +165,8 @@ class Findings:
         return found
 
     def _say_compared(self, threshold: float, compared: int, alike: int) -> None:
-        most = f"; the {compared:,} closest of them were" if compared < alike else " were"
+        were = "was" if alike == 1 else "were"
+        most = f"; the {compared:,} closest of them were" if compared < alike else f" {were}"
         self.console.print(
             f"\n{_pairs(alike)} as similar as an image usually is to its fifth nearest ({threshold:.4f} or more){most} "
             "compared by their pixels",

@@ -18,10 +18,11 @@ from openmae.files.whole import write_file
 from openmae.heads import learn_last_blocks
 from openmae.model import SIZES
 from openmae.recipes.finetune.settings import Finetune
+from openmae.recipes.training.minutes import check_same, kept_plan
 from openmae.recipes.training.open import stored
 from openmae.report.page.run import training_seconds, write_report
 from openmae.report.page.sweep import SWEEP, by_blocks
-from openmae.train.run import read_config
+from openmae.train.run import has_begun, read_config
 from openmae.weights import load_model
 
 
@@ -43,6 +44,7 @@ def sweep(
         raise UserError(f"{settings.out} is a run, and a sweep is a folder of runs", "choose another --out")
     out, found = settings.out, _kept(settings.out)
     _check(settings, parts)
+    settings = _as_begun(settings, [out / f"blocks-{part}" for part in dict.fromkeys((*parts, *found))])
     for number, part in enumerate(parts, 1):
         console.print(f"\n{number} of {len(parts)}: --blocks {part}")
         run = out / f"blocks-{part}"
@@ -55,6 +57,17 @@ def sweep(
         write_report(out)
     _show(found, console)
     console.print(f"Kept in {out}/{SWEEP}. Look at: {out}/report.html")
+
+
+def _as_begun(settings: Finetune, runs: Sequence[Path]) -> Finetune:
+    """The settings with what is left open taken from the parts that have begun, by any command: each trains as long as
+    the others. Raises UserError where they were not planned for the minutes that are asked for."""
+    begun = [run for run in runs if has_begun(run)]
+    if not begun or settings.epochs is not None:
+        return settings
+    planned = next((run for run in begun if kept_plan(run)), begun[0])
+    check_same(settings.minutes, planned)
+    return stored(replace(settings, minutes=None), read_config(planned), defaults_too=False)
 
 
 def _check(settings: Finetune, parts: Sequence[str]) -> None:
