@@ -338,8 +338,7 @@ def probe(
     group_by: Text | None = None,
     num_heads: int | None = None,
 ) -> Any:
-    """Asks what frozen features know, by a linear classifier; gives the figures as openmae.knn does.
-    Settings:"""
+    """Asks what frozen features know, by a linear classifier; gives the figures as openmae.knn does."""
 
 def predict(
     model: AnyModel,
@@ -452,8 +451,7 @@ def export(
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
 ) -> Path:
-    """Writes a model in another library's format, checked with that library on real images; gives where it is.
-    Settings:"""
+    """Writes a model in another library's format, checked with that library on real images; gives where it is."""
 
 def stats(
     data: Data,
@@ -545,5 +543,4 @@ def push(
     decoder_num_heads: int | None = None,
 ) -> str:
     """Uploads a model, with a card that says what it is, to the Hugging Face Hub; gives its address there, or with
-    dry_run the folder that was written instead.
-    Settings:"""
+    dry_run the folder that was written instead."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from functools import wraps
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, cleandoc
 from keyword import iskeyword
 from numbers import Integral, Real
 from pathlib import Path
@@ -181,7 +181,8 @@ def taking(kind: type) -> Callable[[F], F]:
         call.__signature__ = signature  # type: ignore[attr-defined]
         said = (f"{name}: {with_keywords(texts[name])}" for name in signature.parameters if name in texts)
         lines = "\n".join(fill(one, 100, initial_indent="    ", subsequent_indent=" " * 8) for one in said)
-        call.__doc__ = f"{function.__doc__}\n    Settings:\n\n{lines}\n"
+        about = cleandoc(function.__doc__ or "")  # from Python 3.13 on it comes without the function's indent
+        call.__doc__ = f"{about}\n\nSettings:\n\n{lines}\n"
         return call
 
     return described
