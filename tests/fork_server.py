@@ -5,6 +5,7 @@ number goes back, and when it has ended its exit code goes into the pipe. Whoeve
 killed.
 """
 
+import atexit
 import contextlib
 import gc
 import json
@@ -91,6 +92,8 @@ def become(what: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(what["environment"])
     os.chdir(what["folder"])
+    if "triton._C.libtriton" in sys.modules:  # which says at the end what of its own is still there
+        atexit.register(gc.unfreeze)
     if what["code"]:
         sys.argv = ["-c", *what["words"]]
         sys.modules["__main__"] = main = types.ModuleType("__main__")
