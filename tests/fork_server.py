@@ -92,8 +92,9 @@ def become(what: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(what["environment"])
     os.chdir(what["folder"])
-    if "triton._C.libtriton" in sys.modules:  # which says at the end what of its own is still there
-        atexit.register(gc.unfreeze)
+    triton: Any = sys.modules.get("triton._C.libtriton")
+    if triton is not None and type(triton.ir.location).__module__ == "nanobind":  # which says what is left at the end
+        atexit.register(gc.unfreeze)  # it takes a second
     if what["code"]:
         sys.argv = ["-c", *what["words"]]
         sys.modules["__main__"] = main = types.ModuleType("__main__")
