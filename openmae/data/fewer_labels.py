@@ -4,10 +4,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.dividing import in_order_of_groups
+from openmae.data.sources.groups import group_numbers
+from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Task
 from openmae.errors import UserError
 from openmae.randomness import generator
+
+
+def asked_labels(train: Source, wanted: str | None, task: Task, seed: int, selection: Selection) -> Source:
+    """All training images, or the part that `fewer_labels` takes of them and of the groups that the selection makes.
+    Raises UserError."""
+    if wanted is None:
+        return train
+    return fewer_labels(train, wanted, task, seed, group_numbers(train, selection))
 
 
 def fewer_labels(train: Source, wanted: str, task: Task, seed: int, groups: NDArray[np.int64] | None = None) -> Source:

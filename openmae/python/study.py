@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from openmae.errors import Interrupted, UserError
+from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.python.keywords import settings_of, taking, with_keywords
 from openmae.python.kinds import AnyModel, Data, at_home, data_of
 from openmae.python.run import Run, finished, inline
 from openmae.python.tables import table
-from openmae.python.training import is_interactive
+from openmae.python.training import as_far_as_let
 from openmae.report.page.run import write_report
 from openmae.report.page.study import RESULTS, STUDY
 from openmae.report.plots.study import study_picture
@@ -104,10 +104,6 @@ def adapt(model: AnyModel, data: Data, *, labels: Data = None, **settings: Any) 
     """
     given = {"model": finished(model), "data": data_of(data), "labels": data_of(labels)}
     asked = settings_of("adapt", Adapt, {**given, **settings, **at_home(given, settings)})
-    try:
+    with as_far_as_let((asked.out / STUDY).exists):
         adapting.run(asked)
-    except Interrupted as stopped:
-        if not is_interactive() or not (asked.out / STUDY).exists():
-            raise
-        print(f"{with_keywords(str(stopped))}.")
     return Study(asked.out)

@@ -3,7 +3,8 @@
 from __future__ import annotations  # help() shows Data, not what it stands for
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,23 @@ def _trained(out: Path | None, train: Callable[[Console], object]) -> Run:
     """The run in `out`, after it was trained as far as it was let."""
     if out is None:
         raise UserError("out is missing", "say where the run goes, such as out='runs/first'")
-    try:
+    with as_far_as_let(lambda: True):
         train(make_console())
+    return Run(out)
+
+
+@contextmanager
+def as_far_as_let(is_begun: Callable[[], bool]) -> Iterator[None]:
+    """Around what trains. Interrupted in a notebook or at a prompt, where there is something to give by then, it ends
+    quietly. Raises Interrupted elsewhere."""
+    try:
+        yield
     except Interrupted as stopped:
-        if not is_interactive():
+        if not is_interactive() or not is_begun():
             raise
         print(f"{with_keywords(str(stopped))}.")
     finally:
         give_back_freed_memory()  # what a training keeps for its next step
-    return Run(out)
 
 
 def is_interactive() -> bool:

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -96,44 +97,44 @@ class Findings:
     def duplicates(self, threshold: float | None) -> None:
         """Lists pairs of at least this similarity; None: those that are copies by their pixels too. Raises OSError."""
         vectors = self._all_vectors()
-        asked = threshold
-        if threshold is None:
-            threshold = self._usual(vectors)
-        most = MOST_PAIRS if asked is not None else MOST_COMPARED
-        with counting("comparing", len(vectors), self.console) as say:
-            pairs = near_duplicates(vectors, threshold, most, self.device, say)
-        rows = list(zip(pairs.similarity.tolist(), pairs.first.tolist(), pairs.second.tolist(), strict=True))
-        columns, listed, sheet = ["similarity"], self.beside("duplicates", ".csv"), self.beside("duplicates", ".png")
-        figures = [[value] for value, _, _ in rows]
-        said, total = f"of a similarity of {threshold:g} or more", pairs.total
-        if asked is None:
-            columns.append("pixels")
-            agreements = self._agreements([(a, b) for _, a, b in rows])
-            kept = [number for number, value in enumerate(agreements) if value >= LEAST]
-            figures = [[rows[number][0], agreements[number]] for number in kept]
-            rows, total = [rows[number] for number in kept], len(kept)
-            self._say_compared(threshold, len(agreements), pairs.total)
-            said = f"whose pixels agree to {LEAST:g} or more"
-        header = (*columns, "path", "label", "path_2", "label_2")
-        written = zip(figures, rows, strict=True)
-        _write_csv(
-            listed, header, ((*(f"{v:.6f}" for v in own), *self._row(a), *self._row(b)) for own, (_, a, b) in written)
-        )
-        if not rows:
+        found = self._copies(vectors) if threshold is None else self._similar(vectors, threshold, MOST_PAIRS)
+        columns, listed, sheet = found.columns, self.beside("duplicates", ".csv"), self.beside("duplicates", ".png")
+        rows = ((*(f"{v:.6f}" for v in own), *self._row(a), *self._row(b)) for own, a, b in found.rows)
+        _write_csv(listed, (*columns, "path", "label", "path_2", "label_2"), rows)
+        if not found.rows:
             sheet.unlink(missing_ok=True)
-            what = f"have a similarity of {threshold:g} or more" if asked is not None else "are copies of each other"
-            self.console.print(f"\nNo two images {what}")
+            self.console.print(f"\nNo two images {found.nothing}")
             return
-        self.console.print(f"\n{_pairs(total)} {said}{', the closest first' * (total > 1)}:")
+        self.console.print(f"\n{_pairs(found.total)} {found.said}{', the closest first' * (found.total > 1)}:")
         table = self._table("  ".join(columns), "image", "image")
-        for own, (_, a, b) in zip(figures[:_ROWS_SHOWN], rows, strict=False):
+        for own, a, b in found.rows[:_ROWS_SHOWN]:
             table.add_row("  ".join(f"{value:.4f}" for value in own), *self._named(a), *self._named(b))
         self.console.print(table)
-        tiles = [[self._tile(a, value), self._tile(b, value)] for value, a, b in rows[:_PAIRS_PICTURED]]
-        footer = f"The {len(tiles)} closest of {_pairs(total)}. {_SIMILARITY}"
+        tiles = [[self._tile(a, own[0]), self._tile(b, own[0])] for own, a, b in found.rows[:_PAIRS_PICTURED]]
+        footer = f"The {len(tiles)} closest of {_pairs(found.total)}. {_SIMILARITY}"
         save_picture(captioned_sheet(("", ""), tiles, footer), sheet)
-        which = "All" if total == len(rows) else f"The {len(rows):,} closest"
+        which = "All" if found.total == len(found.rows) else f"The {len(found.rows):,} closest"
         self.console.print(f"{which} are in {listed}; picture: {sheet}")
+
+    def _similar(self, vectors: NDArray[np.float32], threshold: float, most: int) -> "_Found":
+        """The pairs of at least this similarity, the closest of them at most."""
+        with counting("comparing", len(vectors), self.console) as say:
+            pairs = near_duplicates(vectors, threshold, most, self.device, say)
+        of = zip(pairs.similarity.tolist(), pairs.first.tolist(), pairs.second.tolist(), strict=True)
+        rows = [((value,), a, b) for value, a, b in of]
+        alike = f"a similarity of {threshold:g} or more"
+        return _Found(("similarity",), rows, pairs.total, f"of {alike}", f"have {alike}")
+
+    def _copies(self, vectors: NDArray[np.float32]) -> "_Found":
+        """Those of the pairs that are more alike than is usual which are copies by their pixels too."""
+        usual = self._usual(vectors)
+        alike = self._similar(vectors, usual, MOST_COMPARED)
+        agreements = self._agreements([(a, b) for _, a, b in alike.rows])
+        self._say_compared(usual, len(agreements), alike.total)
+        both = zip(alike.rows, agreements, strict=True)
+        rows = [((*own, value), a, b) for (own, a, b), value in both if value >= LEAST]
+        said = f"whose pixels agree to {LEAST:g} or more"
+        return _Found(("similarity", "pixels"), rows, len(rows), said, "are copies of each other")
 
     def _usual(self, vectors: NDArray[np.float32]) -> float:
         """What the similarity of an image to its fifth nearest usually is, the median of them: copies are more similar,
@@ -229,6 +230,18 @@ class Findings:
             pixels = None
         label = self._label(row)
         return CaptionedImage(pixels, f"{similarity:.4f} {label}".strip(), "/".join(Path(self._name(row)).parts[-2:]))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Pairs of images. rows: (figures as `columns` names them, the similarity first; image; image), of `total` the
+    closest. said: what such pairs are; nothing: what no two images are or have."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[tuple[float, ...], int, int]]
+    total: int
+    said: str
+    nothing: str
 
 
 class _Itself:

@@ -8,10 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from openmae.commandline.flags import with_flags
-from openmae.data.fewer_labels import fewer_labels
+from openmae.data.fewer_labels import asked_labels
 from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
-from openmae.data.sources.groups import group_numbers
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, Taken, Task, answers, outputs_before
 from openmae.errors import UserError
@@ -101,10 +100,7 @@ def _split(settings: Finetune, console: Console) -> tuple[Taken, Source, Source]
     taken, train, val = split_for(data, settings.task, settings.seed)
     tell(data, console, train, val)
     _check_balance(settings.balance, taken.task)
-    if settings.labels is not None:
-        groups = group_numbers(train, settings.selection)
-        train = fewer_labels(train, settings.labels, taken.task, settings.seed, groups)
-    return taken, train, val
+    return taken, asked_labels(train, settings.labels, taken.task, settings.seed, settings.selection), val
 
 
 def _check_balance(balance: str, task: Task) -> None:

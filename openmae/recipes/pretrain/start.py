@@ -16,6 +16,7 @@ from openmae.files.parsing import read_json
 from openmae.files.whole import write_file
 from openmae.heads import Classifier
 from openmae.model import Architecture, MaskedAutoencoder, ViT
+from openmae.own import is_own
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.settings import given
 from openmae.train.checkpoint import newest_record
@@ -104,7 +105,7 @@ def say_images(settings: Pretrain, train: Source, console: Console) -> None:
         return
     config, before = read_config(run), newest_record(run / "checkpoints").get("data_fingerprint")
     data = given(settings.data)
-    if before is None or config.get("data") != (data if "://" in data else str(Path(data).absolute())):
+    if before is None or is_own(data) or whole_address(str(config.get("data", ""))) != whole_address(data):
         return
     if before == train.fingerprint:
         said = "MODEL learnt from these images already: they are gone on with, under a new schedule"

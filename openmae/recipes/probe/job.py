@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from openmae.commandline.flags import with_flags
 from openmae.console.notebook import shown_in_cell
 from openmae.console.terminal import make_console
-from openmae.data.fewer_labels import fewer_labels
+from openmae.data.fewer_labels import asked_labels
 from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.sources.groups import group_numbers
@@ -128,10 +128,7 @@ def _split(settings: Proof, console: Console) -> tuple[Taken, Source, Source]:
     data = open_data(settings.data, settings.selection, settings.reading)
     taken, train, val = split_for(data, settings.task, settings.seed)
     tell(data, console, train, val)
-    if settings.labels is not None:
-        groups = group_numbers(train, settings.selection)
-        train = fewer_labels(train, settings.labels, taken.task, settings.seed, groups)
-    return taken, train, val
+    return taken, asked_labels(train, settings.labels, taken.task, settings.seed, settings.selection), val
 
 
 def _places(settings: Proof, encoder: ViT) -> list[Readout]:

@@ -196,7 +196,7 @@ def _draw(axis: Axes, steps: NDArray[np.float64], values: NDArray[np.float64], s
 
 def _figure(rows: int) -> tuple[Figure, list[Axes]]:
     """Plots one above the other with common steps; small, so that the text is readable on a phone. Margins are fixed:
-    to fit them to the numbers takes three times as long as to draw, at each look of a run."""
+    to fit them to the numbers takes nearly as long as to draw."""
     figure = Figure(figsize=(5.0, 3.0))
     figure.subplots_adjust(left=0.17, right=0.97, bottom=0.16, top=0.9, hspace=0.3)
     axes = [figure.add_subplot(rows, 1, number + 1) for number in range(rows)]
