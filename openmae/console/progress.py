@@ -107,9 +107,9 @@ def joined(parts: Iterable[str]) -> str:
 
 
 @contextmanager
-def counting(what: str, total: int, console: Console, before: int = 0) -> Iterator[Say]:
-    """Gives a function to be told how many of `total` images are done: a bar on a terminal or in a notebook, plain
-    lines now and then elsewhere, with the time left. before: images that were done at an earlier time, and are not told
+def counting(what: str, total: int, console: Console, before: int = 0, items: str = "images") -> Iterator[Say]:
+    """Gives a function to be told how many of `total` items are done: a bar on a terminal or in a notebook, plain
+    lines now and then elsewhere, with the time left. before: items that were done at an earlier time, and are not told
     again."""
     started = time.monotonic()
     said = started - PLAIN_SECONDS + FIRST_SECONDS
@@ -123,8 +123,8 @@ def counting(what: str, total: int, console: Console, before: int = 0) -> Iterat
             now = time.monotonic()
             rate = done / max(1e-9, now - started)
             left = duration((total - before - done) / max(1e-9, rate))
-            done_of = f"{before + done:,} of {total:,} images"
-            line = joined((done_of, more, f"{rate:,.0f} images/s", f"{left} left"))
+            done_of = f"{before + done:,} of {total:,} {items}"
+            line = joined((done_of, more, f"{rate:,.0f} {items}/s", f"{left} left"))
             for shorter in (joined((done_of, more, f"{left} left")), joined((done_of, f"{left} left")), f"{left} left"):
                 if console.is_terminal and len(line) > console.width - len(what) - LEAST_BAR:
                     line = shorter

@@ -157,7 +157,7 @@ class Findings:
             except (OSError, BrokenImage):
                 return None
 
-        with counting("comparing pixels", len(pairs), self.console) as say:
+        with counting("comparing pixels", len(pairs), self.console, items="pairs") as say:
             for done, number in enumerate(sorted(range(len(pairs)), key=lambda number: pairs[number]), 1):
                 one, other = map(pictured, pairs[number])
                 if one is not None and other is not None:
