@@ -7,6 +7,7 @@ import resource
 import signal
 import tarfile
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from openmae.data.opening import open_data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.source import Source
 from openmae.data.views.centred import centred
-from openmae.data.views.crop import Augmentation, Crop, centred_view, cut, draw_crop, reduction, resize
+from openmae.data.views.crop import Augmentation, Crop, centred_view, cropped, cut, draw_crop, reduction, resize
 from openmae.distributed.ranks import Ranks
 from openmae.randomness import epoch_order, generator
 from tests.data.streams import in_use, rows, stream_of
@@ -170,6 +171,50 @@ def test_a_mirrored_view_is_the_view_mirrored() -> None:
     image = np.array(picture(8, (40, 30)))
     straight, mirrored = (cut(image, (40, 30), Crop(5, 3, 20, 17, m), (16, 24)).astype(int) for m in (False, True))
     assert np.abs(straight[:, ::-1] - mirrored).max() <= 1
+
+
+@settings(max_examples=30)
+@given(
+    st.tuples(st.integers(9, 40), st.integers(9, 40)),
+    st.sampled_from([(16, 16), (8, 24)]),
+    st.sampled_from([(True, True), (True, False), (False, True)]),
+    st.integers(0, 2**32),
+)
+def test_turned_views_are_turned_pixels(
+    side: tuple[int, int], size: tuple[int, int], shown: tuple[bool, bool], seed: int
+) -> None:
+    """numpy's, of the whole image and of parts; those that are not turned are the crops that are drawn without."""
+    image = np.random.default_rng(seed).integers(0, 256, (*side, 2), np.uint8)
+    augmentation = Augmentation((1.0, 1.0), vflip=shown[0], rotate90=shown[1])
+    crop = draw_crop(side, size, augmentation, generator(seed, "sample"))
+    draws = generator(seed, "sample")
+    mirror = draws.random(23)[22]
+    flip, turn = draws.random(2)
+    expected = image[:, ::-1] if mirror < 0.5 else image
+    expected = expected[::-1] if shown[0] and flip < 0.5 else expected
+    expected = np.rot90(expected, int(4 * turn) if shown[1] else 0)
+    assert np.array_equal(cropped(image, side, crop), expected)
+    assert np.array_equal(cut(image, side, crop, expected.shape[:2]), expected)
+    out = np.zeros((*size, 2), np.uint8)
+    assert cut(image, side, crop, size, out=out) is out
+    away = np.abs(out.astype(int) - resize(np.ascontiguousarray(expected), size))
+    assert away.mean() < 1  # rounded, and cut off at black and white, after rows or after columns
+    partly = draw_crop(side, size, replace(augmentation, crop_scale=(0.2, 1.0)), generator(seed, "sample"))
+    along = (partly.height, partly.width) if partly.transposed else (partly.width, partly.height)
+    assert partly.top + partly.height <= side[0]
+    assert partly.left + partly.width <= side[1]
+    if not shown[1]:
+        plain = draw_crop(side, size, Augmentation(), generator(seed, "sample"))
+        assert replace(partly, flipped=False) == plain
+    elif max(side) < 2 * min(side) and size[0] == size[1]:
+        assert 0.6 < along[0] / along[1] < 1.7
+
+
+def test_every_way_of_turning_is_as_frequent() -> None:
+    ways = [draw_crop((9, 9), (8, 8), Augmentation(rotate90=True), generator(seed, "sample")) for seed in range(800)]
+    counts = Counter((crop.mirrored, crop.flipped, crop.transposed) for crop in ways)
+    assert len(counts) == 8
+    assert min(counts.values()) > 60
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([(16, 16), (224, 160)]))

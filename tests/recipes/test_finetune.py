@@ -128,7 +128,7 @@ def test_it_begins_with_the_probe_of_the_features(model: Path, data: Path, tmp_p
         "--balance weights",
         "--balance sampling",
         "--labels 50% --head-from fresh",
-        "--labels 3-per-class --no-hflip",
+        "--labels 3-per-class --no-hflip --vflip on --rotate90 on",
         "--recipe paper --batch-size 8",
         "--task multi-label",
         "--layer-decay 1 --clip-grad 0.1 --crop-scale 1 1 --evaluations 0",

@@ -93,7 +93,7 @@ def test_a_runs_own_config_gives_its_settings_again(finished: Path, data: Path, 
         "--mask block --mask-unit 2 --class-tokens 3 --in-chans 1",
         "--mask-schedule cosine --mask-ratio-end 0.5 --encoder-mask-token",
         "--target pca --mask uniform --clip-grad 1",
-        "--target hog --mask grid --precision bf16 --crop-scale 1 1 --no-hflip",
+        "--target hog --mask grid --precision bf16 --crop-scale 1 1 --no-hflip --rotate90 on",
         "--no-norm-pix-loss --mask crop --workers 1",
     ],
 )

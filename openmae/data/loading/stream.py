@@ -252,7 +252,7 @@ def _load(
                 raise complaint
             crops = [draw_crop(size, view.img_size, view.augmentation, own) for own in draws]
             # By all views of the visit, also those of another piece: the pixels must not depend on the pieces.
-            reduce = min(reduction((crop.height, crop.width), view.img_size) for crop in crops)
+            reduce = min(reduction((crop.height, crop.width), view.finest) for crop in crops)
             rows = max(crop.top + crop.height for crop in crops)
             frame = int(other().integers(header.frames)) if header.frames > 1 else None
             image, missing = decode_masked(opened, view.pixels, reduce=reduce, rows=rows, frame=frame)

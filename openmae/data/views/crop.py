@@ -1,4 +1,4 @@
-"""Decoded image -> the view that the model sees: random resized crop and flip, or a centred one."""
+"""Decoded image -> the view that the model sees: random resized crop, flipped and turned, or a centred one."""
 
 import math
 from collections.abc import Callable
@@ -31,11 +31,15 @@ class Augmentation:
         then takes the middle of the image (torchvision, timm; the released pre-training and fine-tuning); "clamp" cuts
         it off at the image's sides (the released linear probe), so crops are larger.
     hflip: mirror every second view. Switch it off where left and right differ in meaning.
+    vflip: show every second view upside down. rotate90: turn views by 0, 90, 180 or 270 degrees, each as often. For
+        images whose axes mean nothing; both move pixels and compute none anew.
     """
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     hflip: bool = True
     crop_fit: CropFit = "retry"
+    vflip: bool = False
+    rotate90: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -62,30 +66,42 @@ class View:
         """Patches down and across."""
         return self.img_size[0] // self.patch_size[0], self.img_size[1] // self.patch_size[1]
 
+    @property
+    def finest(self) -> tuple[int, int]:
+        """(height, width) that crops are decoded for: the longer side both ways where a view may be a turned one."""
+        return (max(self.img_size),) * 2 if self.augmentation.rotate90 else self.img_size
+
 
 @dataclass(frozen=True)
 class Crop:
-    """Which pixels of an image a view shows: rows top to top + height, columns left to left + width, mirrored."""
+    """Which pixels of an image a view shows: rows top to top + height, columns left to left + width; and how: mirrored,
+    then upside down, then with rows for columns."""
 
     top: int
     left: int
     height: int
     width: int
     mirrored: bool
+    flipped: bool = False
+    transposed: bool = False
 
 
 def draw_crop(
     size: tuple[int, int], img_size: tuple[int, int], augmentation: Augmentation, generator: np.random.Generator
 ) -> Crop:
     """A crop of an image of `size` (height, width), its area evenly and its aspect's logarithm evenly drawn; the
-    aspect varies by 3/4 to 4/3 about that of img_size."""
+    aspect varies by 3/4 to 4/3 about that of img_size, or of a view that lies on its side before it is turned."""
     height, width = size
     tries = _TRIES if augmentation.crop_fit == "retry" else 1
     # 0 and up to but not 1; always as many, so that what is drawn next does not depend on the image.
     *numbers, down, right, mirror = generator.random(2 * tries + 3).tolist()
-    mirrored = augmentation.hflip and mirror < 0.5
+    shown = (augmentation.hflip and mirror < 0.5, False, False)
+    if augmentation.vflip or augmentation.rotate90:  # drawn last, so that what runs without them draw is as ever
+        shown = _turned(shown[0], augmentation, *generator.random(2).tolist())
+    if shown[2]:
+        img_size = img_size[::-1]
     if augmentation.crop_scale == (1.0, 1.0):
-        return Crop(0, 0, height, width, mirrored)
+        return Crop(0, 0, height, width, *shown)
     least, most = augmentation.crop_scale
     for share, shape in zip(numbers[::2], numbers[1::2], strict=True):
         area = height * width * (least + share * (most - least))
@@ -95,9 +111,16 @@ def draw_crop(
             h, w = min(height, max(1, h)), min(width, max(1, w))
         if 0 < h <= height and 0 < w <= width:
             top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
-            return Crop(top, left, h, w, mirrored)
+            return Crop(top, left, h, w, *shown)
     h, w = _widest(size, img_size[1] / img_size[0])
-    return Crop((height - h) // 2, (width - w) // 2, h, w, mirrored)
+    return Crop((height - h) // 2, (width - w) // 2, h, w, *shown)
+
+
+def _turned(mirrored: bool, augmentation: Augmentation, flip: float, turn: float) -> tuple[bool, bool, bool]:
+    """(mirrored, flipped, transposed) of a view that is mirrored or not, by two numbers from 0 to below 1."""
+    flipped = augmentation.vflip and flip < 0.5
+    quarters = int(turn * 4) if augmentation.rotate90 else 0  # counterclockwise: mirrored, and rows for columns
+    return mirrored ^ (quarters in (1, 2)), flipped ^ (quarters in (2, 3)), quarters % 2 == 1
 
 
 def _widest(size: tuple[int, int], square: float) -> tuple[int, int]:
@@ -130,17 +153,30 @@ def cut(
 ) -> NDArray[Any]:
     """(h, w, C) -> (*img_size, C). `size` is what the crop was drawn for; the image was decoded at 1/reduce of it,
     and may lack rows below the crop. out: where to write the view."""
-    return resize(cropped(image, size, crop, reduce), img_size, out)
+    part = _flipped(image, size, crop, reduce)
+    if not crop.transposed:
+        return resize(part, img_size, out)
+    view = resize(part, img_size[::-1]).transpose(1, 0, 2)  # of a view fewer pixels are to be moved
+    if out is None:
+        return np.ascontiguousarray(view)
+    out[:] = view
+    return out
 
 
 def cropped(image: NDArray[Any], size: tuple[int, int], crop: Crop, reduce: int = 1) -> NDArray[Any]:
     """The pixels (h, w, C) that `cut` makes a view of."""
+    part = _flipped(image, size, crop, reduce)
+    return part.transpose(1, 0, 2) if crop.transposed else part
+
+
+def _flipped(image: NDArray[Any], size: tuple[int, int], crop: Crop, reduce: int) -> NDArray[Any]:
+    """The pixels (h, w, C) of a crop, mirrored and upside down as it says."""
     vertical, horizontal = (-(-side // reduce) / side for side in size)
     top, left = round(crop.top * vertical), round(crop.left * horizontal)
     height, width = max(1, round(crop.height * vertical)), max(1, round(crop.width * horizontal))
     part = image[top : top + height, left : left + width]
-    if crop.mirrored:
-        part = torch.from_numpy(part).flip(1).numpy()  # numpy takes ten times as long to copy pixels backwards
+    if axes := [axis for axis, turns in enumerate((crop.flipped, crop.mirrored)) if turns]:
+        part = torch.from_numpy(part).flip(axes).numpy()  # numpy takes ten times as long to copy pixels backwards
     return part
 
 

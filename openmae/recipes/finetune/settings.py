@@ -33,10 +33,12 @@ from openmae.recipes.training.settings import (
     Minutes,
     Profile,
     Recipe,
+    Rotate90,
     Sharded,
     Sides,
     Switch,
     TimeoutMinutes,
+    Vflip,
 )
 from openmae.report.loggers.logger import loggers_of
 from openmae.train.checkpoint import KEEP
@@ -138,6 +140,8 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     released code."""
     crop_fit: AskedCropFit = None
     hflip: Hflip = True
+    vflip: Vflip = None
+    rotate90: Rotate90 = None
     ra_magnitude: float | None = None
     """RandAugment's strength, 0 (off) to 10, as timm's rand-m...-mstd0.5-inc1. Paper: 9."""
     random_erase: float | None = None

@@ -26,10 +26,12 @@ from openmae.recipes.training.settings import (
     MaxBroken,
     Minutes,
     Profile,
+    Rotate90,
     Sharded,
     Sides,
     Switch,
     TimeoutMinutes,
+    Vflip,
     pair,
     shown,
 )
@@ -148,6 +150,8 @@ class Pretrain(AskedGroups, AskedReading):
     """Views, one after the other, of an image once it is decoded (repeated augmentation): for when loading is what the
     training waits for. Epochs and the batch count views."""
     hflip: Hflip = True
+    vflip: Vflip = None
+    rotate90: Rotate90 = None
     max_nodata: float = MAX_NODATA
     """Share of a patch that may be no-data, 0 to 1: of which more is, it is neither shown to the model nor asked for.
     Crops with more such patches are drawn again; where none will do, another image takes the turn. 1 takes all as they
@@ -235,7 +239,8 @@ class Pretrain(AskedGroups, AskedReading):
     def augmentation(self) -> Augmentation:
         """What is done to views. Raises UserError for values that are out of range."""
         try:
-            return Augmentation(self.crop_scale, self.hflip, self.crop_fit or BEFORE_CROP_FIT)
+            turned = (self.vflip == "on", self.rotate90 == "on")
+            return Augmentation(self.crop_scale, self.hflip, self.crop_fit or BEFORE_CROP_FIT, *turned)
         except ValueError as error:
             raise of_user(error) from error
 

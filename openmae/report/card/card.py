@@ -56,6 +56,8 @@ _RECIPE = {  # settings of config.toml that matter, and what they are called
     "crop_scale": "crop scale",
     "crop_fit": "crops that do not fit",
     "hflip": "mirrored",
+    "vflip": "upside down",
+    "rotate90": "turned by quarters",
     "repeat_aug": "views a decode",
     "ra_magnitude": "RandAugment",
     "random_erase": "random erasing",
