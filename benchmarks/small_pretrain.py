@@ -1,75 +1,95 @@
 """Which of the paper's settings change the features of a short pre-training on few images most.
 
-    python benchmarks/small_pretrain.py ARCHIVES --out FOLDER            all cells: 300 hours on a quiet machine
-    python benchmarks/small_pretrain.py ARCHIVES --out FOLDER --quick    a minute each of three settings, one seed
+    python benchmarks/small_pretrain.py ARCHIVES --out FOLDER --like small --minutes 0.25 1 --seeds 3
+    python benchmarks/small_pretrain.py ARCHIVES --out FOLDER --quick    three settings, one seed: a minute or two
     python benchmarks/small_pretrain.py ARCHIVES --out FOLDER --table    the table of what is measured by now
 
 ARCHIVES is a folder with cifar10-train.tar.gz and cifar10-test.tar.gz (class folders) and nuclei.tar (train and val,
-images and masks). A cell is a set of images, minutes, one setting that differs from what `pretrain` chooses, and a
-seed; it is a line of FOLDER/cells.jsonl. Cells that stand there are left out, so the same command goes on where it was
-stopped; `--sets`, `--minutes`, `--settings` and `--seeds` choose some of them. Of CIFAR-10's 50,000 images 2,000 judge.
+images and masks). A cell is a set of images, minutes, an encoder (`--like`), what differs from what `pretrain`
+chooses, and a seed; it is a line of FOLDER/cells.jsonl. Cells that stand there are left out, so the same command goes
+on where it was stopped; `--sets`, `--minutes`, `--settings` and `--seeds` choose some. All take 300 hours.
+
+A minute is counted, not measured: so many times 60 GFLOPs of matrix products (`--gflops`), the same for all settings,
+whatever else runs on the machine. A setting that uses a processor better has no gain from it then.
 
 Features are judged frozen, by nearest neighbours and a linear probe, on images that no training has seen, and whose
-labels no choice is made by but the one that this table is for. Where other work runs on the machine a minute is no
-measure: `--gflops N` counts it as so many operations instead, the same for all settings (but a setting that uses the
-processor better has no gain from it then). `--like "FLAGS"` gives all cells other flags, such as a smaller encoder.
+labels no choice is made by but the one that this table is for. Of CIFAR-10's 50,000 images 2,000 judge.
 """
 
 import argparse
 import csv
 import json
-import shlex
+import math
 import shutil
 import statistics
 import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+import torch
+from rich.console import Console
+from small_sets import digits, windows
 
-from openmae.cli import main as openmae
+from openmae.data.opening import open_data
+from openmae.data.survey.sample import survey
 from openmae.files.whole import whole_folder
-from openmae.machine.cores import allowed_cores
+from openmae.recipes.pretrain.build import architecture_of
+from openmae.recipes.pretrain.choose import choose
+from openmae.recipes.pretrain.job import pretrain
+from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.probe.job import prove
 from openmae.recipes.probe.settings import Proof
 from openmae.train.cost import flops
 from openmae.train.environment import environment
-from openmae.weights import load_model
+from openmae.train.run import read_config, read_metrics
 
-JUDGED = {"train": 200, "val": 100}  # of each class of CIFAR-10: labelled, and apart from what is learnt from
-SETS = {"cifar-500": 500, "cifar-5000": 5000, "cifar-50000": 48_000, "nuclei": None}
-SETTINGS = {
-    "all": {
-        "as chosen": "",
-        "mask 0.5": "--mask-ratio 0.5",
-        "mask 0.6": "--mask-ratio 0.6",
-        "mask 0.9": "--mask-ratio 0.9",
-        "decoder 1 deep": "--decoder-depth 1",
-        "decoder 8 deep": "--decoder-depth 8",
-        "decoder half as wide": "--decoder-embed-dim 64",
-        "warm-up 20%": "--warmup-epochs {0.2}",
-        "decay 0.01": "--weight-decay 0.01",
-        "decay 0.2": "--weight-decay 0.2",
-        "crops from 0.08": "--crop-scale 0.08 1",
-        "crops from 0.5": "--crop-scale 0.5 1",
-        "4 views a visit": "--repeat-aug 4",
-        "half the rate": "--blr {x0.5}",
-        "twice the rate": "--blr {x2}",
-        "4 times the rate": "--blr {x4}",
-        "batch 32": "--batch-size 32",
-        "pixels": "--no-norm-pix-loss",
-        "4 class tokens": "--class-tokens 4",
+JUDGED = {"train": 200, "val": 200}  # of each class of CIFAR-10: labelled, and apart from what is learnt from
+SETS = {"cifar-500": 500, "cifar-5000": 5000, "cifar-50000": 48_000, "nuclei": None, "digits": None}
+LIKE: dict[str, dict[str, Any]] = {
+    "as chosen": {},  # vit_tiny, on a CPU
+    "small": {
+        "embed_dim": 96,
+        "depth": 4,
+        "num_heads": 3,
+        "decoder_embed_dim": 48,
+        "decoder_depth": 1,
+        "decoder_num_heads": 3,
     },
-    "cifar": {"patch 2": "--patch-size 2", "patch 8": "--patch-size 8"},
+}
+# What differs from the choice: settings of pretrain, and of these: times (the rate chosen), warmup (share of epochs).
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "all": {
+        "as chosen": {},
+        "half the rate": {"times": 0.5},
+        "rate x2": {"times": 2},
+        "rate x4": {"times": 4},
+        "rate x8": {"times": 8},
+        "mask 0.5": {"mask_ratio": 0.5},
+        "mask 0.6": {"mask_ratio": 0.6},
+        "mask 0.9": {"mask_ratio": 0.9},
+        "decoder 1 deep": {"decoder_depth": 1},
+        "decoder 2 deep": {"decoder_depth": 2},
+        "decoder 8 deep": {"decoder_depth": 8},
+        "decoder 96 wide": {"decoder_embed_dim": 96},
+        "warm-up 20%": {"warmup": 0.2},
+        "decay 0.01": {"weight_decay": 0.01},
+        "decay 0.2": {"weight_decay": 0.2},
+        "crops from 0.08": {"crop_scale": (0.08, 1.0)},
+        "crops from 0.5": {"crop_scale": (0.5, 1.0)},
+        "4 views a visit": {"repeat_aug": 4},
+        "batch 32": {"batch_size": 32},
+        "pixels": {"norm_pix_loss": False},
+        "4 class tokens": {"class_tokens": 4},
+    },
+    "cifar": {"patch 2": {"patch_size": 2}, "patch 8": {"patch_size": 8}},
+    "digits": {"patch 2": {"patch_size": 2}, "patch 4": {"patch_size": 4}},
     "nuclei": {
-        "96 pixels": "--img-size 96",
-        "128 pixels": "--img-size 128",
-        "160 pixels": "--img-size 160",
-        "96 pixels, patch 8": "--img-size 96 --patch-size 8",
-        "128 pixels, patch 8": "--img-size 128 --patch-size 8",
+        **{f"{side} pixels": {"img_size": side} for side in (96, 128, 160, 224)},
+        **{f"{side} pixels, patch 8": {"img_size": side, "patch_size": 8} for side in (96, 128, 160, 224)},
+        **{f"{side} pixels, patch 16": {"img_size": side, "patch_size": 16} for side in (96, 128, 160, 224)},
     },
 }
 QUICK = ("as chosen", "mask 0.5", "decoder 1 deep")
@@ -103,24 +123,30 @@ def cifar(archives: Path, folder: Path, most: int) -> None:
 
 
 def nuclei(archives: Path, folder: Path) -> None:
-    """FOLDER/images, those of train; judged.csv: whether train and val images have more nuclei than half of those."""
-    counts = []
+    """FOLDER/images, whole micrographs of train; judged.csv: whether windows of 128 x 128 pixels of train and val have
+    more nuclei than half of those."""
+    (folder / "images").mkdir()
     with tarfile.open(archives / "nuclei.tar") as tar:
-        for member in tar.getmembers():
-            if not member.isfile():
-                continue
-            split, kind = Path(member.name).parts[-3:-1]
-            content = tar.extractfile(member)
-            if kind == "masks":
-                numbers = np.unique(np.asarray(Image.open(content)))
-                counts.append((Path(member.name).name, split, int((numbers > 0).sum())))
-                continue
-            for place in [folder / "judged" / split, *([folder / "images"] if split == "train" else [])]:
-                place.mkdir(parents=True, exist_ok=True)
-                content.seek(0)
-                (place / Path(member.name).name).write_bytes(content.read())
-    middle = statistics.median(count for _, split, count in counts if split == "train")
-    rows = [(f"judged/{split}/{name}", "many" if count > middle else "few", split) for name, split, count in counts]
+        for member in tar:
+            if member.isfile() and Path(member.name).parts[-3:-1] == ("train", "images"):
+                (folder / "images" / Path(member.name).name).write_bytes(tar.extractfile(member).read())
+    rows = []
+    for number, (window, split, labels) in enumerate(windows(archives, 128)):
+        place = folder / "judged" / split / f"{number:05d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        window.save(place)
+        rows.append((str(place.relative_to(folder)), labels["density"], split))
+    write_table(folder, rows)
+
+
+def digits_too(archives: Path, folder: Path) -> None:
+    """FOLDER/images, the train ones of scikit-learn's; judged.csv: these and the others."""
+    rows = []
+    for number, (image, split, labels) in enumerate(digits(archives)):
+        place = folder / ("images" if split == "train" else "judged") / f"{number:05d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        image.save(place)
+        rows.append((str(place.relative_to(folder)), labels["digits"], split))
     write_table(folder, rows)
 
 
@@ -133,14 +159,19 @@ def images_of(name: str, archives: Path, out: Path) -> Path:
     place = out / "sets" / name
     if not place.exists():
         with whole_folder(place) as aside:
-            if (most := SETS[name]) is None:
-                nuclei(archives, aside)
-            else:
+            if (most := SETS[name]) is not None:
                 cifar(archives, aside, most)
+            else:
+                {"nuclei": nuclei, "digits": digits_too}[name](archives, aside)
     return place
 
 
 # ---------------------------------------------------------------- cells
+
+
+def settings_of(name: str) -> dict[str, dict[str, Any]]:
+    """What may differ, on a set."""
+    return {**SETTINGS["all"], **SETTINGS[name.split("-")[0]]}
 
 
 def cells(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -148,78 +179,65 @@ def cells(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for seed in range(asked.seeds):
         for minutes in asked.minutes:
             for name in asked.sets:
-                names = {**SETTINGS["all"], **SETTINGS[name.split("-")[0]]}
+                names = settings_of(name)
                 chosen = names if asked.settings is None else [one for one in asked.settings if one in names]
                 for setting in chosen:
                     how = {"like": asked.like, "gflops": asked.gflops}
                     yield {"set": name, "minutes": minutes, "setting": setting, "seed": seed, **how}
 
 
-def trained(cell: dict[str, Any], base: dict[str, Any] | None, images: Path, run: Path) -> None:
-    """Leaves the run. base: the line of the same cell as chosen, where that is measured."""
-    flags = {**SETTINGS["all"], **SETTINGS[cell["set"].split("-")[0]]}[cell["setting"]]
-    common = ["pretrain", str(images / "images"), "--evaluations", "0", "--pictures", "0", "--seed", str(cell["seed"])]
-    common += shlex.split(cell["like"])
-    chosen = {}
-    if "{" in flags or cell["gflops"]:
-        probe = run.with_name("chosen")
-        shutil.rmtree(probe, ignore_errors=True)
-        # What is chosen, and the shape: of a run of a step or two.
-        more = [] if "{" in flags else shlex.split(flags)
-        done([*common, *more, "--epochs", "0.1", "--out", str(probe)])
-        chosen = read(probe / "config.toml")
-        work = flops(load_model(str(probe)).model.architecture).step
-        count = len(list((images / "images").iterdir()))
-    for times in ("0.5", "2", "4"):
-        flags = flags.replace(f"{{x{times}}}", f"{float(times) * chosen.get('blr', 0):.6g}")
-    if cell["gflops"]:
-        epochs = cell["minutes"] * 60 * cell["gflops"] * 1e9 / work / count
-        flags = flags.replace("{0.2}", f"{0.2 * epochs:.4g}")
-        done([*common, *shlex.split(flags), "--epochs", f"{epochs:.4g}", "--out", str(run)])
-        return
-    if "{0.2}" in flags:  # of the epochs that the minutes were enough for
-        if base is None:
-            raise SystemExit('measure "as chosen" first')
-        flags = flags.replace("{0.2}", f"{0.2 * base['epochs']:.4g} --epochs {base['epochs']}")
-        done([*common, *shlex.split(flags), "--out", str(run)])
-        return
-    done([*common, *shlex.split(flags), "--minutes", str(cell["minutes"]), "--out", str(run)])
+def resolved(cell: dict[str, Any], images: Path, run: Path) -> Pretrain:
+    """The settings, with as many epochs as the operations are enough for."""
+    differs = dict(settings_of(cell["set"])[cell["setting"]])
+    times, warmup = differs.pop("times", None), differs.pop("warmup", None)
+    pure = Pretrain(
+        data=str(images / "images"),
+        out=run,
+        evaluations=0,
+        pictures=0,
+        workers=0,
+        seed=cell["seed"],
+        **{**LIKE[cell["like"]], **differs},
+    )
+    source = open_data(pure.data, pure.selection, pure.reading).train
+    look = survey(source, pure.seed, reading=pure.reading)
+
+    def chosen(epochs: float) -> Pretrain:
+        quiet, cpu = Console(quiet=True), torch.device("cpu")
+        return choose(replace(pure, epochs=epochs), look, len(source), cpu, 1 << 33, quiet)
+
+    views = cell["minutes"] * 60 * cell["gflops"] * 1e9 / flops(architecture_of(chosen(1.0))).step
+    epochs = float(f"{views / len(source):.4g}")
+    asked = replace(pure, epochs=epochs)
+    if times is not None:
+        asked = replace(asked, blr=chosen(epochs).blr * times)
+    return asked if warmup is None else replace(asked, warmup_epochs=warmup * epochs)
 
 
-def read(file: Path) -> dict[str, Any]:
-    import tomllib
-
-    return tomllib.loads(file.read_text())
-
-
-def done(words: list[str]) -> None:
-    print("openmae", shlex.join(words), flush=True)
-    if code := openmae(words):
-        raise SystemExit(code)
-
-
-def measured(cell: dict[str, Any], lines: list[dict[str, Any]], archives: Path, out: Path) -> dict[str, Any]:
+def measured(cell: dict[str, Any], archives: Path, out: Path) -> dict[str, Any]:
     images, run = images_of(cell["set"], archives, out), out / "run"
     key = json.dumps(cell)
     if (out / "running").exists() and (out / "running").read_text() != key:
         shutil.rmtree(run, ignore_errors=True)
     (out / "running").write_text(key)
     began = time.monotonic()
-    like = {**cell, "setting": "as chosen"}
-    trained(cell, next((line for line in lines if like.items() <= line.items()), None), images, run)
+    pretrain(resolved(cell, images, run), Console(width=200))
     seconds = time.monotonic() - began
-    found = prove(Proof(run, str(images / "judged.csv"), baselines=False), ["knn", "linear"])
+    found = prove(Proof(run, str(images / "judged.csv"), baselines=False, workers=0), ["knn", "linear"])
     figures = {one.kind: one.top1 for one in found} | {"rankme": found[0].rankme}
-    config = read(run / "config.toml")
+    config = read_config(run)
+    losses = [line["loss"] for line in read_metrics(run) if "loss" in line]
+    if not all(map(math.isfinite, losses)):
+        print("NOT FINITE", cell, flush=True)
     shutil.rmtree(run)
     return {
         **cell,
         **figures,
-        "epochs": config["epochs"],
-        "steps": config["steps"],
+        "loss": losses[-1],
+        **{name: config[name] for name in ("epochs", "steps", "batch_size", "blr", "img_size", "patch_size")},
         "seconds": round(seconds, 1),
+        "judging": round(time.monotonic() - began - seconds, 1),
         "commit": environment()["commit"],
-        "cores": allowed_cores(),
     }
 
 
@@ -235,8 +253,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         groups.setdefault(key, {}).setdefault(line["setting"], {})[line["seed"]] = line
     text = ""
     for (name, minutes, like, gflops), settings in groups.items():
-        by = f", counted at {gflops:g} GFLOP/s" if gflops else ""
-        text += f"\n{name}, {minutes:g} minutes{by}{f', {like}' if like else ''}\n\n"
+        text += f"\n{name}, {minutes:g} minutes at {gflops:g} GFLOP/s, encoder {like}\n\n"
         text += "| setting | epochs | kNN % | than as chosen | probe % | than as chosen | seeds |\n"
         text += "|---|---|---|---|---|---|---|\n"
         base = settings.get("as chosen", {})
@@ -263,14 +280,14 @@ def main() -> None:
     parser.add_argument("--minutes", nargs="+", type=float, default=[15.0, 60.0])
     parser.add_argument("--settings", nargs="+")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--gflops", type=float)
-    parser.add_argument("--like", default="")
+    parser.add_argument("--gflops", type=float, default=60.0)
+    parser.add_argument("--like", choices=list(LIKE), default="as chosen")
     parser.add_argument("--most", type=int, help="cells in this call")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
     if asked.quick:
-        asked.minutes, asked.settings, asked.seeds = [1.0], asked.settings or list(QUICK), 1
+        asked.minutes, asked.settings, asked.seeds = [0.1], asked.settings or list(QUICK), 1
     asked.out.mkdir(parents=True, exist_ok=True)
     file = asked.out / "cells.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -281,7 +298,7 @@ def main() -> None:
         left = [cell for cell in cells(asked) if cell not in known]
         print(f"{len(left)} cells to measure", flush=True)
         for cell in left[: asked.most]:
-            line = measured(cell, lines, asked.archives, asked.out)
+            line = measured(cell, asked.archives, asked.out)
             lines.append(line)
             with file.open("a") as out:
                 out.write(json.dumps(line) + "\n")

@@ -44,8 +44,13 @@ class Set:
 
 
 def nuclei(archives: Path) -> Rows:
-    """Windows of micrographs: four of each, those of a val image in val; how many nuclei lie in it, and whether that
-    is more than in half of all."""
+    """Windows of SIDE pixels."""
+    return windows(archives, SIDE)
+
+
+def windows(archives: Path, side: int) -> Rows:
+    """Of micrographs: four of each, those of a val image in val, shown with so many pixels a side; how many nuclei lie
+    in it, and whether that is more than in half of all."""
     found: list[tuple[Image.Image, str, int]] = []
     with tarfile.open(archives / "nuclei.tar") as tar:
         members = {member.name: member for member in tar.getmembers() if member.isfile()}
@@ -54,11 +59,11 @@ def nuclei(archives: Path) -> Rows:
             mask = np.asarray(Image.open(tar.extractfile(members[name.replace("/images/", "/masks/")])))
             draws = np.random.default_rng(len(found))
             for _ in range(4):
-                top, left = (int(draws.integers(0, side - WINDOW + 1)) for side in mask.shape)
+                top, left = (int(draws.integers(0, length - WINDOW + 1)) for length in mask.shape)
                 cut = np.s_[top : top + WINDOW, left : left + WINDOW]
                 numbers, pixels = np.unique(mask[cut], return_counts=True)
                 count = int(((numbers > 0) & (pixels >= 20)).sum())
-                window = Image.fromarray(image[cut]).resize((SIDE, SIDE), Image.Resampling.BOX)
+                window = Image.fromarray(image[cut]).resize((side, side), Image.Resampling.BOX)
                 found.append((window, name.split("/")[1], count))
     middle = np.median([count for _, split, count in found if split == "train"])
     for window, split, count in found:
