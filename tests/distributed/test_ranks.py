@@ -38,6 +38,26 @@ from tests.processes import Process, run_openmae, started_openmae, steps_saved, 
 from tests.train.tasks import Task
 
 SHORT = "--epochs 6 --pictures 1 --evaluations 2 --batch-size 10 --micro-batch 4"
+MINUTES = 600
+"""Of a run that is given its time; as many as these are enough for SHORT's steps by the speed that is then said."""
+ENOUGH_FOR_THESE = f"""
+import os
+import runpy
+from openmae.recipes.training import job
+from openmae.train.pace import Pace
+
+really = job.measure
+
+
+def measure(training, seconds, is_enough):  # the minutes are enough for 22 steps, and on rank 1 for more
+    really(training, 0.01, is_enough)
+    taken = is_enough.__self__.seconds(225, Pace(1, 1.0, 0.0))
+    return Pace(1, {MINUTES} * 60 / taken * (1 + int(os.environ["RANK"])), 0.0)
+
+
+job.measure = measure
+runpy.run_module("openmae", run_name="__main__", alter_sys=True)
+"""
 
 
 SHARDS = Version(torch.__version__) >= Version("2.9")  # on CPUs
@@ -122,14 +142,18 @@ def test_shares_are_all_of_it_in_order_and_even(size: int, count: int, unit: int
 @pytest.mark.parametrize(
     ("processes", "more"),
     [
-        pytest.param(2, "--log tensorboard", id="2"),
+        pytest.param(2, f"--log tensorboard --minutes {MINUTES}", id="2, of minutes"),
         pytest.param(4, "--micro-batch 2", id="4", marks=pytest.mark.slow),
         pytest.param(2, "--shard --grad-checkpointing on --micro-batch 3", id="sharded and checkpointed"),
         pytest.param(5, "--shard --workers 1", id="5 sharded", marks=pytest.mark.slow),
     ],
 )
 def test_several_train_as_one_does(data: Path, single: Path, tmp_path: Path, processes: int, more: str) -> None:
-    command = words(data, tmp_path / "run", more)
+    command, code = words(data, tmp_path / "run", more), ""
+    if "--minutes" in more:  # as many as are enough for these epochs
+        told = [command.index("--epochs"), len(command) - 1 - command[::-1].index("--epochs")]
+        command = [word for at, word in enumerate(command) if at not in told and at - 1 not in told]
+        code = ENOUGH_FOR_THESE
     if "--shard" in more and not SHARDS:
         with by_hand(processes, command, tmp_path) as ended:
             codes = [process.wait(timeout=240) for process in ended]
@@ -138,7 +162,8 @@ def test_several_train_as_one_does(data: Path, single: Path, tmp_path: Path, pro
         assert "--shard on CPUs needs torch 2.9 or newer" in said
         assert "Traceback" not in said
         return
-    said, *others = together(processes, command, tmp_path)
+    said, *others = together(processes, command, tmp_path, code)
+    assert said.count("10 h 00 min are enough for 6.111 epochs of 36 images, 22 steps") == ("--minutes" in more)
     assert said.count(f"{processes} processes train together") == 1
     assert not any("together" in other for other in others)
     assert ("each with a part of the model" in said) is ("--shard" in more)
