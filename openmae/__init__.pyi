@@ -141,6 +141,7 @@ def finetune(
     from_scratch: bool = False,
     labels: Text | None = None,
     task: Literal["classification", "multi-label", "regression"] | None = None,
+    folds: int | None = None,
     balance: Literal["none", "weights", "sampling"] = "none",
     head_from: Literal["probe", "fresh"] | None = None,
     pool: Literal["mean", "class"] | None = None,

@@ -154,9 +154,11 @@ def _chosen_for_numbers(train: Tensor, targets: Tensor, variance: Tensor) -> flo
     return chosen
 
 
-def folds_of(right: Answers, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def folds_of(
+    right: Answers, seed: int, folds: int = FOLDS, most_for_all: int = MOST_FOR_ALL_FOLDS
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """(rest, held out) of each fold; of classes, a share of each, and never the only image of one; of groups, whole
-    ones."""
+    ones. most_for_all: images up to which all folds are given, of more the first one alone."""
     count = len(right.values)
     number = np.full(count, -1)
     classes = [np.arange(count)]
@@ -164,13 +166,13 @@ def folds_of(right: Answers, seed: int) -> list[tuple[NDArray[np.int64], NDArray
         classes = [np.flatnonzero(right.values == label) for label in np.unique(right.values)]
     if right.groups is not None:
         groups, own = np.unique(right.groups, return_inverse=True)
-        number = (generator(seed, "probe folds").permutation(len(groups)) % FOLDS)[own]
+        number = (generator(seed, "probe folds").permutation(len(groups)) % folds)[own]
     for which, members in enumerate(classes):
         if right.groups is not None:
             if len(np.unique(number[members])) == 1:  # the fold would have to be told without one of it
                 number[members] = -1
         elif len(members) > 1:
             order = generator(seed, "probe folds", index=which).permutation(members)
-            number[order] = np.arange(len(order)) % FOLDS
-    used = range(FOLDS) if count <= MOST_FOR_ALL_FOLDS else range(1)
+            number[order] = np.arange(len(order)) % folds
+    used = range(folds) if count <= most_for_all else range(1)
     return [(np.flatnonzero(number != n), np.flatnonzero(number == n)) for n in used if (number == n).any()]

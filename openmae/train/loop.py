@@ -167,8 +167,7 @@ def fit(training: Training[M, B]) -> Position:
             began = time.perf_counter()
             ranks.at(f"step {position.step + 1}")
             lr = schedule.lr(position.step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * group.get("lr_scale", 1.0)
+            set_rate(optimizer, lr)
             with deaths.under_way("step", position.step) if position.step == begun_at else nullcontext():
                 taken = steps.take(position.step, votes.cast)
             profiler.step()
@@ -207,6 +206,12 @@ def fit(training: Training[M, B]) -> Position:
                 )
     log.check(position, ranks)
     return position
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate from now on, times the scale that parameters have of their own."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 class _Votes:

@@ -19,6 +19,7 @@ from openmae.machine.device import choose_precision
 from openmae.machine.kinds import Precision
 from openmae.model import ViT
 from openmae.recipes.finetune.build import Finetuning, Head, Rule, Start
+from openmae.recipes.finetune.folds import why_not
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.training.memory import usable_memory
 from openmae.recipes.training.open import Values, fill, filled, kept
@@ -88,6 +89,7 @@ def choose(
     if settings.recipe == "auto":
         values |= _head(settings, images)
         values |= _auto(settings, values, encoder, target, images, device)
+    values["folds"] = (0, why_not(settings, images) or "fresh weights know nothing to be kept")
     epochs = values["epochs"][0] if settings.epochs is None else settings.epochs
     if settings.epochs == 0:
         values["head_from"] = ("probe", "nothing else learns in --epochs 0")

@@ -10,7 +10,9 @@ of ViT-L's last blocks none 73.5, half a block 79.1, one 81.0, all 84.9% (Figure
 and the linear probe are one job: they differ in settings alone.
 """
 
+import gc
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -33,28 +35,33 @@ from openmae.files.address import whole_address
 from openmae.files.whole import whole_folder
 from openmae.heads import Classifier
 from openmae.machine.device import memory_of
+from openmae.machine.kinds import Precision
 from openmae.recipes.evaluate.keep import keep_result
 from openmae.recipes.finetune.best import FOLDER, BestWeights, kept_metric
 from openmae.recipes.finetune.build import Finetuning, build, finish_of
 from openmae.recipes.finetune.choose import choose, settle
 from openmae.recipes.finetune.compared import put_rows, show_compared
+from openmae.recipes.finetune.folds import Told, Trials, keep_ways, with_ways
 from openmae.recipes.finetune.frozen import FOLDER as PROBE_FOLDER
-from openmae.recipes.finetune.frozen import look_at
+from openmae.recipes.finetune.frozen import Frozen, look_at
 from openmae.recipes.finetune.labelled import Labelled, open_labelled
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
 from openmae.recipes.levels import check_levels
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
+from openmae.recipes.training.job import Here, Job, JobKind, Look, begun, training_of
+from openmae.recipes.training.minutes import trial_seconds
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
 from openmae.report.page.compared import BEST, FINETUNED
 from openmae.report.page.results import shown_value
 from openmae.report.page.sweep import SWEEP
+from openmae.train.aside import fit_aside
 from openmae.train.checkpoint import save_model
 from openmae.train.loop import fit
-from openmae.train.optimizers import adamw, keep_average, lars, layer_scale
+from openmae.train.optimizers import adamw, averaged, keep_average, lars, layer_scale
+from openmae.train.pace import measure as pace_of
 from openmae.weights import model_json
 
 MOST_VALIDATED = 256  # images at once
@@ -151,11 +158,16 @@ class FinetuneJob(Job[Classifier]):
         """The val images are classified, evenly over the run and at its end."""
         return dict.fromkeys(self.looked, self._validate)
 
-    def prepare(self) -> None:
-        """The head is fitted to the features as they are, where it begins so; what that is worth is kept."""
+    def begin(self) -> None:
+        """Which ways were compared before."""
+        if self.here.ranks.leads and not self.here.folder.has_begun:
+            keep_ways(self.here.folder.path, self.labelled.ways)
+
+    def fit_head(self) -> Frozen | None:
+        """The head is fitted to the features as they are, where it begins so; what that is worth."""
         if not self.run.head.from_probe:
-            return
-        statistics, here, path = self.labelled.start.statistics, self.here, self.here.folder.path
+            return None
+        statistics, here = self.labelled.start.statistics, self.here
         train = centred_images(self.model.encoder, statistics, self.labelled.train)
         learnt, judging = (train, self.labelled.right), (self._val, self.labelled.asked)
         found = look_at(self.model, statistics, learnt, judging, self.course.seed, here.workers, here.ranks)
@@ -163,7 +175,12 @@ class FinetuneJob(Job[Classifier]):
         with torch.no_grad():
             head.weight.copy_(found.weight / self.unit.std)
             head.bias.copy_((found.bias - self.unit.mean) / self.unit.std)
-        if not here.ranks.leads:
+        return found
+
+    def prepare(self) -> None:
+        """Fits the head, and keeps what the features are worth as they are."""
+        found, here, path = self.fit_head(), self.here, self.here.folder.path
+        if found is None or not here.ranks.leads:
             return
         metric = HEADLINE[self.labelled.asked.task]
         told = "; ".join(f"{row['name']} {shown_value(metric, row['figure'], row['error'])}" for row in found.rows)
@@ -207,25 +224,31 @@ class FinetuneJob(Job[Classifier]):
         val, pixels = in_memory(self.labelled.val, start.statistics.pixels, self.run.head.img_size, self.here.workers)
         return replace(centred_images(self.model.encoder, start.statistics, val), pixels=pixels)
 
-    def _validate(self, whole: Classifier, step: int) -> dict[str, Any]:
-        """Judges it, and keeps its weights: the last ones as `evaluate` will find them."""
-        is_last, here = step == self._last, self.here
+    def told(self, whole: Classifier, precision: Precision = "fp32") -> Told:
+        """What it says of the val images, in the labels' own unit."""
+        here, statistics = self.here, self.labelled.start.statistics
         scores, indices = predict(
             whole,
-            self.labelled.start.statistics,
+            statistics,
             self._val,
             here.device,
             here.workers,
             MOST_VALIDATED,
-            precision="fp32" if is_last else self.course.schedule.precision,
+            precision=precision,
             ranks=here.ranks,
         )
+        return self.unit.of_labels(scores), indices
+
+    def _validate(self, whole: Classifier, step: int) -> dict[str, Any]:
+        """Judges it, and keeps its weights: the last ones as `evaluate` will find them."""
+        is_last, here = step == self._last, self.here
+        scores, indices = self.told(whole, "fp32" if is_last else self.course.schedule.precision)
         if here.ranks.leads and not is_last:
             try:
                 self.save(whole, step)
             except OSError as error:
                 here.console.print(f"warning: no weights at step {step}: {error}", style="yellow", soft_wrap=True)
-        self.judged = Judged(self._val, self.unit.of_labels(scores), indices, self.labelled.asked)
+        self.judged = Judged(self._val, scores, indices, self.labelled.asked)
         self.figures = measure(self.judged.scores, self.judged.right)
         if self.best is not None and self.ended_at is None:
             self.best.look(self.judged, step, lambda place, found: self._save(whole, step, place, {"best": found}))
@@ -316,6 +339,46 @@ def _choose(settings: Finetune, labelled: Labelled, here: Here) -> Finetune:
     return choose(settings, start, labelled.right.task, len(labelled.train), here.device, here.console, memory)
 
 
+def _compare(settings: Finetune, labelled: Labelled, here: Here) -> tuple[Finetune, Labelled]:
+    """By trainings like the run's, which leave nothing."""
+    quiet = replace(here, console=Console(quiet=True))
+    memory = memory_of(here.device, here.ranks)
+
+    def chosen(asked: Finetune, images: int) -> Finetuning:
+        found: Finetuning | None = None
+        with here.ranks.together():
+            if here.ranks.leads:
+                start, task = labelled.start, labelled.right.task
+                asked = replace(asked, keep_best="none", patience=None)
+                full = choose(asked, start, task, images, here.device, quiet.console, memory)
+                found = settle(full, images, quiet.console)
+        return given(here.ranks.from_lead(found))
+
+    def job_of(run: Finetuning, part: Labelled) -> FinetuneJob:
+        start = replace(part.start, encoder=deepcopy(part.start.encoder))  # which learns
+        with here.ranks.together():
+            job = FinetuneJob(run, replace(part, start=start), quiet)
+        job.model.to(here.device)
+        return job
+
+    def told(run: Finetuning, part: Labelled) -> Told:
+        job = job_of(run, part)
+        job.fit_head()
+        training = training_of(job, quiet)
+        fit_aside(training)
+        with averaged(training.optimizer):
+            found = job.told(training.learner.whole())
+        gc.collect()  # the processes that loaded
+        return found
+
+    def images_per_second(run: Finetuning, part: Labelled) -> float:
+        pace = pace_of(training_of(job_of(run, part), quiet), trial_seconds(0), lambda pace: pace.seconds > 0.5)
+        gc.collect()
+        return pace.images_per_second
+
+    return with_ways(settings, labelled, here, Trials(chosen, told, images_per_second))
+
+
 FINETUNE = JobKind(
     needs=("model", "data", "out"),
     usage=(
@@ -324,6 +387,7 @@ FINETUNE = JobKind(
     ),
     may_differ=(),
     open=open_labelled,
+    compare=_compare,
     choose=_choose,
     settle=lambda settings, labelled, console: settle(settings, labelled.count, console),
     job=FinetuneJob,

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -40,6 +41,9 @@ class Labelled:
     """Whether the run was begun when its labels were no part of the fingerprint."""
     label_column: str | None = None
     """Of DATA, that of the labels; None for the one that is taken by itself."""
+    ways: dict[str, Any] | None = None
+    """What was found of ways to fine-tune by folds of the training labels, as the run keeps it; None where nothing was
+    compared."""
 
     @property
     def fingerprint(self) -> str:

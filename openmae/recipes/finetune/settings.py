@@ -55,6 +55,7 @@ _BOUNDS: Bounds = {
     "ra_magnitude": (lambda n: 0 <= n <= 10, "give a number from 0 to 10"),
     "crop_scale": (lambda pair: 0 < pair[0] <= pair[1] <= 1, "give two ascending numbers above 0 and up to 1"),
     "seed": SEED,
+    "folds": (lambda n: n == 0 or n >= 2, "give 2 or more, or 0 for none"),
     "blocks": (
         lambda text: all(part in ("all", "0.5") or part.isdecimal() for part in text.split(",")),
         "give all, a whole number, or 0.5; several with commas between them",
@@ -85,6 +86,10 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     """Begin with fresh weights in MODEL's architecture: what pre-training is worth."""
     labels: AskedLabels = None
     task: AskedTask = None
+    folds: Annotated[int | None, arg(metavar="N")] = None
+    """Where labels are few: compare ways to fine-tune, from the linear probe as it is to many epochs, by N-fold
+    cross-validation inside the training labels, and take the best; 0 takes the usual one. Default: 5 from 10 to 500
+    labels, where it takes no more than 10 minutes."""
     balance: Literal["none", "weights", "sampling"] = "none"
     """For classes of unequal size: weigh the loss by one over the size of the class, or show each class as often."""
 

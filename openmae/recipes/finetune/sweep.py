@@ -44,6 +44,7 @@ def sweep(
         raise UserError(f"{settings.out} is a run, and a sweep is a folder of runs", "choose another --out")
     out, found = settings.out, _kept(settings.out)
     _check(settings, parts)
+    settings = settings if settings.folds else replace(settings, folds=0)  # all parts learn in one way
     settings = _as_begun(settings, [out / f"blocks-{part}" for part in dict.fromkeys((*parts, *found))])
     for number, part in enumerate(parts, 1):
         console.print(f"\n{number} of {len(parts)}: --blocks {part}")

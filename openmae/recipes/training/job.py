@@ -185,6 +185,8 @@ class JobKind(Generic[Settings, O, C, J]):
     may_differ: settings of its own, beside MAY_DIFFER, that do not change the result.
     open: DATA and MODEL, on all ranks. choose: everything that was left open, printed with its reason, on the lead.
     settle: what follows from settings that are chosen, on the lead. job: what is trained.
+    compare: what was left open and is chosen by trying, before the rest is chosen, where a run begins; all ranks
+    together; gives the settings, and what was opened with what is to be kept of it.
     most_minutes: where epochs and minutes are both left open, what a run may take at most; None where the epochs that
     are chosen are taken, whatever they take.
     """
@@ -196,6 +198,7 @@ class JobKind(Generic[Settings, O, C, J]):
     choose: Callable[[Settings, O, Here], Settings]
     settle: Callable[[Settings, O, Console], C]
     job: Callable[[C, O, Here], J]
+    compare: Callable[[Settings, O, Here], tuple[Settings, O]] = lambda settings, opened, here: (settings, opened)
     most_minutes: Callable[[Settings, torch.device], float | None] = lambda settings, device: None
 
 
@@ -265,10 +268,13 @@ def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here, follo
             check_shares(settings.batch_size, settings.shard, ranks)
         opened = kind.open(settings, here)
     ranks.agree(opened.fingerprint, f"{settings.data} holds other images")
-    minutes = None if ranks.from_lead(folder.has_begun) else _minutes(kind, settings, here)
+    goes_on = ranks.from_lead(folder.has_begun)
+    minutes = None if goes_on else _minutes(kind, settings, here)
     plan: Plan | None = None
     if minutes is not None:
         settings, plan = _planned(kind, settings, opened, here, minutes, began)
+    if not goes_on:
+        settings, opened = kind.compare(settings, opened, here)
     found: C | None = None
     ends, longer = list[tuple[int, float]](), ""
     with ranks.together():
@@ -324,7 +330,7 @@ def _planned(
         with ranks.together():
             check_shares(schedule.batch_size, chosen.course.shard, ranks, schedule.least_micro_batch)
             job = kind.job(chosen, opened, quiet)
-        training = _training(job, quiet, Punctual(None, quiet.console))
+        training = training_of(job, quiet)
         opening = time.monotonic() - opening  # it comes once more
         wished = given(chosen.config["epochs"]) if budget is None else budget.wished
         budget = Budget(minutes, settings.minutes is None, wished, opened.count, job.beside)
@@ -362,12 +368,12 @@ def _ready(job: J, here: Here) -> Run[J]:
     if not here.ranks.from_lead(here.folder.has_begun):
         job.prepare()
     plan = kept_plan(here.folder.path) if here.ranks.leads and not job.course.earlier else None
-    return Run(job, _training(job, here, Punctual(plan, here.console)))
+    return Run(job, training_of(job, here, plan))
 
 
-def _training(job: Job[Any], here: Here, punctual: Punctual) -> Training[Any, Batch]:
-    """What the loop needs."""
-    ranks, broken, schedule = here.ranks, job.broken, job.course.schedule
+def training_of(job: Job[Any], here: Here, plan: Plan | None = None) -> Training[Any, Batch]:
+    """What the loop needs. plan: that it is to keep to, where the time decides."""
+    ranks, broken, schedule, punctual = here.ranks, job.broken, job.course.schedule, Punctual(plan, here.console)
     job.model.to(here.device)
     stream = job.stream()
     learner: Learner[Any, Batch] = Learner(job.model, job.loss(), ranks, shard=job.course.shard)

@@ -15,6 +15,7 @@ from openmae.errors import BrokenImage, UserError
 from openmae.files.parsing import read_json
 from openmae.files.whole import write_file
 from openmae.report.page.compared import COMPARED, compared_section
+from openmae.report.page.folds import CROSS_VALIDATION, folds_section
 from openmae.report.page.html import (
     data_uri,
     details,
@@ -85,6 +86,7 @@ def _run_page(run: Path) -> list[str]:
             }
         ),
         compared_section(_read_json(run / COMPARED)),
+        folds_section(_read_json(run / CROSS_VALIDATION)),
         *results_sections(run, _read_json(run / "results.json")),
         _evaluations(run),
         _curves(metrics, is_classifier),

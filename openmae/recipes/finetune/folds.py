@@ -1,0 +1,183 @@
+"""Which way to fine-tune where labels are few: each way is tried on folds of the training labels.
+
+A way learns from all folds but one and is judged by that one, in turn: so each label is told once by a model that has
+not seen it (stratified k-fold cross-validation, Kohavi 1995). val chooses nothing. The way that told them best then
+learns from all labels.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from openmae.commandline.flags import flag
+from openmae.console.words import duration
+from openmae.data.tasks import Answers
+from openmae.errors import UserError
+from openmae.evaluate.predict import HEADLINE, measure, standard_error
+from openmae.evaluate.probe import folds_of
+from openmae.files.whole import write_file
+from openmae.recipes.finetune.build import Finetuning
+from openmae.recipes.finetune.labelled import Labelled
+from openmae.recipes.finetune.settings import Finetune
+from openmae.recipes.training.job import Here
+from openmae.recipes.training.settings import shown
+from openmae.report.page.folds import CROSS_VALIDATION, loss_name, taken, ways_table
+
+MOST_LABELS, LEAST_LABELS = 500, 10  # that ways are compared by where nobody asks for it
+FOLDS = 5
+_WAY = ("minutes", "epochs", "blr", "batch_size", "layer_decay", "crop_scale", "ema_decay")  # settings that say one
+_MOST_SECONDS = 600.0  # of such a comparison
+_GENTLE_EPOCHS, _GENTLE_RATE, _GENTLE_CROP = 0.375, 1 / 3, (0.7, 1.0)  # of the plain way's; measured: docs/log.md
+
+Told = tuple[Tensor, NDArray[np.int64]]
+"""Scores (n, K), and which of the images (n,) they are of."""
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What is tried. chosen: what follows from settings for so many images, on all ranks. told: what a model says of
+    the val images that learnt the others. images_per_second: of such a training."""
+
+    chosen: Callable[[Finetune, int], Finetuning]
+    told: Callable[[Finetuning, Labelled], Told]
+    images_per_second: Callable[[Finetuning, Labelled], float]
+
+
+def why_not(settings: Finetune, images: int) -> str | None:
+    """Why no ways are compared for so many labels where nobody asks for it; None where they are."""
+    if settings.recipe == "paper":
+        return "as the paper"
+    if settings.from_scratch or settings.batch_norm or settings.head_from == "fresh":
+        return "ways are compared with the linear probe that the head begins as"
+    if settings.blocks != "all" or settings.optimizer == "lars":
+        return "what learns is given"
+    if name := next((name for name in _WAY if getattr(settings, name) is not None), None):
+        return f"`{name}` is given"
+    if images > MOST_LABELS:
+        return f"{images:,} labels are enough for one way"
+    if images < LEAST_LABELS:
+        return f"{images} labels are too few to hold some back"
+    return None
+
+
+def with_ways(settings: Finetune, labelled: Labelled, here: Here, trials: Trials) -> tuple[Finetune, Labelled]:
+    """The settings of the way that told the held-out labels best, and what was opened with what was found of all ways;
+    both as they were where nothing is compared. All ranks together. Raises UserError."""
+    is_asked, images = settings.folds is not None, labelled.count
+    if settings.folds == 0 or (not is_asked and (labelled.start.is_new or why_not(settings, images))):
+        return settings, labelled
+    if settings.folds and (reason := _against(settings, labelled)):
+        what = f"--folds {settings.folds} compares ways to fine-tune, and does not go with {reason}"
+        raise UserError(what, "leave one of them out")
+    folds = folds_of(labelled.right, settings.seed, FOLDS if settings.folds is None else settings.folds)
+    if len(folds) < 2:
+        return replace(settings, folds=0), labelled
+    ways = _ways(settings, trials.chosen(settings, images))
+    runs = [trials.chosen(way, images) for way in ways.values()]
+    views = sum(run.course.schedule.steps * run.course.schedule.batch_size for run in runs) * len(folds)
+    seconds = here.ranks.from_lead(views / trials.images_per_second(runs[-1], labelled))
+    begins = f"Which way, by {len(folds)} folds of the {images:,} training labels"
+    if seconds > _MOST_SECONDS and not is_asked:
+        here.console.print(
+            f"{begins}: left out, for it would take {duration(seconds)} (--folds {len(folds)} does it all the same)",
+            soft_wrap=True,
+        )
+        return replace(settings, folds=0), labelled
+    here.console.print(f"{begins} (about {duration(seconds)}; --folds 0 leaves it out)", soft_wrap=True)
+    rows = []
+    for name, way in ways.items():
+        rows.append(_row(name, _held_out(way, labelled, folds, trials), trials.chosen(way, images)))
+    best = min(rows, key=lambda row: row["loss"])
+    found = {
+        "metric": HEADLINE[labelled.right.task],
+        "folds": len(folds),
+        "labels": images,
+        "ways": rows,
+        "taken": best["name"],
+    }
+    _show(found, here.console)
+    return replace(ways[best["name"]], folds=len(folds)), replace(labelled, ways=found)
+
+
+def _against(settings: Finetune, labelled: Labelled) -> str | None:
+    """What says the way already, or leaves nothing to compare with; None where nothing does."""
+    if name := next((name for name in _WAY if getattr(settings, name) is not None), None):
+        return f"{flag(name)}, which says one"
+    if labelled.start.is_new or settings.from_scratch or settings.batch_norm or settings.head_from == "fresh":
+        return "a head that begins fresh"
+    return None
+
+
+def _ways(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
+    """By name, from the least to the most that is changed of the features."""
+    epochs, blr = float(plain.config["epochs"]), float(plain.config["blr"])
+    gentle = replace(
+        settings, epochs=max(1.0, round(_GENTLE_EPOCHS * epochs)), blr=_GENTLE_RATE * blr, crop_scale=_GENTLE_CROP
+    )
+    return {"the probe as it is": replace(settings, epochs=0.0), "gently": gentle, "strongly": settings}
+
+
+def _held_out(
+    way: Finetune, labelled: Labelled, folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]], trials: Trials
+) -> tuple[Tensor, Answers]:
+    """What models say of the folds that they did not learn, and what is right for these images."""
+    scores, indices = [], []
+    for rest, held_out in folds:
+        part = replace(
+            labelled,
+            train=labelled.train.take(rest),
+            val=labelled.train.take(held_out),
+            right=labelled.right.at(rest),
+            asked=labelled.right.at(held_out),
+        )
+        told, which = trials.told(trials.chosen(way, len(rest)), part)
+        scores.append(told)
+        indices.append(held_out[which])
+    return torch.cat(scores), labelled.right.at(np.concatenate(indices))
+
+
+def _row(name: str, held_out: tuple[Tensor, Answers], run: Finetuning) -> dict[str, Any]:
+    """As cross-validation.json has it."""
+    scores, asked = held_out
+    metric = HEADLINE[asked.task]
+    loss, figures = loss_name(metric), measure(scores, asked)
+    steps, rate = run.course.schedule.steps, float(run.config["blr"]) * run.course.schedule.batch_size / 256
+    said = f"{steps:,} steps, a rate of {shown(rate)}" if steps else "no steps"
+    return {
+        "name": name,
+        "figure": figures[metric],
+        "error": standard_error(metric, scores, asked),
+        "loss": figures[loss] if math.isfinite(figures[loss]) else math.inf,
+        "loss_error": standard_error(loss, scores, asked),
+        "settings": said,
+    }
+
+
+def _show(found: dict[str, Any], console: Console) -> None:
+    """The table, and which way was taken."""
+    titles, rows = ways_table(found)
+    table = Table(*titles)
+    for row in rows:
+        table.add_row(*row)
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    console.print(table)
+    console.print(taken(found), soft_wrap=True)
+
+
+def keep_ways(run: Path, found: dict[str, Any] | None) -> None:
+    """Notes what was compared in the run folder; nothing where nothing was. Raises OSError."""
+    if found is None:
+        (run / CROSS_VALIDATION).unlink(missing_ok=True)
+    else:
+        write_file(run / CROSS_VALIDATION, json.dumps(found, indent=1).encode())

@@ -1,0 +1,103 @@
+"""`finetune --folds`: ways to fine-tune, compared by folds of the training labels alone."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, log_loss
+
+from openmae.data.tasks import Answers
+from openmae.recipes.finetune import choose, folds
+from openmae.recipes.finetune.build import Finetuning
+from openmae.recipes.finetune.folds import why_not
+from openmae.recipes.finetune.settings import Finetune
+from openmae.train.run import read_config
+from tests.commands import Run, finetune, refused
+
+
+def quick(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
+    return {
+        "the probe as it is": replace(settings, epochs=0.0),
+        "gently": replace(settings, epochs=2.0, blr=1e-4),
+        "strongly": replace(settings, epochs=9.0, blr=0.1),
+    }
+
+
+def open_words(model: Path, data: Path, out: Path, *more: object) -> list[str]:
+    """Without what says the way."""
+    words = finetune(model, data, out, *more)
+    for name in ("--epochs", "--batch-size"):
+        at = words.index(name)
+        del words[at : at + 2]
+    return words
+
+
+def test_the_best_way_on_held_out_labels_is_taken(
+    finished: Path, colours: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures are scikit-learn's of scores that no model has learnt; and nothing of what was tried stays in the run."""
+    monkeypatch.setattr(folds, "_ways", quick)
+    told: list[tuple[np.ndarray, Answers]] = []
+    row_of = folds._row
+    monkeypatch.setattr(
+        folds,
+        "_row",
+        lambda name, held, run: (told.append((held[0].softmax(1).numpy(), held[1])), row_of(name, held, run))[1],
+    )
+    out = tmp_path / "run"
+    code, shown, errors = run(*open_words(finished, colours, out, "--folds 3 --evaluations 1"))
+    assert code == 0, errors
+    assert "Which way, by 3 folds of the 24 training labels" in shown
+    found = json.loads((out / "cross-validation.json").read_text())
+    assert [row["name"] for row in found["ways"]] == ["the probe as it is", "gently", "strongly"]
+    for row, (shares, asked) in zip(found["ways"], told, strict=True):
+        assert len(asked.values) == 24
+        assert row["figure"] == pytest.approx(accuracy_score(asked.values, shares.argmax(1)))
+        assert row["loss"] == pytest.approx(log_loss(asked.values, shares, labels=[0, 1, 2]), rel=1e-4)
+    assert found["taken"] == min(found["ways"], key=lambda row: row["loss"])["name"] == "strongly"
+    assert "Taken of these 3: strongly" in shown
+    assert "Which way to fine-tune" in (out / "report.html").read_text()
+    config = read_config(out)
+    assert (config["folds"], config["epochs"], config["blr"]) == (3, 9.0, 0.1)
+
+    same = tmp_path / "same"
+    code, _, errors = run(*open_words(finished, colours, same, "--epochs 9 --blr 0.1 --evaluations 1"))
+    assert code == 0, errors
+    assert read_config(same)["folds"] == 0
+    assert not (same / "cross-validation.json").exists()
+    weights, again = (load_file(place / "model.safetensors") for place in (out, same))
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+    code, shown, errors = run("finetune", "--out", out, "--resume")
+    assert code == 0, errors
+    assert "is complete" in shown
+    assert "Which way" not in shown
+
+
+def test_who_says_the_way_is_asked_no_more(finished: Path, colours: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    for more, said in (("--epochs 3", "--epochs"), ("--blr 1e-3", "--blr"), ("--from-scratch", "begins fresh")):
+        refused(run(*open_words(finished, colours, out, "--folds 3", more)), "--folds 3", said, "leave one of them out")
+    refused(run(*open_words(finished, colours, out, "--folds 1")), "give 2 or more, or 0")
+    asked = Finetune("m", "d", out)
+    assert why_not(asked, 60) is None
+    for settings, images in (
+        (asked, 100_000), (asked, 5), (replace(asked, recipe="paper"), 60), (replace(asked, epochs=3), 60),
+        (replace(asked, blocks="1"), 60), (replace(asked, from_scratch=True), 60), (replace(asked, minutes=2), 60),
+    ):  # fmt: skip
+        assert why_not(settings, images)
+
+
+def test_what_takes_long_is_done_where_it_is_asked_for(
+    finished: Path, colours: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folds, "_ways", quick)
+    monkeypatch.setattr(folds, "_MOST_SECONDS", 0.0)
+    monkeypatch.setattr(choose, "_LEAST_STEPS", 1)
+    code, shown, errors = run(*open_words(finished, colours, tmp_path / "run", "--evaluations 1"))
+    assert code == 0, errors
+    assert "by 5 folds of the 24 training labels: left out, for it would take" in shown
+    assert read_config(tmp_path / "run")["folds"] == 0
