@@ -291,6 +291,7 @@ def knn(
     workers: int | None = None,
     k: int = 20,
     temperature: float = 0.07,
+    out: Place | None = None,
     alpha: Literal["white", "black", "channel", "ignore"] | None = None,
     layout: Literal["hwc", "chw"] | None = None,
     pages: Literal["frames", "channels", "rows"] | None = None,

@@ -1,14 +1,17 @@
-"""What sits on an encoder: a linear layer on its pooled features, and which blocks learn beneath it.
+"""What sits on an encoder: a linear layer on its pooled features, and which blocks learn beneath it; or labelled images
+that its features are compared with.
 
-Shapes: B images, C channels, S sides, N patches, T class tokens, D width, K outputs, L blocks.
+Shapes: B images, C channels, S sides, N patches, T class tokens, D width, K outputs, L blocks, M labelled images.
 Source: MAE (arXiv 2111.06377), appendix A and Figure 9.
 """
 
 from collections import deque
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from openmae.errors import BadValue
 from openmae.model import ViT, describe, patchify
@@ -16,6 +19,10 @@ from openmae.model import ViT, describe, patchify
 Pool = Literal["mean", "class"]
 Tokens = Literal["mean", "class", "patches"]
 """What becomes of an image's tokens: a vector, or, of the patches, a grid of them."""
+Link = Literal["log", "log odds", "none"]
+"""What a share of votes is given as: its logarithm, so that the softmax gives it back; its log odds, for the sigmoid;
+or as it is, of numbers."""
+_LEAST = 1e-30  # of a share whose logarithm is taken
 
 
 class Encoder(nn.Module):
@@ -70,6 +77,11 @@ class Classifier(nn.Module):
         self.batch_norm = nn.BatchNorm1d(encoder.embed_dim, eps=1e-6, affine=False) if batch_norm else None
         self.head = nn.Linear(encoder.embed_dim, outputs)
         self.register_state_dict_post_hook(describe)
+
+    @property
+    def outputs(self) -> int:
+        """How many there are, K."""
+        return self.head.out_features
 
     def arguments(self) -> dict[str, Any]:
         """Plain values that describe it, for `from_arguments`; drop path is the training's."""
@@ -140,6 +152,130 @@ class Classifier(nn.Module):
         rates = torch.linspace(0, self.drop_path, depth) * torch.tensor(learns)
         rates = rates.to(noise)[:, None]  # (L, 1)
         return (noise.view(-1, depth, 2) >= rates) / (1 - rates)
+
+
+class Neighbours(nn.Module):
+    """A ViT and a bank of labelled images: of a new one, the k nearest by cosine vote. Nothing was learnt but by the
+    encoder. Source: Wu et al., arXiv 1805.01978, section 3.4.
+
+    bank (M, D): features of the labelled images, of length 1. answers: (M,) int64 classes where the link is "log"; else
+    (M, K) float32, 1 for each label that applies, or numbers. k is cut to M. temperature: see `votes`.
+    pool: what is compared, of the tokens after the encoder's norm: the mean of the patches', or of the class tokens but
+        its registers.
+    """
+
+    bank: Tensor
+    answers: Tensor
+
+    def __init__(
+        self,
+        encoder: ViT,
+        shape: tuple[int, int],
+        pool: Pool = "mean",
+        link: Link = "log",
+        k: int = 20,
+        temperature: float = 0.07,
+    ) -> None:
+        """shape: (labelled images M, outputs K); the bank is empty until it is filled or loaded."""
+        super().__init__()
+        if pool == "class" and encoder.read_classes == 0:
+            raise BadValue("this model has no class token", "choose pool 'mean'")
+        self.encoder, self.pool, self.link, self.k, self.temperature = encoder, pool, link, k, temperature
+        images, self.outputs = shape
+        self.register_buffer("bank", torch.zeros(images, encoder.embed_dim))
+        answers = torch.zeros(images, dtype=torch.long) if link == "log" else torch.zeros(images, self.outputs)
+        self.register_buffer("answers", answers)
+        self.register_state_dict_post_hook(describe)
+
+    def fill(self, features: Tensor, answers: Tensor) -> "Neighbours":
+        """Itself, with the features (M, D) of labelled images and what is right of them, as `answers`."""
+        self.bank.copy_(F.normalize(features, dim=1))
+        self.answers.copy_(answers)
+        return self
+
+    def is_sound(self) -> bool:
+        """Whether every image's class is one of the outputs."""
+        return self.link != "log" or bool((self.answers >= 0).all() and (self.answers < self.outputs).all())
+
+    def arguments(self) -> dict[str, Any]:
+        """Plain values that describe it, for `from_arguments`."""
+        return {
+            "encoder": self.encoder.arguments(),
+            "images": len(self.bank),
+            "outputs": self.outputs,
+            "pool": self.pool,
+            "link": self.link,
+            "k": self.k,
+            "temperature": self.temperature,
+        }
+
+    @classmethod
+    def from_arguments(cls, values: dict[str, Any]) -> "Neighbours":
+        """One of that shape. Raises KeyError, TypeError or ValueError for values that describe none."""
+        shape = (values["images"], values["outputs"])
+        return cls(_vit(values["encoder"]), shape, values["pool"], values["link"], values["k"], values["temperature"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, *S), normalised, -> (B, K) scores: the votes by the link."""
+        features, kind = self.features(images), images.device.type
+        # Rounded to bfloat16, similarities would tell neighbours no longer apart.
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+            similarity = F.normalize(features, dim=1) @ self.bank.to(features.dtype).T
+            share = votes(*_nearest(similarity, self.k), self.answers, self.outputs, self.temperature)
+            if self.link == "none":
+                return share
+            score = share.clamp_min(_LEAST).log()
+            return score if self.link == "log" else score - (1 - share).clamp_min(_LEAST).log()
+
+    def margin(self, images: Tensor) -> Tensor:
+        """(B, C, *S) -> (B,): by how much the k-th neighbour is nearer than the next; inf where there is none."""
+        similarity = F.normalize(self.features(images), dim=1) @ self.bank.T
+        if len(self.bank) <= self.k:
+            return similarity.new_full((len(similarity),), torch.inf)
+        return similarity.topk(self.k + 1, dim=1).values[:, -2:].diff(dim=1)[:, 0].neg()
+
+    def encode(self, images: Tensor, layer: int | None = None) -> Tensor:
+        """Images (B, C, *S), normalised, -> features (B, T + N, D) of the encoder, class tokens first.
+
+        layer: the block whose output is taken, 1..depth; default the last.
+        """
+        return self.encoder(images, layer)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, *S) -> (B, D) float32: what is compared with the bank."""
+        tokens = self.encoder(images)
+        classes = self.encoder.class_tokens
+        part = tokens[:, classes:] if self.pool == "mean" else tokens[:, : self.encoder.read_classes]
+        return part.mean(dim=1, dtype=torch.float32)
+
+
+Answering = Classifier | Neighbours
+"""What says something of an image: scores for its outputs."""
+
+
+def votes(similarity: Tensor, index: Tensor, answers: Tensor, outputs: int, temperature: float) -> Tensor:
+    """What neighbours say: each votes with the weight exp(similarity / temperature), and all weights are 1 together.
+
+    similarity (n, k), nearest first, with the images `index` (n, k) that are so near, of which `answers` has the class
+    (M,) int64, or the values of all outputs (M, K). Returns (n, K): the share of the votes that a class or label gets,
+    0..1, or the votes' mean of the numbers.
+    """
+    # Less the largest: exp stays in range, and the votes' proportions are the same.
+    weight = ((similarity - similarity[:, :1]) / temperature).exp()
+    weight = weight / weight.sum(dim=1, keepdim=True)
+    if not answers.is_floating_point():
+        return weight.new_zeros(weight.shape[0], outputs).scatter_add(1, answers[index], weight)
+    return (weight[..., None] * answers[index].to(weight)).sum(dim=1)
+
+
+def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(values, places) (B, k) of the k largest of each row (B, M), largest first; of equals the first are in."""
+    k = min(k, similarity.shape[1])
+    least = similarity.topk(k, dim=1).values[:, -1:]
+    above, equal = similarity > least, similarity == least
+    is_in = above | (equal & (equal.cumsum(dim=1) <= k - above.sum(dim=1, keepdim=True)))
+    values, places = similarity.masked_fill(~is_in, -torch.inf).topk(k, dim=1)
+    return values, places
 
 
 def _vit(values: dict[str, Any]) -> ViT:

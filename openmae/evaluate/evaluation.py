@@ -112,11 +112,13 @@ def evaluate(
     data: str,
     how: How,
     say: Callable[[str, int, int], None] = lambda what, done, of: None,
+    learnt: Callable[[Readout, Tensor, Answers], None] = lambda place, features, right: None,
 ) -> list[Evaluation]:
     """Figures of every kind of classifier on every kind of features, fitted on train and measured on val.
 
     sources, right: (train, val) and the answers to them, of the same names. The untrained encoder's features are
-    judged where the model's own do best. `say(what, done, of)` hears of the progress. [] on a rank that does not lead.
+    judged where the model's own do best. `say(what, done, of)` hears of the progress; `learnt` gets the model's
+    features of the training images (m, D) at each place, and the answers to these. [] on a rank that does not lead.
     Raises UserError where no image can be read.
     """
     functions, named = _functions(loaded, how)
@@ -133,6 +135,8 @@ def evaluate(
         answered.append(answers.at(indices.numpy()))
     if not how.ranks.leads:
         return []
+    for number, own in enumerate(how.places):
+        learnt(own, tables[0][-1][:, number], answered[0])
     evaluations: dict[Features, list[Evaluation]] = {}
     # The model first, since its best place is where the untrained encoder is asked too.
     for train, val, (features, places) in reversed(list(zip(*tables, named, strict=True))):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from openmae.data.tasks import Answers
 from openmae.evaluate.neighbours import CPU, QUERIES, nearest
+from openmae.heads import votes
 
 REFERENCES = 16384  # compared at once: with so many queries, 64 MiB of similarities
 K, TEMPERATURE = 20, 0.07
@@ -30,10 +31,7 @@ def knn_predict(
     which bounds the memory.
     """
     similarity, index = nearest(features, train_features.split(chunks[1]), k, device, chunks[0])
-    # Less the largest: exp stays in range, and the votes' proportions are the same.
-    votes = ((similarity - similarity[:, :1]) / temperature).exp()
-    votes /= votes.sum(dim=1, keepdim=True)
-    values = torch.from_numpy(right.values)
-    if right.task == "classification":
-        return votes.new_zeros(len(votes), len(right.names)).scatter_add(1, values[index], votes)
-    return torch.stack([(votes * column[index]).sum(dim=1) for column in values.to(votes).T], dim=1)
+    values, outputs = torch.from_numpy(right.values), len(right.names)
+    parts = zip(similarity.split(chunks[0]), index.split(chunks[0]), strict=True)
+    scores = torch.cat([votes(near, where, values, outputs, temperature) for near, where in parts])
+    return scores if right.task == "regression" else scores.clamp(max=1)  # rounding may give a little more

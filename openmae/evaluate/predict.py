@@ -16,7 +16,7 @@ from openmae.distributed.ranks import ALONE, Ranks
 from openmae.evaluate.features import extract
 from openmae.evaluate.metrics import accuracy, balanced_error
 from openmae.evaluate.ranking import auroc, auroc_influence, error_of_mean, precision_influence
-from openmae.heads import Classifier
+from openmae.heads import Answering
 from openmae.machine.device import autocast
 from openmae.machine.kinds import Precision
 
@@ -32,7 +32,7 @@ SHARES = ("top1", "top5", "mean_ap")  # figures from 0 to 1
 
 
 def predict(
-    model: Classifier,
+    model: Answering,
     statistics: Statistics,
     images: CentredImages,
     device: torch.device,

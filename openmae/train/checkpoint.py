@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from openmae.distributed.sharding import gathered, placed
 from openmae.files.parsing import read_json
 from openmae.files.whole import whole_folder, write_file, write_synced
-from openmae.heads import Classifier
+from openmae.heads import Answering
 from openmae.model import MaskedAutoencoder
 from openmae.train.learner import Learner
 from openmae.weights import serialized
@@ -49,7 +49,7 @@ class Checkpoint:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def save_model(run: Path, model: MaskedAutoencoder | Classifier, info: dict[str, Any]) -> None:
+def save_model(run: Path, model: MaskedAutoencoder | Answering, info: dict[str, Any]) -> None:
     """model.safetensors and model.json of the run, each complete or as it was before.
 
     info: what `model_json` says of it. Raises OSError.

@@ -19,7 +19,7 @@ from torch import Tensor
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
-from openmae.heads import Classifier, Encoder, Pool
+from openmae.heads import Classifier, Encoder, Neighbours, Pool
 from openmae.masking import Masking
 from openmae.model import Architecture, MaskedAutoencoder, ViT
 from openmae.weights.entries import Entry, decoder_inputs, filled, layer, made, patch_projection
@@ -111,6 +111,7 @@ def encoder_entries(encoder: ViT, prefix: str, biases: Biases) -> list[Entry]:
 def entries(model: Model, biases: Biases = "all") -> list[Entry]:
     """Of ViTModel's or ViTMAEModel's weights, ViTForImageClassification's or, where the patches' mean is pooled,
     BeitForImageClassification's, or ViTMAEForPreTraining's."""
+    assert not isinstance(model, Neighbours)  # for which transformers has no layer
     if isinstance(model, Classifier) and model.pool == "mean":
         unasked = {"weight": torch.ones, "bias": torch.zeros}
         return [

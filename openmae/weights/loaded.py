@@ -8,14 +8,20 @@ from rich.console import Console
 
 from openmae.commandline.flags import with_flags
 from openmae.data.formats.reading import Reading
+from openmae.data.tasks import Task
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.files.address import shown
-from openmae.heads import Classifier, Encoder
+from openmae.heads import Answering, Classifier, Encoder, Link, Neighbours
 from openmae.model import MaskedAutoencoder, ViT
 from openmae.version import __version__
 
-Model = MaskedAutoencoder | Classifier | Encoder
+Model = MaskedAutoencoder | Classifier | Encoder | Neighbours
+
+
+LINKS: dict[Task, Link] = {"classification": "log", "multi-label": "log odds", "regression": "none"}
+"""How nearest neighbours give their votes, by the task: as a classifier would, whose scores readers take a softmax or a
+sigmoid of."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,10 @@ class Loaded:
         return self.model
 
     @property
-    def classifier(self) -> Classifier:
-        """The model that fine-tuning left. Raises UserError where it has no head, or does not say what that answers."""
-        if not isinstance(self.model, Classifier):
+    def classifier(self) -> Answering:
+        """The model that fine-tuning left, or a probe, or nearest neighbours. Raises UserError where it answers
+        nothing, or does not say what its outputs stand for."""
+        if not isinstance(self.model, Answering):
             raise UserError(
                 f"{self.name} is pre-trained and has not learnt any labels",
                 f"openmae finetune {self.name} DATA --out RUN",
@@ -99,6 +106,7 @@ def model_json(
     say.
     """
     kinds: dict[type, str] = {Classifier: "classifier", Encoder: "encoder", MaskedAutoencoder: "autoencoder"}
+    kinds |= {Neighbours: "neighbours"}
     return {
         "format": 1,
         "openmae": __version__,

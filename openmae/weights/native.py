@@ -16,10 +16,10 @@ from openmae.data.tasks import Task
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
-from openmae.heads import Classifier, Encoder, Pool
+from openmae.heads import Classifier, Encoder, Link, Neighbours, Pool
 from openmae.model import NORM_EPS, Architecture, QkvBias
 from openmae.weights.entries import complain
-from openmae.weights.loaded import Loaded, Model
+from openmae.weights.loaded import LINKS, Loaded, Model
 from openmae.weights.writing import pieces
 
 KEY = "openmae"  # of the header entry that holds model.json
@@ -77,6 +77,8 @@ def load_described(name: str, describe: Callable[[], dict[str, Any]], weights: d
     _check_fits(blank, weights, name)
     model = _build(info)
     model.load_state_dict(weights)
+    if isinstance(model, Neighbours) and not model.is_sound():
+        raise UserError(f"{name} holds labels that are none of its outputs'", "copy or make it anew")
     return Loaded(model.eval(), statistics, info, name)
 
 
@@ -120,7 +122,7 @@ def _check(info: dict[str, Any], statistics: Statistics, weights: dict[str, Tens
         raise ValueError("it has more blocks than weights")
     width = max(encoder["embed_dim"], shape.get("decoder_embed_dim", 0))
     check_sizes(encoder, width, sum(tensor.numel() for tensor in weights.values()))
-    if info.get("kind", "autoencoder") == "classifier":
+    if (kind := info.get("kind", "autoencoder")) in ("classifier", "neighbours"):
         names, task, outputs = info["class_names"], info["task"], shape["outputs"]
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ValueError("its class names are no list of names")
@@ -128,6 +130,20 @@ def _check(info: dict[str, Any], statistics: Statistics, weights: dict[str, Tens
             raise ValueError("its outputs, their names and its task do not go together")
         if shape["pool"] not in get_args(Pool):
             raise ValueError(f"its pool is {shape['pool']}")
+        if kind == "neighbours":
+            _check_votes(shape, task)
+
+
+def _check_votes(shape: dict[str, Any], task: Task | None) -> None:
+    """Raises ValueError or KeyError for nearest neighbours that could not vote."""
+    for name in ("images", "outputs", "k"):
+        if type(shape[name]) is not int or not 0 < shape[name] < 2**31:
+            raise ValueError(f"{name} is {shape[name]}")
+    temperature, link = shape["temperature"], shape["link"]
+    if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
+        raise ValueError(f"its temperature is {temperature}")
+    if link not in get_args(Link) or (task is not None and link != LINKS[task]):
+        raise ValueError(f"its link is {link}, and its task {task}")
 
 
 def _check_rare(encoder: dict[str, Any]) -> None:
@@ -171,7 +187,11 @@ def _build(info: dict[str, Any]) -> Model:
     kind = info.get("kind", "autoencoder")
     if kind == "autoencoder":
         return Architecture.from_dict(info["architecture"]).build()
-    others: dict[str, type[Classifier] | type[Encoder]] = {"classifier": Classifier, "encoder": Encoder}
+    others: dict[str, type[Classifier] | type[Encoder] | type[Neighbours]] = {
+        "classifier": Classifier,
+        "encoder": Encoder,
+        "neighbours": Neighbours,
+    }
     return others[kind].from_arguments(info["architecture"])
 
 

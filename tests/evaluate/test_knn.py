@@ -9,10 +9,13 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from openmae.data.tasks import Answers
+from openmae.data.tasks import Answers, Task
 from openmae.evaluate.knn import knn_predict
 from openmae.evaluate.metrics import accuracy
 from openmae.evaluate.neighbours import nearest
+from openmae.heads import Neighbours
+from openmae.model import ViT
+from openmae.weights.loaded import LINKS
 
 
 def rows(count: int, dim: int, seed: int) -> Tensor:
@@ -65,6 +68,37 @@ def test_neighbours_are_those_of_brute_force_and_of_equals_the_first(
     order = np.lexsort((np.broadcast_to(np.arange(len(axes)), exact.shape), -exact.numpy()), axis=1)
     np.testing.assert_array_equal(index.numpy(), order[:, :k])
     np.testing.assert_array_equal(similarity.numpy(), exact.gather(1, index).numpy())
+
+
+@pytest.mark.parametrize("task", ["classification", "multi-label", "regression"])
+def test_the_classifier_says_what_knn_says_also_of_equals_and_as_a_graph(task: Task) -> None:
+    """Of images that are there twice under other labels the first votes; scikit-learn agrees where none are."""
+    encoder = ViT((8, 8), (4, 4), 1, 16, 1, 2)
+    bank, images = rows(30 * 64, 1, 6).view(30, 1, 8, 8), rows(9 * 64, 1, 7).view(9, 1, 8, 8)
+    bank[20:] = bank[:10]
+    labels = rows(30, 2, 8)
+    values = {"classification": torch.arange(30) % 2, "multi-label": (labels > 0).float(), "regression": labels[:, :1]}
+    right = Answers(task, ("a", "b")[: 1 if task == "regression" else 2], values[task].numpy())
+    link = LINKS[task]
+    model = Neighbours(encoder, (30, len(right.names)), "class", link, k=5, temperature=0.01).eval()
+    with torch.no_grad():
+        known, features = model.features(bank), model.features(images)
+        scores = model.fill(known, values[task])(images)
+        told = {"log": scores.softmax(1), "log odds": scores.sigmoid(), "none": scores}[link]
+        torch.testing.assert_close(told, knn_predict(known, right, features, 5, 0.01), rtol=0, atol=1e-6)
+        if task == "multi-label":  # of classes, onnxruntime is asked: tests/recipes/test_probe.py
+            any_batch = ({0: torch.export.Dim("b", min=1)},)
+            graph = torch.export.export(model, (images[:2],), dynamic_shapes=any_batch).module()
+            torch.testing.assert_close(torch.cat([graph(images[:1]), graph(images[1:])]), scores, rtol=0, atol=1e-4)
+        assert model.margin(images).shape == (9,)
+        model = Neighbours(encoder, (20, len(right.names)), "class", link, k=5, temperature=0.01)
+        scores = model.fill(known[:20], values[task][:20]).eval()(images)
+    one = KNeighborsClassifier if task == "classification" else KNeighborsRegressor
+    oracle = one(5, weights=weights_at(0.01), metric="cosine", algorithm="brute")
+    oracle.fit(known[:20].double().numpy(), values[task][:20].numpy())
+    said = oracle.predict_proba if task == "classification" else oracle.predict
+    told = {"log": scores.softmax(1), "log odds": scores.sigmoid(), "none": scores}[link]
+    np.testing.assert_allclose(told.numpy(), said(features.double().numpy()), atol=2e-4)
 
 
 def test_memory_is_that_of_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:

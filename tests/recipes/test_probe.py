@@ -12,8 +12,10 @@ from PIL import Image
 from rich.console import Console
 
 from openmae.data.tasks import Task
+from openmae.errors import UserError
 from openmae.evaluate.evaluation import Evaluation
 from openmae.evaluate.probe import STRENGTHS
+from openmae.recipes.probe.bank import check_room
 from openmae.recipes.probe.keep import keep
 from openmae.recipes.probe.table import show_advice, show_table
 from openmae.train.run import read_config, read_metrics
@@ -74,6 +76,46 @@ def test_the_probe_is_kept_as_a_run(finished: Path, colours: Path, tmp_path: Pat
     )
     assert run("export", out, "--to", "safetensors", "--out", tmp_path / "e.safetensors")[0] == 0
     refused(run("probe", finished, colours, *words, "--out", out), "holds a model already", "choose another --out")
+
+
+def test_nearest_neighbours_are_kept_as_a_run(finished: Path, colours: Path, tmp_path: Path, run: Run) -> None:
+    """What was printed of them is what evaluate finds, of a layer before the last too; they go to ONNX."""
+    out, words = tmp_path / "knn", ("--workers", "0", "--no-baselines")
+    few = ("--layer", "1", "--k", "3", "--labels", "6")
+    model = copy(finished, tmp_path / "run")
+    code, output, errors = run("knn", model, colours, *words, *few, "--out", out)
+    assert code == 0, errors
+    info = json.loads((out / "model.json").read_text())
+    shape = info["architecture"]
+    assert (info["kind"], info["class_names"], info["task"]) == (
+        "neighbours",
+        ["blue", "green", "red"],
+        "classification",
+    )
+    assert (shape["images"], shape["k"], shape["encoder"]["depth"]) == (6, 3, 1)
+    (out / "results.json").unlink()
+    code, _, errors = run("evaluate", out, colours, "--workers", "0")
+    assert code == 0, errors
+    (clean,) = [entry["clean"]["figures"] for entry in json.loads((out / "results.json").read_text()).values()]
+    assert clean["top1"] == entries(model)[-1]["top1"]
+    said = output.replace("\n", " ")
+    assert f"on val: top-1 {clean['top1']:.2%}" in said
+    assert "a bank of 6 images with 24 numbers each" in said
+    code, output, errors = run("export", out, "--to", "onnx", "--out", tmp_path / "e.onnx")
+    assert code == 0, errors
+    refused(
+        run("export", out, "--to", "timm", "--out", tmp_path / "t.safetensors"), "timm has no layer", "openmae probe"
+    )
+    refused(run("knn", model, colours, *words, "--out", out), "holds a model already", "choose another --out")
+    refused(
+        run("knn", model, colours, *words, "--out", tmp_path / "o", "--layer", "all"), "one layer and pool", "--pool"
+    )
+
+
+def test_a_bank_is_bounded() -> None:
+    check_room(349_525, 768)
+    with pytest.raises(UserError, match="--labels 349525 or fewer"):
+        check_room(1_281_167, 768)
 
 
 @pytest.mark.parametrize("command", ["knn", "probe"])

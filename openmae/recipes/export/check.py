@@ -14,7 +14,7 @@ from openmae.data.opening import Data
 from openmae.data.views.statistics import WHITE
 from openmae.errors import UserError
 from openmae.evaluate.features import centred_images
-from openmae.heads import Classifier, Encoder
+from openmae.heads import Answering, Classifier, Encoder, Neighbours
 from openmae.weights import Loaded, Model
 
 TOLERANCE = 1e-4
@@ -59,20 +59,36 @@ def compared(ours: Tensor, theirs: Tensor, by: str, outputs: str) -> Compared:
 
 
 def exported(model: Model) -> Encoder | Classifier:
-    """What formats without a decoder hold of it; a classifier's batch norm becomes a part of its linear layer."""
+    """What formats for layers hold of it; a classifier's batch norm becomes a part of its linear layer."""
     return model.without_batch_norm() if isinstance(model, Classifier) else Encoder(model.encoder)
+
+
+def served(model: Model) -> Encoder | Answering:
+    """What graphs hold of it, which may compare with labelled images too."""
+    return model if isinstance(model, Neighbours) else exported(model)
+
+
+def check_layers(loaded: Loaded, library: str) -> None:
+    """Raises UserError where the library's models are layers alone, and this one compares with labelled images."""
+    if isinstance(loaded.model, Neighbours):
+        raise UserError(
+            f"{loaded.name} answers by its nearest neighbours among {len(loaded.model.bank):,} labelled images, for "
+            f"which {library} has no layer",
+            "export it to onnx or pt2, which hold them too; or make a linear layer of them: openmae probe MODEL DATA "
+            "--out RUN",
+        )
 
 
 @torch.no_grad()
 def reference(model: Model, images: Tensor) -> Tensor:
     """Normalised images (B, C, H, W) -> a classifier's scores (B, K), or the encoder's features (B, T + N, D)."""
-    scores: Tensor = model(images) if isinstance(model, Classifier) else model.encoder(images)
+    scores: Tensor = model(images) if isinstance(model, Answering) else model.encoder(images)
     return scores
 
 
 def what_is_compared(model: Model) -> str:
     """Scores, or features."""
-    return "scores" if isinstance(model, Classifier) else "features"
+    return "scores" if isinstance(model, Answering) else "features"
 
 
 def real_images(loaded: Loaded, data: Data | None) -> Tensor:

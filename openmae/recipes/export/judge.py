@@ -22,7 +22,7 @@ from openmae.evaluate.features import centred_images, extract_each
 from openmae.evaluate.knn import knn_predict
 from openmae.evaluate.predict import HEADLINE, measure
 from openmae.evaluate.subsets import question
-from openmae.heads import Classifier
+from openmae.heads import Answering
 from openmae.machine.workers import workers_for
 from openmae.randomness import generator
 from openmae.recipes.evaluate.job import judged_images
@@ -77,7 +77,7 @@ def judge(loaded: Loaded, model: Path, graphs: Sequence[Graph], data: Data, cons
 def agreement(loaded: Loaded, ours: Tensor, theirs: Tensor) -> float | None:
     """Of scores (n, K), the share of equal answers, None where they are numbers; of pooled features (n, D), the mean
     cosine similarity."""
-    if not isinstance(loaded.model, Classifier):
+    if not isinstance(loaded.model, Answering):
         return F.cosine_similarity(ours.double(), theirs.double()).mean().item()
     task: Task | None = loaded.info["task"]
     if task == "regression":
@@ -98,7 +98,7 @@ def _labelled(
     """(what kNN knows, for an encoder; the images to judge by, their answers, which outputs these are of).
 
     Raises UserError where DATA has no labels that this model could be judged by."""
-    if isinstance(loaded.model, Classifier):
+    if isinstance(loaded.model, Answering):
         _ = loaded.classifier  # which says where it does not know what its outputs stand for
         source, _ = judged_images(data, None, model, loaded, loaded.info["task"])
         asked = question(source, loaded.info["task"], loaded.info["class_names"])

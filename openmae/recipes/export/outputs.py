@@ -2,7 +2,7 @@
 
 from openmae.console.words import on_one_line
 from openmae.data.sources.labels import natural_key
-from openmae.heads import Classifier
+from openmae.heads import Answering
 from openmae.weights import Loaded
 
 MOST_SAID = 12  # names in a line
@@ -11,7 +11,7 @@ MOST_SAID = 12  # names in a line
 def order(loaded: Loaded) -> list[str]:
     """Sentences: the names in the order of the outputs, and which readers of folders have another."""
     names: list[str] | None = loaded.info.get("class_names")
-    if not isinstance(loaded.model, Classifier) or names is None:
+    if not isinstance(loaded.model, Answering) or names is None:
         return []
     return [f"Outputs: {listed(names)}", *_others(names)]
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from openmae.data.opening import Data
 from openmae.errors import UserError
 from openmae.files.whole import folder_beside
-from openmae.heads import Classifier
-from openmae.recipes.export.check import exported, what_is_compared
+from openmae.heads import Answering, Neighbours
+from openmae.recipes.export.check import served, what_is_compared
 from openmae.recipes.export.formats.graph import quiet
 from openmae.recipes.export.formats.onnx import KEY, runner, write_graph
 from openmae.recipes.export.judge import Graph, Judgement, agreement, judge, one_vector_each
@@ -99,7 +99,7 @@ def write_smaller(loaded: Loaded, to: Quantize, exact: Path, out: Path) -> None:
     if to == "int8":
         _write_int8(loaded, exact, out)
     else:
-        write_graph(_Half(exported(loaded.model)), loaded, out)
+        write_graph(_Half(served(loaded.model)), loaded, out)
 
 
 def show_cost(cost: Cost, loaded: Loaded, console: Console) -> None:
@@ -109,7 +109,7 @@ def show_cost(cost: Cost, loaded: Loaded, console: Console) -> None:
         column.justify = "right"
     judged = cost.judged
     if judged is not None and judged.figure is not None and judged.values is not None:
-        by = "" if isinstance(loaded.model, Classifier) else "kNN "
+        by = "" if isinstance(loaded.model, Answering) else "kNN "
         told = (f"{value:.3f}" if judged.figure == "r2" else f"{value:.2%}" for value in judged.values)
         table.add_row(f"{by}{FIGURES[judged.figure]} on {judged.images:,} images", *told)
     table.add_row("size", *(f"{count / 1e6:,.1f} MB" for count in cost.bytes))
@@ -166,6 +166,10 @@ def _write_int8(loaded: Loaded, exact: Path, out: Path) -> None:
         values = [value for value in graph.graph.value_info if value.name not in weights]
         del graph.graph.value_info[:]
         graph.graph.value_info.extend(values)
+        # Not of the patches' projection: with its pixels rounded too, the error of all is three times as large. Nor of
+        # a bank's similarities, of which small differences decide.
+        products = [node.name for node in graph.graph.node if node.op_type == "MatMul"]
+        exact_ones = [products[0], *products[-1:]] if isinstance(loaded.model, Neighbours) else products[:1]
         quantize_dynamic(
             graph,
             out,
@@ -173,8 +177,7 @@ def _write_int8(loaded: Loaded, exact: Path, out: Path) -> None:
             # 7 bits: of 8-bit weights, processors without VNNI clip the sums, and answer differently.
             reduce_range=True,
             weight_type=QuantType.QInt8,
-            # Not of the patches' projection: with its pixels rounded too, the error of all is three times as large.
-            nodes_to_exclude=[next(node.name for node in graph.graph.node if node.op_type == "MatMul")],
+            nodes_to_exclude=exact_ones,
         )
         smaller = onnx.load(out)
         onnx.helper.set_model_props(smaller, {KEY: json.dumps(public(loaded.info))})

@@ -16,7 +16,7 @@ from openmae.data.views.mixing import Mixing
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError, of_user
 from openmae.evaluate.suited import say_choice
-from openmae.heads import Classifier, Pool, learn_last_blocks
+from openmae.heads import Classifier, Neighbours, Pool, learn_last_blocks
 from openmae.model import SIZES, ViT, create_model, initialize
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.nodata import say_taken, warn_of_suspects
@@ -132,6 +132,8 @@ def loaded_model(settings: Finetune, console: Console) -> Loaded | None:
         say_origin(loaded, console)
         if isinstance(loaded.model, Classifier) and not settings.from_scratch:
             console.print(f"{model} was fine-tuned before: its encoder is kept, and its head made anew")
+        if isinstance(loaded.model, Neighbours) and not settings.from_scratch:
+            console.print(f"{model} is a kNN: its encoder is kept, and its bank left")
         if settings.patch_size is not None and pair(settings.patch_size) != loaded.encoder.patch_size:
             raise UserError(f"--patch-size is for fresh weights; {model} has its own", "leave it out")
         return loaded

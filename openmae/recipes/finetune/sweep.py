@@ -15,7 +15,7 @@ from openmae.errors import UserError
 from openmae.evaluate.predict import said
 from openmae.files.parsing import read_json
 from openmae.files.whole import write_file
-from openmae.heads import learn_last_blocks
+from openmae.heads import Classifier, learn_last_blocks
 from openmae.model import SIZES
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.training.minutes import check_same, kept_plan
@@ -105,7 +105,8 @@ def _kept(out: Path) -> dict[str, Any]:
 
 def _learning(run: Path, blocks: str) -> int:
     """How many parameters learnt in a run."""
-    model = load_model(run).classifier
+    model = load_model(run).model
+    assert isinstance(model, Classifier)
     model.requires_grad_(True)
     if model.norm is not None:
         model.encoder.norm.requires_grad_(False)

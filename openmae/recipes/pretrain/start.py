@@ -14,7 +14,7 @@ from openmae.errors import UserError, of_user
 from openmae.files.address import whole_address
 from openmae.files.parsing import read_json
 from openmae.files.whole import write_file
-from openmae.heads import Classifier
+from openmae.heads import Answering, Neighbours
 from openmae.model import Architecture, MaskedAutoencoder, ViT
 from openmae.own import is_own
 from openmae.recipes.pretrain.settings import Pretrain
@@ -61,8 +61,14 @@ def open_start(settings: Pretrain, console: Console) -> Start | None:
     loaded = _loaded(settings)
     say_origin(loaded, console)
     _check_numbers(loaded)
-    if isinstance(loaded.model, Classifier):
-        console.print(f"{settings.from_} was fine-tuned: its encoder is taken, and its head left", soft_wrap=True)
+    if isinstance(loaded.model, Answering):
+        is_bank = isinstance(loaded.model, Neighbours)
+        said = (
+            "is a kNN: its encoder is taken, and its bank left"
+            if is_bank
+            else ("was fine-tuned: its encoder is taken, and its head left")
+        )
+        console.print(f"{settings.from_} {said}", soft_wrap=True)
     _say_unfinished(loaded, Path(settings.from_), console)
     return Start(Origin(address(settings.from_), loaded.info["provenance"], loaded.info.get("licence")), loaded=loaded)
 

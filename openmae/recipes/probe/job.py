@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import torch
@@ -32,6 +33,7 @@ from openmae.model import ViT
 from openmae.recipes.learnt import label_column
 from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import tell
+from openmae.recipes.probe.bank import Compared, check_bank, check_room, keep_bank
 from openmae.recipes.probe.keep import keep
 from openmae.recipes.probe.settings import Proof
 from openmae.recipes.probe.table import draw_layers, show_advice, show_table
@@ -43,26 +45,41 @@ _TIMEOUT = 3600.0  # seconds for which ranks wait for each other, the lead's cla
 
 
 def prove(
-    settings: Proof, kinds: Sequence[Kind], k: int = knn.K, temperature: float = knn.TEMPERATURE
+    settings: Proof,
+    kinds: Sequence[Kind],
+    k: int = knn.K,
+    temperature: float = knn.TEMPERATURE,
+    out: Path | None = None,
 ) -> list[Evaluation]:
-    """Evaluates, prints the table, and, where MODEL is a run folder, keeps the figures in its evaluations.json."""
+    """Evaluates, prints the table, and, where MODEL is a run folder, keeps the figures in its evaluations.json.
+
+    out: a run folder for the nearest neighbours as a classifier; None for none.
+    """
     with said_once():
         device = choose_device(settings.device)
         if not 0 <= settings.seed < 2**63:
             raise UserError(f"--seed is {settings.seed}", "give a number from 0 and below 2**63")
     with joined(device.type, _TIMEOUT) as ranks:
-        return _prove(settings, kinds, k, temperature, ranks, device_of(device, ranks))
+        return _prove(settings, kinds, (k, temperature), out, ranks, device_of(device, ranks))
 
 
 def _prove(
-    settings: Proof, kinds: Sequence[Kind], k: int, temperature: float, ranks: Ranks, device: torch.device
+    settings: Proof,
+    kinds: Sequence[Kind],
+    vote: tuple[int, float],
+    out: Path | None,
+    ranks: Ranks,
+    device: torch.device,
 ) -> list[Evaluation]:
+    k, temperature = vote
     console = make_console()
     console.quiet = not ranks.leads
     with ranks.together():
         loaded = load_model(settings.model, **settings.heads)
         say_origin(loaded, console)
         places = _places(settings, loaded.encoder)
+        if out is not None:
+            check_bank(out, settings, places)
         column = label_column(settings.label_column, settings.data, settings.model, loaded, console)
         settings = replace(settings, label_column=column)
     taken, train, val = ranks.each_in_turn(lambda: _split(settings, console))
@@ -74,6 +91,8 @@ def _prove(
         loaded = suited(loaded, train, settings.reading, workers, console)
         right = replace(answers(train, taken.task), groups=group_numbers(train, settings.selection))
         asked = answers(val, taken.task, right.names)
+        if out is not None:
+            check_room(len(train), loaded.encoder.embed_dim)
         _check_memory(len(train) + len(val), encoders * len(places), loaded.encoder.embed_dim)
     if "knn" in kinds and k > len(train):
         console.print(f"--k {k} is more than the {len(train):,} training images: all of them vote", style="yellow")
@@ -109,7 +128,10 @@ def _prove(
 
         what = settings.data + settings.selection.beside(WHOLE)
         what += "" if settings.labels is None else f" (--labels {settings.labels})"
-        evaluations = evaluate(loaded, (train, val), (right, asked), what, how, say)
+        known: list[Compared] = []
+        evaluations = evaluate(
+            loaded, (train, val), (right, asked), what, how, say, lambda *found: known.append(Compared(*found))
+        )
     ranks.gather(None)  # the others stay until the lead has its figures
     if not ranks.leads:
         return []
@@ -120,6 +142,8 @@ def _prove(
         pictures = draw_layers(evaluations, settings.model)
         keep(evaluations, settings.model)
         console.print(f"Kept in {settings.model}: {', '.join(['evaluations.json', *pictures, 'report.html'])}")
+    if out is not None:
+        console.print(keep_bank(settings, out, loaded, known[0], (train, val), asked, how), soft_wrap=True)
     return evaluations
 
 

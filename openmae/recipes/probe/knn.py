@@ -2,6 +2,7 @@
 
     openmae knn runs/first labelled/
     openmae knn runs/first labelled/ --layer all --pool mean,class      which layer is best
+    openmae knn runs/first labelled/ --out runs/knn                     and keeps the classifier: an ordinary run
 
 No training and hardly a setting, so a quick and honest figure; published MAE encoders are poor at it (their
 features are not spread for cosine similarity), so compare it with the untrained row rather than with other methods.
@@ -9,6 +10,10 @@ features are not spread for cosine similarity), so compare it with the untrained
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 from openmae.errors import UserError, said_once
 from openmae.evaluate.evaluation import Evaluation
@@ -25,6 +30,9 @@ class Knn(Proof):
     """Neighbours that vote."""
     temperature: float = TEMPERATURE
     """A neighbour's vote is exp(cosine similarity / temperature): lower ones listen more to the nearest."""
+    out: Annotated[Path | None, arg(metavar="RUN")] = None
+    """Keep the classifier, encoder and the features of the labelled images, in a run folder that evaluate, predict and
+    export take."""
 
 
 def run(settings: Knn) -> None:
@@ -35,7 +43,7 @@ def run(settings: Knn) -> None:
 def knn(settings: Knn) -> list[Evaluation]:
     """Does so, and gives the figures."""
     _check(settings)
-    return prove(settings, ["knn"], settings.k, settings.temperature)
+    return prove(settings, ["knn"], settings.k, settings.temperature, settings.out)
 
 
 @said_once()

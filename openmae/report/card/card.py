@@ -15,7 +15,7 @@ from PIL import Image
 
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
-from openmae.heads import Classifier
+from openmae.heads import Answering, Classifier, Neighbours
 from openmae.model import MaskedAutoencoder
 from openmae.report.card.figures import figures_section
 from openmae.report.card.text import escaped, head, licence_lines, listing, place_name, public, section, table
@@ -161,7 +161,7 @@ def _what_it_is(loaded: Loaded) -> str:
             f"[masked autoencoding](https://arxiv.org/abs/2111.06377){began}."
         )
     if isinstance(model, Classifier):
-        outputs = model.head.out_features
+        outputs = model.outputs
         answers = "1 output" if outputs == 1 else f"{outputs:,} outputs"
         came_of, began = loaded.info["provenance"], ""
         if came_of.get("job") == "finetune":
@@ -169,6 +169,12 @@ def _what_it_is(loaded: Loaded) -> str:
         return (
             f"A model that was trained on labels{began}: {body}; and a linear layer with {answers} on "
             f"{'the mean of the patch tokens' if model.pool == 'mean' else 'the class token'}. {millions:.1f} million "
+            "parameters."
+        )
+    if isinstance(model, Neighbours):
+        return (
+            f"A classifier by nearest neighbours, in which nothing was learnt from labels: {body}; and the features of "
+            f"{len(model.bank):,} labelled images, of which the {model.k:,} nearest vote. {millions:.1f} million "
             "parameters."
         )
     return f"An encoder: {body}. {millions:.1f} million parameters."
@@ -233,8 +239,8 @@ def _usage(repository: str, loaded: Loaded) -> list[str]:
     calls = [
         f"features = loaded.model.encode(images)  # (B, {vit.class_tokens} + {math.prod(vit.grid)}, {vit.embed_dim})"
     ]
-    if isinstance(loaded.model, Classifier):
-        calls.insert(0, f"outputs = loaded.model(images)  # (B, {loaded.model.head.out_features})")
+    if isinstance(loaded.model, Answering):
+        calls.insert(0, f"outputs = loaded.model(images)  # (B, {loaded.model.outputs})")
     code = "\n".join(
         [
             "from openmae.weights import load_model",
@@ -258,7 +264,7 @@ def _usage(repository: str, loaded: Loaded) -> list[str]:
 
 
 def _limits(loaded: Loaded) -> list[str]:
-    if isinstance(loaded.model, Classifier):
+    if isinstance(loaded.model, Answering):
         use = "It is meant to answer the question that its outputs stand for, on images like those that it learnt from."
     else:
         use = (

@@ -86,7 +86,10 @@ def head(info: dict[str, Any]) -> str:
     if licence := info.get("licence"):
         known = re.sub(r"[^\w.+-]+", "-", str(licence).lower())
         lines += [f"license: {known}"] if known in _KNOWN else ["license: other", f"license_name: {known}"]
-    is_classifier = info.get("kind") == "classifier" and info.get("task") in ("classification", "multi-label")
+    is_classifier = info.get("kind") in ("classifier", "neighbours") and info.get("task") in (
+        "classification",
+        "multi-label",
+    )
     lines += [
         "library_name: openmae",
         f"pipeline_tag: {'image-classification' if is_classifier else 'image-feature-extraction'}",

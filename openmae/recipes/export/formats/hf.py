@@ -18,7 +18,7 @@ from openmae.errors import UserError
 from openmae.heads import Classifier
 from openmae.masking import Masking
 from openmae.model import MaskedAutoencoder, SelfDecoder
-from openmae.recipes.export.check import Compared, compared, exported, reference, what_is_compared
+from openmae.recipes.export.check import Compared, check_layers, compared, exported, reference, what_is_compared
 from openmae.recipes.export.formats.processor import write_processor
 from openmae.recipes.training.settings import sides_of
 from openmae.weights import Loaded, Model
@@ -34,6 +34,7 @@ _LOOSE = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 def write_mae(loaded: Loaded, out: Path) -> list[str]:
     """Writes a folder for ViTMAEForPreTraining; gives sentences about what it does not hold. Raises UserError where
     transformers has no such model."""
+    check_layers(loaded, "transformers")
     transformers = _import_transformers()
     model = _like_theirs(loaded)
     config = {
@@ -81,6 +82,7 @@ def usage_mae(loaded: Loaded, out: Path) -> str:
 def write_vit(loaded: Loaded, out: Path) -> list[str]:
     """Writes a folder for ViTModel, or for ViTForImageClassification or BeitForImageClassification where there is a
     head; gives sentences about what it does not hold. Raises UserError where transformers has no such model."""
+    check_layers(loaded, "transformers")
     transformers = _import_transformers()
     _check_encoder(loaded)
     model = exported(loaded.model)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from openmae.errors import UserError
-from openmae.recipes.export.check import Compared, exported, what_is_compared
+from openmae.recipes.export.check import Compared, served, what_is_compared
 from openmae.recipes.export.formats.graph import INPUT, compared_in_batches, left_out, quiet, shape_said, traced
 from openmae.report.card.text import public
 from openmae.weights import Loaded
@@ -27,7 +27,7 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 def write(loaded: Loaded, out: Path) -> list[str]:
     """Writes the file, and where the weights are too large for one, a second beside it; gives sentences about what
     they do not hold. Raises UserError where a package is missing."""
-    write_graph(exported(loaded.model), loaded, out)
+    write_graph(served(loaded.model), loaded, out)
     return notes(loaded, out)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openmae.recipes.export.check import Compared, exported
+from openmae.recipes.export.check import Compared, served
 from openmae.recipes.export.formats.graph import compared_in_batches, left_out, quiet, shape_said, traced
 from openmae.report.card.text import public
 from openmae.weights import Loaded
@@ -17,7 +17,7 @@ DESCRIPTION = "openmae.json"  # model.json inside the file
 
 def write(loaded: Loaded, out: Path) -> list[str]:
     """Writes the file; gives sentences about what it does not hold."""
-    program = traced(exported(loaded.model), loaded.encoder)
+    program = traced(served(loaded.model), loaded.encoder)
     whole = io.BytesIO()  # onto a disk that is full, torch's own writer ends the process
     with quiet():
         torch.export.save(program, whole, extra_files={DESCRIPTION: json.dumps(public(loaded.info))})

@@ -16,7 +16,7 @@ from openmae.errors import UserError
 from openmae.heads import Classifier, Encoder
 from openmae.model import NORM_EPS, SIZES, ViT
 from openmae.recipes.export import views
-from openmae.recipes.export.check import Compared, compared, exported, reference, what_is_compared
+from openmae.recipes.export.check import Compared, check_layers, compared, exported, reference, what_is_compared
 from openmae.recipes.export.outputs import MOST_SAID
 from openmae.recipes.training.settings import sides_of
 from openmae.weights import Loaded, Model
@@ -30,6 +30,7 @@ _VIEW = {"interpolation": "bicubic", "crop_mode": "center"}
 
 def write(loaded: Loaded, out: Path) -> list[str]:
     """Writes the file; gives sentences about what it does not hold. Raises UserError where timm has no such model."""
+    check_layers(loaded, "timm")
     _import_timm()
     model = exported(loaded.model)
     vit = model.encoder
