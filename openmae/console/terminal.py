@@ -52,6 +52,8 @@ class _Lasting(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
+        if self.stream.closed:  # as it may be where this one ends after it
+            return
         with self._until_it_leaves():
             self.stream.flush()
 

@@ -2,11 +2,13 @@
 
 from io import StringIO
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from openmae.console.progress import Progress, counting
+from openmae.console.terminal import make_console
 
 
 def terminal(width: int) -> Console:
@@ -45,3 +47,15 @@ def test_what_fits_is_shown() -> None:
         progress.show(1246, 0.385, 1e-3, 669, 0.02, 110)
     said = "step 1246/2375 · loss 0.3850 · lr 1.00e-03 · 669 images/s · data wait 2% · 1 min 50 s left"
     assert console.export_text().splitlines()[-1] == said
+
+
+def test_a_console_whose_stream_was_closed_ends_in_peace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python closes what a console writes to before the console, or after it; both flush."""
+    stream = StringIO()
+    monkeypatch.setattr("sys.stdout", stream)
+    console = make_console(outlives_terminal=True)
+    console.print("done")
+    assert "done" in stream.getvalue()
+    stream.close()
+    console.file.flush()
+    console.file.close()
