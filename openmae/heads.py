@@ -40,7 +40,7 @@ class Encoder(nn.Module):
     @classmethod
     def from_arguments(cls, values: dict[str, Any]) -> "Encoder":
         """One of that shape. Raises KeyError, TypeError or ValueError for values that describe none."""
-        return cls(_vit(values["encoder"]))
+        return cls(vit_of(values["encoder"]))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, *S), normalised, -> features (B, T + N, D), class tokens first."""
@@ -95,7 +95,7 @@ class Classifier(nn.Module):
     @classmethod
     def from_arguments(cls, values: dict[str, Any]) -> "Classifier":
         """One of that shape. Raises KeyError, TypeError or ValueError for values that describe none."""
-        return cls(_vit(values["encoder"]), values["outputs"], values["pool"], values["batch_norm"])
+        return cls(vit_of(values["encoder"]), values["outputs"], values["pool"], values["batch_norm"])
 
     @torch.no_grad()
     def without_batch_norm(self) -> "Classifier":
@@ -213,7 +213,7 @@ class Neighbours(nn.Module):
     def from_arguments(cls, values: dict[str, Any]) -> "Neighbours":
         """One of that shape. Raises KeyError, TypeError or ValueError for values that describe none."""
         shape = (values["images"], values["outputs"])
-        return cls(_vit(values["encoder"]), shape, values["pool"], values["link"], values["k"], values["temperature"])
+        return cls(vit_of(values["encoder"]), shape, values["pool"], values["link"], values["k"], values["temperature"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, *S), normalised, -> (B, K) scores: the votes by the link."""
@@ -278,7 +278,7 @@ def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, places
 
 
-def _vit(values: dict[str, Any]) -> ViT:
+def vit_of(values: dict[str, Any]) -> ViT:
     """Of the values of its `arguments`, as JSON gives them."""
     tuples = {
         name: tuple(sides)

@@ -1,0 +1,147 @@
+"""A class for every pixel: a ViT, and a head that reads its patches.
+
+    linear      a LayerNorm and one linear layer on the last block's patches, upsampled (arXiv 2404.12172)
+    upernet     UPerNet (arXiv 1807.10221) on four of the blocks, as the paper fine-tunes on ADE20K (A.4)
+
+Shapes: B images, C channels, H and W pixels, h x w patches, D width, L blocks, K classes, E channels of a head.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openmae.errors import BadValue
+from openmae.heads import vit_of
+from openmae.model import ViT, describe
+from openmae.transfer.pyramid import Backbone, Rescaled
+
+SegmentHead = Literal["linear", "upernet"]
+MOST_CHANNELS = 512  # of UPerNet, as MAE's and BEiT's; no more than the encoder is wide
+_POOLED = (1, 2, 3, 6)  # places a side
+_SCALES = (4.0, 2.0, 1.0, 0.5)  # of UPerNet's four maps beside the patches
+
+
+def read_blocks(depth: int) -> list[int]:
+    """Which four blocks, 1..depth, UPerNet reads: 4, 6, 8, 12 of 12 (paper's code: 3, 5, 7, 11 from 0), and in
+    proportion of others; fewer where there are fewer."""
+    return sorted({max(1, round(depth * number / 12)) for number in (4, 6, 8, 12)})
+
+
+class Linear(nn.Module):
+    """One linear layer on each patch. The norm begins as the encoder's own."""
+
+    def __init__(self, encoder: ViT, classes: int) -> None:
+        super().__init__()
+        self.layers = [encoder.depth]
+        self.norm = nn.LayerNorm(encoder.embed_dim, encoder.norm_eps)
+        self.norm.load_state_dict(encoder.norm.state_dict())
+        self.classifier = nn.Linear(encoder.embed_dim, classes)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """[(B, D, h, w)] -> (B, K, h, w)."""
+        return self.classifier(self.norm(maps[-1].permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+class Convolution(nn.Sequential):
+    """A convolution, a batch norm, a ReLU."""
+
+    def __init__(self, before: int, after: int, side: int) -> None:
+        super().__init__(
+            nn.Conv2d(before, after, side, padding=side // 2, bias=False), nn.BatchNorm2d(after), nn.ReLU()
+        )
+
+
+class UperNet(nn.Module):
+    """What is seen in parts of the image of several sizes is added from the coarsest map to the finest; all of them
+    together tell the class."""
+
+    def __init__(self, encoder: ViT, classes: int) -> None:
+        super().__init__()
+        dim, self.layers = encoder.embed_dim, read_blocks(encoder.depth)
+        channels = min(MOST_CHANNELS, dim)
+        scales = _SCALES[-len(self.layers) :]
+        self.rescale = nn.ModuleList(Rescaled(dim, scale, narrows=False, norm=nn.BatchNorm2d) for scale in scales)
+        self.pools = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(side), Convolution(dim, channels, 1)) for side in _POOLED
+        )
+        self.pooled = Convolution(dim + len(_POOLED) * channels, channels, 3)
+        self.lateral = nn.ModuleList(Convolution(dim, channels, 1) for _ in scales[:-1])
+        self.smooth = nn.ModuleList(Convolution(channels, channels, 3) for _ in scales[:-1])
+        self.fuse = Convolution(len(scales) * channels, channels, 3)
+        self.classifier = nn.Conv2d(channels, classes, 1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """[(B, D, h, w)] of the blocks it reads -> (B, K, 4 h, 4 w), or what its finest map has."""
+        return self.classify([rescale(x) for rescale, x in zip(self.rescale, maps, strict=True)])
+
+    def classify(self, maps: list[Tensor]) -> Tensor:
+        """Of maps (B, D, ...), the finest first -> (B, K, ...) of the finest."""
+        coarsest = maps[-1]
+        pools = [_resized(pool(coarsest), coarsest.shape[2:]) for pool in self.pools]
+        ways = [lateral(x) for lateral, x in zip(self.lateral, maps[:-1], strict=True)]
+        ways.append(self.pooled(torch.cat([coarsest, *pools], dim=1)))
+        for level in range(len(ways) - 1, 0, -1):
+            ways[level - 1] = ways[level - 1] + _resized(ways[level], ways[level - 1].shape[2:])
+        finest = ways[0].shape[2:]
+        ways = [*(smooth(x) for smooth, x in zip(self.smooth, ways[:-1], strict=True)), ways[-1]]
+        return self.classifier(self.fuse(torch.cat([_resized(x, finest) for x in ways], dim=1)))
+
+
+def _resized(x: Tensor, size: torch.Size) -> Tensor:
+    return x if x.shape[2:] == size else F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+HEADS = {"linear": Linear, "upernet": UperNet}
+
+
+class Segmenter(nn.Module):
+    """A ViT and what tells the class of every pixel from its patches.
+
+    drop_path: as `Backbone`. Raises ValueError for an encoder of other than two axes.
+    """
+
+    def __init__(self, encoder: ViT, classes: int, head: SegmentHead = "linear", drop_path: float = 0.0) -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise BadValue(f"no head is called '{head}'", f"choose one of {', '.join(HEADS)}")
+        self.kind, self.classes = head, classes
+        self.backbone = Backbone(encoder, drop_path=drop_path)
+        self.head = HEADS[head](encoder, classes)
+        encoder.norm.requires_grad_(False)  # it is not asked
+        self.register_state_dict_post_hook(describe)
+
+    @property
+    def encoder(self) -> ViT:
+        """The backbone's."""
+        return self.backbone.encoder
+
+    def arguments(self) -> dict[str, Any]:
+        """Plain values that describe it, for `from_arguments`; drop path is the training's."""
+        return {"encoder": self.encoder.arguments(), "classes": self.classes, "head": self.kind}
+
+    @classmethod
+    def from_arguments(cls, values: dict[str, Any]) -> "Segmenter":
+        """One of that shape. Raises KeyError, TypeError or ValueError for values that describe none."""
+        return cls(vit_of(values["encoder"]), values["classes"], values["head"])
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator | None = None) -> None:
+        """A fresh head: convolutions as He et al. (arXiv 1502.01852), the last layer next to zero, biases 0."""
+        for part in self.head.modules():
+            if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
+        nn.init.normal_(self.head.classifier.weight, std=0.01, generator=generator)
+        nn.init.zeros_(self.head.classifier.bias)
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), normalised, -> (B, K, H, W) scores. noise: (B, 2 L), as `Backbone`."""
+        scores = self.head(self.backbone(images, self.head.layers, noise))
+        return _resized(scores, images.shape[2:])
+
+    def encode(self, images: Tensor, layer: int | None = None) -> Tensor:
+        """Images (B, C, H, W), normalised, -> features (B, T + N, D) of the encoder, class tokens first."""
+        return self.encoder(images, layer)
