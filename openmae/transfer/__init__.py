@@ -1,1 +1,1 @@
-"""Where things are: a plain ViT as a backbone of maps, heads that outline and box what it sees, and what judges them."""
+"""Where things are: a plain ViT as a backbone of maps, and heads that outline and box what it sees."""

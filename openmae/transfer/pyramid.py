@@ -10,6 +10,7 @@ level, G windows of an image, S = window x window places in one, d = D / heads.
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -119,16 +120,17 @@ class Backbone(nn.Module):
         """The patches (B, N, D) before the first block and after each."""
         turns = None if self.encoder.rope is None else self._turns()
         yield x
-        for number, block in enumerate(self.encoder.blocks):
-            inputs = (number, block, x, None if keep is None else keep[:, number], turns)
+        for number in range(self.encoder.depth):
+            inputs = (number, x, None if keep is None else keep[:, number], turns)
             if self.encoder.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(self._block, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = self._block(*inputs)
             yield x
 
-    def _block(self, number: int, block: Block, x: Tensor, keep: Tensor | None, turns: Tensor | None) -> Tensor:
+    def _block(self, number: int, x: Tensor, keep: Tensor | None, turns: Tensor | None) -> Tensor:
         """As `Block`, with attention in windows where this one has them, and relative positions."""
+        block = cast(Block, self.encoder.blocks[number])
         attention = block.norm1(x).unflatten(1, self.grid)  # (B, h, w, D)
         window = self.window if self.windowed[number] else None
         if window is not None:

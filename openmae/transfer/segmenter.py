@@ -108,7 +108,7 @@ class Segmenter(nn.Module):
             raise BadValue(f"no head is called '{head}'", f"choose one of {', '.join(HEADS)}")
         self.kind, self.classes = head, classes
         self.backbone = Backbone(encoder, drop_path=drop_path)
-        self.head = HEADS[head](encoder, classes)
+        self.head: Linear | UperNet = HEADS[head](encoder, classes)
         encoder.norm.requires_grad_(False)  # it is not asked
         self.register_state_dict_post_hook(describe)
 

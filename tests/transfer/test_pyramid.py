@@ -48,9 +48,10 @@ def as_vitdet(backbone: Backbone) -> VitDetBackbone:
     renamed = {"attn.": "attention.", "mlp.0.": "mlp.fc1.", "mlp.2.": "mlp.fc2."}
     for name, value in ours.items():
         if name.startswith("blocks."):
+            theirs_name = f"encoder.layer.{name.removeprefix('blocks.')}"
             for before, after in renamed.items():
-                name = name.replace(f".{before}", f".{after}")
-            weights[f"encoder.layer.{name.removeprefix('blocks.')}"] = value
+                theirs_name = theirs_name.replace(f".{before}", f".{after}")
+            weights[theirs_name] = value
     if backbone.relative is not None:
         for number, tables in enumerate(backbone.relative):
             weights[f"encoder.layer.{number}.attention.rel_pos_h"] = tables.down
