@@ -6,12 +6,12 @@ s * batch_size to (s + 1) * batch_size, of which each rank takes a run. Batches 
 of epochs, so no image is left out, a batch may be larger than the data, and there is no pause.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from itertools import chain, repeat
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -135,7 +135,7 @@ class Stream:
         part = range(self.batch_size) if part is None else part
         share = len(part)
         workers, ahead, most = self._sizes(min(micro_batch, share), workers)
-        plan = [_runs(start, min(start + micro_batch, share), most) for start in range(0, share, micro_batch)]
+        plan = [runs(start, min(start + micro_batch, share), most) for start in range(0, share, micro_batch)]
         slots = workers * ahead
         shape = (slots, most, *self.view.img_size, self.view.pixels.in_chans)
         ring = SharedArray(shape, self.view.pixels.depth) if workers else None
@@ -172,9 +172,8 @@ class Stream:
 
     def _images(self, start: int, stop: int) -> list[int]:
         """The index of the image of each visit that gives the views."""
-        length = len(self.source)
         visits = range(start // self.repeats, (stop - 1) // self.repeats + 1)
-        return [int(_cached_order(self.seed, visit // length, length)[visit % length]) for visit in visits]
+        return images_of(visits, len(self.source), self.seed)
 
 
 def _make(stream: Stream, ring: SharedArray | None, piece: _Piece, hand: Hand) -> _Made:
@@ -234,43 +233,75 @@ def _load(
     """Decodes the image of a visit, or, where its file is broken, another one."""
     wanted, epoch, view = index, visit // len(stream.source), stream.view
 
-    @cache
-    def other() -> np.random.Generator:  # seldom used
-        return generator(stream.seed, "visit", epoch=epoch, index=wanted)
-
-    for _ in range(MOST_REPLACEMENTS):
+    def fresh() -> list[np.random.Generator]:
         # Anew for each try: how far a broken file could be read must not show in what follows.
-        draws = [
+        return [
             generator(stream.seed, "sample", epoch=epoch, index=wanted, view=number) for number in range(stream.repeats)
         ]
+
+    def made(index: int, data: bytes | OSError | BrokenImage, other: Callable[[], np.random.Generator]) -> _Loaded:
+        draws = fresh()
+        opened = open_image(data, view.pixels.reading)
+        header = opened.header
+        size = (header.height, header.width)
+        if complaint := patch_complaint(size, view.patch_size):
+            raise complaint
+        crops = [draw_crop(size, view.img_size, view.augmentation, own) for own in draws]
+        # By all views of the visit, also those of another piece: the pixels must not depend on the pieces.
+        reduce = min(reduction((crop.height, crop.width), view.finest) for crop in crops)
+        rows = max(crop.top + crop.height for crop in crops)
+        frame = int(other().integers(header.frames)) if header.frames > 1 else None
+        image, missing = decode_masked(opened, view.pixels, reduce=reduce, rows=rows, frame=frame)
+        reduce = reduce if opened.reduces else 1
+        unfit: list[NDArray[np.bool_] | None] = [None] * len(crops)
+        if missing is not None and opened.reduces:  # other crops may lie below those that were drawn first
+            image, missing = decode_masked(opened, view.pixels, reduce=reduce, frame=frame)
+        if missing is not None and stream.masking is not None and stream.max_nodata < 1:
+            lacking = MissingOf(missing, size, reduce)
+            crops, unfit = usable(lacking, crops, draws, view, stream.masking, stream.max_nodata)
+        return _Loaded(draws, index, "", crops, unfit, image, size, reduce)
+
+    loaded, why = first_good(stream.source, stream.seed, visit, (index, data), made, hand, broken)
+    return _Loaded(fresh(), wanted, why) if loaded is None else loaded
+
+
+Made = TypeVar("Made")
+Make = Callable[[int, bytes | OSError | BrokenImage, Callable[[], np.random.Generator]], Made]
+
+
+def first_good(
+    source: Source,
+    seed: int,
+    visit: int,
+    wanted: tuple[int, bytes | OSError | BrokenImage],
+    make: Make[Made],
+    hand: Hand,
+    broken: list[tuple[int, str]],
+) -> tuple[Made | None, str]:
+    """What `make` makes of the image of a visit, or, where that raises OSError or BrokenImage, of another one; None
+    where none will do, and why not the last one that was tried.
+
+    wanted: the image's index, and what the source gave of it. make: of these, and of the generator that replaces
+    images. broken: gets the index of those that would not do, and why.
+    """
+    index, data = wanted
+
+    @cache
+    def other() -> np.random.Generator:  # seldom used
+        return generator(seed, "visit", epoch=visit // len(source), index=wanted[0])
+
+    why = ""
+    for _ in range(MOST_REPLACEMENTS):
         try:
             hand.take(index)
-            opened = open_image(data, view.pixels.reading)
-            header = opened.header
-            size = (header.height, header.width)
-            if complaint := patch_complaint(size, view.patch_size):
-                raise complaint
-            crops = [draw_crop(size, view.img_size, view.augmentation, own) for own in draws]
-            # By all views of the visit, also those of another piece: the pixels must not depend on the pieces.
-            reduce = min(reduction((crop.height, crop.width), view.finest) for crop in crops)
-            rows = max(crop.top + crop.height for crop in crops)
-            frame = int(other().integers(header.frames)) if header.frames > 1 else None
-            image, missing = decode_masked(opened, view.pixels, reduce=reduce, rows=rows, frame=frame)
-            reduce = reduce if opened.reduces else 1
-            unfit: list[NDArray[np.bool_] | None] = [None] * len(crops)
-            if missing is not None and opened.reduces:  # other crops may lie below those that were drawn first
-                image, missing = decode_masked(opened, view.pixels, reduce=reduce, frame=frame)
-            if missing is not None and stream.masking is not None and stream.max_nodata < 1:
-                lacking = MissingOf(missing, size, reduce)
-                crops, unfit = usable(lacking, crops, draws, view, stream.masking, stream.max_nodata)
-            return _Loaded(draws, index, "", crops, unfit, image, size, reduce)
+            return make(index, data, other), ""
         except (OSError, BrokenImage) as error:
             if not isinstance(error, NoCrop):  # the file is whole, and its next crop may show more
                 broken.append((index, str(error)))
             why = str(error)
-            index = int(other().integers(len(stream.source)))
-            data = next(hand.read_each(stream.source, [index]))
-    return _Loaded(draws, wanted, why)
+            index = int(other().integers(len(source)))
+            data = next(hand.read_each(source, [index]))
+    return None, why
 
 
 def _assembled(
@@ -308,8 +339,14 @@ def _assembled(
         )
 
 
-def _runs(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+def runs(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    """Parts of start to stop, of at most so many each."""
     return [(at, min(at + most, stop)) for at in range(start, stop, most)]
+
+
+def images_of(visits: range, length: int, seed: int) -> list[int]:
+    """The index of the image of each visit, of so many images."""
+    return [int(_cached_order(seed, visit // length, length)[visit % length]) for visit in visits]
 
 
 @lru_cache(maxsize=2)

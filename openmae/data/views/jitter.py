@@ -1,0 +1,72 @@
+"""Large-scale jitter: an image and its outlines drawn larger or smaller, and a window of that (arXiv 2012.07177).
+
+The window has the model's size; where the image that was drawn is smaller, the rest of the window is the mean of the
+images, and nothing is asked there. All is drawn from the view's own generator. What is done to pixels, masks and boxes
+is torchvision's.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from openmae.errors import BadValue
+
+_NUMBERS = 10  # that a view draws, whatever is done with them
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """scale: least and most size of what is drawn, evenly drawn; of 1 an image has its own pixels, or, where it `fits`,
+    it is just as large as the window's smaller share of it.
+
+    hflip: mirror every second view. colour: strength, 0 to 1, of changes of brightness, contrast and saturation; for
+    8-bit photographs.
+    Raises ValueError for a scale that is none.
+    """
+
+    scale: tuple[float, float] = (0.1, 2.0)
+    fits: bool = False
+    hflip: bool = True
+    colour: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise BadValue(f"scale is {self.scale}", "give two ascending numbers above 0")
+        if not 0 <= self.colour <= 1:
+            raise BadValue(f"colour is {self.colour:g}", "give a number from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A part of an image, rows top to top + height, columns left to left + width, drawn `size` (height, width) pixels
+    large in the upper left corner of the window, mirrored; colour: factors of brightness, contrast and saturation."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    size: tuple[int, int]
+    mirrored: bool
+    colour: tuple[float, float, float]
+
+
+def place(size: tuple[int, int], img_size: tuple[int, int], jitter: Jitter, draws: np.random.Generator) -> Placed:
+    """Of an image of `size` (height, width), for a window of img_size."""
+    numbers = draws.random(_NUMBERS).tolist()
+    share, down, right, mirror, *colours = numbers[:7]
+    least, most = jitter.scale
+    scale = least + share * (most - least)
+    if jitter.fits:
+        scale *= min(want / have for want, have in zip(img_size, size, strict=True))
+    parts, shown = [], []
+    for have, want, at in zip(size, img_size, (down, right), strict=True):
+        drawn = max(1, round(have * scale))
+        part = have if drawn <= want else max(1, round(want / scale))
+        parts.append((int(at * (have - part + 1)), part))
+        shown.append(min(drawn, want))
+    (top, height), (left, width) = parts
+    strength = jitter.colour
+    factors = tuple(1 + strength * (2 * number - 1) for number in colours)
+    return Placed(
+        top, left, height, width, (shown[0], shown[1]), jitter.hflip and mirror < 0.5, (factors[0], factors[1], factors[2])
+    )

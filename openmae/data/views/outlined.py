@@ -1,0 +1,110 @@
+"""A decoded image and what is outlined in it -> the window that a model sees, by torchvision's transforms."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import masks_to_boxes
+from torchvision.transforms.v2 import functional as V
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image, Mask
+
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.views.jitter import Jitter, Placed
+
+IGNORED = 255  # class of a pixel of which nothing is asked; there are fewer classes
+LEAST_SIDE = 1.0  # pixels of a box: smaller ones are nothing to find
+
+
+@dataclass(frozen=True)
+class OutlinedView:
+    """How an image becomes a window of img_size (height, width), and what is done to it on the way. noise: how many
+    uniform numbers to draw for each view."""
+
+    pixels: PixelFormat
+    img_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    jitter: Jitter
+    noise: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is asked of a window: mask (H, W) int64 of class indices, IGNORED where nothing is asked; or objects, boxes
+    (n, 4) float32 left, top, right, bottom, classes (n,) int64, and masks (n, H, W) bool where outlines are known."""
+
+    mask: Tensor | None = None
+    boxes: Tensor | None = None
+    classes: Tensor | None = None
+    masks: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Found":
+        """The same on `device`."""
+        held = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return Found(**held)
+
+
+def window_of(image: NDArray[Any], placed: Placed, view: OutlinedView) -> NDArray[Any]:
+    """(h, w, C) -> (*img_size, C) of the same kind."""
+    drawn = _drawn(Image(torch.from_numpy(_workable(image)).permute(2, 0, 1)), placed)
+    if placed.colour != (1.0, 1.0, 1.0):
+        brightness, contrast, saturation = placed.colour
+        drawn = V.adjust_contrast(V.adjust_brightness(drawn, brightness), contrast)
+        drawn = V.adjust_saturation(drawn, saturation) if len(drawn) == 3 else drawn
+    found = drawn.permute(1, 2, 0).numpy()
+    window = np.empty((*view.img_size, image.shape[2]), image.dtype)
+    window[:] = 0 if view.pixels.fill is None else np.asarray(view.pixels.fill).round(3).astype(image.dtype)
+    height, width = placed.size
+    window[:height, :width] = found if found.dtype == image.dtype else np.clip(found.round(), 0, 65535)
+    return window
+
+
+def _workable(image: NDArray[Any]) -> NDArray[Any]:
+    """Of a kind that torch resizes."""
+    return image.astype(np.float32) if image.dtype == np.uint16 else image
+
+
+def _drawn(part: Any, placed: Placed) -> Any:
+    """A tv_tensor's part, at its size in the window, mirrored."""
+    box = (placed.top, placed.left, placed.height, placed.width)
+    part = V.resized_crop(part, *box, size=list(placed.size), antialias=True)
+    return V.horizontal_flip(part) if placed.mirrored else part
+
+
+def mask_in_window(mask: NDArray[Any], placed: Placed, img_size: tuple[int, int]) -> Tensor:
+    """(H, W) class indices of an image -> (*img_size) int64, IGNORED beside the image."""
+    drawn = _drawn(Mask(torch.from_numpy(mask.astype(np.uint8))[None]), placed)[0]
+    window = torch.full(img_size, IGNORED, dtype=torch.long)
+    window[: placed.size[0], : placed.size[1]] = drawn
+    return window
+
+
+def objects_in_window(
+    boxes: NDArray[np.float32],
+    classes: NDArray[np.int64],
+    masks: NDArray[np.bool_] | None,
+    placed: Placed,
+    img_size: tuple[int, int],
+) -> Found:
+    """Objects of an image, boxes (n, 4), masks (n, height, width) of the part that is shown alone -> those that are seen
+    in the window. Where outlines are known, boxes are those of what is seen of them."""
+    shown = Placed(0, 0, placed.height, placed.width, placed.size, placed.mirrored, placed.colour)
+    kept = torch.from_numpy(classes)
+    if masks is not None:
+        drawn = torch.zeros((len(masks), *img_size), dtype=torch.bool)
+        if len(masks):
+            part = _drawn(Mask(torch.from_numpy(masks.astype(np.uint8))), shown)
+            drawn[:, : placed.size[0], : placed.size[1]] = part.bool()
+        seen = drawn.flatten(1).any(1)
+        drawn, kept = drawn[seen], kept[seen]
+        found = masks_to_boxes(drawn).float()
+        found[:, 2:] += 1  # masks_to_boxes counts the last pixel, not its far side
+        return Found(boxes=found, classes=kept, masks=drawn)
+    moved = boxes - np.array([placed.left, placed.top, placed.left, placed.top], np.float32)
+    size = (placed.height, placed.width)
+    drawn_boxes = BoundingBoxes(moved, format=BoundingBoxFormat.XYXY, canvas_size=size)  # type: ignore[call-overload]
+    found = _drawn(drawn_boxes, shown).as_subclass(Tensor)
+    seen = ((found[:, 2:] - found[:, :2]) >= LEAST_SIDE).all(1)
+    return Found(boxes=found[seen], classes=kept[seen])
