@@ -68,9 +68,7 @@ def strips(
         counts = torch.cat([counts[done:], torch.zeros(done, width)])
 
 
-def _tile(
-    image: NDArray[Any], top: int, left: int, size: tuple[int, int], statistics: Statistics
-) -> NDArray[Any]:
+def _tile(image: NDArray[Any], top: int, left: int, size: tuple[int, int], statistics: Statistics) -> NDArray[Any]:
     """(*size, C): a part of the image, the mean of the images beside it."""
     part = image[top : top + size[0], left : left + size[1]]
     if part.shape[:2] == size:

@@ -93,7 +93,7 @@ def _resized(x: Tensor, size: torch.Size) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-HEADS = {"linear": Linear, "upernet": UperNet}
+HEADS: dict[str, type[Linear] | type[UperNet]] = {"linear": Linear, "upernet": UperNet}
 
 
 class Segmenter(nn.Module):
@@ -135,7 +135,8 @@ class Segmenter(nn.Module):
                 if part.bias is not None:
                     nn.init.zeros_(part.bias)
         nn.init.normal_(self.head.classifier.weight, std=0.01, generator=generator)
-        nn.init.zeros_(self.head.classifier.bias)
+        if self.head.classifier.bias is not None:
+            nn.init.zeros_(self.head.classifier.bias)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """(B, C, H, W), normalised, -> (B, K, H, W) scores. noise: (B, 2 L), as `Backbone`."""

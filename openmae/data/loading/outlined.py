@@ -120,9 +120,7 @@ def _make(stream: OutlinedStream, visits: range, hand: Hand) -> _Made:
     return _Made(visits.start, views, broken)
 
 
-def _view(
-    stream: OutlinedStream, index: int, data: bytes | OSError | BrokenImage, draws: np.random.Generator
-) -> _View:
+def _view(stream: OutlinedStream, index: int, data: bytes | OSError | BrokenImage, draws: np.random.Generator) -> _View:
     """Raises OSError and BrokenImage for an image of no use."""
     view, right = stream.view, stream.right
     opened = open_image(data, view.pixels.reading)

@@ -66,7 +66,6 @@ def place(size: tuple[int, int], img_size: tuple[int, int], jitter: Jitter, draw
         shown.append(min(drawn, want))
     (top, height), (left, width) = parts
     strength = jitter.colour
-    factors = tuple(1 + strength * (2 * number - 1) for number in colours)
-    return Placed(
-        top, left, height, width, (shown[0], shown[1]), jitter.hflip and mirror < 0.5, (factors[0], factors[1], factors[2])
-    )
+    brightness, contrast, saturation = (1 + strength * (2 * number - 1) for number in colours)
+    drawn_size, mirrored = (shown[0], shown[1]), jitter.hflip and mirror < 0.5
+    return Placed(top, left, height, width, drawn_size, mirrored, (brightness, contrast, saturation))

@@ -88,8 +88,8 @@ def objects_in_window(
     placed: Placed,
     img_size: tuple[int, int],
 ) -> Found:
-    """Objects of an image, boxes (n, 4), masks (n, height, width) of the part that is shown alone -> those that are seen
-    in the window. Where outlines are known, boxes are those of what is seen of them."""
+    """Objects of an image, boxes (n, 4), masks (n, height, width) of the part that is shown alone -> those that are
+    seen in the window. Where outlines are known, boxes are those of what is seen of them."""
     shown = Placed(0, 0, placed.height, placed.width, placed.size, placed.mirrored, placed.colour)
     kept = torch.from_numpy(classes)
     if masks is not None:
@@ -104,7 +104,7 @@ def objects_in_window(
         return Found(boxes=found, classes=kept, masks=drawn)
     moved = boxes - np.array([placed.left, placed.top, placed.left, placed.top], np.float32)
     size = (placed.height, placed.width)
-    drawn_boxes = BoundingBoxes(moved, format=BoundingBoxFormat.XYXY, canvas_size=size)  # type: ignore[call-overload]
+    drawn_boxes = BoundingBoxes(moved, format=BoundingBoxFormat.XYXY, canvas_size=size)
     found = _drawn(drawn_boxes, shown).as_subclass(Tensor)
     seen = ((found[:, 2:] - found[:, :2]) >= LEAST_SIDE).all(1)
     return Found(boxes=found[seen], classes=kept[seen])

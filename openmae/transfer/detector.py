@@ -1,0 +1,188 @@
+"""Boxes and outlines of objects: Mask R-CNN on a simple feature pyramid of a plain ViT (ViTDet, arXiv 2203.16527).
+
+All but the backbone and its pyramid is torchvision's: region proposals, what is cut out of the maps, heads and losses.
+
+Shapes: B images, C channels, H and W pixels, K classes, n objects of an image, M a side of a mask, E channels of a
+level.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.convnext import LayerNorm2d
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from openmae.heads import vit_of
+from openmae.model import NORM_EPS, ViT, describe
+from openmae.transfer.pyramid import WINDOW, Backbone, SimplePyramid
+
+BOX_SIDE, MASK_SIDE = 7, 14  # places that are cut out of the maps for an object; its mask is twice as fine
+HIDDEN = 1024  # of the box head
+MOST_OBJECTS = 100  # of an image, as COCO's
+ASPECTS = (0.5, 1.0, 2.0)
+_FINEST_ANCHOR = 32.0  # side of the smallest ones, as ViTDet's
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What was found in an image: boxes (n, 4) left, top, right, bottom in pixels, scores (n,) 0 to 1 in descending
+    order, classes (n,) 0..K - 1, and masks (n, M, M) 0 to 1 of what is within the boxes, where outlines were learnt."""
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    masks: Tensor | None
+
+    def at(self, places: Tensor) -> "Objects":
+        """Some of them."""
+        masks = None if self.masks is None else self.masks[places]
+        return replace(
+            self, boxes=self.boxes[places], scores=self.scores[places], classes=self.classes[places], masks=masks
+        )
+
+
+class Detector(nn.Module):
+    """A ViT, a pyramid of its last map, and the two stages of Mask R-CNN.
+
+    classes: of objects. masks: outlines too, not boxes alone. finest_anchor: side in pixels of the smallest anchors;
+    those of each level are twice as large as those of the one before. most_objects: that an image may have. Others: as
+    `Backbone`.
+    Raises ValueError for an encoder of other than two axes.
+    """
+
+    def __init__(
+        self,
+        encoder: ViT,
+        classes: int,
+        masks: bool = True,
+        finest_anchor: float = _FINEST_ANCHOR,
+        most_objects: int = MOST_OBJECTS,
+        *,
+        window: int | None = WINDOW,
+        relative: bool = False,
+        drop_path: float = 0.0,
+        channels: int = 256,
+    ) -> None:
+        super().__init__()
+        self.classes, self.has_masks, self.finest_anchor = classes, masks, finest_anchor
+        self.most_objects, self.window, self.channels = most_objects, window, channels
+        self.backbone = Backbone(encoder, window, relative, drop_path)
+        self.pyramid = SimplePyramid(encoder.embed_dim, encoder.patch_size[0], channels)
+        encoder.norm.requires_grad_(False)  # it is not asked
+        levels = [str(level) for level in range(len(self.pyramid.levels))]
+        anchors = AnchorGenerator(
+            tuple((finest_anchor * 2**level,) for level in range(len(levels) + 1)), (ASPECTS,) * (len(levels) + 1)
+        )
+        self.proposals = RegionProposalNetwork(
+            anchors,
+            RPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=2),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=256,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": 2000, "testing": 1000},
+            post_nms_top_n={"training": 1000, "testing": max(1000, most_objects)},
+            nms_thresh=0.7,
+        )
+        norm = partial(LayerNorm2d, eps=NORM_EPS)
+        four = [channels] * 4
+        of_masks = (
+            MultiScaleRoIAlign(levels, MASK_SIDE, 2),
+            MaskRCNNHeads(channels, four, 1, norm),
+            MaskRCNNPredictor(channels, channels, classes + 1),
+        )
+        self.heads = RoIHeads(
+            MultiScaleRoIAlign(levels, BOX_SIDE, 2),
+            FastRCNNConvFCHead((channels, BOX_SIDE, BOX_SIDE), four, [HIDDEN], norm),
+            FastRCNNPredictor(HIDDEN, classes + 1),
+            0.5,  # overlap from which a proposal shows an object
+            0.5,  # and below which it does not
+            512,  # proposals of an image that are learnt from
+            0.25,  # of which show one
+            None,
+            0.05,  # least score
+            0.5,  # overlap from which the better one of two stands for both
+            most_objects,
+            *(of_masks if masks else ()),
+        )
+        self.register_state_dict_post_hook(describe)
+
+    @property
+    def encoder(self) -> ViT:
+        """The backbone's."""
+        return self.backbone.encoder
+
+    def arguments(self) -> dict[str, Any]:
+        """Plain values that describe it, for `from_arguments`; drop path is the training's."""
+        return {
+            "encoder": self.encoder.arguments(),
+            "classes": self.classes,
+            "masks": self.has_masks,
+            "finest_anchor": self.finest_anchor,
+            "most_objects": self.most_objects,
+            "window": self.window,
+            "relative": self.backbone.relative is not None,
+            "channels": self.channels,
+        }
+
+    @classmethod
+    def from_arguments(cls, values: dict[str, Any]) -> "Detector":
+        """One of that shape. Raises KeyError, TypeError or ValueError for values that describe none."""
+        names = ("window", "relative", "channels")
+        return cls(
+            vit_of(values["encoder"]),
+            values["classes"],
+            values["masks"],
+            values["finest_anchor"],
+            values["most_objects"],
+            **{name: values[name] for name in names},
+        )
+
+    def features(self, images: Tensor, noise: Tensor | None = None) -> "OrderedDict[str, Tensor]":
+        """(B, C, H, W), normalised, -> maps (B, E, ...) by level, the coarsest one half as fine once more for
+        proposals."""
+        (last,) = self.backbone(images, [self.encoder.depth], noise)
+        maps = self.pyramid(last)
+        maps.append(maps[-1][:, :, ::2, ::2])
+        return OrderedDict((str(level), found) for level, found in enumerate(maps))
+
+    def losses(self, images: Tensor, targets: Sequence[dict[str, Tensor]], noise: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), normalised -> (5,) or, of boxes alone, (4,): whether there is an object and where, which class
+        and where exactly, its mask. Which proposals are learnt from is drawn by torch.
+
+        targets: of each image boxes (n, 4), labels (n,) int64 1..K, masks (n, H, W) uint8. noise: as `Backbone`.
+        """
+        features, listed = self._seen(images, noise)
+        given = list(targets)
+        proposals, found = self.proposals(listed, features, given)
+        _, of_heads = self.heads(features, proposals, listed.image_sizes, given)
+        return torch.stack([*found.values(), *of_heads.values()])
+
+    def forward(self, images: Tensor) -> list[Objects]:
+        """(B, C, H, W), normalised, -> what is found in each. The model is in evaluation."""
+        features, listed = self._seen(images, None)
+        proposals, _ = self.proposals(listed, features)
+        found, _ = self.heads(features, proposals, listed.image_sizes)
+        return [
+            Objects(one["boxes"], one["scores"], one["labels"] - 1, one["masks"][:, 0] if self.has_masks else None)
+            for one in found
+        ]
+
+    def _seen(self, images: Tensor, noise: Tensor | None) -> tuple["OrderedDict[str, Tensor]", ImageList]:
+        size = (images.shape[2], images.shape[3])
+        return self.features(images, noise), ImageList(images, [size] * len(images))
+
+    def encode(self, images: Tensor, layer: int | None = None) -> Tensor:
+        """Images (B, C, H, W), normalised, -> features (B, T + N, D) of the encoder, class tokens first."""
+        return self.encoder(images, layer)
