@@ -20,11 +20,12 @@ from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.model import SIZES, ViT, create_model
 from openmae.recipes.finetune import choose as finetune_choices
-from openmae.recipes.finetune.build import Start, finish_of
+from openmae.recipes.finetune.build import finish_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain import choose as pretrain_choices
 from openmae.recipes.pretrain.build import architecture_of
 from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.encoder import Start
 from openmae.recipes.training.memory import usable_memory
 
 STATISTICS = Statistics((0.5,) * 3, (0.2,) * 3, PixelFormat())

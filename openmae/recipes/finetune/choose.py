@@ -18,9 +18,10 @@ from openmae.files.address import whole_address
 from openmae.machine.device import choose_precision
 from openmae.machine.kinds import Precision
 from openmae.model import ViT
-from openmae.recipes.finetune.build import Finetuning, Head, Rule, Start
+from openmae.recipes.finetune.build import Finetuning, Head, Rule
 from openmae.recipes.finetune.folds import why_not
 from openmae.recipes.finetune.settings import Finetune
+from openmae.recipes.training.encoder import Start
 from openmae.recipes.training.memory import usable_memory
 from openmae.recipes.training.open import Values, fill, filled, kept
 from openmae.recipes.training.schedule import course_of

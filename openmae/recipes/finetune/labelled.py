@@ -17,10 +17,10 @@ from openmae.data.tasks import Answers, Taken, Task, answers, outputs_before
 from openmae.errors import UserError
 from openmae.evaluate.suited import suited
 from openmae.recipes.finetune.best import check_metric
-from openmae.recipes.finetune.build import Start, fresh, loaded_model, pretrained
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.learnt import label_column
 from openmae.recipes.opened import tell
+from openmae.recipes.training.encoder import Start, fresh, loaded_model, pretrained
 from openmae.recipes.training.job import Here
 from openmae.recipes.training.settings import given
 from openmae.weights import Loaded
