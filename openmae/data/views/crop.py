@@ -97,7 +97,7 @@ def draw_crop(
     *numbers, down, right, mirror = generator.random(2 * tries + 3).tolist()
     shown = (augmentation.hflip and mirror < 0.5, False, False)
     if augmentation.vflip or augmentation.rotate90:  # drawn last, so that what runs without them draw is as ever
-        shown = _turned(shown[0], augmentation, *generator.random(2).tolist())
+        shown = turned(shown[0], augmentation, *generator.random(2).tolist())
     if shown[2]:
         img_size = img_size[::-1]
     if augmentation.crop_scale == (1.0, 1.0):
@@ -116,7 +116,7 @@ def draw_crop(
     return Crop((height - h) // 2, (width - w) // 2, h, w, *shown)
 
 
-def _turned(mirrored: bool, augmentation: Augmentation, flip: float, turn: float) -> tuple[bool, bool, bool]:
+def turned(mirrored: bool, augmentation: Augmentation, flip: float, turn: float) -> tuple[bool, bool, bool]:
     """(mirrored, flipped, transposed) of a view that is mirrored or not, by two numbers from 0 to below 1."""
     flipped = augmentation.vflip and flip < 0.5
     quarters = int(turn * 4) if augmentation.rotate90 else 0  # counterclockwise: mirrored, and rows for columns

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from openmae.data.views.crop import Augmentation, turned
 from openmae.errors import BadValue
 
 _NUMBERS = 10  # that a view draws, whatever is done with them
@@ -19,14 +20,14 @@ class Jitter:
     """scale: least and most size of what is drawn, evenly drawn; of 1 an image has its own pixels, or, where it `fits`,
     it is just as large as the window's smaller share of it.
 
-    hflip: mirror every second view. colour: strength, 0 to 1, of changes of brightness, contrast and saturation; for
-    8-bit photographs.
+    turns: how views are mirrored and turned; its crops are not asked. colour: strength, 0 to 1, of changes of
+    brightness, contrast and saturation; for 8-bit photographs.
     Raises ValueError for a scale that is none.
     """
 
     scale: tuple[float, float] = (0.1, 2.0)
     fits: bool = False
-    hflip: bool = True
+    turns: Augmentation = Augmentation()
     colour: float = 0.0
 
     def __post_init__(self) -> None:
@@ -38,22 +39,26 @@ class Jitter:
 
 @dataclass(frozen=True)
 class Placed:
-    """A part of an image, rows top to top + height, columns left to left + width, drawn `size` (height, width) pixels
-    large in the upper left corner of the window, mirrored; colour: factors of brightness, contrast and saturation."""
+    """A part of an image, rows top to top + height, columns left to left + width, mirrored, then upside down, then with
+    rows for columns, drawn `size` (height, width) pixels large in the upper left corner of the window; colour: factors
+    of brightness, contrast and saturation."""
 
     top: int
     left: int
     height: int
     width: int
     size: tuple[int, int]
-    mirrored: bool
-    colour: tuple[float, float, float]
+    turned: tuple[bool, bool, bool] = (False, False, False)
+    colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 def place(size: tuple[int, int], img_size: tuple[int, int], jitter: Jitter, draws: np.random.Generator) -> Placed:
     """Of an image of `size` (height, width), for a window of img_size."""
     numbers = draws.random(_NUMBERS).tolist()
-    share, down, right, mirror, *colours = numbers[:7]
+    share, down, right, mirror, flip, turn, *colours = numbers[:9]
+    shown_as = turned(jitter.turns.hflip and mirror < 0.5, jitter.turns, flip, turn)
+    if shown_as[2]:
+        img_size = img_size[::-1]
     least, most = jitter.scale
     scale = least + share * (most - least)
     if jitter.fits:
@@ -67,5 +72,5 @@ def place(size: tuple[int, int], img_size: tuple[int, int], jitter: Jitter, draw
     (top, height), (left, width) = parts
     strength = jitter.colour
     brightness, contrast, saturation = (1 + strength * (2 * number - 1) for number in colours)
-    drawn_size, mirrored = (shown[0], shown[1]), jitter.hflip and mirror < 0.5
-    return Placed(top, left, height, width, drawn_size, mirrored, (brightness, contrast, saturation))
+    drawn_size = (shown[1], shown[0]) if shown_as[2] else (shown[0], shown[1])
+    return Placed(top, left, height, width, drawn_size, shown_as, (brightness, contrast, saturation))

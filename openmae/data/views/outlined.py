@@ -1,6 +1,6 @@
 """A decoded image and what is outlined in it -> the window that a model sees, by torchvision's transforms."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,10 +67,15 @@ def _workable(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def _drawn(part: Any, placed: Placed) -> Any:
-    """A tv_tensor's part, at its size in the window, mirrored."""
-    box = (placed.top, placed.left, placed.height, placed.width)
-    part = V.resized_crop(part, *box, size=list(placed.size), antialias=True)
-    return V.horizontal_flip(part) if placed.mirrored else part
+    """A tv_tensor's part, at its size in the window, turned."""
+    mirrored, flipped, transposed = placed.turned
+    size = placed.size[::-1] if transposed else placed.size
+    part = V.resized_crop(part, placed.top, placed.left, placed.height, placed.width, size=list(size), antialias=True)
+    part = V.horizontal_flip(part) if mirrored else part
+    part = V.vertical_flip(part) if flipped else part
+    if not transposed:
+        return part
+    return part.as_subclass(Tensor)[:, [1, 0, 3, 2]] if isinstance(part, BoundingBoxes) else part.transpose(-2, -1)
 
 
 def mask_in_window(mask: NDArray[Any], placed: Placed, img_size: tuple[int, int]) -> Tensor:
@@ -90,7 +95,7 @@ def objects_in_window(
 ) -> Found:
     """Objects of an image, boxes (n, 4), masks (n, height, width) of the part that is shown alone -> those that are
     seen in the window. Where outlines are known, boxes are those of what is seen of them."""
-    shown = Placed(0, 0, placed.height, placed.width, placed.size, placed.mirrored, placed.colour)
+    shown = replace(placed, top=0, left=0)
     kept = torch.from_numpy(classes)
     if masks is not None:
         drawn = torch.zeros((len(masks), *img_size), dtype=torch.bool)

@@ -1,0 +1,1 @@
+"""What `openmae segment` and `openmae detect` share: an encoder learns where things are."""

@@ -1,0 +1,1 @@
+"""`openmae segment`: a class for every pixel."""
