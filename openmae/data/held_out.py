@@ -30,7 +30,7 @@ def split_for(data: Data, task: Task | None, seed: int) -> tuple[Taken, Source, 
             labels = data.all.labels if taken.task == "classification" else None
             train, val = without_a_fifth(data, groups, labels, seed)
         else:
-            hold_out = _without_a_fifth_of_each_class if taken.task == "classification" else _without_a_fifth
+            hold_out = _without_a_fifth_of_each_class if taken.task == "classification" else without_a_fifth_of_all
             train, val = hold_out(data.all, seed)
     check_apart(data, train, val)
     return taken, train, val
@@ -71,7 +71,7 @@ def _without_a_fifth_of_each_class(everything: Source, seed: int) -> tuple[Sourc
     return divided(everything, is_val)
 
 
-def _without_a_fifth(everything: Source, seed: int) -> tuple[Source, Source]:
+def without_a_fifth_of_all(everything: Source, seed: int) -> tuple[Source, Source]:
     """(the images without a fifth of all, that fifth)"""
     if len(everything) < 2:
         raise UserError(f"{everything.location} has one image", "give two or more")

@@ -154,8 +154,8 @@ def masks_among(names: Names) -> Iterator[Note]:
 
 def mask_folders(names: Iterable[str]) -> list[str]:
     """Of folders that lie beside each other, those that are called as the masks of another are."""
-    rest = {name: _rest_of_mask(name) for name in names}
-    images = {_rest_of_images(name) for name, without in rest.items() if without is None}
+    rest = {name: rest_of_mask(name) for name in names}
+    images = {rest_of_images(name) for name, without in rest.items() if without is None}
     return [name for name, without in rest.items() if without is not None and without in images]
 
 
@@ -210,17 +210,17 @@ def _in_one(name: str, folders: set[str]) -> bool:
     return any("/".join(parts[:depth]) in folders for depth in range(1, len(parts)))
 
 
-def _rest_of_mask(name: str) -> str | None:
+def rest_of_mask(name: str) -> str | None:
     """What a name has beside a word for masks; None where it has none."""
     split = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     words = _MARKS.sub(" ", split).split()
     rest = [word for word in words if not re.fullmatch(_WORDS, word)]
     if len(rest) == len(words):
         return None
-    return _rest_of_images(" ".join(word for word in rest if word not in _OF_WHAT))
+    return rest_of_images(" ".join(word for word in rest if word not in _OF_WHAT))
 
 
-def _rest_of_images(name: str) -> str:
+def rest_of_images(name: str) -> str:
     """What a name has beside words for images."""
     split = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     return " ".join(_MARKS.sub(" ", _IMAGE_WORDS.sub(" ", split)).split())

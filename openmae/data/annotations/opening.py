@@ -1,0 +1,175 @@
+"""Opens annotated DATA, whatever format it has.
+
+images/ with masks/ of the same names     classes of pixels, or numbers of objects; train/ and val/ either way up
+COCO's JSON, YOLO's data.yaml, Pascal VOC's XML
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.data.annotations.annotations import Annotated, Annotations, Painted
+from openmae.data.annotations.coco_folders import coco_files, open_coco
+from openmae.data.annotations.fitting import fitted
+from openmae.data.annotations.found import Found
+from openmae.data.annotations.holding import MasksHold
+from openmae.data.annotations.mask_folders import Wanted, open_masks
+from openmae.data.dividing import check_apart, together, without_a_fifth
+from openmae.data.formats.reading import UNSAID, Reading
+from openmae.data.held_out import without_a_fifth_of_all
+from openmae.data.note import Note
+from openmae.data.opening import Data, Split
+from openmae.data.parts import Openers, Parts
+from openmae.data.sources.listing import Listing, list_images, matching
+from openmae.data.sources.selection import WHOLE, Selection
+from openmae.data.sources.source import Source, Subset
+from openmae.errors import UserError
+
+_FORMATS = (
+    "a folder with images/ and masks/ of the same names, COCO's JSON, YOLO's data.yaml or Pascal VOC's XML with the "
+    "images, each as docs/labels.md shows it"
+)
+
+
+@dataclass(frozen=True)
+class AnnotatedData:
+    """Annotated DATA: it was listed once. all: every image that has an annotation. data: the images alone, with the
+    splits that they have. format: in words. notes: what is worth saying of the files.
+    """
+
+    all: Annotated
+    data: Data
+    format: str
+    notes: tuple[Note, ...]
+
+    @property
+    def location(self) -> str:
+        """As it was given."""
+        return self.data.location
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the classes are called, in order."""
+        return self.all.right.names
+
+    def split(self, which: Split) -> Annotated:
+        """As `Data.split`."""
+        return self.of(self.data.split(which))
+
+    def of(self, images: Source) -> Annotated:
+        """Some of its images, with what they show."""
+        if images is self.all.images:
+            return self.all
+        if not isinstance(images, Subset) or images.whole is not self.all.images:
+            raise ValueError("these are no images of this")
+        return Annotated(images, self.all.right.take(images.indices))
+
+
+def open_annotated(
+    data: str,
+    wanted: Wanted,
+    *,
+    reading: Reading = UNSAID,
+    selection: Selection = WHOLE,
+    masks_hold: MasksHold | None = None,
+) -> AnnotatedData:
+    """Looks what DATA is, and what it holds.
+
+    wanted: "segment" (classes of pixels, which objects are made of too) or "detect" (objects). masks_hold: what numbers
+    in masks are; None: as they look. Raises UserError where there is nothing of the kind, where it is not clear, and
+    where what is there contradicts itself.
+    """
+    if selection.tile is not None:
+        raise UserError("`tile` is for images without annotations", "leave it out")
+    found = _found(data, wanted, selection, masks_hold)
+    if found is None:
+        raise UserError(f"{data} has images, but no annotations that are read", f"give {_FORMATS}")
+    right, notes = fitted(data, found.images, _as_wanted(data, found.right, wanted), reading)
+    whole = Annotated(found.images, right)
+    openers: Openers = {"all": lambda: found.images}
+    openers.update((kind, partial(found.images.take, places)) for kind, places in found.places.items())
+    images = Data(data, Parts(openers, found.taken), selection)
+    opened = AnnotatedData(whole, images, found.format, (*found.notes, *notes, *found.tally.notes()))
+    for kind, places in found.places.items():
+        _check_not_empty(opened, kind, places)
+    if not found.places:
+        _check_not_empty(opened, "", np.arange(len(whole)))
+    return opened
+
+
+def train_and_val(opened: AnnotatedData, seed: int) -> tuple[Annotated, Annotated]:
+    """Its splits; without any, a fifth of the images is held out by the seed, the same every time, groups of images
+    whole. Raises UserError where the two have a file or a group in common."""
+    data = opened.data
+    if data.has_splits:
+        train, val = data.train, data.val
+    elif (groups := together(data)) is not None:
+        train, val = without_a_fifth(data, groups, None, seed)
+    else:
+        train, val = without_a_fifth_of_all(data.all, seed)
+    check_apart(data, train, val)
+    return opened.of(train), opened.of(val)
+
+
+def looks_annotated(data: str, selection: Selection) -> bool:
+    """Whether DATA is plainly annotated: there is a file of annotations, or images have masks. Raises UserError where
+    such a file cannot be read."""
+    try:
+        return _found(data, "detect", selection, "objects") is not None
+    except UserError:
+        return True
+
+
+def _found(data: str, wanted: Wanted, selection: Selection, asked: MasksHold | None) -> Found | None:
+    place = Path(data)
+    if place.is_file() and place.suffix.lower() == ".json":
+        root = place.parent.parent if place.parent.name.lower() == "annotations" else place.parent
+        found = open_coco(root, [place], _listed(root, selection), selection)
+        if found is None:
+            raise UserError(
+                f"{place} has no images, annotations and categories, as COCO's JSON has", f"give {_FORMATS}"
+            )
+        return found
+    if not place.is_dir():
+        raise UserError(f"{data} {'is no folder' if place.exists() else 'does not exist'}", f"give {_FORMATS}")
+    listing = _listed(place, selection)
+    if files := coco_files(place):
+        found = open_coco(place, files, listing, selection)
+        if found is not None:
+            return found
+    return open_masks(place, listing, selection, wanted, asked)
+
+
+def _listed(root: Path, selection: Selection) -> Listing:
+    listing = matching(list_images(root), selection)
+    if not len(listing.names):
+        raise UserError(f"{root} holds no images", f"give {_FORMATS}")
+    return listing
+
+
+def _as_wanted(location: str, right: Annotations, wanted: Wanted) -> Annotations:
+    if wanted == "segment" and right.kind == "objects":
+        return Painted(right)
+    if wanted == "segment" and right.kind == "boxes":
+        raise UserError(f"{location} has boxes, which have no outlines to segment", "detect them by openmae detect")
+    if wanted == "detect" and right.kind == "classes":
+        raise UserError(
+            f"the masks of {location} hold classes, {', '.join(right.names[:4])}, and no objects to detect",
+            "segment them by openmae segment, or, if each number is an object, give `masks_hold='objects'`",
+        )
+    return right
+
+
+def _check_not_empty(opened: AnnotatedData, kind: str, places: NDArray[np.int64]) -> None:
+    """Raises UserError where no image of a split shows anything."""
+    right = opened.all.right
+    of = f"the split {kind} of {opened.location}" if kind else opened.location
+    if not len(places):
+        raise UserError(f"{of} has no annotated image", "give some")
+    if kind == "test" or any(right.shows_something(int(index)) for index in places):
+        return
+    what = "no object at all" if right.kind != "classes" else "no pixel that is judged"
+    raise UserError(f"{of} has {what}", "give annotations that have some, or leave the split out")
