@@ -294,15 +294,21 @@ def learn_last_blocks(model: Classifier, blocks: float) -> None:
 
     Raises ValueError for a number that is none of these.
     """
-    depth = model.encoder.depth
+    learn_blocks(model.encoder, blocks)
+    model.encoder.norm.requires_grad_(blocks > 0 and model.pool == "class")  # it stands behind the last block
+
+
+def learn_blocks(encoder: ViT, blocks: float) -> None:
+    """As `learn_last_blocks`, of an encoder whose norm is not asked."""
+    depth = encoder.depth
     if blocks != 0.5 and blocks not in range(depth + 1):
         raise ValueError(f"blocks is {blocks:g}; give 0, 0.5, or a whole number up to this encoder's {depth}")
-    model.encoder.requires_grad_(blocks == depth)
+    encoder.requires_grad_(blocks == depth)
     if blocks == 0.5:
-        last = model.encoder.blocks[-1]
+        last = encoder.blocks[-1]
         for part in (last.norm2, last.mlp, last.scale2):
             part.requires_grad_(True)
     elif blocks:
-        for block in list(model.encoder.blocks)[depth - int(blocks) :]:
+        for block in list(encoder.blocks)[depth - int(blocks) :]:
             block.requires_grad_(True)
-    model.encoder.norm.requires_grad_(blocks > 0 and model.pool == "class")  # it stands behind the last block
+    encoder.norm.requires_grad_(False)

@@ -53,12 +53,12 @@ def _groups(
 
 
 def layer_scale(layer_decay: float, depth: int) -> Callable[[str], float]:
-    """What layer-wise decay multiplies the rate of a classifier's parameter by: layer_decay^(depth + 1 - k), with
-    k = 0 for the embedding, the class token and learned positions, 1..depth for the blocks; the head and the norms
-    behind the last block keep the whole rate (paper, Table 9, after BEiT)."""
+    """What layer-wise decay multiplies the rate of a parameter of a classifier, a segmenter or a detector by:
+    layer_decay^(depth + 1 - k), with k = 0 for the embedding, the class token and learned positions, 1..depth for the
+    blocks; the head and the norms behind the last block keep the whole rate (paper, Table 9, after BEiT)."""
 
     def scale(name: str) -> float:
-        parts = name.removeprefix("encoder.").split(".")
+        parts = name.removeprefix("backbone.").removeprefix("encoder.").split(".")
         if parts[0] == "blocks":
             return layer_decay ** (depth - int(parts[1]))
         is_first = parts[0] in ("patch_embed", "class_token", "positions")

@@ -6,7 +6,7 @@
 Shapes: B images, C channels, H and W pixels, h x w patches, D width, L blocks, K classes, E channels of a head.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from openmae.errors import BadValue
 from openmae.heads import vit_of
 from openmae.model import ViT, describe
+from openmae.transfer.kinds import SegmentHead
 from openmae.transfer.pyramid import Backbone, Rescaled
 
-SegmentHead = Literal["linear", "upernet"]
 MOST_CHANNELS = 512  # of UPerNet, as MAE's and BEiT's; no more than the encoder is wide
 _POOLED = (1, 2, 3, 6)  # places a side
 _SCALES = (4.0, 2.0, 1.0, 0.5)  # of UPerNet's four maps beside the patches

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from openmae.data.annotations.objects import Objects, cut
 from torchvision.ops import masks_to_boxes
 
 from openmae.data.formats.channels import PixelFormat
@@ -62,8 +63,10 @@ def test_pixels_masks_and_boxes_go_together(number: int) -> None:
     masks[0, 3:6, 2:5], masks[1, 0:4, 0:3], masks[2, 0:2] = True, True, True  # the last is not seen
     boxes = np.array([[2, 3, 5, 6], [0, 0, 3, 4], [0, 0, 9, 2]], np.float32)
     classes = np.array([4, 5, 6])
-    of_masks = objects_in_window(boxes, classes, masks[:, 2:10, 1:8], placed, (10, 11))
-    alone = objects_in_window(boxes, classes, None, placed, (10, 11))
+    pieces = tuple(cut(one) for one in masks)
+    crowd = np.zeros(3, bool)
+    of_masks = objects_in_window(Objects((12, 9), boxes, classes, crowd, pieces), placed, (10, 11))  # type: ignore[arg-type]
+    alone = objects_in_window(Objects((12, 9), boxes, classes, crowd, None), placed, (10, 11))
     assert of_masks.boxes is not None
     assert of_masks.masks is not None
     assert alone.boxes is not None

@@ -133,10 +133,7 @@ def _view(stream: OutlinedStream, index: int, data: bytes | OSError | BrokenImag
     if stream.wanted == "classes":
         return _View(image, Found(mask=mask_in_window(right.mask(index, size), placed, view.img_size)), noise, index)
     objects = right.objects(index, size)
-    part = (slice(placed.top, placed.top + placed.height), slice(placed.left, placed.left + placed.width))
-    single = ~objects.crowd
-    masks = None if objects.masks is None else objects.masks[(single, *part)]
-    found = objects_in_window(objects.boxes[single], objects.classes[single], masks, placed, view.img_size)
+    found = objects_in_window(objects.take(~objects.crowd), placed, view.img_size)
     return _View(image, found, noise, index)
 
 
@@ -147,7 +144,8 @@ def _batch(made: list[_Made], pin: bool) -> OutlinedBatch:
     if lost is not None:
         what = f"{MOST_REPLACEMENTS} images in a row cannot be used (the last: {lost.why_none})"
         failure = UserError(what, "check that the files are there")
-    images = torch.from_numpy(np.stack([view.image for view in views if view.image is not None])).permute(0, 3, 1, 2)
+    good = [view.image for view in views if view.image is not None]
+    images = torch.from_numpy(np.stack(good)).permute(0, 3, 1, 2) if good else torch.zeros(0)
     noise = torch.from_numpy(np.stack([view.noise for view in views]))
     return OutlinedBatch(
         images.pin_memory() if pin else images,

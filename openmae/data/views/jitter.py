@@ -5,7 +5,7 @@ images, and nothing is asked there. All is drawn from the view's own generator. 
 is torchvision's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Jitter:
 
     scale: tuple[float, float] = (0.1, 2.0)
     fits: bool = False
-    turns: Augmentation = Augmentation()
+    turns: Augmentation = field(default_factory=Augmentation)
     colour: float = 0.0
 
     def __post_init__(self) -> None:

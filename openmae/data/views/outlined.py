@@ -11,6 +11,7 @@ from torchvision.ops import masks_to_boxes
 from torchvision.transforms.v2 import functional as V
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image, Mask
 
+from openmae.data.annotations.objects import Objects, Piece
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.views.jitter import Jitter, Placed
 
@@ -86,30 +87,37 @@ def mask_in_window(mask: NDArray[Any], placed: Placed, img_size: tuple[int, int]
     return window
 
 
-def objects_in_window(
-    boxes: NDArray[np.float32],
-    classes: NDArray[np.int64],
-    masks: NDArray[np.bool_] | None,
-    placed: Placed,
-    img_size: tuple[int, int],
-) -> Found:
-    """Objects of an image, boxes (n, 4), masks (n, height, width) of the part that is shown alone -> those that are
-    seen in the window. Where outlines are known, boxes are those of what is seen of them."""
-    shown = replace(placed, top=0, left=0)
-    kept = torch.from_numpy(classes)
-    if masks is not None:
-        drawn = torch.zeros((len(masks), *img_size), dtype=torch.bool)
-        if len(masks):
-            part = _drawn(Mask(torch.from_numpy(masks.astype(np.uint8))), shown)
-            drawn[:, : placed.size[0], : placed.size[1]] = part.bool()
+def objects_in_window(objects: Objects, placed: Placed, img_size: tuple[int, int]) -> Found:
+    """The objects of an image that are seen in the window. Where outlines are known, boxes are those of what is seen of
+    them, and no more than these are ever drawn."""
+    top, left, bottom, right = placed.top, placed.left, placed.top + placed.height, placed.left + placed.width
+    near = (objects.boxes < (right, bottom, np.inf, np.inf)).all(1) & (objects.boxes > (-1, -1, left, top)).all(1)
+    objects, shown = objects.take(near), replace(placed, top=0, left=0)
+    kept = torch.from_numpy(objects.classes)
+    if objects.pieces is not None:
+        drawn = torch.zeros((len(objects), *img_size), dtype=torch.bool)
+        for mask, piece in zip(drawn, objects.pieces, strict=True):
+            part = np.zeros((1, placed.height, placed.width), np.uint8)
+            _draw(part[0], piece, top, left)
+            mask[: placed.size[0], : placed.size[1]] = _drawn(Mask(torch.from_numpy(part)), shown)[0].bool()
         seen = drawn.flatten(1).any(1)
         drawn, kept = drawn[seen], kept[seen]
         found = masks_to_boxes(drawn).float()
         found[:, 2:] += 1  # masks_to_boxes counts the last pixel, not its far side
         return Found(boxes=found, classes=kept, masks=drawn)
-    moved = boxes - np.array([placed.left, placed.top, placed.left, placed.top], np.float32)
+    moved = objects.boxes - np.array([left, top, left, top], np.float32)
     size = (placed.height, placed.width)
     drawn_boxes = BoundingBoxes(moved, format=BoundingBoxFormat.XYXY, canvas_size=size)
     found = _drawn(drawn_boxes, shown).as_subclass(Tensor)
     seen = ((found[:, 2:] - found[:, :2]) >= LEAST_SIDE).all(1)
     return Found(boxes=found[seen], classes=kept[seen])
+
+
+def _draw(part: NDArray[np.uint8], piece: Piece, top: int, left: int) -> None:
+    """A piece of the image into the part of it that begins at a row and a column."""
+    height, width = piece.mask.shape
+    down, across = piece.top - top, piece.left - left
+    rows, columns = slice(max(0, down), max(0, down + height)), slice(max(0, across), max(0, across + width))
+    target = part[rows, columns]
+    begin, side = max(0, -down), max(0, -across)
+    target[:] = piece.mask[begin : begin + target.shape[0], side : side + target.shape[1]]

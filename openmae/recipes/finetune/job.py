@@ -37,7 +37,7 @@ from openmae.heads import Classifier
 from openmae.machine.device import memory_of
 from openmae.machine.kinds import Precision
 from openmae.recipes.evaluate.keep import keep_result
-from openmae.recipes.finetune.best import FOLDER, BestWeights, kept_metric
+from openmae.recipes.finetune.best import kept_metric
 from openmae.recipes.finetune.build import Finetuning, build, finish_of
 from openmae.recipes.finetune.choose import choose, settle
 from openmae.recipes.finetune.compared import put_rows, show_compared
@@ -49,6 +49,7 @@ from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
 from openmae.recipes.levels import check_levels
+from openmae.recipes.training.best import FOLDER, BestWeights
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import Here, Job, JobKind, Look, begun, training_of
 from openmae.recipes.training.minutes import trial_seconds
@@ -251,8 +252,15 @@ class FinetuneJob(Job[Classifier]):
         self.judged = Judged(self._val, scores, indices, self.labelled.asked)
         self.figures = measure(self.judged.scores, self.judged.right)
         if self.best is not None and self.ended_at is None:
-            self.best.look(self.judged, step, lambda place, found: self._save(whole, step, place, {"best": found}))
+            now = self._found(self.best, self.judged, step)
+            self.best.look(now, lambda place, found: self._save(whole, step, place, {"best": found}))
         return {("eval/" if name in SHARES else "val_") + name: value for name, value in self.figures.items()}
+
+    @staticmethod
+    def _found(best: BestWeights, judged: Judged, step: int) -> dict[str, Any]:
+        """What a look found of the figure by which the best weights are kept."""
+        error = standard_error(best.metric, judged.scores, judged.right)
+        return best.found(step, measure(judged.scores, judged.right)[best.metric], error, len(judged.indices))
 
     def save(self, whole: Classifier, step: int) -> None:
         """With class names, input statistics, and where all is from."""
@@ -299,7 +307,7 @@ class FinetuneJob(Job[Classifier]):
             judged = given(self.judged)
             self.here.console.print(f"On the val images: {said(self.figures)}")
             if self.best is not None:
-                last = self.best.found(judged, self._last)
+                last = self._found(self.best, judged, self._last)
                 self.here.console.print(self.best.said(last), soft_wrap=True)
             self._compare(judged)
             keep_result(self.here.folder.path, judged, judge(judged), whole_address(self.course.data), "val")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.errors import UserError
-from openmae.recipes.asked import AskedDevice, AskedHeads, AskedPrecision, AskedReading, Loaders
+from openmae.recipes.asked import AskedDevice, AskedGroups, AskedHeads, AskedPrecision, AskedReading, Loaders
 from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, FROM_0, SEED, SHARE, Bounds, check
 from openmae.recipes.training.settings import (
     CheckpointMinutes,
@@ -48,7 +48,7 @@ _BOUNDS: Bounds = {
 
 
 @dataclass(frozen=True)
-class Outline(AskedHeads, AskedReading):
+class Outline(AskedHeads, AskedGroups, AskedReading):
     """An encoder learns where things are."""
 
     model: Positional[Annotated[str | None, arg(metavar="MODEL")]] = None

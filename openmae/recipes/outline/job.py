@@ -1,0 +1,189 @@
+"""What learning to segment and learning to detect have in common, beside what all trainings have."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from openmae.data.loading.outlined import OutlinedStream
+from openmae.data.sources.selection import Selection
+from openmae.data.views.jitter import Jitter
+from openmae.data.views.outlined import OutlinedView
+from openmae.files.address import whole_address
+from openmae.model import ViT, initialize
+from openmae.recipes.outline.opened import Outlined
+from openmae.recipes.training.best import BestWeights
+from openmae.recipes.training.broken import BrokenFiles
+from openmae.recipes.training.job import Here, Job, Look
+from openmae.recipes.training.schedule import Course, evenly
+from openmae.train.checkpoint import save_model
+from openmae.train.optimizers import adamw, keep_average, layer_scale
+from openmae.transfer.detector import Detector
+from openmae.transfer.segmenter import Segmenter
+from openmae.weights import model_json
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What is made of the encoder. img_size: (height, width). blocks: of the last ones that learn, "all" or a number;
+    fresh: its weights are drawn anew."""
+
+    img_size: tuple[int, int]
+    drop_path: float
+    blocks: str
+    fresh: bool
+    grad_checkpointing: bool
+
+    def of(self, encoder: ViT, seed: int) -> ViT:
+        """The encoder, of this size, with fresh weights where asked. Raises ValueError."""
+        if self.img_size != encoder.img_size:
+            encoder = encoder.resized(self.img_size)
+        if self.fresh:
+            encoder = ViT(**encoder.arguments())  # its norms, scales and positions are fresh too
+            initialize(encoder, torch.Generator().manual_seed(seed))
+        encoder.grad_checkpointing = self.grad_checkpointing
+        return encoder
+
+
+@dataclass(frozen=True)
+class Outlining:
+    """What follows from settings that are chosen, as `config` has them. evaluations: how many times val is looked at,
+    evenly over the run; patience: looks after the best one that end the run, None for no end."""
+
+    config: dict[str, Any]
+    course: Course
+    model: str
+    trunk: Trunk
+    weight_decay: float
+    layer_decay: float
+    ema_decay: float
+    jitter: Jitter
+    evaluations: int
+    keep_best: bool
+    patience: int | None
+
+
+M = TypeVar("M", Segmenter, Detector)
+
+
+class OutlineJob(Job[M]):
+    """Learns outlines; is judged by the val images as it goes on.
+
+    task: what model.json calls it; wanted: what is asked of a view; headline: the figure it is judged by. figures: those
+    of the last look at the val images.
+    """
+
+    task: str
+    wanted: Literal["classes", "objects"]
+    headline: str
+
+    def __init__(self, run: Outlining, opened: Outlined, here: Here, model: M) -> None:
+        self.run, self.opened, self.here, self.course, self.model = run, opened, here, run.course, model
+        self.averages = 2 + bool(run.ema_decay)
+        self.broken = BrokenFiles(opened.train.images, here.folder, run.course.max_broken)
+        self.figures: dict[str, float] = {}
+        self.looked = evenly(self.course.schedule.steps, max(1, run.evaluations))
+        self.best: BestWeights | None = None
+        self.judged_at: int | None = None
+        if run.keep_best and here.ranks.leads:
+            self.best = BestWeights(here.folder.path, self.headline, here.folder.has_begun, here.console)
+
+    @abstractmethod
+    def judge(self, whole: M) -> tuple[dict[str, float], float | None]:
+        """Figures on the val images, all ranks together, and the headline's standard error."""
+
+    def stream(self) -> OutlinedStream:
+        """Windows of the images, with what is outlined in them."""
+        run, encoder = self.run, self.model.encoder
+        down, across = encoder.patch_size
+        noise = 2 * encoder.depth if run.trunk.drop_path else 0
+        pixels = self.opened.start.statistics.pixels
+        train, schedule = self.opened.train, self.course.schedule
+        return OutlinedStream(
+            train.images,
+            train.right,
+            self.wanted,
+            OutlinedView(pixels, run.trunk.img_size, (down, across), run.jitter, noise),
+            schedule.batch_size,
+            schedule.steps,
+            self.course.seed,
+        )
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW with layer-wise decay."""
+        run = self.run
+        scale = layer_scale(run.layer_decay, self.model.encoder.depth)
+        optimizer = adamw(self.model, (0.9, 0.999), run.weight_decay, scale)
+        if run.ema_decay:
+            keep_average(optimizer, run.ema_decay)
+        return optimizer
+
+    def looks(self) -> Mapping[int, Look[M]]:
+        """The val images are judged, evenly over the run and at its end."""
+        return dict.fromkeys(self.looked, self._look)
+
+    def beside(self, views: float) -> float:
+        """The val images, which only go forward, a third of a step's work."""
+        return max(1, self.run.evaluations) * len(self.opened.val) / 3
+
+    def is_enough(self, step: int) -> bool:
+        """Where no look of so many was better than the best."""
+        patience = self.run.patience
+        if self.best is None or patience is None or self.best.looks_since(self.looked, step) < patience:
+            return False
+        self.here.console.print(
+            f"Ended after step {step:,} of {self.course.schedule.steps:,}: {patience} look{'s' * (patience > 1)} at "
+            "val without a better one than the best (--patience)",
+            soft_wrap=True,
+        )
+        return True
+
+    def _look(self, whole: M, step: int) -> dict[str, Any]:
+        """Judges it, and keeps its weights."""
+        was_training = whole.training
+        whole.eval()
+        self.figures, error = self.judge(whole)
+        whole.train(was_training)
+        self.judged_at = step
+        if self.here.ranks.leads:
+            if step != self._last:
+                try:
+                    self.save(whole, step)
+                except OSError as problem:
+                    said = f"warning: no weights at step {step}: {problem}"
+                    self.here.console.print(said, style="yellow", soft_wrap=True)
+            if self.best is not None:
+                now = self.best.found(step, self.figures[self.headline], error, len(self.opened.val))
+                self.best.look(now, lambda place, found: self._save(whole, step, place, {"best": found}))
+        return {f"eval/{name}": value for name, value in self.figures.items()}
+
+    def save(self, whole: M, step: int) -> None:
+        """With class names, input statistics, and where all is from."""
+        self._save(whole, step, self.here.folder.path, {})
+
+    def _save(self, whole: M, step: int, place: Path, more: dict[str, Any]) -> None:
+        start, model = self.opened.start, self.run.model
+        is_name = start.is_new or not Path(model).exists()  # of a size, of the Hub's, of timm's
+        provenance = {
+            "job": self.task,
+            "data": whole_address(self.course.data),
+            "step": step,
+            "seed": self.course.seed,
+            **({"ended_early": True} if step == self.ended_at else {}),
+            **({"selection": asked} if (asked := Selection.from_dict(self.run.config).to_dict()) else {}),
+            "model": model if is_name else whole_address(model),
+            "pre-training": start.provenance,
+            **more,
+        }
+        info = model_json(
+            whole, start.statistics, provenance, task=self.task, class_names=self.opened.names, licence=start.licence
+        )
+        save_model(place, whole, info)
+
+    @property
+    def _last(self) -> int:
+        """The step after which nothing more is learnt."""
+        return self.course.schedule.steps if self.ended_at is None else self.ended_at
