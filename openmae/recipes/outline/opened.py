@@ -6,9 +6,9 @@ from rich.console import Console
 
 from openmae.commandline.flags import with_flags
 from openmae.console.words import several
+from openmae.data.annotated import open_annotated, train_and_val
 from openmae.data.annotations.annotations import Annotated
 from openmae.data.annotations.mask_folders import Wanted
-from openmae.data.annotations.opening import open_annotated, train_and_val
 from openmae.data.fewer_labels import asked_labels
 from openmae.data.sources.source import Subset
 from openmae.errors import UserError
