@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from openmae.data.annotations.objects import Objects, cut
 from torchvision.ops import masks_to_boxes
 
+from openmae.data.annotations.objects import Objects, cut
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.views.crop import Augmentation
 from openmae.data.views.jitter import Jitter, Placed, place

@@ -92,7 +92,7 @@ def objects_in_window(objects: Objects, placed: Placed, img_size: tuple[int, int
     them, and no more than these are ever drawn."""
     top, left, bottom, right = placed.top, placed.left, placed.top + placed.height, placed.left + placed.width
     near = (objects.boxes < (right, bottom, np.inf, np.inf)).all(1) & (objects.boxes > (-1, -1, left, top)).all(1)
-    objects, shown = objects.take(near), replace(placed, top=0, left=0)
+    objects, shown = objects.take(np.asarray(near)), replace(placed, top=0, left=0)
     kept = torch.from_numpy(objects.classes)
     if objects.pieces is not None:
         drawn = torch.zeros((len(objects), *img_size), dtype=torch.bool)

@@ -72,8 +72,8 @@ M = TypeVar("M", Segmenter, Detector)
 class OutlineJob(Job[M]):
     """Learns outlines; is judged by the val images as it goes on.
 
-    task: what model.json calls it; wanted: what is asked of a view; headline: the figure it is judged by. figures: those
-    of the last look at the val images.
+    task: what model.json calls it; wanted: what is asked of a view; headline: the figure it is judged by. figures:
+    those of the last look at the val images.
     """
 
     task: str

@@ -59,7 +59,7 @@ def open_outlined(settings: Outline, here: Here, wanted: Wanted) -> Outlined:
         raise UserError(f"this model is for images of {len(start.encoder.img_size)} axes, and files hold 2")
     names = train.right.names
     here.console.print(
-        f"{f'{len(names)} class{'es' * (len(names) != 1)}'}; learnt from {several(len(train), 'image')}, judged by "
+        f"{len(names)} class{'es' * (len(names) != 1)}; learnt from {several(len(train), 'image')}, judged by "
         f"{len(val):,} others"
     )
     return Outlined(start, train, val)

@@ -110,8 +110,8 @@ class Outline(AskedHeads, AskedGroups, AskedReading):
     """What size 1 is: none, an image's own pixels, so that larger images are seen in parts; fit, the whole image as
     large as a window. Default: none."""
     hflip: Hflip = True
-    vflip: Vflip = False
-    rotate90: Rotate90 = False
+    vflip: Vflip = None
+    rotate90: Rotate90 = None
     colour_jitter: float | None = None
     """Strength, 0 to 1, of random changes of brightness, contrast and saturation of 8-bit photographs."""
 

@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from openmae.data.loading.stream import Batch, Stream
+from openmae.data.loading.stream import Batch
 from openmae.distributed.ranks import Ranks, joined
 from openmae.errors import Interrupted, NotWritten, UserError, said_once
 from openmae.files.disk import room_on_disk
@@ -106,7 +106,7 @@ class Job(ABC, Generic[M]):
         """What is done to the model, which is on the device by now, before a run begins to learn; nothing."""
 
     @abstractmethod
-    def stream(self) -> Stream:
+    def stream(self) -> "Batches":
         """The images that are learnt from, in batches; asked for once the model is on the device."""
 
     @abstractmethod
@@ -137,6 +137,16 @@ class Job(ABC, Generic[M]):
     @abstractmethod
     def finish(self, whole: M) -> None:
         """What a complete run leaves beside its weights, its report among it; the lead alone writes. Raises OSError."""
+
+
+class Batches(Protocol):
+    """A stream of batches, such as `Stream`."""
+
+    def batches(
+        self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, part: range | None = None
+    ) -> Iterator[Any]:
+        """Of the steps from the first on, in micro-batches; what the loop and `BrokenFiles` take."""
+        ...
 
 
 class Look(Protocol[M]):  # type: ignore[misc]  # whose model is only read
