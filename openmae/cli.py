@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (module, dataclass, what 
         "Finetune",
         "train an encoder on labels, all of it or its last blocks: MODEL DATA --out RUN",
     ),
+    "segment": ("segment.job", "Segment", "learn a class for every pixel: MODEL DATA --out RUN"),
     "adapt": (
         "studies.adapt.job",
         "Adapt",
@@ -59,7 +60,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (module, dataclass, what 
 
 COMPLETION = "--completion"
 
-TOGETHER = ("pretrain", "finetune", "knn", "probe", "doctor")
+TOGETHER = ("pretrain", "finetune", "segment", "knn", "probe", "doctor")
 """Those that several processes do as one."""
 
 

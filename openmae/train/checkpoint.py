@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from openmae.distributed.sharding import gathered, placed
 from openmae.files.parsing import read_json
 from openmae.files.whole import whole_folder, write_file, write_synced
-from openmae.heads import Answering
-from openmae.model import MaskedAutoencoder
 from openmae.train.learner import Learner
 from openmae.weights import serialized
+from openmae.weights.loaded import Model
 from openmae.weights.writing import pieces
 
 KEEP = 2
@@ -49,7 +48,7 @@ class Checkpoint:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def save_model(run: Path, model: MaskedAutoencoder | Answering, info: dict[str, Any]) -> None:
+def save_model(run: Path, model: Model, info: dict[str, Any]) -> None:
     """model.safetensors and model.json of the run, each complete or as it was before.
 
     info: what `model_json` says of it. Raises OSError.

@@ -126,6 +126,7 @@ def entries(model: Model, biases: Biases = "all") -> list[Entry]:
         return whole
     if isinstance(model, Classifier):
         return whole + layer("head", "classifier")
+    assert isinstance(model, MaskedAutoencoder)  # transformers has none of the others
     return [
         *whole,
         *decoder_inputs("decoder.decoder_embed", "decoder.mask_token", "decoder.decoder_pos_embed"),

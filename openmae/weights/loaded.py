@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
 
@@ -16,8 +16,11 @@ from openmae.heads import Answering, Classifier, Encoder, Link, Neighbours
 from openmae.model import MaskedAutoencoder, ViT
 from openmae.version import __version__
 
-Model = MaskedAutoencoder | Classifier | Encoder | Neighbours
+if TYPE_CHECKING:  # they need torchvision, which takes a while and which few models need
+    from openmae.transfer.detector import Detector
+    from openmae.transfer.segmenter import Segmenter
 
+Model: TypeAlias = "MaskedAutoencoder | Classifier | Encoder | Neighbours | Segmenter | Detector"
 
 LINKS: dict[Task, Link] = {"classification": "log", "multi-label": "log odds", "regression": "none"}
 """How nearest neighbours give their votes, by the task: as a classifier would, whose scores readers take a softmax or a
@@ -59,6 +62,11 @@ class Loaded:
         """The model that fine-tuning left, or a probe, or nearest neighbours. Raises UserError where it answers
         nothing, or does not say what its outputs stand for."""
         if not isinstance(self.model, Answering):
+            if self.outlines is not None:
+                raise UserError(
+                    f"{self.name} outlines what is in an image ({self.outlines}), and has no class for a whole one",
+                    "give a run of openmae finetune",
+                )
             raise UserError(
                 f"{self.name} is pre-trained and has not learnt any labels",
                 f"openmae finetune {self.name} DATA --out RUN",
@@ -66,6 +74,11 @@ class Loaded:
         if self.info["class_names"] is None or self.info["task"] is None:
             raise UserError(f"{self.name} does not say what its outputs stand for", "give a run of openmae finetune")
         return self.model
+
+    @property
+    def outlines(self) -> str | None:
+        """What `openmae segment` or `openmae detect` left: "segmentation" or "detection"; None of other models."""
+        return {"segmenter": "segmentation", "detector": "detection"}.get(self.info.get("kind", ""))
 
     def reading(self, asked: Reading) -> "Loaded":
         """The model for images that are read as its own were, but as is asked."""
@@ -105,12 +118,10 @@ def model_json(
     licence: of the weights that this one began from; they belong to whoever trained them, so it is null until they
     say.
     """
-    kinds: dict[type, str] = {Classifier: "classifier", Encoder: "encoder", MaskedAutoencoder: "autoencoder"}
-    kinds |= {Neighbours: "neighbours"}
     return {
         "format": 1,
         "openmae": __version__,
-        "kind": kinds[type(model)],
+        "kind": "autoencoder" if isinstance(model, MaskedAutoencoder) else type(model).__name__.lower(),
         "architecture": model.architecture.to_dict() if isinstance(model, MaskedAutoencoder) else model.arguments(),
         "statistics": statistics.to_dict(),
         "task": task,

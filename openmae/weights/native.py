@@ -122,6 +122,10 @@ def _check(info: dict[str, Any], statistics: Statistics, weights: dict[str, Tens
         raise ValueError("it has more blocks than weights")
     width = max(encoder["embed_dim"], shape.get("decoder_embed_dim", 0))
     check_sizes(encoder, width, sum(tensor.numel() for tensor in weights.values()))
+    if info.get("kind") in ("segmenter", "detector"):
+        names, classes = info["class_names"], shape["classes"]
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names) and len(names) == classes):
+            raise ValueError("its class names are no list of as many names as it has classes")
     if (kind := info.get("kind", "autoencoder")) in ("classifier", "neighbours"):
         names, task, outputs = info["class_names"], info["task"], shape["outputs"]
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
@@ -187,6 +191,14 @@ def _build(info: dict[str, Any]) -> Model:
     kind = info.get("kind", "autoencoder")
     if kind == "autoencoder":
         return Architecture.from_dict(info["architecture"]).build()
+    if kind == "segmenter":
+        from openmae.transfer.segmenter import Segmenter  # with torchvision, which few models need
+
+        return Segmenter.from_arguments(info["architecture"])
+    if kind == "detector":
+        from openmae.transfer.detector import Detector
+
+        return Detector.from_arguments(info["architecture"])
     others: dict[str, type[Classifier] | type[Encoder] | type[Neighbours]] = {
         "classifier": Classifier,
         "encoder": Encoder,

@@ -110,7 +110,7 @@ class Job(ABC, Generic[M]):
         """The images that are learnt from, in batches; asked for once the model is on the device."""
 
     @abstractmethod
-    def loss(self) -> Callable[[M, Batch], Tensor]:
+    def loss(self) -> Callable[[M, Any], Tensor]:
         """The mean loss over a batch, a scalar."""
 
     @abstractmethod

@@ -1,0 +1,128 @@
+"""How well a segmenter tells the classes of pixels of whole images."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from openmae.data.annotations.annotations import Annotated, ignored_of
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.formats.decode import decode, least_reduction, open_image
+from openmae.data.loading.pool import Hand, ordered
+from openmae.data.views.outlined import IGNORED
+from openmae.data.views.statistics import Statistics
+from openmae.distributed.ranks import ALONE, Ranks
+from openmae.errors import BrokenImage, UserError
+from openmae.evaluate.confusion import confusion, overlap_figures
+from openmae.evaluate.tiled import strips
+from openmae.machine.kinds import Precision
+from openmae.transfer.segmenter import Segmenter
+
+HEADLINE = "miou"
+
+
+@dataclass(frozen=True)
+class Read:
+    """An image (H, W, C) as decoded and its mask (H, W) of class indices; why it is of no use, where it is not."""
+
+    index: int
+    image: NDArray[Any] | None
+    mask: NDArray[np.uint8] | None
+    why_none: str = ""
+
+
+def read_each(annotated: Annotated, pixels: PixelFormat, indices: list[int], workers: int) -> Iterator[Read]:
+    """Whole images with their masks, in order."""
+    yield from ordered(partial(_read, annotated, pixels), indices, workers, ahead=1)
+
+
+def _read(annotated: Annotated, pixels: PixelFormat, index: int, hand: Hand) -> Read:
+    try:
+        (data,) = hand.read_each(annotated.images, [index])
+        hand.take(index)
+        opened = open_image(data, pixels.reading)
+        image = decode(opened, pixels, reduce=least_reduction(opened, pixels))
+        size = (image.shape[0], image.shape[1])
+        if size != (opened.header.height, opened.header.width):
+            raise BrokenImage("it is too large to be judged at its own size")
+        return Read(index, image, as_indices(annotated.right.mask(index, size)))
+    except (OSError, BrokenImage) as error:
+        return Read(index, None, None, str(error))
+
+
+def as_indices(mask: NDArray[Any]) -> NDArray[np.uint8]:
+    """(H, W) uint8 class indices, IGNORED where nobody judges."""
+    if mask.dtype == np.uint8:
+        return mask
+    return np.where(mask == ignored_of(mask), IGNORED, mask).astype(np.uint8)
+
+
+def segmented(
+    model: Segmenter, statistics: Statistics, image: NDArray[Any], device: torch.device, precision: Precision = "fp32"
+) -> NDArray[np.uint8]:
+    """(H, W, C) as decoded -> (H, W) the class of each pixel."""
+    parts = strips(model, statistics, image, device, precision=precision)
+    return np.concatenate([part.scores.argmax(0).to(torch.uint8).numpy() for part in parts])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """counts (n, K, K): of each image that could be read, `indices` (n,) among all."""
+
+    counts: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    unreadable: list[tuple[int, str]]
+
+    def figures(self) -> dict[str, float]:
+        """miou, dice, pixel_accuracy and mean_accuracy of all pixels together."""
+        return overlap_figures(self.counts.sum(0))
+
+    def error(self) -> float | None:
+        """Standard error of the miou, by leaving out each image in turn (jackknife); None of one image."""
+        total, count = self.counts.sum(0), len(self.counts)
+        if count < 2:
+            return None
+        without = np.array([overlap_figures(total - own)[HEADLINE] for own in self.counts])
+        return float(math.sqrt((count - 1) / count * np.square(without - without.mean()).sum()))
+
+
+def judge(
+    model: Segmenter,
+    statistics: Statistics,
+    annotated: Annotated,
+    device: torch.device,
+    workers: int,
+    *,
+    precision: Precision = "fp32",
+    ranks: Ranks = ALONE,
+    say: Callable[[int], None] = lambda done: None,
+) -> Judged:
+    """Of all images, shared among the ranks; all get the whole. The model is in evaluation.
+
+    Raises UserError where none can be read.
+    """
+    mine = list(range(ranks.rank, len(annotated), ranks.size))
+    counts, indices, unreadable = [], [], []
+    for done, read in enumerate(read_each(annotated, statistics.pixels, mine, workers), 1):
+        if read.image is None or read.mask is None:
+            unreadable.append((read.index, read.why_none))
+        else:
+            found = segmented(model, statistics, read.image, device, precision)
+            counts.append(confusion(read.mask, found, model.classes))
+            indices.append(read.index)
+        say(done)
+    parts = ranks.gather((indices, counts, unreadable))
+    order = sorted((index, place, part) for part, one in enumerate(parts) for place, index in enumerate(one[0]))
+    if not order:
+        why = next(one[2][0][1] for one in parts if one[2])
+        raise UserError(f"none of the {len(annotated)} images can be read with its mask ({why})", "see openmae check")
+    return Judged(
+        np.stack([parts[part][1][place] for _, place, part in order]),
+        np.array([index for index, _, _ in order]),
+        sorted(entry for one in parts for entry in one[2]),
+    )

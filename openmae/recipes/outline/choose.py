@@ -1,0 +1,65 @@
+"""What segment and detect choose alike."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openmae.console.words import size_of
+from openmae.errors import of_user
+from openmae.files.address import whole_address
+from openmae.model import ViT
+from openmae.recipes.outline.settings import Outline
+from openmae.recipes.training.best import ENOUGH_TO_TELL
+from openmae.recipes.training.memory import usable_memory
+from openmae.recipes.training.open import Values, kept
+from openmae.recipes.training.settings import given, pair
+from openmae.train.classifier_cost import rough_step_bytes
+
+_HEADS = 2.0  # memory of a head and its targets, over that of the encoder
+
+
+def config_of(settings: Outline) -> dict[str, Any]:
+    """MODEL and DATA are kept as whole paths, so that the run can be gone on with from any folder."""
+    values, model = kept(settings), given(settings.model)
+    model = whole_address(model) if Path(model).exists() else model
+    return {**values, "model": model, "data": whole_address(given(settings.data))}
+
+
+def keeps_best(settings: Outline, images: int) -> tuple[bool, str]:
+    """Whether the best weights are kept beside the last ones, by so many val images."""
+    if settings.recipe == "paper":
+        return False, "as published"
+    if settings.patience is not None:
+        return True, "--patience counts from the best look"
+    is_enough = images >= ENOUGH_TO_TELL
+    return is_enough, f"{images:,} val images {'' if is_enough else 'do not '}tell one look from another"
+
+
+def first_rate(encoder: ViT, target: str | None) -> float:
+    """The learning rate at batch 1024, as fine-tuning takes it: the paper's; for narrower encoders twice ViT-B's."""
+    is_narrow = encoder.embed_dim < 768
+    if target is None:
+        return 2e-3 if is_narrow else 8e-4
+    return 2e-3 if encoder.embed_dim == 768 and target == "norm_pix" else 4e-3
+
+
+def at_once(settings: Outline, encoder: ViT, device: torch.device, memory: int | None) -> Values:
+    """What goes through the model at once, and what is kept of it: what changes speed and memory alone."""
+    batch_size = given(settings.batch_size)
+    kept_whole = ("off", "a quarter faster, where there is memory enough")
+    if device.type != "cpu" or memory is None:
+        return {"micro_batch": (batch_size, "what goes through the model at once"), "grad_checkpointing": kept_whole}
+    usable = usable_memory(memory, "cpu", settings.workers)
+    try:
+        with torch.device("meta"):
+            seen = ViT(**{**encoder.arguments(), "img_size": pair(settings.img_size), "position_grid": None})
+    except ValueError as error:
+        raise of_user(error) from error
+    sizes = [size for size in (batch_size, 16, 8, 4, 2, 1) if size <= batch_size]
+    fitting = next((size for size in sizes if _HEADS * rough_step_bytes(seen, size, 2) <= usable), 1)
+    again = fitting < min(batch_size, 2) and settings.grad_checkpointing == "auto"
+    return {
+        "micro_batch": (fitting, f"what goes through the model at once, in {size_of(memory)} of memory"),
+        "grad_checkpointing": ("on", "hardly an image fits in the memory without") if again else kept_whole,
+    }
