@@ -17,6 +17,8 @@ from openmae.data.annotations.fitting import fitted
 from openmae.data.annotations.found import Found
 from openmae.data.annotations.holding import MasksHold
 from openmae.data.annotations.mask_folders import Wanted, open_masks
+from openmae.data.annotations.voc import is_voc, open_voc, xml_files
+from openmae.data.annotations.yolo import open_yolo, read_yaml, yaml_files
 from openmae.data.dividing import check_apart, together, without_a_fifth
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.held_out import without_a_fifth_of_all
@@ -133,14 +135,36 @@ def _found(data: str, wanted: Wanted, selection: Selection, asked: MasksHold | N
                 f"{place} has no images, annotations and categories, as COCO's JSON has", f"give {_FORMATS}"
             )
         return found
+    if place.is_file() and place.suffix.lower() in (".yaml", ".yml"):
+        if (described := read_yaml(place)) is None:
+            raise UserError(f"{place} names no classes, as YOLO's data.yaml does", f"give {_FORMATS}")
+        root = described.root if described.root.is_dir() else place.parent
+        return open_yolo(root, described, _listed(root, selection), selection)
     if not place.is_dir():
         raise UserError(f"{data} {'is no folder' if place.exists() else 'does not exist'}", f"give {_FORMATS}")
     listing = _listed(place, selection)
-    if files := coco_files(place):
+    endings = {one.ending for one in listing.others}
+    if ".json" in endings and (files := coco_files(place)):
         found = open_coco(place, files, listing, selection)
         if found is not None:
             return found
-    return open_masks(place, listing, selection, wanted, asked)
+    if endings & {".yaml", ".yml"}:
+        describe = [one for file in yaml_files(place) if (one := read_yaml(file)) is not None]
+        if len(describe) > 1:
+            raise UserError(
+                f"{place} has several files that name classes ({', '.join(one.file.name for one in describe)})",
+                "give the one that is meant in the place of the folder",
+            )
+        if describe:
+            return open_yolo(place, describe[0], listing, selection)
+    boxes = [file for file in xml_files(place) if is_voc(file)] if ".xml" in endings else []
+    if boxes and wanted == "detect" and asked is None:
+        return open_voc(place, boxes, listing, selection)
+    if (found := open_masks(place, listing, selection, wanted, asked)) is not None:
+        return found
+    if boxes:
+        return open_voc(place, boxes, listing, selection)
+    return open_yolo(place, None, listing, selection) if ".txt" in endings else None
 
 
 def _listed(root: Path, selection: Selection) -> Listing:

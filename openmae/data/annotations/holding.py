@@ -29,9 +29,9 @@ class Held:
     foreground: int = 1
 
 
-def held(location: str, masks: Sequence[NDArray[Any]], asked: MasksHold | None) -> Held:
-    """Judges masks without a list of classes. asked: what somebody says of them. Raises UserError where it is not
-    clear."""
+def held(location: str, masks: Sequence[NDArray[Any]], asked: MasksHold | None, by_folder: bool = False) -> Held:
+    """Judges masks without a list of classes. asked: what somebody says of them; by_folder: whether the folders that
+    they lie in are their classes. Raises UserError where it is not clear."""
     grey = [grey_of(mask) for mask in masks]
     colours = sum(mask.ndim == 3 for mask in grey)
     if asked == "objects":
@@ -49,6 +49,8 @@ def held(location: str, masks: Sequence[NDArray[Any]], asked: MasksHold | None) 
         return Held("classes", f"there is nothing in them but 0 and {foreground}", True, foreground)
     if asked == "classes":
         return Held("classes", "as asked")
+    if by_folder:
+        return Held("objects", "the folders that they lie in are their classes, so their numbers are of objects")
     return _by_numbers(location, [numbers_of(mask) for mask in masks], max(beside))
 
 
@@ -60,10 +62,10 @@ def _by_numbers(location: str, masks: Sequence[NDArray[Any]], largest: int) -> H
     in_one = sum(count == 1 for part in full for count in part.values()) / max(1, sum(counts))
     from_one = sum(max(part) == len(part) for part in full) / max(1, len(full))
     range_of = f"{counts[0]:,} to {counts[-1]:,}" if counts and counts[0] != counts[-1] else f"{counts[0]:,}"
-    looked = f"of the {len(masks):,} masks that were looked at"
+    looked = f"the {len(masks):,} masks that were looked at"
     if in_one >= _ONE_PART and (counts[0] != counts[-1] or len(full) == 1):
         if from_one >= _FROM_ONE and counts[-1] >= _MANY:
-            return Held("objects", f"{looked}, each numbers {range_of} things from 1 on, and each number is one part")
+            return Held("objects", f"{looked} number {range_of} things each, from 1 on, and each number is one part")
         if len(numbers) > _HUGE:
             return Held("objects", f"{looked} have {len(numbers):,} different numbers, each of which is one part")
     if largest <= 255 and in_one < _SEVERAL_PARTS and len(numbers) <= _HUGE:

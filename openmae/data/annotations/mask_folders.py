@@ -146,7 +146,7 @@ def _held_by(
         return _by_list(reading, look, lists)
     if asked == "classes" and lists is not None and not reading.folders:
         return _by_list(reading, look, lists)
-    found = held(reading.root, look, asked)
+    found = held(reading.root, look, asked, by_folder=bool(reading.folders))
     several_each = any(len(own) > 1 for own in reading.masks) and (
         not reading.folders or any(len({folder for _, folder in own}) < len(own) for own in reading.masks)
     )
