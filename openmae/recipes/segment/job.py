@@ -22,8 +22,10 @@ from openmae.data.loading.outlined import OutlinedBatch
 from openmae.data.views.outlined import IGNORED
 from openmae.errors import UserError, of_user
 from openmae.evaluate.segmentation import HEADLINE, Judged, judge
+from openmae.files.address import whole_address
 from openmae.heads import learn_blocks
 from openmae.machine.device import memory_of
+from openmae.recipes.evaluate.outlined import keep_outlines
 from openmae.recipes.levels import check_levels
 from openmae.recipes.outline.job import OutlineJob, Outlining
 from openmae.recipes.outline.opened import Outlined, open_outlined
@@ -32,7 +34,6 @@ from openmae.recipes.segment.settings import Segment
 from openmae.recipes.training.best import FOLDER
 from openmae.recipes.training.job import Here, JobKind, begun
 from openmae.recipes.training.settings import given
-from openmae.report.page.run import write_report
 from openmae.train.loop import fit
 from openmae.transfer.segmenter import Segmenter
 
@@ -110,6 +111,7 @@ class SegmentJob(OutlineJob[Segmenter]):
         """How good it is on val, and the report."""
         if self.judged_at != self._last:  # the run had ended before, or ends before its time
             self._look(whole, self._last)
+        whole.eval()
         if not self.here.ranks.leads:
             return
         judged, console = given(self.judged), self.here.console
@@ -117,7 +119,14 @@ class SegmentJob(OutlineJob[Segmenter]):
         if self.best is not None:
             last = self.best.found(self._last, self.figures[HEADLINE], judged.error(), len(self.opened.val))
             console.print(self.best.said(last), soft_wrap=True)
-        write_report(self.here.folder.path)
+        keep_outlines(
+            self.here.folder.path,
+            judged,
+            self.opened.val,
+            whole,
+            self.opened.start.statistics,
+            (whole_address(self.course.data), "val"),
+        )
 
 
 def said(figures: dict[str, float], error: float | None) -> str:

@@ -17,6 +17,10 @@ MOST_PAIRS = 10
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".jpg": "image/jpeg"}
 
 _FIGURES = {  # what the figures are called, the one to judge by first
+    "miou": ("mIoU", "{:.2%}"),
+    "dice": ("Mean Dice", "{:.2%}"),
+    "pixel_accuracy": ("Pixel accuracy", "{:.2%}"),
+    "mean_accuracy": ("Mean class accuracy", "{:.2%}"),
     "top1": ("Top-1 accuracy", "{:.2%}"),
     "mean_ap": ("Mean average precision", "{:.2%}"),
     "r2": ("R²", "{:.4f}"),
@@ -118,6 +122,8 @@ def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
         _figure(run, drawn, "confusion", "Confusion matrix: true classes in rows, predicted in columns"),
         _figure(run, drawn, "overview", "Confusion matrix of all classes"),
         _class_table(clean.get("classes")),
+        _overlap_table(clean.get("overlaps")),
+        _figure(run, drawn, "outlines", "The images that were done best and worst: as they are, as labelled, as found"),
         _label_table(clean.get("labels")),
         _confused_table(clean.get("confused")),
         _figure(run, drawn, "confused", "Images of the classes that are most often taken for another"),
@@ -157,6 +163,22 @@ def _class_table(classes: Any) -> str:
         if isinstance(one, dict) and is_number(one.get("images")) and is_number(one.get("accuracy"))
     ]
     return _folded("Each class", ("class", "images", "accuracy", "precision", "mostly taken for"), rows)
+
+
+def _overlap_table(classes: Any) -> str:
+    if not isinstance(classes, list):
+        return ""
+    rows = [
+        (
+            str(one.get("name")),
+            f"{one['pixels']:,}",
+            *(f"{one[name]:.1%}" if is_number(one.get(name)) else "" for name in ("iou", "dice", "accuracy")),
+            str(one["taken_for"]) if one.get("taken_for") is not None else "",
+        )
+        for one in classes
+        if isinstance(one, dict) and is_number(one.get("pixels"))
+    ]
+    return _folded("Each class", ("class", "pixels", "IoU", "Dice", "accuracy", "mostly taken for"), rows)
 
 
 def _label_table(labels: Any) -> str:

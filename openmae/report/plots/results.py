@@ -55,6 +55,30 @@ def confusion_picture(labels: Numbers, predicted: Numbers, names: Sequence[str])
         return svg_text(figure)
 
 
+def shares_picture(counts: NDArray[np.int64], names: Sequence[str]) -> str:
+    """(K, K) counts of pixels of a class (row) that were taken for a class (column) -> shares of each class that
+    occurs, of the MOST_NAMED largest."""
+    chosen = np.flatnonzero(counts.sum(1))
+    chosen = np.sort(chosen[np.argsort(-counts.sum(1)[chosen], kind="stable")[:MOST_NAMED]])
+    shares = counts[chosen][:, chosen] / counts.sum(1)[chosen][:, None]
+    with matplotlib.rc_context(STYLE):
+        side = min(_WIDTH, 2.8 + 0.45 * len(chosen))
+        figure = Figure((side, 0.3 + 0.92 * side), layout="constrained")
+        axis = _matrix(figure, shares, 1.0)
+        shown = [_short(names[number]) for number in chosen.tolist()]
+        axis.set_xticks(range(len(chosen)), shown, rotation=90)
+        axis.set_yticks(range(len(chosen)), shown)
+        size = float(np.clip(200 * side / _WIDTH / len(chosen), 6.5, 9))
+        axis.tick_params(labelsize=size)
+        for row, column in np.argwhere(shares >= 0.005):
+            colour = "white" if shares[row, column] > 0.55 else INK
+            axis.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", fontsize=size, color=colour)
+        axis.set_xlabel("predicted class")
+        axis.set_ylabel("true class")
+        axis.set_title("Share of each class's pixels", fontsize=10)
+        return svg_text(figure)
+
+
 def overview_picture(labels: Numbers, predicted: Numbers) -> str:
     """The matrix of all classes that occur, those that are taken for each other side by side; "" where
     confusion_picture shows them all or they are more than MOST_DRAWN."""

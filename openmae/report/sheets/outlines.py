@@ -1,0 +1,103 @@
+"""Sheets of images with what is outlined in them: image, as labelled, as found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from openmae.report.sheets.layout import Row, sheet
+from openmae.report.sheets.pictures import TAIL
+
+_LONGEST = 448  # pixels a side of a tile before it is drawn
+_TINT = 0.45  # of a class's colour over the image
+IGNORED_COLOUR = (128, 128, 128)
+# Okabe and Ito's colours, which people who see fewer colours tell apart too; then others between them.
+_COLOURS = (
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#8C564B",
+    "#7F3C8D",
+    "#11A579",
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image (H, W, C) as decoded; masks (H, W) of class indices, right and found, `ignored` where nobody judges; its
+    name, and what is said of it."""
+
+    image: NDArray[Any]
+    right: NDArray[np.uint8]
+    found: NDArray[np.uint8]
+    name: str
+    note: str
+
+
+def colours(classes: int, has_background: bool) -> NDArray[np.uint8]:
+    """(K, 3) a colour for each class; black for the first one where that is the background."""
+    palette = [_rgb(_COLOURS[number % len(_COLOURS)]) for number in range(classes)]
+    palette = [(0, 0, 0), *palette[: classes - 1]] if has_background else palette
+    return np.array(palette, np.uint8)
+
+
+def _rgb(text: str) -> tuple[int, int, int]:
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+def overlay(
+    image: NDArray[Any], mask: NDArray[np.uint8], palette: NDArray[np.uint8], ignored: int, has_background: bool
+) -> Image.Image:
+    """The image, tinted by the class of each pixel, with a line where classes meet."""
+    grey = as_picture(image).astype(np.float32)
+    known = mask != ignored
+    tint = np.where(known[..., None], palette[np.where(known, mask, 0)], np.array(IGNORED_COLOUR, np.uint8))
+    plain = known & (mask == 0) if has_background else np.zeros_like(known)
+    shown = np.where(plain[..., None], grey, (1 - _TINT) * grey + _TINT * tint)
+    edge = np.zeros_like(known)
+    edge[:-1] |= mask[:-1] != mask[1:]
+    edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    brighter = np.where(plain[..., None], palette[-1] if len(palette) > 1 else 255, tint)
+    shown = np.where(edge[..., None], brighter, shown)
+    return Image.fromarray(shown.round().clip(0, 255).astype(np.uint8))
+
+
+def as_picture(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """(H, W, C) -> (H, W, 3): of more than 3 channels the first three, of 2 the first. Of more than 8 bits the middle
+    99% of its own values."""
+    pixels = image[..., :3] if image.shape[2] >= 3 else image[..., :1]
+    if pixels.dtype != np.uint8:
+        low, high = np.quantile(pixels.astype(np.float64), (TAIL, 1 - TAIL))
+        pixels = (255 * np.clip((pixels - low) / max(high - low, 1e-9), 0, 1)).astype(np.uint8)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
+
+
+def outline_sheet(shown: Sequence[Shown], names: Sequence[str], ignored: int, has_background: bool) -> Image.Image:
+    """One row an image, the colours of the classes below. Raises ValueError where there is none."""
+    palette = colours(len(names), has_background)
+    rows = []
+    for one in shown:
+        step = max(1, max(one.image.shape[:2]) // _LONGEST)
+        image, right, found = (array[::step, ::step] for array in (one.image, one.right, one.found))
+        tiles = [Image.fromarray(as_picture(image))]
+        tiles += [overlay(image, mask, palette, ignored, has_background) for mask in (right, found)]
+        rows.append(Row([_square(tile) for tile in tiles], one.name, one.note))
+    listed = ", ".join(names[1:] if has_background else names)
+    return sheet(("image", "labelled", "found"), rows, (224, 224), f"Classes: {listed}. Grey: nobody judges.")
+
+
+def _square(tile: Image.Image) -> Image.Image:
+    """On white, so that images of all shapes stand in one column."""
+    side = max(tile.size)
+    if tile.width == tile.height:
+        return tile
+    canvas = Image.new("RGB", (side, side), "white")
+    canvas.paste(tile, ((side - tile.width) // 2, (side - tile.height) // 2))
+    return canvas
