@@ -72,7 +72,7 @@ class AnnotatedData:
 
 def open_annotated(
     data: str,
-    wanted: Wanted,
+    wanted: Wanted | None,
     *,
     reading: Reading = UNSAID,
     selection: Selection = WHOLE,
@@ -80,9 +80,9 @@ def open_annotated(
 ) -> AnnotatedData:
     """Looks what DATA is, and what it holds.
 
-    wanted: "segment" (classes of pixels, which objects are made of too) or "detect" (objects). masks_hold: what numbers
-    in masks are; None: as they look. Raises UserError where there is nothing of the kind, where it is not clear, and
-    where what is there contradicts itself.
+    wanted: "segment" (classes of pixels, which objects are made of too) or "detect" (objects); None: as they are.
+    masks_hold: what numbers in masks are; None: as they look. Raises UserError where there is nothing of the kind,
+    where it is not clear, and where what is there contradicts itself.
     """
     if selection.tile is not None:
         raise UserError("`tile` is for images without annotations", "leave it out")
@@ -116,16 +116,7 @@ def train_and_val(opened: AnnotatedData, seed: int) -> tuple[Annotated, Annotate
     return opened.of(train), opened.of(val)
 
 
-def looks_annotated(data: str, selection: Selection) -> bool:
-    """Whether DATA is plainly annotated: there is a file of annotations, or images have masks. Raises UserError where
-    such a file cannot be read."""
-    try:
-        return _found(data, "detect", selection, "objects") is not None
-    except UserError:
-        return True
-
-
-def _found(data: str, wanted: Wanted, selection: Selection, asked: MasksHold | None) -> Found | None:
+def _found(data: str, wanted: Wanted | None, selection: Selection, asked: MasksHold | None) -> Found | None:
     place = Path(data)
     if place.is_file() and place.suffix.lower() == ".json":
         root = place.parent.parent if place.parent.name.lower() == "annotations" else place.parent
@@ -158,7 +149,7 @@ def _found(data: str, wanted: Wanted, selection: Selection, asked: MasksHold | N
         if describe:
             return open_yolo(place, describe[0], listing, selection)
     boxes = [file for file in xml_files(place) if is_voc(file)] if ".xml" in endings else []
-    if boxes and wanted == "detect" and asked is None:
+    if boxes and wanted != "segment" and asked is None:
         return open_voc(place, boxes, listing, selection)
     if (found := open_masks(place, listing, selection, wanted, asked)) is not None:
         return found
@@ -174,7 +165,7 @@ def _listed(root: Path, selection: Selection) -> Listing:
     return listing
 
 
-def _as_wanted(location: str, right: Annotations, wanted: Wanted) -> Annotations:
+def _as_wanted(location: str, right: Annotations, wanted: Wanted | None) -> Annotations:
     if wanted == "segment" and right.kind == "objects":
         return Painted(right)
     if wanted == "segment" and right.kind == "boxes":

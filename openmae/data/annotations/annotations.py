@@ -60,6 +60,10 @@ class Annotations(ABC):
     def own_size(self, index: int) -> tuple[int, int] | None:
         """(H, W) that what tells of image `index` has itself; None where it has none."""
 
+    def listed(self, index: int) -> int:
+        """How many objects image `index` is said to have, those without a pixel in it too; 0 where nobody counts."""
+        return 0
+
     @abstractmethod
     def shows_something(self, index: int) -> bool:
         """Whether image `index` has an object, or a pixel of any class. What cannot be read has none."""
@@ -111,6 +115,10 @@ class Remade(Annotations):
         """The other's."""
         return self.whole.own_size(index)
 
+    def listed(self, index: int) -> int:
+        """As the other says."""
+        return self.whole.listed(index)
+
     def shows_something(self, index: int) -> bool:
         """As the other."""
         return self.whole.shows_something(index)
@@ -147,6 +155,10 @@ class Chosen(Remade):
     def own_size(self, index: int) -> tuple[int, int] | None:
         """The other's."""
         return self.whole.own_size(int(self.indices[index]))
+
+    def listed(self, index: int) -> int:
+        """As the other says."""
+        return self.whole.listed(int(self.indices[index]))
 
     def shows_something(self, index: int) -> bool:
         """As the other."""

@@ -22,6 +22,7 @@ from openmae.errors import UserError
 from openmae.files.parsing import read_json
 
 _MOST_BYTES = 2**31
+_FIRST = 2**16  # bytes that tell what a file is
 _MOST_CLASSES = 65_000
 _SHOWN = 3
 _FAR = 1e6  # no image has so many pixels a side
@@ -39,16 +40,14 @@ class Coco:
 
 
 def looks_like_coco(file: Path) -> bool:
-    """Whether a JSON file begins as such a list may: an object with one of its keys early on, or a huge one."""
+    """Whether a JSON file begins as such a list may: an object with some of its keys early on."""
     try:
         with file.open("rb") as opened:
-            first = opened.read(2**16)
-            opened.seek(0, 2)
-            is_whole = opened.tell() <= len(first)
+            first = opened.read(_FIRST)
     except OSError:
         return False
     has = [f'"{key}"'.encode() in first for key in ("images", "annotations", "categories")]
-    return first.lstrip()[:1] == b"{" and (all(has) if is_whole else any(has) or b'"info"' in first)
+    return first.lstrip()[:1] == b"{" and (sum(has) > 1 or (any(has) and len(first) == _FIRST) or b'"info"' in first)
 
 
 def read_coco(file: Path, tally: Tally) -> Coco | None:

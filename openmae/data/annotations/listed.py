@@ -72,6 +72,11 @@ class Listed(Annotations):
         return len(self.starts) - 1
 
     @property
+    def has_outline(self) -> NDArray[np.bool_]:
+        """(m,) whether an object has one."""
+        return np.asarray((np.diff(self.of_rings) > 0) | (np.diff(self.of_runs) > 0))
+
+    @property
     def fingerprint(self) -> str:
         """Of all that is listed."""
         digest = hashlib.sha256(f"{self.kind} {self.relative} {self.names}".encode(errors="surrogateescape"))
@@ -83,6 +88,11 @@ class Listed(Annotations):
         """As the file says it."""
         height, width = self.sizes[index].tolist()
         return (height, width) if height else None
+
+    def listed(self, index: int) -> int:
+        """Those that are not left out for want of an outline."""
+        own = slice(int(self.starts[index]), int(self.starts[index + 1]))
+        return int(self.has_outline[own].sum()) if self.kind == "objects" else own.stop - own.start
 
     def shows_something(self, index: int) -> bool:
         """Whether objects are listed."""
@@ -136,7 +146,7 @@ class Listed(Annotations):
 def listed(location: str, names: tuple[str, ...], listing: Listing, tally: Tally, relative: bool = False) -> Listed:
     """Of objects where most have an outline, and of boxes where most have none; says what is left out for it."""
     whole = Listed(location, names, listing, "objects", relative)
-    has_outline = (np.diff(whole.of_rings) > 0) | (np.diff(whole.of_runs) > 0)
+    has_outline = whole.has_outline
     if has_outline.sum() * 2 >= len(has_outline) and len(has_outline):
         if without := int((~has_outline).sum()):
             tally.add("{n} object{s} {have} a box and no outline, and {are} left out", location, "", without)

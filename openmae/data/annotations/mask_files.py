@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import numpy as np
@@ -21,23 +22,31 @@ after, wherever they are not 0. numbers: of objects, each its own. pieces: of on
 _VOID = 255  # of 8-bit masks in which nothing is 254: the border that nobody judges
 
 
+@dataclass(frozen=True)
+class Files:
+    """Masks, those of an image beside each other. paths: relative to root; sizes: (files,) in bytes; starts: (n + 1,)
+    where those of each image begin."""
+
+    root: str
+    paths: Names
+    sizes: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+
 @final
 class MaskFiles(Annotations):
-    """paths: of the files, relative to root, those of an image beside each other. starts: (n + 1,) where those of each
-    image begin. classes: (files,) index into names of each file, where its folder tells. values: what numbers are,
-    where masks hold them."""
+    """classes: (files,) index into names of each file, where its folder tells. values: what numbers are, where masks
+    hold classes."""
 
     def __init__(
         self,
-        root: str,
-        paths: Names,
-        starts: NDArray[np.int64],
+        files: Files,
         holding: Holding,
         names: tuple[str, ...],
         classes: NDArray[np.int64],
         values: Values | None = None,
     ) -> None:
-        self.location, self.paths, self.starts = root, paths, starts
+        self.location, self.paths, self.sizes, self.starts = files.root, files.paths, files.sizes, files.starts
         self.holding, self.names, self.classes, self.values = holding, names, classes, values
         self.kind: Kind = "classes" if holding in ("values", "regions") else "objects"
 
@@ -46,9 +55,9 @@ class MaskFiles(Annotations):
 
     @property
     def fingerprint(self) -> str:
-        """Of what is read as what; the files are listed with the images, and are in their fingerprint."""
+        """Of the names of the files, their sizes when they were listed, and of what is read as what."""
         digest = hashlib.sha256(f"{self.holding} {self.names}".encode(errors="surrogateescape"))
-        for part in (self.paths.text, self.paths.ends, self.starts, self.classes):
+        for part in (self.paths.text, self.paths.ends, self.sizes, self.starts, self.classes):
             digest.update(part.tobytes())
         if self.values is not None:
             digest.update(self.values.values.tobytes() + self.values.classes.tobytes())
@@ -84,6 +93,10 @@ class MaskFiles(Annotations):
     def own_size(self, index: int) -> tuple[int, int] | None:
         """Of its first mask."""
         return label_size(read_file(os.path.join(self.location, self.called(index))))  # noqa: PTH118
+
+    def listed(self, index: int) -> int:
+        """As many as there are files, where each is an object."""
+        return int(self.starts[index + 1] - self.starts[index]) if self.holding == "pieces" else 0
 
     def shows_something(self, index: int) -> bool:
         """Of numbers of classes, whether one of them is not ignored; otherwise whether anything is not 0."""

@@ -14,7 +14,7 @@ from openmae.data.annotations.classes import ClassList, Values, find_class_list
 from openmae.data.annotations.found import Found, images_of
 from openmae.data.annotations.holding import LOOKED_AT, Held, MasksHold, held
 from openmae.data.annotations.label_images import grey_of
-from openmae.data.annotations.mask_files import Holding, MaskFiles
+from openmae.data.annotations.mask_files import Files, Holding, MaskFiles
 from openmae.data.annotations.pairing import Pairs, pair
 from openmae.data.annotations.splits import by_folders, by_lists
 from openmae.data.annotations.tally import Tally
@@ -32,10 +32,10 @@ _AT_ONCE = 256  # masks that wait for each other
 
 
 def open_masks(
-    root: Path, listing: Listing, selection: Selection, wanted: Wanted, asked: MasksHold | None
+    root: Path, listing: Listing, selection: Selection, wanted: Wanted | None, asked: MasksHold | None
 ) -> Found | None:
     """None where nothing is called as masks of images are. Raises UserError where it is not clear what they hold."""
-    pairs = pair(listing.names[:])
+    pairs = pair(listing.names)
     if pairs is None:
         return None
     tally = Tally()
@@ -44,7 +44,7 @@ def open_masks(
     if pairs.lost:
         tally.add("{n} mask{s} {are} of no image, and left out", pairs.lost[0], "", len(pairs.lost))
     masks = [_chosen(root, own, wanted) for own in pairs.masks]
-    reading = _Reading(root, pairs, masks)
+    reading = _Reading(root, listing, masks)
     look = reading.look()
     lists = find_class_list(_folders_of(root, pairs, masks))
     right, notes = _held_by(reading, look, lists, asked)
@@ -69,12 +69,12 @@ def _folders_of(root: Path, pairs: Pairs, masks: Sequence[Sequence[tuple[str, st
             yield place
 
 
-def _chosen(root: Path, masks: list[tuple[str, str]], wanted: Wanted) -> list[tuple[str, str]]:
+def _chosen(root: Path, masks: list[tuple[str, str]], wanted: Wanted | None) -> list[tuple[str, str]]:
     """Of masks of classes and masks of objects of one image, as VOC and CVAT write both, those that are wanted."""
     folders = {name.rpartition("/")[0].lower() for name, _ in masks}
     if len(folders) < 2 or len({own for _, own in masks}) > 1:
         return masks
-    words = ("class", "semantic") if wanted == "segment" else ("object", "instance")
+    words = ("object", "instance") if wanted == "detect" else ("class", "semantic")
     found = [mask for mask in masks if any(word in mask[0].rpartition("/")[0].lower() for word in words)]
     if len({name.rpartition("/")[0] for name, _ in found}) == 1:
         return found
@@ -87,10 +87,12 @@ def _chosen(root: Path, masks: list[tuple[str, str]], wanted: Wanted) -> list[tu
 class _Reading:
     """Reads masks of classes or objects that are not known yet."""
 
-    def __init__(self, root: Path, pairs: Pairs, masks: Sequence[Sequence[tuple[str, str]]]) -> None:
-        self.root, self.pairs, self.masks = str(root), pairs, masks
-        self.paths = Names.of(name for own in masks for name, _ in own)
-        self.starts = np.cumsum([0, *map(len, masks)]).astype(np.int64)
+    def __init__(self, root: Path, listing: Listing, masks: Sequence[Sequence[tuple[str, str]]]) -> None:
+        self.root, self.masks = str(root), masks
+        paths = Names.of(name for own in masks for name, _ in own)
+        size = dict(zip(listing.names, listing.sizes.tolist(), strict=True))
+        sizes = np.array([size[name] for name in paths], np.int64)
+        self.files = Files(self.root, paths, sizes, np.cumsum([0, *map(len, masks)]).astype(np.int64))
         folders = [own for each in masks for _, own in each]
         self.folders = tuple(sorted({*folders} - {""}))
         number = {name: place for place, name in enumerate(self.folders)}
@@ -101,7 +103,7 @@ class _Reading:
     ) -> MaskFiles:
         """What they are then. first: the class of the first folder."""
         classes = self.of_folder + first
-        return MaskFiles(self.root, self.paths, self.starts, holding, names, classes, values)
+        return MaskFiles(self.files, holding, names, classes, values)
 
     def look(self) -> list[NDArray[Any]]:
         """Some masks, from all over. Raises UserError where none can be read."""

@@ -13,9 +13,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openmae.data.sources.notes import rest_of_images, rest_of_mask
+from openmae.data.sources.notes import may_have_masks, rest_of_images, rest_of_mask
+from openmae.data.sources.source import Names
 
-_WORDS = "masks? segs? segmentations? labels? gts? groundtruth labelids labelmaps? annotations? objects? instances?"
+_WORDS = "masks? segs? segmentations? labels? gts? groundtruth labelids labelmaps? annotations?"
 _ENDING = re.compile(rf"[ _.-]*(cp)?[ _.-]*({'|'.join(_WORDS.split())})[ _.-]*\d{{0,3}}$", re.IGNORECASE)
 _OF_IMAGE = re.compile(r"[ _.-]+(images?|imgs?|leftimg8bit|photos?|pictures?|sat|raw|rgb)$", re.IGNORECASE)
 _NO_LETTERS = re.compile("[^a-z0-9]")
@@ -43,8 +44,11 @@ class _Place:
     at: int  # of the folder of masks among the folders, -1 where there is none
 
 
-def pair(names: Sequence[str]) -> Pairs | None:
-    """None where nothing is called as masks of others are. names: of all files that are called like images."""
+def pair(table: Names) -> Pairs | None:
+    """None where nothing is called as masks of others are. table: of all files that are called like images."""
+    if not may_have_masks(table):
+        return None
+    names = table[:]
     is_mask, places = [], []
     folders: dict[str, tuple[tuple[str, ...], int]] = {}
     for name in names:

@@ -29,6 +29,7 @@ from openmae.errors import UserError
 
 _MOST_BYTES = 2**24  # of a .yaml, of a .txt
 _MOST_CLASSES = 65_000
+_LOOKED_AT = 8  # texts that tell
 _BEYOND = 0.01  # of a side that a box or a point may lie outside the image without a word
 _SPLITS: tuple[Kind, ...] = ("train", "val", "test")
 
@@ -110,15 +111,16 @@ def open_yolo(root: Path, described: Described | None, listing: files.Listing, s
         elif split_names:
             names, split_names = next(iter(split_names.values())), {}
     labels = [_labels_of(root, name) for name in names]
-    has_labels = [path is not None and path.is_file() for path in labels]
-    if not any(has_labels):
-        if described is None:
-            return None
+    has_labels = [path.is_file() for path in labels]
+    there = [path for path, is_there in zip(labels, has_labels, strict=True) if is_there]
+    if described is None and not _is_yolo(there[:_LOOKED_AT]):
+        return None
+    if not there:
         raise UserError(f"no image of {root} has a .txt of labels", "put them into labels/, beside images/")
     classes = described.names if described is not None else _unnamed(root, labels)
     objects = Listing()
     for path, is_there in zip(labels, has_labels, strict=True):
-        if path is not None and is_there:
+        if is_there:
             _add(objects, path, classes, tally)
         objects.end_image((0, 0))
     if without := has_labels.count(False):
@@ -160,7 +162,7 @@ def _inside(described: Described, root: Path, places: Sequence[str], names: Sequ
     return found
 
 
-def _labels_of(root: Path, name: str) -> Path | None:
+def _labels_of(root: Path, name: str) -> Path:
     """The .txt of an image: in labels/ where it lies in images/, otherwise beside it."""
     path = PurePosixPath(name)
     parts = [*path.parts[:-1], f"{path.stem}.txt"]
@@ -172,13 +174,19 @@ def _labels_of(root: Path, name: str) -> Path | None:
     return root.joinpath(*parts)
 
 
-def _unnamed(root: Path, labels: Sequence[Path | None]) -> tuple[str, ...]:
+def _is_yolo(paths: Sequence[Path]) -> bool:
+    """Whether texts beside images are labels, and no captions: all that is said in a few of them are numbers."""
+    lines = [line for path in paths for line in _text(path).splitlines() if line.strip()]
+    return bool(lines) and all(re.fullmatch(r"\d{1,5}(\s+[-+.\deE]+){4,}\s*", line) for line in lines)
+
+
+def _unnamed(root: Path, labels: Sequence[Path]) -> tuple[str, ...]:
     """Names from classes.txt, where there is one, or the numbers that occur."""
     if (lists := find_class_list([root, root / "labels", *(root / kind for kind in _SPLITS)])) is not None:
         return lists.names
     highest = -1
     for path in labels:
-        if path is not None and path.is_file():
+        if path.is_file():
             for line in _text(path).splitlines():
                 if (first := line.split()[:1]) and re.fullmatch(r"\d{1,5}", first[0]):
                     highest = max(highest, int(first[0]))
@@ -243,9 +251,9 @@ def _add(objects: Listing, path: Path, names: Sequence[str], tally: Tally) -> No
         objects.add(int(label), (left, top, right, bottom), [points] if len(points) > 2 else [])
 
 
-def _tell_lost(root: Path, labels: Sequence[Path | None], tally: Tally) -> None:
+def _tell_lost(root: Path, labels: Sequence[Path], tally: Tally) -> None:
     """Counts .txt files beside those that were read which are of no image."""
-    known = {path for path in labels if path is not None}
+    known = {*labels}
     for folder in sorted({path.parent for path in known if "labels" in path.relative_to(root).parts}):
         lost = sorted({*folder.glob("*.txt")} - known - {folder / "classes.txt"}) if folder.is_dir() else []
         if lost:

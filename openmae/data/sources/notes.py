@@ -135,8 +135,7 @@ def _counted(counts: Counter[str]) -> str:
 def masks_among(names: Names) -> Iterator[Note]:
     """Whether images are called as masks of the others are: `1_mask.png` beside `1.png`, `masks/1.png` beside
     `images/1.png`."""
-    text = names.text.tobytes().lower()
-    if not any(word in text for word in _PERHAPS):
+    if not may_have_masks(names):
         return
     looked_at = _some_of(names)
     folders = _mask_folders(looked_at)
@@ -150,6 +149,12 @@ def masks_among(names: Names) -> Iterator[Note]:
     if by_name and len(there) * 2 >= len(wanted):
         first, _, pattern = by_name[0]
         yield _note(len(by_name), len(looked_at), len(names), first, f"'{pattern}'")
+
+
+def may_have_masks(names: Names) -> bool:
+    """Whether any of the names has what a word for masks has in it."""
+    text = names.text.tobytes().lower()
+    return any(word in text for word in _PERHAPS)
 
 
 def mask_folders(names: Iterable[str]) -> list[str]:

@@ -56,7 +56,8 @@ class Finding:
 class InspectedSplit:
     """A part of the data and what is in it. name: "train", "val", or "" where DATA has no splits.
 
-    labels: (n,) index into class_names, None where there are none that can be used, for the reason `why_no_labels`.
+    labels: (n,) index into class_names, None where there are none that can be used, for the reason
+    `why_no_labels`, which is empty where nobody looks for any.
     each: the classes of each of class_names, itself or several; None where the labels are numbers to predict.
     """
 
@@ -323,7 +324,7 @@ def _duplicates(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
 def _labels(splits: Sequence[InspectedSplit]) -> Iterator[Finding]:
     labelled = [split for split in splits if split.labels is not None]
     for split in splits:
-        if split.labels is None:
+        if split.labels is None and split.why_no_labels:
             yield _no_labels(split, others_have=bool(labelled))
     counted = [_images_of_each(split, split.each) for split in labelled if split.each is not None]
     for split, counts in zip(labelled, counted, strict=False):

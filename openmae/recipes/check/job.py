@@ -45,12 +45,14 @@ from openmae.data.survey.frames import FRAMES
 from openmae.data.survey.inspection import inspect
 from openmae.data.survey.readings import Choice, choose_reading, known_reading
 from openmae.data.survey.sample import MOST_LOOKED_AT, evidence, look
+from openmae.data.survey.shown import Shown
 from openmae.data.tasks import Taken, Task, answers, outputs_of, taken_for
 from openmae.errors import UserError
 from openmae.files.disk import check_out
 from openmae.machine.workers import reading_workers
 from openmae.recipes.check.inventory import require_parquet, write_inventory
 from openmae.recipes.check.settings import Check
+from openmae.recipes.check.shown import annotated, facts_of, findings_of, shown_of
 
 _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 _LISTED = 10  # classes that are named
@@ -68,19 +70,22 @@ def check(settings: Check) -> list[Finding]:
     if settings.out is not None:
         check_out(settings.out, ".csv", ".parquet")
         require_parquet(settings.out)
-    data = open_data(settings.data, settings.selection, settings.reading)
-    splits, choice = _inspected(data, settings, console)
+    opened, unopened = annotated(settings)
+    data = open_data(settings.data, settings.selection, settings.reading) if opened is None else opened.data
+    splits, choice = _inspected(data, settings, console, labelled=opened is None)
     splits, taken, findings = _taken_for(splits, settings.task)
     notes = [*notes_on(split.source for split in splits)]
     console.print(f"Splits: {data.taken or 'none'}", soft_wrap=True)
+    shown = shown_of(opened, splits, reading_workers(settings.workers), console) if opened is not None else []
     for note in notes:
         if not note.is_warning:
             console.print(with_flags(note.what), soft_wrap=True, highlight=False)
     console.print()
-    _show_images(splits, taken, settings.tile is not None, console)
+    _show_images(splits, taken, settings.tile is not None, console, shown)
     findings += _of_bands(splits[0].source, console)
     findings += judge(splits, choice)
-    findings += _of_splits(data, settings)
+    findings += [*_of_splits(data, settings), *unopened]
+    findings += findings_of(opened, splits, shown) if opened is not None else []
     findings += [Finding("warning", note.what, note.advice) for note in notes if note.is_warning]
     findings.sort(key=lambda finding: [*_STYLES].index(finding.severity))
     for finding in findings:
@@ -90,15 +95,17 @@ def check(settings: Check) -> list[Finding]:
         images = sum(len(split.source) for split in splits)
         what = "files" if settings.tile is None else "windows"
         console.print(f"A row for each of the {images:,} {what} is in {settings.out}\n")
-    console.print(f"Looked at: {'; '.join(_looked_at(splits))}. Not at what the images show.", soft_wrap=True)
+    looked_at = "; ".join(_looked_at(splits, bool(shown)))
+    console.print(f"Looked at: {looked_at}. Not at what the images show.", soft_wrap=True)
     counts = Counter(finding.severity for finding in findings)
     told = [f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in _STYLES]
     console.print("Nothing is wrong with that." if not counts else f"{told[0]}, {told[1]}, {told[2]}.")
     return findings
 
 
-def _inspected(data: Data, settings: Check, console: Console) -> tuple[list[InspectedSplit], Choice]:
-    """The splits, every file read, and how files are read that leave it open."""
+def _inspected(data: Data, settings: Check, console: Console, labelled: bool) -> tuple[list[InspectedSplit], Choice]:
+    """The splits, every file read, and how files are read that leave it open. labelled: whether labels are looked
+    for."""
     workers, sources = reading_workers(settings.workers), _sources(data)
     choice = _read_as(next(iter(sources.values())), settings, workers, console)
     started = time.monotonic()
@@ -106,7 +113,7 @@ def _inspected(data: Data, settings: Check, console: Console) -> tuple[list[Insp
     for name, source in sources.items():
         with counting(f"reading {name}".strip(), len(source), console) as say:
             found = inspect(source, workers, say, choice.reading)
-        splits.append(InspectedSplit(name, source, found, *_labels(source)))
+        splits.append(InspectedSplit(name, source, found, *(_labels(source) if labelled else (None, ()))))
     console.print(f"{settings.data}: {pace(sum(map(len, sources.values())), time.monotonic() - started)}")
     return splits, choice
 
@@ -135,8 +142,10 @@ def _of_splits(data: Data, settings: Check) -> Iterator[Finding]:
             yield Finding("error", error.what, error.advice)
 
 
-def _looked_at(splits: Sequence[InspectedSplit]) -> Iterator[str]:
+def _looked_at(splits: Sequence[InspectedSplit], annotations: bool) -> Iterator[str]:
     """What was looked at: nothing else can be said to be in order."""
+    if annotations:
+        yield "all annotations: whether they fit their images, their classes, objects without pixels and twins"
     yield f"all pixels of every file, of {FRAMES} frames where it has more"
     yield "sizes, channels, depths and the scale of values"
     yield "transparency, no-data and blank images"
@@ -191,14 +200,17 @@ def _taken_for(
     )
 
 
-def _show_images(splits: Sequence[InspectedSplit], taken: Taken | None, are_cut: bool, console: Console) -> None:
+def _show_images(
+    splits: Sequence[InspectedSplit], taken: Taken | None, are_cut: bool, console: Console, shown: Sequence[Shown]
+) -> None:
     """A column a split: how many images, or windows of those that are cut, of which kinds and sizes, with which
-    labels."""
+    labels or annotations."""
     table = Table(box=None, show_header=len(splits) > 1, padding=(0, 3, 0, 0))
     table.add_column("")
     for split in splits:
         table.add_column(split.name, overflow="fold")
-    facts = [{**_facts(split, are_cut), **_facts_of_labels(split, taken)} for split in splits]
+    of_labels = map(facts_of, shown) if shown else (_facts_of_labels(split, taken) for split in splits)
+    facts = [{**_facts(split, are_cut), **more} for split, more in zip(splits, of_labels, strict=True)]
     for row in dict.fromkeys(name for fact in facts for name in fact):
         table.add_row(row, *(fact.get(row, "-") for fact in facts))
     console.print(table)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -23,4 +23,6 @@ class Check(AskedGroups, AskedReading):
     out: Annotated[Path | None, arg(metavar="FILE.csv|FILE.parquet")] = None
     """Write a row for each file here: name, split, label, size, format, mode, depth, digest, reason."""
     task: AskedTask = None
+    masks_hold: Literal["classes", "objects"] | None = None
+    """What the numbers in mask images are: classes of pixels, or numbers of objects. Default: as they look."""
     workers: Readers = None
