@@ -26,14 +26,15 @@ def config_of(settings: Outline) -> dict[str, Any]:
     return {**values, "model": model, "data": whole_address(given(settings.data))}
 
 
-def keeps_best(settings: Outline, images: int) -> tuple[bool, str]:
+def keeps_best(settings: Outline, images: int) -> tuple[str, str]:
     """Whether the best weights are kept beside the last ones, by so many val images."""
-    if settings.recipe == "paper":
-        return False, "as published"
     if settings.patience is not None:
-        return True, "--patience counts from the best look"
-    is_enough = images >= ENOUGH_TO_TELL
-    return is_enough, f"{images:,} val images {'' if is_enough else 'do not '}tell one look from another"
+        return "on", "--patience counts from the best look"
+    if settings.recipe == "paper":
+        return "off", "as published"
+    if images >= ENOUGH_TO_TELL:
+        return "on", f"{images:,} val images tell one look from another"
+    return "off", f"{images:,} val images are too few to tell one look from another"
 
 
 def first_rate(encoder: ViT, target: str | None) -> float:

@@ -9,11 +9,11 @@ from openmae.console.words import several
 from openmae.data.annotated import open_annotated, train_and_val
 from openmae.data.annotations.annotations import Annotated
 from openmae.data.annotations.mask_folders import Wanted
+from openmae.data.dividing import notes_on_copies
 from openmae.data.fewer_labels import asked_labels
 from openmae.data.sources.source import Subset
 from openmae.errors import UserError
 from openmae.evaluate.suited import suited
-from openmae.recipes.opened import tell
 from openmae.recipes.outline.settings import Outline
 from openmae.recipes.training.encoder import Start, fresh, loaded_model, pretrained
 from openmae.recipes.training.job import Here
@@ -75,8 +75,8 @@ def _split(settings: Outline, console: Console, wanted: Wanted) -> tuple[Annotat
         masks_hold=settings.masks_hold,
     )
     train, val = train_and_val(opened, settings.seed)
-    tell(opened.data, console, train.images, val.images)
-    for note in opened.notes:
-        console.print(with_flags(str(note)), style="yellow" if note.is_warning else None, soft_wrap=True)
+    for note in (*opened.notes, *notes_on_copies(train.images, val.images)):
+        said = f"warning: {with_flags(str(note))}" if note.is_warning else with_flags(str(note))
+        console.print(said, style="yellow" if note.is_warning else None, soft_wrap=True, highlight=False)
     part = asked_labels(train.images, settings.labels, "regression", settings.seed, settings.selection)
     return (train.take(part.indices) if isinstance(part, Subset) and part is not train.images else train), val

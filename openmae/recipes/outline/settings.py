@@ -123,9 +123,9 @@ class Outline(AskedHeads, AskedGroups, AskedReading):
     workers: Loaders = None
     evaluations: int = 10
     """How many times the val images are judged, evenly over the run."""
-    keep_best: bool | None = None
-    """Keep the weights of the look that was best on val, too: in RUN/best, which every command takes for MODEL.
-    Default: where val is large enough to tell."""
+    keep_best: Switch = "auto"
+    """Keep the weights of the look that was best on val, too: in RUN/best, which every command takes for MODEL. auto:
+    where val is large enough to tell."""
     patience: int | None = None
     """End after so many looks at val without a better one than the best. Default: all steps are taken."""
     checkpoint_minutes: CheckpointMinutes = 10.0
@@ -140,6 +140,6 @@ class Outline(AskedHeads, AskedGroups, AskedReading):
         passes."""
         check(self, _BOUNDS)
         loggers_of(self.log)
-        if self.patience is not None and self.keep_best is False:
-            what = "--patience counts looks since the best one, which --no-keep-best does not keep"
+        if self.patience is not None and self.keep_best == "off":
+            what = "--patience counts looks since the best one, which --keep-best off does not keep"
             raise UserError(what, "leave one of them out")

@@ -105,7 +105,7 @@ def settle(settings: Segment, images: int, console: Console) -> Outlining:
             ema_decay=settings.ema_decay or 0.0,
             jitter=Jitter(given(settings.scale), settings.resize == "fit", turns, settings.colour_jitter or 0.0),
             evaluations=settings.evaluations,
-            keep_best=bool(settings.keep_best),
+            keep_best=settings.keep_best == "on",
             patience=settings.patience,
         )
     except ValueError as error:

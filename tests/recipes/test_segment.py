@@ -1,0 +1,153 @@
+"""`openmae segment`: what it learns and leaves, kills, several processes, and what it refuses."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import openmae
+from openmae.evaluate.segmentation import segmented
+from openmae.train.run import read_metrics
+from openmae.weights import load_model
+from tests.commands import Run, pretrain, refused, words
+from tests.processes import run_openmae, started_openmae, steps_saved, wait_for
+from tests.runs import Runs, done
+from tests.scenes import write_scenes
+
+SMALL = "--epochs 2 --batch-size 4 --evaluations 1 --precision fp32 --device cpu --workers 0"
+
+
+def segment(model: object, data: object, out: object, *more: object) -> list[str]:
+    """The words of a short training; `more` as in `tests.commands`."""
+    return ["segment", str(model), str(data), "--out", str(out), *SMALL.split(), *words(*more)]
+
+
+@pytest.fixture(scope="module")
+def scenes(runs: Runs) -> Path:
+    return runs.once("scenes", write_scenes)
+
+
+@pytest.fixture(scope="module")
+def model(runs: Runs) -> Path:
+    """A pre-training of two blocks, 24 wide, at 16 x 16 pixels."""
+    images = runs.once("scenes", write_scenes) / "train" / "images"
+    return runs.once("scenes-encoder", lambda out: done(pretrain(images, out, "--depth 2")))
+
+
+def test_it_learns_and_leaves_a_whole_run(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    code, printed, errors = run(*segment(model, scenes, out, "--epochs 60 --blr 1 --evaluations 2"))
+    assert code == 0, errors
+    assert "3 classes; learnt from 12 images, judged by 6 others" in printed
+    found = json.loads((out / "results.json").read_text())[f"{scenes} (val)"]["clean"]
+    assert found["figures"]["miou"] > 0.7
+    assert 0 < found["errors"]["miou"] < 0.2
+    assert [one["name"] for one in found["overlaps"]] == ["ground", "disc", "square"]
+    assert f"mIoU {100 * found['figures']['miou']:.1f}" in printed
+    page = (out / "report.html").read_text()
+    assert "Each class" in page
+    assert "mostly taken for" in page
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    looks = [line["eval/miou"] for line in lines if "eval/miou" in line]
+    assert len(looks) == 2
+    assert looks[-1] == pytest.approx(found["figures"]["miou"], abs=1e-6)
+    # its figure is that of its weights on the files, counted here
+    loaded = load_model(out)
+    hits = np.zeros((3, 2))
+    for file in sorted((scenes / "val" / "images").iterdir()):
+        image = np.asarray(Image.open(file))
+        right = np.asarray(Image.open(scenes / "val" / "masks" / file.name))
+        said = segmented(loaded.model, loaded.statistics, image, torch.device("cpu"))  # type: ignore[arg-type]
+        for label in range(3):
+            has, says, asked = right == label, said == label, right != 255
+            hits[label] += (has & says).sum(), ((has | says) & asked).sum()
+    assert (hits[:, 0] / hits[:, 1]).mean() == pytest.approx(found["figures"]["miou"], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--head upernet --blocks 1",
+        "--from-scratch --blocks all --drop-path 0.2 --vflip on --rotate90 on --ema-decay 0.9",
+        "--labels 50% --blocks 0 --img-size 32 --scale 0.5 2 --resize fit --keep-best on --patience 1 --evaluations 2",
+    ],
+)
+def test_every_option_trains_and_loads(model: Path, scenes: Path, tmp_path: Path, run: Run, flags: str) -> None:
+    out = tmp_path / "run"
+    code, printed, errors = run(*segment(model, scenes, out, flags))
+    assert code == 0, errors
+    for place in (out, out / "best") if "best" in flags else (out,):
+        found = openmae.load(place)
+        side = 32 if "32" in flags else 16
+        assert found(torch.zeros(2, 3, side, side)).shape == (2, 3, side, side)
+    before, after = load_file(model / "model.safetensors"), load_file(out / "model.safetensors")
+    same = torch.equal(before["encoder.blocks.0.mlp.0.weight"], after["backbone.encoder.blocks.0.mlp.0.weight"])
+    assert same is ("from-scratch" not in flags)
+    assert ("learnt from 6 images" in printed) is ("50%" in flags)
+
+
+def test_micro_batches_and_workers_change_nothing(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
+    found = []
+    for name, flags in (("one", ""), ("other", "--micro-batch 1 --workers 2")):
+        code, _, errors = run(*segment(model, scenes, tmp_path / name, "--drop-path 0.3", flags))
+        assert code == 0, errors
+        found.append(load_file(tmp_path / name / "model.safetensors"))
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, atol=1e-5, rtol=1e-3)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    flags = "--epochs 12 --drop-path 0.2 --ema-decay 0.9 --checkpoint-minutes 0 --evaluations 3"
+    assert run(*segment(model, scenes, whole, flags))[0] == 0
+    asked = segment(model, scenes, killed, flags)
+    with started_openmae([*asked, "--workers", "2"], tmp_path / "log", session=True) as process:
+        wait_for(lambda: steps_saved(killed) >= 16, process)
+        os.killpg(process.pid, signal.SIGKILL)
+    again = run_openmae(asked)
+    assert again.returncode == 0, again.stderr
+    assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+    keys = ("step", "loss", "lr", "grad_norm", "eval/miou")
+    lines = [[[line.get(key) for key in keys] for line in read_metrics(path)] for path in (whole, killed)]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("no masks", "no annotations"),
+        ("a class too many", "class"),
+        ("another size", "size"),
+    ],
+)
+def test_what_it_refuses(model: Path, scenes: Path, tmp_path: Path, run: Run, change: str, said: str) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    for path in (data, *data.rglob("*")):
+        path.chmod(0o755)
+    if change == "no masks":
+        shutil.rmtree(data / "train" / "masks")
+        shutil.rmtree(data / "val" / "masks")
+    for file in (data / "train" / "masks").glob("*.png") if change != "no masks" else ():
+        mask = np.asarray(Image.open(file)).copy()
+        if change == "a class too many":
+            mask[5, 5] = 9
+        else:
+            mask = mask[:20]
+        Image.fromarray(mask).save(file)
+    refused(run(*segment(model, data, tmp_path / "run")), said)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_flags_that_do_not_go_together(scenes: Path, tmp_path: Path, run: Run) -> None:
+    refused(run(*segment("vit_tiny", scenes, tmp_path / "a")), "--from-scratch")
+    refused(run(*segment("vit_tiny", scenes, tmp_path / "b", "--patience 2 --keep-best off")), "--keep-best off")
+    refused(run(*segment("vit_tiny", scenes, tmp_path / "c", "--from-scratch --scale 2 1")), "--scale")
+    refused(run("segment", "vit_tiny"), "openmae segment MODEL DATA --out RUN")

@@ -1,0 +1,36 @@
+"""Annotated images that a tiny model learns from: red discs and blue squares on grey, some pixels ignored."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def write_scenes(folder: Path, train: int = 12, val: int = 6, side: int = 40) -> Path:
+    """FOLDER/{train,val}/images and masks (0 ground, 1 disc, 2 square, 255 ignored), and classes.csv."""
+    for split, count in (("train", train), ("val", val)):
+        draws = np.random.default_rng(len(split))
+        for number in range(count):
+            image, mask = scene(draws, side)
+            for kind, pixels in (("images", image), ("masks", mask)):
+                file = folder / split / kind / f"{number:02d}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(file)
+    (folder / "classes.csv").write_text("index,name\n0,ground\n1,disc\n2,square\n255,ignore\n")
+    return folder
+
+
+def scene(draws: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) and (H, W)."""
+    down, across = np.mgrid[:side, :side]
+    image = draws.integers(90, 130, (side, side, 3)).astype(np.uint8)
+    mask = np.zeros((side, side), np.uint8)
+    for label, colour in ((1, 0), (2, 2)):
+        y, x = draws.integers(8, side - 8, 2)
+        inside = (down - y) ** 2 + (across - x) ** 2 < 40 if label == 1 else abs(down - y) + abs(across - x) * 0 < 6
+        inside = inside if label == 1 else inside & (abs(across - x) < 6)
+        image[inside] = 20
+        image[inside, colour] = draws.integers(200, 255)
+        mask[inside] = label
+    mask[:2] = 255
+    return image, mask
