@@ -205,7 +205,6 @@ class SimplePyramid(nn.Module):
     def __init__(self, dim: int, patch_size: int, channels: int = 256) -> None:
         super().__init__()
         self.scales = scales_of(patch_size)
-        self.out_channels = channels
         self.levels = nn.ModuleList(self._level(dim, scale, channels) for scale in self.scales)
 
     @staticmethod

@@ -84,6 +84,16 @@ class Here:
     ranks: Ranks
 
 
+class Batches(Protocol):
+    """A stream of batches, such as `Stream`."""
+
+    def batches(
+        self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, part: range | None = None
+    ) -> Iterator[Any]:
+        """Of the steps from the first on, in micro-batches; what the loop and `BrokenFiles` take."""
+        ...
+
+
 class Job(ABC, Generic[M]):
     """A training of one kind with everything chosen and opened. Its methods are called on all ranks together, in this
     order, but for `save`, which is the lead's.
@@ -106,7 +116,7 @@ class Job(ABC, Generic[M]):
         """What is done to the model, which is on the device by now, before a run begins to learn; nothing."""
 
     @abstractmethod
-    def stream(self) -> "Batches":
+    def stream(self) -> Batches:
         """The images that are learnt from, in batches; asked for once the model is on the device."""
 
     @abstractmethod
@@ -137,16 +147,6 @@ class Job(ABC, Generic[M]):
     @abstractmethod
     def finish(self, whole: M) -> None:
         """What a complete run leaves beside its weights, its report among it; the lead alone writes. Raises OSError."""
-
-
-class Batches(Protocol):
-    """A stream of batches, such as `Stream`."""
-
-    def batches(
-        self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, part: range | None = None
-    ) -> Iterator[Any]:
-        """Of the steps from the first on, in micro-batches; what the loop and `BrokenFiles` take."""
-        ...
 
 
 class Look(Protocol[M]):  # type: ignore[misc]  # whose model is only read
