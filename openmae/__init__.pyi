@@ -489,6 +489,7 @@ def check(
     *,
     out: Place | None = None,
     task: Literal["classification", "multi-label", "regression"] | None = None,
+    masks_hold: Literal["classes", "objects"] | None = None,
     workers: int | None = None,
     alpha: Literal["white", "black", "channel", "ignore"] | None = None,
     layout: Literal["hwc", "chw"] | None = None,

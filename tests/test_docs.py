@@ -12,7 +12,8 @@ import tyro
 import openmae
 from openmae.cli import COMMANDS, main, read_settings
 from openmae.recipes.pretrain.settings import Pretrain
-from tests.commands import TINY, finetune, pretrain
+from tests.commands import TINY, Run, finetune, pretrain
+from tests.data import annotated
 from tests.images import picture, write_images
 
 pytestmark = pytest.mark.usefixtures("brief_doctor")
@@ -145,6 +146,40 @@ def test_the_page_of_python(
     listed = set(re.findall(r"^\| `openmae\.(\w+)\(|`(\w+)\(model", text, re.MULTILINE))
     calls = {name for name, place in openmae._PLACES.items() if place.startswith("python") and name[0].islower()}
     assert {one or other for one, other in listed} == calls
+
+
+def test_the_page_of_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    """Each tree has the files that it shows, and its command says what it was taken for and finds nothing wrong."""
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "docs/labels.md").read_text()
+    forms = {
+        "roads": annotated.semantic,
+        "scenes": annotated.semantic_other_way_up,
+        "palettes": annotated.semantic_palette,
+        "colours": annotated.semantic_colours,
+        "nuclei": annotated.numbered,
+        "cellpose": annotated.cellpose,
+        "two-kinds": annotated.numbered_by_class,
+        "bowl": annotated.a_mask_an_object,
+        "coco": annotated.coco_by_split,
+        "roboflow": annotated.coco_as_roboflow,
+        "one-file": annotated.coco_one_file,
+        "yolo": annotated.yolo_polygons,
+        "yolo-boxes": annotated.yolo_boxes,
+        "voc": annotated.voc,
+    }
+    for name, write in forms.items():
+        write(Path(name))
+    trees = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    shown = [line.split()[0] for tree in trees for line in tree.splitlines()]
+    assert {name.partition("/")[0] for name in shown} == {*forms}
+    assert [name for name in shown if not Path(name).is_file()] == []
+    commands = re.findall(r"^    openmae (check (?!DATA).*)$", text, re.MULTILINE)
+    assert {command.split()[1].partition("/")[0] for command in commands} == {*forms}
+    for command in commands:
+        code, out, errors = run(*command.split(), "--workers", "0")
+        assert code == 0, (command, out, errors)
+        assert "Annotations: " in out, command
 
 
 def test_create_model_as_in_the_readme() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from openmae.data.annotated import AnnotatedData, open_annotated, train_and_val
 from openmae.errors import BrokenImage, UserError
+from tests.commands import Run
 from tests.data import annotated
 from tests.data.annotated import write
 from tests.images import picture
@@ -250,3 +251,57 @@ def test_what_does_not_fit_is_a_broken_image(tmp_path: Path) -> None:
     (tmp_path / "train/masks/2.png").write_bytes(b"text")
     with pytest.raises(BrokenImage, match=r"its mask train/masks/2.png cannot be read"):
         right.mask(2, (68, 80))
+
+
+def faulty(root: Path) -> None:
+    """An object outside the image, one that is there twice, a class that nothing has, a file that is not there."""
+
+    def change(found: dict[str, Any]) -> None:
+        first, second = found["annotations"][:2]
+        first.update(bbox=[5, 5, 300, 4], segmentation=[[200, 200, 210, 200, 210, 210]])
+        found["annotations"].append({**second, "id": second["id"]})
+        found["categories"].append({"id": 99, "name": "dust"})
+
+    coco(change)(root)
+    (root / "images/val/2.png").unlink()
+
+
+def test_check_judges_annotations(tmp_path: Path, run: Run) -> None:
+    faulty(tmp_path)
+    code, out, _ = run("check", tmp_path, "--workers", "0")
+    assert code == 1, out
+    for said in (
+        "Annotations: COCO, 1 file",
+        "1 object of train has no pixel in the image",
+        "1 object of train has a twin of the same place and class",
+        "1 of the 3 classes does not occur in val (dust)",
+        "1 listed image is not there, and is left out (val/2.png)",
+        "1 annotation has an id that another one has",
+        "1 of the boxes reach beyond the image, and is cut to it",
+    ):
+        assert said in " ".join(out.split()), out
+
+
+def test_check_lists_masks_that_do_not_fit(tmp_path: Path, run: Run) -> None:
+    annotated.semantic(tmp_path)
+    write(tmp_path, "train/masks/0.png", np.full((60, 80), 9, np.uint8))
+    write(tmp_path, "val/masks/1.png", np.zeros((9, 9), np.uint8))
+    code, out, _ = run("check", tmp_path, "--workers", "0")
+    assert code == 1, out
+    said = " ".join(out.split())
+    assert "of the 7 that were looked at" not in said
+    assert "the annotations of 1 image of train cannot be used (25.00%)" in said
+    assert "4,800 pixels have the value 9, which is no class" in said
+    assert "its mask val/masks/1.png is 9 x 9 pixels, and the image" in said
+    assert "7 of 14 images are called like masks of the others" in said
+    assert "--exclude masks" in said
+
+
+def test_check_goes_on_where_annotations_cannot_be_read(tmp_path: Path, run: Run) -> None:
+    unclear(tmp_path)
+    code, out, _ = run("check", tmp_path, "--workers", "0")
+    assert code == 2
+    assert "say it by --masks-hold: classes or objects" in " ".join(out.split())
+    code, out, _ = run("check", tmp_path, "--workers", "0", "--masks-hold", "objects")
+    assert code == 0, out
+    assert "objects            15" in out

@@ -113,32 +113,37 @@ class _Lookup:
         """(number among its images, name in the listing) of those that are there. Raises UserError where none is."""
         wanted = [_plain(name) for _, name, _ in coco.images]
         prefix = self._prefix(coco, kind, wanted[:_TRIED])
-        found = 0
+        taken: set[str] = set()
         for number, name in enumerate(wanted):
-            place = f"{prefix}{name}"
-            if place not in self.names:
-                others = self.by_base.get(name.rpartition("/")[2], [])
-                inside = [other for other in others if other.startswith(prefix)] or others
-                place = inside[0] if len(inside) == 1 else ""
-            if place:
-                found += 1
+            place = self._alone(name) if prefix is None else f"{prefix}{name}"
+            if place in self.names and place not in taken:
+                taken.add(place)
                 yield number, place
             else:
                 tally.add("{n} listed image{s} {are} not there, and {are} left out", coco.images[number][1])
-        if not found:
+        if not taken:
             raise UserError(
                 f"none of the {len(wanted):,} images that {coco.file} lists is in {self.root} (the first is "
                 f"{in_a_line(coco.images[0][1])})",
                 "give the folder that holds both, or mend the names",
             )
 
-    def _prefix(self, coco: Coco, kind: str, wanted: Sequence[str]) -> str:
-        """The folder, with a slash, that the names are relative to: where most of them are found."""
+    def _prefix(self, coco: Coco, kind: str, wanted: Sequence[str]) -> str | None:
+        """The folder, with a slash, that the names are relative to: where most of them are found; None where none is."""
         beside = str(coco.file.parent.relative_to(self.root)).removeprefix(".")
         ours = [folder for folder in self.folders if split_of(folder.rpartition("/")[2]) == kind]
         tried = [beside, f"{beside}/images".lstrip("/"), *ours, "", "images", *self.folders]
-        prefixes = [f"{folder}/" if folder else "" for folder in dict.fromkeys(tried)]
-        return max(prefixes, key=lambda prefix: sum(f"{prefix}{name}" in self.names for name in wanted))
+        counts = {
+            prefix: sum(f"{prefix}{name}" in self.names for name in wanted)
+            for prefix in (f"{folder}/" if folder else "" for folder in dict.fromkeys(tried))
+        }
+        best = max(counts, key=lambda prefix: counts[prefix])
+        return best if counts[best] else None
+
+    def _alone(self, name: str) -> str:
+        """The only file of that name, of paths that are another machine's; empty where there is none, or several."""
+        found = self.by_base.get(name.rpartition("/")[2], [])
+        return found[0] if len(found) == 1 else ""
 
     def first_but(self, taken: Sequence[str]) -> str:
         """The first image that is not among these."""

@@ -16,6 +16,7 @@ from openmae.data.sources.source import Source
 from openmae.errors import BrokenImage, UserError
 
 _LOOKED_AT = 128
+IN_CHECK = "such images are left out; openmae check lists them"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def fitted(location: str, images: Source, right: Annotations, reading: Reading) 
         )
         if len(misfits) * 2 > len(fits):
             raise UserError(f"{what} in {location} ({called})", "give both in one size")
-        notes.append(Note(f"{what} ({called})", "such images are left out; openmae check lists them", is_warning=True))
+        notes.append(Note(f"{what} ({called})", IN_CHECK, is_warning=True))
     return right, notes
 
 

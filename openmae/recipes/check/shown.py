@@ -9,6 +9,7 @@ from rich.console import Console
 from openmae.commandline.flags import with_flags
 from openmae.console.progress import counting
 from openmae.data.annotated import AnnotatedData, open_annotated
+from openmae.data.annotations.fitting import IN_CHECK
 from openmae.data.sources.listing import list_images
 from openmae.data.sources.notes import masks_among
 from openmae.data.survey.findings import Finding, InspectedSplit
@@ -78,7 +79,7 @@ def findings_of(opened: AnnotatedData, splits: Sequence[InspectedSplit], shown: 
         yield from judge_shown(split.name, one, split.called)
     yield from judge_classes([(split.name, one) for split, one in zip(splits, shown, strict=True)])
     for note in opened.notes:
-        if note.is_warning:
+        if note.is_warning and note.advice != IN_CHECK:  # which lists them
             yield Finding("warning", note.what, note.advice or "look whether that is meant")
     if Path(opened.location).is_dir():
         for note in masks_among(list_images(Path(opened.location)).names):
