@@ -15,6 +15,7 @@ from openmae.recipes.pretrain.settings import Pretrain
 from tests.commands import TINY, Run, finetune, pretrain
 from tests.data import annotated
 from tests.images import picture, write_images
+from tests.scenes import write_scenes
 
 pytestmark = pytest.mark.usefixtures("brief_doctor")
 
@@ -90,6 +91,20 @@ def test_the_pages_commands_run(
         if "paper" in words and words[0] == "probe":  # 90 epochs
             small = ["--epochs", "10"]
         assert main([*words, *small]) == 0, capsys.readouterr().err
+
+
+def test_the_pages_of_outlines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scenes = write_scenes(tmp_path / "scenes", 6, 3)
+    assert main(pretrain(scenes / "train" / "images", "runs/first")) == 0
+    text = (Path(__file__).parent.parent / "docs/segment.md").read_text()
+    commands = re.findall(r"^openmae segment .*$", text, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        small = "--epochs 1 --batch-size 4 --precision fp32 --workers 0 --evaluations 1".split()
+        assert main([*shlex.split(command)[1:], *small]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")  # of the libraries that are shown there
