@@ -86,9 +86,19 @@ def open_annotated(
     """
     if selection.tile is not None:
         raise UserError("`tile` is for images without annotations", "leave it out")
+    opened = find_annotated(data, wanted, reading, selection, masks_hold)
+    if opened is None:
+        raise UserError(f"{data} has no images with annotations that are read", f"give {_FORMATS}")
+    return opened
+
+
+def find_annotated(
+    data: str, wanted: Wanted | None, reading: Reading, selection: Selection, masks_hold: MasksHold | None
+) -> AnnotatedData | None:
+    """As `open_annotated`, but None where nothing says what images show."""
     found = _found(data, wanted, selection, masks_hold)
     if found is None:
-        raise UserError(f"{data} has images, but no annotations that are read", f"give {_FORMATS}")
+        return None
     right, notes = fitted(data, found.images, _as_wanted(data, found.right, wanted), reading)
     whole = Annotated(found.images, right)
     openers: Openers = {"all": lambda: found.images}
@@ -134,6 +144,8 @@ def _found(data: str, wanted: Wanted | None, selection: Selection, asked: MasksH
     if not place.is_dir():
         raise UserError(f"{data} {'is no folder' if place.exists() else 'does not exist'}", f"give {_FORMATS}")
     listing = _listed(place, selection)
+    if not len(listing.names):
+        return None
     endings = {one.ending for one in listing.others}
     if ".json" in endings and (files := coco_files(place)):
         found = open_coco(place, files, listing, selection)
@@ -159,10 +171,7 @@ def _found(data: str, wanted: Wanted | None, selection: Selection, asked: MasksH
 
 
 def _listed(root: Path, selection: Selection) -> Listing:
-    listing = matching(list_images(root), selection)
-    if not len(listing.names):
-        raise UserError(f"{root} holds no images", f"give {_FORMATS}")
-    return listing
+    return matching(list_images(root), selection)
 
 
 def _as_wanted(location: str, right: Annotations, wanted: Wanted | None) -> Annotations:

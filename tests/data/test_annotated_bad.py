@@ -101,8 +101,8 @@ def deep(root: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "nothing there": (lambda root: None, "holds no images"),
-    "images alone": (no_masks, "has images, but no annotations that are read"),
+    "nothing there": (lambda root: None, "has no images with annotations"),
+    "images alone": (no_masks, "has no images with annotations that are read"),
     "sizes": (all_of_one_size, r"of another size than the image in .* \(train/images/0.png is 6\d x 80 pixels"),
     "no object": (nothing_in_val, "the split val of .* has no object at all"),
     "unclear": (unclear, "not clear whether the masks of .* say it by `masks_hold`"),

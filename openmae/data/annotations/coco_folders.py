@@ -129,7 +129,7 @@ class _Lookup:
             )
 
     def _prefix(self, coco: Coco, kind: str, wanted: Sequence[str]) -> str | None:
-        """The folder, with a slash, that the names are relative to: where most of them are found; None where none is."""
+        """The folder, with a slash, that the names are relative to, in which most are found; None where none is."""
         beside = str(coco.file.parent.relative_to(self.root)).removeprefix(".")
         ours = [folder for folder in self.folders if split_of(folder.rpartition("/")[2]) == kind]
         tried = [beside, f"{beside}/images".lstrip("/"), *ours, "", "images", *self.folders]

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from openmae.commandline.flags import with_flags
 from openmae.console.progress import counting
-from openmae.data.annotated import AnnotatedData, open_annotated
+from openmae.data.annotated import AnnotatedData, find_annotated
 from openmae.data.annotations.fitting import IN_CHECK
 from openmae.data.sources.listing import list_images
 from openmae.data.sources.notes import masks_among
@@ -28,10 +28,7 @@ def annotated(settings: Check) -> tuple[AnnotatedData | None, list[Finding]]:
     if settings.tile is not None or not is_one:
         return None, []
     try:
-        selection, reading = settings.selection, settings.reading
-        return open_annotated(
-            settings.data, None, reading=reading, selection=selection, masks_hold=settings.masks_hold
-        ), []
+        return find_annotated(settings.data, None, settings.reading, settings.selection, settings.masks_hold), []
     except UserError as error:
         return None, [Finding("error", error.what, error.advice)]
 
