@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 
 from openmae.cli import main
+from openmae.data.annotated import open_annotated
 from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.tasks import answers, task_of
@@ -39,6 +40,7 @@ from openmae.train.loop import resume
 from openmae.train.optimizers import adamw
 from openmae.train.run import RunFolder
 from openmae.weights import load_model
+from tests.data import annotated
 from tests.images import picture
 from tests.mutations import damaged, tried, with_wrong_values, wrong_lines, wrong_values
 from tests.runs import copy
@@ -427,3 +429,39 @@ def wrong_index(draws: random.Random, data: bytes) -> bytes:
     file = io.BytesIO()
     np.savez(file, **{**arrays, name: array})  # type: ignore[arg-type]
     return file.getvalue()
+
+
+# ---------------------------------------------------------------- annotations
+
+ANNOTATED = {
+    "coco": (annotated.coco_by_split, "annotations/instances_train.json"),
+    "run lengths": (annotated.coco_one_file, "labels.json"),
+    "yolo": (annotated.yolo_polygons, "labels/train/0.txt"),
+    "yaml": (annotated.yolo_polygons, "data.yaml"),
+    "xml": (annotated.voc, "Annotations/train_0.xml"),
+    "classes": (annotated.semantic_colours, "classes.csv"),
+    "png": (annotated.semantic_palette, "train/masks/0.png"),
+    "tiff": (annotated.numbered_tiff, "labels/train/0.tif"),
+}
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+@pytest.mark.parametrize("kind", ANNOTATED)
+def test_annotations(tmp_path: Path, kind: str, seeds: range) -> None:
+    write, name = ANNOTATED[kind]
+    write(tmp_path)
+    file = tmp_path / name
+    whole = file.read_bytes()
+
+    def case(draws: random.Random) -> bool:
+        is_json = file.suffix == ".json" and draws.random() < 0.8
+        file.write_bytes(wrong_values(draws, whole) if is_json else damaged(draws, whole))
+        opened = open_annotated(str(tmp_path), None)
+        right = opened.all.right
+        for index in range(len(right)):
+            with contextlib.suppress(BrokenImage, OSError):
+                size = right.own_size(index) or (60, 80)
+                _ = right.mask(index, size) if right.kind == "classes" else right.objects(index, size)
+        return True
+
+    tried(seeds, case)

@@ -126,7 +126,7 @@ def _categories(
         raise UserError(f"{file} lists no categories", "export it anew")
     if len(names) > _MOST_CLASSES:
         raise UserError(f"{file} lists {len(names):,} categories", "keep those that are learnt")
-    above = {entry.get("supercategory") for entry in entries}
+    above = {name for entry in entries if isinstance(name := entry.get("supercategory"), str)}
     used = {one.get("category_id") for one in annotations if isinstance(one.get("category_id"), int | str)}
     for entry in entries:  # the name of the whole set, which some tools list as a category of its own
         own = entry["id"]
@@ -219,7 +219,7 @@ def _runs(value: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.int64]:
     if isinstance(counts, str):
         found = decompressed(counts)
     elif isinstance(counts, list) and all(isinstance(count, int) for count in counts):
-        found = np.array([min(count, MAX_PIXELS + 1) for count in counts], np.int64)
+        found = np.array([max(-1, min(count, MAX_PIXELS + 1)) for count in counts], np.int64)
     else:
         raise ValueError("their run lengths are neither numbers nor COCO's short form")
     if not len(found) or found.min() < 0 or int(found.sum()) != own[0] * own[1]:

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from openmae.data.formats.decode import open_image, reasons
 from openmae.data.formats.header import check_size
 from openmae.data.formats.orientation import upright
-from openmae.data.formats.pillow import orientation, pillow_image
+from openmae.data.formats.pillow import orientation, pillow_image, quiet
 from openmae.data.signatures import ENOUGH, format_of
 from openmae.errors import BrokenImage, UserError
 
@@ -45,7 +46,7 @@ def label_image(data: bytes, colours: bool = False) -> NDArray[Any]:
             return found
         image = pillow_image(data, _PILLOW[form])
         check_size(image.height, image.width, 4)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet() if form == "tiff" else nullcontext():
             warnings.simplefilter("ignore")
             turn = 1 if form == "tiff" else orientation(data, image)  # which Pillow turns by itself
             image.load()

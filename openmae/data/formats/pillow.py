@@ -65,7 +65,7 @@ def open_by_pillow(
     turn = orientation(data, image) if turn is None else turn
 
     def pixels(asked: Wanted) -> NDArray[Any]:
-        with warnings.catch_warnings(), _quiet() if kind == "TIFF" else nullcontext():
+        with warnings.catch_warnings(), quiet() if kind == "TIFF" else nullcontext():
             warnings.simplefilter("ignore")
             image.load()
         smaller = image.reduce(asked.reduce) if asked.reduce > 1 else image
@@ -81,7 +81,7 @@ def open_by_pillow(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps libtiff and libpng, which know no other way, from writing what is wrong with a file to the console."""
     try:
         console = os.dup(2)
@@ -148,7 +148,7 @@ def open_deep(
     check_size(height, width, 2 * channels)
 
     def pixels(asked: Wanted) -> NDArray[Any]:
-        with _quiet():
+        with quiet():
             stored = decode(data)
         if stored.ndim == 2:
             stored = stored[..., None]
