@@ -19,7 +19,7 @@ from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import ALONE, Ranks
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.confusion import confusion, overlap_figures
-from openmae.evaluate.tiled import strips
+from openmae.evaluate.tiled import TILES, strips
 from openmae.machine.kinds import Precision
 from openmae.transfer.segmenter import Segmenter
 
@@ -63,10 +63,15 @@ def as_indices(mask: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def segmented(
-    model: Segmenter, statistics: Statistics, image: NDArray[Any], device: torch.device, precision: Precision = "fp32"
+    model: Segmenter,
+    statistics: Statistics,
+    image: NDArray[Any],
+    device: torch.device,
+    batch_size: int = TILES,
+    precision: Precision = "fp32",
 ) -> NDArray[np.uint8]:
-    """(H, W, C) as decoded -> (H, W) the class of each pixel."""
-    parts = strips(model, statistics, image, device, precision=precision)
+    """(H, W, C) as decoded -> (H, W) the class of each pixel. batch_size: tiles that go through the model at once."""
+    parts = strips(model, statistics, image, device, batch_size, precision)
     return np.concatenate([part.scores.argmax(0).to(torch.uint8).numpy() for part in parts])
 
 
@@ -98,6 +103,7 @@ def judge(
     device: torch.device,
     workers: int,
     *,
+    batch_size: int = TILES,
     precision: Precision = "fp32",
     ranks: Ranks = ALONE,
     say: Callable[[int], None] = lambda done: None,
@@ -112,7 +118,7 @@ def judge(
         if read.image is None or read.mask is None:
             unreadable.append((read.index, read.why_none))
         else:
-            found = segmented(model, statistics, read.image, device, precision)
+            found = segmented(model, statistics, read.image, device, batch_size, precision)
             counts.append(confusion(read.mask, found, model.classes))
             indices.append(read.index)
         say(done)

@@ -20,6 +20,8 @@ from openmae.transfer.segmenter import Segmenter
 
 OVERLAP = 1 / 3  # of a tile's side, at least: 341 pixels from tile to tile of 512 (paper's code)
 
+TILES = 16  # that go through the model at once
+
 
 def starts(side: int, tile: int) -> list[int]:
     """Where tiles begin along a side, evenly, so that they reach its end and overlap by OVERLAP or more."""
@@ -43,7 +45,7 @@ def strips(
     statistics: Statistics,
     image: NDArray[Any],
     device: torch.device,
-    batch_size: int = 16,
+    batch_size: int = TILES,
     precision: Precision = "fp32",
 ) -> Iterator[Strip]:
     """Scores of an image (H, W, C) as decoded, from top to bottom, float32 on the CPU; where tiles overlap, their mean.

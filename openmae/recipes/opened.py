@@ -1,5 +1,6 @@
 """What commands take of DATA once it is opened, and what every one says of it."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from rich.console import Console
@@ -7,6 +8,7 @@ from rich.console import Console
 from openmae.commandline.flags import with_flags
 from openmae.console.words import several
 from openmae.data.dividing import notes_on_copies
+from openmae.data.note import Note
 from openmae.data.opening import Data, Split
 from openmae.data.sources.source import Source
 from openmae.errors import UserError
@@ -14,7 +16,12 @@ from openmae.errors import UserError
 
 def tell(data: Data, console: Console, *apart: Source) -> None:
     """A line for each thing that is worth saying. apart: train and val, where they are to have no image in common."""
-    for note in [*data.notes, *(notes_on_copies(*apart) if apart else ())]:
+    say_notes([*data.notes, *(notes_on_copies(*apart) if apart else ())], console)
+
+
+def say_notes(notes: Iterable[Note], console: Console) -> None:
+    """A line for each."""
+    for note in notes:
         said = with_flags(str(note))
         if note.is_warning:
             console.print(f"warning: {said}", style="yellow", soft_wrap=True, highlight=False)

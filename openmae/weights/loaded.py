@@ -76,6 +76,17 @@ class Loaded:
         return self.model
 
     @property
+    def segmenter(self) -> "Segmenter":
+        """The model that learnt a class for every pixel. Raises UserError where it is none."""
+        from openmae.transfer.segmenter import Segmenter
+
+        if not isinstance(self.model, Segmenter):
+            raise UserError(
+                f"{self.name} has learnt no classes of pixels", f"openmae segment {self.name} DATA --out RUN"
+            )
+        return self.model
+
+    @property
     def outlines(self) -> str | None:
         """What `openmae segment` or `openmae detect` left: "segmentation" or "detection"; None of other models."""
         return {"segmenter": "segmentation", "detector": "detection"}.get(self.info.get("kind", ""))

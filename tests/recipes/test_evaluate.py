@@ -23,8 +23,8 @@ from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.sources.selection import Selection
 from openmae.evaluate import corruptions
-from openmae.recipes.evaluate.job import _may_be_learnt
 from openmae.recipes.evaluate.keep import read_results, update_results
+from openmae.recipes.evaluate.part import may_be_learnt
 from openmae.weights import serialize
 from tests.commands import Run, pretrain, refused
 from tests.images import picture, write_images
@@ -218,7 +218,7 @@ def test_a_folder_of_the_training_images_is_known(tmp_path: Path, run: Run) -> N
     ],
 )
 def test_what_was_val_is_known_whatever_it_is_called(folder: str, then: dict[str, str], may_be: bool) -> None:
-    assert _may_be_learnt(f"/data/{folder}", "all", "/data", Selection.from_dict(then)) == may_be
+    assert may_be_learnt(f"/data/{folder}", "all", "/data", Selection.from_dict(then)) == may_be
 
 
 def test_fewer_classes_compete_among_themselves(tmp_path: Path, run: Run) -> None:

@@ -29,9 +29,8 @@ from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.joined import Joined
-from openmae.data.sources.selection import WHOLE, Selection
+from openmae.data.sources.selection import WHOLE
 from openmae.data.sources.source import Source
-from openmae.data.sources.splits import split_name
 from openmae.data.tasks import Task
 from openmae.errors import UserError
 from openmae.evaluate.corruptions import KINDS, SEVERITIES, check_corruptible
@@ -45,6 +44,7 @@ from openmae.machine.device import choose_device
 from openmae.machine.workers import workers_for
 from openmae.recipes.evaluate.corruptions import measure_corruptions
 from openmae.recipes.evaluate.keep import check_results, keep_result, set_name
+from openmae.recipes.evaluate.part import MAY_BE_LEARNT, check_held_out, may_be_learnt, part_for
 from openmae.recipes.evaluate.predictions import check_save, save_predictions
 from openmae.recipes.evaluate.settings import AskedSplit, Evaluate
 from openmae.recipes.learnt import as_learnt, learnt_from, selected_then
@@ -72,6 +72,10 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     check_save(settings.save, settings.data)
     loaded = load_model(settings.model, **settings.heads)
     say_origin(loaded, console)
+    if loaded.outlines == "segmentation":
+        from openmae.recipes.evaluate.segmenter import evaluate_segmenter  # with torchvision, which takes a while
+
+        return evaluate_segmenter(settings, loaded, console)
     model = loaded.classifier
     task: Task = loaded.info["task"]
     device = choose_device(settings.device)
@@ -93,10 +97,8 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     if run_folder is not None:
         check_results(run_folder)
     console.print(_said_of_set(task, asked.right.names, source, settings.data, split))
-    if _may_be_learnt(settings.data, split, known, then):
-        console.print(
-            "The model has learnt from some of these: it will do worse on images that it never saw", style="yellow"
-        )
+    if may_be_learnt(settings.data, split, known, then):
+        console.print(MAY_BE_LEARNT, style="yellow")
     outputs = "present" if len(asked.outputs) < len(loaded.info["class_names"]) else "all"
     if asked.absent:
         console.print(_said_of_absent(asked.absent, outputs), style="yellow")
@@ -184,44 +186,17 @@ def judged_images(
     data: Data, split: AskedSplit | None, model: Path, loaded: Loaded, task: Task
 ) -> tuple[Source, AskedSplit]:
     """The images to judge by, and what part of DATA they are. split: what is asked for; None: what suits."""
-    if data.has_splits or split == "test":
-        if split == "all":
-            everything = data.all
-            if isinstance(everything, ImageFolder):  # whose classes are then in the splits, not below it
-                everything = Joined(data.location, [data.train, data.val])
-            return everything, "all"
-        return data.split(split or "val"), split or "val"
-    is_known = whole_address(data.location) == learnt_from(model, loaded)
-    if split == "all" or (split is None and not is_known):
-        return data.all, "all"
-    if not is_known:
-        raise UserError(
-            f"{data.location} has no splits train and val, and {model} did not learn from it",
-            "leave --split out, or make folders train and val",
-        )
-    _, train, val = split_for(data, task, loaded.info["provenance"].get("seed", 0))
-    if loaded.info["provenance"].get("held_out", val.fingerprint) != val.fingerprint:
-        raise UserError(
-            f"{data.location} has changed since {model} learnt from it, and nobody knows which of its images were held "
-            "out",
-            "give others, or --split all, which counts what was learnt as well",
-        )
-    return (train, "train") if split == "train" else (val, "val")
-
-
-def _may_be_learnt(data: str, split: AskedSplit, learnt_from: str, then: Selection) -> bool:
-    """Whether the model may have seen these images while it learnt: all but val, also where a folder of it is given,
-    whatever it is called. then: what was asked of the data that it learnt from."""
-    place = whole_address(data)
-    if place == learnt_from:
-        return split not in ("val", "test")
-    if not learnt_from or not place.startswith(f"{learnt_from}/"):
-        return False
-    below = f"{place}/".removeprefix(f"{learnt_from}/")
-    if then.pair is not None:
-        return not below.startswith(f"{then.pair[1]}/")
-    said = next((found for part in below.split("/") if (found := split_name(part)) is not None), None)
-    return then.is_one_set or said is None or said.kind == "train" or not said.is_plain
+    part, is_drawn = part_for(data, split, model, loaded)
+    if is_drawn:
+        _, train, val = split_for(data, task, loaded.info["provenance"].get("seed", 0))
+        check_held_out(data.location, val, model, loaded)
+        return (train, "train") if part == "train" else (val, "val")
+    if part != "all":
+        return data.split(part), part
+    everything = data.all
+    if data.has_splits and isinstance(everything, ImageFolder):  # whose classes are then in the splits, not below it
+        everything = Joined(data.location, [data.train, data.val])
+    return everything, "all"
 
 
 def _said_of_set(task: Task, names: Sequence[str], source: Source, data: str, split: AskedSplit) -> str:

@@ -17,7 +17,7 @@ from openmae.evaluate.confusion import overlap_figures, overlaps
 from openmae.evaluate.segmentation import HEADLINE, Judged, read_each, segmented
 from openmae.files.disk import writing_results
 from openmae.files.whole import write_file
-from openmae.recipes.evaluate.keep import folder_name, set_name, update_results
+from openmae.recipes.evaluate.keep import folder_name, update_results
 from openmae.report.plots.results import shares_picture
 from openmae.report.sheets.outlines import Shown, outline_sheet
 from openmae.transfer.segmenter import Segmenter
@@ -45,14 +45,14 @@ def keep_outlines(
     annotated: Annotated,
     model: Segmenter,
     statistics: Statistics,
-    place: tuple[str, str],
+    name: str,
 ) -> dict[str, Any]:
     """Keeps it in the run, with pictures, all of it in report.html; gives the figures.
 
-    place: DATA as it was given, and which split, "all" where it is not divided. The model is in evaluation. Raises
+    name: of the set, as `set_name` gives it. The model is in evaluation. Raises
     UserError where something cannot be written.
     """
-    name, found = set_name(*place), found_of(judged, annotated)
+    found = found_of(judged, annotated)
     folder = run / "results" / folder_name(name)
     pictures = {"confusion": shares_picture(judged.counts.sum(0), annotated.right.names)}
     with writing_results(folder):

@@ -14,12 +14,15 @@ AskedSplit = Literal["train", "val", "test", "all"]
 
 @dataclass(frozen=True)
 class Evaluate(AskedHeads, AskedGroups, AskedReading):
-    """Judge a fine-tuned model by labelled images. Labels are matched to the model's classes by their names."""
+    """Judge a model that has learnt labels, or outlines, by others. Classes are matched to the model's by their
+    names."""
 
     model: Positional[Annotated[Path, arg(metavar="MODEL")]]
-    """A run folder of openmae finetune, or another classifier that openmae.load takes and that names its classes."""
+    """A run folder of openmae finetune or segment, or another classifier that openmae.load takes and that names its
+    classes."""
     data: Positional[Annotated[str, arg(metavar="DATA")]]
-    """Labelled images: a folder with a folder for each class, a table, shards, parquet or an array."""
+    """Labelled images: a folder with a folder for each class, a table, shards, parquet or an array. Of a
+    segmenter, images with masks or what else openmae segment takes: see docs/labels.md."""
     split: AskedSplit | None = None
     """Which part of DATA. Default: val where DATA has splits, or what was held out when the model learnt from it;
     otherwise all of it."""
@@ -35,7 +38,10 @@ class Evaluate(AskedHeads, AskedGroups, AskedReading):
     """Write a .csv, .parquet or .jsonl table with a row for each image: path, label, what is said, how surely."""
     seed: int = 0
     """Decides the corruptions."""
+    masks_hold: Literal["classes", "objects"] | None = None
+    """What the numbers in mask images are: classes of pixels, or numbers of objects. Default: as the model was told,
+    else as they look."""
     batch_size: int = 64
-    """Images that go through the model at once."""
+    """Images that go through the model at once; of the tiles of a segmenter at most 16."""
     device: AskedDevice = "auto"
     workers: Loaders = None

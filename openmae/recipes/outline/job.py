@@ -172,6 +172,8 @@ class OutlineJob(Job[M]):
             "data": whole_address(self.course.data),
             "step": step,
             "seed": self.course.seed,
+            "held_out": self.opened.val.images.fingerprint,
+            **({"masks_hold": held} if (held := self.run.config.get("masks_hold")) else {}),
             **({"ended_early": True} if step == self.ended_at else {}),
             **({"selection": asked} if (asked := Selection.from_dict(self.run.config).to_dict()) else {}),
             "model": model if is_name else whole_address(model),

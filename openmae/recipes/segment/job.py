@@ -22,9 +22,9 @@ from openmae.data.loading.outlined import OutlinedBatch
 from openmae.data.views.outlined import IGNORED
 from openmae.errors import UserError, of_user
 from openmae.evaluate.segmentation import HEADLINE, Judged, judge
-from openmae.files.address import whole_address
 from openmae.heads import learn_blocks
 from openmae.machine.device import memory_of
+from openmae.recipes.evaluate.keep import set_name
 from openmae.recipes.evaluate.outlined import keep_outlines
 from openmae.recipes.levels import check_levels
 from openmae.recipes.outline.job import OutlineJob, Outlining
@@ -125,7 +125,7 @@ class SegmentJob(OutlineJob[Segmenter]):
             self.opened.val,
             whole,
             self.opened.start.statistics,
-            (whole_address(self.course.data), "val"),
+            set_name(self.course.data, "val"),
         )
 
 
