@@ -25,6 +25,12 @@ def finetune(model: object, data: object, out: object, *more: object) -> list[st
     return ["finetune", str(model), str(data), "--out", str(out), *QUICK, "--workers", "0", *words(*more)]
 
 
+def segment(model: object, data: object, out: object, *more: object) -> list[str]:
+    """The words of a short training in one process; `more` as in `pretrain`."""
+    quick = "--epochs 2 --batch-size 4 --evaluations 1 --precision fp32 --device cpu --workers 0"
+    return ["segment", str(model), str(data), "--out", str(out), *words(quick, *more)]
+
+
 def words(*typed: object) -> list[str]:
     """A string is as many words as a shell would make of it without quotes, anything else one."""
     return [word for each in typed for word in (each.split() if isinstance(each, str) else [str(each)])]

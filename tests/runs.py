@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from openmae.cli import main
-from tests.commands import finetune, pretrain
+from tests.commands import finetune, pretrain, segment
 from tests.images import write_colours, write_images
+from tests.scenes import write_scenes
 
 
 class Runs:
@@ -44,6 +45,20 @@ class Runs:
     def shards(self) -> Path:
         """`data`, packed."""
         return self.once("shards", lambda out: done(["pack", str(self.data()), str(out), "--workers", "0"]))
+
+    def scenes(self) -> Path:
+        """12 images with masks of three classes in train/, 6 in val/."""
+        return self.once("scenes", write_scenes)
+
+    def scenes_encoder(self) -> Path:
+        """A pre-training of two blocks, 24 wide, at 16 x 16 pixels, by the images of `scenes`."""
+        images = self.scenes() / "train" / "images"
+        return self.once("scenes-encoder", lambda out: done(pretrain(images, out, "--depth 2")))
+
+    def segmenter(self) -> Path:
+        """It, with the classes of `scenes` learnt somewhat."""
+        encoder, data = self.scenes_encoder(), self.scenes()
+        return self.once("segmenter", lambda out: done(segment(encoder, data, out, "--epochs 40 --blr 1")))
 
     def check(self) -> None:
         """Raises AssertionError where something here is no longer as it was made."""

@@ -16,29 +16,19 @@ import openmae
 from openmae.evaluate.segmentation import segmented
 from openmae.train.run import read_metrics
 from openmae.weights import load_model
-from tests.commands import Run, pretrain, refused, words
+from tests.commands import Run, refused, segment
 from tests.processes import run_openmae, started_openmae, steps_saved, wait_for
-from tests.runs import Runs, done
-from tests.scenes import write_scenes
-
-SMALL = "--epochs 2 --batch-size 4 --evaluations 1 --precision fp32 --device cpu --workers 0"
-
-
-def segment(model: object, data: object, out: object, *more: object) -> list[str]:
-    """The words of a short training; `more` as in `tests.commands`."""
-    return ["segment", str(model), str(data), "--out", str(out), *SMALL.split(), *words(*more)]
+from tests.runs import Runs
 
 
 @pytest.fixture(scope="module")
 def scenes(runs: Runs) -> Path:
-    return runs.once("scenes", write_scenes)
+    return runs.scenes()
 
 
 @pytest.fixture(scope="module")
 def model(runs: Runs) -> Path:
-    """A pre-training of two blocks, 24 wide, at 16 x 16 pixels."""
-    images = runs.once("scenes", write_scenes) / "train" / "images"
-    return runs.once("scenes-encoder", lambda out: done(pretrain(images, out, "--depth 2")))
+    return runs.scenes_encoder()
 
 
 def test_it_learns_and_leaves_a_whole_run(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
