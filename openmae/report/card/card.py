@@ -19,7 +19,8 @@ from openmae.heads import Answering, Classifier, Neighbours
 from openmae.model import MaskedAutoencoder
 from openmae.report.card.figures import figures_section
 from openmae.report.card.text import escaped, head, licence_lines, listing, place_name, public, section, table
-from openmae.report.plots.curves import is_number, loss_png
+from openmae.report.plots.curves import is_number
+from openmae.report.plots.loss import loss_png
 from openmae.train.run import read_config, read_metrics
 from openmae.version import __version__
 from openmae.weights import Loaded

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from openmae.console.words import drawable
 from openmae.evaluate.metrics import Bin, Numbers, confused_pairs, confusion_matrix
-from openmae.report.plots.style import BLUE, GREY, INK, STYLE, percent, svg_text
+from openmae.report.plots.figure import svg_text
+from openmae.report.plots.style import BLUE, GREY, INK, STYLE, percent
 
 MOST_NAMED = 30  # classes whose names and counts can be read in one matrix
 MOST_DRAWN = 500  # classes of the overview

@@ -4,13 +4,12 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
 
 from openmae.console.words import drawable
+from openmae.report.sheets.font import wide_font
 
 SMALLEST, LARGEST = 128, 224  # px of a tile's longer side
 ROWS_IN_ONE_BLOCK = 4  # more of them stand side by side
@@ -174,4 +173,4 @@ def _font(text: str, size: int) -> FreeTypeFont:
         font = ImageFont.load_default(size)
         assert isinstance(font, FreeTypeFont), "Pillow was built without FreeType"
         return font
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    return wide_font(size)
