@@ -32,6 +32,7 @@ from openmae.report.plots.results import (
     reliability_picture,
     scatter_picture,
 )
+from openmae.report.plots.style import BLUE
 from openmae.report.sheets.gallery import Group, Tile, gallery, view_tiles
 
 NASTY = "<script>alert('x')</script>&\"quoted\".png"
@@ -410,7 +411,13 @@ def test_of_many_classes_the_most_confused_are_named_side_by_side_and_all_are_dr
 
 def test_other_pictures_say_their_figures() -> None:
     bins = calibration(np.array([0.9, 0.8, 0.3]), np.array([True, False, True]))
-    assert "Expected calibration error 53.3% (hatched)" in reliability_picture(bins, calibration_error(bins))
+    svg = reliability_picture(bins, calibration_error(bins))
+    assert "Accuracy; calibration error 53.3% (hatched)" in svg
+    bars = [one for one in ElementTree.fromstring(svg).iter(f"{SVG}rect") if one.get("fill") == BLUE]
+    places = [(round(float(bar.get("x", "")) - 62), float(bar.get("height", ""))) for bar in bars]
+    wide = 284 / 15  # a bin; the one of 0.8 is right in no case, the one of 0.3 and the one of 0.9 in all
+    assert [place for place, _ in places] == [round(4 * wide), round(13 * wide)]
+    assert places[0][1] == places[1][1]
     words = words_of(corruptions_picture({"fog": {1: 0.25, 3: 0.75}, "motion_blur": {3: 0.5}}, 0.125))
     for said in ("25.0", "75.0", "50.0", "motion blur", "mean", "Top-1 error in %, 12.5 without corruption"):
         assert said in words

@@ -1,4 +1,4 @@
-"""Lines over a common axis, written as SVG by ourselves.
+"""Lines and bars over a common axis, written as SVG by ourselves.
 
 A run has half a dozen curves, drawn again with every report: matplotlib takes a fifth of a second for them, this the
 hundredth part, and nothing large is imported. Text stays text, in the reader's fonts. Lengths are points, counted from
@@ -17,8 +17,8 @@ from openmae.report.plots.style import INK, printable
 
 Values = NDArray[np.float64]
 
-_WIDTH, _HEIGHT = 360, 216
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 349, 22, 181  # of what is drawn in
+_WIDTH, HEIGHT = 360, 216
+_LEFT, _RIGHT, _TOP, _BELOW = 62, 346, 22, 35  # of what is drawn in
 _BETWEEN = 28  # two plots, one above the other
 _FONT = "'DejaVu Sans', Verdana, Geneva, Arial, Helvetica, sans-serif"
 _LETTER = 0.6  # about as wide as high
@@ -42,12 +42,38 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Bars:
+    """left, right, low, high: (n,), the edges of each."""
+
+    left: Values
+    right: Values
+    low: Values
+    high: Values
+    colour: str
+    hatched: bool = False
+
+
+@dataclass(frozen=True)
 class Plot:
-    """Lines in one frame, at least one of them. said: the words of a value. low, high: where the axis begins and ends,
-    by default a little beyond the lines."""
+    """Lines in one frame over bars, one of all at least. said: the words of a value. low, high: where the axis begins
+    and ends, by default a little beyond what is drawn. tall: beside the other plots."""
 
     title: str
     lines: Sequence[Line]
+    said: Callable[[float], str] | None = None
+    low: float | None = None
+    high: float | None = None
+    bars: Sequence[Bars] = ()
+    tall: float = 1.0
+
+
+@dataclass(frozen=True)
+class Across:
+    """What is common to all plots. named: what stands at x = 0, 1, 2, ..., in the place of numbers. said, low, high: as
+    of a plot; both are given where there are bars."""
+
+    label: str = "step"
+    named: Sequence[str] = ()
     said: Callable[[float], str] | None = None
     low: float | None = None
     high: float | None = None
@@ -74,40 +100,48 @@ class Axis:
         return float(self.places(np.array([value]))[0])
 
 
-def chart(plots: Sequence[Plot], x_label: str = "step", named: Sequence[str] = ()) -> str:
-    """Plots one above the other over the same x, as SVG; small, so that the text is readable on a phone. named: what
-    stands at x = 0, 1, 2, ..., in the place of numbers."""
-    least = min(float(line.x.min()) for plot in plots for line in plot.lines)
-    most = max(float(line.x.max()) for plot in plots for line in plot.lines)
-    across = _axis(*_widened(least, most), _LEFT, _RIGHT, 6, whole=True)
-    if named:
-        across = replace(across, ticks=range(len(named)))
-    each = (_BOTTOM - _TOP - _BETWEEN * (len(plots) - 1)) / len(plots)
-    parts = [f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>']
-    for number, plot in enumerate(plots):
-        top = _TOP + number * (each + _BETWEEN)
-        parts += _drawn(plot, across, top, top + each, 6 if len(plots) == 1 else 3)
-    for tick, said in zip(across.ticks, named or _numbers(across), strict=True):
-        parts.append(_text(across.place(tick), _BOTTOM + 13, said, "middle"))
-    parts.append(_text((_LEFT + _RIGHT) / 2, _BOTTOM + 29, x_label, "middle"))
-    size = f'width="{_WIDTH}pt" height="{_HEIGHT}pt" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+def chart(plots: Sequence[Plot], shared: Across = Across(), height: float = HEIGHT) -> str:
+    """Plots one above the other over the same x, as SVG; small, so that the text is readable on a phone."""
+    bottom = height - _BELOW
+    across = _across(plots, shared)
+    each = (bottom - _TOP - _BETWEEN * (len(plots) - 1)) / sum(plot.tall for plot in plots)
+    parts = [f'<rect width="{_WIDTH}" height="{height:g}" fill="#ffffff"/>']
+    top = float(_TOP)
+    for plot in plots:
+        parts += _drawn(plot, across, top, top + each * plot.tall)
+        top += each * plot.tall + _BETWEEN
+    for tick, said in zip(across.ticks, shared.named or _words(across, shared.said), strict=True):
+        parts.append(_text(across.place(tick), bottom + 13, said, "middle"))
+    parts.append(_text((_LEFT + _RIGHT) / 2, bottom + 29, shared.label, "middle"))
+    size = f'width="{_WIDTH}pt" height="{height:g}pt" viewBox="0 0 {_WIDTH} {height:g}"'
     style = f'font-family="{_FONT}" font-size="10" fill="{INK}" stroke-linejoin="round"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n' + "\n".join(parts) + "\n</svg>\n"
 
 
-def _drawn(plot: Plot, across: Axis, top: float, bottom: float, ticks: int) -> Iterator[str]:
+def _across(plots: Sequence[Plot], shared: Across) -> Axis:
+    if shared.low is not None and shared.high is not None:
+        return _axis(shared.low, shared.high, _LEFT, _RIGHT, 6)
+    lines = [line for plot in plots for line in plot.lines]
+    least, most = min(float(line.x.min()) for line in lines), max(float(line.x.max()) for line in lines)
+    axis = _axis(*_widened(least, most), _LEFT, _RIGHT, 6, whole=True)
+    return replace(axis, ticks=range(len(shared.named))) if shared.named else axis
+
+
+def _drawn(plot: Plot, across: Axis, top: float, bottom: float) -> Iterator[str]:
+    values = [*(line.y for line in plot.lines), *(ends for bars in plot.bars for ends in (bars.low, bars.high))]
     margin = _MARGIN_OF_WORDS if any(line.words for line in plot.lines) else _MARGIN
-    least, most = min(float(line.y.min()) for line in plot.lines), max(float(line.y.max()) for line in plot.lines)
-    low, high = _widened(least, most, margin)
+    low, high = _widened(min(float(one.min()) for one in values), max(float(one.max()) for one in values), margin)
     low, high = low if plot.low is None else plot.low, high if plot.high is None else plot.high
-    up = _axis(low, high, bottom, top, ticks)
+    up = _axis(low, high, bottom, top, 6 if bottom - top > HEIGHT / 2 else 3)
     for tick in across.ticks:
         place = across.place(tick)
         yield _stroke([(place, top), (place, bottom)], "#e9ebee", 0.8)
-    for tick, said in zip(up.ticks, map(plot.said, up.ticks) if plot.said else _numbers(up), strict=True):
+    for tick, said in zip(up.ticks, _words(up, plot.said), strict=True):
         place = up.place(tick)
         yield _stroke([(_LEFT, place), (_RIGHT, place)], "#e9ebee", 0.8)
         yield _text(_LEFT - 4, place + 3.6, said, "end")
+    for bars in plot.bars:
+        yield from _standing(bars, across, up)
     yield _stroke([(_LEFT, top), (_LEFT, bottom), (_RIGHT, bottom)], "#999999", 0.8)
     yield _text(_LEFT, top - 6, plot.title, size=11)
     for line in plot.lines:
@@ -117,6 +151,18 @@ def _drawn(plot: Plot, across: Axis, top: float, bottom: float, ticks: int) -> I
             yield from (f'<circle cx="{x:.2f}" cy="{y:.2f}" r="1.8" fill="{line.colour}"/>' for x, y in points)
         yield from _beside(line, points)
     yield from _legend(plot, across, up)
+
+
+def _standing(bars: Bars, across: Axis, up: Axis) -> Iterator[str]:
+    if bars.hatched:
+        hatch = f'<path d="M0,6 L6,0" stroke="{bars.colour}" stroke-width="1"/>'
+        yield f'<pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse">{hatch}</pattern>'
+    fill = 'fill="url(#hatch)"' if bars.hatched else f'fill="{bars.colour}" stroke="#ffffff"'
+    left, right, ends = across.places(bars.left), across.places(bars.right), (up.places(bars.low), up.places(bars.high))
+    top, bottom = np.minimum(*ends), np.maximum(*ends)
+    for x, wide, y, high in zip(left, right - left, top, bottom - top, strict=True):
+        if high > 0:
+            yield f'<rect x="{x:.2f}" y="{y:.2f}" width="{wide:.2f}" height="{high:.2f}" {fill}/>'
 
 
 def _beside(line: Line, points: Sequence[tuple[float, float]]) -> Iterator[str]:
@@ -170,8 +216,10 @@ def _axis(low: float, high: float, start: float, end: float, most: int, whole: b
     return Axis(low, high, start, end, [step * number for number in range(first, last + 1)])
 
 
-def _numbers(axis: Axis) -> list[str]:
-    """The ticks in words, with the digits that tell one from the next."""
+def _words(axis: Axis, said: Callable[[float], str] | None) -> list[str]:
+    """Of the ticks; of numbers with the digits that tell one from the next."""
+    if said is not None:
+        return [said(tick) for tick in axis.ticks]
     largest = max((abs(tick) for tick in axis.ticks), default=1.0)
     step = axis.ticks[1] - axis.ticks[0] if len(axis.ticks) > 1 else largest
     digits = min(15, max(6, 2 + math.ceil(math.log10(largest / step)))) if largest > 0 else 6

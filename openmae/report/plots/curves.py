@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.report.plots.chart import Line, Plot, chart
+from openmae.report.plots.chart import Across, Line, Plot, chart
 from openmae.report.plots.style import BLUE, GREY, percent
 
 Metrics = Sequence[dict[str, Any]]
@@ -108,7 +108,7 @@ def blocks_curve(points: Sequence[tuple[str, float]], name: str) -> str:
     said = [f"{100 * value:.1f}" if shares else f"{value:.3g}" for value in values.tolist()]
     line = Line(np.arange(len(values), dtype=np.float64), values, BLUE, 1.6, marks=True, words=said)
     plot = Plot(name, [line], percent if shares else None)
-    return chart([plot], "last blocks that learn (0: the head alone)", [blocks for blocks, _ in ordered])
+    return chart([plot], Across("last blocks that learn (0: the head alone)", [blocks for blocks, _ in ordered]))
 
 
 def series(metrics: Metrics, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,11 +1,13 @@
 """The font that sheets are lettered in."""
 
+from functools import cache
 from pathlib import Path
 
 from PIL import ImageFont
 from PIL.ImageFont import FreeTypeFont
 
 
+@cache
 def wide_font(size: int, bold: bool = False) -> FreeTypeFont:
     """matplotlib's own, which knows Latin, Greek and Cyrillic."""
     from matplotlib import get_data_path  # here: half a training's sheets do without it

@@ -4,6 +4,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
@@ -168,9 +169,12 @@ def _resize(tile: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _font(text: str, size: int) -> FreeTypeFont:
-    """Pillow's own font; for what lies outside of ASCII, matplotlib's, which knows Latin, Greek and Cyrillic."""
-    if text.isascii():
-        font = ImageFont.load_default(size)
-        assert isinstance(font, FreeTypeFont), "Pillow was built without FreeType"
-        return font
-    return wide_font(size)
+    """Pillow's own font; for what lies outside of ASCII the wide one."""
+    return _plain_font(size) if text.isascii() else wide_font(size)
+
+
+@cache
+def _plain_font(size: int) -> FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, FreeTypeFont), "Pillow was built without FreeType"
+    return font
