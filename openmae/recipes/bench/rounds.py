@@ -79,7 +79,7 @@ class Booth:
 
     def open(self) -> None:
         """Starts the process, which begins to build."""
-        context = multiprocessing.get_context(START)
+        context: Any = multiprocessing.get_context(START)
         self.pipe, theirs = context.Pipe()
         work = (self.contender.work, self.where, theirs, os.getpid())
         self.process = context.Process(target=serve, args=work, daemon=True)
