@@ -34,7 +34,7 @@ def test_run_folder_holds_what_is_promised(finished: Path, data: Path) -> None:
         "vit_tiny",
         0.75,
         8,
-        1.5e-4 * 512**0.5,
+        1.5e-4 * 512**0.5 * 384 / 24,
     )
     metrics = read_metrics(finished)
     assert [line["step"] for line in metrics] == list(range(1, config["steps"] + 1))

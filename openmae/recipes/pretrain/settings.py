@@ -93,7 +93,8 @@ class Pretrain(AskedGroups, AskedReading):
     img_size: Sides | None = None
     """Pixels a side that the model sees, 224 or 224x160 (height x width). Default: 224, or less for small images."""
     patch_size: Sides | None = None
-    """Pixels a side of a patch, 16 or 16x8 (height x width). Default: 16 (vit_huge 14), less for small images."""
+    """Pixels a side of a patch, 16 or 16x8 (height x width). Default: 16 (vit_huge 14), or less (8, 4, 2) where that
+    would cut images into fewer than 8 x 8."""
     in_chans: int | None = None
     """Channels. Default: what the images have, or 3 for grey and colour together."""
     bands: tuple[int, ...] | None = None
@@ -174,7 +175,8 @@ class Pretrain(AskedGroups, AskedReading):
     """Compute each block again in the backward pass instead of keeping it: a quarter slower, a fraction of the memory.
     auto: where hardly an image fits otherwise."""
     blr: float | None = None
-    """Base learning rate; the rate is blr x batch_size / 256. Default: 1.5e-4 x sqrt(4096 / batch_size)."""
+    """Base learning rate; the rate is blr x batch_size / 256. Default: 1.5e-4 x sqrt(4096 / batch_size),
+    and 384 / width times that for encoders narrower than 384, up to the paper's rate of 2.4e-3."""
     weight_decay: float = 0.05
     """On matrices only: not on biases, norms and tokens."""
     layer_decay: float | None = None
