@@ -7,6 +7,7 @@ import shlex
 import signal
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from openmae.cli import main
 from openmae.data.tasks import Answers
 from openmae.heads import Classifier
 from openmae.model import ViT
+from openmae.recipes.finetune import frozen
 from openmae.recipes.finetune.build import Head, build
 from openmae.recipes.finetune.loss import balanced
 from openmae.train.checkpoint import newest_checkpoint
@@ -113,6 +115,23 @@ def test_it_begins_with_the_probe_of_the_features(model: Path, data: Path, tmp_p
     assert "differ by less than chance does on 24 images" in shown.replace("\n", " ")
     assert "Fine-tuning and what is simpler" in (out / "report.html").read_text()
     refused(run(*finetune(model, data, tmp_path / "x", "--head-from probe --from-scratch")), "leave one of them out")
+
+
+def test_nearest_neighbours_are_kept_where_they_are_ahead(
+    model: Path, data: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a probe that knows nothing; evaluate finds of them what the table has."""
+    nothing = SimpleNamespace(strength=1.0, layer=lambda: (torch.zeros(3, 24), torch.tensor([9.0, 0, 0])))
+    monkeypatch.setattr(frozen, "linear_probe", lambda *asked: nothing)
+    out = tmp_path / "run"
+    code, shown, errors = run(*finetune(model, data, out, "--blr 1e-30 --epochs 1"))
+    assert code == 0, errors
+    assert f"Use {out}/knn: the kNN on frozen features is ahead" in shown.replace("\n", " ")
+    row = json.loads((out / "compared.json").read_text())["rows"][0]
+    assert (row["weights"], load_model(out / "knn").info["kind"]) == ("knn", "neighbours")
+    code, shown, errors = run("evaluate", out / "knn", data, "--workers", "0")
+    assert code == 0, errors
+    assert f"{row['figure']:.2%}" in shown
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ and the linear probe are one job: they differ in settings alone.
 """
 
 import gc
+import shutil
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -30,10 +31,11 @@ from openmae.data.sources.selection import Selection
 from openmae.data.views.crop import View
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.judge import Judged, judge
+from openmae.evaluate.knn import TEMPERATURE, K, neighbours_of
 from openmae.evaluate.predict import HEADLINE, SHARES, measure, predict, said, standard_error
 from openmae.files.address import whole_address
 from openmae.files.whole import whole_folder
-from openmae.heads import Classifier
+from openmae.heads import Answering, Classifier
 from openmae.machine.device import memory_of
 from openmae.machine.kinds import Precision
 from openmae.recipes.evaluate.keep import keep_result
@@ -43,7 +45,7 @@ from openmae.recipes.finetune.choose import choose, settle
 from openmae.recipes.finetune.compared import put_rows, show_compared
 from openmae.recipes.finetune.folds import Told, Trials, keep_ways, with_ways
 from openmae.recipes.finetune.frozen import FOLDER as PROBE_FOLDER
-from openmae.recipes.finetune.frozen import Frozen, look_at
+from openmae.recipes.finetune.frozen import KNN_FOLDER, Frozen, look_at
 from openmae.recipes.finetune.labelled import Labelled, open_labelled
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.settings import Finetune
@@ -191,10 +193,22 @@ class FinetuneJob(Job[Classifier]):
                     self._save(self.model, 0, aside, {"strength": found.strength})
             else:  # it is what the run leaves
                 found.rows[-1]["weights"] = ""
+            self._keep_neighbours(found)
             put_rows(path, self._about, found.rows, begins=True)
         except OSError as error:
-            said = f"warning: the linear probe is not kept: {error}"
+            said = f"warning: what is simpler is not kept: {error}"
             here.console.print(said, style="yellow", soft_wrap=True)
+
+    def _keep_neighbours(self, found: Frozen) -> None:
+        """RUN/knn, where they did better than the probe. Raises OSError."""
+        place = self.here.folder.path / KNN_FOLDER
+        shutil.rmtree(place, ignore_errors=True)  # of another run
+        if found.bank is None:
+            return
+        model = neighbours_of(self.model.encoder, found.bank, K, TEMPERATURE)
+        with whole_folder(place) as aside:
+            save_model(aside, model, self._info(model, 0, {}))
+        found.rows[0]["weights"] = KNN_FOLDER
 
     @property
     def _about(self) -> dict[str, Any]:
@@ -271,7 +285,7 @@ class FinetuneJob(Job[Classifier]):
                 head.weight.copy_(weight)
                 head.bias.copy_(bias)
 
-    def _info(self, whole: Classifier, step: int, more: dict[str, Any]) -> dict[str, Any]:
+    def _info(self, whole: Answering, step: int, more: dict[str, Any]) -> dict[str, Any]:
         """For model.json."""
         start, right, model = self.labelled.start, self.labelled.right, self.run.model
         is_name = start.is_new or not Path(model).exists()  # of a size, of the Hub's, of timm's

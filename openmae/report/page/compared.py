@@ -14,7 +14,7 @@ from openmae.report.plots.curves import is_number
 
 COMPARED = "compared.json"
 FINETUNED, BEST = "fine-tuned", "fine-tuned, its best look at val"
-_KNN_NOTE = "kNN has no weights to export: it compares with the labelled images themselves (openmae knn)"
+_KNN_NOTE = "Its bank of labelled images was not kept with this run: openmae knn MODEL DATA --out RUN keeps one"
 
 
 def heading(found: Mapping[str, Any]) -> str:
