@@ -139,6 +139,7 @@ def finetune(
     recipe: Literal["auto", "paper"] = "auto",
     blocks: Text = "all",
     from_scratch: bool = False,
+    with_scratch: bool = False,
     labels: Text | None = None,
     task: Literal["classification", "multi-label", "regression"] | None = None,
     folds: int | None = None,

@@ -101,3 +101,24 @@ def test_what_takes_long_is_done_where_it_is_asked_for(
     assert code == 0, errors
     assert "by 5 folds of the 24 training labels: left out, for it would take" in shown
     assert read_config(tmp_path / "run")["folds"] == 0
+
+
+def test_fresh_weights_learn_beside(finished: Path, colours: Path, tmp_path: Path, run: Run) -> None:
+    """In a run that is complete, too: what --from-scratch alone trains, as a row of the table."""
+    out, plain = tmp_path / "run", tmp_path / "plain"
+    words = finetune(finished, colours, out, "--evaluations 1 --blr 0.01")
+    assert run(*words)[0] == 0
+    code, shown, errors = run(*words, "--with-scratch")
+    assert code == 0, errors
+    assert "is complete" in shown
+    rows = {row["name"]: row for row in json.loads((out / "compared.json").read_text())["rows"]}
+    assert list(rows) == ["kNN on frozen features", "linear probe on frozen features", "fine-tuned", "from scratch"]
+    assert run(*finetune(finished, colours, plain, "--evaluations 1 --blr 0.01 --from-scratch"))[0] == 0
+    (alone,) = json.loads((plain / "compared.json").read_text())["rows"]
+    assert rows["from scratch"] == {**alone, "name": "from scratch", "weights": "scratch"}
+    weights, again = (load_file(place / "model.safetensors") for place in (out / "scratch", plain))
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+    assert "from scratch" in shown
+    assert "from scratch" in (out / "report.html").read_text()
+    refused(run(*words, "--with-scratch", "--from-scratch"), "--with-scratch", "leave it out")
+    refused(run(*words, "--with-scratch", "--blocks", "1,0", "--out", tmp_path / "x"), "asks for several", "leave one of them out")

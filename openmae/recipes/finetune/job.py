@@ -48,6 +48,7 @@ from openmae.recipes.finetune.frozen import FOLDER as PROBE_FOLDER
 from openmae.recipes.finetune.frozen import KNN_FOLDER, Frozen, look_at
 from openmae.recipes.finetune.labelled import Labelled, open_labelled
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
+from openmae.recipes.finetune.scratch import check_scratch, train_beside
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
 from openmae.recipes.levels import check_levels
@@ -91,8 +92,12 @@ def run(settings: Finetune) -> None:
 def finetune(settings: Finetune, console: Console) -> dict[str, float]:
     """Trains, or goes on training, and leaves a whole run folder; alone, or with the processes that torchrun started.
     Gives the final figures on val, as `measure` names them. Raises UserError, Interrupted, NotWritten, RankLost."""
+    if settings.with_scratch:
+        check_scratch(settings)
     with begun(FINETUNE, settings, console) as run:
         fit(run.training)
+    if settings.with_scratch:
+        train_beside(settings, console, finetune)
     return run.job.figures
 
 
@@ -399,7 +404,7 @@ FINETUNE = JobKind(
         "say what to train, on what, and where the run goes",
         "openmae finetune MODEL DATA --out RUN",
     ),
-    may_differ=(),
+    may_differ=("with_scratch",),
     open=open_labelled,
     compare=_compare,
     choose=_choose,

@@ -84,6 +84,8 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     Several with commas, such as all,4,1,0.5,0, are trained one after the other and compared."""
     from_scratch: bool = False
     """Begin with fresh weights in MODEL's architecture: what pre-training is worth."""
+    with_scratch: bool = False
+    """Train a second model from fresh weights, in RUN/scratch, on the same labels: a row of the table at the end."""
     labels: AskedLabels = None
     task: AskedTask = None
     folds: Annotated[int | None, arg(metavar="N")] = None
