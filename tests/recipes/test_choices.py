@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from openmae.data.formats.channels import PixelFormat
+from openmae.data.survey.directions import Directions
 from openmae.data.survey.sample import Survey
 from openmae.data.views.mixing import GROUP
 from openmae.data.views.statistics import Statistics
@@ -35,6 +36,29 @@ QUIET = Console(quiet=True)
 
 def look(side: int = 256) -> Survey:
     return Survey(STATISTICS, (side, side), {0: (side, side)}, {3: 1}, "most have 3", 1, ())
+
+
+def test_views_are_turned_where_no_direction_means_anything() -> None:
+    def chosen(share: float, images: int = 1024, **given_: object) -> tuple[str | None, str | None]:
+        seen = replace(look(), directions=Directions(0.5, share, 0.5, images))
+        asked = Pretrain("data", Path("out"), precision="fp32", **given_)  # type: ignore[arg-type]
+        found = pretrain_choices.choose(asked, seen, 1000, CPU, 16 * 10**9, QUIET)
+        return found.vflip, found.rotate90
+
+    assert chosen(0.52) == ("on", "on")
+    assert chosen(0.6) == chosen(0.52, images=150) == (None, None)
+    assert chosen(0.52, recipe="paper") == (None, None)
+    assert chosen(0.52, vflip="off") == ("off", "on")
+
+
+def test_grey_images_take_one_channel_unless_something_speaks_for_three() -> None:
+    grey = replace(look(), grey=1)
+    asked = functools.partial(Pretrain, "data", Path("out"))
+    assert pretrain_choices.one_channel(asked(), grey).statistics.pixels.in_chans == 1
+    assert "grey" in pretrain_choices.one_channel(asked(), grey).why_channels
+    for given_ in ({"in_chans": 3}, {"recipe": "paper"}, {"from_": "m"}, {"mean": (0.5,) * 3}, {"bands": (1, 2, 3)}):
+        assert pretrain_choices.one_channel(asked(**given_), grey) is grey
+    assert pretrain_choices.one_channel(asked(), look()).statistics.pixels.in_chans == 3
 
 
 def pretraining(

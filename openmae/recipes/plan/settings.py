@@ -44,7 +44,7 @@ class Plan(AskedFiles, AskedReading):
     patch_size: Sides | None = None
     """Pixels a side of a patch. Default: 16 (vit_huge 14), less for small images."""
     in_chans: int | None = None
-    """Channels. Default: what DATA has; 3 without DATA."""
+    """Channels. Default: what DATA has, 1 where all is grey though stored as colour; 3 without DATA."""
     bands: tuple[int, ...] | None = None
     """Which of the files' channels, counted from 1. Default: all."""
     pixel_type: Depth | None = None

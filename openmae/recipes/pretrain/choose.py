@@ -10,7 +10,7 @@ from rich.console import Console
 
 from openmae.console.words import size_of
 from openmae.data.survey.frames import FRAMES
-from openmae.data.survey.sample import Survey
+from openmae.data.survey.sample import Survey, as_grey
 from openmae.errors import UserError
 from openmae.machine.device import choose_precision
 from openmae.machine.kinds import Precision
@@ -66,6 +66,7 @@ def choose(
         "decay_tokens": ("off", "they are no matrices"),
         **read_as(look),
         **(_paper(settings) if settings.recipe == "paper" else _auto(filled(settings, own), look, images, device)),
+        **_turning(settings, look),
         **own,
     }
     goes_on = start is not None and settings.recipe != "paper"
@@ -87,6 +88,15 @@ def choose(
         values |= schedule(settings, architecture, start, look)
     machine = _for_machine(chosen, architecture, images, device, memory)
     return fill(settings, {**values, **machine}, console)
+
+
+def one_channel(settings: Pretrain, look: Survey) -> Survey:
+    """The look at images to learn from, on one channel where all of them are grey and nothing speaks for three."""
+    is_open = settings.recipe != "paper" and settings.from_ is None
+    asked = (settings.in_chans, settings.bands, settings.mean, settings.std)
+    if not is_open or not look.grey or look.grey < len(look.sizes) or any(one is not None for one in asked):
+        return look
+    return as_grey(look)
 
 
 def _looked_at(look: Survey) -> str:
@@ -201,6 +211,13 @@ def _no_data(look: Survey) -> Values:
     if not look.no_data:
         return {}
     return {"nodata": (look.statistics.pixels.reading.nodata, f"no-data: {'; '.join(map(str, look.no_data))}")}
+
+
+def _turning(settings: Pretrain, look: Survey) -> Values:
+    """Views turned every way, where images are as likely any way."""
+    if settings.recipe == "paper" or look.directions is None or not look.directions.mean_nothing:
+        return {}
+    return {"vflip": ("on", f"no direction means anything: {look.directions}"), "rotate90": ("on", "likewise")}
 
 
 def _paper(settings: Pretrain) -> Values:

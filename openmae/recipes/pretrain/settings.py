@@ -96,7 +96,8 @@ class Pretrain(AskedGroups, AskedReading):
     """Pixels a side of a patch, 16 or 16x8 (height x width). Default: 16 (vit_huge 14), or less (8, 4, 2) where that
     would cut images into fewer than 8 x 8."""
     in_chans: int | None = None
-    """Channels. Default: what the images have, or 3 for grey and colour together."""
+    """Channels. Default: what the images have, 1 where all are grey though stored as colour, or 3 for grey and colour
+    together."""
     bands: tuple[int, ...] | None = None
     """Which of the files' channels, counted from 1. Default: all."""
     pixel_type: Depth | None = None
