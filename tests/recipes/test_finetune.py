@@ -116,6 +116,21 @@ def test_it_begins_with_the_probe_of_the_features(model: Path, data: Path, tmp_p
     assert "Fine-tuning and what is simpler" in (out / "report.html").read_text()
     refused(run(*finetune(model, data, tmp_path / "x", "--head-from probe --from-scratch")), "leave one of them out")
 
+    # Without any step it is the same, and whole when it is asked for again.
+    words = finetune(model, data, tmp_path / "none", "--epochs 0")
+    code, shown, errors = run(*words)
+    assert code == 0, errors
+    assert "(top-1 accuracy on val)" in shown.replace("\n", " ")
+    weights = (tmp_path / "none/model.safetensors").read_bytes()
+    for again in (words, ["finetune", "--resume", "--out", tmp_path / "none"]):
+        code, shown, errors = run(*again)
+        assert code == 0, errors
+        assert "is complete: 0 of 0 steps are taken" in shown.replace("\n", " ")
+        assert (tmp_path / "none/model.safetensors").read_bytes() == weights
+    kept = load_model(tmp_path / "none").classifier.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in probe.state_dict().items())
+    refused(run(*words, "--epochs", 1), "no steps, which cannot be made longer", "choose another --out")
+
 
 def test_nearest_neighbours_are_kept_where_they_are_ahead(
     model: Path, data: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch

@@ -58,7 +58,7 @@ from openmae.recipes.training.minutes import trial_seconds
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
 from openmae.report.page.compared import BEST, FINETUNED
-from openmae.report.page.results import shown_value
+from openmae.report.page.results import called, shown_value
 from openmae.report.page.sweep import SWEEP
 from openmae.train.aside import fit_aside
 from openmae.train.checkpoint import save_model
@@ -191,7 +191,7 @@ class FinetuneJob(Job[Classifier]):
             return
         metric = HEADLINE[self.labelled.asked.task]
         told = "; ".join(f"{row['name']} {shown_value(metric, row['figure'], row['error'])}" for row in found.rows)
-        here.console.print(f"Before anything is learnt: {told} ({metric} on val)", soft_wrap=True)
+        here.console.print(f"Before anything is learnt: {told} ({called(metric)} on val)", soft_wrap=True)
         try:
             if self.course.schedule.steps:
                 with whole_folder(path / PROBE_FOLDER) as aside:

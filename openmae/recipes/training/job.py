@@ -281,7 +281,6 @@ def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here, follo
         if ranks.leads:
             if folder.has_begun:
                 ends, longer = made_longer(settings, folder.path)
-                here.console.print(longer, soft_wrap=True, end="\n" if longer else "")
             else:
                 settings = kind.choose(settings, opened, here)
             found = kind.settle(settings, opened, here.console)
@@ -300,6 +299,7 @@ def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here, follo
             changes = CHANGES if longer else ()
             for complaint in folder.settle(config, opened.fingerprint, (*may_differ, *changes)):
                 here.console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
+            here.console.print(longer, soft_wrap=True, end="\n" if longer else "")
             identity = _identity(config, opened.fingerprint, may_differ)
             followers.follow(folder.path, identity, goes_on=folder.has_begun)
             if not folder.has_begun:
