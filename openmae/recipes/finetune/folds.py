@@ -30,7 +30,7 @@ from openmae.files.whole import write_file
 from openmae.recipes.finetune.build import Finetuning
 from openmae.recipes.finetune.labelled import Labelled
 from openmae.recipes.finetune.settings import Finetune
-from openmae.recipes.training.job import Here
+from openmae.recipes.training.kind import Here
 from openmae.recipes.training.settings import shown
 from openmae.report.page.folds import CROSS_VALIDATION, loss_name, taken_way, ways_table
 

@@ -53,7 +53,8 @@ from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
 from openmae.recipes.levels import check_levels
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import Here, Job, JobKind, Look, begun, training_of
+from openmae.recipes.training.job import begun, training_of
+from openmae.recipes.training.kind import Here, Job, JobKind, Look
 from openmae.recipes.training.minutes import trial_seconds
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given

@@ -57,7 +57,8 @@ from openmae.recipes.pretrain.start import (
 )
 from openmae.recipes.pretrain.watch import FEWEST, Watch, most_looked_at
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
+from openmae.recipes.training.job import begun
+from openmae.recipes.training.kind import Here, Job, JobKind, Look
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
 from openmae.report.page.run import write_report
