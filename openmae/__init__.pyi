@@ -80,6 +80,7 @@ def pretrain(
     mask_ratio_end: float | None = None,
     predict_fraction: float | None = None,
     norm_pix_loss: bool = True,
+    norm_pix_by: Literal["patch", "channel"] | None = None,
     crop_scale: tuple[float, float] | list[float] = (0.2, 1.0),
     crop_fit: Literal["retry", "clamp"] | None = None,
     repeat_aug: int = 1,

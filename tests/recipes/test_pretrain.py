@@ -89,7 +89,7 @@ def test_a_runs_own_config_gives_its_settings_again(finished: Path, data: Path, 
 @pytest.mark.parametrize(
     "flags",
     [
-        "--decoder cross --decoder_layers 2 --predict-fraction 0.5",
+        "--decoder cross --decoder_layers 2 --predict-fraction 0.5 --norm-pix-by channel",
         "--mask block --mask-unit 2 --class-tokens 3 --in-chans 1",
         "--mask-schedule cosine --mask-ratio-end 0.5 --encoder-mask-token",
         "--target pca --mask uniform --clip-grad 1",

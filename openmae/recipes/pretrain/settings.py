@@ -144,6 +144,9 @@ class Pretrain(AskedGroups, AskedReading):
     """What is predicted of a patch: its pixels, 96 principal components, or histograms of gradients."""
     norm_pix_loss: bool = True
     """Normalise each target patch by its own mean and deviation: better features (Table 1d)."""
+    norm_pix_by: Literal["patch", "channel"] | None = None
+    """Whose mean that is: the patch's, as in the paper, or each channel's of the patch, so that an offset between the
+    channels is no pattern to be learnt; the deviation is one over all. Default: patch."""
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Least and most share of an image's area in a random crop; 1 1 takes whole images."""
@@ -222,6 +225,9 @@ class Pretrain(AskedGroups, AskedReading):
             except ValueError as error:
                 raise of_user(error) from error
         self._check_channels()
+        if self.norm_pix_by == "channel" and (self.target != "pixel" or not self.norm_pix_loss):
+            other = f"--target {self.target}" if self.target != "pixel" else "--no-norm-pix-loss"
+            raise UserError(f"--norm-pix-by channel does not go with {other}", "leave one of them out")
         if self.compile == "on" and self.mask_schedule != "constant":
             raise UserError(
                 f"--compile on needs steps of one shape, and --mask-schedule {self.mask_schedule} changes how many "

@@ -41,6 +41,7 @@ _RECIPE = {  # settings of config.toml that matter, and what they are called
     "mask_ratio": "share of patches hidden",
     "target": "target",
     "norm_pix_loss": "each patch's pixels normalised",
+    "norm_pix_by": "by the mean of the",
     "decoder": "decoder",
     "blocks": "blocks that learn",
     "from_scratch": "from fresh weights",
