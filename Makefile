@@ -15,10 +15,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 quickstart: .venv/ready
 	$(BIN)/openmae quickstart
 
-test: .venv/ready
+test: .venv/tested
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-test-slow: .venv/ready
+test-slow: .venv/tested
 	$(BIN)/pytest -m slow
 
 # Both in environments of their own, by what uv finds. Warnings are no errors there: old packages warn of newer ones,
@@ -60,20 +60,20 @@ dist: .venv/ready
 .venv/override.in: Makefile .venv/tools/bin/uv
 	printf 'hydra-core; python_version < "3"\npytorch-lightning; python_version < "3"\npillow>=12\n' > $@
 
-lint: .venv/ready
+lint: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 
-format: .venv/ready
+format: .venv/tested
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python -m tests.python.stub
 
-# requirements.lock holds what the tests run with and what builds the package, all of it, by version and SHA-256; users
-# of the package get its version ranges.
+# By version and SHA-256: requirements.lock holds what openmae needs and what builds it, requirements-dev.lock what only
+# tests and checks need beside it. Users of the package get its version ranges.
 .venv/ready: pyproject.toml requirements.lock
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'openmae needs Python 3.11 or newer; give it as make PYTHON=...')"
 	$(PYTHON) -c "import ensurepip" || (echo "this python3 cannot make environments: install python3-venv" && exit 1)
@@ -82,20 +82,30 @@ format: .venv/ready
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
+.venv/tested: .venv/ready requirements-dev.lock
+	$(PIP) --no-deps --require-hashes --requirement requirements-dev.lock
+	touch $@
+
+COMPILE = .venv/tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes pyproject.toml \
+  .venv/build.in
+
 # What changed in pyproject.toml, the rest as it was; newer versions of all by make lock UPGRADE=--upgrade. The package
-# whose own requirements are not wanted (a second OpenCV, which draws windows) is in the lock without them.
+# whose own requirements are not wanted (a second OpenCV, which draws windows) is locked without them.
 lock: .venv/tools/bin/uv .venv/override.in
 	printf 'hatchling\neditables\n' > .venv/build.in
-	.venv/tools/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate --extra dev --extra corruptions --no-emit-package opencv-python --overrides .venv/override.in \
-	  --output-file requirements.lock pyproject.toml .venv/build.in
+	cat requirements.lock requirements-dev.lock > .venv/all.lock
+	$(COMPILE) $(UPGRADE) $(OF_TESTS) --overrides .venv/override.in --output-file .venv/all.lock
+	$(COMPILE) --no-header --no-annotate --constraints .venv/all.lock --output-file requirements.lock
+	awk 'NR == FNR { needed[$$1]; next } /^[^ ]+==/ { more = !($$1 in needed) } more' \
+	  requirements.lock .venv/all.lock > requirements-dev.lock
 
-# Whether a version in the lock is known to be vulnerable; this asks a service on the internet.
-audit: .venv/ready
+# Whether a locked version is known to be vulnerable; this asks a service on the internet.
+audit:
 	$(PYTHON) -m venv .venv/tools
 	.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	@.venv/tools/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
-	  --requirement requirements.lock > .venv/audit.txt 2>&1; found=$$?; tail -n 40 .venv/audit.txt; \
+	  --requirement requirements.lock --requirement requirements-dev.lock > .venv/audit.txt 2>&1; found=$$?; \
+	tail -n 40 .venv/audit.txt; \
 	if grep -qE 'could not be audited|ConnectionError|Max retries' .venv/audit.txt; then \
 	  echo "nothing is known: the service that knows of vulnerabilities cannot be reached from here"; fi; exit $$found
 

@@ -29,7 +29,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from small_sets import digits, windows
 
@@ -50,6 +52,13 @@ JUDGED = {"train": 200, "val": 200}  # of each class of CIFAR-10: labelled, and 
 SETS = {"cifar-500": 500, "cifar-5000": 5000, "cifar-50000": 48_000, "nuclei": None, "digits": None}
 LIKE: dict[str, dict[str, Any]] = {
     "as chosen": {},  # vit_tiny, on a CPU
+    "192 wide": {
+        "embed_dim": 192,
+        "depth": 4,
+        "decoder_embed_dim": 48,
+        "decoder_depth": 1,
+        "decoder_num_heads": 3,
+    },
     "small": {
         "embed_dim": 96,
         "depth": 4,
@@ -67,6 +76,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "rate x2": {"times": 2},
         "rate x4": {"times": 4},
         "rate x8": {"times": 8},
+        "rate x4, pixels": {"times": 4, "norm_pix_loss": False},
+        "rate x4, mask 0.5": {"times": 4, "mask_ratio": 0.5},
+        "rate x4, warm-up 20%": {"times": 4, "warmup": 0.2},
         "mask 0.5": {"mask_ratio": 0.5},
         "mask 0.6": {"mask_ratio": 0.6},
         "mask 0.9": {"mask_ratio": 0.9},
@@ -85,8 +97,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "4 class tokens": {"class_tokens": 4},
     },
     "cifar": {"patch 2": {"patch_size": 2}, "patch 8": {"patch_size": 8}},
-    "digits": {"patch 2": {"patch_size": 2}, "patch 4": {"patch_size": 4}},
+    "digits": {"patch 2": {"patch_size": 2}, "rate x4, patch 2": {"times": 4, "patch_size": 2}},
     "nuclei": {
+        "rate x4, 128 pixels": {"times": 4, "img_size": 128},
         **{f"{side} pixels": {"img_size": side} for side in (96, 128, 160, 224)},
         **{f"{side} pixels, patch 8": {"img_size": side, "patch_size": 8} for side in (96, 128, 160, 224)},
         **{f"{side} pixels, patch 16": {"img_size": side, "patch_size": 16} for side in (96, 128, 160, 224)},
@@ -123,13 +136,17 @@ def cifar(archives: Path, folder: Path, most: int) -> None:
 
 
 def nuclei(archives: Path, folder: Path) -> None:
-    """FOLDER/images, whole micrographs of train; judged.csv: whether windows of 128 x 128 pixels of train and val have
-    more nuclei than half of those."""
-    (folder / "images").mkdir()
+    """FOLDER/images.npy, a square of 256 pixels of each micrograph of train, decoded, for loading would take longer
+    than so small an encoder; judged.csv: whether windows of 128 x 128 pixels of train and val have more nuclei than
+    half of those."""
+    squares = []
     with tarfile.open(archives / "nuclei.tar") as tar:
         for member in tar:
             if member.isfile() and Path(member.name).parts[-3:-1] == ("train", "images"):
-                (folder / "images" / Path(member.name).name).write_bytes(tar.extractfile(member).read())
+                whole = np.asarray(Image.open(tar.extractfile(member)).convert("RGB"))
+                top, left = ((length - 256) // 2 for length in whole.shape[:2])
+                squares.append(whole[top : top + 256, left : left + 256])
+    np.save(folder / "images.npy", np.stack(squares))
     rows = []
     for number, (window, split, labels) in enumerate(windows(archives, 128)):
         place = folder / "judged" / split / f"{number:05d}.png"
@@ -191,7 +208,7 @@ def resolved(cell: dict[str, Any], images: Path, run: Path) -> Pretrain:
     differs = dict(settings_of(cell["set"])[cell["setting"]])
     times, warmup = differs.pop("times", None), differs.pop("warmup", None)
     pure = Pretrain(
-        data=str(images / "images"),
+        data=str(next(images.glob("images*"))),
         out=run,
         evaluations=0,
         pictures=0,

@@ -116,11 +116,11 @@ def faces(archives: Path) -> Rows:
 
 
 ENCODERS = {
-    "nuclei": Encoder(SIDE, 8, 30, nuclei),
-    "cifar": Encoder(32, 4, 7, cifar),
-    "crops": Encoder(64, 8, 30, crops),
-    "digits": Encoder(16, 4, 60, digits),
-    "faces": Encoder(24, 4, 150, faces),
+    "nuclei": Encoder(SIDE, 8, 150, nuclei),
+    "cifar": Encoder(32, 4, 40, cifar),
+    "crops": Encoder(64, 8, 150, crops),
+    "digits": Encoder(16, 2, 150, digits),
+    "faces": Encoder(24, 3, 800, faces),
 }
 SETS = {
     "density": Set("nuclei", tuned=True),

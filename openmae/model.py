@@ -828,6 +828,7 @@ def create_model(
     encoder_mask_token: bool = False,
     target: str = "pixel",
     norm_pix_loss: bool = True,
+    norm_pix_by: Literal["patch", "channel"] = "patch",
     masking: Masking | None = None,
 ) -> MaskedAutoencoder:
     """A MaskedAutoencoder with fresh weights.
@@ -841,6 +842,7 @@ def create_model(
     decoder: self-attention as in the paper, or cross-attention (CrossMAE), which may read a learned mix of
         `decoder_layers` encoder layers.
     encoder_mask_token: mask tokens go through the encoder (Table 1c); for comparison, it is slow.
+    norm_pix_by: whose mean a patch's pixels are normalised by, the patch's or that of each of its channels.
     target: pixels (each patch normalised where norm_pix_loss), its leading PCA coefficients, or its HOG: pixel, pca
         or hog; or one's own, an `Own` whose `made` is as `targets.OwnTarget` says.
     masking: what hides, default 75% at random.
@@ -850,6 +852,7 @@ def create_model(
     if model not in SIZES:
         raise BadValue(f"no model is called '{model}'", f"choose one of {', '.join(SIZES)}")
     size, decoder_size = SIZES[model], DECODERS[model]
+    normalised = "norm_pix" if norm_pix_by == "patch" else "norm_pix_by_channel"
     sides = img_size if isinstance(img_size, tuple) else (img_size, img_size)
     patch = (14 if model == "vit_huge" else 16) if patch_size is None else patch_size
     patches = patch if isinstance(patch, tuple) else (patch,) * len(sides)
@@ -868,7 +871,7 @@ def create_model(
         decoder_num_heads=decoder_size[2] if decoder_num_heads is None else decoder_num_heads,
         decoder_layers=decoder_layers,
         encoder_mask_token=encoder_mask_token,
-        target="norm_pix" if target == "pixel" and norm_pix_loss else target,
+        target=normalised if target == "pixel" and norm_pix_loss else target,
         masking=Masking() if masking is None else masking,
         target_values=values_of(target, sides, patches, in_chans) if isinstance(target, Own) else None,
     ).build()

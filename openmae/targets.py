@@ -59,14 +59,53 @@ class NormPix(nn.Module):
         if self.values < 2:
             raise BadValue("the norm_pix target needs patches of 2 values or more", "turn norm_pix_loss off")
 
+    def statistics(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., P) -> mean and deviation of each patch, both (..., 1)."""
+        return patch_statistics(patches)
+
     def forward(self, images: Tensor, patches: Tensor) -> Tensor:
         """(B, N, P) -> (B, N, P)."""
-        mean, std = patch_statistics(patches)
+        mean, std = self.statistics(patches)
         return (patches - mean) / std
 
     def to_pixels(self, values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """(B, N, P) values and the statistics (B, N, 1) of their patches back to pixels (B, N, P)."""
         return values * std + mean
+
+
+class NormPixByChannel(NormPix):
+    """Each channel of the patch minus its own mean, over one standard deviation of what is left.
+
+    The offset between channels is no pattern then: of a grey patch stored as colour the target is that of its one
+    channel three times, and of a patch of one colour it is 0, as of a grey one.
+    """
+
+    def __init__(self, patch_size: tuple[int, ...], in_chans: int) -> None:
+        super().__init__(patch_size, in_chans)
+        self.in_chans = in_chans
+        if math.prod(patch_size) < 2:
+            raise BadValue("the norm_pix target by channel needs patches of 2 pixels or more", "turn norm_pix_loss off")
+
+    def statistics(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., P) -> means (..., C), deviation (..., 1): of what the channels' means leave, unbiased."""
+        pixels = patches.unflatten(-1, (-1, self.in_chans))
+        mean = pixels.mean(-2)
+        left = (pixels - mean[..., None, :]).flatten(-2)
+        var = left.square().sum(-1, keepdim=True) / (self.values - self.in_chans)
+        return mean, (var + 1e-6).sqrt()
+
+    def forward(self, images: Tensor, patches: Tensor) -> Tensor:
+        """(B, N, P) -> (B, N, P)."""
+        mean, std = self.statistics(patches)
+        return (patches - self._tiled(mean)) / std
+
+    def to_pixels(self, values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """(B, N, P) values and the statistics of their patches, (B, N, C) and (B, N, 1), back to pixels (B, N, P)."""
+        return values * std + self._tiled(mean)
+
+    def _tiled(self, mean: Tensor) -> Tensor:
+        """(..., C) -> (..., P): the channels of a pixel lie side by side."""
+        return mean.repeat(*(1,) * (mean.ndim - 1), self.values // self.in_chans)
 
 
 class PCA(nn.Module):
@@ -213,6 +252,7 @@ Target = Pixel | NormPix | PCA | HOG | OwnTarget
 TARGETS: dict[str, type[Pixel] | type[NormPix] | type[PCA] | type[HOG]] = {
     "pixel": Pixel,
     "norm_pix": NormPix,
+    "norm_pix_by_channel": NormPixByChannel,
     "pca": PCA,
     "hog": HOG,
 }

@@ -90,6 +90,8 @@ def test_commands_begin_without_any_extra() -> None:
     check = (
         f"import importlib, sys; sys.modules.update(dict.fromkeys({sorted(optional)}))\n"
         "from openmae.cli import COMMANDS, module_of\n"
+        "for command in ('pretrain', 'finetune', 'predict', 'embed'): importlib.import_module(module_of(command))\n"
+        "assert 'matplotlib' not in sys.modules\n"
         "outlines = {'segment', 'detect'}\n"  # which are torchvision's to a large part
         "for command in {*COMMANDS} - outlines: importlib.import_module(module_of(command))\n"
         "slow = {'sklearn', 'torch._dynamo', 'torch.distributed.tensor', 'torchvision'} & set(sys.modules)\n"

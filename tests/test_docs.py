@@ -24,7 +24,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 MEASURED_SMALL = {  # what would measure a large model for minutes, or start other processes
     "doctor": ["--processes", "1"],
-    "plan": ["--model", "vit_tiny", "--img-size", "32", "--seconds", "1"],
+    "plan": "--model vit_tiny --img-size 32 --patch-size 16 --depth 1 --decoder-depth 1 --seconds 0.2".split(),
     "bench": ["--model", "vit_tiny", "--micro-batch", "1", "--rounds", "1", "--precision", "fp32"],
     "adapt": "--epochs 1 --batch-size 8 --seeds 2 --no-scratch --few-labels none".split(),
 }

@@ -33,7 +33,7 @@ from openmae.errors import BrokenImage, UserError
 from openmae.machine.device import choose_device
 from openmae.recipes.finetune import job as finetune
 from openmae.recipes.pretrain import job as pretrain
-from openmae.recipes.training.job import JobKind
+from openmae.recipes.training.kind import JobKind
 from openmae.report.page.run import write_report
 from openmae.train.learner import Learner
 from openmae.train.loop import resume

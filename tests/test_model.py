@@ -261,6 +261,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "masking": Masking(predict_fraction=0.25),
     },
     "pixel": {"norm_pix_loss": False},
+    "norm-pix-by-channel": {"norm_pix_by": "channel"},
     "pca": {"target": "pca"},
     "hog": {"target": "hog"},
     "no-class-token": {"class_tokens": 0},

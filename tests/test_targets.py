@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA as SklearnPCA
 from torch import Tensor
 
 from openmae.model import patchify
-from openmae.targets import HOG, PCA, TARGETS, NormPix, Pixel, patch_statistics
+from openmae.targets import HOG, PCA, TARGETS, NormPix, NormPixByChannel, Pixel, patch_statistics
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,31 @@ def test_norm_pix_is_the_papers_formula_and_goes_back() -> None:
     torch.testing.assert_close(target.to_pixels(values, *patch_statistics(patches)), patches)
 
 
+def test_norm_pix_by_channel_leaves_no_offset_between_channels() -> None:
+    """By numpy; a grey patch is its one channel three times, whatever is added to a channel."""
+    target = NormPixByChannel((4, 2), 3)
+    patches = torch.rand(2, 5, 24) * 3 - 1
+    patches[0, 0] = torch.tensor([0.1, 0.5, 0.9]).repeat(8)  # a flat patch of one colour has nothing to predict
+    x = patches.double().numpy().reshape(2, 5, 8, 3)
+    left = x - x.mean(2, keepdims=True)
+    expected = left / np.sqrt((left**2).sum((2, 3), keepdims=True) / (24 - 3) + 1e-6)
+
+    values = target(torch.empty(0), patches)
+    np.testing.assert_allclose(values.numpy(), expected.reshape(2, 5, 24), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(target.to_pixels(values, *target.statistics(patches)), patches)
+    offset = patches + torch.tensor([0.3, -0.2, 2.0]).repeat(8)
+    torch.testing.assert_close(target(torch.empty(0), offset), values, rtol=1e-3, atol=1e-4)
+    grey = patches[..., :8]
+    alone = NormPix((4, 2), 1)(torch.empty(0), grey)
+    as_colour = target(torch.empty(0), grey.repeat_interleave(3, -1)).unflatten(-1, (8, 3))
+    torch.testing.assert_close(as_colour[..., 0], alone, rtol=1e-3, atol=1e-4)
+    assert torch.equal(as_colour[..., 0], as_colour[..., 2])
+    torch.testing.assert_close(NormPixByChannel((4, 2), 1)(torch.empty(0), grey), alone)
+
+
 def test_norm_pix_needs_two_values() -> None:
+    with pytest.raises(ValueError, match="2 pixels"):
+        NormPixByChannel((1, 1), 3)
     with pytest.raises(ValueError, match="norm_pix_loss"):
         NormPix((1, 1), 1)
     assert NormPix((1, 1), 2).values == 2
@@ -188,7 +212,7 @@ def test_every_target_keeps_its_promises(name: str) -> None:
     assert values.dtype == torch.float32
     assert not list(target.parameters())  # a target is given, not learned
     if hasattr(target, "to_pixels"):
-        mean, std = patch_statistics(patches)
+        mean, std = target.statistics(patches) if isinstance(target, NormPix) else patch_statistics(patches)
         pixels = target.to_pixels(values, mean, std)
         assert pixels.shape == patches.shape
         # needs_statistics says whether the statistics matter on the way back.

@@ -9,8 +9,13 @@ _SETTING = re.compile(r"(?<![^\s(])`([a-z]\w*)(?:=([^`]*))?`(?![^\s),;:])")
 
 def with_flags(sentence: str) -> str:
     """What a command prints or keeps in a list of what it found: `in_chans` becomes --in-chans, `device='cpu'` --device
-    cpu, and `bands=(3, 2, 1)` --bands 3 2 1."""
-    return _SETTING.sub(lambda found: f"{flag(found[1])} {_words(found[2] or '')}".rstrip(), sentence)
+    cpu, `bands=(3, 2, 1)` --bands 3 2 1, and `hflip=False` --no-hflip."""
+    return _SETTING.sub(
+        lambda found: (
+            flag(f"no_{found[1]}") if found[2] == "False" else f"{flag(found[1])} {_words(found[2] or '')}".rstrip()
+        ),
+        sentence,
+    )
 
 
 def flag(name: str) -> str:

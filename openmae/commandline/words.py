@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import os
+import sys
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -9,6 +11,9 @@ from openmae.commandline.flags import flag, setting
 from openmae.errors import UserError
 from openmae.files.address import hide
 from openmae.files.parsing import read_toml
+
+_OTHERWISE = {"epochs": "minutes", "minutes": "epochs"}
+"""Settings that say the same in another way: on the command line one of them takes the place of the other in a file."""
 
 
 def with_config_file(argv: list[str], settings_type: type, derived: tuple[str, ...]) -> list[str]:
@@ -24,12 +29,15 @@ def with_config_file(argv: list[str], settings_type: type, derived: tuple[str, .
                 raise UserError("--config needs a file", "--config settings.toml")
             given = argv[:at] + argv[at + (1 if "=" in word else 2) :]
             first_flag = next((i for i, w in enumerate(given) if w.startswith("--")), len(given))
-            words = _config_words(Path(values[0]), settings_type, derived, with_places=first_flag == 0)
+            words = _config_words(Path(values[0]), settings_type, derived, given, with_places=first_flag == 0)
             return given[:first_flag] + words + given[first_flag:]
     return argv
 
 
-def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], with_places: bool) -> list[str]:
+def _config_words(
+    file: Path, settings_type: type, derived: tuple[str, ...], given: list[str], with_places: bool
+) -> list[str]:
+    """given: the command line's own words."""
     from openmae.commandline.refusal import has_place
 
     try:
@@ -52,11 +60,13 @@ def _config_words(file: Path, settings_type: type, derived: tuple[str, ...], wit
             raise UserError(f"{file} has a table '{key}'", "give settings without tables")
         if any(isinstance(one, str) and one.startswith("-") for one in (value if isinstance(value, list) else [value])):
             raise UserError(f"{file} has '{key}' as {value!r}, which would be read as a flag", "give another value")
-        given = _flag_words(name, value)
-        if has_place(hints[name]):
+        if (other := _OTHERWISE.get(name)) and any(word.split("=")[0] == flag(other) for word in given):
+            if os.environ.get("RANK", "0") == "0":
+                print(f"{flag(other)} takes the place of {flag(name)} {value} in {file}", file=sys.stderr, flush=True)
+        elif has_place(hints[name]):
             placed[name] = hide(str(value))
         else:
-            words += given
+            words += _flag_words(name, value)
     return [*(placed[name] for name in known if name in placed), *words] if with_places else words
 
 

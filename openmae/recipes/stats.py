@@ -178,6 +178,16 @@ def _notes(found: Distribution, source: Source, data: str) -> list[str]:
         notes.append(f"No level is above {highest:,}: {highest.bit_length()}-bit data in 16 bits, which is fine.\n")
     if found.gaps:
         notes.append(f"{missing_pixels(found.gaps, len(found.sizes), float(found.missing.mean()))}.\n")
+    if found.grey:
+        every = found.grey == len(found.sizes)
+        notes.append(
+            f"{'All' if every else f'{found.grey:,} of {len(found.sizes):,} images'} are grey and stored as colour: "
+            + (
+                "--in-chans 1 measures the one channel that they have, as pretrain reads them without these figures.\n"
+                if every
+                else "--in-chans 1 reads all as grey, if colour does not matter.\n"
+            )
+        )
     if (most := max(found.frames)) > 1:
         notes.append(f"Files have up to {most:,} frames: up to {FRAMES} of each, spread over it, count as one image.\n")
     if constant := [str(i + 1) for i in np.flatnonzero(found.least == found.most)]:

@@ -107,8 +107,9 @@ def fit(training: Training[M, B]) -> Position:
     """
     learner, optimizer, after = training.learner, training.optimizer, training.after
     run, schedule, console, ranks = training.run, training.schedule, training.console, training.learner.ranks
+    goes_on = ranks.from_lead(run.has_begun)
     position = resume(learner, optimizer, run, console)
-    if position.step:
+    if position.step or (goes_on and not schedule.steps):
         is_whole = position.step == schedule.steps
         said = f"The run in {run.path} is complete" if is_whole else f"Going on with the run in {run.path}"
         console.print(f"{said}: {position.step:,} of {schedule.steps:,} steps are taken", soft_wrap=True)
@@ -204,6 +205,8 @@ def fit(training: Training[M, B]) -> Position:
                 raise Interrupted(
                     f"stopped at step {position.step} of {schedule.steps}, which {said}", position.step, votes.code
                 )
+        if not schedule.steps and not goes_on:
+            log.save(position, learner, optimizer, wait=True)
     log.check(position, ranks)
     return position
 
@@ -255,9 +258,10 @@ def resume(learner: Learner[M, B], optimizer: torch.optim.Optimizer, run: RunFol
                 f"every checkpoint in {run.checkpoints} is damaged, so the run cannot go on",
                 "restore one from a copy, or choose another `out` to begin anew",
             )
-    step, state = ranks.from_lead((0, {}) if checkpoint is None else (checkpoint.step, checkpoint.state))
+    found = ranks.from_lead(None if checkpoint is None else (checkpoint.step, checkpoint.state))
+    step, state = found or (0, {})
     position = Position()
-    if step:
+    if found is not None:
         try:
             restore(checkpoint, learner, optimizer)
             position = Position(step, **state)

@@ -57,13 +57,11 @@ class RunFolder:
             if any(e.name not in left_by_a_failed_start and not e.name.startswith(".") for e in path.iterdir()):
                 raise UserError(f"{path} is not empty and is not a run", "choose another `out`")
         if not self.has_begun and _is_complete(path):
-            nothing = "of no steps, which leaves nothing to go on from,"
-            why = nothing if read_config(path).get("steps") == 0 else "whose checkpoints are gone,"
             raise UserError(
-                f"{path} holds a finished run {why} and would begin anew, over its weights",
+                f"{path} holds a finished run whose checkpoints are gone, and would begin anew, over its weights",
                 f"choose another `out`, or remove {path / 'model.safetensors'} first",
             )
-        self._is_new = not path.exists()
+        self._made = [place for place in (path, *path.absolute().parents) if not place.exists()]
         if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():  # it would begin anew, over all it has
             raise UserError(
                 f"{self.checkpoints} is a file, or a link that leads nowhere", "mend it, or give another `out`"
@@ -85,16 +83,17 @@ class RunFolder:
         if self._metrics is not None:
             self._metrics.close()
         if self._lock is not None:
-            if kind is not None and self._is_new:
+            if kind is not None and self._made:
                 self._leave_nothing()
             self._lock.close()
 
     def _leave_nothing(self) -> None:
-        """Takes a folder away again that a start has made and not used: what was asked for was refused."""
+        """Takes folders away again that a start has made and not used: what was asked for was refused."""
         with suppress(OSError):
             if [place.name for place in self.path.iterdir()] == ["lock"]:
                 (self.path / "lock").unlink()
-                self.path.rmdir()
+                for place in self._made:
+                    place.rmdir()
 
     @property
     def has_begun(self) -> bool:

@@ -21,7 +21,7 @@ from openmae.data.opening import open_data
 from openmae.data.survey import sample
 from openmae.data.survey.distribution import PERCENTILES, Distribution, measure
 from openmae.data.survey.moments import histogram, image_moments
-from openmae.data.survey.sample import choose_pixels, survey
+from openmae.data.survey.sample import as_grey, choose_pixels, survey
 from openmae.errors import BrokenImage, UserError
 from tests.data.deep import WHITE, Files, images_of, tiff, torch_moments
 from tests.images import picture, write_images
@@ -223,6 +223,19 @@ def test_the_survey_looks_again_where_the_first_headers_mislead() -> None:
     mean, _ = torch_moments([image if image is deep else image.astype(np.uint16) * 257 for image in images], "uint16")
     assert look.statistics.mean[0] == pytest.approx(mean.item(), rel=1e-6)
     assert not look.broken
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_grey_images_stored_as_colour_are_surveyed_as_one_channel(dtype: str) -> None:
+    images = [np.random.default_rng(n).integers(0, 256, (9, 12, 1)).astype(dtype).repeat(3, 2) for n in range(6)]
+    source = Files([tiff(image) for image in images])
+    look = survey(source, 0)
+    assert look.grey == 6
+    found, expected = as_grey(look), survey(source, 0, in_chans=1)
+    assert found.statistics.pixels == expected.statistics.pixels
+    assert found.statistics.mean == pytest.approx(expected.statistics.mean, rel=1e-6)
+    assert found.statistics.std == pytest.approx(expected.statistics.std, rel=1e-6)
+    np.testing.assert_allclose(found.levels.moments, expected.levels.moments, rtol=1e-6)
 
 
 def test_a_survey_tells_what_it_saw(tmp_path: Path) -> None:

@@ -321,10 +321,16 @@ def test_the_ways_of_attention_are_measured_apart() -> None:
 
 # ---------------------------------------------------------------- the turns
 
+FORKED = pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded:DeprecationWarning"
+)  # Python 3.12 on; nothing of threads is used
+
 
 @pytest.fixture
 def sleeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Contender]]:
-    """Makes contenders whose steps take as long as they are told to, importable by their processes."""
+    """Makes contenders whose steps take as long as they are told to, importable by their processes: forked, since they
+    need nothing that takes two seconds to be imported."""
+    monkeypatch.setattr(bench_rounds, "START", "fork")
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("sleeper")
@@ -332,6 +338,7 @@ def sleeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     del sys.modules["sleeper"]
 
 
+@FORKED
 def test_what_does_not_fit_together_takes_turns_one_by_one(
     sleeper: Callable[..., Contender], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +357,7 @@ def test_what_does_not_fit_together_takes_turns_one_by_one(
     assert [said[3] for said in seen] == [0] * len(seen)  # between turns nobody is there
 
 
+@FORKED
 def test_the_micro_batch_of_a_gpu_is_what_all_can_hold(sleeper: Callable[..., Contender]) -> None:
     """Without one: memory that runs out, in processes that say so as torch does."""
     booths = [Booth(sleeper(0.0001, 1000, most), CPU) for most in (100, 40)]
@@ -363,6 +371,7 @@ def test_the_micro_batch_of_a_gpu_is_what_all_can_hold(sleeper: Callable[..., Co
     assert [each.failed for each in booths] == [None, None]
 
 
+@FORKED
 def test_turns_go_to_and_fro_and_who_is_killed_is_not_waited_for(
     sleeper: Callable[..., Contender], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,7 +396,9 @@ import sys
 sys.path[:0] = sys.argv[1:2]
 from sleeper import Sleeper
 from openmae.recipes.bench.steps import Where
+from openmae.recipes.bench import rounds
 from openmae.recipes.bench.rounds import Contender, measure
+rounds.START = "fork"
 
 if __name__ == "__main__":
     try:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from openmae.data.formats.channels import PixelFormat
+from openmae.data.survey.directions import Directions
 from openmae.data.survey.sample import Survey
 from openmae.data.views.mixing import GROUP
 from openmae.data.views.statistics import Statistics
@@ -36,6 +37,29 @@ QUIET = Console(quiet=True)
 
 def look(side: int = 256) -> Survey:
     return Survey(STATISTICS, (side, side), {0: (side, side)}, {3: 1}, "most have 3", 1, ())
+
+
+def test_views_are_turned_where_no_direction_means_anything() -> None:
+    def chosen(share: float, images: int = 1024, **given_: object) -> tuple[str | None, str | None]:
+        seen = replace(look(), directions=Directions(0.5, share, 0.5, images))
+        asked = Pretrain("data", Path("out"), precision="fp32", **given_)  # type: ignore[arg-type]
+        found = pretrain_choices.choose(asked, seen, 1000, CPU, 16 * 10**9, QUIET)
+        return found.vflip, found.rotate90
+
+    assert chosen(0.52) == ("on", "on")
+    assert chosen(0.6) == chosen(0.52, images=150) == (None, None)
+    assert chosen(0.52, recipe="paper") == (None, None)
+    assert chosen(0.52, vflip="off") == ("off", "on")
+
+
+def test_grey_images_take_one_channel_unless_something_speaks_for_three() -> None:
+    grey = replace(look(), grey=1)
+    asked = functools.partial(Pretrain, "data", Path("out"))
+    assert pretrain_choices.one_channel(asked(), grey).statistics.pixels.in_chans == 1
+    assert "grey" in pretrain_choices.one_channel(asked(), grey).why_channels
+    for given_ in ({"in_chans": 3}, {"recipe": "paper"}, {"from_": "m"}, {"mean": (0.5,) * 3}, {"bands": (1, 2, 3)}):
+        assert pretrain_choices.one_channel(asked(**given_), grey) is grey
+    assert pretrain_choices.one_channel(asked(), look()).statistics.pixels.in_chans == 3
 
 
 def pretraining(
@@ -170,6 +194,38 @@ def test_a_short_pre_training_takes_small_batches_for_more_steps(images: int, ep
         assert short.batch_size in (32, long.batch_size) or epochs * images / short.batch_size >= 800
         if short.batch_size < long.batch_size:
             assert epochs * images / (2 * short.batch_size) < 800
+
+
+WIDTHS = st.integers(1, 40).map(lambda times: 48 * times)
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 8192), WIDTHS, WIDTHS)
+def test_narrower_encoders_learn_at_a_higher_rate(batch_size: int, narrow: int, wide: int) -> None:
+    """As the inverse of the width, up to the paper's own rate; those of vit_small's width and wider at the paper's."""
+    narrow, wide = sorted((narrow, wide))
+    found = [
+        pretraining(1000, batch_size=batch_size, embed_dim=width, num_heads=3, micro_batch=1).blr or 0.0
+        for width in (narrow, wide)
+    ]
+    low, high = 1.5e-4 * (4096 / batch_size) ** 0.5, max(1.5e-4 * (4096 / batch_size) ** 0.5, 2.4e-3 * 256 / batch_size)
+    assert low * (1 - 1e-12) <= found[1] <= found[0] <= high * (1 + 1e-12)
+    for width, blr in zip((narrow, wide), found, strict=True):
+        assert blr == pytest.approx(low if width >= 384 else min(high, low * 384 / width))
+    assert pretraining(1000, recipe="paper", model="vit_tiny", micro_batch=1).blr == 1.5e-4
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 120).map(lambda half: 2 * half), st.booleans(), st.sampled_from(["vit_tiny", "vit_huge"]))
+def test_patches_are_the_largest_that_cut_8_by_8(side: int, is_given: bool, model: str) -> None:
+    """By one rule, whether the size is asked for or follows from the images."""
+    largest = 14 if model == "vit_huge" else 16
+    patches = [patch for patch in (largest, 8, 4, 2) if not is_given or side % patch == 0]
+    found = pretraining(1000, side=side, model=model, img_size=side if is_given else None, micro_batch=1, memory=10**12)
+    assert isinstance(found.img_size, int)
+    assert found.img_size == side if is_given else found.img_size <= max(side, 4)
+    enough = [patch for patch in patches if side // patch >= 8]
+    assert found.patch_size == max(enough, default=2)
 
 
 @settings(max_examples=50)

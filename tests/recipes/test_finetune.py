@@ -7,6 +7,7 @@ import shlex
 import signal
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from openmae.cli import main
 from openmae.data.tasks import Answers
 from openmae.heads import Classifier
 from openmae.model import ViT
+from openmae.recipes.finetune import frozen
 from openmae.recipes.finetune.build import Head, build
 from openmae.recipes.finetune.loss import balanced
 from openmae.train.checkpoint import newest_checkpoint
@@ -113,6 +115,38 @@ def test_it_begins_with_the_probe_of_the_features(model: Path, data: Path, tmp_p
     assert "differ by less than chance does on 24 images" in shown.replace("\n", " ")
     assert "Fine-tuning and what is simpler" in (out / "report.html").read_text()
     refused(run(*finetune(model, data, tmp_path / "x", "--head-from probe --from-scratch")), "leave one of them out")
+
+    # Without any step it is the same, and whole when it is asked for again.
+    words = finetune(model, data, tmp_path / "none", "--epochs 0")
+    code, shown, errors = run(*words)
+    assert code == 0, errors
+    assert "(top-1 accuracy on val)" in shown.replace("\n", " ")
+    weights = (tmp_path / "none/model.safetensors").read_bytes()
+    for again in (words, ["finetune", "--resume", "--out", tmp_path / "none"]):
+        code, shown, errors = run(*again)
+        assert code == 0, errors
+        assert "is complete: 0 of 0 steps are taken" in shown.replace("\n", " ")
+        assert (tmp_path / "none/model.safetensors").read_bytes() == weights
+    kept = load_model(tmp_path / "none").classifier.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in probe.state_dict().items())
+    refused(run(*words, "--epochs", 1), "no steps, which cannot be made longer", "choose another --out")
+
+
+def test_nearest_neighbours_are_kept_where_they_are_ahead(
+    model: Path, data: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a probe that knows nothing; evaluate finds of them what the table has."""
+    nothing = SimpleNamespace(strength=1.0, layer=lambda: (torch.zeros(3, 24), torch.tensor([9.0, 0, 0])))
+    monkeypatch.setattr(frozen, "linear_probe", lambda *asked: nothing)
+    out = tmp_path / "run"
+    code, shown, errors = run(*finetune(model, data, out, "--blr 1e-30 --epochs 1"))
+    assert code == 0, errors
+    assert f"Use {out}/knn: the kNN on frozen features is ahead" in shown.replace("\n", " ")
+    row = json.loads((out / "compared.json").read_text())["rows"][0]
+    assert (row["weights"], load_model(out / "knn").info["kind"]) == ("knn", "neighbours")
+    code, shown, errors = run("evaluate", out / "knn", data, "--workers", "0")
+    assert code == 0, errors
+    assert f"{row['figure']:.2%}" in shown
 
 
 @pytest.mark.parametrize(
@@ -373,7 +407,8 @@ def test_the_pages_commands_run(
     commands = re.findall(r"^openmae .*$", page, re.MULTILINE)
     assert len(commands) == 8
     for command in commands:
-        small = ["--labels", "2-per-class"] if "vit_tiny" in command else []
+        small = [] if "10%" in command else ["--epochs", "1"]
+        small += ["--labels", "2-per-class"] if "vit_tiny" in command else []
         assert main([*shlex.split(command)[1:], *QUICK, "--workers", "0", *small]) == 0
     capsys.readouterr()
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

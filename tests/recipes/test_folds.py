@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from openmae.data.tasks import Answers
 from openmae.recipes.finetune import choose, folds
 from openmae.recipes.finetune.build import Finetuning
-from openmae.recipes.finetune.folds import why_not
+from openmae.recipes.finetune.folds import least_changed, why_not
 from openmae.recipes.finetune.settings import Finetune
 from openmae.train.run import read_config
 from tests.commands import Run, finetune, refused
@@ -46,12 +46,15 @@ def test_the_best_way_on_held_out_labels_is_taken(
     monkeypatch.setattr(
         folds,
         "_row",
-        lambda name, held, run: (told.append((held[0].softmax(1).numpy(), held[1])), row_of(name, held, run))[1],
+        lambda name, scores, asked, run: (
+            told.append((scores.softmax(1).numpy(), asked)),
+            row_of(name, scores, asked, run),
+        )[1],
     )
     out = tmp_path / "run"
-    code, shown, errors = run(*open_words(finished, colours, out, "--folds 3 --evaluations 1"))
+    code, shown, errors = run(*open_words(finished, colours, out, "--folds 4 --evaluations 1"))
     assert code == 0, errors
-    assert "Which way, by 3 folds of the 24 training labels" in shown
+    assert "Which way, by 4 folds of the 24 training labels" in shown
     found = json.loads((out / "cross-validation.json").read_text())
     assert [row["name"] for row in found["ways"]] == ["the probe as it is", "gently", "strongly"]
     for row, (shares, asked) in zip(found["ways"], told, strict=True):
@@ -59,10 +62,10 @@ def test_the_best_way_on_held_out_labels_is_taken(
         assert row["figure"] == pytest.approx(accuracy_score(asked.values, shares.argmax(1)))
         assert row["loss"] == pytest.approx(log_loss(asked.values, shares, labels=[0, 1, 2]), rel=1e-4)
     assert found["taken"] == min(found["ways"], key=lambda row: row["loss"])["name"] == "strongly"
-    assert "Taken of these 3: strongly" in shown
+    assert "Taken: strongly" in shown
     assert "Which way to fine-tune" in (out / "report.html").read_text()
     config = read_config(out)
-    assert (config["folds"], config["epochs"], config["blr"]) == (3, 9.0, 0.1)
+    assert (config["folds"], config["epochs"], config["blr"]) == (4, 9.0, 0.1)
 
     same = tmp_path / "same"
     code, _, errors = run(*open_words(finished, colours, same, "--epochs 9 --blr 0.1 --evaluations 1"))
@@ -75,6 +78,21 @@ def test_the_best_way_on_held_out_labels_is_taken(
     assert code == 0, errors
     assert "is complete" in shown
     assert "Which way" not in shown
+
+
+def test_features_are_changed_where_that_is_clearly_better() -> None:
+    draws = np.random.default_rng(0)
+    plain = draws.gamma(1.0, size=60)
+    noise = draws.normal(size=60)
+    noise -= noise.mean()
+    error = noise.std(ddof=1) / np.sqrt(60)
+    assert least_changed([plain, plain + noise - 0.9 * error]) == 0
+    assert least_changed([plain, plain + noise - 1.1 * error]) == 1
+    assert least_changed([plain, plain + 1, plain + noise - 0.9 * error]) == 0
+    assert least_changed([plain, plain - 1, plain - 2 + noise]) == 2
+    unread = plain.copy()
+    unread[:5] = np.nan
+    assert least_changed([unread, plain]) == 0
 
 
 def test_who_says_the_way_is_asked_no_more(finished: Path, colours: Path, tmp_path: Path, run: Run) -> None:
@@ -99,5 +117,30 @@ def test_what_takes_long_is_done_where_it_is_asked_for(
     monkeypatch.setattr(choose, "_LEAST_STEPS", 1)
     code, shown, errors = run(*open_words(finished, colours, tmp_path / "run", "--evaluations 1"))
     assert code == 0, errors
-    assert "by 5 folds of the 24 training labels: left out, for it would take" in shown
+    assert "by 3 folds of the 24 training labels: left out, for it would take" in shown
     assert read_config(tmp_path / "run")["folds"] == 0
+
+
+def test_fresh_weights_learn_beside(finished: Path, colours: Path, tmp_path: Path, run: Run) -> None:
+    """In a run that is complete, too: what --from-scratch alone trains, as a row of the table."""
+    out, plain = tmp_path / "run", tmp_path / "plain"
+    words = finetune(finished, colours, out, "--evaluations 1 --blr 0.01")
+    assert run(*words)[0] == 0
+    code, shown, errors = run(*words, "--with-scratch")
+    assert code == 0, errors
+    assert "is complete" in shown
+    rows = {row["name"]: row for row in json.loads((out / "compared.json").read_text())["rows"]}
+    assert list(rows) == ["kNN on frozen features", "linear probe on frozen features", "fine-tuned", "from scratch"]
+    assert run(*finetune(finished, colours, plain, "--evaluations 1 --blr 0.01 --from-scratch"))[0] == 0
+    (alone,) = json.loads((plain / "compared.json").read_text())["rows"]
+    assert rows["from scratch"] == {**alone, "name": "from scratch", "weights": "scratch"}
+    weights, again = (load_file(place / "model.safetensors") for place in (out / "scratch", plain))
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+    assert "from scratch" in shown
+    assert "from scratch" in (out / "report.html").read_text()
+    refused(run(*words, "--with-scratch", "--from-scratch"), "--with-scratch", "leave it out")
+    refused(
+        run(*words, "--with-scratch", "--blocks", "1,0", "--out", tmp_path / "x"),
+        "asks for several",
+        "leave one of them out",
+    )

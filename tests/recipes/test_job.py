@@ -16,7 +16,8 @@ from openmae.recipes.pretrain.build import Pretraining, stream_of
 from openmae.recipes.pretrain.job import PRETRAIN, Images
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import Here, Job, Look, begun
+from openmae.recipes.training.job import begun
+from openmae.recipes.training.kind import Here, Job, Look
 from openmae.report.page.run import write_report
 from openmae.train.loop import fit
 from openmae.train.optimizers import adamw

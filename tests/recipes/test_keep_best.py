@@ -133,7 +133,7 @@ def test_a_run_that_begins_anew_forgets_what_was_kept(finished: Path, data: Path
     assert run(*finetune(finished, data, out, "--epochs 1 --keep-best top1"))[0] == 0
     said = run(*finetune(finished, data, out, "--epochs 1 --keep-best top1"))[1]
     assert "is complete" in said
-    assert "best by top1" in said.replace("\n", " ")
+    assert "best by top-1 accuracy" in said.replace("\n", " ")
     assert "± " in said
     refused(run(*finetune(finished, data, out, "--epochs 1 --keep-best loss")), "keep_best = top1, not loss")
     for name in ("checkpoints", "model.safetensors"):

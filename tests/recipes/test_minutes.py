@@ -122,8 +122,15 @@ def test_a_run_of_minutes_is_one_of_epochs(tmp_path: Path, data: Path, run: Run,
     assert all(plain[name].equal(weight) for name, weight in last.items())
     assert kept_plan(tmp_path / "epochs") is None
     refused(run(*words, "--minutes", 10), "was planned by --epochs, and --minutes is 10")
-    refused(run(*words, "--minutes", 10, "--epochs", 3, "--out", tmp_path / "no"), "both say how long", "one of them")
+    refused(run(*words, "--minutes", 10, "--epochs", 3, "--out", tmp_path / "no/run"), "both say how long", "one of")
     assert not (tmp_path / "no").exists()
+
+    # A run's own file has the epochs that it took; minutes take their place.
+    file = tmp_path / "epochs/config.toml"
+    code, _, errors = run("pretrain", "--config", file, "--minutes", 10, "--out", tmp_path / "again", "--workers", 0)
+    assert code == 0, errors
+    assert f"--minutes takes the place of --epochs {config['epochs']} in {file}" in errors
+    assert kept_plan(tmp_path / "again") is not None
 
 
 def test_fine_tunings_of_minutes(tmp_path: Path, data: Path, finished: Path, run: Run, measured: list[Pace]) -> None:

@@ -34,7 +34,7 @@ def test_run_folder_holds_what_is_promised(finished: Path, data: Path) -> None:
         "vit_tiny",
         0.75,
         8,
-        1.5e-4 * 512**0.5,
+        1.5e-4 * 512**0.5 * 384 / 24,
     )
     metrics = read_metrics(finished)
     assert [line["step"] for line in metrics] == list(range(1, config["steps"] + 1))
@@ -89,7 +89,7 @@ def test_a_runs_own_config_gives_its_settings_again(finished: Path, data: Path, 
 @pytest.mark.parametrize(
     "flags",
     [
-        "--decoder cross --decoder_layers 2 --predict-fraction 0.5",
+        "--decoder cross --decoder_layers 2 --predict-fraction 0.5 --norm-pix-by channel",
         "--mask block --mask-unit 2 --class-tokens 3 --in-chans 1",
         "--mask-schedule cosine --mask-ratio-end 0.5 --encoder-mask-token",
         "--target pca --mask uniform --clip-grad 1",

@@ -15,7 +15,7 @@ from openmae.data.survey.distribution import measure
 from openmae.data.views.statistics import Statistics
 from tests.commands import Run, pretrain, refused
 from tests.data.deep import Files, images_of, tiff, torch_moments
-from tests.images import write_images
+from tests.images import picture, write_images
 
 # ---------------------------------------------------------------- the command
 
@@ -80,6 +80,14 @@ def test_what_was_left_out_goes_on_to_pretrain(tmp_path: Path, run: Run) -> None
     code, output, _ = run(*pretrain(tmp_path / "data", tmp_path / "run", "--config", tmp_path / "s.toml", "--epochs 4"))
     assert code == 0
     assert "3 images in" in output
+
+
+def test_stats_says_that_images_are_grey_and_stored_as_colour(tmp_path: Path, run: Run) -> None:
+    for number in range(2):
+        picture(number, mode="L").convert("RGB").save(tmp_path / f"{number}.png")
+    assert "All are grey and stored as colour: --in-chans 1" in run("stats", tmp_path)[1]
+    picture(3).save(tmp_path / "c.png")
+    assert "2 of 3 images are grey and stored as colour" in run("stats", tmp_path)[1]
 
 
 def test_stats_names_a_channel_that_says_nothing(tmp_path: Path, run: Run) -> None:

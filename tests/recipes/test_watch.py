@@ -17,7 +17,7 @@ from openmae.distributed.ranks import ALONE
 from openmae.model import create_model
 from openmae.recipes.pretrain import watch as module
 from openmae.recipes.pretrain.watch import Watch
-from openmae.recipes.training.job import Here
+from openmae.recipes.training.kind import Here
 from openmae.recipes.training.schedule import Course
 from openmae.report.plots.curves import curves
 from openmae.train.loop import Schedule

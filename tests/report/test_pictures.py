@@ -107,9 +107,9 @@ def test_tiles_hold_what_their_columns_say(img_size: tuple[int, int]) -> None:
     assert len(errors) == 3
 
 
-@pytest.mark.parametrize("target", ["pixel", "norm_pix"])
+@pytest.mark.parametrize("target", ["pixel", "patch", "channel"])
 def test_an_oracle_reconstructs_the_original(target: str) -> None:
-    model = small_model(norm_pix_loss=target == "norm_pix")
+    model = small_model(norm_pix_loss=target != "pixel", norm_pix_by="channel" if target == "channel" else "patch")
     images, visible = some_images(model, 2), some_visible(model, 2)
     pixels = statistics_of(model).normalize(images)
     model.decoder = Oracle(model.target(pixels, patchify(pixels, model.encoder.patch_size)))  # type: ignore[assignment]

@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from openmae.data.formats.channels import PixelFormat
@@ -21,6 +23,7 @@ from openmae.errors import UserError
 from openmae.evaluate.metrics import calibration, calibration_error
 from openmae.report.page.run import MOST_BROKEN_FILES, MOST_EARLIER_PICTURES, write_report
 from openmae.report.plots import curves
+from openmae.report.plots.chart import Line, Plot
 from openmae.report.plots.results import (
     MOST_NAMED,
     confusion_picture,
@@ -29,10 +32,12 @@ from openmae.report.plots.results import (
     reliability_picture,
     scatter_picture,
 )
+from openmae.report.plots.style import BLUE
 from openmae.report.sheets.gallery import Group, Tile, gallery, view_tiles
 
 NASTY = "<script>alert('x')</script>&\"quoted\".png"
 VOID = {"meta", "img"}
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 class Page(HTMLParser):
@@ -362,7 +367,7 @@ def test_a_sweep_has_a_page_of_its_own(tmp_path: Path) -> None:
 
 def test_the_curve_of_a_sweep_goes_from_none_to_all() -> None:
     svg = curves.blocks_curve([("all", 0.849), ("0.5", 0.791), ("0", 0.735), ("12", 0.83)], "top-1 on <val>")
-    words = ["".join(e.itertext()) for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    words = ["".join(e.itertext()) for e in ElementTree.fromstring(svg).iter(f"{SVG}text")]
     ticks = [word for word in words if word in ("0", "0.5", "12", "all")]
     assert ticks == ["0", "0.5", "12", "all"]
     assert {"73.5", "79.1", "83.0", "84.9", "top-1 on <val>"} <= set(words)
@@ -373,7 +378,7 @@ def test_the_curve_of_a_sweep_goes_from_none_to_all() -> None:
 
 
 def words_of(svg: str) -> list[str]:
-    return ["".join(e.itertext()) for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    return ["".join(e.itertext()) for e in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
 def test_a_small_confusion_matrix_shows_every_class_and_count() -> None:
@@ -406,7 +411,13 @@ def test_of_many_classes_the_most_confused_are_named_side_by_side_and_all_are_dr
 
 def test_other_pictures_say_their_figures() -> None:
     bins = calibration(np.array([0.9, 0.8, 0.3]), np.array([True, False, True]))
-    assert "Expected calibration error 53.3% (hatched)" in reliability_picture(bins, calibration_error(bins))
+    svg = reliability_picture(bins, calibration_error(bins))
+    assert "Accuracy; calibration error 53.3% (hatched)" in svg
+    bars = [one for one in ElementTree.fromstring(svg).iter(f"{SVG}rect") if one.get("fill") == BLUE]
+    places = [(round(float(bar.get("x", "")) - 62), float(bar.get("height", ""))) for bar in bars]
+    wide = 284 / 15  # a bin; the one of 0.8 is right in no case, the one of 0.3 and the one of 0.9 in all
+    assert [place for place, _ in places] == [round(4 * wide), round(13 * wide)]
+    assert places[0][1] == places[1][1]
     words = words_of(corruptions_picture({"fog": {1: 0.25, 3: 0.75}, "motion_blur": {3: 0.5}}, 0.125))
     for said in ("25.0", "75.0", "50.0", "motion blur", "mean", "Top-1 error in %, 12.5 without corruption"):
         assert said in words
@@ -446,9 +457,40 @@ def test_curves_are_svg_with_text_and_the_same_every_time() -> None:
     assert drawn == curves.curves(lines)
     for svg in drawn.values():
         root = ElementTree.fromstring(svg)
-        words = {"".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")}
+        words = {"".join(element.itertext()) for element in root.iter(f"{SVG}text")}
         assert "step" in words
     assert "$knn$ &lt;raw&gt;" in drawn["Evaluations during training"]
+
+
+def test_lines_lie_where_their_ticks_say() -> None:
+    """The scale is read off the ticks' words and places, as a reader does; of many points the outermost stay."""
+    steps = np.arange(0, 40_000, dtype=np.float64)
+    values = 1000 + np.sin(steps / 3000)
+    values[12_345] = 1003.0
+    root = ElementTree.fromstring(curves.chart([Plot("one", [Line(steps, values, "#000000")])]))
+    texts = [(element.text or "", element.get("x", ""), element.get("y", "")) for element in root.iter(f"{SVG}text")]
+    ticks = [(float(said.replace(",", "")), float(x), float(y)) for said, x, y in texts if said[0].isdigit()]
+    bottom = max(y for _, _, y in ticks)
+    across = np.polyfit(*np.array([(x, said) for said, x, y in ticks if y == bottom]).T, 1)
+    up = np.polyfit(*np.array([(y - 3.6, said) for said, _, y in ticks if y < bottom]).T, 1)
+    (line,) = (one.get("points", "") for one in root.iter(f"{SVG}polyline") if one.get("stroke") == "#000000")
+    x, y = np.array([point.split(",") for point in line.split()], dtype=np.float64).T
+    assert len(x) < 4000
+    drawn = np.interp(steps, np.polyval(across, x), np.polyval(up, y))
+    assert np.abs(np.delete(drawn - values, slice(12_200, 12_500))).max() < 0.03
+    assert np.polyval(up, y).max() == pytest.approx(1003, abs=0.02)
+    assert np.polyval(across, x[y.argmin()]) == pytest.approx(12_345, abs=60)
+
+
+_NUMBERS = st.one_of(st.integers(-(10**20), 10**20), st.floats(-9e99, 9e99), st.sampled_from([5e-324, 1 + 2**-52]))
+
+
+@settings(max_examples=60)
+@given(st.lists(st.fixed_dictionaries(dict.fromkeys(("step", "loss", "data_wait", "eval/a"), _NUMBERS)), max_size=4))
+def test_any_numbers_can_be_drawn(lines: list[dict[str, Any]]) -> None:
+    for svg in curves.curves(lines).values():
+        ElementTree.fromstring(svg)
+        assert not re.search(r"\b(nan|inf)\b", svg)
 
 
 @pytest.mark.parametrize("lines", [[], [{}], [{"step": 1}], [{"step": 1, "loss": None}], [{**a_line(1), "step": None}]])

@@ -55,7 +55,8 @@ class Renumbered(Remade):
         kind = index_type(len(self.names))
         table = np.full(ignored_of(mask) + 1, np.iinfo(kind).max, np.uint16)
         table[: len(self.places)] = self.places
-        return table[mask].astype(kind)
+        found: NDArray[np.uint8] | NDArray[np.uint16] = table[mask].astype(kind)
+        return found
 
 
 def _listed(names: Sequence[str]) -> str:

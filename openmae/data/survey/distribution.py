@@ -16,7 +16,14 @@ from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
 from openmae.data.survey.frames import some_frames
 from openmae.data.survey.levels import Apart, apart
-from openmae.data.survey.moments import from_moments, histogram, histogram_moments, image_moments, scale_of
+from openmae.data.survey.moments import (
+    from_moments,
+    histogram,
+    histogram_moments,
+    image_moments,
+    is_grey,
+    scale_of,
+)
 from openmae.data.survey.nodata import Ends, Suspect, ends, suspects
 from openmae.data.views.statistics import Statistics
 from openmae.errors import BrokenImage, UserError
@@ -43,7 +50,7 @@ class Distribution:
     sizes: (n, 2) height and width of the images that could be read. broken: (index, reason) of the others.
     formats, modes, depths, channels, frames: how many images have which. apart: whether they are of two scales.
     missing: (C,) share of the pixels that is missing, which no figure counts; gaps: how many images lack some.
-    suspected: values that look like no-data though nobody says so.
+    suspected: values that look like no-data though nobody says so. grey: how many images are grey and stored as colour.
     """
 
     statistics: Statistics
@@ -64,13 +71,15 @@ class Distribution:
     missing: NDArray[np.float64]
     gaps: int
     suspected: tuple[Suspect, ...]
+    grey: int
 
 
 @dataclass(frozen=True)
 class _Part:
     """Of the images of a chunk: the sum of their moments (3, C), extremes (C,), and pixels: the sum of their shares of
     each level (C, levels), or (n * k, C) float pixels that were drawn, not a number where they are missing. scales: of
-    each image, the root of its mean square. gaps: how many images lack some pixels."""
+    each image, the root of its mean square. gaps, grey: how many images lack some pixels, or are stored as colour
+    though they are grey."""
 
     moments: NDArray[np.float64]
     least: NDArray[np.float64]
@@ -81,6 +90,7 @@ class _Part:
     broken: list[tuple[int, str]]
     ends: list[Ends]
     gaps: int
+    grey: int
 
 
 def measure(
@@ -102,7 +112,7 @@ def measure(
     scales: list[float] = []
     depths: list[Depth] = []
     outermost: list[Ends] = []
-    done = gaps = 0
+    done = gaps = grey = 0
     for part in ordered(partial(_measure, source, pixels, of_each), chunks, workers):
         moments += part.moments
         least, most = np.minimum(least, part.least), np.maximum(most, part.most)
@@ -118,6 +128,7 @@ def measure(
         depths += (header.depth for header in part.headers)
         outermost += part.ends
         gaps += part.gaps
+        grey += part.grey
         done += len(part.headers) + len(part.broken)
         say(done)
     images = count - len(broken)
@@ -149,6 +160,7 @@ def measure(
         1 - moments[0] / images,
         gaps,
         suspects(outermost),
+        grey,
     )
 
 
@@ -168,7 +180,7 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
     scales: list[float] = []
     broken: list[tuple[int, str]] = []
     outermost: list[Ends] = []
-    gaps = 0
+    gaps = grey = 0
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         try:
             hand.take(index)
@@ -180,6 +192,7 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
         headers.append(header)
         outermost.append(ends(image, missing))
         gaps += missing is not None
+        grey += header.channels == 3 and is_grey(image)
         if of_each:
             own = image_moments(image, missing)
             if missing is not None:
@@ -199,7 +212,7 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
         scales.append(scale_of(own))
         least, most = np.fmin(least, low), np.fmax(most, high)
     found = np.concatenate(drawn) if of_each else summed
-    return _Part(moments, least, most, found, scales, headers, broken, outermost, gaps)
+    return _Part(moments, least, most, found, scales, headers, broken, outermost, gaps, grey)
 
 
 _Shape = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]

@@ -88,6 +88,7 @@ def judge(splits: Sequence[InspectedSplit], choice: Choice = NOTHING_OPEN) -> li
         findings += _sizes(split)
         findings += _blank(split)
         findings += _grey(split)
+        findings += _directions(split)
         findings += _no_data(split)
     findings += _kinds(splits)
     findings += _labels(splits)
@@ -169,6 +170,29 @@ def _grey(split: InspectedSplit) -> Iterator[Finding]:
             else "`in_chans=1` reads all as grey, if their colour does not matter: in colour, the difference between "
             "channels is no pattern in these",
             split.examples(grey),
+        )
+
+
+def _directions(split: InspectedSplit) -> Iterator[Finding]:
+    found = split.found.directions
+    if found is None or split.name == "val":  # which is as train, and nothing is chosen by it
+        return
+    if found.mirror_matters:
+        yield Finding(
+            "note",
+            f"left and right differ in the images{_of(split)}: {found.said_of_mirror()}",
+            "where that means something, as in text and digits, switch mirroring off by `hflip=False`",
+        )
+    if found.may_mean_nothing:
+        certain = found.mean_nothing
+        what = "no direction means anything" if certain else "directions seem to mean little"
+        yield Finding(
+            "note",
+            f"{what} in the images{_of(split)}: {found}",
+            "pretrain turns views by itself; finetune does where classes do not depend on it, by `vflip='on'` and "
+            "`rotate90='on'`"
+            if certain
+            else "if up, down, left and right mean nothing in them, train with `vflip='on'` and `rotate90='on'`",
         )
 
 

@@ -17,6 +17,7 @@ from openmae.data.formats.missing import Missing
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
+from openmae.data.survey.directions import MOST, Directions, Thumbnail, directions, thumbnail
 from openmae.data.survey.frames import some_frames
 from openmae.data.survey.moments import image_moments, is_grey, scale_of
 from openmae.data.survey.nodata import Ends, Suspect, ends, suspects
@@ -57,6 +58,7 @@ class Inspection:
     reasons: dict[int, str]
     suspected: tuple[Suspect, ...]
     nodata: tuple[float, ...] | None = None
+    directions: Directions | None = None
 
     @property
     def good(self) -> NDArray[np.bool_]:
@@ -78,6 +80,7 @@ class _Looked:
     grey: bool = False
     ends: Ends | None = None
     reason: str = ""
+    small: Thumbnail | None = None
 
 
 def inspect(
@@ -90,8 +93,10 @@ def inspect(
     numbers: dict[tuple[str, str, str, bool], int] = {}
     reasons: dict[int, str] = {}
     outermost: dict[Depth, list[Ends]] = {}
+    smaller: list[Thumbnail] = []
+    some = frozenset(generator(0, "few").permutation(count)[:MOST].tolist())
     done = 0
-    for part in ordered(partial(_inspect, source, reading), chunks, workers):
+    for part in ordered(partial(_inspect, source, reading, some), chunks, workers):
         for one in part:
             header = one.header
             kind = numbers.setdefault((header.format, header.mode, header.depth, header.exact), len(numbers))
@@ -101,11 +106,13 @@ def inspect(
                 reasons[done] = one.reason
             if one.ends is not None:
                 outermost.setdefault(header.depth, []).append(one.ends)
+            if one.small is not None:
+                smaller.append(one.small)
             done += 1
         say(done)
     none = reading.nodata == ()  # as somebody says
     suspected = () if none else tuple(chain.from_iterable(map(suspects, outermost.values())))
-    return Inspection(rows, list(numbers), reasons, suspected, reading.nodata)
+    return Inspection(rows, list(numbers), reasons, suspected, reading.nodata, directions(smaller))
 
 
 def suspected_of(source: Source, workers: int, reading: Reading) -> tuple[Suspect, ...]:
@@ -114,7 +121,8 @@ def suspected_of(source: Source, workers: int, reading: Reading) -> tuple[Suspec
     return inspect(source.take(few), workers, reading=reading).suspected
 
 
-def _inspect(source: Source, reading: Reading, chunk: Sequence[int], hand: Hand) -> list[_Looked]:
+def _inspect(source: Source, reading: Reading, some: frozenset[int], chunk: Sequence[int], hand: Hand) -> list[_Looked]:
+    """some: of which a small picture is kept."""
     found = []
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
         digest, size = bytes(16), 0
@@ -129,7 +137,8 @@ def _inspect(source: Source, reading: Reading, chunk: Sequence[int], hand: Hand)
             image, missing = some_frames(opened, PixelFormat(header.channels, None, depth, reading))
             gaps = 0.0 if missing is None else float(missing.mean())
             facts = (digest, size, gaps, _scale(image, missing), _is_blank(image), is_grey(image))
-            found.append(_Looked(header, *facts, ends=ends(image, missing)))
+            small = thumbnail(image, missing, header.height) if index in some else None
+            found.append(_Looked(header, *facts, ends=ends(image, missing), small=small))
         except (OSError, BrokenImage) as error:
             found.append(_Looked(_NOTHING, digest, size, reason=str(error) or type(error).__name__))
     return found

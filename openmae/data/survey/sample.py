@@ -15,6 +15,7 @@ from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.formats.transparency import through
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
+from openmae.data.survey.directions import Directions, Thumbnail, directions, thumbnail
 from openmae.data.survey.frames import some_frames
 from openmae.data.survey.levels import UNKNOWN, Levels
 from openmae.data.survey.moments import from_moments, image_moments, is_grey, means_of
@@ -51,7 +52,7 @@ class Survey:
     channels: how many images have how many channels. why_channels: the reason for the number that was chosen.
     looked_at: how many images were tried. broken: (index, reason) of those that give no image.
     levels: of those that do. choice: how files are read that leave it open. frames: that a file has, at most.
-    grey: how many images are grey and stored as colour.
+    grey: how many images are grey and stored as colour. directions: whether any mean something; None of few images.
     missing: share of the pixels of each image, in the order of `sizes`, that is missing. no_data: values that were
     taken for no-data, for nobody said which are; suspected: other values that look like it.
     """
@@ -70,6 +71,7 @@ class Survey:
     choice: Choice = NOTHING_OPEN
     frames: int = 1
     grey: int = 0
+    directions: Directions | None = None
 
     def smaller_than(self, patch_size: tuple[int, int]) -> list[tuple[int, str]]:
         """(index, reason) of images that do not cover one patch."""
@@ -77,10 +79,23 @@ class Survey:
         return [(index, str(complaint)) for index, complaint in found if complaint is not None]
 
 
+def as_grey(look: Survey) -> Survey:
+    """What a survey of grey images that are stored as colour would have found, had one channel been asked for."""
+    found = look.statistics
+    pixels = replace(found.pixels, in_chans=1)
+    why = f"all of {len(look.sizes):,} images looked at are grey, though stored as colour"
+    return replace(
+        look,
+        statistics=Statistics(found.mean[:1], found.std[:1], pixels),
+        levels=replace(look.levels, moments=look.levels.moments[..., :1]),
+        why_channels=why,
+    )
+
+
 @dataclass(frozen=True)
 class Seen:
     """An image of the sample: its header, how it is seen through, moments (3, C) and ends, or why there are none.
-    grey: whether it is stored as colour for all that."""
+    grey: whether it is stored as colour for all that. small: a small picture of it."""
 
     index: int
     header: Header | None = None
@@ -89,6 +104,7 @@ class Seen:
     ends: Ends | None = None
     reason: str = ""
     grey: bool = False
+    small: Thumbnail | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -176,6 +192,7 @@ def survey(
         sum(
             one.grey for one in seen if one.moments is not None and one.header is not None and one.header.channels == 3
         ),
+        directions([one.small for one in seen if one.small is not None]),
     )
 
 
@@ -335,6 +352,7 @@ def seen_of(
             return Seen(index, header, alpha)
         reduce = reduction((header.height, header.width), (_LOOK_SIDE, _LOOK_SIDE))
         image, missing = some_frames(opened, pixels, reduce)
-        return Seen(index, header, alpha, image_moments(image, missing), ends(image, missing), grey=is_grey(image))
+        facts = (image_moments(image, missing), ends(image, missing), "", is_grey(image))
+        return Seen(index, header, alpha, *facts, thumbnail(image, missing, header.height))
     except (OSError, BrokenImage) as error:
         return Seen(index, header, reason=str(error))

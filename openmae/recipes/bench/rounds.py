@@ -29,6 +29,7 @@ TURN_SECONDS = 1.0  # a turn is as many steps as take this long
 MOST_IMAGES = {"cpu": 64, "gpu": 512}  # of a micro-batch that is found
 MOST_SECONDS = 8.0  # of a step on a CPU whose micro-batch is found
 TOGETHER = 0.6  # of the memory, for the weights of all
+START = "spawn"  # of processes: forked ones cannot use a GPU
 _PATIENCE = 10.0  # seconds for a process to end by itself
 _BYTES = 16  # a parameter: weight, gradient, two averages
 
@@ -78,7 +79,7 @@ class Booth:
 
     def open(self) -> None:
         """Starts the process, which begins to build."""
-        context = multiprocessing.get_context("spawn")  # forked ones cannot use a GPU
+        context: Any = multiprocessing.get_context(START)
         self.pipe, theirs = context.Pipe()
         work = (self.contender.work, self.where, theirs, os.getpid())
         self.process = context.Process(target=serve, args=work, daemon=True)

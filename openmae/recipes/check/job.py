@@ -13,7 +13,8 @@ Reported, by severity, with what to do about each:
               that look like no-data though no file says so; labels of one class only, in one split only, or numbers
               but for a few; masks among the images; images of kinds that are not read, or of several scales or units
     note      a few blank images; grey images stored as colour; no-data; sizes far from the others; grey beside colour;
-              files with several frames; no labels; a third split, test, beside train and val
+              files with several frames; no labels; a third split, test, beside train and val; images in which no
+              direction means anything, or that are not as likely in a mirror
 
 The exit code says how bad it is: 0 for nothing or notes, 1 for warnings, 2 for errors (and where the images cannot be
 read at all).
@@ -149,6 +150,7 @@ def _looked_at(splits: Sequence[InspectedSplit], annotations: bool) -> Iterator[
     yield f"all pixels of every file, of {FRAMES} frames where it has more"
     yield "sizes, channels, depths and the scale of values"
     yield "transparency, no-data and blank images"
+    yield "whether directions mean anything in them"
     yield "files that are the same to the byte" + (", also between the splits" if len(splits) > 1 else "")
     yield "names that look like splits, masks or other files than images"
     if any(split.labels is not None for split in splits):

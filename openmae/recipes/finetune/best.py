@@ -7,6 +7,7 @@ from openmae.errors import UserError
 from openmae.evaluate.predict import FIGURES, HEADLINE
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.training.best import ENOUGH_TO_TELL
+from openmae.report.page.results import called
 
 _FEW_CLASSES = 5  # of which the five best say nothing
 
@@ -27,8 +28,8 @@ def kept_metric(settings: Finetune, task: Task, images: int) -> tuple[str, str]:
     if settings.patience is not None or images >= ENOUGH_TO_TELL:
         error = f", which is known to ± {50 / math.sqrt(images):.1f} points or better" if metric == "top1" else ""
         return metric, (
-            f"The weights that do best on the {images:,} val images by {metric}{error}, are kept beside the last ones: "
-            "--keep-best none leaves that out"
+            f"The weights that do best on the {images:,} val images by {called(metric)}{error}, are kept beside the "
+            "last ones: --keep-best none leaves that out"
         )
     return "none", (
         f"{images:,} val images are too few to tell one look from another (from {ENOUGH_TO_TELL} on they would): the "

@@ -44,6 +44,7 @@ _FINETUNE = {  # Table 9
     "random_erase": 0.25,
     "ema_decay": 0.0,
 }
+_NORMALISED = ("norm_pix", "norm_pix_by_channel")
 _FEW_AT_ONCE = 8  # images; where fewer fit, blocks are computed again instead of kept
 _LEAST_STEPS = 500  # of auto
 _GENTLE_CROP = 0.4  # share of an image's area that a crop has at least, where auto does not augment
@@ -216,7 +217,7 @@ def _paper(encoder: ViT, target: str | None, is_probe: bool) -> Values:
     if target is None:
         values: dict[str, Any] = {**_SCRATCH, "epochs": 300.0 if is_base else 200.0, "drop_path": min(0.2, drop_path)}
     else:
-        finer = is_base and target == "norm_pix"
+        finer = is_base and target in _NORMALISED
         values = {
             **_FINETUNE,
             "epochs": 100.0 if is_base else 50.0,
@@ -287,7 +288,7 @@ def _rate(encoder: ViT, target: str | None) -> float:
     is_narrow = encoder.embed_dim < 768
     if target is None:
         return 2e-3 if is_narrow else 8e-4
-    return 2e-3 if encoder.embed_dim == 768 and target == "norm_pix" else 4e-3
+    return 2e-3 if encoder.embed_dim == 768 and target in _NORMALISED else 4e-3
 
 
 def _augmentation(paper: Values, epochs: float, images: int) -> Values:

@@ -11,7 +11,7 @@ from rich.table import Table
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.files.whole import write_file
-from openmae.report.page.compared import COMPARED, FINETUNED, heading, verdict
+from openmae.report.page.compared import COMPARED, heading, verdict
 from openmae.report.page.results import shown_value
 
 
@@ -30,7 +30,7 @@ def show_compared(run: Path, console: Console) -> None:
     """The table and which to use, where there is more than the fine-tuning itself to show."""
     found = _read(run)
     rows = found.get("rows", [])
-    if len(rows) < 2 or not any(row["name"] == FINETUNED for row in rows):
+    if len(rows) < 2 or not any(row["weights"] == "" for row in rows):
         return
     metric = found["metric"]
     table = Table("", heading(found), "weights")

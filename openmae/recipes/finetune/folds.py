@@ -1,13 +1,13 @@
 """Which way to fine-tune where labels are few: each way is tried on folds of the training labels.
 
 A way learns from all folds but one and is judged by that one, in turn: so each label is told once by a model that has
-not seen it (stratified k-fold cross-validation, Kohavi 1995). val chooses nothing. The way that told them best then
-learns from all labels.
+not seen it (stratified k-fold cross-validation, Kohavi 1995). val chooses nothing. Of the ways that told them best,
+within a standard error, the one that changes the features least then learns from all labels.
 """
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn import functional as F
 
 from openmae.commandline.flags import flag
 from openmae.console.words import duration
@@ -29,12 +30,12 @@ from openmae.files.whole import write_file
 from openmae.recipes.finetune.build import Finetuning
 from openmae.recipes.finetune.labelled import Labelled
 from openmae.recipes.finetune.settings import Finetune
-from openmae.recipes.training.job import Here
+from openmae.recipes.training.kind import Here
 from openmae.recipes.training.settings import shown
-from openmae.report.page.folds import CROSS_VALIDATION, loss_name, taken, ways_table
+from openmae.report.page.folds import CROSS_VALIDATION, loss_name, taken_way, ways_table
 
 MOST_LABELS, LEAST_LABELS = 500, 10  # that ways are compared by where nobody asks for it
-FOLDS = 5
+FOLDS = 3
 _WAY = ("minutes", "epochs", "blr", "batch_size", "layer_decay", "crop_scale", "ema_decay")  # settings that say one
 _MOST_SECONDS = 600.0  # of such a comparison
 _GENTLE_EPOCHS, _GENTLE_RATE, _GENTLE_CROP = 0.375, 1 / 3, (0.7, 1.0)  # of the plain way's; measured: docs/log.md
@@ -94,19 +95,50 @@ def with_ways(settings: Finetune, labelled: Labelled, here: Here, trials: Trials
         )
         return replace(settings, folds=0), labelled
     here.console.print(f"{begins} (about {duration(seconds)}; --folds 0 leaves it out)", soft_wrap=True)
-    rows = []
-    for name, way in ways.items():
-        rows.append(_row(name, _held_out(way, labelled, folds, trials), trials.chosen(way, images)))
-    best = min(rows, key=lambda row: row["loss"])
+    rows, losses = [], []
+    for (name, way), run in zip(ways.items(), runs, strict=True):
+        told, indices = _held_out(way, labelled, folds, trials)
+        asked = labelled.right.at(indices)
+        rows.append(_row(name, told, asked, run))
+        each = np.full(images, np.nan)
+        each[indices] = _losses(told, asked)
+        losses.append(each)
+    taken = list(ways)[least_changed(losses)]
     found = {
         "metric": HEADLINE[labelled.right.task],
         "folds": len(folds),
         "labels": images,
         "ways": rows,
-        "taken": best["name"],
+        "taken": taken,
     }
     _show(found, here.console)
-    return replace(ways[best["name"]], folds=len(folds)), replace(labelled, ways=found)
+    return replace(ways[taken], folds=len(folds)), replace(labelled, ways=found)
+
+
+def least_changed(losses: Sequence[NDArray[np.float64]]) -> int:
+    """Which way to take, of those that stand in the order of what they change: the first whose losses (n,) of the
+    images, nan for one that was not told, are on average no more than a standard error of the difference above those
+    of the way with the least (the rule of one standard error, Breiman et al. 1984, on pairs)."""
+    means = [float(np.nanmean(each)) for each in losses]
+    best = losses[int(np.argmin(means))]
+    for place, each in enumerate(losses):
+        ahead = each - best
+        ahead = ahead[~np.isnan(ahead)]
+        if ahead.mean() <= ahead.std(ddof=1) / math.sqrt(len(ahead)):
+            return place
+    return int(np.argmin(means))
+
+
+def _losses(scores: Tensor, asked: Answers) -> NDArray[np.float64]:
+    """(n,) of each image: negative log-likelihood, or the squared error of a number."""
+    right = torch.from_numpy(asked.values)
+    if asked.task == "classification":
+        each = F.cross_entropy(scores, right, reduction="none")
+    elif asked.task == "multi-label":
+        each = F.binary_cross_entropy_with_logits(scores, right, reduction="none").mean(1)
+    else:
+        each = (scores - right).square()[:, 0]
+    return each.double().numpy()
 
 
 def _against(settings: Finetune, labelled: Labelled) -> str | None:
@@ -129,8 +161,8 @@ def _ways(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
 
 def _held_out(
     way: Finetune, labelled: Labelled, folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]], trials: Trials
-) -> tuple[Tensor, Answers]:
-    """What models say of the folds that they did not learn, and what is right for these images."""
+) -> Told:
+    """What models say of the folds that they did not learn; which images these are."""
     scores, indices = [], []
     for rest, held_out in folds:
         part = replace(
@@ -143,12 +175,11 @@ def _held_out(
         told, which = trials.told(trials.chosen(way, len(rest)), part)
         scores.append(told)
         indices.append(held_out[which])
-    return torch.cat(scores), labelled.right.at(np.concatenate(indices))
+    return torch.cat(scores), np.concatenate(indices)
 
 
-def _row(name: str, held_out: tuple[Tensor, Answers], run: Finetuning) -> dict[str, Any]:
+def _row(name: str, scores: Tensor, asked: Answers, run: Finetuning) -> dict[str, Any]:
     """As cross-validation.json has it."""
-    scores, asked = held_out
     metric = HEADLINE[asked.task]
     loss, figures = loss_name(metric), measure(scores, asked)
     steps, rate = run.course.schedule.steps, float(run.config["blr"]) * run.course.schedule.batch_size / 256
@@ -157,7 +188,7 @@ def _row(name: str, held_out: tuple[Tensor, Answers], run: Finetuning) -> dict[s
         "name": name,
         "figure": figures[metric],
         "error": standard_error(metric, scores, asked),
-        "loss": figures[loss] if math.isfinite(figures[loss]) else math.inf,
+        "loss": figures[loss],
         "loss_error": standard_error(loss, scores, asked),
         "settings": said,
     }
@@ -172,7 +203,7 @@ def _show(found: dict[str, Any], console: Console) -> None:
     for column in table.columns[1:3]:
         column.justify = "right"
     console.print(table)
-    console.print(taken(found), soft_wrap=True)
+    console.print(taken_way(found), soft_wrap=True)
 
 
 def keep_ways(run: Path, found: dict[str, Any] | None) -> None:

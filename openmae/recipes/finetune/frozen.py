@@ -5,7 +5,7 @@ Head first, then all blocks: Kumar et al., arXiv 2202.10054 (LP-FT). A fresh hea
 were good; one that fits them already leaves them as they are but for what labels ask for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,13 +15,14 @@ from openmae.data.loading.in_order import CentredImages
 from openmae.data.tasks import Answers
 from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import Ranks
-from openmae.evaluate.features import Function, extract_each, pooled
-from openmae.evaluate.knn import knn_predict
+from openmae.evaluate.features import Function, Readout, extract_each, pooled
+from openmae.evaluate.knn import MOST_BYTES, Bank, bank_bytes, knn_predict
 from openmae.evaluate.predict import HEADLINE, measure, standard_error
 from openmae.evaluate.probe import linear_probe
 from openmae.heads import Classifier
 
 FOLDER = "probe"  # of a run, for the encoder as it was with that head: a MODEL
+KNN_FOLDER = "knn"  # the same with nearest neighbours
 KNN, PROBE = "kNN on frozen features", "linear probe on frozen features"
 _AT_ONCE = 256  # images
 Labelled = tuple[CentredImages, Answers]
@@ -30,12 +31,15 @@ Labelled = tuple[CentredImages, Answers]
 @dataclass(frozen=True)
 class Frozen:
     """What was found of an encoder. weight (K, D), bias (K,): of the linear probe as a layer on what the head reads;
-    of numbers in their own unit. strength: of its regularisation. rows: figures on val, as compared.json has them."""
+    of numbers in their own unit. strength: of its regularisation. rows: figures on val, as compared.json has them.
+    bank: what nearest neighbours know, where they do better than the probe and it is not too large to be kept; on the
+    lead alone."""
 
     weight: Tensor
     bias: Tensor
     strength: float
     rows: list[dict[str, Any]]
+    bank: Bank | None = None
 
 
 def look_at(
@@ -57,10 +61,15 @@ def look_at(
         found, indices = extract_each(images, functions, device, workers, _AT_ONCE, ranks=ranks)
         tables.append(found)
         answered.append(answers.at(indices.numpy()))
-    return ranks.from_lead(_judged(tables, answered, seed, device) if ranks.leads else None)  # type: ignore[return-value]
+    place = Readout(model.encoder.depth, model.pool)
+    judged = _judged(tables, answered, place, seed, device) if ranks.leads else None
+    shared = ranks.from_lead(None if judged is None else replace(judged, bank=None))
+    return shared if judged is None else judged  # type: ignore[return-value]
 
 
-def _judged(tables: list[list[Tensor]], answered: list[Answers], seed: int, device: torch.device) -> Frozen:
+def _judged(
+    tables: list[list[Tensor]], answered: list[Answers], place: Readout, seed: int, device: torch.device
+) -> Frozen:
     """Of (train, val): features of the head and of nearest neighbours."""
     device = device if device.type != "mps" else torch.device("cpu")  # which lacks float64 and eigenvalues
     (of_head, to_compare), (val_of_head, val_to_compare) = tables
@@ -72,13 +81,15 @@ def _judged(tables: list[list[Tensor]], answered: list[Answers], seed: int, devi
         PROBE: val_of_head @ weight.T + bias,
     }
     metric = HEADLINE[asked.task]
+    figures = {name: measure(found, asked)[metric] for name, found in scores.items()}
     rows = [
         {
             "name": name,
-            "figure": measure(found, asked)[metric],
+            "figure": figures[name],
             "error": standard_error(metric, found, asked),
             "weights": FOLDER if name == PROBE else None,
         }
         for name, found in scores.items()
     ]
-    return Frozen(weight, bias, probe.strength, rows)
+    is_best = figures[KNN] > figures[PROBE] and bank_bytes(len(to_compare), to_compare.shape[1]) <= MOST_BYTES
+    return Frozen(weight, bias, probe.strength, rows, Bank(place, to_compare, right) if is_best else None)

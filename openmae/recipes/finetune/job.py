@@ -11,6 +11,7 @@ and the linear probe are one job: they differ in settings alone.
 """
 
 import gc
+import shutil
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -30,10 +31,11 @@ from openmae.data.sources.selection import Selection
 from openmae.data.views.crop import View
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.judge import Judged, judge
+from openmae.evaluate.knn import TEMPERATURE, K, neighbours_of
 from openmae.evaluate.predict import HEADLINE, SHARES, measure, predict, said, standard_error
 from openmae.files.address import whole_address
 from openmae.files.whole import whole_folder
-from openmae.heads import Classifier
+from openmae.heads import Answering, Classifier
 from openmae.machine.device import memory_of
 from openmae.machine.kinds import Precision
 from openmae.recipes.evaluate.keep import keep_result
@@ -43,20 +45,22 @@ from openmae.recipes.finetune.choose import choose, settle
 from openmae.recipes.finetune.compared import put_rows, show_compared
 from openmae.recipes.finetune.folds import Told, Trials, keep_ways, with_ways
 from openmae.recipes.finetune.frozen import FOLDER as PROBE_FOLDER
-from openmae.recipes.finetune.frozen import Frozen, look_at
+from openmae.recipes.finetune.frozen import KNN_FOLDER, Frozen, look_at
 from openmae.recipes.finetune.labelled import Labelled, open_labelled
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
+from openmae.recipes.finetune.scratch import check_scratch, train_beside
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
 from openmae.recipes.levels import check_levels
 from openmae.recipes.training.best import FOLDER, BestWeights
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import Here, Job, JobKind, Look, begun, training_of
+from openmae.recipes.training.job import begun, training_of
+from openmae.recipes.training.kind import Here, Job, JobKind, Look
 from openmae.recipes.training.minutes import trial_seconds
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
 from openmae.report.page.compared import BEST, FINETUNED
-from openmae.report.page.results import shown_value
+from openmae.report.page.results import called, shown_value
 from openmae.report.page.sweep import SWEEP
 from openmae.train.aside import fit_aside
 from openmae.train.checkpoint import save_model
@@ -90,8 +94,12 @@ def run(settings: Finetune) -> None:
 def finetune(settings: Finetune, console: Console) -> dict[str, float]:
     """Trains, or goes on training, and leaves a whole run folder; alone, or with the processes that torchrun started.
     Gives the final figures on val, as `measure` names them. Raises UserError, Interrupted, NotWritten, RankLost."""
+    if settings.with_scratch:
+        check_scratch(settings)
     with begun(FINETUNE, settings, console) as run:
         fit(run.training)
+    if settings.with_scratch:
+        train_beside(settings, console, finetune)
     return run.job.figures
 
 
@@ -185,17 +193,29 @@ class FinetuneJob(Job[Classifier]):
             return
         metric = HEADLINE[self.labelled.asked.task]
         told = "; ".join(f"{row['name']} {shown_value(metric, row['figure'], row['error'])}" for row in found.rows)
-        here.console.print(f"Before anything is learnt: {told} ({metric} on val)", soft_wrap=True)
+        here.console.print(f"Before anything is learnt: {told} ({called(metric)} on val)", soft_wrap=True)
         try:
             if self.course.schedule.steps:
                 with whole_folder(path / PROBE_FOLDER) as aside:
                     self._save(self.model, 0, aside, {"strength": found.strength})
             else:  # it is what the run leaves
                 found.rows[-1]["weights"] = ""
+            self._keep_neighbours(found)
             put_rows(path, self._about, found.rows, begins=True)
         except OSError as error:
-            said = f"warning: the linear probe is not kept: {error}"
+            said = f"warning: what is simpler is not kept: {error}"
             here.console.print(said, style="yellow", soft_wrap=True)
+
+    def _keep_neighbours(self, found: Frozen) -> None:
+        """RUN/knn, where they did better than the probe. Raises OSError."""
+        place = self.here.folder.path / KNN_FOLDER
+        shutil.rmtree(place, ignore_errors=True)  # of another run
+        if found.bank is None:
+            return
+        model = neighbours_of(self.model.encoder, found.bank, K, TEMPERATURE)
+        with whole_folder(place) as aside:
+            save_model(aside, model, self._info(model, 0, {}))
+        found.rows[0]["weights"] = KNN_FOLDER
 
     @property
     def _about(self) -> dict[str, Any]:
@@ -279,7 +299,7 @@ class FinetuneJob(Job[Classifier]):
                 head.weight.copy_(weight)
                 head.bias.copy_(bias)
 
-    def _info(self, whole: Classifier, step: int, more: dict[str, Any]) -> dict[str, Any]:
+    def _info(self, whole: Answering, step: int, more: dict[str, Any]) -> dict[str, Any]:
         """For model.json."""
         start, right, model = self.labelled.start, self.labelled.right, self.run.model
         is_name = start.is_new or not Path(model).exists()  # of a size, of the Hub's, of timm's
@@ -393,7 +413,7 @@ FINETUNE = JobKind(
         "say what to train, on what, and where the run goes",
         "openmae finetune MODEL DATA --out RUN",
     ),
-    may_differ=(),
+    may_differ=("with_scratch",),
     open=open_labelled,
     compare=_compare,
     choose=_choose,

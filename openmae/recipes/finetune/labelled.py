@@ -21,7 +21,7 @@ from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.learnt import label_column
 from openmae.recipes.opened import tell
 from openmae.recipes.training.encoder import Start, fresh, loaded_model, pretrained
-from openmae.recipes.training.job import Here
+from openmae.recipes.training.kind import Here
 from openmae.recipes.training.settings import given
 from openmae.weights import Loaded
 

@@ -84,11 +84,13 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     Several with commas, such as all,4,1,0.5,0, are trained one after the other and compared."""
     from_scratch: bool = False
     """Begin with fresh weights in MODEL's architecture: what pre-training is worth."""
+    with_scratch: bool = False
+    """Train a second model from fresh weights, in RUN/scratch, on the same labels: a row of the table at the end."""
     labels: AskedLabels = None
     task: AskedTask = None
     folds: Annotated[int | None, arg(metavar="N")] = None
     """Where labels are few: compare ways to fine-tune, from the linear probe as it is to many epochs, by N-fold
-    cross-validation inside the training labels, and take the best; 0 takes the usual one. Default: 5 from 10 to 500
+    cross-validation inside the training labels, and take the best; 0 takes the usual one. Default: 3 from 10 to 500
     labels, where it takes no more than 10 minutes."""
     balance: Literal["none", "weights", "sampling"] = "none"
     """For classes of unequal size: weigh the loss by one over the size of the class, or show each class as often."""

@@ -38,6 +38,8 @@ def sweep(
     Raises UserError, Interrupted.
     """
     refuse_ranks("a sweep over --blocks")
+    if settings.with_scratch:
+        raise UserError("--with-scratch is for one fine-tuning, and --blocks asks for several", "leave one of them out")
     if settings.out is None:
         raise UserError("say where the runs go", "openmae finetune MODEL DATA --out RUN")
     if (settings.out / "config.toml").exists():

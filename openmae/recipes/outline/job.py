@@ -17,7 +17,7 @@ from openmae.model import ViT, initialize
 from openmae.recipes.outline.opened import Outlined
 from openmae.recipes.training.best import BestWeights
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import Here, Job, Look
+from openmae.recipes.training.kind import Here, Job, Look
 from openmae.recipes.training.schedule import Course, evenly
 from openmae.train.checkpoint import save_model
 from openmae.train.optimizers import adamw, keep_average, layer_scale

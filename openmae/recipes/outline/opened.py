@@ -16,7 +16,7 @@ from openmae.errors import UserError
 from openmae.evaluate.suited import suited
 from openmae.recipes.outline.settings import Outline
 from openmae.recipes.training.encoder import Start, fresh, loaded_model, pretrained
-from openmae.recipes.training.job import Here
+from openmae.recipes.training.kind import Here
 from openmae.recipes.training.settings import given
 
 

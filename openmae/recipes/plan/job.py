@@ -33,7 +33,7 @@ from openmae.recipes.plan.settings import Plan
 from openmae.recipes.plan.speed import Measured, Speed, dry_run, read_measured
 from openmae.recipes.plan.tables import show
 from openmae.recipes.pretrain.build import Pretraining, build
-from openmae.recipes.pretrain.choose import choose, most_minutes, settle
+from openmae.recipes.pretrain.choose import choose, most_minutes, one_channel, settle
 from openmae.recipes.pretrain.job import held_out
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.memory import USABLE_MEMORY, usable_memory
@@ -186,7 +186,7 @@ def _look(settings: Plan, pretrain: Pretrain, device: torch.device, console: Con
         most=_LOOKED_AT,
         reading=settings.reading,
     )
-    return look, images
+    return one_channel(pretrain, look), images
 
 
 def _measure(

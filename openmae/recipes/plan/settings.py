@@ -15,10 +15,10 @@ GROUPS = {"model": "model", "epochs": "schedule", "gpus": "cost"}  # of --help, 
 # Entries of stats.toml and of a run's config.toml that plan has no use for: they change nothing of it, or are measured.
 DERIVED = tuple(
     (
-        "steps image_count earlier from from_bands group_column group_by out resume mean std norm_pix_loss crop_scale "
-        "crop_fit repeat_aug hflip vflip rotate90 max_broken max_nodata warmup_epochs blr weight_decay layer_decay "
-        "freeze_encoder decay_tokens clip_grad seed compile workers pictures evaluations checkpoint_minutes keep log "
-        "shard timeout_minutes profile"
+        "steps image_count earlier from from_bands group_column group_by out resume mean std norm_pix_loss norm_pix_by "
+        "crop_scale crop_fit repeat_aug hflip vflip rotate90 max_broken max_nodata warmup_epochs blr weight_decay "
+        "layer_decay freeze_encoder decay_tokens clip_grad seed compile workers pictures evaluations "
+        "checkpoint_minutes keep log shard timeout_minutes profile"
     ).split()
 )
 
@@ -44,7 +44,7 @@ class Plan(AskedFiles, AskedReading):
     patch_size: Sides | None = None
     """Pixels a side of a patch. Default: 16 (vit_huge 14), less for small images."""
     in_chans: int | None = None
-    """Channels. Default: what DATA has; 3 without DATA."""
+    """Channels. Default: what DATA has, 1 where all is grey though stored as colour; 3 without DATA."""
     bands: tuple[int, ...] | None = None
     """Which of the files' channels, counted from 1. Default: all."""
     pixel_type: Depth | None = None

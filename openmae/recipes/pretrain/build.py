@@ -131,6 +131,7 @@ def architecture_of(settings: Pretrain) -> Architecture:
                 encoder_mask_token=settings.encoder_mask_token,
                 target=settings.target,
                 norm_pix_loss=settings.norm_pix_loss,
+                norm_pix_by=settings.norm_pix_by or "patch",
                 masking=settings.masking,
             )
         if settings.mask_ratio_end is not None:

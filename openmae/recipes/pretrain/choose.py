@@ -10,11 +10,11 @@ from rich.console import Console
 
 from openmae.console.words import size_of
 from openmae.data.survey.frames import FRAMES
-from openmae.data.survey.sample import Survey
+from openmae.data.survey.sample import Survey, as_grey
 from openmae.errors import UserError
 from openmae.machine.device import choose_precision
 from openmae.machine.kinds import Precision
-from openmae.model import DECODERS, PAPERS_DECODER, Architecture
+from openmae.model import DECODERS, PAPERS_DECODER, SIZES, Architecture
 from openmae.own import is_own
 from openmae.recipes.pretrain.build import Pretraining, architecture_of, check_own, mask_digest, statistics_of
 from openmae.recipes.pretrain.going_on import fewer, going_on, lower, schedule
@@ -33,6 +33,8 @@ FAST_FRACTION, FAST_DEPTH = 0.25, 4
 blocks, with which ViT-L fine-tunes as well as with 8 (paper, Table 1a)."""
 _MOST_ON_A_CPU = 64  # more of them are no faster
 _FEW_AT_ONCE = 8  # fewer images use a processor badly
+_PATCHES, _LEAST_GRID = (8, 4, 2), 8  # of fewer than 8 x 8 patches, few are seen
+_PAPERS_RATE, _WIDE = 1.5e-4, 384  # at batch 4096 (Table 8); narrower encoders learn faster (docs/log.md)
 _LEAST_BATCH, _LEAST_STEPS = 32, 800  # of as many views, more steps gave better features (docs/log.md)
 MOST_MINUTES = 60.0  # on a CPU, where nobody says how long
 MOST_VIEWS = {"cpu": 2_000_000, "gpu": 80_000_000}  # of small data: an hour or two on 2 cores, a day on a GPU
@@ -64,6 +66,7 @@ def choose(
         "decay_tokens": ("off", "they are no matrices"),
         **read_as(look),
         **(_paper(settings) if settings.recipe == "paper" else _auto(filled(settings, own), look, images, device)),
+        **_turning(settings, look),
         **own,
     }
     goes_on = start is not None and settings.recipe != "paper"
@@ -75,8 +78,8 @@ def choose(
     batch_size = settings.batch_size or values["batch_size"][0]
     values["warmup_epochs"] = (epochs * 0.05, "5% of the epochs, as the paper")
     if settings.recipe != "paper":
-        rate, why = 1.5e-4 * math.sqrt(4096 / batch_size), "the paper's 1.5e-4 at batch 4096, square-root scaling below"
-        values["blr"] = lower(rate, why) if goes_on else (rate, why)
+        rate = _by_batch(batch_size)
+        values["blr"] = lower(*rate) if goes_on else _by_width(*rate, batch_size, filled(settings, values))
     values["precision"] = choose_precision(device)
     chosen = filled(settings, values)
     architecture = architecture_of(chosen)
@@ -85,6 +88,15 @@ def choose(
         values |= schedule(settings, architecture, start, look)
     machine = _for_machine(chosen, architecture, images, device, memory)
     return fill(settings, {**values, **machine}, console)
+
+
+def one_channel(settings: Pretrain, look: Survey) -> Survey:
+    """The look at images to learn from, on one channel where all of them are grey and nothing speaks for three."""
+    is_open = settings.recipe != "paper" and settings.from_ is None
+    asked = (settings.in_chans, settings.bands, settings.mean, settings.std)
+    if not is_open or not look.grey or look.grey < len(look.sizes) or any(one is not None for one in asked):
+        return look
+    return as_grey(look)
 
 
 def _looked_at(look: Survey) -> str:
@@ -201,6 +213,13 @@ def _no_data(look: Survey) -> Values:
     return {"nodata": (look.statistics.pixels.reading.nodata, f"no-data: {'; '.join(map(str, look.no_data))}")}
 
 
+def _turning(settings: Pretrain, look: Survey) -> Values:
+    """Views turned every way, where images are as likely any way."""
+    if settings.recipe == "paper" or look.directions is None or not look.directions.mean_nothing:
+        return {}
+    return {"vflip": ("on", f"no direction means anything: {look.directions}"), "rotate90": ("on", "likewise")}
+
+
 def _paper(settings: Pretrain) -> Values:
     """Table 8, and the model and image of most of the paper's figures."""
     model = settings.model or "vit_base"
@@ -265,15 +284,31 @@ def _with_steps(batch_size: int, why: str, views: float) -> tuple[int, str]:
     return smaller, f"{views:,.0f} views in batches of {batch_size} would be {views / batch_size:,.0f} steps"
 
 
+def _by_batch(batch_size: int) -> tuple[float, str]:
+    """The base rate of the paper's encoders for a batch, and why."""
+    return _PAPERS_RATE * math.sqrt(4096 / batch_size), "the paper's 1.5e-4 at batch 4096, square-root scaling below"
+
+
+def _by_width(blr: float, why: str, batch_size: int, settings: Pretrain) -> tuple[float, str]:
+    """The base rate for an encoder that may be narrow: Adam's goes with 1 / width (muP, arXiv 2203.03466, Table 3). It
+    is no higher than the paper's own rate at its own batch."""
+    width = settings.embed_dim or SIZES[given(settings.model)][0]
+    most = max(blr, _PAPERS_RATE * 4096 / batch_size)
+    times = min(max(1.0, _WIDE / width), most / blr)
+    return blr * times, f"{why}; {times:.3g} times it for an encoder {width} wide" if times > 1 else why
+
+
 def _sizes(settings: Pretrain, look: Survey, largest: int) -> Values:
     """Patch and image. largest: the patch for photographs."""
+    patches = (largest, *(patch for patch in _PATCHES if patch < largest))
     if settings.img_size is not None:
         sides = pair(settings.img_size)
-        fitting = [p for p in (largest, 8, 4, 2) if all(s % p == 0 and s // p >= 8 for s in sides)]
-        patch = fitting[0] if fitting else largest
-        return {"patch_size": (patch, f"cuts {sides[0]} x {sides[1]} pixels into 8 x 8 or more")}
+        cutting = [patch for patch in patches if all(side % patch == 0 for side in sides)] or [largest]
+        patch = next((one for one in cutting if min(sides) // one >= _LEAST_GRID), cutting[-1])
+        said = f"cuts {sides[0]} x {sides[1]} pixels into {sides[0] // patch} x {sides[1] // patch}"
+        return {"patch_size": (patch, said)}
     side = min(look.size)
-    patch = largest if side >= 128 else 8 if side >= 64 else 4
+    patch = next((one for one in patches if side // one >= _LEAST_GRID), patches[-1])
     unit = math.lcm(*pair(settings.patch_size or patch))
     size = unit * max(2, min(224, side) // unit)
     return {

@@ -32,7 +32,7 @@ from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.data.survey.bands import band_numbers
 from openmae.data.survey.levels import apart, check_given
-from openmae.data.survey.sample import survey
+from openmae.data.survey.sample import Survey, survey
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError
 from openmae.evaluate.suited import say_notes
@@ -43,7 +43,7 @@ from openmae.recipes.levels import say_apart
 from openmae.recipes.nodata import say_missing, warn_of_suspects
 from openmae.recipes.opened import tell
 from openmae.recipes.pretrain.build import Images, Pretraining, build, stream_of
-from openmae.recipes.pretrain.choose import check_compiles, choose, most_minutes, settle
+from openmae.recipes.pretrain.choose import check_compiles, choose, most_minutes, one_channel, settle
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.pretrain.start import (
     Start,
@@ -57,7 +57,8 @@ from openmae.recipes.pretrain.start import (
 )
 from openmae.recipes.pretrain.watch import FEWEST, Watch, most_looked_at
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.job import Here, Job, JobKind, Look, begun
+from openmae.recipes.training.job import begun
+from openmae.recipes.training.kind import Here, Job, JobKind, Look
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
 from openmae.report.page.run import write_report
@@ -127,16 +128,35 @@ def open_images(settings: Pretrain, here: Here) -> Images:
             reading=settings.reading,
         )
         say_notes(look.choice, console)
-        if look.grey and settings.in_chans is None:
-            every = look.grey == len(look.sizes)
-            said = "All" if every else f"{look.grey:,} of {len(look.sizes):,} images looked at"
-            use = (
-                "trains on the one channel that they have" if every else "reads all as grey, if colour does not matter"
-            )
-            console.print(f"{said} are grey and stored as colour: --in-chans 1 {use}", soft_wrap=True)
+        look = one_channel(settings, look)
+        _say_look(settings, look, console)
         say_missing(look.missing, settings.max_nodata, console)
         warn_of_suspects(look.suspected, look.statistics.pixels.reading.nodata, console)
     return Images(train, val, shown, look, began, bands)
+
+
+def _say_look(settings: Pretrain, look: Survey, console: Console) -> None:
+    """What the images suggest that is not chosen by itself."""
+    if look.grey and settings.in_chans is None and look.statistics.pixels.in_chans == 3:
+        every = look.grey == len(look.sizes)
+        said = "All" if every else f"{look.grey:,} of {len(look.sizes):,} images looked at"
+        use = "trains on the one channel that they have" if every else "reads all as grey, if colour does not matter"
+        console.print(f"{said} are grey and stored as colour: --in-chans 1 {use}", soft_wrap=True)
+    if (found := look.directions) is None:
+        return
+    if settings.hflip and found.mirror_matters:
+        console.print(
+            f"Left and right differ ({found.said_of_mirror()}): if that means something, as in text and digits, "
+            "--no-hflip leaves them as they are",
+            soft_wrap=True,
+        )
+    is_open = settings.vflip is None and settings.rotate90 is None
+    if is_open and found.may_mean_nothing and (settings.recipe == "paper" or not found.mean_nothing):
+        console.print(
+            f"Directions seem to mean little ({found}): if up, down, left and right mean nothing here, "
+            "--vflip on --rotate90 on show the images every way",
+            soft_wrap=True,
+        )
 
 
 def _start(settings: Pretrain, here: Here) -> Start | None:

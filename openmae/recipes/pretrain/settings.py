@@ -93,9 +93,11 @@ class Pretrain(AskedGroups, AskedReading):
     img_size: Sides | None = None
     """Pixels a side that the model sees, 224 or 224x160 (height x width). Default: 224, or less for small images."""
     patch_size: Sides | None = None
-    """Pixels a side of a patch, 16 or 16x8 (height x width). Default: 16 (vit_huge 14), less for small images."""
+    """Pixels a side of a patch, 16 or 16x8 (height x width). Default: 16 (vit_huge 14), or less (8, 4, 2) where that
+    would cut images into fewer than 8 x 8."""
     in_chans: int | None = None
-    """Channels. Default: what the images have, or 3 for grey and colour together."""
+    """Channels. Default: what the images have, 1 where all are grey though stored as colour, or 3 for grey and colour
+    together."""
     bands: tuple[int, ...] | None = None
     """Which of the files' channels, counted from 1. Default: all."""
     pixel_type: Depth | None = None
@@ -142,6 +144,9 @@ class Pretrain(AskedGroups, AskedReading):
     """What is predicted of a patch: its pixels, 96 principal components, or histograms of gradients."""
     norm_pix_loss: bool = True
     """Normalise each target patch by its own mean and deviation: better features (Table 1d)."""
+    norm_pix_by: Literal["patch", "channel"] | None = None
+    """Whose mean that is: the patch's, as in the paper, or each channel's of the patch, so that an offset between the
+    channels is no pattern to be learnt; the deviation is one over all. Default: patch."""
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Least and most share of an image's area in a random crop; 1 1 takes whole images."""
@@ -174,7 +179,8 @@ class Pretrain(AskedGroups, AskedReading):
     """Compute each block again in the backward pass instead of keeping it: a quarter slower, a fraction of the memory.
     auto: where hardly an image fits otherwise."""
     blr: float | None = None
-    """Base learning rate; the rate is blr x batch_size / 256. Default: 1.5e-4 x sqrt(4096 / batch_size)."""
+    """Base learning rate; the rate is blr x batch_size / 256. Default: 1.5e-4 x sqrt(4096 / batch_size),
+    and 384 / width times that for encoders narrower than 384, up to the paper's rate of 2.4e-3."""
     weight_decay: float = 0.05
     """On matrices only: not on biases, norms and tokens."""
     layer_decay: float | None = None
@@ -219,6 +225,9 @@ class Pretrain(AskedGroups, AskedReading):
             except ValueError as error:
                 raise of_user(error) from error
         self._check_channels()
+        if self.norm_pix_by == "channel" and (self.target != "pixel" or not self.norm_pix_loss):
+            other = f"--target {self.target}" if self.target != "pixel" else "--no-norm-pix-loss"
+            raise UserError(f"--norm-pix-by channel does not go with {other}", "leave one of them out")
         if self.compile == "on" and self.mask_schedule != "constant":
             raise UserError(
                 f"--compile on needs steps of one shape, and --mask-schedule {self.mask_schedule} changes how many "

@@ -23,7 +23,7 @@ from openmae.evaluate.rank import rankme
 from openmae.machine.memory import ram
 from openmae.model import MaskedAutoencoder, ViT
 from openmae.randomness import generator
-from openmae.recipes.training.job import Here
+from openmae.recipes.training.kind import Here
 from openmae.recipes.training.schedule import Course
 
 MOST_REFERENCES, MOST_QUERIES = 5000, 1000

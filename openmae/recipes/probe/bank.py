@@ -1,12 +1,9 @@
 """`knn --out RUN`: the encoder and the labelled images that new ones are compared with, as an ordinary run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from openmae.console.words import size_of
 from openmae.data.sources.source import Source
@@ -15,20 +12,15 @@ from openmae.errors import UserError
 from openmae.evaluate.evaluation import How
 from openmae.evaluate.features import Readout, centred_images
 from openmae.evaluate.judge import Judged, judge
+from openmae.evaluate.knn import MOST_BYTES, Bank, bank_bytes, neighbours_of
 from openmae.evaluate.predict import predict, said
 from openmae.files.address import whole_address
 from openmae.files.disk import writing_results
-from openmae.heads import Neighbours
-from openmae.model import ViT
 from openmae.recipes.evaluate.keep import keep_result
 from openmae.recipes.probe.settings import Proof
 from openmae.train.checkpoint import save_model
 from openmae.train.run import RunFolder
 from openmae.weights import Loaded, model_json
-from openmae.weights.loaded import LINKS
-
-MOST_BYTES = 2**30  # of a bank: 349,525 images of a ViT-B
-_FLOAT = 4  # bytes
 
 
 def check_bank(out: Path, settings: Proof, places: Sequence[Readout]) -> None:
@@ -43,47 +35,20 @@ def check_bank(out: Path, settings: Proof, places: Sequence[Readout]) -> None:
 
 def check_room(images: int, width: int) -> None:
     """Raises UserError where the bank of so many images would be larger than what is loaded and searched with ease."""
-    if (needed := images * width * _FLOAT) > MOST_BYTES:
+    if (needed := bank_bytes(images, width)) > MOST_BYTES:
         raise UserError(
             f"a bank of {images:,} images with {width} numbers each takes {size_of(needed)}, and every image that is "
             f"classified is compared with all of it: at most {size_of(MOST_BYTES)} are kept",
-            f"give --labels {MOST_BYTES // _FLOAT // width:,}".replace(",", "")
-            + " or fewer; or keep a linear layer instead: openmae probe MODEL DATA --out RUN",
+            f"give --labels {MOST_BYTES // bank_bytes(1, width)} or fewer; or keep a linear layer instead: "
+            "openmae probe MODEL DATA --out RUN",
         )
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What is known of the labelled images: their features (M, D) at a place, and the answers."""
-
-    place: Readout
-    features: Tensor
-    right: Answers
-
-
-def neighbours_of(encoder: ViT, known: Compared, k: int, temperature: float) -> Neighbours:
-    """The classifier: blocks behind the place are left out."""
-    right, place = known.right, known.place
-    shape = (len(known.features), len(right.names))
-    model = Neighbours(_cut(encoder, place.layer), shape, place.pool, LINKS[right.task], k, temperature)
-    return model.fill(known.features, torch.from_numpy(right.values)).eval()
-
-
-def _cut(encoder: ViT, depth: int) -> ViT:
-    """The encoder without the blocks behind the first `depth`."""
-    if depth == encoder.depth:
-        return encoder
-    shorter = ViT(**{**encoder.arguments(), "depth": depth})
-    wanted = shorter.state_dict()
-    shorter.load_state_dict({name: value for name, value in encoder.state_dict().items() if name in wanted})
-    return shorter
 
 
 def keep_bank(
     settings: Proof,
     out: Path,
     loaded: Loaded,
-    known: Compared,
+    known: Bank,
     sources: tuple[Source, Source],
     asked: Answers,
     how: How,

@@ -33,7 +33,7 @@ from openmae.model import ViT
 from openmae.recipes.learnt import label_column
 from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import tell
-from openmae.recipes.probe.bank import Compared, check_bank, check_room, keep_bank
+from openmae.recipes.probe.bank import check_bank, check_room, keep_bank
 from openmae.recipes.probe.keep import keep
 from openmae.recipes.probe.settings import Proof
 from openmae.recipes.probe.table import draw_layers, show_advice, show_table
@@ -128,9 +128,9 @@ def _prove(
 
         what = settings.data + settings.selection.beside(WHOLE)
         what += "" if settings.labels is None else f" (--labels {settings.labels})"
-        known: list[Compared] = []
+        known: list[knn.Bank] = []
         evaluations = evaluate(
-            loaded, (train, val), (right, asked), what, how, say, lambda *found: known.append(Compared(*found))
+            loaded, (train, val), (right, asked), what, how, say, lambda *found: known.append(knn.Bank(*found))
         )
     ranks.gather(None)  # the others stay until the lead has its figures
     if not ranks.leads:

@@ -32,7 +32,8 @@ from openmae.recipes.outline.opened import Outlined, open_outlined
 from openmae.recipes.segment.choose import choose, settle
 from openmae.recipes.segment.settings import Segment
 from openmae.recipes.training.best import FOLDER
-from openmae.recipes.training.job import Here, JobKind, begun
+from openmae.recipes.training.job import begun
+from openmae.recipes.training.kind import Here, JobKind
 from openmae.recipes.training.settings import given
 from openmae.train.loop import fit
 from openmae.transfer.segmenter import Segmenter

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from openmae.files.parsing import read_json
 from openmae.files.whole import whole_folder
-from openmae.report.page.results import shown_figure, shown_value
+from openmae.report.page.results import called, shown_value
 
 FOLDER = "best"
 LESS_IS_BETTER = ("loss", "mae", "rmse")
@@ -68,14 +68,14 @@ class BestWeights:
         """The best beside the last, as `found` gives it."""
         best = self.record()
         if best is None:
-            return f"No weights are kept as the best by {self.metric}"
-        shown = shown_figure(self.metric, best["figure"], best["error"])
+            return f"No weights are kept as the best by {called(self.metric)}"
+        shown, by = shown_value(self.metric, best["figure"], best["error"]), called(self.metric)
         if best["step"] == last["step"]:
-            return f"The last step is the best by {self.metric}: {shown}; {self.folder} has the same weights"
+            return f"The last step is the best by {by}: {shown}; {self.folder} has the same weights"
         apart, noise = abs(best["figure"] - last["figure"]), math.hypot(best["error"] or 0, last["error"] or 0)
         also = " (chance alone makes such figures differ by more)" if apart < noise else ""
         return (
-            f"The best by {self.metric} was step {best['step']:,}: {shown}; the last, step {last['step']:,}, has "
+            f"The best by {by} was step {best['step']:,}: {shown}; the last, step {last['step']:,}, has "
             f"{shown_value(self.metric, last['figure'], last['error'])}{also}. The weights of step {best['step']:,} "
             f"are in {self.folder}; they were chosen by these very images, which flatters them"
         )

@@ -37,6 +37,8 @@ def made_longer(settings: Settings, run: Path) -> tuple[Ends, str]:
         return ends, ""
     if asked <= epochs:
         return ends, ""
+    if not config["steps"]:
+        raise UserError(f"{run} holds a run of no steps, which cannot be made longer", "choose another --out")
     said = (
         f"The run in {run} was complete after {shown(float(epochs))} epochs, {several(config['steps'], 'step')}: "
         f"{shown(asked - epochs)} more begin with its last weights, a new warm-up and a new cosine"

@@ -13,13 +13,16 @@ from openmae.machine.kinds import Device
 Hflip = Annotated[bool, arg(help="Mirror half of the views. Switch off where left and right differ in meaning.")]
 Vflip = Annotated[
     Literal["on", "off"] | None,
-    arg(help="Show half of the views upside down, for images in which up and down mean nothing. Default: off."),
+    arg(
+        help="Show half of the views upside down, for images in which up and down mean nothing. Default: off; "
+        "pre-training turns it on where no direction means anything."
+    ),
 ]
 Rotate90 = Annotated[
     Literal["on", "off"] | None,
     arg(
         help="Turn views by 0, 90, 180 or 270 degrees, each as often, for images in which no direction means anything. "
-        "Default: off."
+        "Default: as --vflip."
     ),
 ]
 AskedCropFit = Annotated[

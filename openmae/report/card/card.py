@@ -19,7 +19,8 @@ from openmae.heads import Answering, Classifier, Neighbours
 from openmae.model import MaskedAutoencoder
 from openmae.report.card.figures import figures_section
 from openmae.report.card.text import escaped, head, licence_lines, listing, place_name, public, section, table
-from openmae.report.plots.curves import is_number, loss_png
+from openmae.report.plots.curves import is_number
+from openmae.report.plots.loss import loss_png
 from openmae.train.run import read_config, read_metrics
 from openmae.version import __version__
 from openmae.weights import Loaded
@@ -40,6 +41,7 @@ _RECIPE = {  # settings of config.toml that matter, and what they are called
     "mask_ratio": "share of patches hidden",
     "target": "target",
     "norm_pix_loss": "each patch's pixels normalised",
+    "norm_pix_by": "by the mean of the",
     "decoder": "decoder",
     "blocks": "blocks that learn",
     "from_scratch": "from fresh weights",

@@ -13,8 +13,8 @@ from openmae.report.page.results import name_of, shown_value
 from openmae.report.plots.curves import is_number
 
 COMPARED = "compared.json"
-FINETUNED, BEST = "fine-tuned", "fine-tuned, its best look at val"
-_KNN_NOTE = "kNN has no weights to export: it compares with the labelled images themselves (openmae knn)"
+FINETUNED, BEST, SCRATCH = "fine-tuned", "fine-tuned, its best look at val", "from scratch"
+_KNN_NOTE = "Its bank of labelled images was not kept with this run: openmae knn MODEL DATA --out RUN keeps one"
 
 
 def heading(found: Mapping[str, Any]) -> str:
@@ -26,25 +26,26 @@ def verdict(found: Mapping[str, Any], run: str) -> str:
     """Which to use, in a sentence or two; "" where the figures cannot tell. The best look is no row of its own here: it
     was chosen by these images."""
     rows = [row for row in found["rows"] if row["name"] != BEST and math.isfinite(row["figure"])]
-    own = next((row for row in rows if row["name"] == FINETUNED), None)
+    own = next((row for row in rows if row["weights"] == ""), None)  # the probe where that is what the run leaves
     others = sorted((row for row in rows if row is not own), key=lambda row: -row["figure"])
     if own is None or not others:
         return ""
-    other = others[0]
+    other, name = others[0], own["name"]
+    one = "fine-tuned one" if name == FINETUNED else name
     ahead = own["figure"] - other["figure"]
     chance = math.hypot(own["error"] or 0.0, other["error"] or 0.0)
     where = f"{run}/{other['weights']}" if other["weights"] else None
     if abs(ahead) <= chance:
         also = f"; the {other['name']} is in {where}" if where else ""
         return (
-            f"Fine-tuned and {other['name']} differ by less than chance does on {found['images']:,} images: nothing "
-            f"here says which is better{also}."
+            f"{name[0].upper()}{name[1:]} and {other['name']} differ by less than chance does on {found['images']:,} "
+            f"images: nothing here says which is better{also}."
         )
     if ahead > 0:
-        return f"Use the fine-tuned one, {run}: it is ahead of {other['name']} by more than its error."
+        return f"Use the {one}, {run}: it is ahead of {other['name']} by more than its error."
     if where:
-        return f"Use {where}: the {other['name']} is ahead of the fine-tuned one by more than its error."
-    return f"{other['name']} is ahead of the fine-tuned one by more than its error. {_KNN_NOTE}."
+        return f"Use {where}: the {other['name']} is ahead of the {one} by more than its error."
+    return f"{other['name']} is ahead of the {one} by more than its error. {_KNN_NOTE}."
 
 
 def compared_section(found: Any) -> str:

@@ -36,11 +36,10 @@ def ways_table(found: Mapping[str, Any]) -> tuple[Sequence[str], list[Sequence[s
     return ("way", name_of(metric), name_of(loss), "settings"), rows
 
 
-def taken(found: Mapping[str, Any]) -> str:
+def taken_way(found: Mapping[str, Any]) -> str:
     """Which way was taken, a sentence."""
-    names = [row["name"] for row in found["ways"]]
-    least = "least error" if loss_name(found["metric"]) == "rmse" else "least loss"
-    return f"Taken of these {len(names)}: {found['taken']}, with the {least}."
+    least = "error" if loss_name(found["metric"]) == "rmse" else "loss"
+    return f"Taken: {found['taken']}, which of all within a standard error of the least {least} changes features least."
 
 
 def folds_section(found: Any) -> str:
@@ -50,6 +49,6 @@ def folds_section(found: Any) -> str:
         told = (
             f"Each of {found['labels']:,} labels was told by a model that had not learnt it, in {found['folds']} folds."
         )
-        return section("Which way to fine-tune", numbers_table(titles, rows), paragraph(f"{told} {taken(found)}"))
+        return section("Which way to fine-tune", numbers_table(titles, rows), paragraph(f"{told} {taken_way(found)}"))
     except (TypeError, LookupError, ValueError):
         return ""

@@ -61,6 +61,12 @@ def name_of(figure: str) -> str:
     return _FIGURES[figure][0]
 
 
+def called(figure: str) -> str:
+    """The same within a sentence: top-1 accuracy, R²; the loss, which is not of every task the same, by its name."""
+    name = "loss" if figure == "loss" else name_of(figure)
+    return name if name[1].isupper() or not name[1].isascii() else name[0].lower() + name[1:]
+
+
 def shown_value(name: str, value: float, error: float | None) -> str:
     """The same without its name: 93.20% ± 0.40."""
     shape = _FIGURES[name][1]

@@ -12,7 +12,6 @@ from urllib.parse import quote
 from openmae.console.words import duration
 from openmae.report.page.html import escaped, facts, numbers_table, paragraph, picture, section
 from openmae.report.plots.curves import is_number
-from openmae.report.plots.study import study_picture
 
 STUDY = "study.json"
 RESULTS = "results.json"
@@ -32,6 +31,8 @@ def study_page(results: Any) -> list[str]:
         return [paragraph("Nothing of this study is complete yet.")]
     figures = [one for one in results["figures"] if _is_figure(one)]
     encoders = {str(key): str(said) for key, said in _mapping(results.get("encoders")).items()}
+    from openmae.report.plots.study import study_picture  # here: every training imports this page, matplotlib is large
+
     svg = study_picture(figures, encoders)
     verdict = _mapping(results.get("verdict"))
     return [

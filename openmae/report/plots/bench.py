@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from openmae.report.plots.style import BLUE, GREY, INK, STYLE, svg_text
+from openmae.report.plots.figure import svg_text
+from openmae.report.plots.style import BLUE, GREY, INK, STYLE
 
 OURS = "openmae"  # what our own contenders' names begin with
 _BAR_INCHES, _TITLE_INCHES = 0.3, 0.75

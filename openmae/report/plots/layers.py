@@ -6,7 +6,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from openmae.report.plots.style import BLUE, INK, STYLE, percent, svg_text
+from openmae.report.plots.figure import svg_text
+from openmae.report.plots.style import BLUE, INK, STYLE, percent
 
 _COLOURS = (BLUE, "#c4561e")
 _DASHES = (":", "--", "-.")

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from openmae.console.words import drawable
 from openmae.evaluate.metrics import Bin, Numbers, confused_pairs, confusion_matrix
-from openmae.report.plots.style import BLUE, GREY, INK, STYLE, percent, svg_text
+from openmae.report.plots.chart import Across, Bars, Line, Plot, chart
+from openmae.report.plots.figure import svg_text
+from openmae.report.plots.style import BLUE, GREY, INK, STYLE, percent
 
 MOST_NAMED = 30  # classes whose names and counts can be read in one matrix
 MOST_DRAWN = 500  # classes of the overview
@@ -102,28 +104,18 @@ def overview_picture(labels: Numbers, predicted: Numbers) -> str:
 
 def reliability_picture(bins: Sequence[Bin], error: float) -> str:
     """Accuracy over confidence, and how many images have which; on the diagonal confidence is what it claims."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure((5.0, 4.4), layout="constrained")
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        width = [one.high - one.low for one in bins]
-        low = [one.low for one in bins]
-        upper.bar(low, [one.accuracy for one in bins], width, align="edge", color=BLUE, edgecolor="white")
-        gaps = [one.confidence - one.accuracy for one in bins]
-        bottoms = [one.accuracy for one in bins]
-        upper.bar(low, gaps, width, bottoms, align="edge", color="none", edgecolor="#c4561e", hatch="////", linewidth=0)
-        upper.plot((0, 1), (0, 1), color="#666666", linewidth=1, linestyle="--")
-        upper.set_ylim(0, 1)
-        upper.set_xlim(0, 1)
-        upper.set_ylabel("accuracy")
-        upper.set_title(f"Expected calibration error {error:.1%} (hatched)", fontsize=10)
-        lower.bar(low, [one.images for one in bins], width, align="edge", color=GREY, edgecolor="white")
-        lower.set_ylabel("images")
-        lower.set_xlabel("confidence")
-        upper.yaxis.set_major_formatter(percent)
-        lower.xaxis.set_major_formatter(percent)
-        for axis in (upper, lower):
-            axis.tick_params(length=0)
-        return svg_text(figure)
+    left, right, accuracy, confidence, images = (
+        np.array(values, dtype=np.float64)
+        for values in zip(*((one.low, one.high, one.accuracy, one.confidence, one.images) for one in bins), strict=True)
+    )
+    nothing = np.zeros_like(left)
+    diagonal = Line(np.array([0.0, 1.0]), np.array([0.0, 1.0]), "#666666", 1.0)
+    shown = [Bars(left, right, nothing, accuracy, BLUE)]
+    shown.append(Bars(left, right, accuracy, confidence, "#c4561e", hatched=True))
+    title = f"Accuracy; calibration error {error:.1%} (hatched)"
+    upper = Plot(title, [diagonal], percent, 0.0, 1.0, shown, tall=3.0)
+    lower = Plot("Images", [], None, 0.0, bars=[Bars(left, right, nothing, images, GREY)])
+    return chart([upper, lower], Across("confidence", said=percent, low=0.0, high=1.0), height=317)
 
 
 def scatter_picture(values: NDArray[np.float32], predicted: NDArray[np.float32]) -> str:

@@ -10,7 +10,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from openmae.console.words import drawable
 from openmae.report.plots.curves import is_number
-from openmae.report.plots.style import BLUE, INK, STYLE, svg_text
+from openmae.report.plots.figure import svg_text
+from openmae.report.plots.style import BLUE, INK, STYLE
 
 _COLOURS = (INK, BLUE, "#c4561e", "#2c8a57")
 _ROW = 1.05  # inches

@@ -1,14 +1,10 @@
-"""What all plots have in common: colours, fonts, and how they become text."""
+"""What all plots have in common: colours, fonts, and what may stand in them."""
 
-import io
 import re
-import warnings
 from typing import Any
 
-from matplotlib.figure import Figure
-
 BLUE, GREY, INK = "#1f5fa8", "#c3cbd6", "#333333"
-_NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # what no SVG can hold
+_NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 STYLE: Any = {  # matplotlib types its keys one by one
     "text.parse_math": False,  # names come from outside
     "svg.fonttype": "none",  # text stays text
@@ -35,12 +31,6 @@ def percent(share: float, _: float = 0) -> str:
     return f"{100 * share:g}%"
 
 
-def svg_text(figure: Figure) -> str:
-    """The figure as SVG, the same for the same figure."""
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with warnings.catch_warnings():  # of letters that our font lacks: text stays text, and the reader's fonts have them
-        warnings.filterwarnings("ignore", "Glyph")
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    text = _NO_XML.sub("\ufffd", buffer.getvalue())
-    return text[text.index("<svg") :]  # the XML prolog names a file on the web
+def printable(text: str) -> str:
+    """The text without the characters that no SVG can hold."""
+    return _NO_XML.sub("\ufffd", text)

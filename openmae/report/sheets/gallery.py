@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-from PIL.ImageFont import FreeTypeFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from openmae.data.loading.in_order import CentredImages
+from openmae.report.sheets.font import wide_font
 from openmae.report.sheets.layout import FAINT, TEXT, elide, tile_size
 from openmae.report.sheets.pictures import TAIL
 
@@ -50,7 +48,7 @@ def gallery(groups: Sequence[Group], size: tuple[int, int]) -> Image.Image:
     row = height + 2 * _LINE + _GAP
     rows = [-(-len(group.tiles) // columns) for group in groups]
     total = 2 * _MARGIN + sum(2 * _LINE + count * row for count in rows)
-    font, bold = _font(_SIZE), _font(_SIZE, bold=True)
+    font, bold = wide_font(_SIZE), wide_font(_SIZE, bold=True)
     widest = max(2 * _MARGIN + round(bold.getlength(group.title)) for group in groups)
     wide = max(2 * _MARGIN + columns * (width + _GAP) - _GAP, min(widest, _WIDTH))
     canvas = Image.new("RGB", (wide, total), "white")
@@ -89,9 +87,3 @@ def _shown(view: Tensor) -> Image.Image:
 
 def _filter(image: Image.Image, width: int) -> Image.Resampling:
     return Image.Resampling.NEAREST if width >= image.width else Image.Resampling.LANCZOS
-
-
-def _font(size: int, bold: bool = False) -> FreeTypeFont:
-    """matplotlib's own, which knows Latin, Greek and Cyrillic."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

@@ -4,13 +4,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
 
 from openmae.console.words import drawable
+from openmae.report.sheets.font import wide_font
 
 SMALLEST, LARGEST = 128, 224  # px of a tile's longer side
 ROWS_IN_ONE_BLOCK = 4  # more of them stand side by side
@@ -169,9 +169,12 @@ def _resize(tile: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _font(text: str, size: int) -> FreeTypeFont:
-    """Pillow's own font; for what lies outside of ASCII, matplotlib's, which knows Latin, Greek and Cyrillic."""
-    if text.isascii():
-        font = ImageFont.load_default(size)
-        assert isinstance(font, FreeTypeFont), "Pillow was built without FreeType"
-        return font
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    """Pillow's own font; for what lies outside of ASCII the wide one."""
+    return _plain_font(size) if text.isascii() else wide_font(size)
+
+
+@cache
+def _plain_font(size: int) -> FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, FreeTypeFont), "Pillow was built without FreeType"
+    return font

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from openmae.data.views.statistics import WHITE
+from openmae.report.sheets.font import wide_font
 from openmae.report.sheets.layout import FAINT, TEXT, Row, elide, sheet
 from openmae.report.sheets.pictures import NARROW, NOISE, TAIL
 
@@ -50,13 +49,13 @@ def _drawn(tile: CaptionedImage) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     if tile.image is None:
         draw.rectangle((0, 0, SIDE - 1, SIDE - 1), "#eeeeee")
-        draw.text((SIDE // 2, SIDE // 2), "cannot be read", FAINT, _font(), anchor="mm")
+        draw.text((SIDE // 2, SIDE // 2), "cannot be read", FAINT, wide_font(_TEXT), anchor="mm")
     else:
         image = _sized(_shown(tile.image))
         canvas.paste(image.convert("RGB"), ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
     for line, (text, colour) in enumerate(((tile.about, TEXT), (tile.name, FAINT))):
         middle = SIDE + line * _LINE + _LINE // 2 + 2
-        draw.text((SIDE // 2, middle), elide(text, _font(), SIDE), colour, _font(), anchor="mm")
+        draw.text((SIDE // 2, middle), elide(text, wide_font(_TEXT), SIDE), colour, wide_font(_TEXT), anchor="mm")
     return canvas
 
 
@@ -81,8 +80,3 @@ def _sized(image: Image.Image) -> Image.Image:
     factor = SIDE // longest if longest <= _ENLARGED else SIDE / longest
     width, height = (max(1, round(side * factor)) for side in image.size)
     return image.resize((width, height), Image.Resampling.NEAREST if longest <= _ENLARGED else Image.Resampling.LANCZOS)
-
-
-def _font() -> ImageFont.FreeTypeFont:
-    """One that knows Latin, Greek and Cyrillic."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), _TEXT)

@@ -20,7 +20,7 @@ from openmae.data.views.statistics import Statistics
 from openmae.files.whole import write_file
 from openmae.model import MaskedAutoencoder, Output, patchify, take, unpatchify
 from openmae.report.sheets.layout import Row, sheet
-from openmae.targets import HOG, NormPix, OwnTarget, Pixel, patch_statistics
+from openmae.targets import HOG, NormPix, NormPixByChannel, OwnTarget, Pixel
 
 PatchStats = Literal["true", "visible"]
 GREY = 128
@@ -137,16 +137,19 @@ def _said_of_target(model: MaskedAutoencoder, patch_stats: PatchStats) -> str:
             "each stroke is an edge, the brighter the stronger, scaled alike in both columns. Dim strokes: visible "
             f"patches, as they are. {error}."
         )
+    tints = ""
+    if isinstance(target, NormPix) and model.encoder.in_chans > 1 and not isinstance(target, NormPixByChannel):
+        tints = " Tints are the model's own: a patch has one brightness for all colours."
     if isinstance(target, NormPix) and patch_stats == "true":
         return (
             "The model predicts only the pattern within a hidden patch. The brightness and contrast of each hidden "
-            f"patch are taken from the original, so this picture shows more than the model knows. {flat}"
+            f"patch are taken from the original, so this picture shows more than the model knows.{tints} {flat}"
         )
     if isinstance(target, NormPix):
         return (
             "The model predicts only the pattern within a hidden patch. The brightness and contrast of each hidden "
             "patch are estimated from the visible patches around it: nothing of what is hidden enters the "
-            f"reconstruction. {flat}"
+            f"reconstruction.{tints} {flat}"
         )
     if isinstance(target, Pixel):
         return f"Hidden patches are shown as the model predicts them, visible ones as they are in the input. {error}."
@@ -209,7 +212,7 @@ def _predicted_pixels(model: MaskedAutoencoder, output: Output, patches: Tensor,
     """(n, C, H, W) normalised pixels; those of visible patches mean nothing."""
     assert not isinstance(model.target, HOG | OwnTarget), "they have no pixels"
     encoder = model.encoder
-    mean, std = patch_statistics(patches) if model.target.needs_statistics else (patches[..., :1],) * 2
+    mean, std = model.target.statistics(patches) if isinstance(model.target, NormPix) else (patches[..., :1],) * 2
     if patch_stats == "visible" and model.target.needs_statistics:
         mean, std = estimated_statistics(mean, std, output.mask, encoder.grid, encoder.patch_size)
     predicted = model.target.to_pixels(output.prediction, mean, std)
@@ -219,7 +222,7 @@ def _predicted_pixels(model: MaskedAutoencoder, output: Output, patches: Tensor,
 def estimated_statistics(
     mean: Tensor, std: Tensor, mask: Tensor, grid: tuple[int, ...], patch_size: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Statistics (n, N, 1) of every patch from those of the other visible ones, near ones weighing more.
+    """Statistics (n, N, 1 or C) of every patch from those of the other visible ones, near ones weighing more.
 
     Weights are 1 / distance^2 between patch centres (Shepard's interpolation). mask: (n, N), True = hidden.
     """

@@ -14,7 +14,6 @@ from openmae.evaluate.metrics import Bin, confused_pairs
 from openmae.files.disk import writing_results
 from openmae.files.whole import write_file
 from openmae.randomness import generator
-from openmae.report.plots.results import confusion_picture, overview_picture, reliability_picture, scatter_picture
 from openmae.report.sheets.gallery import Group, Tile, gallery, view_tiles
 
 _MISTAKES, _RIGHT, _PAIRS, _EXAMPLES = 12, 6, 5, 6  # images and groups in the pictures
@@ -22,21 +21,23 @@ _MISTAKES, _RIGHT, _PAIRS, _EXAMPLES = 12, 6, 5, 6  # images and groups in the p
 
 def draw_result(judged: Judged, found: dict[str, Any], folder: Path) -> list[Path]:
     """Writes every picture that the result gives into the folder; gives their paths. Raises UserError."""
+    from openmae.report.plots import results  # here: every training imports this file, matplotlib is large
+
     right = judged.right
     drawn: dict[str, str] = {}
     groups: list[Group] = []
     if right.task == "regression":
         values, scores = right.values[:, 0].astype(np.float32), judged.scores[:, 0].numpy()
-        drawn["scatter"] = scatter_picture(values, scores)
+        drawn["scatter"] = results.scatter_picture(values, scores)
         groups = _number_samples(judged, values, scores)
     elif right.task == "multi-label":
         groups = _label_samples(judged)
     else:
         labels, (predicted, _) = right.values.astype(np.int64), judged.predicted()
-        drawn["confusion"] = confusion_picture(labels, predicted, right.names)
-        drawn["overview"] = overview_picture(labels, predicted)
+        drawn["confusion"] = results.confusion_picture(labels, predicted, right.names)
+        drawn["overview"] = results.overview_picture(labels, predicted)
         bins = [Bin(**one) for one in found["calibration"]]
-        drawn["reliability"] = reliability_picture(bins, found["figures"]["calibration_error"])
+        drawn["reliability"] = results.reliability_picture(bins, found["figures"]["calibration_error"])
         groups = _class_samples(judged)
     pages = {"samples": groups, "confused": _confused_samples(judged) if right.task == "classification" else []}
     written = []

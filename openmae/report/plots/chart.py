@@ -1,0 +1,251 @@
+"""Lines and bars over a common axis, written as SVG by ourselves.
+
+A run has half a dozen curves, drawn again with every report: matplotlib takes a fifth of a second for them, this the
+hundredth part, and nothing large is imported. Text stays text, in the reader's fonts. Lengths are points, counted from
+the upper left corner.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmae.report.plots.style import INK, printable
+
+Values = NDArray[np.float64]
+
+_WIDTH, HEIGHT = 360, 216
+_LEFT, _RIGHT, _TOP, _BELOW = 62, 346, 22, 35  # of what is drawn in
+_BETWEEN = 28  # two plots, one above the other
+_FONT = "'DejaVu Sans', Verdana, Geneva, Arial, Helvetica, sans-serif"
+_LETTER = 0.6  # about as wide as high
+_MARGIN, _MARGIN_OF_WORDS = 0.05, 0.2  # of a span, left free beside what is drawn
+_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+_COLUMNS = 2 * _WIDTH  # of points that are told apart: of more than a few in one, the first, least, greatest and last
+
+
+@dataclass(frozen=True)
+class Line:
+    """x, y: (n,), finite. marks: a dot at each point. words: beside each point, or none. name: what the legend calls
+    it, "" for nothing."""
+
+    x: Values
+    y: Values
+    colour: str
+    width: float = 1.8
+    marks: bool = False
+    words: Sequence[str] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """left, right, low, high: (n,), the edges of each."""
+
+    left: Values
+    right: Values
+    low: Values
+    high: Values
+    colour: str
+    hatched: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Lines in one frame over bars, one of all at least. said: the words of a value. low, high: where the axis begins
+    and ends, by default a little beyond what is drawn. tall: beside the other plots."""
+
+    title: str
+    lines: Sequence[Line]
+    said: Callable[[float], str] | None = None
+    low: float | None = None
+    high: float | None = None
+    bars: Sequence[Bars] = ()
+    tall: float = 1.0
+
+
+@dataclass(frozen=True)
+class Across:
+    """What is common to all plots. named: what stands at x = 0, 1, 2, ..., in the place of numbers. said, low, high: as
+    of a plot; both are given where there are bars."""
+
+    label: str = "step"
+    named: Sequence[str] = ()
+    said: Callable[[float], str] | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From low to high, with these ticks among them; `places` are points from `start` (low) to `end` (high)."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    ticks: Sequence[float]
+
+    def places(self, values: Values) -> Values:
+        """Where values lie."""
+        # Halves first: the difference of the largest two is no number.
+        share = (values / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
+        return np.asarray(self.start + share * (self.end - self.start))
+
+    def place(self, value: float) -> float:
+        """Where one lies."""
+        return float(self.places(np.array([value]))[0])
+
+
+def chart(plots: Sequence[Plot], shared: Across = Across(), height: float = HEIGHT) -> str:
+    """Plots one above the other over the same x, as SVG; small, so that the text is readable on a phone."""
+    bottom = height - _BELOW
+    across = _across(plots, shared)
+    each = (bottom - _TOP - _BETWEEN * (len(plots) - 1)) / sum(plot.tall for plot in plots)
+    parts = [f'<rect width="{_WIDTH}" height="{height:g}" fill="#ffffff"/>']
+    top = float(_TOP)
+    for plot in plots:
+        parts += _drawn(plot, across, top, top + each * plot.tall)
+        top += each * plot.tall + _BETWEEN
+    for tick, said in zip(across.ticks, shared.named or _words(across, shared.said), strict=True):
+        parts.append(_text(across.place(tick), bottom + 13, said, "middle"))
+    parts.append(_text((_LEFT + _RIGHT) / 2, bottom + 29, shared.label, "middle"))
+    size = f'width="{_WIDTH}pt" height="{height:g}pt" viewBox="0 0 {_WIDTH} {height:g}"'
+    style = f'font-family="{_FONT}" font-size="10" fill="{INK}" stroke-linejoin="round"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n' + "\n".join(parts) + "\n</svg>\n"
+
+
+def _across(plots: Sequence[Plot], shared: Across) -> Axis:
+    if shared.low is not None and shared.high is not None:
+        return _axis(shared.low, shared.high, _LEFT, _RIGHT, 6)
+    lines = [line for plot in plots for line in plot.lines]
+    least, most = min(float(line.x.min()) for line in lines), max(float(line.x.max()) for line in lines)
+    axis = _axis(*_widened(least, most), _LEFT, _RIGHT, 6, whole=True)
+    return replace(axis, ticks=range(len(shared.named))) if shared.named else axis
+
+
+def _drawn(plot: Plot, across: Axis, top: float, bottom: float) -> Iterator[str]:
+    values = [*(line.y for line in plot.lines), *(ends for bars in plot.bars for ends in (bars.low, bars.high))]
+    margin = _MARGIN_OF_WORDS if any(line.words for line in plot.lines) else _MARGIN
+    low, high = _widened(min(float(one.min()) for one in values), max(float(one.max()) for one in values), margin)
+    low, high = low if plot.low is None else plot.low, high if plot.high is None else plot.high
+    up = _axis(low, high, bottom, top, 6 if bottom - top > HEIGHT / 2 else 3)
+    for tick in across.ticks:
+        place = across.place(tick)
+        yield _stroke([(place, top), (place, bottom)], "#e9ebee", 0.8)
+    for tick, said in zip(up.ticks, _words(up, plot.said), strict=True):
+        place = up.place(tick)
+        yield _stroke([(_LEFT, place), (_RIGHT, place)], "#e9ebee", 0.8)
+        yield _text(_LEFT - 4, place + 3.6, said, "end")
+    for bars in plot.bars:
+        yield from _standing(bars, across, up)
+    yield _stroke([(_LEFT, top), (_LEFT, bottom), (_RIGHT, bottom)], "#999999", 0.8)
+    yield _text(_LEFT, top - 6, plot.title, size=11)
+    for line in plot.lines:
+        points = _thinned(across.places(line.x), up.places(line.y))
+        yield _stroke(points, line.colour, line.width)
+        if line.marks:
+            yield from (f'<circle cx="{x:.2f}" cy="{y:.2f}" r="1.8" fill="{line.colour}"/>' for x, y in points)
+        yield from _beside(line, points)
+    yield from _legend(plot, across, up)
+
+
+def _standing(bars: Bars, across: Axis, up: Axis) -> Iterator[str]:
+    if bars.hatched:
+        hatch = f'<path d="M0,6 L6,0" stroke="{bars.colour}" stroke-width="1"/>'
+        yield f'<pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse">{hatch}</pattern>'
+    fill = 'fill="url(#hatch)"' if bars.hatched else f'fill="{bars.colour}" stroke="#ffffff"'
+    left, right, ends = across.places(bars.left), across.places(bars.right), (up.places(bars.low), up.places(bars.high))
+    top, bottom = np.minimum(*ends), np.maximum(*ends)
+    for x, wide, y, high in zip(left, right - left, top, bottom - top, strict=True):
+        if high > 0:
+            yield f'<rect x="{x:.2f}" y="{y:.2f}" width="{wide:.2f}" height="{high:.2f}" {fill}/>'
+
+
+def _beside(line: Line, points: Sequence[tuple[float, float]]) -> Iterator[str]:
+    """The words of a line's points: above them, or below where the line would cross them."""
+    for place, words in enumerate(line.words):
+        x, y = points[place]
+        beside = [height for _, height in points[max(0, place - 1) : place + 2]]
+        yield _text(x, y + (15 if y == max(beside) > min(beside) else -7), words, "middle")
+
+
+def _legend(plot: Plot, across: Axis, up: Axis) -> Iterator[str]:
+    """Names beside pieces of their lines, in the corner where the fewest points lie."""
+    named = [line for line in plot.lines if line.name]
+    if not named:
+        return
+    high = 15 * len(named) + 4
+    wide = min(float(across.end - across.start), 34 + 10 * _LETTER * max(len(line.name) for line in named))
+    x = np.concatenate([across.places(line.x) for line in plot.lines])
+    y = np.concatenate([up.places(line.y) for line in plot.lines])
+    corners = [(left, top) for top in (up.end, up.start - high) for left in (across.start + 4, across.end - wide)]
+
+    def covered(corner: tuple[float, float]) -> int:
+        left, top = corner
+        return int(((x > left) & (x < left + wide) & (y > top) & (y < top + high)).sum())
+
+    left, top = min(corners, key=covered)
+    for number, line in enumerate(named):
+        middle = top + 11 + 15 * number
+        yield _stroke([(left + 4, middle), (left + 24, middle)], line.colour, line.width)
+        yield _text(left + 30, middle + 3.6, line.name)
+
+
+def _widened(low: float, high: float, margin: float = _MARGIN) -> tuple[float, float]:
+    """A span with a margin; one of no width, or of less than can be told apart, around its value."""
+    size = max(abs(low), abs(high))
+    if high / 2 - low / 2 <= 1e-12 * size or size < 1e-200:
+        around = 0.05 * size if size >= 1e-200 else 0.05
+        low, high = low - around, high + around
+    more = 2 * margin * (high / 2 - low / 2)
+    return low - more, high + more
+
+
+def _axis(low: float, high: float, start: float, end: float, most: int, whole: bool = False) -> Axis:
+    """With at most so many steps between ticks at round values; whole: at whole ones."""
+    wished = (high - low) / most
+    size = 10.0 ** math.floor(math.log10(wished))
+    step = next(size * step for step in _STEPS if size * step >= wished * (1 - 1e-9))
+    if whole:
+        step = float(max(1, math.ceil(step - 1e-9)))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return Axis(low, high, start, end, [step * number for number in range(first, last + 1)])
+
+
+def _words(axis: Axis, said: Callable[[float], str] | None) -> list[str]:
+    """Of the ticks; of numbers with the digits that tell one from the next."""
+    if said is not None:
+        return [said(tick) for tick in axis.ticks]
+    largest = max((abs(tick) for tick in axis.ticks), default=1.0)
+    step = axis.ticks[1] - axis.ticks[0] if len(axis.ticks) > 1 else largest
+    digits = min(15, max(6, 2 + math.ceil(math.log10(largest / step)))) if largest > 0 else 6
+    return [f"{tick:,.{digits}g}" for tick in axis.ticks]
+
+
+def _thinned(x: Values, y: Values) -> list[tuple[float, float]]:
+    """The points that look the same: of the many that lie in one column, the first, least, greatest and last."""
+    if len(x) <= 4 * _COLUMNS:
+        return list(zip(x.tolist(), y.tolist(), strict=True))
+    columns = np.floor(x * _COLUMNS / _WIDTH)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(columns)) + 1, [len(x)]])
+    kept: list[int] = []
+    for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        part = y[begin:end]
+        kept += sorted({begin, begin + int(part.argmin()), begin + int(part.argmax()), end - 1})
+    return list(zip(x[kept].tolist(), y[kept].tolist(), strict=True))
+
+
+def _stroke(points: Sequence[tuple[float, float]], colour: str, width: float) -> str:
+    places = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
+    return f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+
+
+def _text(x: float, y: float, words: str, anchor: str = "start", size: int = 10) -> str:
+    """size: in points; 10 is that of the whole."""
+    more = "" if size == 10 else f' font-size="{size}"'
+    more += "" if anchor == "start" else f' text-anchor="{anchor}"'
+    return f'<text x="{x:.2f}" y="{y:.2f}"{more}>{escape(printable(words), quote=False)}</text>'
