@@ -112,7 +112,7 @@ def test_a_killed_run_resumes_to_the_same_bits(model: Path, scenes: Path, tmp_pa
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("no masks", "no annotations"),
+        ("no masks", "no images with annotations"),
         ("a class too many", "class"),
         ("another size", "size"),
     ],

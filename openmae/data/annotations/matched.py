@@ -55,8 +55,8 @@ class Renumbered(Remade):
         kind = index_type(len(self.names))
         table = np.full(ignored_of(mask) + 1, np.iinfo(kind).max, np.uint16)
         table[: len(self.places)] = self.places
-        found: NDArray[np.uint8] | NDArray[np.uint16] = table[mask].astype(kind)
-        return found
+        found = table[mask]
+        return found.astype(np.uint8) if kind is np.uint8 else found
 
 
 def _listed(names: Sequence[str]) -> str:
