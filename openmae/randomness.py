@@ -17,6 +17,7 @@ Purpose = Literal[
     "order",
     "step",
     "mix",
+    "proposals",
     "panel",
     "watch",
     "held out",
@@ -64,6 +65,7 @@ PURPOSES: dict[Purpose, Draws] = {
     "order": Draws("the order in which an epoch visits the images: epoch", 1, _ANY),
     "step": Draws("the mask ratio of a step: index of the step", 2, index=_ANY),
     "mix": Draws("mixup and cutmix: epoch is the step, index the group of images in it", 5, _ANY, _ANY),
+    "proposals": Draws("which boxes a detector learns from: index of the first sample of a micro-batch", 6, index=_ANY),
     "panel": Draws("masks of the pictures that are shown: index of the picture", 0, _only(2**63), _ANY),
     "watch": Draws(
         "which images a training is watched on: index 0 to learn from, 1 to ask", 3, index=range(2), view=_only(6)

@@ -14,6 +14,7 @@ from openmae.data.annotations.annotations import Annotated, ignored_of
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, least_reduction, open_image
 from openmae.data.loading.pool import Hand, ordered
+from openmae.data.sources.source import Source
 from openmae.data.views.outlined import IGNORED
 from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import ALONE, Ranks
@@ -41,16 +42,21 @@ def read_each(annotated: Annotated, pixels: PixelFormat, indices: list[int], wor
     yield from ordered(partial(_read, annotated, pixels), indices, workers, ahead=1)
 
 
+def whole_image(images: Source, pixels: PixelFormat, index: int, hand: Hand) -> NDArray[Any]:
+    """(H, W, C) as decoded, at its own size. Raises OSError and BrokenImage."""
+    (data,) = hand.read_each(images, [index])
+    hand.take(index)
+    opened = open_image(data, pixels.reading)
+    image = decode(opened, pixels, reduce=least_reduction(opened, pixels))
+    if image.shape[:2] != (opened.header.height, opened.header.width):
+        raise BrokenImage("it is too large to be judged at its own size")
+    return image
+
+
 def _read(annotated: Annotated, pixels: PixelFormat, index: int, hand: Hand) -> Read:
     try:
-        (data,) = hand.read_each(annotated.images, [index])
-        hand.take(index)
-        opened = open_image(data, pixels.reading)
-        image = decode(opened, pixels, reduce=least_reduction(opened, pixels))
-        size = (image.shape[0], image.shape[1])
-        if size != (opened.header.height, opened.header.width):
-            raise BrokenImage("it is too large to be judged at its own size")
-        return Read(index, image, as_indices(annotated.right.mask(index, size)))
+        image = whole_image(annotated.images, pixels, index, hand)
+        return Read(index, image, as_indices(annotated.right.mask(index, (image.shape[0], image.shape[1]))))
     except (OSError, BrokenImage) as error:
         return Read(index, None, None, str(error))
 

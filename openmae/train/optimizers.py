@@ -160,3 +160,19 @@ class WarmupCosine:
         progress = (step - self.warmup_steps) / max(1.0, self.steps - self.warmup_steps)
         least = min(self.min_lr, self.lr)
         return least + (self.lr - least) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class WarmupSteps:
+    """The learning rate of a step: linear from 0 over the warm-up, then lr, a tenth of it from 89% of the steps on, and
+    a tenth of that from 96% on (detectron2's ViTDet)."""
+
+    steps: int
+    warmup_steps: float
+    lr: float
+
+    def __call__(self, step: int) -> float:
+        """Of step 0..steps-1."""
+        if step < self.warmup_steps:
+            return self.lr * step / self.warmup_steps
+        return self.lr * 0.1 ** sum(step >= round(share * self.steps) for share in (0.89, 0.96))

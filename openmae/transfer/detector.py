@@ -29,7 +29,10 @@ from openmae.transfer.pyramid import WINDOW, Backbone, SimplePyramid
 
 BOX_SIDE, MASK_SIDE = 7, 14  # places that are cut out of the maps for an object; its mask is twice as fine
 HIDDEN = 1024  # of the box head
+OUTLINE = 0.5  # from which a place of a mask belongs to the object
 MOST_OBJECTS = 100  # of an image, as COCO's
+CHANNELS = 256  # of the pyramid and the heads
+SAMPLED = 512  # proposals of an image that are learnt from
 ASPECTS = (0.5, 1.0, 2.0)
 _FINEST_ANCHOR = 32.0  # side of the smallest ones, as ViTDet's
 
@@ -56,8 +59,9 @@ class Detector(nn.Module):
     """A ViT, a pyramid of its last map, and the two stages of Mask R-CNN.
 
     classes: of objects. masks: outlines too, not boxes alone. finest_anchor: side in pixels of the smallest anchors;
-    those of each level are twice as large as those of the one before. most_objects: that an image may have. Others: as
-    `Backbone`.
+    those of each level are twice as large as those of the one before. most_objects: that are found in an image at most.
+    fits: images are drawn as large as the windows before they are looked at, instead of in their own pixels. channels:
+    of the pyramid and the heads. sampled: proposals of an image that are learnt from. Others: as `Backbone`.
     Raises ValueError for an encoder of other than two axes.
     """
 
@@ -72,14 +76,16 @@ class Detector(nn.Module):
         window: int | None = WINDOW,
         relative: bool = False,
         drop_path: float = 0.0,
-        channels: int = 256,
+        channels: int = CHANNELS,
+        fits: bool = False,
+        sampled: int = SAMPLED,
     ) -> None:
         super().__init__()
         self.classes, self.has_masks, self.finest_anchor = classes, masks, finest_anchor
-        self.most_objects, self.window, self.channels = most_objects, window, channels
+        self.most_objects, self.window, self.channels, self.fits = most_objects, window, channels, fits
         self.backbone = Backbone(encoder, window, relative, drop_path)
         self.pyramid = SimplePyramid(encoder.embed_dim, encoder.patch_size[0], channels)
-        encoder.norm.requires_grad_(False)  # it is not asked
+        self.rest_unasked()
         levels = [str(level) for level in range(len(self.pyramid.levels))]
         anchors = AnchorGenerator(
             tuple((finest_anchor * 2**level,) for level in range(len(levels) + 1)), (ASPECTS,) * (len(levels) + 1)
@@ -108,7 +114,7 @@ class Detector(nn.Module):
             FastRCNNPredictor(HIDDEN, classes + 1),
             0.5,  # overlap from which a proposal shows an object
             0.5,  # and below which it does not
-            512,  # proposals of an image that are learnt from
+            sampled,
             0.25,  # of which show one
             None,
             0.05,  # least score
@@ -123,6 +129,13 @@ class Detector(nn.Module):
         """The backbone's."""
         return self.backbone.encoder
 
+    def rest_unasked(self) -> None:
+        """What nothing is asked of does not learn: the norm behind the last block, and, where blocks attend within
+        windows, class tokens."""
+        self.encoder.norm.requires_grad_(False)
+        if not self.backbone.is_plain:
+            self.encoder.class_token.requires_grad_(False)
+
     def arguments(self) -> dict[str, Any]:
         """Plain values that describe it, for `from_arguments`; drop path is the training's."""
         return {
@@ -134,12 +147,13 @@ class Detector(nn.Module):
             "window": self.window,
             "relative": self.backbone.relative is not None,
             "channels": self.channels,
+            "fits": self.fits,
         }
 
     @classmethod
     def from_arguments(cls, values: dict[str, Any]) -> "Detector":
         """One of that shape. Raises KeyError, TypeError or ValueError for values that describe none."""
-        names = ("window", "relative", "channels")
+        names = ("window", "relative", "channels", "fits")
         return cls(
             vit_of(values["encoder"]),
             values["classes"],

@@ -94,6 +94,11 @@ class Backbone(nn.Module):
             sides = [(self.window, self.window) if windowed else self.grid for windowed in self.windowed]
             self.relative = nn.ModuleList(RelativePositions(side, dim) for side in sides)  # type: ignore[arg-type]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it attends as the encoder does, class tokens and all."""
+        return self.window is None and self.relative is None
+
     def forward(self, images: Tensor, layers: Sequence[int], noise: Tensor | None = None) -> list[Tensor]:
         """(B, C, H, W), normalised, -> (B, D, h, w) after each of the blocks `layers`, ascending, 1..L.
 
@@ -105,8 +110,7 @@ class Backbone(nn.Module):
             raise ValueError(f"layers are {list(layers)}; give ascending numbers from 1 to {encoder.depth}")
         keep = None if noise is None or not self.training or not self.drop_path else self._kept(noise)
         tokens = encoder.embed(patchify(images, encoder.patch_size))  # (B, N, D)
-        is_plain = self.window is None and self.relative is None
-        states = encoder.states(tokens, keep) if is_plain else self._states(tokens, keep)
+        states = encoder.states(tokens, keep) if self.is_plain else self._states(tokens, keep)
         found = []
         for number, state in enumerate(states):
             if number in layers:

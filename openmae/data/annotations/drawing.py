@@ -65,6 +65,20 @@ def runs(counts: NDArray[np.int64], size: tuple[int, int]) -> Piece | None:
     return cut(np.repeat(values, counts).reshape(width, height).T)
 
 
+def as_runs(piece: Piece, size: tuple[int, int]) -> list[int]:
+    """The run lengths of an image in which these pixels are inside: the inverse of `runs`."""
+    height, width = size
+    columns, rows = np.nonzero(piece.mask.T)
+    places = (piece.left + columns) * height + piece.top + rows
+    if not len(places):
+        return [height * width]
+    breaks = np.flatnonzero(np.diff(places) != 1)
+    first, last = places[np.concatenate([[0], breaks + 1])], places[np.concatenate([breaks, [-1]])]
+    edges = np.stack([first, last + 1], axis=1).ravel()
+    counts = np.diff(edges, prepend=0, append=height * width)
+    return (counts if counts[-1] else counts[:-1]).tolist()  # type: ignore[no-any-return]
+
+
 def decompressed(text: str) -> NDArray[np.int64]:
     """Run lengths from COCO's short form: 5 bits a letter, the least first, each number after the third less the one
     two before it. Raises ValueError where it is none."""

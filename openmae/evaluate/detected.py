@@ -1,0 +1,180 @@
+"""The objects of images of any size.
+
+What a model sees at once is a window. A larger image is cut into tiles that overlap, and what several of them see is
+told once; or, of a model that learnt from whole images drawn as large as the window, it is drawn so, too.
+
+Shapes: n objects, H and W pixels of an image, M a side of a mask.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.models.detection.roi_heads import expand_boxes, expand_masks, paste_mask_in_image
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from openmae.data.annotations.objects import Objects, Piece
+from openmae.data.views.jitter import Jitter, Placed
+from openmae.data.views.outlined import OutlinedView, window_of
+from openmae.data.views.statistics import Statistics
+from openmae.evaluate.tiled import starts
+from openmae.machine.device import autocast
+from openmae.machine.kinds import Precision
+from openmae.transfer import detector
+from openmae.transfer.detector import Detector
+
+_SAME = 0.5  # overlap from which two boxes of a class are of one object, as within a tile
+_MARGIN = 1 / 4  # of what two tiles share, that each of them tells of beyond its half of it
+
+
+@dataclass(frozen=True)
+class Detected:
+    """objects: what was found, the surest first; scores: (n,) float32, 0 to 1."""
+
+    objects: Objects
+    scores: NDArray[np.float32]
+
+    def take(self, chosen: NDArray[Any]) -> "Detected":
+        """Some of them. chosen: (n,) bool, or indices."""
+        return Detected(self.objects.take(chosen), self.scores[chosen])
+
+
+def detected(
+    model: Detector,
+    statistics: Statistics,
+    image: NDArray[Any],
+    device: torch.device,
+    most: int | None = None,
+    precision: Precision = "fp32",
+) -> Detected:
+    """(H, W, C) as decoded -> the objects in it, at most so many. The model is in evaluation."""
+    size = (image.shape[0], image.shape[1])
+    windows = [_whole(size, model.encoder.img_size)] if model.fits else _tiles(size, model.encoder.img_size)
+    found = [
+        _in_window(model, statistics, image, window.placed, device, precision).within(window.core, window.placed)
+        for window in windows
+    ]
+    together = _Found(*(torch.cat(parts) for parts in zip(*(one.parts() for one in found), strict=True)))
+    together = together.at(batched_nms(together.boxes, together.scores, together.classes, _SAME)[:most])
+    return _as_objects(together, size, model.has_masks)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A part of an image as it is seen, and where the middle of an object lies that this window tells of: top, left,
+    bottom, right in the image's pixels."""
+
+    placed: Placed
+    core: tuple[float, float, float, float]
+
+
+def _whole(size: tuple[int, int], img_size: tuple[int, ...]) -> _Window:
+    scale = min(want / have for want, have in zip(img_size, size, strict=True))
+    drawn = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    return _Window(Placed(0, 0, *size, drawn), (-np.inf, -np.inf, np.inf, np.inf))
+
+
+def _tiles(size: tuple[int, int], img_size: tuple[int, ...]) -> list[_Window]:
+    down, across = (_cores(side, tile) for side, tile in zip(size, img_size, strict=True))
+    found = []
+    for top, high, low in down:
+        for left, near, far in across:
+            shown = (min(img_size[0], size[0] - top), min(img_size[1], size[1] - left))
+            found.append(_Window(Placed(top, left, *shown, shown), (high, near, low, far)))
+    return found
+
+
+def _cores(side: int, tile: int) -> list[tuple[int, float, float]]:
+    """Where each tile along a side begins, and between which places it tells of what it sees: to the middle of what it
+    shares with its neighbour, and a little more, for both see an object's middle a little differently."""
+    begins = starts(side, tile)
+    found = []
+    for number, begin in enumerate(begins):
+        low, high = -np.inf, np.inf
+        if number:
+            shared = begins[number - 1] + tile - begin
+            low = begin + (0.5 - _MARGIN) * shared
+        if number + 1 < len(begins):
+            shared = begin + tile - begins[number + 1]
+            high = begin + tile - (0.5 - _MARGIN) * shared
+        found.append((begin, low, high))
+    return found
+
+
+@dataclass(frozen=True)
+class _Found:
+    """As detector.Objects, on the CPU; masks (n, 0, 0) where there are none."""
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    masks: Tensor
+
+    def parts(self) -> tuple[Tensor, ...]:
+        return self.boxes, self.scores, self.classes, self.masks
+
+    def at(self, places: Tensor) -> "_Found":
+        return _Found(*(part[places] for part in self.parts()))
+
+    def within(self, core: tuple[float, float, float, float], placed: Placed) -> "_Found":
+        """In the image's pixels: those with their middle in the core."""
+        down, across = placed.height / placed.size[0], placed.width / placed.size[1]
+        scale = torch.tensor([across, down, across, down])
+        moved = torch.tensor([placed.left, placed.top, placed.left, placed.top])
+        found = replace(self, boxes=self.boxes * scale + moved)
+        x, y = (found.boxes[:, :2] + found.boxes[:, 2:]).T / 2
+        top, left, bottom, right = core
+        return found.at((y >= top) & (y < bottom) & (x >= left) & (x < right))
+
+
+@torch.no_grad()
+def _in_window(
+    model: Detector,
+    statistics: Statistics,
+    image: NDArray[Any],
+    placed: Placed,
+    device: torch.device,
+    precision: Precision,
+) -> _Found:
+    """What is found in a part of an image, in the window's pixels."""
+    encoder = model.encoder
+    img_size = (encoder.img_size[0], encoder.img_size[1])
+    view = OutlinedView(statistics.pixels, img_size, (encoder.patch_size[0], encoder.patch_size[1]), Jitter())
+    window = torch.from_numpy(window_of(image, placed, view)).permute(2, 0, 1)[None].to(device)
+    with autocast(device, precision):
+        (found,) = model(statistics.normalize(window))
+    boxes = clip_boxes_to_image(found.boxes.float().cpu(), placed.size)  # nothing is beside the image
+    masks = torch.zeros(len(boxes), 0, 0) if found.masks is None else found.masks.float().cpu()
+    one = _Found(boxes, found.scores.float().cpu(), found.classes.cpu(), masks)
+    return one.at(((boxes[:, 2:] - boxes[:, :2]) >= 1e-2).all(1))
+
+
+def _as_objects(found: _Found, size: tuple[int, int], has_masks: bool) -> Detected:
+    pieces = tuple(pasted(found.masks, found.boxes, size)) if has_masks else None
+    count = len(found.boxes)
+    objects = Objects(size, found.boxes.numpy(), found.classes.numpy(), np.zeros(count, np.bool_), pieces)
+    return Detected(objects, found.scores.numpy())
+
+
+def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[Piece]:
+    """Masks (n, M, M), 0 to 1, of what is within boxes (n, 4) -> the pixels of each, as torchvision pastes them into
+    the image, but one at a time and no more of the image than the box."""
+    if not len(masks):
+        return []
+    padded, scale = expand_masks(masks[:, None], padding=1)
+    grown = expand_boxes(boxes, scale).to(torch.int64)
+    height, width = size
+    found = []
+    for mask, box in zip(padded[:, 0], grown, strict=True):
+        left, top, right, bottom = box.tolist()
+        left, top = min(max(0, left), width - 1), min(max(0, top), height - 1)
+        right, bottom = max(left, min(right + 1, width)), max(top, min(bottom + 1, height))
+        inside = torch.zeros(0, 0)
+        if right > left and bottom > top:
+            moved = box - torch.tensor([left, top, left, top])
+            inside = paste_mask_in_image(mask, moved, bottom - top, right - left)
+        found.append(Piece(top, left, (inside > detector.OUTLINE).numpy()))
+    return found
