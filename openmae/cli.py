@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (module, dataclass, what 
         "train an encoder on labels, all of it or its last blocks: MODEL DATA --out RUN",
     ),
     "segment": ("segment.job", "Segment", "learn a class for every pixel: MODEL DATA --out RUN"),
+    "detect": ("detect.job", "Detect", "learn where objects are, boxes and outlines: MODEL DATA --out RUN"),
     "adapt": (
         "studies.adapt.job",
         "Adapt",
@@ -60,7 +61,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (module, dataclass, what 
 
 COMPLETION = "--completion"
 
-TOGETHER = ("pretrain", "finetune", "segment", "knn", "probe", "doctor")
+TOGETHER = ("pretrain", "finetune", "segment", "detect", "knn", "probe", "doctor")
 """Those that several processes do as one."""
 
 

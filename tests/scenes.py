@@ -1,5 +1,6 @@
 """Annotated images that a tiny model learns from: red discs and blue squares on grey, some pixels ignored."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +35,44 @@ def scene(draws: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray
         mask[inside] = label
     mask[:2] = 255
     return image, mask
+
+
+def write_objects(folder: Path, train: int = 8, val: int = 4, side: int = 48) -> Path:
+    """FOLDER/{train,val}/images and annotations.json as COCO has them: a red disc and a blue square in each image, of
+    which the last ones show nothing, and a crowd of squares in one."""
+    for split, count in (("train", train), ("val", val)):
+        draws = np.random.default_rng(len(split))
+        place = folder / split / "images"
+        place.mkdir(parents=True)
+        images, annotations = [], []
+        for number in range(count):
+            image, mask = scene(draws, side)
+            if number == count - 1:
+                image[:], mask[:] = image[:2, :2].mean((0, 1)).astype(np.uint8), 0
+            name = f"{number:02d}.png"
+            Image.fromarray(image).save(place / name)
+            images.append({"id": number, "file_name": name, "height": side, "width": side})
+            for label in (1, 2):
+                inside = mask == label
+                if not inside.any():
+                    continue
+                rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+                flat = np.concatenate([[False], inside.T.ravel(), [False]])
+                edges = np.flatnonzero(flat[1:] != flat[:-1])
+                counts = np.diff(np.concatenate([[0], edges, [side * side]])).tolist()
+                top, left = int(rows[0]), int(columns[0])
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": label,
+                        "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+                        "area": int(inside.sum()),
+                        "iscrowd": int(number == 1 and label == 2),
+                        "segmentation": {"size": [side, side], "counts": counts},
+                    }
+                )
+        categories = [{"id": 1, "name": "disc"}, {"id": 2, "name": "square"}]
+        told = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / split / "annotations.json").write_text(json.dumps(told))
+    return folder

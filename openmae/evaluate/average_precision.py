@@ -28,7 +28,9 @@ def check_counting() -> None:
     try:
         import hotcoco  # noqa: F401
     except ImportError as error:
-        raise UserError("hotcoco counts how good a detector is, and is not there", "pip install 'openmae[detect]'") from error
+        raise UserError(
+            "hotcoco counts how good a detector is, and is not there", "pip install 'openmae[detect]'"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,10 @@ class Compared:
         """Of each class that occurs."""
         assert self._counted.eval is not None
         precision, recall = self.precision, np.asarray(self._counted.eval["recall"])[0, :, 0, -1]
-        occurs, called = (precision >= 0).all((0, 1)), (*self.names, "nothing")
-        counts = np.bincount([one["category_id"] - 1 for one in self.right if not one["iscrowd"]], minlength=len(occurs))
+        occurs, called = np.asarray((precision >= 0).all((0, 1))), (*self.names, "nothing")
+        counts = np.bincount(
+            [one["category_id"] - 1 for one in self.right if not one["iscrowd"]], minlength=len(occurs)
+        )
         found = []
         for number in np.flatnonzero(occurs).tolist():
             others = self.confused[number].copy()

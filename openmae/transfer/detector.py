@@ -23,6 +23,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
+from openmae.errors import BadValue
 from openmae.heads import vit_of
 from openmae.model import NORM_EPS, ViT, describe
 from openmae.transfer.pyramid import WINDOW, Backbone, SimplePyramid
@@ -34,7 +35,7 @@ MOST_OBJECTS = 100  # of an image, as COCO's
 CHANNELS = 256  # of the pyramid and the heads
 SAMPLED = 512  # proposals of an image that are learnt from
 ASPECTS = (0.5, 1.0, 2.0)
-_FINEST_ANCHOR = 32.0  # side of the smallest ones, as ViTDet's
+FINEST_ANCHOR = 32.0  # side of the smallest ones, as ViTDet's
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Detector(nn.Module):
     those of each level are twice as large as those of the one before. most_objects: that are found in an image at most.
     fits: images are drawn as large as the windows before they are looked at, instead of in their own pixels. channels:
     of the pyramid and the heads. sampled: proposals of an image that are learnt from. Others: as `Backbone`.
-    Raises ValueError for an encoder of other than two axes.
+    Raises ValueError for an encoder of other than two axes, or of too few patches.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Detector(nn.Module):
         encoder: ViT,
         classes: int,
         masks: bool = True,
-        finest_anchor: float = _FINEST_ANCHOR,
+        finest_anchor: float = FINEST_ANCHOR,
         most_objects: int = MOST_OBJECTS,
         *,
         window: int | None = WINDOW,
@@ -85,6 +86,11 @@ class Detector(nn.Module):
         self.most_objects, self.window, self.channels, self.fits = most_objects, window, channels, fits
         self.backbone = Backbone(encoder, window, relative, drop_path)
         self.pyramid = SimplePyramid(encoder.embed_dim, encoder.patch_size[0], channels)
+        least = round(1 / self.pyramid.scales[-1])
+        if min(encoder.grid) < least:
+            down, across = encoder.patch_size
+            what = f"windows of {encoder.grid[0]} x {encoder.grid[1]} patches are too small for a pyramid"
+            raise BadValue(what, f"give an `img_size` of {least * down} x {least * across} or more")
         self.rest_unasked()
         levels = [str(level) for level in range(len(self.pyramid.levels))]
         anchors = AnchorGenerator(

@@ -76,7 +76,7 @@ def as_runs(piece: Piece, size: tuple[int, int]) -> list[int]:
     first, last = places[np.concatenate([[0], breaks + 1])], places[np.concatenate([breaks, [-1]])]
     edges = np.stack([first, last + 1], axis=1).ravel()
     counts = np.diff(edges, prepend=0, append=height * width)
-    return (counts if counts[-1] else counts[:-1]).tolist()  # type: ignore[no-any-return]
+    return (counts if counts[-1] else counts[:-1]).tolist()
 
 
 def decompressed(text: str) -> NDArray[np.int64]:

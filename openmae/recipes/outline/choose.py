@@ -1,5 +1,6 @@
 """What segment and detect choose alike."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from openmae.console.words import size_of
 from openmae.errors import of_user
 from openmae.files.address import whole_address
 from openmae.model import ViT
+from openmae.recipes.outline.opened import Outlined
 from openmae.recipes.outline.settings import Outline
 from openmae.recipes.training.best import ENOUGH_TO_TELL
 from openmae.recipes.training.memory import usable_memory
@@ -16,6 +18,7 @@ from openmae.recipes.training.open import Values, kept
 from openmae.recipes.training.settings import given, pair
 from openmae.train.classifier_cost import rough_step_bytes
 
+_MOST_EPOCHS = 200.0
 _HEADS = 2.0  # memory of a head and its targets, over that of the encoder
 
 
@@ -63,4 +66,32 @@ def at_once(settings: Outline, encoder: ViT, device: torch.device, memory: int |
     return {
         "micro_batch": (fitting, f"what goes through the model at once, in {size_of(memory)} of memory"),
         "grad_checkpointing": ("on", "hardly an image fits in the memory without") if again else kept_whole,
+    }
+
+
+def first_batch(settings: Outline, opened: Outlined) -> int:
+    """Windows a step: what is asked for, or what suits so many images."""
+    return settings.batch_size or min(16, max(4, 2 ** round(math.log2(max(1, len(opened.train) / 8)))))
+
+
+def fitting(settings: Outline, opened: Outlined, steps: int) -> Values:
+    """What some hundred images and small machines need, in about so many steps."""
+    encoder, images = opened.start.encoder, len(opened.train)
+    batch_size = first_batch(settings, opened)
+    epochs = settings.epochs or min(_MOST_EPOCHS, float(max(1, math.ceil(steps * batch_size / images))))
+    at_1024 = first_rate(encoder, opened.start.target)
+    rate = at_1024 * math.sqrt(batch_size / 1024)
+    pixels = opened.start.statistics.pixels
+    is_photo = pixels.depth == "uint8" and pixels.in_chans == 3
+    return {
+        "batch_size": (batch_size, f"for {images:,} images"),
+        "epochs": (epochs, f"{epochs * images / batch_size:,.0f} steps of {images:,} images"),
+        "warmup_epochs": (epochs / 20, "5% of the epochs"),
+        "blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: {at_1024:g} at batch 1024, square-root scaling below"),
+        "layer_decay": (1.0, "from scratch") if opened.start.target is None else (0.75, "the paper's of fine-tuning"),
+        "weight_decay": (0.05, "the paper's"),
+        "drop_path": (0.1 if encoder.depth >= 12 else 0.0, "the paper's of ViT-B; none of shallow ones"),
+        "ema_decay": (0.0, "as the paper"),
+        "scale": ((0.7, 1.4), "sizes vary less within one set of images than on the web"),
+        "colour_jitter": (0.2 if is_photo else 0.0, "for 8-bit colours alone"),
     }

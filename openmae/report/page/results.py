@@ -17,6 +17,12 @@ MOST_PAIRS = 10
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".jpg": "image/jpeg"}
 
 _FIGURES = {  # what the figures are called, the one to judge by first
+    "mask_ap50": ("Mask AP50", "{:.2%}"),
+    "mask_ap": ("Mask AP", "{:.2%}"),
+    "mask_ap75": ("Mask AP75", "{:.2%}"),
+    "box_ap50": ("Box AP50", "{:.2%}"),
+    "box_ap": ("Box AP", "{:.2%}"),
+    "box_ap75": ("Box AP75", "{:.2%}"),
     "miou": ("mIoU", "{:.2%}"),
     "dice": ("Mean Dice", "{:.2%}"),
     "pixel_accuracy": ("Pixel accuracy", "{:.2%}"),

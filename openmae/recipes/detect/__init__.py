@@ -1,0 +1,1 @@
+"""`openmae detect`: boxes and outlines of objects."""

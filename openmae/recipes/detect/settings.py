@@ -1,0 +1,39 @@
+"""What `openmae detect` is asked."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from openmae.errors import UserError
+from openmae.recipes.outline.settings import Outline
+
+
+@dataclass(frozen=True)
+class Detect(Outline):
+    """Learn where objects are, boxes and outlines. The same command again, after a crash or Ctrl-C, goes on where the
+    run was."""
+
+    masks: bool = True
+    """Learn outlines beside boxes, where DATA has them."""
+    finest_anchor: float | None = None
+    """Side in pixels of the smallest boxes that objects are sought with; others are twice as large, up to 16 times.
+    Default: by the smallest objects."""
+    most_objects: int | None = None
+    """Objects that are found in an image, or a tile of one, at most. Default: by how many there are."""
+    channels: int | None = None
+    """Width of the pyramid and the heads. Default: 256 as published, 64 on a CPU, where the heads are what costs."""
+    relative_positions: Literal["on", "off"] | None = None
+    """Learn how far patches lie apart, too, as the published recipe does. Default: off."""
+    decay: Literal["cosine", "steps"] | None = None
+    """How the rate falls: cosine, to the end; steps, a tenth from 89% on and a hundredth from 96% on. Default:
+    cosine."""
+
+    def __post_init__(self) -> None:
+        """As of `Outline`."""
+        super().__post_init__()
+        for flag, value, least in (
+            ("--finest-anchor", self.finest_anchor, 1),
+            ("--most-objects", self.most_objects, 1),
+            ("--channels", self.channels, 4),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"{flag} is {value:g}", f"give {least} or more")

@@ -1,0 +1,104 @@
+"""`openmae detect`: what it learns and leaves, kills, several processes, and what it refuses."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from openmae.train.run import read_metrics
+from tests.commands import Run, pretrain, refused, words
+from tests.processes import run_openmae, started_openmae, steps_saved, wait_for
+from tests.runs import Runs, done
+from tests.scenes import write_objects
+
+SMALL = (
+    "--epochs 2 --batch-size 4 --evaluations 1 --precision fp32 --device cpu --workers 0 --channels 8 --img-size 32"
+)
+
+
+def detect(model: object, data: object, out: object, *more: object) -> list[str]:
+    """The words of a short training; `more` as in `tests.commands`."""
+    return ["detect", str(model), str(data), "--out", str(out), *SMALL.split(), *words(*more)]
+
+
+@pytest.fixture(scope="module")
+def scenes(runs: Runs) -> Path:
+    return runs.once("objects", write_objects)
+
+
+@pytest.fixture(scope="module")
+def model(runs: Runs, scenes: Path) -> Path:
+    """A pre-training of two blocks, 24 wide, at 16 x 16 pixels."""
+    return runs.once("objects-encoder", lambda out: done(pretrain(scenes / "train" / "images", out, "--depth 2")))
+
+
+def test_it_learns_and_leaves_a_whole_run(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    flags = "--epochs 40 --blr 0.5 --evaluations 2 --scale 1 1 --channels 16"
+    code, printed, errors = run(*detect(model, scenes, out, flags))
+    assert code == 0, errors
+    assert "2 classes; learnt from 8 images, judged by 4 others" in printed
+    assert "--finest-anchor 8: objects are" in printed
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    looks = [line["eval/mask_ap50"] for line in lines if "eval/mask_ap50" in line]
+    assert len(looks) == 2
+    assert looks[-1] > 0.6
+    assert f"mask AP50 {100 * looks[-1]:.1f}" in printed
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--no-masks --blocks 1 --decay steps",
+        "--from-scratch --relative-positions on --vflip on --rotate90 on --ema-decay 0.9 --drop-path 0.2",
+        "--resize fit --img-size 48 --keep-best on --labels 50% --blocks 0",
+    ],
+)
+def test_every_option_trains(model: Path, scenes: Path, tmp_path: Path, run: Run, flags: str) -> None:
+    out = tmp_path / "run"
+    code, printed, errors = run(*detect(model, scenes, out, flags))
+    assert code == 0, errors
+    assert ("mask AP50" in printed) is ("no-masks" not in flags)
+    assert ("learnt from 4 images" in printed) is ("50%" in flags)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    flags = "--epochs 8 --drop-path 0.2 --ema-decay 0.9 --checkpoint-minutes 0 --evaluations 2"
+    assert run(*detect(model, scenes, whole, flags))[0] == 0
+    asked = detect(model, scenes, killed, flags)
+    with started_openmae([*asked, "--workers", "2"], tmp_path / "log", session=True) as process:
+        wait_for(lambda: steps_saved(killed) >= 6, process)
+        os.killpg(process.pid, signal.SIGKILL)
+    again = run_openmae(asked)
+    assert again.returncode == 0, again.stderr
+    assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+    keys = ("step", "loss", "lr", "grad_norm", "eval/mask_ap50", "eval/box_ap")
+    lines = [[[line.get(key) for key in keys] for line in read_metrics(path)] for path in (whole, killed)]
+    assert lines[0] == lines[1]
+
+
+def test_micro_batches_change_little(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
+    """Which proposals are learnt from, they do; the first step begins at the same loss all the same."""
+    losses = []
+    for name, flags in (("one", ""), ("other", "--micro-batch 2 --workers 2")):
+        code, _, errors = run(*detect(model, scenes, tmp_path / name, "--epochs 1", flags))
+        assert code == 0, errors
+        losses.append(read_metrics(tmp_path / name)[0]["loss"])
+        load_file(tmp_path / name / "model.safetensors")
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_what_it_refuses(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
+    refused(run(*detect("vit_tiny", scenes, tmp_path / "a")), "--from-scratch")
+    refused(run(*detect(model, scenes, tmp_path / "b", "--most-objects 0")), "--most-objects", "1 or more")
+    refused(run(*detect(model, scenes, tmp_path / "c", "--finest-anchor 0.5")), "--finest-anchor")
+    refused(run("detect", "vit_tiny"), "openmae detect MODEL DATA --out RUN")
+    refused(run(*detect(model, scenes / "train" / "images", tmp_path / "d")), "no annotations")
+    refused(run(*detect(model, scenes, tmp_path / "e", "--img-size 16")), "--img-size of 32 x 32 or more")
+    assert not list(tmp_path.glob("*/model.safetensors"))
+    assert torch.get_num_threads()
