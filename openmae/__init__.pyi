@@ -389,6 +389,7 @@ def evaluate(
     severities: Text = "1,2,3,4,5",
     save: Place | None = None,
     seed: int = 0,
+    masks_hold: Literal["classes", "objects"] | None = None,
     batch_size: int = 64,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     workers: int | None = None,

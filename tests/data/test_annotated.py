@@ -10,9 +10,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from openmae.data.annotated import AnnotatedData, open_annotated, train_and_val
+from openmae.data.annotated import AnnotatedData, find_annotated, open_annotated, train_and_val
 from openmae.data.formats.decode import open_image
 from openmae.data.formats.orientation import upright
+from openmae.data.formats.reading import UNSAID
 from openmae.data.sources.selection import Selection
 from tests.data import annotated
 from tests.data.annotated import BOXES, COCO, NAMES, NUMBERED, PER_SPLIT, SEMANTIC, Scene, scenes, write
@@ -140,6 +141,19 @@ def test_images_of_any_kind_and_a_fifth_held_out(tmp_path: Path) -> None:
     assert names == [{part.images.name(i) for i in range(len(part))} for part in train_and_val(opened, 0)]
     again = open_annotated(str(tmp_path), "segment", masks_hold="classes", selection=Selection(group_by="name:[0-2]"))
     assert len(again.all) == 6
+
+
+def test_splits_that_are_to_be_one_set(tmp_path: Path) -> None:
+    annotated.coco_by_split(tmp_path)
+    opened = open_annotated(str(tmp_path), "detect", selection=Selection(splits="none"))
+    assert not opened.data.has_splits
+    assert [*map(len, train_and_val(opened, 0))] == [6, 1]
+
+
+def test_folders_that_are_called_masks_for_another_reason(tmp_path: Path) -> None:
+    for name in ("masks/0.png", "masks/7.png", "hats/1.png", "hats/2.png", "gloves/3.png"):
+        write(tmp_path, name, picture(1))
+    assert find_annotated(str(tmp_path), None, UNSAID, Selection(), None) is None
 
 
 def test_what_is_ignored(tmp_path: Path) -> None:

@@ -53,9 +53,9 @@ def open_coco(root: Path, paths: Sequence[Path], listing: files.Listing, selecti
         for image, name in lookup.resolved(coco, kind, tally):
             images.append(name)
             add_objects(objects, coco, image, numbers, tally)
-        if kind != "all":
+        if kind != "all" and not selection.is_one_set:
             places[kind] = np.arange(start, len(images))
-    taken = ", ".join(f"{coco.file.relative_to(root)} for {kind}" for kind, coco in by_kind.items() if kind != "all")
+    taken = ", ".join(f"{by_kind[kind].file.relative_to(root)} for {kind}" for kind in places)
     shown: Places = places
     if not places:
         shown, taken = by_folders(str(root), [PurePosixPath(name).parts[:-1] for name in images], selection)

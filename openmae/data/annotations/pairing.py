@@ -75,7 +75,8 @@ def pair(table: Names) -> Pairs | None:
     ]
     counts = [sum(place is not None for place in way.values()) for way in ways]
     best = max(range(3), key=lambda way: (counts[way], -way))
-    if not counts[best]:
+    images_there = len(names) - len(masks)
+    if not counts[best] or counts[best] * 2 < min(len(masks), images_there):  # they are called so for another reason
         return None
     matched: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for number, match in ways[best].items():

@@ -1,4 +1,4 @@
-"""Is anything wrong with the images? Reads and decodes every one of them once.
+"""Is anything wrong with the images, and with what stands beside them? Reads and decodes every one of them once.
 
     openmae check your/images --out check.csv
 
@@ -6,12 +6,15 @@ Reported, by severity, with what to do about each:
 
     error     more than 1% of a split cannot be read; the same image in train and in val; the same image with two
               labels; a class of val that train lacks; a group that is both in train and in val; files of which nobody
-              can tell how they are to be read
+              can tell how they are to be read; annotations (masks, outlines, boxes) that contradict themselves, or of
+              which more than 1% do not fit their images
     warning   other images that cannot be read; images smaller than a patch of 16; copies; more than 1% blank; depths
               or numbers of channels that differ; classes with a single image, with more than 90% of the images, that
               val lacks, or that differ by capitals only; more than half of an image no-data; values such as -9999
               that look like no-data though no file says so; labels of one class only, in one split only, or numbers
-              but for a few; masks among the images; images of kinds that are not read, or of several scales or units
+              but for a few; other annotations that do not fit, objects without a pixel or there twice, boxes outside
+              their images, images without a mask; masks among the images; images of kinds that are not read, or of
+              several scales or units
     note      a few blank images; grey images stored as colour; no-data; sizes far from the others; grey beside colour;
               files with several frames; no labels; a third split, test, beside train and val; images in which no
               direction means anything, or that are not as likely in a mirror

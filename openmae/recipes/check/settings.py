@@ -19,7 +19,8 @@ class Check(AskedGroups, AskedReading):
     """
 
     data: Positional[Annotated[str, arg(metavar="DATA")]]
-    """Images, as for pretrain. Of DATA with splits, both are read."""
+    """Images, as for pretrain, or with masks, outlines or boxes (docs/labels.md). Of DATA with splits, both are
+    read."""
     out: Annotated[Path | None, arg(metavar="FILE.csv|FILE.parquet")] = None
     """Write a row for each file here: name, split, label, size, format, mode, depth, digest, reason."""
     task: AskedTask = None
