@@ -46,10 +46,15 @@ def whole_image(images: Source, pixels: PixelFormat, index: int, hand: Hand) -> 
     """(H, W, C) as decoded, at its own size. Raises OSError and BrokenImage."""
     (data,) = hand.read_each(images, [index])
     hand.take(index)
+    return decoded_whole(data, pixels)
+
+
+def decoded_whole(data: bytes | OSError | BrokenImage, pixels: PixelFormat) -> NDArray[Any]:
+    """The same of what a source gave. Raises OSError and BrokenImage."""
     opened = open_image(data, pixels.reading)
     image = decode(opened, pixels, reduce=least_reduction(opened, pixels))
     if image.shape[:2] != (opened.header.height, opened.header.width):
-        raise BrokenImage("it is too large to be judged at its own size")
+        raise BrokenImage("it is too large to be seen at its own size")
     return image
 
 

@@ -1,15 +1,26 @@
 """What a segmenter is asked once it has learnt: to be judged, to outline new images, to be exported."""
 
+import csv
+import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+import torch
 from PIL import Image
+from skimage.measure import points_in_poly
 
+from openmae.data.annotations.tracing import signed_area
+from openmae.evaluate.segmentation import segmented
+from openmae.recipes.predict import masks
+from openmae.weights import load_model
 from tests.commands import Run, refused
 from tests.runs import Runs, copy
+from tests.scenes import scene
 
 
 @pytest.fixture(scope="module")
@@ -76,4 +87,141 @@ def test_what_evaluate_refuses(model: Path, scenes: Path, tmp_path: Path, run: R
     refused(run("evaluate", model, scenes, "--corruptions", "fog"), "--corruptions is for classification")
     refused(run("evaluate", model, scenes, "--classes", "all"), "--classes is for classification")
     refused(run("evaluate", model, scenes, "--save", tmp_path / "a.csv"), "--save", "openmae predict")
-    refused(run("evaluate", model, scenes / "val" / "images"), "no annotations")
+    refused(run("evaluate", model, scenes / "val" / "images"), "annotations")
+
+
+# ---------------------------------------------------------------- predict
+
+
+def predicted(run: Run, model: Path, images: Path, out: Path, *more: object) -> str:
+    code, printed, errors = run("predict", model, images, "--out", out, "--workers", "0", *more)
+    assert code == 0, errors
+    return printed
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((out / "predictions.csv").read_text().splitlines()))
+
+
+def bytes_of(out: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
+
+
+def test_masks_are_the_models_and_are_read_again(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(scenes / "val" / "images", data / "images" / "some")
+    for path in data.rglob("*"):
+        path.chmod(0o755)
+    (data / "images" / "some" / "00.png").rename(data / "images" / "one.png")
+    with Image.open(data / "images" / "one.png") as twin:
+        twin.save(data / "images" / "one.bmp")
+    (data / "images" / "zzz.png").write_bytes(b"nothing")
+    printed = predicted(run, model, data / "images", out)
+    assert f"segmentation, 3 classes; 8 images in {data / 'images'}" in printed
+    assert "1 image could not be read" in printed
+    rows = rows_of(out)
+    assert [row["path"] for row in rows if row["error"]] == ["zzz.png"]
+    places = {row["path"]: row["mask"] for row in rows if not row["error"]}
+    assert (places["one.png"], places["one.bmp"]) == ("masks/one.png.png", "masks/one.bmp.png")
+    assert places["some/01.png"] == "masks/some/01.png"
+    loaded, listing = load_model(model), [*csv.DictReader((out / "classes.csv").read_text().splitlines())]
+    for row in rows[:-1]:
+        with Image.open(data / "images" / row["path"]) as image, Image.open(out / row["mask"]) as mask:
+            pixels, said = np.asarray(image), np.asarray(mask)
+            assert mask.mode == "P"
+            colours = np.asarray(mask.convert("RGB"))
+        right = segmented(loaded.segmenter, loaded.statistics, pixels, torch.device("cpu"))
+        assert np.array_equal(said, right)
+        for index, name in enumerate(("ground", "disc", "square")):
+            assert float(row[f"share({name})"]) == pytest.approx((right == index).mean(), abs=1e-5)
+            listed = next(one for one in listing if one["name"] == name)
+            assert {"#{:02x}{:02x}{:02x}".format(*c) for c in colours[right == index]} <= {listed["colour"]}
+    # what it says is, taken for what is right, all right
+    for twin in ("one.bmp", "zzz.png"):
+        (data / "images" / twin).unlink()
+    shutil.copytree(out / "masks", data / "masks")
+    shutil.copy(out / "classes.csv", data / "classes.csv")
+    (data / "masks" / "one.png.png").rename(data / "masks" / "one.png")
+    (data / "masks" / "one.bmp.png").unlink()
+    place = copy(model, tmp_path / "run")
+    code, _, errors = run("evaluate", place, data, "--workers", "0")
+    assert code == 0, errors
+    assert results(place)[str(data)]["clean"]["figures"]["miou"] == 1
+
+
+def test_what_was_stopped_goes_on_and_gives_the_same(
+    model: Path, scenes: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, whole, out = scenes / "val" / "images", tmp_path / "whole", tmp_path / "out"
+    predicted(run, model, images, whole)
+    write, calls = masks.write_mask, itertools.count(1)
+
+    def stopped(*args: Any) -> None:
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(masks, "write_mask", stopped)
+        assert run("predict", model, images, "--out", out, "--workers", "0")[0] == 130
+    assert not (out / "predictions.csv").exists()
+    refused(run("predict", model, scenes / "train" / "images", "--out", out), "other images")
+    assert "Resuming: 3 of 6 images are done" in predicted(run, model, images, out)
+    assert bytes_of(out) == bytes_of(whole)
+    assert "has their masks already" in predicted(run, model, images, out)
+    refused(run("predict", model, scenes / "train" / "images", "--out", out), "other images")
+    # killed when masks were there and nothing was noted of them
+    shutil.copytree(whole, tmp_path / "killed")
+    for name in ("predictions.csv", "predictions.json", "classes.csv", "sheet.jpg"):
+        (tmp_path / "killed" / name).unlink()
+    (tmp_path / "killed" / ".predictions.csv.part").mkdir()
+    predicted(run, model, images, tmp_path / "killed")
+    assert bytes_of(tmp_path / "killed") == bytes_of(whole)
+
+
+@pytest.mark.parametrize("point", [False, True])
+def test_geotiffs_give_masks_and_polygons_where_they_lie(model: Path, tmp_path: Path, run: Run, point: bool) -> None:
+    image = scene(np.random.default_rng(1), 40)[0]
+    (tmp_path / "images").mkdir()
+    tags = [
+        (33550, "d", 3, (0.5, 0.25, 0.0), True),
+        (33922, "d", 6, (0.0, 0.0, 0.0, 500_000.0, 4_000_000.0, 0.0), True),
+        (34735, "H", 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1 + point, 3072, 0, 1, 32633), True),
+        (34737, "s", 0, "WGS 84 / UTM zone 33N|", True),
+    ]
+    tifffile.imwrite(tmp_path / "images" / "field.tif", image, photometric="rgb", extratags=tags)
+    predicted(run, model, tmp_path / "images", tmp_path / "out")
+    (row,) = rows_of(tmp_path / "out")
+    assert row["mask"] == "masks/field.tif"
+    with tifffile.TiffFile(tmp_path / "out" / "masks" / "field.tif") as file:
+        mask, found = file.asarray(), file.geotiff_metadata
+    with tifffile.TiffFile(tmp_path / "images" / "field.tif") as file:
+        assert found == file.geotiff_metadata
+    drawn = json.loads((tmp_path / "out" / "polygons" / "field.geojson").read_text())
+    assert drawn["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    down, across = np.mgrid[:40, :40]
+    half = 0.0 if point else 0.5  # where the coordinates of a pixel's middle are
+    middles = np.stack([500_000 + 0.5 * (across + half), 4_000_000 - 0.25 * (down + half)], axis=-1).reshape(-1, 2)
+    inside = np.zeros((3, 1600), int)
+    for feature in drawn["features"]:
+        for number, ring in enumerate(feature["geometry"]["coordinates"]):
+            inside[feature["properties"]["index"]] += (1 - 2 * (number > 0)) * points_in_poly(middles, np.array(ring))
+            assert (signed_area(np.array(ring)) > 0) is (number == 0)
+    assert {feature["properties"]["class"] for feature in drawn["features"]} == {"ground", "disc", "square"}
+    assert np.array_equal(inside.argmax(0).reshape(40, 40), mask)
+    assert (inside.sum(0) == 1).all()
+
+
+def test_what_predict_refuses(model: Path, runs: Runs, scenes: Path, tmp_path: Path, run: Run) -> None:
+    images = scenes / "val" / "images"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    refused(run("predict", model, images, "--out", tmp_path / "a.csv"), "a mask for each image: give a folder")
+    refused(run("predict", model, images, "--out", tmp_path / "full" / "mine.txt"), "give a folder")
+    refused(run("predict", model, images, "--out", tmp_path / "full"), "not empty")
+    refused(run("predict", model, images, "--out", images / "masks"), "in", "itself")
+    refused(run("predict", model, images, "--out", tmp_path / "a", "--top-k", "2"), "--top-k is for classes of whole")
+    refused(run("predict", model, images, "--out", tmp_path / "a", "--tile", "32"), "--tile")
+    refused(run("predict", runs.scenes_encoder(), images, "--out", tmp_path / "a"), "openmae segment")
+    refused(run("predict", runs.classes(), images, "--out", tmp_path / "a"), "ends in .csv")
+    assert not (tmp_path / "a").exists()

@@ -2,12 +2,13 @@
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from openmae.errors import BrokenImage
 
 ORIENTATION = 274
 NO_DATA = 42113  # GDAL's, text
-_INTEGERS = {1: "B", 2: "B", 3: "H", 4: "I", 16: "Q"}  # by TIFF's number of a type; text as bytes
+_NUMBERS = {1: "B", 2: "B", 3: "H", 4: "I", 12: "d", 16: "Q"}  # by TIFF's number of a type; text as bytes
 _MOST_VALUES = 4096  # of one tag; more are left out
 
 
@@ -27,14 +28,15 @@ class _Layout:
         return range(start, start + count * self.entry, self.entry)
 
 
-def first_directory(data: bytes) -> dict[int, tuple[int, ...]]:
-    """The unsigned integers of the first directory, by tag. Raises BrokenImage where it is missing or cut off."""
+def first_directory(data: bytes) -> dict[int, tuple[Any, ...]]:
+    """The unsigned integers and doubles of the first directory, by tag. Raises BrokenImage where it is missing or cut
+    off."""
     tags = {}
     try:
         layout, at = _start(data)
         for entry in layout.entries(data, at):
             tag, kind = struct.unpack_from(layout.order + "HH", data, entry)
-            if values := _values(data, layout, entry + 4, _INTEGERS.get(kind)):
+            if values := _values(data, layout, entry + 4, _NUMBERS.get(kind)):
                 tags[tag] = values
     except (struct.error, OverflowError) as error:
         raise BrokenImage("its TIFF directory is cut off") from error
@@ -70,8 +72,9 @@ def _start(data: bytes) -> tuple[_Layout, int]:
     return _Layout(order, "Q", 20, "Q"), at
 
 
-def _values(data: bytes, layout: _Layout, at: int, code: str | None) -> tuple[int, ...]:
-    """What a directory's entry holds; nothing where that is no unsigned integer, or lies outside the file."""
+def _values(data: bytes, layout: _Layout, at: int, code: str | None) -> tuple[Any, ...]:
+    """What a directory's entry holds; nothing where these are neither unsigned integers nor doubles, or lie
+    outside the file."""
     (count,) = struct.unpack_from(layout.order + layout.offset, data, at)
     if code is None or not 0 < count <= _MOST_VALUES:
         return ()

@@ -1,8 +1,9 @@
-"""Images that nobody has labelled -> a table of what a fine-tuned model says of them.
+"""Images that nobody has labelled -> a table of what a fine-tuned model says of them, or a mask of each (masks.py).
 
 openmae predict runs/classes new/images --out predictions.csv
 openmae predict runs/classes new/images --out predictions.parquet --top-k 5
 openmae predict runs/classes new/images --out predictions.csv --sort sorted/ --sort-by link
+openmae predict runs/nuclei new/images --out masks/
 """
 
 from functools import partial
@@ -25,6 +26,7 @@ from openmae.evaluate.suited import suited
 from openmae.files.disk import check_out, room_on_disk
 from openmae.files.tables import SUFFIXES, Columns, TableWriter, require_writer
 from openmae.files.whole import WholeFile, write_file
+from openmae.heads import Answering
 from openmae.machine.device import autocast, choose_device
 from openmae.machine.kinds import Precision
 from openmae.machine.workers import workers_for
@@ -58,11 +60,18 @@ PREDICTIONS = Kind(
 def run(settings: Predict) -> None:
     """Predicts what is not predicted yet, and sorts where that is asked for. Raises UserError."""
     console = make_console()
-    check_out(settings.out, *SUFFIXES)
-    require_writer(settings.out, "--out")
     loaded = load_model(settings.model, **settings.heads)
     say_origin(loaded, console)
+    if loaded.outlines == "segmentation":
+        from openmae.recipes.predict.masks import predict_masks  # with torchvision, which takes a while
+
+        predict_masks(settings, loaded, console)
+        return
+    if not settings.out.suffix and not isinstance(loaded.model, Answering) and loaded.outlines is None:
+        _ = loaded.segmenter  # which says what to do
     _ = loaded.classifier  # raises where it is none
+    check_out(settings.out, *SUFFIXES)
+    require_writer(settings.out, "--out")
     predictions = _asked(settings, loaded)
     device = choose_device(settings.device)
     batch_size, workers = batch_size_for(settings.batch_size, device), workers_for(settings.workers, device)

@@ -12,18 +12,21 @@ from openmae.recipes.asked import AskedDevice, AskedFiles, AskedHeads, AskedRead
 
 @dataclass(frozen=True)
 class Predict(AskedHeads, AskedFiles, AskedReading):
-    """Write what a fine-tuned model says of each image: its class and probability, its labels, or its number.
+    """Write what a model says of each image: its class and probability, its labels, its number, or the class of each of
+    its pixels.
 
     Killed or stopped, the same command goes on where it was. Where the file is there already, it is used.
     """
 
     model: Positional[Annotated[Path, arg(metavar="RUN")]]
-    """A run folder of openmae finetune, or another classifier that openmae.load takes and that names its classes."""
+    """A run folder of openmae finetune or segment, or another classifier that openmae.load takes and that names its
+    classes."""
     images: Positional[Annotated[tuple[str, ...], arg(metavar="IMAGES")]]
     """Whatever pretrain takes, labels or not; or image files, one or several."""
-    out: Annotated[Path, arg(metavar="FILE.csv|.parquet|.jsonl")]
+    out: Annotated[Path, arg(metavar="FILE.csv|.parquet|.jsonl|FOLDER")]
     """Table to write, a row for each image in the order of IMAGES; one that could not be read says so in the column
-    error."""
+    error. Of a segmenter, a folder: masks/ with a PNG for each image, of GeoTIFFs a TIFF that lies where they do and
+    polygons/ as GeoJSON; classes.csv, sheet.jpg, and predictions.csv with the share of each class."""
     split: Literal["all", "train", "val", "test"] = "all"
     """Which images of DATA that has splits."""
     top_k: int | None = None
@@ -38,5 +41,5 @@ class Predict(AskedHeads, AskedFiles, AskedReading):
     """fp32 gives the figures of openmae evaluate; bf16 is faster on a GPU."""
     device: AskedDevice = "auto"
     batch_size: int | None = None
-    """Images that go through the model at once. Default: 256 on a GPU, 64 on a CPU."""
+    """Images that go through the model at once. Default: 256 on a GPU, 64 on a CPU; of a segmenter's tiles 16."""
     workers: Loaders = None

@@ -1,5 +1,6 @@
 """Sheets of images with what is outlined in them: image, as labelled, as found."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +32,11 @@ _COLOURS = (
 
 @dataclass(frozen=True)
 class Shown:
-    """An image (H, W, C) as decoded; masks (H, W) of class indices, right and found, `ignored` where nobody judges; its
-    name, and what is said of it."""
+    """An image (H, W, C) as decoded; masks (H, W) of class indices, right, where that is known of all that are shown,
+    and found, `ignored` where nobody judges; its name, and what is said of it."""
 
     image: NDArray[Any]
-    right: NDArray[np.uint8]
+    right: NDArray[np.uint8] | None
     found: NDArray[np.uint8]
     name: str
     note: str
@@ -43,9 +44,22 @@ class Shown:
 
 def colours(classes: int, has_background: bool) -> NDArray[np.uint8]:
     """(K, 3) a colour for each class; black for the first one where that is the background."""
-    palette = [_rgb(_COLOURS[number % len(_COLOURS)]) for number in range(classes)]
+    palette: list[tuple[int, int, int]] = []
+    for number in range(classes):
+        red, green, blue = _colour(number)
+        while (red, green, blue) in (*palette, (0, 0, 0), IGNORED_COLOUR):
+            blue = (blue + 7) % 256
+        palette.append((red, green, blue))
     palette = [(0, 0, 0), *palette[: classes - 1]] if has_background else palette
     return np.array(palette, np.uint8)
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    """One of the list; then these again, lighter and darker in turns."""
+    turn = number // len(_COLOURS)
+    other, share = 255 * (turn % 2), 0.5 / math.sqrt(turn) + 0.014 * turn if turn else 0.0
+    red, green, blue = (round((1 - share) * part + share * other) for part in _rgb(_COLOURS[number % len(_COLOURS)]))
+    return red, green, blue
 
 
 def _rgb(text: str) -> tuple[int, int, int]:
@@ -85,11 +99,14 @@ def outline_sheet(shown: Sequence[Shown], names: Sequence[str], ignored: int, ha
     rows = []
     for one in shown:
         step = max(1, max(one.image.shape[:2]) // _LONGEST)
-        image, right, found = (array[::step, ::step] for array in (one.image, one.right, one.found))
+        image = one.image[::step, ::step]
+        masks = [mask[::step, ::step] for mask in (one.right, one.found) if mask is not None]
         tiles = [Image.fromarray(as_picture(image))]
-        tiles += [overlay(image, mask, palette, ignored, has_background) for mask in (right, found)]
+        tiles += [overlay(image, mask, palette, ignored, has_background) for mask in masks]
         rows.append(Row([_square(tile) for tile in tiles], one.name, one.note))
     listed = ", ".join(names[1:] if has_background else names)
+    if any(one.right is None for one in shown):
+        return sheet(("image", "found"), rows, (224, 224), f"Classes: {listed}.")
     return sheet(("image", "labelled", "found"), rows, (224, 224), f"Classes: {listed}. Grey: nobody judges.")
 
 
