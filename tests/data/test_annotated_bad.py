@@ -1,5 +1,6 @@
 """What is wrong with annotations is one sentence, or a counted skip that is said."""
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -268,8 +269,12 @@ def faulty(root: Path) -> None:
 
 def test_check_judges_annotations(tmp_path: Path, run: Run) -> None:
     faulty(tmp_path)
-    code, out, _ = run("check", tmp_path, "--workers", "0")
+    table = tmp_path / "found.csv"
+    code, out, _ = run("check", tmp_path, "--workers", "0", "--out", table)
     assert code == 1, out
+    rows = {row["name"]: row for row in csv.DictReader(table.read_text().splitlines())}
+    assert rows["images/train/1.png"]["objects"] == str(len(annotated.scene(1).classes))
+    assert {row["reason"] for row in rows.values()} == {""}
     for said in (
         "Annotations: COCO, 1 file",
         "1 object of train has no pixel in the image",

@@ -95,7 +95,7 @@ def check(settings: Check) -> list[Finding]:
     for finding in findings:
         _show(finding, console)
     if settings.out is not None:
-        write_inventory(settings.out, splits)
+        write_inventory(settings.out, splits, shown)
         images = sum(len(split.source) for split in splits)
         what = "files" if settings.tile is None else "windows"
         console.print(f"A row for each of the {images:,} {what} is in {settings.out}\n")

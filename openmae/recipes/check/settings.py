@@ -22,7 +22,8 @@ class Check(AskedGroups, AskedReading):
     """Images, as for pretrain, or with masks, outlines or boxes (docs/labels.md). Of DATA with splits, both are
     read."""
     out: Annotated[Path | None, arg(metavar="FILE.csv|FILE.parquet")] = None
-    """Write a row for each file here: name, split, label, size, format, mode, depth, digest, reason."""
+    """Write a row for each file here: name, split, label, size, format, mode, depth, digest, number of objects,
+    reason."""
     task: AskedTask = None
     masks_hold: Literal["classes", "objects"] | None = None
     """What the numbers in mask images are: classes of pixels, or numbers of objects. Default: as they look."""
