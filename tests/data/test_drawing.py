@@ -27,7 +27,7 @@ def whole(piece: Piece | None, size: tuple[int, int]) -> NDArray[np.bool_]:
     return mask
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(st.data(), SIDES, SIDES)
 def test_polygons(data: st.DataObject, height: int, width: int) -> None:
     coordinate = st.one_of(
@@ -49,7 +49,7 @@ def test_a_polygon_far_outside_takes_no_memory() -> None:
     assert polygons([np.array([[-1e9, -1e9], [-1e8, -1e9], [-1e8, -1e8]])], (8, 8)) is None
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(MASKS)
 def test_run_lengths_and_pieces(mask: NDArray[np.bool_]) -> None:
     encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -87,7 +87,7 @@ def test_numbered_objects(labels: NDArray[np.int64]) -> None:
         np.testing.assert_array_equal(whole(piece, size), labels == number)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(MASKS, st.integers(1, 8))
 def test_objects_turn_with_their_image(mask: NDArray[np.bool_], orientation: int) -> None:
     if (piece := cut(mask)) is None:
