@@ -62,26 +62,30 @@ class Compared:
         kind: Kind,
         most: int,
     ) -> None:
+        self.images, self.names, self.kind, self.most = images, names, kind, most
+        self.right = [{**one, "id": number} for number, one in enumerate(right, 1)]
+        self._found = found
+        self._counted = self._beside(found)
+
+    def _beside(self, found: Sequence[Annotation]) -> Any:
+        """What is there beside this, counted."""
         from hotcoco import COCO, COCOeval  # an extra, which few need
 
-        self.names, self.numbers = names, sorted(images)
-        listed = [{"id": number, "height": size[0], "width": size[1]} for number, size in images.items()]
-        numbered = [{**one, "id": number} for number, one in enumerate(right, 1)]
-        categories = [{"id": number, "name": str(number)} for number in range(1, len(names) + 1)]
-        there = COCO({"images": listed, "annotations": numbered, "categories": categories})
-        kept = ("image_id", "category_id", "score", "segmentation" if kind == "mask" else "bbox")
+        listed = [{"id": number, "height": size[0], "width": size[1]} for number, size in self.images.items()]
+        categories = [{"id": number, "name": str(number)} for number in range(1, len(self.names) + 1)]
+        there = COCO({"images": listed, "annotations": self.right, "categories": categories})
+        kept = ("image_id", "category_id", "score", "segmentation" if self.kind == "mask" else "bbox")
         said = there.load_res([{key: one[key] for key in kept} for one in found])
-        self.right = numbered
-        self._counted = COCOeval(there, said, _KINDS[kind])
-        self._counted.params.max_dets = [1, 10, most]
-        self._counted.params.area_rng, self._counted.params.area_rng_lbl = _EVERYWHERE, ["all"]
-        self._counted.evaluate()
-        self._counted.accumulate()
+        counted = COCOeval(there, said, _KINDS[self.kind])
+        counted.params.max_dets = [1, 10, self.most]
+        counted.params.area_rng, counted.params.area_rng_lbl = _EVERYWHERE, ["all"]
+        counted.evaluate()
+        counted.accumulate()
+        return counted
 
     @property
     def precision(self) -> NDArray[np.float64]:
         """(T, R, K), -1 of a class that no object has."""
-        assert self._counted.eval is not None
         return np.asarray(self._counted.eval["precision"])[..., 0, -1]
 
     def figures(self) -> dict[str, float]:
@@ -92,11 +96,12 @@ class Compared:
 
     def error(self) -> float | None:
         """Standard error of ap50, by leaving out each of 20 parts of the images in turn (jackknife); None of one."""
-        blocks = min(_BLOCKS, len(self.numbers))
+        numbers = sorted(self.images)
+        blocks = min(_BLOCKS, len(numbers))
         if blocks < 2:
             return None
         parts = {
-            str(block): [number for place, number in enumerate(self.numbers) if place % blocks != block]
+            str(block): [number for place, number in enumerate(numbers) if place % blocks != block]
             for block in range(blocks)
         }
         found = self._counted.slice_by(parts)
@@ -123,7 +128,8 @@ class Compared:
 
     @cached_property
     def _each(self) -> dict[str, Any]:
-        return self._counted.image_diagnostics(iou_thr=0.5, score_thr=SURE)
+        sure = [one for one in self._found if one["score"] >= SURE]
+        return self._beside(sure).image_diagnostics(iou_thr=0.5, score_thr=SURE)  # type: ignore[no-any-return]
 
     def sizes(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """(n,) pixels a side of each object, the root of its box's area, and whether it was surely found."""
@@ -138,7 +144,6 @@ class Compared:
 
     def classes(self) -> list[ClassPrecision]:
         """Of each class that occurs."""
-        assert self._counted.eval is not None
         precision, recall = self.precision, np.asarray(self._counted.eval["recall"])[0, :, 0, -1]
         occurs, called = np.asarray((precision >= 0).all((0, 1))), (*self.names, "nothing")
         counts = np.bincount(

@@ -87,6 +87,15 @@ class Loaded:
         return self.model
 
     @property
+    def detector(self) -> "Detector":
+        """The model that learnt where objects are. Raises UserError where it is none."""
+        from openmae.transfer.detector import Detector
+
+        if not isinstance(self.model, Detector):
+            raise UserError(f"{self.name} has learnt no objects", f"openmae detect {self.name} DATA --out RUN")
+        return self.model
+
+    @property
     def outlines(self) -> str | None:
         """What `openmae segment` or `openmae detect` left: "segmentation" or "detection"; None of other models."""
         return {"segmenter": "segmentation", "detector": "detection"}.get(self.info.get("kind", ""))

@@ -29,6 +29,8 @@ from openmae.randomness import generator
 from openmae.recipes.detect.choose import choose, settle
 from openmae.recipes.detect.settings import Detect
 from openmae.recipes.detect.sizes import Sizes, sizes_of
+from openmae.recipes.evaluate.keep import set_name
+from openmae.recipes.evaluate.objects import keep_objects
 from openmae.recipes.levels import check_levels
 from openmae.recipes.outline.job import OutlineJob, Outlining
 from openmae.recipes.outline.opened import Outlined, open_outlined
@@ -148,6 +150,8 @@ class DetectJob(OutlineJob[Detector]):
         if self.best is not None:
             last = self.best.found(self._last, self.figures[self.headline], judged.error, len(self.opened.val))
             console.print(self.best.said(last), soft_wrap=True)
+        statistics, name = self.opened.start.statistics, set_name(self.course.data, "val")
+        keep_objects(self.here.folder.path, judged, self.opened.val, whole, statistics, name)
 
 
 def _target(found: Found, masks: bool) -> dict[str, Tensor]:

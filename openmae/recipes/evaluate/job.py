@@ -76,6 +76,10 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
         from openmae.recipes.evaluate.segmenter import evaluate_segmenter  # with torchvision, which takes a while
 
         return evaluate_segmenter(settings, loaded, console)
+    if loaded.outlines == "detection":
+        from openmae.recipes.evaluate.detector import evaluate_detector
+
+        return evaluate_detector(settings, loaded, console)
     model = loaded.classifier
     task: Task = loaded.info["task"]
     device = choose_device(settings.device)

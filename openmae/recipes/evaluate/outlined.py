@@ -59,7 +59,7 @@ def keep_outlines(
         folder.mkdir(parents=True, exist_ok=True)
         for kind, svg in pictures.items():
             write_file(folder / f"{kind}.svg", svg.encode())
-        write_file(folder / "outlines.jpg", _jpeg(_sheet(judged, annotated, model, statistics)))
+        write_file(folder / "outlines.jpg", as_jpeg(_sheet(judged, annotated, model, statistics)))
     drawn = {**{kind: f"{kind}.svg" for kind in pictures}, "outlines": "outlines.jpg"}
     places = {kind: str((folder / file).relative_to(run)) for kind, file in drawn.items()}
     update_results(run, name, "clean", {**found, "pictures": places})
@@ -84,7 +84,8 @@ def _sheet(judged: Judged, annotated: Annotated, model: Segmenter, statistics: S
     return outline_sheet(shown, names, IGNORED, names[0] == BACKGROUND)
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def as_jpeg(picture: Image.Image) -> bytes:
+    """A sheet as a file."""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=90, subsampling=0)
     return file.getvalue()

@@ -132,9 +132,12 @@ def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
         pairs_table(shown_figures(figures, clean.get("images"), errors).items()) if isinstance(figures, dict) else "",
         _figure(run, drawn, "scatter", "Predicted over true values"),
         _figure(run, drawn, "confusion", "Confusion matrix: true classes in rows, predicted in columns"),
+        _figure(run, drawn, "precision_recall", "Precision over recall, by the overlap that is asked for"),
+        _figure(run, drawn, "sizes", "Objects found and missed, by their size"),
         _figure(run, drawn, "overview", "Confusion matrix of all classes"),
         _class_table(clean.get("classes")),
         _overlap_table(clean.get("overlaps")),
+        _object_table(clean.get("objects")),
         _figure(run, drawn, "outlines", "The images that were done best and worst: as they are, as labelled, as found"),
         _label_table(clean.get("labels")),
         _confused_table(clean.get("confused")),
@@ -191,6 +194,22 @@ def _overlap_table(classes: Any) -> str:
         if isinstance(one, dict) and is_number(one.get("pixels"))
     ]
     return _folded("Each class", ("class", "pixels", "IoU", "Dice", "accuracy", "mostly taken for"), rows)
+
+
+def _object_table(classes: Any) -> str:
+    if not isinstance(classes, list):
+        return ""
+    rows = [
+        (
+            str(one.get("name")),
+            f"{one['objects']:,}",
+            *(f"{one[name]:.1%}" if is_number(one.get(name)) else "" for name in ("ap", "ap50", "recall")),
+            str(one["taken_for"]) if one.get("taken_for") is not None else "",
+        )
+        for one in classes
+        if isinstance(one, dict) and is_number(one.get("objects"))
+    ]
+    return _folded("Each class", ("class", "objects", "AP", "AP50", "found at all", "mostly taken for"), rows)
 
 
 def _label_table(labels: Any) -> str:

@@ -57,8 +57,8 @@ def confusion_picture(labels: Numbers, predicted: Numbers, names: Sequence[str])
         return svg_text(figure)
 
 
-def shares_picture(counts: NDArray[np.int64], names: Sequence[str]) -> str:
-    """(K, K) counts of pixels of a class (row) that were taken for a class (column) -> shares of each class that
+def shares_picture(counts: NDArray[np.int64], names: Sequence[str], what: str = "pixels") -> str:
+    """(K, K) counts of pixels, or what else, of a class (row) that were taken for a class (column) -> shares of each class that
     occurs, of the MOST_NAMED largest."""
     chosen = np.flatnonzero(counts.sum(1))
     chosen = np.sort(chosen[np.argsort(-counts.sum(1)[chosen], kind="stable")[:MOST_NAMED]])
@@ -77,7 +77,7 @@ def shares_picture(counts: NDArray[np.int64], names: Sequence[str]) -> str:
             axis.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", fontsize=size, color=colour)
         axis.set_xlabel("predicted class")
         axis.set_ylabel("true class")
-        axis.set_title("Share of each class's pixels", fontsize=10)
+        axis.set_title(f"Share of each class's {what}", fontsize=10)
         return svg_text(figure)
 
 

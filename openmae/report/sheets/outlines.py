@@ -103,14 +103,14 @@ def outline_sheet(shown: Sequence[Shown], names: Sequence[str], ignored: int, ha
         masks = [mask[::step, ::step] for mask in (one.right, one.found) if mask is not None]
         tiles = [Image.fromarray(as_picture(image))]
         tiles += [overlay(image, mask, palette, ignored, has_background) for mask in masks]
-        rows.append(Row([_square(tile) for tile in tiles], one.name, one.note))
+        rows.append(Row([square(tile) for tile in tiles], one.name, one.note))
     listed = ", ".join(names[1:] if has_background else names)
     if any(one.right is None for one in shown):
         return sheet(("image", "found"), rows, (224, 224), f"Classes: {listed}.")
     return sheet(("image", "labelled", "found"), rows, (224, 224), f"Classes: {listed}. Grey: nobody judges.")
 
 
-def _square(tile: Image.Image) -> Image.Image:
+def square(tile: Image.Image) -> Image.Image:
     """On white, so that images of all shapes stand in one column."""
     side = max(tile.size)
     if tile.width == tile.height:
