@@ -58,8 +58,8 @@ def confusion_picture(labels: Numbers, predicted: Numbers, names: Sequence[str])
 
 
 def shares_picture(counts: NDArray[np.int64], names: Sequence[str], what: str = "pixels") -> str:
-    """(K, K) counts of pixels, or what else, of a class (row) that were taken for a class (column) -> shares of each class that
-    occurs, of the MOST_NAMED largest."""
+    """(K, K) counts of pixels, or of what else, of a class (row) that were taken for a class (column) -> shares of each
+    class that occurs, of the MOST_NAMED largest."""
     chosen = np.flatnonzero(counts.sum(1))
     chosen = np.sort(chosen[np.argsort(-counts.sum(1)[chosen], kind="stable")[:MOST_NAMED]])
     shares = counts[chosen][:, chosen] / counts.sum(1)[chosen][:, None]

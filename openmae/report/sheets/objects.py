@@ -52,9 +52,7 @@ def _sized(picture: Image.Image) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
 
 
-def _with_objects(
-    image: NDArray[Any], objects: Objects, palette: NDArray[np.uint8], one_class: bool
-) -> Image.Image:
+def _with_objects(image: NDArray[Any], objects: Objects, palette: NDArray[np.uint8], one_class: bool) -> Image.Image:
     """Each object tinted and outlined where its pixels are known, framed where its box is all that is."""
     picture = as_picture(image).astype(np.float32)
     which = [number if one_class else int(label) for number, label in enumerate(objects.classes)]

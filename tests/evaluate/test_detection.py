@@ -1,0 +1,185 @@
+"""Objects of whole images: run lengths, masks that are pasted, tiles, and average precision, beside pycocotools."""
+
+import contextlib
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_masks
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from openmae.data.annotations.drawing import as_runs, runs
+from openmae.data.annotations.objects import Objects, Piece, bounds, cut
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.views.statistics import Statistics
+from openmae.evaluate.average_precision import Compared, Kind
+from openmae.evaluate.detected import detected, pasted
+from openmae.evaluate.detection import annotations_of
+from openmae.transfer import detector
+from openmae.transfer.detector import Detector
+from tests.models import vit
+
+CPU = torch.device("cpu")
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_run_lengths_are_those_of_pycocotools(seed: int) -> None:
+    draws = np.random.default_rng(seed)
+    height, width = draws.integers(1, 30, 2).tolist()
+    whole = draws.random((height, width)) < draws.random()
+    top, left = int(draws.integers(height)), int(draws.integers(width))
+    whole[:top], whole[:, :left] = False, False
+    counts = as_runs(Piece(top, left, whole[top:, left:]), (height, width))
+    encoded = coco_masks.encode(np.asfortranarray(whole.astype(np.uint8)))
+    assert coco_masks.frPyObjects({"size": [height, width], "counts": counts}, height, width) == encoded
+    again = runs(np.array(counts), (height, width))
+    assert (again is None) is (not whole.any())
+    if again is not None:
+        assert (whole[again.top :, again.left :][: again.mask.shape[0], : again.mask.shape[1]] == again.mask).all()
+        assert again.mask.sum() == whole.sum()
+
+
+def test_masks_are_pasted_as_torchvision_does() -> None:
+    draws, size = torch.Generator().manual_seed(0), (60, 80)
+    masks = torch.rand(200, 28, 28, generator=draws)
+    one, other = (torch.rand(200, 2, generator=draws) * torch.tensor([80, 60]) for _ in range(2))
+    boxes = torch.cat([torch.minimum(one, other), torch.maximum(one, other)], 1)
+    wanted = paste_masks_in_image(masks[:, None], boxes, size)[:, 0] > 0.5
+    for whole, piece in zip(wanted.numpy(), pasted(masks, boxes, size), strict=True):
+        drawn = np.zeros(size, np.bool_)
+        height, width = piece.mask.shape
+        drawn[piece.top : piece.top + height, piece.left : piece.left + width] = piece.mask
+        assert np.array_equal(drawn, whole)
+    assert pasted(masks[:0], boxes[:0], size) == []
+
+
+class Spots(Detector):
+    """Finds the bright boxes of a window, as far as they are in it."""
+
+    def forward(self, images: Tensor) -> list[detector.Objects]:
+        from scipy.ndimage import find_objects, label
+
+        places = find_objects(label(images[0, 0].numpy() > 0)[0])
+        boxes = torch.tensor([[x.start, y.start, x.stop, y.stop] for y, x in places]).float().reshape(-1, 4)
+        scores = torch.linspace(0.9, 0.8, len(boxes))
+        return [detector.Objects(boxes, scores, torch.zeros(len(boxes), dtype=torch.long), None)]
+
+
+def spots(fits: bool) -> Spots:
+    return Spots(vit(img_size=(64, 64), patch_size=(8, 8), depth=1), 1, masks=False, channels=8, fits=fits).eval()
+
+
+@pytest.mark.parametrize("size", [(40, 50), (64, 64), (150, 70), (64, 201)])
+def test_every_object_is_told_of_once(size: tuple[int, int]) -> None:
+    """In images that are smaller and larger than a window: none twice, none cut where a tile ends."""
+    draws = np.random.default_rng(sum(size))
+    image = np.zeros((*size, 3), np.uint8)
+    wanted = set()
+    for top in range(0, size[0] - 9, 13):
+        for left in range(0, size[1] - 9, 13):
+            height, width = draws.integers(4, 10, 2).tolist()
+            image[top : top + height, left : left + width] = 255
+            wanted.add((left, top, left + width, top + height))
+    statistics = Statistics((0.4,) * 3, (0.2,) * 3, PixelFormat(3))
+    found = detected(spots(fits=False), statistics, image, CPU)
+    assert len(found.objects) == len(wanted)
+    assert {tuple(box) for box in found.objects.boxes.tolist()} == wanted
+    assert (np.diff(found.scores) <= 0).all()
+    assert len(detected(spots(fits=False), statistics, image, CPU, most=3).objects) == 3
+
+
+def test_an_image_that_is_drawn_to_fit_has_its_boxes_back() -> None:
+    image = np.zeros((128, 256, 3), np.uint8)
+    image[32:64, 80:160] = 255
+    statistics = Statistics((0.4,) * 3, (0.2,) * 3, PixelFormat(3))
+    found = detected(spots(fits=True), statistics, image, CPU)
+    assert np.abs(found.objects.boxes - [[80, 32, 160, 64]]).max() <= 4
+    assert len(found.objects) == 1
+
+
+def drawn(seed: int, count: int) -> tuple[dict[int, tuple[int, int]], list[Any], list[Any]]:
+    """Images, what they show, crowds among it, and what is said of them, somewhat beside it."""
+    draws = np.random.default_rng(seed)
+    images, right, found = {}, [], []
+    for index in range(count):
+        size = tuple(draws.integers(30, 60, 2).tolist())
+        images[index] = size
+
+        def objects(shift: Callable[[], int], number: int, size: Any = size) -> Objects:
+            pieces = []
+            for _ in range(number):
+                mask = np.zeros(size, np.bool_)
+                top, left = int(draws.integers(2, 15)), int(draws.integers(2, 15))
+                mask[top + shift() : top + shift() + 12, left : left + 9 + shift()] = draws.random() < 2
+                piece = cut(mask)
+                assert piece is not None
+                pieces.append(piece)
+            classes = draws.integers(0, 3, number)
+            crowd = draws.random(number) < 0.15
+            return Objects(size, bounds(tuple(pieces)), classes, crowd, tuple(pieces))
+
+        right += annotations_of(index, objects(lambda: 0, int(draws.integers(0, 6))), True)
+        said = annotations_of(index, objects(lambda: int(draws.integers(-1, 2)), int(draws.integers(0, 9))), True)
+        found += [{**one, "score": float(draws.random())} for one in said]
+    return images, right, found
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+@pytest.mark.parametrize("most", [100, 3])
+def test_average_precision_is_that_of_pycocotools(kind: Kind, most: int) -> None:
+    images, right, found = drawn(3, 12)
+    ours = Compared(images, right, found, ("a", "b", "c", "none"), kind, most)
+    with contextlib.redirect_stdout(io.StringIO()):
+        there = COCO()
+        there.dataset = {
+            "images": [{"id": index, "height": size[0], "width": size[1]} for index, size in images.items()],
+            "annotations": [{**one, "id": number} for number, one in enumerate(right, 1)],
+            "categories": [{"id": number} for number in range(1, 5)],
+        }
+        there.createIndex()
+        said = there.loadRes([{key: value for key, value in one.items() if key != "area"} for one in found])
+        counted = COCOeval(there, said, "bbox" if kind == "box" else "segm")
+        counted.params.maxDets = [1, 10, most]
+        counted.evaluate()
+        counted.accumulate()
+    theirs = counted.eval["precision"][..., 0, -1]
+    np.testing.assert_allclose(ours.precision, theirs, atol=1e-12)
+    figures = ours.figures()
+    assert figures["ap"] == pytest.approx(theirs[theirs > -1].mean())
+    assert figures["ap50"] == pytest.approx(theirs[0][theirs[0] > -1].mean())
+    assert [one.name for one in ours.classes()] == ["a", "b", "c"]
+    sides, is_found = ours.sizes()
+    assert len(sides) == sum(not one["iscrowd"] for one in right)
+    assert 0 < is_found.sum() < len(sides)
+    error = ours.error()
+    assert error is not None
+    # by what it is of each part alone, counted anew
+    without = []
+    for block in range(12):
+        kept = {index: size for index, size in images.items() if index != block}
+        parts = [[one for one in all_ if one["image_id"] in kept] for all_ in (right, found)]
+        without.append(Compared(kept, *parts, ("a", "b", "c", "none"), kind, most).figures()["ap50"])
+    spread = np.square(np.array(without) - np.mean(without)).sum()
+    assert error == pytest.approx(math.sqrt(11 / 12 * spread))
+
+
+def test_nothing_found_and_nothing_there() -> None:
+    images, right, _ = drawn(3, 4)
+    ours = Compared(images, right, [], ("a", "b", "c"), "mask", 100)
+    assert ours.figures() == {"ap": 0.0, "ap50": 0.0, "ap75": 0.0}
+    assert not ours.sizes()[1].any()
+    assert all(one.taken_for == "nothing" for one in ours.classes())
+    empty = Compared(images, [], [], ("a", "b", "c"), "box", 100)
+    assert math.isnan(empty.figures()["ap50"])
+    assert empty.curves() == {}
+    assert empty.classes() == []
+    assert empty.error() is None
