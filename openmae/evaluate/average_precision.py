@@ -129,7 +129,7 @@ class Compared:
     @cached_property
     def _each(self) -> dict[str, Any]:
         sure = [one for one in self._found if one["score"] >= SURE]
-        return self._beside(sure).image_diagnostics(iou_thr=0.5, score_thr=SURE)  # type: ignore[no-any-return]
+        return self._beside(sure).image_diagnostics(iou_thr=0.5, score_thr=SURE)
 
     def sizes(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """(n,) pixels a side of each object, the root of its box's area, and whether it was surely found."""

@@ -35,7 +35,8 @@ from openmae.recipes.levels import check_levels
 from openmae.recipes.outline.job import OutlineJob, Outlining
 from openmae.recipes.outline.opened import Outlined, open_outlined
 from openmae.recipes.training.best import FOLDER
-from openmae.recipes.training.job import Here, JobKind, begun
+from openmae.recipes.training.job import begun
+from openmae.recipes.training.kind import Here, JobKind
 from openmae.recipes.training.settings import given
 from openmae.train.loop import fit
 from openmae.transfer.detector import CHANNELS, SAMPLED, Detector
