@@ -26,6 +26,7 @@ from openmae.machine.kinds import Precision
 from openmae.transfer import detector
 from openmae.transfer.detector import Detector
 
+_AT_ONCE = 8  # tiles, on a GPU
 _SAME = 0.5  # overlap from which two boxes of a class are of one object, as within a tile
 _MARGIN = 1 / 4  # of what two tiles share, that each of them tells of beyond its half of it
 
@@ -53,10 +54,12 @@ def detected(
     """(H, W, C) as decoded -> the objects in it, at most so many. The model is in evaluation."""
     size = (image.shape[0], image.shape[1])
     windows = [_whole(size, model.encoder.img_size)] if model.fits else _tiles(size, model.encoder.img_size)
-    found = [
-        _in_window(model, statistics, image, window.placed, device, precision).within(window.core, window.placed)
-        for window in windows
-    ]
+    at_once = 1 if device.type == "cpu" else _AT_ONCE
+    found = list[_Found]()
+    for begin in range(0, len(windows), at_once):
+        some = windows[begin : begin + at_once]
+        seen = _in_windows(model, statistics, image, [window.placed for window in some], device, precision)
+        found += [one.within(window.core, window.placed) for one, window in zip(seen, some, strict=True)]
     together = _Found(*(torch.cat(parts) for parts in zip(*(one.parts() for one in found), strict=True)))
     together = together.at(batched_nms(together.boxes, together.scores, together.classes, _SAME)[:most])
     return _as_objects(together, size, model.has_masks)
@@ -131,22 +134,28 @@ class _Found:
 
 
 @torch.no_grad()
-def _in_window(
+def _in_windows(
     model: Detector,
     statistics: Statistics,
     image: NDArray[Any],
-    placed: Placed,
+    parts: list[Placed],
     device: torch.device,
     precision: Precision,
-) -> _Found:
-    """What is found in a part of an image, in the window's pixels."""
+) -> list[_Found]:
+    """What is found in parts of an image, in their windows' pixels."""
     encoder = model.encoder
     img_size = (encoder.img_size[0], encoder.img_size[1])
     view = OutlinedView(statistics.pixels, img_size, (encoder.patch_size[0], encoder.patch_size[1]), Jitter())
-    window = torch.from_numpy(window_of(image, placed, view)).permute(2, 0, 1)[None].to(device)
+    shown = np.stack([window_of(image, placed, view) for placed in parts])
+    windows = torch.from_numpy(shown).permute(0, 3, 1, 2).to(device)
     with autocast(device, precision):
-        (found,) = model(statistics.normalize(window))
-    boxes = clip_boxes_to_image(found.boxes.float().cpu(), placed.size)  # nothing is beside the image
+        found = model(statistics.normalize(windows))
+    return [_told(one, placed.size) for one, placed in zip(found, parts, strict=True)]
+
+
+def _told(found: detector.Objects, size: tuple[int, int]) -> _Found:
+    """On the CPU, without what is beside the image, which is `size` large in the window."""
+    boxes = clip_boxes_to_image(found.boxes.float().cpu(), size)
     masks = torch.zeros(len(boxes), 0, 0) if found.masks is None else found.masks.float().cpu()
     one = _Found(boxes, found.scores.float().cpu(), found.classes.cpu(), masks)
     return one.at(((boxes[:, 2:] - boxes[:, :2]) >= 1e-2).all(1))

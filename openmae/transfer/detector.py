@@ -34,6 +34,7 @@ OUTLINE = 0.5  # from which a place of a mask belongs to the object
 MOST_OBJECTS = 100  # of an image, as COCO's
 CHANNELS = 256  # of the pyramid and the heads
 SAMPLED = 512  # proposals of an image that are learnt from
+PROPOSED = 1000  # and that are looked at again when objects are sought
 ASPECTS = (0.5, 1.0, 2.0)
 FINEST_ANCHOR = 32.0  # side of the smallest ones, as ViTDet's
 
@@ -62,7 +63,8 @@ class Detector(nn.Module):
     classes: of objects. masks: outlines too, not boxes alone. finest_anchor: side in pixels of the smallest anchors;
     those of each level are twice as large as those of the one before. most_objects: that are found in an image at most.
     fits: images are drawn as large as the windows before they are looked at, instead of in their own pixels. channels:
-    of the pyramid and the heads. sampled: proposals of an image that are learnt from. Others: as `Backbone`.
+    of the pyramid and the heads. sampled: proposals of an image that are learnt from; proposed: that are looked at
+    again when objects are sought. Others: as `Backbone`.
     Raises ValueError for an encoder of other than two axes, or of too few patches.
     """
 
@@ -80,10 +82,12 @@ class Detector(nn.Module):
         channels: int = CHANNELS,
         fits: bool = False,
         sampled: int = SAMPLED,
+        proposed: int = PROPOSED,
     ) -> None:
         super().__init__()
         self.classes, self.has_masks, self.finest_anchor = classes, masks, finest_anchor
         self.most_objects, self.window, self.channels, self.fits = most_objects, window, channels, fits
+        self.proposed = proposed
         self.backbone = Backbone(encoder, window, relative, drop_path)
         self.pyramid = SimplePyramid(encoder.embed_dim, encoder.patch_size[0], channels)
         least = round(1 / self.pyramid.scales[-1])
@@ -104,7 +108,7 @@ class Detector(nn.Module):
             batch_size_per_image=256,
             positive_fraction=0.5,
             pre_nms_top_n={"training": 2000, "testing": 1000},
-            post_nms_top_n={"training": 1000, "testing": max(1000, most_objects)},
+            post_nms_top_n={"training": 1000, "testing": max(proposed, most_objects)},
             nms_thresh=0.7,
         )
         norm = partial(LayerNorm2d, eps=NORM_EPS)
@@ -154,12 +158,13 @@ class Detector(nn.Module):
             "relative": self.backbone.relative is not None,
             "channels": self.channels,
             "fits": self.fits,
+            "proposed": self.proposed,
         }
 
     @classmethod
     def from_arguments(cls, values: dict[str, Any]) -> "Detector":
         """One of that shape. Raises KeyError, TypeError or ValueError for values that describe none."""
-        names = ("window", "relative", "channels", "fits")
+        names = ("window", "relative", "channels", "fits", "proposed")
         return cls(
             vit_of(values["encoder"]),
             values["classes"],

@@ -25,6 +25,7 @@ MOST_ON_A_CPU = 64  # channels
 _LEAST_STEPS, _MOST_STEPS = 1000, 6000  # of auto
 _LARGE = 0.5  # of a window: objects longer than that are cut into pieces by it
 _FINEST, _COARSEST = 4.0, 64.0  # pixels of the smallest anchors
+_WINDOW, _WINDOW_ON_A_CPU = 512, 256  # pixels a side, at most, of windows that are larger than the model's own
 _BOUND = 1000  # objects that a window may have: as many as are proposed
 _ROOM = 1.5  # of objects found over the most that an image was seen to have
 
@@ -81,17 +82,30 @@ def _paper(encoder: ViT) -> Values:
 def _auto(settings: Detect, opened: Outlined, sizes: Sizes, device: torch.device) -> Values:
     """What some hundred images and small machines need."""
     steps = min(_MOST_STEPS, max(_LEAST_STEPS, 50 * len(opened.train) // first_batch(settings, opened)))
-    height, width = opened.start.encoder.img_size
-    img_size = (height, width) if settings.img_size is None else pair(settings.img_size)
+    sides = _img_size(opened.start.encoder, sizes, device)
+    img_size = pair(settings.img_size or sides[0])
     narrow = (MOST_ON_A_CPU, "a CPU: a sixteenth of the work of 256, which is published")
     return {
         **fitting(settings, opened, steps),
-        "img_size": (sides_of(img_size), "the model's"),
+        "img_size": sides,
         "resize": _resize(sizes, img_size),
         "channels": narrow if device.type == "cpu" else (CHANNELS, "ViTDet's"),
         "relative_positions": ("off", "for images as large as the published recipe's"),
         "decay": ("cosine", "as fine-tuning's"),
     }
+
+
+def _img_size(encoder: ViT, sizes: Sizes, device: torch.device) -> tuple[int | tuple[int, int], str]:
+    """The model's, or, where that is a small part of the images, windows that show more of one at once."""
+    height, width = encoder.img_size
+    most = _WINDOW_ON_A_CPU if device.type == "cpu" else _WINDOW
+    side = min(most, int(np.median(sizes.images.max(1)))) if len(sizes.images) else 0
+    if side < 2 * max(height, width):
+        return (height if height == width else (height, width)), "the model's"
+    down, across = (max(1, side // patch) * patch for patch in encoder.patch_size)
+    return (
+        down if down == across else (down, across)
+    ), f"the model's, {max(height, width)}, is a small part of the images, and makes many tiles"
 
 
 def _resize(sizes: Sizes, window: tuple[int, int]) -> tuple[str, str]:

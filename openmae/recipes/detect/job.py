@@ -39,10 +39,10 @@ from openmae.recipes.training.job import begun
 from openmae.recipes.training.kind import Here, JobKind
 from openmae.recipes.training.settings import given
 from openmae.train.loop import fit
-from openmae.transfer.detector import CHANNELS, SAMPLED, Detector
+from openmae.transfer.detector import CHANNELS, PROPOSED, SAMPLED, Detector
 
 MOST_MINUTES = 60.0  # on a CPU, where nobody says how long
-_FEW_SAMPLED = 128  # proposals of an image that narrow heads learn from
+_FEW_SAMPLED, _FEW_PROPOSED = 128, 300  # proposals of an image that narrow heads learn from, and look at again
 
 
 def run(settings: Detect) -> None:
@@ -80,9 +80,10 @@ class DetectJob(OutlineJob[Detector]):
     task = "detection"
     wanted = "objects"
 
-    def __init__(self, run: Outlining, opened: Outlined, here: Here) -> None:
+    def __init__(self, run: Outlining, opened: "Sighted", here: Here) -> None:
         """Raises UserError for what cannot be built."""
         config, seed = run.config, run.course.seed
+        is_wide = config["channels"] >= CHANNELS
         masks = config["masks"] and opened.train.right.kind == "objects"
         self.headline = headline(masks and opened.val.right.kind == "objects")
         try:
@@ -100,12 +101,18 @@ class DetectJob(OutlineJob[Detector]):
                     drop_path=run.trunk.drop_path,
                     channels=config["channels"],
                     fits=run.jitter.fits,
-                    sampled=SAMPLED if config["channels"] >= CHANNELS else _FEW_SAMPLED,
+                    sampled=SAMPLED if is_wide else _FEW_SAMPLED,
+                    proposed=PROPOSED if is_wide else _FEW_PROPOSED,
                 )
         except ValueError as error:
             raise of_user(error) from error
         super().__init__(run, opened, here, model)
         self.judged: Judged | None = None
+        self.tiles = 1.0 if run.jitter.fits else opened.sizes.tiles(run.trunk.img_size)
+
+    def beside(self, views: float) -> float:
+        """Each val image is as many windows as it has tiles."""
+        return self.tiles * super().beside(views)
 
     def loss(self) -> Callable[[Detector, OutlinedBatch], Tensor]:
         """The sum of torchvision's losses, each a mean over what is drawn of the batch: which proposals are learnt

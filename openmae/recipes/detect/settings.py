@@ -12,6 +12,8 @@ class Detect(Outline):
     """Learn where objects are, boxes and outlines. The same command again, after a crash or Ctrl-C, goes on where the
     run was."""
 
+    evaluations: int = 5
+    """How many times the val images are judged, evenly over the run."""
     masks: bool = True
     """Learn outlines beside boxes, where DATA has them."""
     finest_anchor: float | None = None

@@ -1,5 +1,6 @@
 """How large the objects are that are learnt from, and how many there are in an image."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +12,7 @@ from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import open_image
 from openmae.data.loading.pool import Hand, ordered
 from openmae.errors import BrokenImage
+from openmae.evaluate.tiled import starts
 
 _MOST_IMAGES = 200  # that are looked at, evenly among all
 
@@ -28,6 +30,13 @@ class Sizes:
     def scales(self, window: tuple[int, int]) -> NDArray[np.float64]:
         """(m,) how large each image is drawn to fit a window."""
         return np.asarray((np.array(window, np.float64) / self.images).min(1))
+
+    def tiles(self, window: tuple[int, int]) -> float:
+        """Into how many tiles an image is cut, on average."""
+        counts = [
+            math.prod(len(starts(int(n), tile)) for n, tile in zip(one, window, strict=True)) for one in self.images
+        ]
+        return float(np.mean(counts)) if counts else 1.0
 
     def drawn(self, window: tuple[int, int], fits: bool) -> NDArray[np.float64]:
         """(n,) pixels a side of each object, the root of its area, as a window shows it."""
