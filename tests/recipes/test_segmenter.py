@@ -1,6 +1,7 @@
 """What a segmenter is asked once it has learnt: to be judged, to outline new images, to be exported."""
 
 import csv
+import io
 import itertools
 import json
 import shutil
@@ -8,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import tifffile
 import torch
 from PIL import Image
 from skimage.measure import points_in_poly
 
+import openmae
 from openmae.data.annotations.tracing import signed_area
 from openmae.evaluate.segmentation import segmented
 from openmae.recipes.predict import masks
-from openmae.weights import load_model
+from openmae.transfer.segmenter import Segmenter
+from openmae.weights import Loaded, load_model, serialize
 from tests.commands import Run, refused
 from tests.runs import Runs, copy
 from tests.scenes import scene
@@ -225,3 +229,53 @@ def test_what_predict_refuses(model: Path, runs: Runs, scenes: Path, tmp_path: P
     refused(run("predict", runs.scenes_encoder(), images, "--out", tmp_path / "a"), "openmae segment")
     refused(run("predict", runs.classes(), images, "--out", tmp_path / "a"), "ends in .csv")
     assert not (tmp_path / "a").exists()
+
+
+# ---------------------------------------------------------------- export
+
+
+def windows(scenes: Path, model: Loaded) -> torch.Tensor:
+    """5 images of the model's size, normalised."""
+    files = sorted((scenes / "val" / "images").iterdir())[:5]
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(file.read_bytes())))[:16, :16] for file in files])
+    return model.statistics.normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+def test_the_papers_head_as_onnx(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
+    linear = load_model(model)
+    upernet = Segmenter(linear.encoder, 3, "upernet")
+    upernet.initialize(torch.Generator().manual_seed(0))
+    info = {**linear.info, "architecture": upernet.arguments()}
+    (tmp_path / "upernet.safetensors").write_bytes(serialize(upernet, info))
+    out = tmp_path / "served.onnx"
+    code, printed, errors = run("export", tmp_path / "upernet.safetensors", "--to", "onnx", "--out", out)
+    assert code == 0, errors
+    assert "0 ground, 1 disc, 2 square" in printed
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    images = windows(scenes, linear)
+    for batch in (images[:1], images):
+        (found,) = session.run(None, {"images": batch.numpy()})
+        with torch.no_grad():
+            right = upernet.eval()(batch)
+        assert found.shape == (len(batch), 3, 16, 16)
+        assert right.std() > 1e-3
+        torch.testing.assert_close(torch.from_numpy(found), right, atol=1e-5, rtol=1e-4)
+    said = json.loads(out.with_suffix(".json").read_text())
+    assert said["class_names"] == ["ground", "disc", "square"]
+
+
+def test_other_formats(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
+    loaded = load_model(model)
+    images = windows(scenes, loaded)
+    right = openmae.load(model)(images)
+    for to, read in (("pt2", lambda file: torch.export.load(file).module()), ("safetensors", openmae.load)):
+        out = tmp_path / f"as-{to}.{to}"
+        code, printed, errors = run("export", model, "--to", to, "--out", out, "--data", scenes)
+        assert code == 0, errors
+        assert "on 8 images: scores differ" in printed
+        with torch.no_grad():
+            torch.testing.assert_close(read(out)(images), right, atol=1e-5, rtol=1e-4)
+    refused(run("export", model, "--to", "timm", "--out", tmp_path / "a.safetensors"), "timm has no layers")
+    refused(run("export", model, "--to", "hf-vit", "--out", tmp_path / "a"), "hf-vit has no layers", "onnx")
+    words = ("--to", "onnx", "--out", tmp_path / "a.onnx", "--quantize", "int8")
+    refused(run("export", model, *words), "--quantize is for models of whole images")

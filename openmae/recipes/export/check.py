@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from openmae.data.bundled import bundled_pictures
 from openmae.data.opening import Data
@@ -15,6 +15,7 @@ from openmae.data.views.statistics import WHITE
 from openmae.errors import UserError
 from openmae.evaluate.features import centred_images
 from openmae.heads import Answering, Classifier, Encoder, Neighbours
+from openmae.model import MaskedAutoencoder
 from openmae.weights import Loaded, Model
 
 TOLERANCE = 1e-4
@@ -63,9 +64,18 @@ def exported(model: Model) -> Encoder | Classifier:
     return model.without_batch_norm() if isinstance(model, Classifier) else Encoder(model.encoder)
 
 
-def served(model: Model) -> Encoder | Answering:
-    """What graphs hold of it, which may compare with labelled images too."""
-    return model if isinstance(model, Neighbours) else exported(model)
+def served(model: Model) -> nn.Module:
+    """What graphs hold of it, which may compare with labelled images too, or give the class of each pixel."""
+    return model if gives_scores(model) and not isinstance(model, Classifier) else exported(model)
+
+
+def gives_scores(model: Model) -> bool:
+    """Whether its outputs have names: those of whole images (B, K), or of each pixel (B, K, H, W)."""
+    if isinstance(model, Answering | MaskedAutoencoder | Encoder):
+        return isinstance(model, Answering)
+    from openmae.transfer.segmenter import Segmenter  # with torchvision, which takes a while
+
+    return isinstance(model, Segmenter)
 
 
 def check_layers(loaded: Loaded, library: str) -> None:
@@ -81,14 +91,15 @@ def check_layers(loaded: Loaded, library: str) -> None:
 
 @torch.no_grad()
 def reference(model: Model, images: Tensor) -> Tensor:
-    """Normalised images (B, C, H, W) -> a classifier's scores (B, K), or the encoder's features (B, T + N, D)."""
-    scores: Tensor = model(images) if isinstance(model, Answering) else model.encoder(images)
+    """Normalised images (B, C, H, W) -> a classifier's scores (B, K), a segmenter's (B, K, H, W), or the encoder's
+    features (B, T + N, D)."""
+    scores: Tensor = model(images) if gives_scores(model) else model.encoder(images)
     return scores
 
 
 def what_is_compared(model: Model) -> str:
     """Scores, or features."""
-    return "scores" if isinstance(model, Answering) else "features"
+    return "scores" if gives_scores(model) else "features"
 
 
 def real_images(loaded: Loaded, data: Data | None) -> Tensor:

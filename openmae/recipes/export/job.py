@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,11 @@ from typing import Any
 from torch import Tensor
 
 from openmae.console.terminal import make_console
-from openmae.data.opening import open_data
+from openmae.data.annotated import find_annotated
+from openmae.data.annotations.holding import MasksHold
+from openmae.data.formats.reading import Reading
+from openmae.data.opening import Data, open_data
+from openmae.data.sources.selection import Selection
 from openmae.errors import UserError
 from openmae.evaluate.suited import suited
 from openmae.files.disk import room_on_disk
@@ -74,12 +78,13 @@ def run(settings: Export) -> None:
     form = FORMATS[settings.to]
     _check_out(settings, form)
     loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
+    _check_format(settings, loaded)
     console.print(f"{settings.model}: {described(loaded)}")
     say_origin(loaded, console)
     data = None
     if settings.data is not None:
         selection = as_learnt(settings.selection, settings.data, settings.model, loaded, console)
-        data = open_data(settings.data, selection, settings.reading)
+        data = _opened(settings.data, selection, settings.reading, loaded)
     seen = loaded if data is None else suited(loaded, data.val, settings.reading, 1, console)
     images = real_images(seen, data)
     if data is not None:
@@ -115,6 +120,34 @@ def run(settings: Export) -> None:
         show_cost(cost, loaded, console)
     console.print(f"It is in {settings.out}. Use it:\n")
     console.print(f"  {form.usage(loaded, settings.out)}", soft_wrap=True, highlight=False)
+
+
+def _check_format(settings: Export, loaded: Loaded) -> None:
+    """Raises UserError where the format cannot hold what the model has learnt."""
+    if loaded.outlines is None:
+        return
+    kinds = ("safetensors", "onnx", "pt2") if loaded.outlines == "segmentation" else ("safetensors",)
+    if settings.to not in kinds:
+        has_no = {"onnx": "is not written for", "pt2": "is not written for"}.get(settings.to, "has no layers for")
+        raise UserError(
+            f"{settings.to} {has_no} {loaded.outlines}, which {loaded.name} has learnt",
+            f"give --to {' or '.join(kinds)}, or export the model that it was begun from",
+        )
+    if settings.quantize is not None:
+        raise UserError(
+            f"--quantize is for models of whole images, and {loaded.name} has learnt {loaded.outlines}", "leave it out"
+        )
+
+
+def _opened(data: str, selection: Selection, reading: Reading, loaded: Loaded) -> Data:
+    """DATA; of what outlines, without the masks that lie beside the images."""
+    if loaded.outlines is not None and Path(data).is_dir():
+        with suppress(UserError):  # images alone do as well
+            held: MasksHold | None = loaded.info["provenance"].get("masks_hold")
+            found = find_annotated(data, None, reading, selection, held)
+            if found is not None:
+                return found.data
+    return open_data(data, selection, reading)
 
 
 def described(loaded: Loaded) -> str:

@@ -11,7 +11,11 @@ MOST_SAID = 12  # names in a line
 def order(loaded: Loaded) -> list[str]:
     """Sentences: the names in the order of the outputs, and which readers of folders have another."""
     names: list[str] | None = loaded.info.get("class_names")
-    if not isinstance(loaded.model, Answering) or names is None:
+    if names is None or loaded.outlines == "detection":
+        return []
+    if loaded.outlines is not None:
+        return [f"Channels of the scores, the class of a pixel being that of the largest: {listed(names)}"]
+    if not isinstance(loaded.model, Answering):
         return []
     return [f"Outputs: {listed(names)}", *_others(names)]
 

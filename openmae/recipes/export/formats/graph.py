@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from openmae.heads import Answering, Encoder, Neighbours
+from openmae.heads import Encoder, Neighbours
 from openmae.model import ViT
-from openmae.recipes.export.check import Compared, compared, reference, what_is_compared
+from openmae.recipes.export.check import Compared, compared, gives_scores, reference, what_is_compared
 from openmae.weights import Loaded
 
 INPUT = "images"
@@ -51,7 +51,7 @@ def shape_said(loaded: Loaded) -> str:
 
 def left_out(loaded: Loaded) -> list[str]:
     """What a graph has no use for."""
-    is_whole = isinstance(loaded.model, Answering | Encoder)
+    is_whole = gives_scores(loaded.model) or isinstance(loaded.model, Encoder)
     return [] if is_whole else ["The decoder is left out: the graph gives the encoder's features"]
 
 
