@@ -21,7 +21,7 @@ from openmae.recipes.evaluate.settings import Evaluate
 from openmae.recipes.export import job as exporting
 from openmae.recipes.export.settings import Export
 from openmae.recipes.predict import job as predicting
-from openmae.recipes.predict.settings import Predict
+from openmae.recipes.predict.settings import TABLE, Predict
 from openmae.recipes.push import Push
 from openmae.recipes.reconstruct import Reconstruct
 
@@ -43,8 +43,8 @@ def predict(model: AnyModel, images: Data, *, out: Place | None = None, **settin
     """Says of new images what a fine-tuned model takes them for; gives a row for each, as openmae.knn gives its
     figures.
 
-    images: DATA, image files, or a data set. out: a .csv, .parquet or .jsonl to keep the rows in; the same call finds
-    them there, and goes on with what was not finished.
+    images: DATA, image files, or a data set. out: a .csv, .parquet or .jsonl to keep the rows in, of a segmenter a
+    folder for its masks; the same call finds them there, and goes on with what was not finished.
     """
     with tempfile.TemporaryDirectory(prefix="openmae-") as folder:
         place = Path(folder) / "predictions.jsonl" if out is None else out
@@ -52,7 +52,7 @@ def predict(model: AnyModel, images: Data, *, out: Place | None = None, **settin
         asked = settings_of("predict", Predict, {**given, **settings, **at_home(given, settings)})
         with worded(lambda text: printable(with_keywords(text)).replace(f"{folder}/predictions.jsonl", "in memory")):
             predicting.run(asked)
-        return read_table(asked.out)
+        return read_table(asked.out / TABLE if asked.out.is_dir() else asked.out)
 
 
 @taking(Reconstruct)

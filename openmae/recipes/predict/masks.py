@@ -44,13 +44,13 @@ from openmae.recipes.in_parts.work import PART_SECONDS
 from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import images_said, part_of, tell
 from openmae.recipes.predict.mask_files import mask_name, mask_places, write_classes, write_mask
-from openmae.recipes.predict.settings import Predict
+from openmae.recipes.predict.settings import TABLE, Predict
 from openmae.recipes.predictions import ERROR, with_errors
 from openmae.report.sheets.outlines import Shown, outline_sheet
 from openmae.version import __version__
 from openmae.weights import Loaded
 
-TABLE, CLASSES, SHEET = "predictions.csv", "classes.csv", "sheet.jpg"
+CLASSES, SHEET = "classes.csv", "sheet.jpg"
 _IN_SHEET = 12  # images, the first ones
 _MOST_ROWS = 20  # of the table of classes; of more, the largest
 _BEFORE_SHARES = 3  # numbers of a row: height, width, whether it lies on the ground

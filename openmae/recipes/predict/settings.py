@@ -9,6 +9,9 @@ from tyro.conf import Positional, arg
 from openmae.machine.kinds import Precision
 from openmae.recipes.asked import AskedDevice, AskedFiles, AskedHeads, AskedReading, Loaders
 
+TABLE = "predictions.csv"
+"""In a folder of masks, what is said of each."""
+
 
 @dataclass(frozen=True)
 class Predict(AskedHeads, AskedFiles, AskedReading):
