@@ -1,6 +1,7 @@
 """What is chosen where a setting was left open: the paper's tables, and what fits small data."""
 
 import functools
+import io
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from io import StringIO
@@ -22,6 +23,7 @@ from openmae.errors import UserError
 from openmae.model import SIZES, ViT, create_model
 from openmae.recipes.finetune import choose as finetune_choices
 from openmae.recipes.finetune.build import Start, finish_of
+from openmae.recipes.finetune.labelled import say_turned
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain import choose as pretrain_choices
 from openmae.recipes.pretrain.build import architecture_of
@@ -49,6 +51,20 @@ def test_views_are_turned_where_no_direction_means_anything() -> None:
     assert chosen(0.6) == chosen(0.52, images=150) == (None, None)
     assert chosen(0.52, recipe="paper") == (None, None)
     assert chosen(0.52, vflip="off") == ("off", "on")
+
+
+def test_finetune_proposes_turned_views_after_a_run_that_had_them(tmp_path: Path) -> None:
+    def said(**given_: object) -> str:
+        console = Console(file=io.StringIO())
+        say_turned(Finetune(str(tmp_path), "data", Path("out"), **given_), console)  # type: ignore[arg-type]
+        return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+    assert said() == ""
+    (tmp_path / "config.toml").write_text('rotate90 = "on"\n')
+    assert "--vflip on --rotate90 on" in said()
+    assert said(vflip="off") == said(rotate90="on") == ""
+    (tmp_path / "config.toml").write_text('rotate90 = "off"\n')
+    assert said() == ""
 
 
 def test_grey_images_take_one_channel_unless_something_speaks_for_three() -> None:
