@@ -93,9 +93,17 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     if run_folder is not None:
         check_results(run_folder)
     console.print(_said_of_set(task, asked.right.names, source, settings.data, split))
-    if _may_be_learnt(settings.data, split, known, then):
+    is_recognized = not known and _is_recognized(data, loaded, task)
+    if _may_be_learnt(settings.data, split, known, then) or (is_recognized and split in ("train", "all")):
         console.print(
             "The model has learnt from some of these: it will do worse on images that it never saw", style="yellow"
+        )
+    elif not known and not is_recognized:
+        console.print(
+            f"{settings.model} does not say which images it learnt from: if some of these are among them, it will do "
+            "worse on others",
+            style="yellow",
+            soft_wrap=True,
         )
     outputs = "present" if len(asked.outputs) < len(loaded.info["class_names"]) else "all"
     if asked.absent:
@@ -191,7 +199,8 @@ def judged_images(
                 everything = Joined(data.location, [data.train, data.val])
             return everything, "all"
         return data.split(split or "val"), split or "val"
-    is_known = whole_address(data.location) == learnt_from(model, loaded)
+    known = learnt_from(model, loaded)
+    is_known = whole_address(data.location) == known if known else _is_recognized(data, loaded, task)
     if split == "all" or (split is None and not is_known):
         return data.all, "all"
     if not is_known:
@@ -207,6 +216,18 @@ def judged_images(
             "give others, or --split all, which counts what was learnt as well",
         )
     return (train, "train") if split == "train" else (val, "val")
+
+
+def _is_recognized(data: Data, loaded: Loaded, task: Task) -> bool:
+    """Whether DATA's val images are those that were held out when a model learnt that does not say from where."""
+    held_out = loaded.info["provenance"].get("held_out")
+    if held_out is None:
+        return False
+    try:
+        _, _, val = split_for(data, task, loaded.info["provenance"].get("seed", 0))
+        return bool(val.fingerprint == held_out)
+    except UserError:  # of images that could not have been learnt from
+        return False
 
 
 def _may_be_learnt(data: str, split: AskedSplit, learnt_from: str, then: Selection) -> bool:
