@@ -5,6 +5,7 @@ a part.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -41,12 +42,19 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Picture:
-    """Of an image: all of it; and what the surface of second order that fits best leaves of it, which decides where the
-    image is smooth, as a sky is: the gradients of two skies agree, wherever they are."""
+    """Of an image: all of it; and what the surface of second order that fits best leaves of it (S, S), which decides
+    where the image is smooth, as a sky is: the gradients of two skies agree, wherever they are. flat: how little the
+    values of what has no pattern deviate."""
 
     whole: Pattern
-    detail: Pattern
+    rest: Tensor
+    flat: float
     is_smooth: bool
+
+    @cached_property
+    def detail(self) -> Pattern:
+        """Of the rest; few pairs need it."""
+        return _pattern(self.rest, self.flat)
 
 
 def picture(image: NDArray[Any]) -> Picture:
@@ -55,7 +63,7 @@ def picture(image: NDArray[Any]) -> Picture:
     white = 1.0 if image.dtype == np.float32 else float(np.iinfo(image.dtype).max)
     rest = values - _surface(values)
     is_smooth = bool(rest.var() < (1 - _SMOOTH) * values.var())
-    return Picture(_pattern(values, _FLAT * white), _pattern(rest, _FLAT * white), is_smooth)
+    return Picture(_pattern(values, _FLAT * white), rest, _FLAT * white, is_smooth)
 
 
 def _surface(values: Tensor) -> Tensor:
