@@ -17,6 +17,7 @@ from openmae.recipes.finetune.folds import least_changed, why_not
 from openmae.recipes.finetune.settings import Finetune
 from openmae.train.run import read_config
 from tests.commands import Run, finetune, refused
+from tests.distributed.by_hand import together
 
 
 def quick(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
@@ -78,6 +79,32 @@ def test_the_best_way_on_held_out_labels_is_taken(
     assert code == 0, errors
     assert "is complete" in shown
     assert "Which way" not in shown
+
+
+QUICKLY = """
+import runpy
+from openmae.recipes.finetune import folds
+from tests.recipes.test_folds import quick
+
+folds._ways = quick
+runpy.run_module("openmae", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_way_that_one_takes(
+    finished: Path, colours: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folds, "_ways", quick)
+    words = ["--folds", "2", "--evaluations", "1"]
+    assert run(*open_words(finished, colours, tmp_path / "one", *words))[0] == 0
+    said, other = together(2, open_words(finished, colours, tmp_path / "two", *words), tmp_path, QUICKLY)
+    assert "Which way, by 2 folds" in said
+    assert "Which way" not in other
+    one, two = (json.loads((tmp_path / name / "cross-validation.json").read_text()) for name in ("one", "two"))
+    assert two["taken"] == one["taken"]
+    for mine, theirs in zip(one["ways"], two["ways"], strict=True):
+        assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-2)
 
 
 def test_features_are_changed_where_that_is_clearly_better() -> None:

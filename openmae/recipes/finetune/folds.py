@@ -77,9 +77,10 @@ def with_ways(settings: Finetune, labelled: Labelled, here: Here, trials: Trials
     is_asked, images = settings.folds is not None, labelled.count
     if settings.folds == 0 or (not is_asked and (labelled.start.is_new or why_not(settings, images))):
         return settings, labelled
-    if settings.folds and (reason := _against(settings, labelled)):
-        what = f"--folds {settings.folds} compares ways to fine-tune, and does not go with {reason}"
-        raise UserError(what, "leave one of them out")
+    with here.ranks.together():
+        if settings.folds and (reason := _against(settings, labelled)):
+            what = f"--folds {settings.folds} compares ways to fine-tune, and does not go with {reason}"
+            raise UserError(what, "leave one of them out")
     folds = folds_of(labelled.right, settings.seed, FOLDS if settings.folds is None else settings.folds)
     if len(folds) < 2:
         return replace(settings, folds=0), labelled
@@ -103,7 +104,7 @@ def with_ways(settings: Finetune, labelled: Labelled, here: Here, trials: Trials
         each = np.full(images, np.nan)
         each[indices] = _losses(told, asked)
         losses.append(each)
-    taken = list(ways)[least_changed(losses)]
+    taken = here.ranks.from_lead(list(ways)[least_changed(losses)])
     found = {
         "metric": HEADLINE[labelled.right.task],
         "folds": len(folds),
