@@ -157,7 +157,7 @@ def _ways(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
     gentle = replace(
         settings, epochs=max(1.0, round(_GENTLE_EPOCHS * epochs)), blr=_GENTLE_RATE * blr, crop_scale=_GENTLE_CROP
     )
-    return {"the probe as it is": replace(settings, epochs=0.0), "gently": gentle, "strongly": settings}
+    return {"the probe as it is": replace(settings, epochs=0.0), "gently": gentle, "as usual": settings}
 
 
 def _held_out(
