@@ -127,7 +127,7 @@ def trained(row: str, name: str, labels: int, draw: int, out: Path) -> tuple[flo
         QUIET,
     )
     rows = json.loads((run / "compared.json").read_text())["rows"]
-    found = next(one for one in rows if one["name"] == "fine-tuned")
+    found = next(one for one in rows if one["weights"] == "")  # the run's own: of the probe, where folds chose that
     shutil.rmtree(run)
     return found["figure"], found["error"]
 

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from openmae.data.tasks import Answers
 from openmae.recipes.finetune import choose, folds
 from openmae.recipes.finetune.build import Finetuning
-from openmae.recipes.finetune.folds import least_changed, why_not
+from openmae.recipes.finetune.folds import NEAR, least_changed, why_not
 from openmae.recipes.finetune.settings import Finetune
 from openmae.train.run import read_config
 from tests.commands import Run, finetune, refused
@@ -112,7 +112,7 @@ def test_features_are_changed_where_that_is_clearly_better() -> None:
     plain = draws.gamma(1.0, size=60)
     noise = draws.normal(size=60)
     noise -= noise.mean()
-    error = noise.std(ddof=1) / np.sqrt(60)
+    error = NEAR * noise.std(ddof=1) / np.sqrt(60)
     assert least_changed([plain, plain + noise - 0.9 * error]) == 0
     assert least_changed([plain, plain + noise - 1.1 * error]) == 1
     assert least_changed([plain, plain + 1, plain + noise - 0.9 * error]) == 0
