@@ -72,13 +72,10 @@ LIKE: dict[str, dict[str, Any]] = {
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "all": {
         "as chosen": {},
+        "a quarter of the rate": {"times": 0.25},
         "half the rate": {"times": 0.5},
         "rate x2": {"times": 2},
         "rate x4": {"times": 4},
-        "rate x8": {"times": 8},
-        "rate x4, pixels": {"times": 4, "norm_pix_loss": False},
-        "rate x4, mask 0.5": {"times": 4, "mask_ratio": 0.5},
-        "rate x4, warm-up 20%": {"times": 4, "warmup": 0.2},
         "mask 0.5": {"mask_ratio": 0.5},
         "mask 0.6": {"mask_ratio": 0.6},
         "mask 0.9": {"mask_ratio": 0.9},
@@ -97,9 +94,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "4 class tokens": {"class_tokens": 4},
     },
     "cifar": {"patch 2": {"patch_size": 2}, "patch 8": {"patch_size": 8}},
-    "digits": {"patch 2": {"patch_size": 2}, "rate x4, patch 2": {"times": 4, "patch_size": 2}},
+    "digits": {"patch 4": {"patch_size": 4}},
     "nuclei": {
-        "rate x4, 128 pixels": {"times": 4, "img_size": 128},
         **{f"{side} pixels": {"img_size": side} for side in (96, 128, 160, 224)},
         **{f"{side} pixels, patch 8": {"img_size": side, "patch_size": 8} for side in (96, 128, 160, 224)},
         **{f"{side} pixels, patch 16": {"img_size": side, "patch_size": 16} for side in (96, 128, 160, 224)},

@@ -8,6 +8,7 @@ from rich.console import Console
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.table import columns_of
 from openmae.files.address import whole_address
+from openmae.own import is_own
 from openmae.train.run import read_config
 from openmae.weights import Loaded
 
@@ -16,8 +17,10 @@ def learnt_from(model: Path, loaded: Loaded) -> str:
     """The address of the data that the model was fine-tuned on; empty where it is not known."""
     if (model / "config.toml").exists() and (data := read_config(model).get("data")):
         return whole_address(str(data))
-    data = loaded.info["provenance"].get("data")
-    return whole_address(str(data)) if data else ""
+    data = str(loaded.info["provenance"].get("data") or "")
+    # What goes to others says a name alone, and no place.
+    is_place = Path(data).is_absolute() or "://" in data or is_own(data) or (model / "config.toml").exists()
+    return whole_address(data) if data and is_place else ""
 
 
 def selected_then(loaded: Loaded) -> Selection:

@@ -24,7 +24,7 @@ from openmae.masking import Masking
 from openmae.model import Architecture, MaskedAutoencoder, ViT
 from openmae.weights.entries import Entry, decoder_inputs, filled, layer, made, patch_projection
 from openmae.weights.layout import token_entry
-from openmae.weights.loaded import Loaded, Model, model_json
+from openmae.weights.loaded import Loaded, Model, held_out_of, model_json
 from openmae.weights.native import read_safetensors
 from openmae.weights.pickled import read_pickled
 from openmae.weights.shapes import (
@@ -159,6 +159,8 @@ def load_folder(folder: Path, config: Mapping[str, Any]) -> Loaded:
     dropped = {"left_out": [key for key in _POOLER if key in weights]} if isinstance(model, Encoder) else {}
     names, task = described.classes(model.head.out_features) if isinstance(model, Classifier) else (None, None)
     provenance = {"format": "transformers", "file": name, **{k: v for k, v in dropped.items() if v}, "assumed": assumed}
+    learnt = described.own.get("learnt")
+    provenance |= held_out_of(learnt if isinstance(learnt, dict) else {})
     info = model_json(model, statistics, provenance, task=task, class_names=names, licence=licence_of(folder))
     return Loaded(model.eval(), statistics, info, name)
 

@@ -1,6 +1,6 @@
 """A model and what travels with it: input statistics, what its outputs stand for, where it comes from, its licence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -149,6 +149,13 @@ def model_json(
         "provenance": {key: shown(value) if isinstance(value, str) else value for key, value in provenance.items()},
         "licence": licence,
     }
+
+
+def held_out_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What may travel with weights of the images that they learnt from: by what those are known that were held out, and
+    the seed that chose them; {} where it says nothing of the kind. Neither says where images lie, or what they show."""
+    wanted = (("held_out", str), ("seed", int))
+    return {name: provenance[name] for name, kind in wanted if type(provenance.get(name)) is kind}
 
 
 def say_origin(loaded: Loaded, console: Console) -> None:

@@ -6,7 +6,7 @@ Meta's released files name an encoder's weights in the same way, see `meta`.
 import importlib.util
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +21,7 @@ from openmae.heads import Classifier, Encoder, Pool
 from openmae.model import NORM_EPS, ViT
 from openmae.weights.entries import filled
 from openmae.weights.layout import check_parts, entries
-from openmae.weights.loaded import Loaded, model_json
+from openmae.weights.loaded import Loaded, held_out_of, model_json
 from openmae.weights.native import check_sizes
 from openmae.weights.shapes import (
     Heads,
@@ -57,6 +57,8 @@ class Stated:
     pool: str | None = None
     position_grid: tuple[int, ...] | None = None
     rope: float | None = None
+    held_out: Mapping[str, Any] = field(default_factory=dict)
+    """Of an export of ours, as `held_out_of` gives it."""
 
 
 def vit_arguments(weights: Mapping[str, Tensor], stated: Stated, name: str) -> tuple[dict[str, Any], int]:
@@ -182,7 +184,7 @@ def load_weights(
         return Classifier(encoder, outputs, pool)
 
     model = filled(build, partial(entries, at=at), weights, name)
-    said = {"format": "timm", "file": name, **(provenance or {})}
+    said = {"format": "timm", "file": name, **(provenance or {}), **stated.held_out}
     assumed = []
     in_chans = model.encoder.in_chans
     if stated.num_heads is None:
@@ -247,6 +249,7 @@ def stated_by(config: Mapping[str, Any], name: str) -> Stated:
             _pool(arguments, given.get("global_pool") or config.get("global_pool")),
             _grid(config.get("position_grid")),
             rope,
+            held_out_of(config.get("learnt") or {}),
         )
     except (AttributeError, TypeError, ValueError, LookupError) as error:
         raise UserError(

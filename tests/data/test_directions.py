@@ -78,7 +78,9 @@ def test_of_few_images_and_of_copies_nothing_is_said() -> None:
     assert many.images == 1024
     assert Directions(0.5, 0.5, 0.5, 50).may_mean_nothing is False
     assert Directions(0.52, 0.51, 0.53, 1024).mean_nothing
-    assert not Directions(0.52, 0.51, 0.62, 1024).may_mean_nothing
+    assert Directions(0.52, 0.51, 0.58, 1024).may_mean_nothing
+    assert not Directions(0.52, 0.51, 0.58, 1024).mean_nothing
+    assert not Directions(0.52, 0.51, 0.6, 1024).may_mean_nothing
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

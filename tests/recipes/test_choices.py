@@ -1,6 +1,7 @@
 """What is chosen where a setting was left open: the paper's tables, and what fits small data."""
 
 import functools
+import io
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from io import StringIO
@@ -22,6 +23,7 @@ from openmae.errors import UserError
 from openmae.model import SIZES, ViT, create_model
 from openmae.recipes.finetune import choose as finetune_choices
 from openmae.recipes.finetune.build import finish_of
+from openmae.recipes.finetune.labelled import say_turned
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain import choose as pretrain_choices
 from openmae.recipes.pretrain.build import architecture_of
@@ -50,6 +52,20 @@ def test_views_are_turned_where_no_direction_means_anything() -> None:
     assert chosen(0.6) == chosen(0.52, images=150) == (None, None)
     assert chosen(0.52, recipe="paper") == (None, None)
     assert chosen(0.52, vflip="off") == ("off", "on")
+
+
+def test_finetune_proposes_turned_views_after_a_run_that_had_them(tmp_path: Path) -> None:
+    def said(**given_: object) -> str:
+        console = Console(file=io.StringIO())
+        say_turned(Finetune(str(tmp_path), "data", Path("out"), **given_), console)  # type: ignore[arg-type]
+        return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+    assert said() == ""
+    (tmp_path / "config.toml").write_text('rotate90 = "on"\n')
+    assert "--vflip on --rotate90 on" in said()
+    assert said(vflip="off") == said(rotate90="on") == ""
+    (tmp_path / "config.toml").write_text('rotate90 = "off"\n')
+    assert said() == ""
 
 
 def test_grey_images_take_one_channel_unless_something_speaks_for_three() -> None:
@@ -217,14 +233,14 @@ def test_narrower_encoders_learn_at_a_higher_rate(batch_size: int, narrow: int, 
 
 @settings(max_examples=20)
 @given(st.integers(2, 120).map(lambda half: 2 * half), st.booleans(), st.sampled_from(["vit_tiny", "vit_huge"]))
-def test_patches_are_the_largest_that_cut_8_by_8(side: int, is_given: bool, model: str) -> None:
+def test_patches_are_the_largest_that_cut_enough(side: int, is_given: bool, model: str) -> None:
     """By one rule, whether the size is asked for or follows from the images."""
     largest = 14 if model == "vit_huge" else 16
     patches = [patch for patch in (largest, 8, 4, 2) if not is_given or side % patch == 0]
     found = pretraining(1000, side=side, model=model, img_size=side if is_given else None, micro_batch=1, memory=10**12)
     assert isinstance(found.img_size, int)
     assert found.img_size == side if is_given else found.img_size <= max(side, 4)
-    enough = [patch for patch in patches if side // patch >= 8]
+    enough = [patch for patch in patches if side // patch >= (8 if patch > 4 else 4)]
     assert found.patch_size == max(enough, default=2)
 
 
@@ -369,12 +385,13 @@ def test_each_choice_is_printed_with_its_reason() -> None:
     lines = shown.getvalue().splitlines()
     flags = [line.split(":")[0] for line in lines[1:]]
     asked = [field.name for kind in Finetune.__bases__ for field in fields(kind)]  # of every command, and not chosen
+    turns = ("vflip", "rotate90")  # off where they are left open: they are proposed, not chosen
     open_before = [
         name
         for name in vars(found)
         if (
             getattr(settings, name) is None
-            and name not in ("labels", "task", "minutes", "workers", "log", "keep_best", "patience", *asked)
+            and name not in ("labels", "task", "minutes", "workers", "log", "keep_best", "patience", *turns, *asked)
         )
         or name == "grad_checkpointing"
     ]

@@ -1,6 +1,7 @@
 """`openmae embed`: the vectors, the files that others read, kills, and what lies near what."""
 
 import csv
+import io
 import itertools
 import json
 import multiprocessing
@@ -580,9 +581,24 @@ def test_copies_are_found_among_images_that_are_all_alike(model: Path, tmp_path:
     pixels = {file.name: copies.picture(np.array(Image.open(file).convert("L"))[..., None]) for file in data.iterdir()}
     for one, other in itertools.combinations(sorted(pixels), 2):
         is_copy = one[:2] == other[:2]
-        assert (copies.agreement(pixels[one], pixels[other]) >= copies.LEAST) is is_copy, (one, other)
+        assert (copies.agreement(pixels[one], pixels[other])[0] >= copies.LEAST) is is_copy, (one, other)
     flat = copies.picture(np.zeros((20, 20, 1), np.uint8))
-    assert copies.agreement(flat, flat) == 0
+    assert copies.agreement(flat, flat)[0] == 0
+
+
+def test_gradients_are_no_copies_and_what_is_on_them_tells() -> None:
+    """Two skies with noise of their own agree by their gradient alone; one that was saved again agrees by its noise."""
+    draws, down = np.random.default_rng(0), np.linspace(90, 190, 96)[:, None]
+    one, other = (down + draws.normal(0, 12, (96, 96)).clip(-40, 40) for _ in range(2))
+    file = io.BytesIO()
+    Image.fromarray(one.astype(np.uint8)).save(file, "JPEG", quality=60)
+    again = np.array(Image.open(file))
+    skies = [copies.picture(sky.astype(np.uint8)[..., None]) for sky in (one, other, again)]
+    assert all(sky.is_smooth for sky in skies)
+    assert copies.agreement(skies[0], skies[1])[1]
+    assert copies.agreement(skies[0], skies[1])[0] < 0.4
+    value, is_gradient = copies.agreement(skies[0], skies[2])
+    assert (value > 0.95, is_gradient) == (True, False)
 
 
 def test_no_duplicates_is_said(model: Path, tmp_path: Path, run: Run) -> None:

@@ -182,14 +182,23 @@ def test_what_the_model_learnt_from_is_not_asked(tmp_path: Path, run: Run, monke
 
 
 def test_images_that_came_later_leave_open_what_was_held_out(tmp_path: Path, run: Run) -> None:
-    """The fifth that is held out is drawn from the images that are there, so others would be."""
+    """The fifth that is held out is drawn from the images that are there, so others would be. Exports do not say where
+    images lie, and know what was held out all the same."""
     data = images(tmp_path / "data")
     _, _, val = split_for(open_data(str(data)), None, 0)
     model = a_model(tmp_path / "model", data=str(data), held_out=val.fingerprint)
     assert run("evaluate", model, data)[0] == 0
+    unknown = "does not say which images it learnt from"
+    for to, name in (("timm", "t.safetensors"), ("hf-vit", "h")):
+        out = tmp_path / name
+        assert run("export", model, "--to", to, "--out", out)[0] == 0
+        said = run("evaluate", out, data)[1].replace("\n", " ")
+        assert ("(val)" in said, unknown in said, "has learnt from" in said) == (True, False, False)
+        assert "has learnt from some of these" in run("evaluate", out, data, "--split", "all")[1]
     picture(99).save(data / "class0/new.png")
     refused(run("evaluate", model, data), "has changed since", "--split all")
     assert "it will do worse on images" in run("evaluate", model, data, "--split", "all")[1]
+    assert unknown in run("evaluate", out, data)[1].replace("\n", " ")
 
 
 def test_a_folder_of_the_training_images_is_known(tmp_path: Path, run: Run) -> None:

@@ -132,7 +132,13 @@ class Findings:
         agreements = self._agreements([(a, b) for _, a, b in alike.rows])
         self._say_compared(usual, len(agreements), alike.total)
         both = zip(alike.rows, agreements, strict=True)
-        rows = [((*own, value), a, b) for (own, a, b), value in both if value >= LEAST]
+        rows = [((*own, value), a, b) for (own, a, b), (value, _) in both if value >= LEAST]
+        if smooth := sum(is_smooth for _, is_smooth in agreements):
+            self.console.print(
+                f"{_pairs(smooth)} agree{'s' * (smooth == 1)} by a smooth gradient alone, as of a sky: nothing tells "
+                "whether that is a copy, and none is listed",
+                soft_wrap=True,
+            )
         said = f"whose pixels agree to {LEAST:g} or more"
         return _Found(("similarity", "pixels"), rows, len(rows), said, "are copies of each other")
 
@@ -145,9 +151,9 @@ class Findings:
         similarity, _ = nearest(every, [every], _USUAL + 1, self.device)  # itself is the first
         return float(similarity[:, -1].median())
 
-    def _agreements(self, pairs: Sequence[tuple[int, int]]) -> list[float]:
-        """How far the pixels of each pair agree; -1 of what cannot be read any more."""
-        found = [-1.0] * len(pairs)
+    def _agreements(self, pairs: Sequence[tuple[int, int]]) -> list[tuple[float, bool]]:
+        """How far the pixels of each pair agree, as `agreement` says it; -1 of what cannot be read any more."""
+        found = [(-1.0, False)] * len(pairs)
 
         @lru_cache(_IN_MEMORY)
         def pictured(row: int) -> Picture | None:

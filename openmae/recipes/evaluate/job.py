@@ -101,8 +101,16 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     if run_folder is not None:
         check_results(run_folder)
     console.print(_said_of_set(task, asked.right.names, source, settings.data, split))
-    if may_be_learnt(settings.data, split, known, then):
+    is_recognized = not known and _is_recognized(data, loaded, task)
+    if may_be_learnt(settings.data, split, known, then) or (is_recognized and split in ("train", "all")):
         console.print(MAY_BE_LEARNT, style="yellow")
+    elif not known and not is_recognized:
+        console.print(
+            f"{settings.model} does not say which images it learnt from: if some of these are among them, it will do "
+            "worse on others",
+            style="yellow",
+            soft_wrap=True,
+        )
     outputs = "present" if len(asked.outputs) < len(loaded.info["class_names"]) else "all"
     if asked.absent:
         console.print(_said_of_absent(asked.absent, outputs), style="yellow")
@@ -190,7 +198,8 @@ def judged_images(
     data: Data, split: AskedSplit | None, model: Path, loaded: Loaded, task: Task
 ) -> tuple[Source, AskedSplit]:
     """The images to judge by, and what part of DATA they are. split: what is asked for; None: what suits."""
-    part, is_drawn = part_for(data, split, model, loaded)
+    is_recognized = not learnt_from(model, loaded) and _is_recognized(data, loaded, task)
+    part, is_drawn = part_for(data, split, model, loaded, is_recognized)
     if is_drawn:
         _, train, val = split_for(data, task, loaded.info["provenance"].get("seed", 0))
         check_held_out(data.location, val, model, loaded)
@@ -201,6 +210,18 @@ def judged_images(
     if data.has_splits and isinstance(everything, ImageFolder):  # whose classes are then in the splits, not below it
         everything = Joined(data.location, [data.train, data.val])
     return everything, "all"
+
+
+def _is_recognized(data: Data, loaded: Loaded, task: Task) -> bool:
+    """Whether DATA's val images are those that were held out when a model learnt that does not say from where."""
+    held_out = loaded.info["provenance"].get("held_out")
+    if held_out is None:
+        return False
+    try:
+        _, _, val = split_for(data, task, loaded.info["provenance"].get("seed", 0))
+        return bool(val.fingerprint == held_out)
+    except UserError:  # of images that could not have been learnt from
+        return False
 
 
 def _said_of_set(task: Task, names: Sequence[str], source: Source, data: str, split: AskedSplit) -> str:

@@ -13,12 +13,15 @@ from openmae.recipes.learnt import learnt_from
 from openmae.weights import Loaded
 
 
-def part_for(data: Data, split: AskedSplit | None, model: Path, loaded: Loaded) -> tuple[AskedSplit, bool]:
+def part_for(
+    data: Data, split: AskedSplit | None, model: Path, loaded: Loaded, is_recognized: bool = False
+) -> tuple[AskedSplit, bool]:
     """(the part to judge by, whether it is one of two that were drawn when the model learnt). split: what is asked for;
-    None: what suits. Raises UserError where DATA has no such part."""
+    None: what suits. is_recognized: that the model learnt from DATA, though it does not say so. Raises UserError where
+    DATA has no such part."""
     if data.has_splits or split == "test":
         return split or "val", False
-    is_known = whole_address(data.location) == learnt_from(model, loaded)
+    is_known = is_recognized or whole_address(data.location) == learnt_from(model, loaded)
     if split == "all" or (split is None and not is_known):
         return "all", False
     if not is_known:

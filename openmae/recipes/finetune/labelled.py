@@ -23,6 +23,7 @@ from openmae.recipes.opened import tell
 from openmae.recipes.training.encoder import Start, fresh, loaded_model, pretrained
 from openmae.recipes.training.kind import Here
 from openmae.recipes.training.settings import given
+from openmae.train.run import read_config
 from openmae.weights import Loaded
 
 _LABELS = "labels:"  # before their digest in a run's fingerprint
@@ -68,6 +69,7 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
         loaded = loaded_model(settings, here.console)
         if loaded is not None and not here.folder.has_begun:  # of one that has, config.toml says it
             settings = replace(settings, label_column=_label_column(settings, loaded, here.console))
+            say_turned(settings, here.console)
     taken, train, val = here.ranks.each_in_turn(lambda: _split(settings, here.console))
     task, is_former = taken.task, here.ranks.from_lead(_is_former(here))
     right = answers(train, task, outputs_before(train, task) if is_former else None)
@@ -91,6 +93,19 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
 def _label_column(settings: Finetune, loaded: Loaded, console: Console) -> str | None:
     """The one that is asked for, or that a MODEL which was fine-tuned before remembers."""
     return label_column(settings.label_column, given(settings.data), Path(given(settings.model)), loaded, console)
+
+
+def say_turned(settings: Finetune, console: Console) -> None:
+    """That MODEL learnt from turned views, where nobody says whether these are to be: a class may be a direction."""
+    run = Path(given(settings.model))
+    if settings.vflip is not None or settings.rotate90 is not None or not (run / "config.toml").exists():
+        return
+    if read_config(run).get("rotate90") == "on":
+        console.print(
+            f"{run} learnt from views turned every way: --vflip on --rotate90 on turn them here too, if no class or "
+            "number depends on how an image lies",
+            soft_wrap=True,
+        )
 
 
 def _is_former(here: Here) -> bool:

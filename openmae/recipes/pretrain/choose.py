@@ -33,7 +33,12 @@ FAST_FRACTION, FAST_DEPTH = 0.25, 4
 blocks, with which ViT-L fine-tunes as well as with 8 (paper, Table 1a)."""
 _MOST_ON_A_CPU = 64  # more of them are no faster
 _FEW_AT_ONCE = 8  # fewer images use a processor badly
-_PATCHES, _LEAST_GRID = (8, 4, 2), 8  # of fewer than 8 x 8 patches, few are seen
+_LEAST_GRID = {
+    8: 8,
+    4: 4,
+    2: 1,
+}  # patches a side that they are to cut; larger ones 8. Of 16 pixels 4 x 4 patches taught
+# more than 8 x 8 in as many operations (docs/log.md)
 _PAPERS_RATE, _WIDE = 1.5e-4, 384  # at batch 4096 (Table 8); narrower encoders learn faster (docs/log.md)
 _LEAST_BATCH, _LEAST_STEPS = 32, 800  # of as many views, more steps gave better features (docs/log.md)
 MOST_MINUTES = 60.0  # on a CPU, where nobody says how long
@@ -300,15 +305,15 @@ def _by_width(blr: float, why: str, batch_size: int, settings: Pretrain) -> tupl
 
 def _sizes(settings: Pretrain, look: Survey, largest: int) -> Values:
     """Patch and image. largest: the patch for photographs."""
-    patches = (largest, *(patch for patch in _PATCHES if patch < largest))
+    least = {largest: 8} | _LEAST_GRID
     if settings.img_size is not None:
         sides = pair(settings.img_size)
-        cutting = [patch for patch in patches if all(side % patch == 0 for side in sides)] or [largest]
-        patch = next((one for one in cutting if min(sides) // one >= _LEAST_GRID), cutting[-1])
+        cutting = [patch for patch in least if all(side % patch == 0 for side in sides)] or [largest]
+        patch = next((one for one in cutting if min(sides) // one >= least[one]), cutting[-1])
         said = f"cuts {sides[0]} x {sides[1]} pixels into {sides[0] // patch} x {sides[1] // patch}"
         return {"patch_size": (patch, said)}
     side = min(look.size)
-    patch = next((one for one in patches if side // one >= _LEAST_GRID), patches[-1])
+    patch = next((one for one in least if side // one >= least[one]), 2)
     unit = math.lcm(*pair(settings.patch_size or patch))
     size = unit * max(2, min(224, side) // unit)
     return {

@@ -93,8 +93,8 @@ class Pretrain(AskedGroups, AskedReading):
     img_size: Sides | None = None
     """Pixels a side that the model sees, 224 or 224x160 (height x width). Default: 224, or less for small images."""
     patch_size: Sides | None = None
-    """Pixels a side of a patch, 16 or 16x8 (height x width). Default: 16 (vit_huge 14), or less (8, 4, 2) where that
-    would cut images into fewer than 8 x 8."""
+    """Pixels a side of a patch, 16 or 16x8 (height x width). Default: 16 (vit_huge 14), 8 where that would
+    cut images into fewer than 8 x 8, and 4 likewise, 2 where that would be fewer than 4 x 4."""
     in_chans: int | None = None
     """Channels. Default: what the images have, 1 where all are grey though stored as colour, or 3 for grey and colour
     together."""

@@ -39,7 +39,7 @@ def ways_table(found: Mapping[str, Any]) -> tuple[Sequence[str], list[Sequence[s
 def taken_way(found: Mapping[str, Any]) -> str:
     """Which way was taken, a sentence."""
     least = "error" if loss_name(found["metric"]) == "rmse" else "loss"
-    return f"Taken: {found['taken']}, which of all within a standard error of the least {least} changes features least."
+    return f"Taken: {found['taken']}, which has the least {least}, or as good as that and changes features less."
 
 
 def folds_section(found: Any) -> str:

@@ -137,19 +137,21 @@ def _said_of_target(model: MaskedAutoencoder, patch_stats: PatchStats) -> str:
             "each stroke is an edge, the brighter the stronger, scaled alike in both columns. Dim strokes: visible "
             f"patches, as they are. {error}."
         )
-    tints = ""
-    if isinstance(target, NormPix) and model.encoder.in_chans > 1 and not isinstance(target, NormPixByChannel):
-        tints = " Tints are the model's own: a patch has one brightness for all colours."
-    if isinstance(target, NormPix) and patch_stats == "true":
-        return (
-            "The model predicts only the pattern within a hidden patch. The brightness and contrast of each hidden "
-            f"patch are taken from the original, so this picture shows more than the model knows.{tints} {flat}"
-        )
     if isinstance(target, NormPix):
+        what, tints = "brightness and", ""
+        if isinstance(target, NormPixByChannel):
+            what = "colour, brightness and" if model.encoder.in_chans > 1 else what
+        elif model.encoder.in_chans > 1:
+            tints = " Tints are the model's own: a patch has one brightness for all colours."
+        source = (
+            "are taken from the original, so this picture shows more than the model knows."
+            if patch_stats == "true"
+            else "are estimated from the visible patches around it: nothing of what is hidden enters the "
+            "reconstruction."
+        )
         return (
-            "The model predicts only the pattern within a hidden patch. The brightness and contrast of each hidden "
-            "patch are estimated from the visible patches around it: nothing of what is hidden enters the "
-            f"reconstruction.{tints} {flat}"
+            f"The model predicts only the pattern within a hidden patch. The {what} contrast of each hidden patch "
+            f"{source}{tints} {flat}"
         )
     if isinstance(target, Pixel):
         return f"Hidden patches are shown as the model predicts them, visible ones as they are in the input. {error}."

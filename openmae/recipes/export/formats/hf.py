@@ -24,6 +24,7 @@ from openmae.recipes.training.settings import sides_of
 from openmae.weights import Loaded, Model
 from openmae.weights.entries import write_weights
 from openmae.weights.hf import OURS, entries
+from openmae.weights.loaded import held_out_of
 
 _PROBLEMS = {"classification": "single_label", "multi-label": "multi_label"}
 _ELSEWHERE = "export the encoder alone to hf-vit, or all of it to safetensors"
@@ -237,6 +238,8 @@ def _ours_alone(loaded: Loaded, model: Model) -> dict[str, Any]:
         found["bands"] = [*loaded.statistics.pixels.bands]
     if isinstance(model, MaskedAutoencoder):
         found["masking"] = asdict(model.masking)
+    if isinstance(model, Classifier) and (learnt := held_out_of(loaded.info["provenance"])):
+        found["learnt"] = learnt
     if model.encoder.position_grid is not None:
         found["position_grid"] = [*model.encoder.position_grid]
     return found

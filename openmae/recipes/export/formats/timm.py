@@ -23,6 +23,7 @@ from openmae.weights import Loaded, Model
 from openmae.weights import timm as layout
 from openmae.weights.entries import write_weights
 from openmae.weights.layout import entries
+from openmae.weights.loaded import held_out_of
 from openmae.weights.shapes import mlp_ratio_of
 
 _VIEW = {"interpolation": "bicubic", "crop_mode": "center"}
@@ -181,6 +182,7 @@ def _header(loaded: Loaded) -> dict[str, Any]:
         },
         "label_names": loaded.info["class_names"],
         "task": loaded.info["task"],
+        "learnt": held_out_of(loaded.info["provenance"]),
     }
 
 
