@@ -15,7 +15,7 @@ from openmae.recipes.pretrain.settings import Pretrain
 from tests.commands import TINY, Run, finetune, pretrain
 from tests.data import annotated
 from tests.images import picture, write_images
-from tests.scenes import write_scenes
+from tests.scenes import write_objects, write_scenes
 
 pytestmark = pytest.mark.usefixtures("brief_doctor")
 
@@ -104,6 +104,20 @@ def test_the_pages_of_outlines(
     assert len(commands) == 5
     for command in commands:
         small = "--epochs 1 --batch-size 4 --precision fp32 --workers 0 --evaluations 1".split()
+        assert main([*shlex.split(command)[1:], *small]) == 0, capsys.readouterr().err
+
+
+def test_the_page_of_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scenes = write_objects(tmp_path / "scenes", 4, 2)
+    assert main(pretrain(scenes / "train" / "images", "runs/first")) == 0
+    text = (Path(__file__).parent.parent / "docs/detect.md").read_text()
+    commands = re.findall(r"^openmae detect .*$", text, re.MULTILINE)
+    assert len(commands) == 4
+    small = "--epochs 1 --batch-size 4 --precision fp32 --workers 0 --evaluations 1 --channels 8 --img-size 32".split()
+    for command in commands:
         assert main([*shlex.split(command)[1:], *small]) == 0, capsys.readouterr().err
 
 
