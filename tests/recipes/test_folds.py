@@ -62,7 +62,7 @@ def test_the_best_way_on_held_out_labels_is_taken(
     for row, (shares, asked) in zip(found["ways"], told, strict=True):
         assert len(asked.values) == 24
         assert row["figure"] == pytest.approx(accuracy_score(asked.values, shares.argmax(1)))
-        assert row["loss"] == pytest.approx(log_loss(asked.values, shares, labels=[0, 1, 2]), rel=1e-4)
+        assert row["loss"] == pytest.approx(log_loss(asked.values, shares, labels=[0, 1, 2]), rel=1e-3, abs=1e-6)
     assert found["taken"] == min(found["ways"], key=lambda row: row["loss"])["name"] == "as usual"
     assert "Taken: as usual" in shown
     assert "Which way to fine-tune" in (out / "report.html").read_text()
@@ -114,7 +114,7 @@ def test_ways_are_compared_at_their_best_temperatures() -> None:
     values = draws.integers(0, 3, 60)
     scores = torch.from_numpy(draws.normal(size=(60, 3)) + 1.5 * np.eye(3)[values])
     right = Answers("classification", ("a", "b", "c"), values)
-    found = [calibrated(scores * factor, right) for factor in (0.25, 1.0, 8.0)]
+    found = [calibrated(scores * factor, right) for factor in (1.0, 3.0, 16.0)]
 
     def loss(told: torch.Tensor) -> float:
         return log_loss(values, told.softmax(1).numpy(), labels=[0, 1, 2])

@@ -135,12 +135,12 @@ def least_changed(losses: Sequence[NDArray[np.float64]]) -> int:
 
 
 def calibrated(scores: Tensor, asked: Answers) -> Tensor:
-    """The scores (n, K) over the temperature, from 0.03 to 30, at which they are likeliest (Guo et al., arXiv
+    """The scores (n, K) over the temperature, from 1/4 to 32, at which they are likeliest (Guo et al., arXiv
     1706.04599); of numbers, as they are. How sure a way is of itself goes with how long it trained, and does not tell
     how much it knows: without this the probe was taken where fine-tuning was 9 points better (docs/log.md)."""
     if asked.task == "regression":
         return scores
-    temperatures = torch.logspace(-1.5, 1.5, 61).tolist()
+    temperatures = torch.logspace(-2, 5, 71, base=2).tolist()
     return scores / min(temperatures, key=lambda one: float(_losses(scores / one, asked).mean()))
 
 
