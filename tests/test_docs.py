@@ -36,6 +36,7 @@ def test_the_readmes_commands_and_python_run(
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "your/images", 40)
     write_images(tmp_path / "labelled", 20)
+    write_objects(tmp_path / "scenes", 4, 2)
     picture(1).save("photo.jpg")
     commands = re.findall(r"^openmae (?!COMMAND).*$", README, re.MULTILINE)
     run = {shlex.split(command)[1] for command in commands}
@@ -55,6 +56,8 @@ def test_the_readmes_commands_and_python_run(
         small = {
             "pretrain": [*TINY, "--img-size", "32", "--epochs", "1"],
             "finetune": ["--epochs", "1", "--batch-size", "8", "--precision", "fp32"],
+            "segment": "--epochs 1 --batch-size 4 --precision fp32 --workers 0 --evaluations 1".split(),
+            "detect": "--epochs 1 --batch-size 4 --precision fp32 --workers 0 --evaluations 1 --channels 8".split(),
             **MEASURED_SMALL,
         }.get(words[0], [])
         assert main([*words, *small]) == 0, capsys.readouterr().err
