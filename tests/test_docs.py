@@ -114,7 +114,7 @@ def test_the_page_of_objects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    scenes = write_objects(tmp_path / "scenes", 4, 2)
+    scenes = write_objects(tmp_path / "scenes", 8, 2)
     assert main(pretrain(scenes / "train" / "images", "runs/first")) == 0
     text = (Path(__file__).parent.parent / "docs/detect.md").read_text()
     commands = re.findall(r"^openmae detect .*$", text, re.MULTILINE)
