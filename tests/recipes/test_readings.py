@@ -57,7 +57,7 @@ def test_icons_are_seen_on_a_background_which_the_model_keeps(run: Run, tmp_path
     assert code == 0
     assert "--alpha white: " in output
     config, model = written(tmp_path / "run")
-    assert (config["alpha"], model["alpha"], config["in_chans"]) == ("white", "white", 3)
+    assert (config["alpha"], model["alpha"], config["in_chans"]) == ("white", "white", 1)  # all are grey
     assert min(config["mean"]) > 0.5
     assert run("knn", tmp_path / "run", data, "--workers", "0")[0] == 0
     for words in (pretrain(data, tmp_path / "black"), ["embed", tmp_path / "run", data, "--out", tmp_path / "x.npy"]):

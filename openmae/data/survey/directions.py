@@ -85,8 +85,14 @@ def thumbnail(image: NDArray[np.generic], missing: Missing | None, height: int) 
     top, left = ((have - side) // 2 for have in frame.shape[:2])
     step = max(1, side // _FINEST)
     rows, columns = slice(top, top + side, step), slice(left, left + side, step)
-    grey = frame[rows, columns].mean(-1, dtype=np.float32)
-    there = np.isfinite(grey) if gaps is None else ~gaps[rows, columns].any(-1)
+    with np.errstate(over="ignore", invalid="ignore"):  # of no-data that nothing names, such as -3.4e38
+        return _small(frame[rows, columns], None if gaps is None else gaps[rows, columns])
+
+
+def _small(pixels: NDArray[np.generic], gaps: Missing | None) -> Thumbnail | None:
+    """Of a square (side, side, C)."""
+    grey = pixels.mean(-1, dtype=np.float32)
+    there = np.isfinite(grey) if gaps is None else ~gaps.any(-1)
     if not there.any():
         return None
     grey -= grey[there].mean()
