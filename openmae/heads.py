@@ -146,12 +146,17 @@ class Classifier(nn.Module):
         return self.norm(last[:, classes:].mean(dim=1))
 
     def branches_kept(self, noise: Tensor) -> Tensor:
-        """(B, L, 2): 0 for a branch that is left out, else what keeps its mean; frozen blocks leave nothing out."""
-        depth = self.encoder.depth
-        learns = [any(p.requires_grad for p in block.parameters()) for block in self.encoder.blocks]
-        rates = torch.linspace(0, self.drop_path, depth) * torch.tensor(learns)
-        rates = rates.to(noise)[:, None]  # (L, 1)
-        return (noise.view(-1, depth, 2) >= rates) / (1 - rates)
+        """As `branches_kept` of its encoder."""
+        return branches_kept(self.encoder, self.drop_path, noise)
+
+
+def branches_kept(encoder: ViT, drop_path: float, noise: Tensor) -> Tensor:
+    """(B, 2 L) uniform numbers -> (B, L, 2): 0 for a branch that is left out, else what keeps its mean; frozen blocks
+    leave nothing out. drop_path: the chance of the last block's."""
+    learns = [any(p.requires_grad for p in block.parameters()) for block in encoder.blocks]
+    rates = torch.linspace(0, drop_path, encoder.depth) * torch.tensor(learns)
+    rates = rates.to(noise)[:, None]  # (L, 1)
+    return (noise.view(-1, encoder.depth, 2) >= rates) / (1 - rates)
 
 
 class Neighbours(nn.Module):

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.convnext import LayerNorm2d
 
 from openmae.errors import BadValue
+from openmae.heads import branches_kept
 from openmae.model import NORM_EPS, Attention, Block, ViT, attend, patchify, turned
 
 WINDOW = 14  # patches a side, as ViTDet
@@ -108,7 +109,11 @@ class Backbone(nn.Module):
         encoder.check(images)
         if list(layers) != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= encoder.depth:
             raise ValueError(f"layers are {list(layers)}; give ascending numbers from 1 to {encoder.depth}")
-        keep = None if noise is None or not self.training or not self.drop_path else self._kept(noise)
+        keep = (
+            None
+            if noise is None or not self.training or not self.drop_path
+            else branches_kept(encoder, self.drop_path, noise)
+        )
         tokens = encoder.embed(patchify(images, encoder.patch_size))  # (B, N, D)
         states = encoder.states(tokens, keep) if self.is_plain else self._states(tokens, keep)
         found = []
@@ -155,13 +160,6 @@ class Backbone(nn.Module):
     def _turns(self) -> Tensor:
         """(2, 1, N, d / 2) of the patches alone."""
         return self.encoder.turns(None)[:, :, 0, self.encoder.class_tokens :]
-
-    def _kept(self, noise: Tensor) -> Tensor:
-        """(B, L, 2): 0 for a branch that is left out, else what keeps its mean; frozen blocks leave nothing out."""
-        learns = [any(p.requires_grad for p in block.parameters()) for block in self.encoder.blocks]
-        rates = torch.linspace(0, self.drop_path, self.encoder.depth) * torch.tensor(learns)
-        rates = rates.to(noise)[:, None]  # (L, 1)
-        return (noise.view(-1, self.encoder.depth, 2) >= rates) / (1 - rates)
 
 
 def _attention(attn: Attention, x: Tensor, turns: Tensor | None, relative: nn.Module | None) -> Tensor:

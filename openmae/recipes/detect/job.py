@@ -29,11 +29,10 @@ from openmae.randomness import generator
 from openmae.recipes.detect.choose import choose, settle
 from openmae.recipes.detect.settings import Detect
 from openmae.recipes.detect.sizes import Sizes, sizes_of
-from openmae.recipes.evaluate.keep import set_name
 from openmae.recipes.evaluate.objects import keep_objects
-from openmae.recipes.levels import check_levels
+from openmae.recipes.outline.choose import most_minutes
 from openmae.recipes.outline.job import OutlineJob, Outlining
-from openmae.recipes.outline.opened import Outlined, open_outlined
+from openmae.recipes.outline.opened import Outlined, check_both, open_outlined
 from openmae.recipes.training.best import FOLDER
 from openmae.recipes.training.job import begun
 from openmae.recipes.training.kind import Here, JobKind
@@ -41,7 +40,6 @@ from openmae.recipes.training.settings import given
 from openmae.train.loop import fit
 from openmae.transfer.detector import CHANNELS, PROPOSED, SAMPLED, Detector
 
-MOST_MINUTES = 60.0  # on a CPU, where nobody says how long
 _FEW_SAMPLED, _FEW_PROPOSED = 128, 300  # proposals of an image that narrow heads learn from, and look at again
 
 
@@ -146,20 +144,14 @@ class DetectJob(OutlineJob[Detector]):
         )
         return self.judged.figures(), self.judged.error
 
-    def finish(self, whole: Detector) -> None:
-        """How good it is on val, and the report."""
-        if self.judged_at != self._last:  # the run had ended before, or ends before its time
-            self._look(whole, self._last)
-        whole.eval()
-        if not self.here.ranks.leads:
-            return
-        judged, console = given(self.judged), self.here.console
-        console.print(f"On the val images: {said(self.figures, judged.error)}")
-        if self.best is not None:
-            last = self.best.found(self._last, self.figures[self.headline], judged.error, len(self.opened.val))
-            console.print(self.best.said(last), soft_wrap=True)
-        statistics, name = self.opened.start.statistics, set_name(self.course.data, "val")
-        keep_objects(self.here.folder.path, judged, self.opened.val, whole, statistics, name)
+    def said(self) -> str:
+        """As `said`."""
+        return said(self.figures, self.error)
+
+    def keep(self, whole: Detector, name: str) -> None:
+        """With the images that were done best and worst."""
+        statistics = self.opened.start.statistics
+        keep_objects(self.here.folder.path, given(self.judged), self.opened.val, whole, statistics, name)
 
 
 def _target(found: Found, masks: bool) -> dict[str, Tensor]:
@@ -190,15 +182,9 @@ def _open(settings: Detect, here: Here) -> Sighted:
 
 
 def _choose(settings: Detect, opened: Sighted, here: Here) -> Detect:
-    start = opened.start
-    for annotated, seen in ((opened.train, start.levels), (opened.val, None)):
-        check_levels(given(settings.model), start.statistics, annotated.images, here.workers, here.console, seen)
+    check_both(settings, opened, here)
     memory = memory_of(here.device, here.ranks)
     return choose(settings, opened, opened.sizes, here.device, here.console, memory)
-
-
-def _most_minutes(settings: Detect, device: torch.device) -> float | None:
-    return MOST_MINUTES if device.type == "cpu" and settings.recipe != "paper" else None
 
 
 DETECT: Any = JobKind(
@@ -209,5 +195,5 @@ DETECT: Any = JobKind(
     choose=_choose,
     settle=lambda settings, opened, console: settle(settings, opened.count, console),
     job=DetectJob,
-    most_minutes=_most_minutes,
+    most_minutes=most_minutes,
 )

@@ -224,15 +224,9 @@ class FinetuneJob(Job[Classifier]):
 
     def is_enough(self, step: int) -> bool:
         """Where no look of so many was better than the best."""
-        patience = self.run.patience
-        if self.best is None or patience is None or self.best.looks_since(self.looked, step) < patience:
+        if self.best is None or self.run.patience is None:
             return False
-        self.here.console.print(
-            f"Ended after step {step:,} of {self.course.schedule.steps:,}: {patience} look{'s' * (patience > 1)} at "
-            "val without a better one than the best (--patience)",
-            soft_wrap=True,
-        )
-        return True
+        return self.best.is_enough(self.run.patience, self.looked, step, self.course.schedule.steps)
 
     def beside(self, views: float) -> float:
         """The val images, which only go forward, a third of a step's work."""

@@ -19,7 +19,13 @@ from openmae.recipes.training.settings import given, pair
 from openmae.train.classifier_cost import rough_step_bytes
 
 _MOST_EPOCHS = 200.0
+MOST_MINUTES = 60.0  # on a CPU
 _HEADS = 2.0  # memory of a head and its targets, over that of the encoder
+
+
+def most_minutes(settings: Outline, device: torch.device) -> float | None:
+    """What a run may take where nobody says how long."""
+    return MOST_MINUTES if device.type == "cpu" and settings.recipe != "paper" else None
 
 
 def config_of(settings: Outline) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from openmae.data.views.jitter import Jitter
 from openmae.data.views.outlined import OutlinedView
 from openmae.files.address import whole_address
 from openmae.model import ViT, initialize
+from openmae.recipes.evaluate.keep import set_name
 from openmae.recipes.outline.opened import Outlined
 from openmae.recipes.training.best import BestWeights
 from openmae.recipes.training.broken import BrokenFiles
@@ -73,7 +74,7 @@ class OutlineJob(Job[M]):
     """Learns outlines; is judged by the val images as it goes on.
 
     task: what model.json calls it; wanted: what is asked of a view; headline: the figure it is judged by. figures:
-    those of the last look at the val images.
+    those of the last look at the val images, error that of the headline.
     """
 
     task: str
@@ -85,11 +86,20 @@ class OutlineJob(Job[M]):
         self.averages = 2 + bool(run.ema_decay)
         self.broken = BrokenFiles(opened.train.images, here.folder, run.course.max_broken)
         self.figures: dict[str, float] = {}
+        self.error: float | None = None
         self.looked = evenly(self.course.schedule.steps, max(1, run.evaluations))
         self.best: BestWeights | None = None
         self.judged_at: int | None = None
         if run.keep_best and here.ranks.leads:
             self.best = BestWeights(here.folder.path, self.headline, here.folder.has_begun, here.console)
+
+    @abstractmethod
+    def said(self) -> str:
+        """The figures of the last look, in a line."""
+
+    @abstractmethod
+    def keep(self, whole: M, name: str) -> None:
+        """Keeps what the last look found in the run, under the name of the set. The lead alone."""
 
     @abstractmethod
     def judge(self, whole: M) -> tuple[dict[str, float], float | None]:
@@ -131,21 +141,15 @@ class OutlineJob(Job[M]):
 
     def is_enough(self, step: int) -> bool:
         """Where no look of so many was better than the best."""
-        patience = self.run.patience
-        if self.best is None or patience is None or self.best.looks_since(self.looked, step) < patience:
+        if self.best is None or self.run.patience is None:
             return False
-        self.here.console.print(
-            f"Ended after step {step:,} of {self.course.schedule.steps:,}: {patience} look{'s' * (patience > 1)} at "
-            "val without a better one than the best (--patience)",
-            soft_wrap=True,
-        )
-        return True
+        return self.best.is_enough(self.run.patience, self.looked, step, self.course.schedule.steps)
 
     def _look(self, whole: M, step: int) -> dict[str, Any]:
         """Judges it, and keeps its weights."""
         was_training = whole.training
         whole.eval()
-        self.figures, error = self.judge(whole)
+        self.figures, self.error = self.judge(whole)
         whole.train(was_training)
         self.judged_at = step
         if self.here.ranks.leads:
@@ -156,9 +160,23 @@ class OutlineJob(Job[M]):
                     said = f"warning: no weights at step {step}: {problem}"
                     self.here.console.print(said, style="yellow", soft_wrap=True)
             if self.best is not None:
-                now = self.best.found(step, self.figures[self.headline], error, len(self.opened.val))
+                now = self.best.found(step, self.figures[self.headline], self.error, len(self.opened.val))
                 self.best.look(now, lambda place, found: self._save(whole, step, place, {"best": found}))
         return {f"eval/{name}": value for name, value in self.figures.items()}
+
+    def finish(self, whole: M) -> None:
+        """How good it is on val, and the report."""
+        if self.judged_at != self._last:  # the run had ended before, or ends before its time
+            self._look(whole, self._last)
+        whole.eval()
+        if not self.here.ranks.leads:
+            return
+        console = self.here.console
+        console.print(f"On the val images: {self.said()}")
+        if self.best is not None:
+            last = self.best.found(self._last, self.figures[self.headline], self.error, len(self.opened.val))
+            console.print(self.best.said(last), soft_wrap=True)
+        self.keep(whole, set_name(self.course.data, "val"))
 
     def save(self, whole: M, step: int) -> None:
         """With class names, input statistics, and where all is from."""

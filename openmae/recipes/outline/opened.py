@@ -14,6 +14,7 @@ from openmae.data.fewer_labels import asked_labels
 from openmae.data.sources.source import Subset
 from openmae.errors import UserError
 from openmae.evaluate.suited import suited
+from openmae.recipes.levels import check_levels
 from openmae.recipes.outline.settings import Outline
 from openmae.recipes.training.encoder import Start, fresh, loaded_model, pretrained
 from openmae.recipes.training.kind import Here
@@ -63,6 +64,13 @@ def open_outlined(settings: Outline, here: Here, wanted: Wanted) -> Outlined:
         f"{len(val):,} others"
     )
     return Outlined(start, train, val)
+
+
+def check_both(settings: Outline, opened: Outlined, here: Here) -> None:
+    """Raises UserError where train or val images have other levels than the encoder is for."""
+    start = opened.start
+    for annotated, seen in ((opened.train, start.levels), (opened.val, None)):
+        check_levels(given(settings.model), start.statistics, annotated.images, here.workers, here.console, seen)
 
 
 def _split(settings: Outline, console: Console, wanted: Wanted) -> tuple[Annotated, Annotated]:

@@ -24,11 +24,10 @@ from openmae.errors import UserError, of_user
 from openmae.evaluate.segmentation import HEADLINE, Judged, judge
 from openmae.heads import learn_blocks
 from openmae.machine.device import memory_of
-from openmae.recipes.evaluate.keep import set_name
 from openmae.recipes.evaluate.outlined import keep_outlines
-from openmae.recipes.levels import check_levels
+from openmae.recipes.outline.choose import most_minutes
 from openmae.recipes.outline.job import OutlineJob, Outlining
-from openmae.recipes.outline.opened import Outlined, open_outlined
+from openmae.recipes.outline.opened import Outlined, check_both, open_outlined
 from openmae.recipes.segment.choose import choose, settle
 from openmae.recipes.segment.settings import Segment
 from openmae.recipes.training.best import FOLDER
@@ -37,8 +36,6 @@ from openmae.recipes.training.kind import Here, JobKind
 from openmae.recipes.training.settings import given
 from openmae.train.loop import fit
 from openmae.transfer.segmenter import Segmenter
-
-MOST_MINUTES = 60.0  # on a CPU, where nobody says how long
 
 
 def run(settings: Segment) -> None:
@@ -108,26 +105,14 @@ class SegmentJob(OutlineJob[Segmenter]):
         )
         return self.judged.figures(), self.judged.error()
 
-    def finish(self, whole: Segmenter) -> None:
-        """How good it is on val, and the report."""
-        if self.judged_at != self._last:  # the run had ended before, or ends before its time
-            self._look(whole, self._last)
-        whole.eval()
-        if not self.here.ranks.leads:
-            return
-        judged, console = given(self.judged), self.here.console
-        console.print(f"On the val images: {said(self.figures, judged.error())}")
-        if self.best is not None:
-            last = self.best.found(self._last, self.figures[HEADLINE], judged.error(), len(self.opened.val))
-            console.print(self.best.said(last), soft_wrap=True)
-        keep_outlines(
-            self.here.folder.path,
-            judged,
-            self.opened.val,
-            whole,
-            self.opened.start.statistics,
-            set_name(self.course.data, "val"),
-        )
+    def said(self) -> str:
+        """As `said`."""
+        return said(self.figures, self.error)
+
+    def keep(self, whole: Segmenter, name: str) -> None:
+        """With the images that were done best and worst."""
+        statistics = self.opened.start.statistics
+        keep_outlines(self.here.folder.path, given(self.judged), self.opened.val, whole, statistics, name)
 
 
 def said(figures: dict[str, float], error: float | None) -> str:
@@ -140,16 +125,10 @@ def said(figures: dict[str, float], error: float | None) -> str:
 
 
 def _choose(settings: Segment, opened: Outlined, here: Here) -> Segment:
-    start = opened.start
-    for annotated, seen in ((opened.train, start.levels), (opened.val, None)):
-        check_levels(given(settings.model), start.statistics, annotated.images, here.workers, here.console, seen)
+    check_both(settings, opened, here)
     if len(opened.names) > IGNORED:
         raise UserError(f"{len(opened.names)} classes are more than {IGNORED}", "merge some")
     return choose(settings, opened, here.device, here.console, memory_of(here.device, here.ranks))
-
-
-def _most_minutes(settings: Segment, device: torch.device) -> float | None:
-    return MOST_MINUTES if device.type == "cpu" and settings.recipe != "paper" else None
 
 
 SEGMENT: Any = JobKind(
@@ -163,5 +142,5 @@ SEGMENT: Any = JobKind(
     choose=_choose,
     settle=lambda settings, opened, console: settle(settings, opened.count, console),
     job=SegmentJob,
-    most_minutes=_most_minutes,
+    most_minutes=most_minutes,
 )

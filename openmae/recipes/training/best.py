@@ -64,6 +64,17 @@ class BestWeights:
         best = self.record()
         return sum(1 for look in looks if (0 if best is None else best["step"]) < look <= step)
 
+    def is_enough(self, patience: int, looks: Collection[int], step: int, steps: int) -> bool:
+        """Whether the run of so many steps ends after this one, and says so: so many looks came after the best one."""
+        if self.looks_since(looks, step) < patience:
+            return False
+        self.console.print(
+            f"Ended after step {step:,} of {steps:,}: {patience} look{'s' * (patience > 1)} at val without a better "
+            "one than the best (--patience)",
+            soft_wrap=True,
+        )
+        return True
+
     def said(self, last: dict[str, Any]) -> str:
         """The best beside the last, as `found` gives it."""
         best = self.record()

@@ -40,6 +40,9 @@ _FIGURES = {  # what the figures are called, the one to judge by first
     "calibration_error": ("Expected calibration error", "{:.2%}"),
 }
 
+_OVERLAPS = {"iou": "IoU", "dice": "Dice", "accuracy": "accuracy"}  # shares of a class, and their titles
+_FOUND = {"ap": "AP", "ap50": "AP50", "recall": "found at all"}
+
 
 def shown_figures(figures: Mapping[str, Any], images: Any = None, errors: Any = None) -> dict[str, str]:
     """Names and values as people read them, the one to judge by first; what is no number is left out.
@@ -136,8 +139,8 @@ def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
         _figure(run, drawn, "sizes", "Objects found and missed, by their size"),
         _figure(run, drawn, "overview", "Confusion matrix of all classes"),
         _class_table(clean.get("classes")),
-        _overlap_table(clean.get("overlaps")),
-        _object_table(clean.get("objects")),
+        _shares_table(clean.get("overlaps"), "pixels", _OVERLAPS),
+        _shares_table(clean.get("objects"), "objects", _FOUND),
         _figure(run, drawn, "outlines", "The images that were done best and worst: as they are, as labelled, as found"),
         _label_table(clean.get("labels")),
         _confused_table(clean.get("confused")),
@@ -180,36 +183,21 @@ def _class_table(classes: Any) -> str:
     return _folded("Each class", ("class", "images", "accuracy", "precision", "mostly taken for"), rows)
 
 
-def _overlap_table(classes: Any) -> str:
+def _shares_table(classes: Any, count: str, shares: Mapping[str, str]) -> str:
+    """A row for each class: how many of what it has, and shares by their titles; "" where it is none."""
     if not isinstance(classes, list):
         return ""
     rows = [
         (
             str(one.get("name")),
-            f"{one['pixels']:,}",
-            *(f"{one[name]:.1%}" if is_number(one.get(name)) else "" for name in ("iou", "dice", "accuracy")),
+            f"{one[count]:,}",
+            *(f"{one[name]:.1%}" if is_number(one.get(name)) else "" for name in shares),
             str(one["taken_for"]) if one.get("taken_for") is not None else "",
         )
         for one in classes
-        if isinstance(one, dict) and is_number(one.get("pixels"))
+        if isinstance(one, dict) and is_number(one.get(count))
     ]
-    return _folded("Each class", ("class", "pixels", "IoU", "Dice", "accuracy", "mostly taken for"), rows)
-
-
-def _object_table(classes: Any) -> str:
-    if not isinstance(classes, list):
-        return ""
-    rows = [
-        (
-            str(one.get("name")),
-            f"{one['objects']:,}",
-            *(f"{one[name]:.1%}" if is_number(one.get(name)) else "" for name in ("ap", "ap50", "recall")),
-            str(one["taken_for"]) if one.get("taken_for") is not None else "",
-        )
-        for one in classes
-        if isinstance(one, dict) and is_number(one.get("objects"))
-    ]
-    return _folded("Each class", ("class", "objects", "AP", "AP50", "found at all", "mostly taken for"), rows)
+    return _folded("Each class", ("class", count, *shares.values(), "mostly taken for"), rows)
 
 
 def _label_table(labels: Any) -> str:
