@@ -93,10 +93,16 @@ def open_annotated(
 
 
 def find_annotated(
-    data: str, wanted: Wanted | None, reading: Reading, selection: Selection, masks_hold: MasksHold | None
+    data: str,
+    wanted: Wanted | None,
+    reading: Reading,
+    selection: Selection,
+    masks_hold: MasksHold | None,
+    listing: Listing | None = None,
 ) -> AnnotatedData | None:
-    """As `open_annotated`, but None where nothing says what images show."""
-    found = _found(data, wanted, selection, masks_hold)
+    """As `open_annotated`, but None where nothing says what images show. listing: of a folder, what of it is asked for,
+    where that is known."""
+    found = _found(data, wanted, selection, masks_hold, listing)
     if found is None:
         return None
     right, notes = fitted(data, found.images, _as_wanted(data, found.right, wanted), reading)
@@ -126,7 +132,9 @@ def train_and_val(opened: AnnotatedData, seed: int) -> tuple[Annotated, Annotate
     return opened.of(train), opened.of(val)
 
 
-def _found(data: str, wanted: Wanted | None, selection: Selection, asked: MasksHold | None) -> Found | None:
+def _found(
+    data: str, wanted: Wanted | None, selection: Selection, asked: MasksHold | None, listing: Listing | None
+) -> Found | None:
     place = Path(data)
     if place.is_file() and place.suffix.lower() == ".json":
         root = place.parent.parent if place.parent.name.lower() == "annotations" else place.parent
@@ -143,7 +151,7 @@ def _found(data: str, wanted: Wanted | None, selection: Selection, asked: MasksH
         return open_yolo(root, described, _listed(root, selection), selection)
     if not place.is_dir():
         raise UserError(f"{data} {'is no folder' if place.exists() else 'does not exist'}", f"give {_FORMATS}")
-    listing = _listed(place, selection)
+    listing = _listed(place, selection) if listing is None else listing
     if not len(listing.names):
         return None
     endings = {one.ending for one in listing.others}

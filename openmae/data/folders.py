@@ -38,8 +38,8 @@ def in_folder(place: Path, selection: Selection, listing: Listing | None = None)
 
     Raises UserError where it holds nothing, things of several kinds, or what may be splits or not.
     """
-    if listing is None and (folders := _called_exactly(place, selection)) is not None:
-        return _in_splits(place, folders, selection, None)  # which walks the splits that are asked for
+    if (folders := _called_exactly(place, selection)) is not None:
+        return _in_splits(place, folders, selection, listing)  # without one, it walks the splits that are asked for
     if packed := packed_shards(str(place)):
         return in_shards(str(place), packed, selection)
     if (place / SETTINGS).exists():

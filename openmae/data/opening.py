@@ -29,7 +29,7 @@ from openmae.data.sources.arrays import ArrayFile, npz_arrays, open_npz_array
 from openmae.data.sources.files import ImageFiles
 from openmae.data.sources.folder import COMPRESSED, ImageFolder, unpacking
 from openmae.data.sources.joined import Joined
-from openmae.data.sources.listing import EXTENSIONS, SLIDES
+from openmae.data.sources.listing import EXTENSIONS, SLIDES, Listing
 from openmae.data.sources.notes import notes_on
 from openmae.data.sources.own import OwnImages
 from openmae.data.sources.parquet import ParquetImages, holds_images
@@ -115,8 +115,11 @@ def _kept(opened: dict[str, Source], which: str, opener: Callable[[], Source]) -
     return opened[which]
 
 
-def open_data(data: str, selection: Selection = WHOLE, reading: Reading = UNSAID) -> Data:
-    """Looks what DATA is and what it is divided into. reading: of files that are cut into windows.
+def open_data(
+    data: str, selection: Selection = WHOLE, reading: Reading = UNSAID, listing: Listing | None = None
+) -> Data:
+    """Looks what DATA is and what it is divided into. reading: of files that are cut into windows. listing: of a
+    folder, what of it is asked for, where that is known.
 
     Raises UserError where there is no such thing, and where it has what may be splits or not."""
     if is_lacking(data):
@@ -132,7 +135,7 @@ def open_data(data: str, selection: Selection = WHOLE, reading: Reading = UNSAID
             f"{location} lies on a server, and `tile` would have to fetch all of its images to know their sizes",
             "pack them with `tile` where they are, or copy them",
         )
-    return _data(location, _parts(location, selection), selection, reading)
+    return _data(location, _parts(location, selection, listing), selection, reading)
 
 
 def open_images(images: Sequence[str], selection: Selection = WHOLE, reading: Reading = UNSAID) -> Data:
@@ -181,14 +184,14 @@ def _data(location: str, parts: Parts, selection: Selection, reading: Reading) -
     return Data(location, replace(parts, openers=openers), selection)
 
 
-def _parts(data: str, selection: Selection) -> Parts:
+def _parts(data: str, selection: Selection, listing: Listing | None) -> Parts:
     place = Path(data)
     try:
         is_folder, is_file = place.is_dir(), place.is_file()
     except OSError as error:
         raise UserError(f"{data} cannot be read ({error.strerror})", f"give {_KINDS}") from error
     if is_folder:
-        return in_folder(place, selection)
+        return in_folder(place, selection, listing)
     if data.endswith(COMPRESSED) and (is_file or is_remote(data) or "{" in data):
         raise UserError(f"{data} is compressed, which rules out reading single images", unpacking(data))
     if is_remote(data):

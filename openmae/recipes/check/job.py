@@ -56,7 +56,7 @@ from openmae.files.disk import check_out
 from openmae.machine.workers import reading_workers
 from openmae.recipes.check.inventory import require_parquet, write_inventory
 from openmae.recipes.check.settings import Check
-from openmae.recipes.check.shown import annotated, facts_of, findings_of, shown_of
+from openmae.recipes.check.shown import facts_of, findings_of, looked, shown_of
 
 _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 _LISTED = 10  # classes that are named
@@ -74,8 +74,9 @@ def check(settings: Check) -> list[Finding]:
     if settings.out is not None:
         check_out(settings.out, ".csv", ".parquet")
         require_parquet(settings.out)
-    opened, unopened = annotated(settings)
-    data = open_data(settings.data, settings.selection, settings.reading) if opened is None else opened.data
+    found = looked(settings)
+    opened, listing = found.annotated, found.listing
+    data = opened.data if opened else open_data(settings.data, settings.selection, settings.reading, listing)
     splits, choice = _inspected(data, settings, console, labelled=opened is None)
     splits, taken, findings = _taken_for(splits, settings.task)
     notes = [*notes_on(split.source for split in splits)]
@@ -88,8 +89,8 @@ def check(settings: Check) -> list[Finding]:
     _show_images(splits, taken, settings.tile is not None, console, shown)
     findings += _of_bands(splits[0].source, console)
     findings += judge(splits, choice)
-    findings += [*_of_splits(data, settings), *unopened]
-    findings += findings_of(opened, splits, shown) if opened is not None else []
+    findings += [*_of_splits(data, settings), *found.findings]
+    findings += findings_of(opened, splits, shown, listing) if opened is not None else []
     findings += [Finding("warning", note.what, note.advice) for note in notes if note.is_warning]
     findings.sort(key=lambda finding: [*_STYLES].index(finding.severity))
     for finding in findings:

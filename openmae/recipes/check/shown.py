@@ -1,6 +1,7 @@
 """What `check` finds of annotations: masks, outlines and boxes."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from openmae.commandline.flags import with_flags
 from openmae.console.progress import counting
 from openmae.data.annotated import AnnotatedData, find_annotated
 from openmae.data.annotations.fitting import IN_CHECK
-from openmae.data.sources.listing import list_images
+from openmae.data.sources.listing import Listing, list_images, matching
 from openmae.data.sources.notes import masks_among
 from openmae.data.survey.findings import Finding, InspectedSplit
 from openmae.data.survey.shown import Shown, judge_classes, judge_shown, look_at
@@ -21,16 +22,30 @@ from openmae.recipes.check.settings import Check
 _LISTED = 10  # classes that are named
 
 
-def annotated(settings: Check) -> tuple[AnnotatedData | None, list[Finding]]:
-    """DATA with what it shows, None where nothing says what; and what keeps that from being read."""
+@dataclass(frozen=True)
+class Looked:
+    """annotated: DATA with what it shows, None where nothing says what. findings: what keeps that from being read.
+    listing: of what is asked for, where DATA is a folder."""
+
+    annotated: AnnotatedData | None = None
+    findings: tuple[Finding, ...] = ()
+    listing: Listing | None = None
+
+
+def looked(settings: Check) -> Looked:
+    """Whether anything says what DATA shows."""
     place = None if is_own(settings.data) else Path(settings.data)
-    is_one = place is not None and (place.is_dir() or place.suffix.lower() in (".json", ".yaml", ".yml"))
-    if settings.tile is not None or not is_one:
-        return None, []
+    if settings.tile is not None or place is None:
+        return Looked()
+    if not (is_folder := place.is_dir()) and place.suffix.lower() not in (".json", ".yaml", ".yml"):
+        return Looked()
+    listing, selection = None, settings.selection
     try:
-        return find_annotated(settings.data, None, settings.reading, settings.selection, settings.masks_hold), []
+        listing = matching(list_images(place), selection) if is_folder else None
+        found = find_annotated(settings.data, None, settings.reading, selection, settings.masks_hold, listing)
+        return Looked(found, (), listing)
     except UserError as error:
-        return None, [Finding("error", error.what, error.advice)]
+        return Looked(None, (Finding("error", error.what, error.advice),), listing)
 
 
 def shown_of(opened: AnnotatedData, splits: Sequence[InspectedSplit], workers: int, console: Console) -> list[Shown]:
@@ -70,15 +85,17 @@ def facts_of(shown: Shown) -> dict[str, str]:
     return rows
 
 
-def findings_of(opened: AnnotatedData, splits: Sequence[InspectedSplit], shown: Sequence[Shown]) -> Iterator[Finding]:
-    """What is wrong with them."""
+def findings_of(
+    opened: AnnotatedData, splits: Sequence[InspectedSplit], shown: Sequence[Shown], listing: Listing | None
+) -> Iterator[Finding]:
+    """What is wrong with them. listing: of the folder, where DATA is one."""
     for split, one in zip(splits, shown, strict=True):
         yield from judge_shown(split.name, one, split.called)
     yield from judge_classes([(split.name, one) for split, one in zip(splits, shown, strict=True)])
     for note in opened.notes:
         if note.is_warning and note.advice != IN_CHECK:  # which lists them
             yield Finding("warning", note.what, note.advice or "look whether that is meant")
-    if Path(opened.location).is_dir():
-        for note in masks_among(list_images(Path(opened.location)).names):
+    if listing is not None:
+        for note in masks_among(listing.names):
             yield Finding("note", f"{note.what}, and are judged as masks here", f"for pretrain, {note.advice}")
             break
