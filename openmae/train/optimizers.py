@@ -163,6 +163,24 @@ class WarmupCosine:
 
 
 @dataclass(frozen=True)
+class WarmupLinear:
+    """The learning rate of a step: from lr at the first one down to min_lr behind the last in a straight line, times
+    what rises from 0 to 1 over the warm-up (mmsegmentation's polynomial decay of power 1, as BEiT fine-tunes UPerNet;
+    there the warm-up begins at a millionth)."""
+
+    steps: int
+    warmup_steps: float
+    lr: float
+    min_lr: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        """Of step 0..steps-1."""
+        least = min(self.min_lr, self.lr)
+        falling = least + (self.lr - least) * (1 - step / self.steps)
+        return falling * step / self.warmup_steps if step < self.warmup_steps else falling
+
+
+@dataclass(frozen=True)
 class WarmupSteps:
     """The learning rate of a step: linear from 0 over the warm-up, then lr, a tenth of it from 89% of the steps on, and
     a tenth of that from 96% on (detectron2's ViTDet)."""
@@ -176,3 +194,7 @@ class WarmupSteps:
         if step < self.warmup_steps:
             return self.lr * step / self.warmup_steps
         return self.lr * 0.1 ** sum(step >= round(share * self.steps) for share in (0.89, 0.96))
+
+
+RateCourse = WarmupCosine | WarmupLinear | WarmupSteps
+"""The learning rate's, from the first step to the last."""

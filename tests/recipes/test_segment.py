@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_it_learns_and_leaves_a_whole_run(model: Path, scenes: Path, tmp_path: P
 @pytest.mark.parametrize(
     "flags",
     [
-        "--head upernet --blocks 1",
+        "--recipe paper --img-size 16 --blocks 1 --batch-size 4",
         "--from-scratch --blocks all --drop-path 0.2 --vflip on --rotate90 on --ema-decay 0.9",
         "--labels 50% --blocks 0 --img-size 32 --scale 0.5 2 --resize fit --keep-best on --patience 1 --evaluations 2",
     ],
@@ -81,6 +82,14 @@ def test_every_option_trains_and_loads(model: Path, scenes: Path, tmp_path: Path
     same = torch.equal(before["encoder.blocks.0.mlp.0.weight"], after["backbone.encoder.blocks.0.mlp.0.weight"])
     assert same is ("from-scratch" not in flags)
     assert ("learnt from 6 images" in printed) is ("50%" in flags)
+    config = tomllib.loads((out / "config.toml").read_text())
+    published = "paper" in flags
+    assert [config[name] for name in ("head", "auxiliary", "dropout", "decay", "layer_decay")] == (
+        ["upernet", 0.4, 0.1, "linear", 0.65] if published else ["linear", 0, 0, "cosine", config["layer_decay"]]
+    )
+    rates = [line["lr"] for line in read_metrics(out)]
+    if published:  # the same way down at each step
+        assert rates[-1] - rates[-2] == pytest.approx(rates[-2] - rates[-3])
 
 
 def test_micro_batches_and_workers_change_nothing(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from openmae.heads import Classifier, learn_last_blocks
 from openmae.model import create_model
-from openmae.train.optimizers import WarmupCosine, adamw, averaged, keep_average, lars, layer_scale
+from openmae.train.optimizers import WarmupCosine, WarmupLinear, adamw, averaged, keep_average, lars, layer_scale
 
 DEPTH = 6
 
@@ -221,3 +221,16 @@ def test_schedule_is_transformers() -> None:
         assert WarmupCosine(50, 7, 0.3)(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         theirs.step()
+
+
+def test_the_straight_line_is_torchs_polynomial_of_power_1() -> None:
+    """Times a linear warm-up, as mmcv's `poly` policy has it: the line begins at the first step."""
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.3)
+    theirs = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=1.0)
+    for step in range(50):
+        warmth = min(1.0, step / 7)
+        assert WarmupLinear(50, 7, 0.3)(step) == pytest.approx(theirs.get_last_lr()[0] * warmth, abs=1e-12)
+        optimizer.step()
+        theirs.step()
+    assert WarmupLinear(50, 0, 0.3, 0.1)(25) == pytest.approx(0.2)

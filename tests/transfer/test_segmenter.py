@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import UperNetConfig
-from transformers.models.upernet.modeling_upernet import UperNetHead
+from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNetHead
 
-from openmae.transfer.segmenter import Segmenter, UperNet, read_blocks
+from openmae.transfer.segmenter import Auxiliary, Segmenter, UperNet, read_blocks
 from tests.models import randomize, vit
 
 
@@ -40,6 +40,45 @@ def test_upernet_is_that_of_transformers(learns: bool) -> None:
     maps = [torch.randn(2, 32, side, side) for side in (16, 8, 4, 2)]
     theirs = as_theirs(head, 32, 32).train(learns)
     torch.testing.assert_close(head.classify(maps), theirs(maps), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@torch.no_grad()
+def test_the_auxiliary_head_is_that_of_transformers(learns: bool) -> None:
+    head = Auxiliary(vit(depth=12), 5).train(learns)
+    randomize(head)
+    assert (head.layer, head.width) == (8, 32)  # the third of UPerNet's four blocks
+    config = UperNetConfig(num_labels=5, auxiliary_channels=32, auxiliary_num_convs=1, auxiliary_concat_input=False)
+    theirs = UperNetFCNHead(config, [32] * 4).train(learns)
+    theirs.convs[0].conv.load_state_dict(head.convolution[0].state_dict())
+    theirs.convs[0].batch_norm.load_state_dict(head.convolution[1].state_dict())
+    theirs.classifier.load_state_dict(head.classifier.state_dict())
+    x = torch.randn(2, 32, 4, 6)
+    torch.testing.assert_close(head(x), theirs([x, x, x, x]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["linear", "upernet"])
+@torch.no_grad()
+def test_what_training_leaves_out_is_decided_by_its_noise(head: str) -> None:
+    """The same sample loses the same channels in whatever batch it is; of all of them, as many as asked."""
+    model = Segmenter(vit(depth=4), 5, head, (0.0, 0.25), auxiliary=True)  # type: ignore[arg-type]
+    randomize(model)
+    images, noise = torch.randn(3, 3, *model.encoder.img_size), torch.rand(3, model.uniform)
+    whole = [scores.clone() for scores in model.eval().told(images, noise)]
+    assert torch.equal(whole[0], model(images))
+    for part in model.train().modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eval()  # of which a batch is more than its samples
+    together, alone = model.told(images, noise), model.told(images[1:2], noise[1:2])
+    for ours, own, plain in zip(together, alone, whole, strict=True):
+        torch.testing.assert_close(ours[1:2], own, atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(ours, plain, atol=1e-2)
+    drawn = torch.rand(2000, model.uniform)
+    for kept, expected in zip(model._kept(drawn), (32, 32), strict=True):
+        assert kept is not None
+        assert kept.shape == (2000, expected)
+        assert kept.unique().tolist() == pytest.approx([0, 4 / 3])
+        assert kept.mean().item() == pytest.approx(1, abs=0.02)
 
 
 def test_blocks_that_upernet_reads() -> None:

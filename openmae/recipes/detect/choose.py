@@ -1,7 +1,6 @@
 """What `detect` chooses where a setting was left open, the published recipe's or what fits the data; what follows."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,13 +10,12 @@ from openmae.machine.device import choose_precision
 from openmae.model import ViT
 from openmae.recipes.detect.settings import Detect
 from openmae.recipes.detect.sizes import Sizes
-from openmae.recipes.outline.choose import at_once, first_batch, fitting, keeps_best
+from openmae.recipes.outline.choose import at_once, first_batch, fitting, keeps_best, warm_up
 from openmae.recipes.outline.job import Outlining
 from openmae.recipes.outline.opened import Outlined
 from openmae.recipes.outline.settle import settled
 from openmae.recipes.training.open import Values, fill, filled
 from openmae.recipes.training.settings import pair, sides_of
-from openmae.train.optimizers import WarmupCosine, WarmupSteps
 from openmae.transfer.detector import CHANNELS, FINEST_ANCHOR, MOST_OBJECTS
 
 PAPER = "ViTDet's with MAE weights, on COCO"
@@ -50,10 +48,8 @@ def choose(
         known = filled(settings, values)
         values["finest_anchor"] = _finest(sizes, pair(known.img_size), known.resize == "fit")
         values["most_objects"] = _most(sizes)
-    chosen = filled(settings, values)
-    if chosen.warmup_epochs is not None and chosen.epochs and chosen.warmup_epochs >= chosen.epochs:
-        values["warmup_epochs"] = (chosen.epochs / 20, "5% of the epochs")
-    values |= at_once(chosen, encoder, device, memory)
+    values["warmup_epochs"] = warm_up(settings, values)
+    values |= at_once(filled(settings, values), encoder, device, memory)
     return fill(settings, values, console)
 
 
@@ -144,11 +140,4 @@ def _most(sizes: Sizes) -> tuple[int, str]:
 
 def settle(settings: Detect, images: int, console: Console) -> Outlining:
     """What follows from settings that are chosen, for so many images. Raises UserError for what cannot be trained."""
-    found = settled(settings, images, console)
-    if settings.decay != "steps":
-        return found
-    schedule = found.course.schedule
-    whole = schedule.lr
-    assert isinstance(whole, WarmupCosine)
-    lr = WarmupSteps(whole.steps, whole.warmup_steps, whole.lr)
-    return replace(found, course=replace(found.course, schedule=replace(schedule, lr=lr)))
+    return settled(settings, images, console)

@@ -25,9 +25,6 @@ class Detect(Outline):
     """Width of the pyramid and the heads. Default: 256 as published, 64 on a CPU, where the heads are what costs."""
     relative_positions: Literal["on", "off"] | None = None
     """Learn how far patches lie apart, too, as the published recipe does. Default: off."""
-    decay: Literal["cosine", "steps"] | None = None
-    """How the rate falls: cosine, to the end; steps, a tenth from 89% on and a hundredth from 96% on. Default:
-    cosine."""
 
     def __post_init__(self) -> None:
         """As of `Outline`."""

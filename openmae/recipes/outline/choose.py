@@ -46,6 +46,14 @@ def keeps_best(settings: Outline, images: int) -> tuple[str, str]:
     return "off", f"{images:,} val images are too few to tell one look from another"
 
 
+def warm_up(settings: Outline, values: Values) -> tuple[float, str]:
+    """The warm-up that is chosen: of a run with no more epochs than that, a twentieth."""
+    epochs = values["epochs"][0] if settings.epochs is None else settings.epochs
+    if epochs and values["warmup_epochs"][0] >= epochs:
+        return epochs / 20, "5% of the epochs"
+    return values["warmup_epochs"][0], values["warmup_epochs"][1]
+
+
 def first_rate(encoder: ViT, target: str | None) -> float:
     """The learning rate at batch 1024, as fine-tuning takes it: the paper's; for narrower encoders twice ViT-B's."""
     is_narrow = encoder.embed_dim < 768

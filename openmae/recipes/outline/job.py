@@ -105,18 +105,22 @@ class OutlineJob(Job[M]):
     def judge(self, whole: M) -> tuple[dict[str, float], float | None]:
         """Figures on the val images, all ranks together, and the headline's standard error."""
 
+    @property
+    def uniform(self) -> int:
+        """Uniform numbers that a view brings with it, by which parts are left out in training."""
+        return 2 * self.model.encoder.depth if self.run.trunk.drop_path else 0
+
     def stream(self) -> OutlinedStream:
         """Windows of the images, with what is outlined in them."""
         run, encoder = self.run, self.model.encoder
         down, across = encoder.patch_size
-        noise = 2 * encoder.depth if run.trunk.drop_path else 0
         pixels = self.opened.start.statistics.pixels
         train, schedule = self.opened.train, self.course.schedule
         return OutlinedStream(
             train.images,
             train.right,
             self.wanted,
-            OutlinedView(pixels, run.trunk.img_size, (down, across), run.jitter, noise),
+            OutlinedView(pixels, run.trunk.img_size, (down, across), run.jitter, self.uniform),
             schedule.batch_size,
             schedule.steps,
             self.course.seed,

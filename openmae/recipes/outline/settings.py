@@ -34,6 +34,7 @@ OUTLINED = arg(
     help="Images and what is outlined in them: folders images/ and masks/, COCO, YOLO, Pascal VOC: see docs/labels.md. "
     "With splits train and val these are used; otherwise a fifth is held out, the same images every time.",
 )
+Decay = Literal["cosine", "linear", "steps"]
 _BOUNDS: Bounds = {
     **dict.fromkeys(("batch_size", "micro_batch", "blr", "clip_grad", "patience"), ABOVE_0),
     **dict.fromkeys(("minutes", "keep", "timeout_minutes", "evaluations"), ABOVE_0),
@@ -94,6 +95,9 @@ class Outline(AskedHeads, AskedGroups, AskedReading):
     """Base learning rate; the rate is blr x batch_size / 256."""
     min_lr: float | None = None
     """The learning rate at the end, of the head; less below by --layer-decay. Default: 0."""
+    decay: Decay | None = None
+    """How the rate falls: cosine, half a cosine; linear, in a straight line; steps, a tenth from 89% on and a hundredth
+    from 96% on. Default: cosine; the published one by --recipe paper."""
     layer_decay: float | None = None
     """Rate of a block over that of the one above it."""
     weight_decay: float | None = None

@@ -1,5 +1,7 @@
 """What follows, for segment and detect alike, from settings that are chosen."""
 
+from dataclasses import replace
+
 from rich.console import Console
 
 from openmae.data.views.crop import Augmentation
@@ -7,9 +9,10 @@ from openmae.data.views.jitter import Jitter
 from openmae.errors import of_user
 from openmae.recipes.outline.choose import config_of
 from openmae.recipes.outline.job import Outlining, Trunk
-from openmae.recipes.outline.settings import Outline
-from openmae.recipes.training.schedule import course_of
+from openmae.recipes.outline.settings import Decay, Outline
+from openmae.recipes.training.schedule import Course, course_of
 from openmae.recipes.training.settings import given, pair
+from openmae.train.optimizers import RateCourse, WarmupCosine, WarmupLinear, WarmupSteps
 
 
 def settled(settings: Outline, images: int, console: Console) -> Outlining:
@@ -18,7 +21,7 @@ def settled(settings: Outline, images: int, console: Console) -> Outlining:
         turns = Augmentation(hflip=settings.hflip, vflip=settings.vflip == "on", rotate90=settings.rotate90 == "on")
         return Outlining(
             config=config_of(settings),
-            course=course_of(settings, images, console, 1, settings.min_lr or 0.0),
+            course=falling(course_of(settings, images, console, 1, settings.min_lr or 0.0), settings.decay),
             model=given(settings.model),
             trunk=Trunk(
                 pair(settings.img_size),
@@ -37,3 +40,15 @@ def settled(settings: Outline, images: int, console: Console) -> Outlining:
         )
     except ValueError as error:
         raise of_user(error) from error
+
+
+def falling(course: Course, decay: Decay | None) -> Course:
+    """The course with a rate that falls otherwise than as half a cosine, where that is asked for."""
+    cosine = course.schedule.lr
+    assert isinstance(cosine, WarmupCosine)
+    begun = (cosine.steps, cosine.warmup_steps, cosine.lr)
+    others: dict[Decay | None, RateCourse] = {
+        "linear": WarmupLinear(*begun, cosine.min_lr),
+        "steps": WarmupSteps(*begun),
+    }
+    return replace(course, schedule=replace(course.schedule, lr=others.get(decay, cosine)))

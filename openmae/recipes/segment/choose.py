@@ -7,7 +7,7 @@ from rich.console import Console
 
 from openmae.machine.device import choose_precision
 from openmae.model import ViT
-from openmae.recipes.outline.choose import at_once, first_batch, fitting, keeps_best
+from openmae.recipes.outline.choose import at_once, first_batch, fitting, keeps_best, warm_up
 from openmae.recipes.outline.job import Outlining
 from openmae.recipes.outline.opened import Outlined
 from openmae.recipes.outline.settle import settled
@@ -28,12 +28,10 @@ def choose(settings: Segment, opened: Outlined, device: torch.device, console: C
     values["keep_best"] = keeps_best(settings, len(opened.val))
     values["patch_size"] = (sides_of(encoder.patch_size), "the model's")
     values |= {"vflip": ("off", "only where asked"), "rotate90": ("off", "only where asked")}
-    values |= {"precision": choose_precision(device), "min_lr": (0.0, "the cosine's own end")}
+    values |= {"precision": choose_precision(device), "min_lr": (0.0, "the decay's own end")}
     values |= {"resize": ("none", "outlines are as fine as the images' own pixels")}
-    chosen = filled(settings, values)
-    if chosen.warmup_epochs is not None and chosen.epochs and chosen.warmup_epochs >= chosen.epochs:
-        values["warmup_epochs"] = (chosen.epochs / 20, "5% of the epochs")
-    values |= at_once(chosen, encoder, device, memory)
+    values["warmup_epochs"] = warm_up(settings, values)
+    values |= at_once(filled(settings, values), encoder, device, memory)
     return fill(settings, values, console)
 
 
@@ -46,12 +44,16 @@ def _paper(encoder: ViT, images: int) -> Values:
         "epochs": float(math.ceil(_STEPS * _BATCH / images)),
         "warmup_epochs": 1500 * _BATCH / images,
         "blr": 1e-4 * 256 / _BATCH,
+        "decay": "linear",
         "layer_decay": 0.8 if is_large else 0.65,
         "weight_decay": 0.05,
         "drop_path": 0.2 if is_large else 0.1,
         "ema_decay": 0.0,
         "scale": (0.5, 2.0),
         "colour_jitter": 0.5,
+        "head": "upernet",
+        "auxiliary": 0.4,
+        "dropout": 0.1,
     }
     return {name: (value, PAPER) for name, value in found.items()}
 
@@ -59,7 +61,14 @@ def _paper(encoder: ViT, images: int) -> Values:
 def _auto(settings: Segment, opened: Outlined) -> Values:
     """What some hundred images and small machines need."""
     steps = min(_MOST_STEPS, max(_LEAST_STEPS, 30 * len(opened.train) // first_batch(settings, opened)))
-    return {**fitting(settings, opened, steps), "img_size": (sides_of(opened.start.encoder.img_size), "the model's")}
+    return {
+        **fitting(settings, opened, steps),
+        "img_size": (sides_of(opened.start.encoder.img_size), "the model's"),
+        "decay": ("cosine", "as fine-tuning's"),
+        "head": ("linear", "ranks encoders as heavy heads do, and is ten times cheaper"),
+        "auxiliary": (0.0, "the published recipe's alone"),
+        "dropout": (0.0, "the published recipe's alone"),
+    }
 
 
 def settle(settings: Segment, images: int, console: Console) -> Outlining:

@@ -71,7 +71,8 @@ class SegmentJob(OutlineJob[Segmenter]):
         """Raises UserError for what cannot be built."""
         try:
             encoder = run.trunk.of(opened.start.encoder, run.course.seed)
-            model = Segmenter(encoder, len(opened.names), run.config["head"], run.trunk.drop_path)
+            config, drops = run.config, (run.trunk.drop_path, run.config["dropout"])
+            model = Segmenter(encoder, len(opened.names), config["head"], drops, auxiliary=config["auxiliary"] > 0)
             model.initialize(torch.Generator().manual_seed(run.course.seed))
             learn_blocks(encoder, encoder.depth if run.trunk.blocks == "all" else float(run.trunk.blocks))
         except ValueError as error:
@@ -79,15 +80,25 @@ class SegmentJob(OutlineJob[Segmenter]):
         super().__init__(run, opened, here, model)
         self.judged: Judged | None = None
 
+    @property
+    def uniform(self) -> int:
+        """Those of the blocks' branches, then those of the heads' channels."""
+        return self.model.uniform if self.run.config["dropout"] else super().uniform
+
     def loss(self) -> Callable[[Segmenter, OutlinedBatch], Tensor]:
         """Cross-entropy of the pixels of which a class is asked, over all pixels of the windows, so that micro-batches
-        change nothing; as mmsegmentation's."""
-        statistics, drops = self.opened.start.statistics, bool(self.run.trunk.drop_path)
+        change nothing; as mmsegmentation's. That of the auxiliary head is added, weighted."""
+        statistics, weights = self.opened.start.statistics, (1.0, self.run.config["auxiliary"])
+        drops = bool(self.uniform)
 
         def loss(model: Segmenter, batch: OutlinedBatch) -> Tensor:
-            scores = model(statistics.normalize(batch.images), batch.noise if drops else None).float()
+            told = model.told(statistics.normalize(batch.images), batch.noise if drops else None)
             masks = torch.stack([one.mask for one in batch.found if one.mask is not None])
-            return F.cross_entropy(scores, masks, ignore_index=IGNORED, reduction="sum") / masks.numel()
+            losses = [
+                weight * F.cross_entropy(scores.float(), masks, ignore_index=IGNORED, reduction="sum")
+                for weight, scores in zip(weights, told, strict=False)
+            ]
+            return torch.stack(losses).sum() / masks.numel()
 
         return loss
 

@@ -11,7 +11,7 @@ from openmae.console.words import several
 from openmae.errors import UserError
 from openmae.recipes.training.settings import Settings, given
 from openmae.train.loop import Schedule
-from openmae.train.optimizers import WarmupCosine, WarmupSteps
+from openmae.train.optimizers import RateCourse, WarmupCosine
 
 FEW_STEPS = 100  # of less, little can be learnt
 
@@ -41,8 +41,8 @@ class Course:
         a decay of its own. epochs: of all parts together."""
         if not ends:
             return self
-        whole, parts, begin, since = self.schedule.lr, list[WarmupCosine | WarmupSteps](), 0, 0.0
-        assert isinstance(whole, WarmupCosine | WarmupSteps)
+        whole, parts, begin, since = self.schedule.lr, list[RateCourse](), 0, 0.0
+        assert isinstance(whole, RateCourse)
         for end, until in (*ends, (self.schedule.steps, epochs)):
             warmup = min((end - begin) * warmup_epochs / (until - since), (end - begin) / 2)
             parts.append(replace(whole, steps=end - begin, warmup_steps=warmup))
@@ -56,7 +56,7 @@ class Course:
 class InParts:
     """One schedule after the other, each of which ends at its step."""
 
-    parts: tuple[WarmupCosine | WarmupSteps, ...]
+    parts: tuple[RateCourse, ...]
     ends: tuple[int, ...]
 
     def __call__(self, step: int) -> float:
