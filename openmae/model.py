@@ -9,7 +9,7 @@ Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv 211
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -236,11 +236,19 @@ class Block(nn.Module):
         self.scale2 = LayerScale(dim) if layer_scale else nn.Identity()
 
     def forward(
-        self, x: Tensor, keep: Tensor | None = None, last: int | None = None, turns: Tensor | None = None
+        self,
+        x: Tensor,
+        keep: Tensor | None = None,
+        last: int | None = None,
+        turns: Tensor | None = None,
+        attending: Callable[[Attention, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """(B, N, D) -> (B, N, D). keep: (B, 2) what the two are multiplied by, 0 to leave one out (drop path).
-        last: only so many tokens, from the end, are asked for; they attend to all. turns: see `turned`."""
-        attention = self.scale1(self.attn(self.norm1(x), last, turns))
+        last: only so many tokens, from the end, are asked for; they attend to all. turns: see `turned`. attending: what
+        is done with the attention and the tokens in the place of all that, (B, N, D) -> (B, N, D)."""
+        normed = self.norm1(x)
+        attention = self.attn(normed, last, turns) if attending is None else attending(self.attn, normed)
+        attention = self.scale1(attention)
         x = x if last is None else x[:, -last:]
         x = x + (attention if keep is None else attention * keep[:, 0, None, None].to(attention.dtype))
         mlp = self.scale2(self.mlp(self.norm2(x)))

@@ -24,9 +24,11 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import sklearn.metrics  # noqa: F401 - where labels are judged
 import torch._dynamo  # noqa: F401 - with the first optimizer, by torch
 
+import openmae.recipes.detect.job
 import openmae.recipes.embed.job
 import openmae.recipes.finetune.job
-import openmae.recipes.pretrain.job  # noqa: F401
+import openmae.recipes.pretrain.job
+import openmae.recipes.segment.job  # noqa: F401
 
 
 def serve(asked: socket.socket) -> dict[str, Any] | None:

@@ -9,18 +9,17 @@ level, G windows of an image, S = window x window places in one, d = D / heads.
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from torchvision.models.convnext import LayerNorm2d
 
 from openmae.errors import BadValue
 from openmae.heads import branches_kept
-from openmae.model import NORM_EPS, Attention, Block, ViT, attend, patchify, turned
+from openmae.model import NORM_EPS, Attention, ViT, attend, patchify, run_block, turned
 
 WINDOW = 14  # patches a side, as ViTDet
 _GLOBAL = 4  # blocks that attend to the whole image
@@ -129,33 +128,24 @@ class Backbone(nn.Module):
         """The patches (B, N, D) before the first block and after each."""
         turns = None if self.encoder.rope is None else self._turns()
         yield x
-        for number in range(self.encoder.depth):
-            inputs = (number, x, None if keep is None else keep[:, number], turns)
-            if self.encoder.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(self._block, *inputs, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = self._block(*inputs)
+        for number, block in enumerate(self.encoder.blocks):
+            kept, attending = None if keep is None else keep[:, number], partial(self._attended, number, turns)
+            x = run_block(block, x, kept, None, None, attending, recompute=self.encoder.grad_checkpointing)
             yield x
 
-    def _block(self, number: int, x: Tensor, keep: Tensor | None, turns: Tensor | None) -> Tensor:
-        """As `Block`, with attention in windows where this one has them, and relative positions."""
-        block = cast(Block, self.encoder.blocks[number])
-        attention = block.norm1(x).unflatten(1, self.grid)  # (B, h, w, D)
-        window = self.window if self.windowed[number] else None
+    def _attended(self, number: int, turns: Tensor | None, attn: Attention, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D) by the attention of a block, in windows where this one has them, and with relative
+        positions."""
+        x = x.unflatten(1, self.grid)  # (B, h, w, D)
+        images, window = len(x), self.window if self.windowed[number] else None
         if window is not None:
-            attention = in_windows(attention, window)
+            x = in_windows(x, window)
             if turns is not None:  # of the windows of each image
                 turns = torch.stack([in_windows(part.unflatten(1, self.grid), window) for part in turns]).flatten(2, 3)
-                turns = turns.repeat(1, len(x), 1, 1)
+                turns = turns.repeat(1, images, 1, 1)
         relative = None if self.relative is None else self.relative[number]
-        sides = attention.shape[1:3]
-        attention = _attention(block.attn, attention.flatten(1, 2), turns, relative).unflatten(1, sides)
-        if window is not None:
-            attention = out_of_windows(attention, self.grid)
-        attention = block.scale1(attention.flatten(1, 2))
-        x = x + (attention if keep is None else attention * keep[:, 0, None, None].to(attention.dtype))
-        mlp = block.scale2(block.mlp(block.norm2(x)))
-        return x + (mlp if keep is None else mlp * keep[:, 1, None, None].to(mlp.dtype))
+        x = _attention(attn, x.flatten(1, 2), turns, relative).unflatten(1, x.shape[1:3])
+        return (x if window is None else out_of_windows(x, self.grid)).flatten(1, 2)
 
     def _turns(self) -> Tensor:
         """(2, 1, N, d / 2) of the patches alone."""

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+import torch
+from packaging.version import Version
+
 from tests.processes import Process, start_openmae
+
+SHARDS = Version(torch.__version__) >= Version("2.9")  # on CPUs
+SHARDED = pytest.mark.skipif(not SHARDS, reason="refused, as tests/distributed/test_ranks.py sees")
 
 
 def environment() -> dict[str, str]:

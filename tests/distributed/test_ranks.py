@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from packaging.version import Version
 from safetensors.torch import load_file
 
 from openmae import cli
@@ -32,7 +31,7 @@ from openmae.errors import Interrupted, RankLost, UserError
 from openmae.train.checkpoint import newest_checkpoint
 from openmae.train.run import read_metrics
 from tests.commands import finetune, pretrain
-from tests.distributed.by_hand import by_hand, environment, together
+from tests.distributed.by_hand import SHARDED, SHARDS, by_hand, environment, together
 from tests.images import picture, write_images
 from tests.processes import Process, run_openmae, started_openmae, steps_saved, wait_for
 from tests.train.tasks import Task
@@ -60,8 +59,7 @@ runpy.run_module("openmae", run_name="__main__", alter_sys=True)
 """
 
 
-SHARDS = Version(torch.__version__) >= Version("2.9")  # on CPUs
-SLOW_AND_SHARDED = (pytest.mark.slow, pytest.mark.skipif(not SHARDS, reason="refused, as a test below sees"))
+SLOW_AND_SHARDED = (pytest.mark.slow, SHARDED)
 
 
 def words(data: Path, out: Path, more: str = "") -> list[str]:

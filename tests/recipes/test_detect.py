@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from openmae.train.run import read_metrics
 from tests.commands import Run, pretrain, refused, words
-from tests.distributed.by_hand import together
+from tests.distributed.by_hand import SHARDED, together
 from tests.processes import run_openmae, started_openmae, steps_saved, wait_for
 from tests.runs import Runs, done
 from tests.scenes import write_objects
@@ -95,11 +95,14 @@ def test_a_killed_run_resumes_to_the_same_bits(model: Path, scenes: Path, tmp_pa
     assert lines[0] == lines[1]
 
 
-def test_two_processes_learn_as_one(model: Path, scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more",
+    ["", pytest.param("--shard", marks=SHARDED)],
+)
+def test_two_processes_learn_together(model: Path, scenes: Path, tmp_path: Path, more: str) -> None:
     """Windows where class tokens are left out, and parameters that nothing asks."""
     out = tmp_path / "run"
-    asked = detect(model, scenes, out, "--epochs 1 --relative-positions on")
-    logs = together(2, asked, tmp_path)
+    logs = together(2, detect(model, scenes, out, "--epochs 1 --relative-positions on", more), tmp_path)
     assert "mask AP50" in logs[0]
     assert "mask AP50" not in logs[1]
     assert all(torch.isfinite(value).all() for value in load_file(out / "model.safetensors").values())

@@ -18,8 +18,9 @@ from openmae.evaluate.segmentation import segmented
 from openmae.train.run import read_metrics
 from openmae.weights import load_model
 from tests.commands import Run, refused, segment
+from tests.distributed.by_hand import SHARDED, together
 from tests.processes import run_openmae, started_openmae, steps_saved, wait_for
-from tests.runs import Runs
+from tests.runs import Runs, done
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +93,38 @@ def test_every_option_trains_and_loads(model: Path, scenes: Path, tmp_path: Path
         assert rates[-1] - rates[-2] == pytest.approx(rates[-2] - rates[-3])
 
 
-def test_micro_batches_and_workers_change_nothing(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
-    found = []
-    for name, flags in (("one", ""), ("other", "--micro-batch 1 --workers 2")):
-        code, _, errors = run(*segment(model, scenes, tmp_path / name, "--drop-path 0.3", flags))
-        assert code == 0, errors
-        found.append(load_file(tmp_path / name / "model.safetensors"))
+AS_ONE = "--drop-path 0.3 --dropout 0.2 --ema-decay 0.9"
+
+
+@pytest.fixture(scope="module")
+def single(runs: Runs, model: Path, scenes: Path) -> Path:
+    """By one process, in batches that go through the model at once."""
+    return runs.once("segmented-by-one", lambda out: done(segment(model, scenes, out, AS_ONE)))
+
+
+@pytest.mark.parametrize(
+    ("processes", "more"),
+    [
+        (1, "--micro-batch 1 --workers 2"),
+        (2, ""),
+        pytest.param(2, "--shard", marks=SHARDED),
+    ],
+)
+def test_how_it_is_shared_out_changes_nothing(
+    single: Path, model: Path, scenes: Path, tmp_path: Path, run: Run, processes: int, more: str
+) -> None:
+    asked = segment(model, scenes, tmp_path / "run", AS_ONE, more)
+    if processes == 1:
+        assert run(*asked)[0] == 0
+    else:
+        said, other = together(processes, asked, tmp_path)
+        assert "On the val images: mIoU" in said
+        assert "mIoU" not in other
+    found = [load_file(place / "model.safetensors") for place in (single, tmp_path / "run")]
     for key, value in found[0].items():
         torch.testing.assert_close(found[1][key], value, atol=1e-5, rtol=1e-3)
+    miou = [read_metrics(place)[-1]["eval/miou"] for place in (single, tmp_path / "run")]
+    assert miou[0] == pytest.approx(miou[1], abs=2e-3)
 
 
 def test_a_killed_run_resumes_to_the_same_bits(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
