@@ -93,7 +93,7 @@ def test_every_option_trains_and_loads(model: Path, scenes: Path, tmp_path: Path
         assert rates[-1] - rates[-2] == pytest.approx(rates[-2] - rates[-3])
 
 
-AS_ONE = "--drop-path 0.3 --dropout 0.2 --ema-decay 0.9"
+AS_ONE = "--drop-path 0.3 --dropout 0.2 --ema-decay 0.9 --blr 0.01"
 
 
 @pytest.fixture(scope="module")

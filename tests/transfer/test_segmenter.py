@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from transformers import UperNetConfig
 from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNetHead
 
-from openmae.transfer.segmenter import Auxiliary, Segmenter, UperNet, read_blocks
+from openmae.transfer.segmenter import Auxiliary, Linear, Segmenter, UperNet, read_blocks
 from tests.models import randomize, vit
 
 
@@ -85,6 +85,18 @@ def test_blocks_that_upernet_reads() -> None:
     assert read_blocks(12) == [4, 6, 8, 12]  # 3, 5, 7 and 11 from 0
     assert read_blocks(24) == [8, 12, 16, 24]
     assert read_blocks(2) == [1, 2]
+
+
+@torch.no_grad()
+def test_the_linear_head_gives_scores_every_4_pixels() -> None:
+    """As one pixel shuffle of torch's does, where patches are square."""
+    head = Linear(vit(patch_size=(8, 8)), 5)
+    randomize(head)
+    patches = torch.randn(2, 32, 4, 3)
+    normed = head.norm(patches.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    scores = F.conv2d(normed, head.classifier.weight[:, :, None, None], head.classifier.bias)
+    torch.testing.assert_close(head([patches]), F.pixel_shuffle(scores, 2))
+    assert Linear(vit(img_size=(32, 8), patch_size=(16, 2)), 5)([patches]).shape == (2, 5, 16, 3)
 
 
 @pytest.mark.parametrize("head", ["linear", "upernet"])

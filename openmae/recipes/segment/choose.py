@@ -18,6 +18,7 @@ from openmae.recipes.training.settings import sides_of
 _BATCH, _STEPS = 16, 160_000  # of the published recipe
 PAPER = "MAE's and BEiT's for ADE20K"
 _LEAST_STEPS, _MOST_STEPS = 600, 4000  # of auto
+_RATE, _RATE_OF_A_HEAD = 0.016, 0.16  # at batch 1024, of a width of 128; of the head alone, of any width
 
 
 def choose(settings: Segment, opened: Outlined, device: torch.device, console: Console, memory: int | None) -> Segment:
@@ -60,15 +61,29 @@ def _paper(encoder: ViT, images: int) -> Values:
 
 def _auto(settings: Segment, opened: Outlined) -> Values:
     """What some hundred images and small machines need."""
-    steps = min(_MOST_STEPS, max(_LEAST_STEPS, 30 * len(opened.train) // first_batch(settings, opened)))
+    batch_size = first_batch(settings, opened)
+    steps = min(_MOST_STEPS, max(_LEAST_STEPS, 30 * len(opened.train) // batch_size))
     return {
         **fitting(settings, opened, steps),
+        **_rate(settings, opened.start.encoder.embed_dim, batch_size),
         "img_size": (sides_of(opened.start.encoder.img_size), "the model's"),
         "decay": ("cosine", "as fine-tuning's"),
         "head": ("linear", "ranks encoders as heavy heads do, and is ten times cheaper"),
         "auxiliary": (0.0, "the published recipe's alone"),
         "dropout": (0.0, "the published recipe's alone"),
     }
+
+
+def _rate(settings: Segment, width: int, batch_size: int) -> Values:
+    """Of one layer, where it is another than that of fine-tuning, where an image says one class and not one a pixel."""
+    by_batch = math.sqrt(batch_size / 1024)
+    if settings.head == "upernet" or (settings.blocks != "0" and width >= 768):
+        return {}
+    if settings.blocks == "0":
+        rate, why = _RATE_OF_A_HEAD * by_batch, "for one layer"
+    else:
+        rate, why = _RATE * 128 / max(128, width) * by_batch, "classes of pixels want more than classes of images"
+    return {"blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: {why}")}
 
 
 def settle(settings: Segment, images: int, console: Console) -> Outlining:
