@@ -28,7 +28,7 @@ from openmae.data.parts import Openers, Parts
 from openmae.data.sources.listing import Listing, list_images, matching
 from openmae.data.sources.selection import WHOLE, Selection
 from openmae.data.sources.source import Source, Subset
-from openmae.errors import UserError
+from openmae.errors import BrokenImage, UserError
 
 _FORMATS = (
     "a folder with images/ and masks/ of the same names, COCO's JSON, YOLO's data.yaml or Pascal VOC's XML with the "
@@ -201,7 +201,16 @@ def _check_not_empty(opened: AnnotatedData, kind: str, places: NDArray[np.int64]
     of = f"the split {kind} of {opened.location}" if kind else opened.location
     if not len(places):
         raise UserError(f"{of} has no annotated image", "give some")
-    if kind == "test" or any(right.shows_something(int(index)) for index in places):
+    why_none = ""
+    for index in places if kind != "test" else ():
+        try:
+            if right.shows_something(int(index)):
+                return
+        except (OSError, BrokenImage) as error:
+            why_none = why_none or f"{right.called(int(index))}: {error}".removeprefix(": ")
+    if kind == "test":
         return
+    if why_none:
+        raise UserError(f"{of} has no image whose annotation can be used (the first: {why_none})", "mend them")
     what = "no object at all" if right.kind != "classes" else "no pixel that is judged"
     raise UserError(f"{of} has {what}", "give annotations that have some, or leave the split out")

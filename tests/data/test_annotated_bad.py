@@ -196,6 +196,8 @@ SKIPPED: dict[str, tuple[Callable[[Path], None], str]] = {
     "size": (one_mask_of_another_size, "1 annotation of the 7 that were looked at is of another size"),
     "partners": (partners, r"1 image has no mask, and is left out \(train/images/lonely.png\)\n1 mask is of no image"),
     "two points": (polygon(1, 2, 3, 4), "1 polygon of fewer than three points is left out"),
+    "no area": (polygon(1, 2, 3, 2, 9, 2), "1 polygon without an area is left out"),
+    "no pixel": (rle([4800]), "1 object is left out: their run lengths have no pixel inside"),
     "words": (
         coco(lambda found: _set(found, "annotations", segmentation=[["a", 1, 2, 3, 4, 5]])),
         "their polygon is no list of x and y",

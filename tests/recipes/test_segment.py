@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import tomllib
 from pathlib import Path
@@ -141,33 +140,6 @@ def test_a_killed_run_resumes_to_the_same_bits(model: Path, scenes: Path, tmp_pa
     keys = ("step", "loss", "lr", "grad_norm", "eval/miou")
     lines = [[[line.get(key) for key in keys] for line in read_metrics(path)] for path in (whole, killed)]
     assert lines[0] == lines[1]
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ("no masks", "no images with annotations"),
-        ("a class too many", "class"),
-        ("another size", "size"),
-    ],
-)
-def test_what_it_refuses(model: Path, scenes: Path, tmp_path: Path, run: Run, change: str, said: str) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(scenes, data)
-    for path in (data, *data.rglob("*")):
-        path.chmod(0o755)
-    if change == "no masks":
-        shutil.rmtree(data / "train" / "masks")
-        shutil.rmtree(data / "val" / "masks")
-    for file in (data / "train" / "masks").glob("*.png") if change != "no masks" else ():
-        mask = np.asarray(Image.open(file)).copy()
-        if change == "a class too many":
-            mask[5, 5] = 9
-        else:
-            mask = mask[:20]
-        Image.fromarray(mask).save(file)
-    refused(run(*segment(model, data, tmp_path / "run")), said)
-    assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_flags_that_do_not_go_together(scenes: Path, tmp_path: Path, run: Run) -> None:

@@ -66,7 +66,8 @@ class Annotations(ABC):
 
     @abstractmethod
     def shows_something(self, index: int) -> bool:
-        """Whether image `index` has an object, or a pixel of any class. What cannot be read has none."""
+        """Whether image `index` has an object, or a pixel of any class. Raises OSError and BrokenImage where nobody can
+        tell."""
 
     def called(self, index: int) -> str:
         """The file that tells of image `index`, as it stands in a sentence; empty where one tells of many."""

@@ -230,12 +230,13 @@ class Values:
         return mask
 
     def _unknown(self, values: NDArray[Any]) -> BrokenImage:
-        kinds, counts = np.unique(values, return_counts=True)
+        kinds = np.unique(values)
         shown = [f"#{kind:06x}" if self.is_colour else f"{kind}" for kind in kinds[:_SHOWN].tolist()]
         more = f" and {len(kinds) - _SHOWN:,} more" if len(kinds) > _SHOWN else ""
         what = "colour" if self.is_colour else "value"
+        pixels = "1 pixel has" if len(values) == 1 else f"{len(values):,} pixels have"
         return BrokenImage(
-            f"{int(counts.sum()):,} pixels have the {what}{'s' * (len(kinds) > 1)} {', '.join(shown)}{more}, which "
+            f"{pixels} the {what}{'s' * (len(kinds) > 1)} {', '.join(shown)}{more}, which "
             f"{'are' if len(kinds) > 1 else 'is'} no class"
         )
 

@@ -201,9 +201,13 @@ def _outline(
         if len(ring) < 6:
             tally.add("{n} polygon{s} of fewer than three points {are} left out", where)
             continue
-        rings.append(np.array(ring, np.float64).reshape(-1, 2))
+        points = np.array(ring, np.float64).reshape(-1, 2)
+        if (np.ptp(points, axis=0) == 0).any():
+            tally.add("{n} polygon{s} without an area {are} left out", where)
+            continue
+        rings.append(points)
     if not rings:
-        raise ValueError("none of their polygons has three points")
+        raise ValueError("none of their polygons has three points and an area")
     return rings, None
 
 
@@ -223,6 +227,8 @@ def _runs(value: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.int64]:
         raise ValueError("their run lengths are neither numbers nor COCO's short form")
     if not len(found) or found.min() < 0 or int(found.sum()) != own[0] * own[1]:
         raise ValueError("their run lengths do not make up the image")
+    if not found[1::2].any():
+        raise ValueError("their run lengths have no pixel inside")
     return found
 
 

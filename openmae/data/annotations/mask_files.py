@@ -100,14 +100,11 @@ class MaskFiles(Annotations):
 
     def shows_something(self, index: int) -> bool:
         """Of numbers of classes, whether one of them is not ignored; otherwise whether anything is not 0."""
-        try:
-            found = self.pixels(index)
-            if self.values is None:
-                return any(pixels.any() for pixels in found)
-            mask = self.values.mask(found[0])
-            return bool((mask != ignored_of(mask)).any())
-        except (BrokenImage, OSError):
-            return False
+        found = self.pixels(index)
+        if self.values is None:
+            return any(pixels.any() for pixels in found)
+        mask = self.values.mask(found[0])
+        return bool((mask != ignored_of(mask)).any())
 
     def objects(self, index: int, size: tuple[int, int]) -> Objects:
         """Those of all of its files."""

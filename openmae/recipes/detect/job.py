@@ -148,6 +148,11 @@ class DetectJob(OutlineJob[Detector]):
         """As `said`."""
         return said(self.figures, self.error)
 
+    @property
+    def unreadable(self) -> list[tuple[int, str]]:
+        """As that of `Judged`."""
+        return [] if self.judged is None else self.judged.unreadable
+
     def keep(self, whole: Detector, name: str) -> None:
         """With the images that were done best and worst."""
         statistics = self.opened.start.statistics

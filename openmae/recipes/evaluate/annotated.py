@@ -13,6 +13,7 @@ from openmae.data.annotations.holding import MasksHold
 from openmae.data.annotations.mask_folders import Wanted
 from openmae.data.annotations.matched import matched
 from openmae.data.sources.selection import WHOLE
+from openmae.data.sources.source import Source
 from openmae.errors import UserError
 from openmae.evaluate.suited import suited
 from openmae.files.address import whole_address
@@ -81,14 +82,15 @@ def open_set(settings: Evaluate, loaded: Loaded, workers: int, console: Console)
     return AnnotatedSet(loaded, annotated, run, set_name(settings.data, split, beside))
 
 
-def say_unreadable(found: AnnotatedSet, unreadable: list[tuple[int, str]], data: str, console: Console) -> None:
-    """How many images were of no use, and why the first one was. unreadable: index and reason of each."""
+def say_unreadable(images: Source, unreadable: list[tuple[int, str]], data: str, console: Console) -> None:
+    """How many of the images that judge were of no use, and why the first one was. unreadable: index and reason of
+    each."""
     if not unreadable:
         return
-    images = found.annotated.images
     names = ", ".join(in_a_line(images.name(index)) for index, _ in unreadable[:_FEW])
     console.print(
-        f"{len(unreadable):,} of {several(len(images), 'image')} cannot be read with what they show, and are left out "
+        f"{len(unreadable):,} of {several(len(images), 'image')} cannot be read with what they show, and "
+        f"{'is' if len(unreadable) == 1 else 'are'} left out "
         f"({names}{', ...' if len(unreadable) > _FEW else ''}; the first: {unreadable[0][1]}): see openmae check "
         f"{data}",
         style="yellow",

@@ -34,7 +34,7 @@ def evaluate_detector(settings: Evaluate, loaded: Loaded, console: Console) -> d
             judged = judge(model, statistics, seen.annotated, device, workers, say=say)
         except torch.OutOfMemoryError as error:
             raise UserError(f"{device} ran out of memory", "give --device cpu") from error
-    say_unreadable(seen, judged.unreadable, settings.data, console)
+    say_unreadable(seen.annotated.images, judged.unreadable, settings.data, console)
     if seen.run is None:
         found = found_of(judged, seen.annotated)
     else:

@@ -34,7 +34,7 @@ def evaluate_segmenter(settings: Evaluate, loaded: Loaded, console: Console) -> 
             judged = judge(model, statistics, seen.annotated, device, workers, batch_size=tiles, say=say)
         except torch.OutOfMemoryError as error:
             raise UserError(f"{device} ran out of memory", "give a smaller --batch-size") from error
-    say_unreadable(seen, judged.unreadable, settings.data, console)
+    say_unreadable(seen.annotated.images, judged.unreadable, settings.data, console)
     if seen.run is None:
         found = found_of(judged, seen.annotated)
     else:

@@ -14,6 +14,7 @@ from openmae.data.views.jitter import Jitter
 from openmae.data.views.outlined import OutlinedView
 from openmae.files.address import whole_address
 from openmae.model import ViT, initialize
+from openmae.recipes.evaluate.annotated import say_unreadable
 from openmae.recipes.evaluate.keep import set_name
 from openmae.recipes.outline.opened import Outlined
 from openmae.recipes.training.best import BestWeights
@@ -97,6 +98,11 @@ class OutlineJob(Job[M]):
     def said(self) -> str:
         """The figures of the last look, in a line."""
 
+    @property
+    @abstractmethod
+    def unreadable(self) -> list[tuple[int, str]]:
+        """Of the last look: val images that were of no use, and why."""
+
     @abstractmethod
     def keep(self, whole: M, name: str) -> None:
         """Keeps what the last look found in the run, under the name of the set. The lead alone."""
@@ -176,6 +182,7 @@ class OutlineJob(Job[M]):
         if not self.here.ranks.leads:
             return
         console = self.here.console
+        say_unreadable(self.opened.val.images, self.unreadable, self.course.data, console)
         console.print(f"On the val images: {self.said()}")
         if self.best is not None:
             last = self.best.found(self._last, self.figures[self.headline], self.error, len(self.opened.val))

@@ -120,6 +120,11 @@ class SegmentJob(OutlineJob[Segmenter]):
         """As `said`."""
         return said(self.figures, self.error)
 
+    @property
+    def unreadable(self) -> list[tuple[int, str]]:
+        """As that of `Judged`."""
+        return [] if self.judged is None else self.judged.unreadable
+
     def keep(self, whole: Segmenter, name: str) -> None:
         """With the images that were done best and worst."""
         statistics = self.opened.start.statistics
