@@ -22,7 +22,7 @@ from openmae.evaluate.metrics import accuracy, are_unequal, balanced_accuracy
 from openmae.evaluate.predict import HEADLINE, mean_auroc, measure, standard_error
 from openmae.evaluate.probe import linear_predict
 from openmae.evaluate.rank import rankme
-from openmae.heads import Classifier, Pool
+from openmae.heads import Pool
 from openmae.machine.kinds import Precision
 from openmae.model import ViT, initialize
 from openmae.weights import Loaded
@@ -189,7 +189,7 @@ def _best_place(own: Sequence[Evaluation], kind: Kind) -> Readout:
 
 def _functions(loaded: Loaded, how: How) -> tuple[list[Function], list[tuple[Features, Sequence[Readout | None]]]]:
     """What gives the features of a batch, and of each: what they are called, and where they are taken."""
-    own: Features = "fine-tuned" if isinstance(loaded.model, Classifier) else "pre-trained"
+    own: Features = "fine-tuned" if loaded.encoder_saw_labels else "pre-trained"
     encoder = loaded.encoder.to(how.device)
     functions: list[Function] = [pooled_at(encoder, loaded.statistics, how.places, how.precision)]
     named: list[tuple[Features, Sequence[Readout | None]]] = [(own, how.places)]

@@ -26,6 +26,8 @@ LINKS: dict[Task, Link] = {"classification": "log", "multi-label": "log odds", "
 """How nearest neighbours give their votes, by the task: as a classifier would, whose scores readers take a softmax or a
 sigmoid of."""
 
+_LEARN_LABELS = ("finetune", "segment", "detect")  # jobs, as provenance names them
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -99,6 +101,14 @@ class Loaded:
     def outlines(self) -> str | None:
         """What `openmae segment` or `openmae detect` left: "segmentation" or "detection"; None of other models."""
         return {"segmenter": "segmentation", "detector": "detection"}.get(self.info.get("kind", ""))
+
+    @property
+    def encoder_saw_labels(self) -> bool:
+        """Whether labels may have changed the encoder; of a bank of neighbours, that which it was made with."""
+        if isinstance(self.model, Neighbours):
+            origin = self.info["provenance"].get("pre-training") or {}
+            return origin.get("job") in _LEARN_LABELS
+        return isinstance(self.model, Classifier) or self.outlines is not None
 
     def reading(self, asked: Reading) -> "Loaded":
         """The model for images that are read as its own were, but as is asked."""

@@ -246,9 +246,11 @@ def test_the_papers_probe_trains_a_linear_layer_by_lars(finished: Path, data: Pa
     assert {key: config[key] for key in expected} == expected
     assert config["warmup_epochs"] < 3
     assert "eval/top1" in read_metrics(tmp_path / "p")[-1]
-    code, output, errors = run("knn", tmp_path / "p", data, "--workers", "0")  # a classifier has features too
-    assert code == 0, errors
-    assert "fine-tuned" in output
+    plain, bank = ("--workers", "0", "--no-baselines"), tmp_path / "bank"
+    for model, more in ((tmp_path / "p", ("--out", bank)), (bank, ())):  # a classifier has features too
+        code, output, errors = run("knn", model, data, *plain, *more)
+        assert code == 0, errors
+        assert "fine-tuned" in output
 
 
 def test_settings_that_do_not_go_together(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
