@@ -74,18 +74,43 @@ def linear_probe(
     each image best from the others. Of classes and labels, up to MOST_FOR_ALL_FOLDS images, each of 5 folds chooses it
     by the task's headline figure, of more the first one alone; then all images are used.
     """
-    train = train_features.to(device)
-    directions = Directions.of(train)
-    train = directions(train)
-    outputs, known = len(right.names), None
-    if right.task == "classification":
-        known, numbers = np.unique(right.values, return_inverse=True)
-        right = Answers(right.task, tuple(right.names[label] for label in known), numbers.astype(np.int64))
-    targets = torch.from_numpy(right.values).to(device)
-    targets = targets if right.task == "classification" else targets.to(train.dtype)
-    strength, start = _chosen(train, targets, right, directions.variance, seed, progress)
-    model = fit(train, targets, right.task, strength, directions.variance, start)
-    return LinearProbe(directions, model, strength, outputs, None if known is None else known.astype(np.int64))
+    known = _Known.of(train_features, right, device)
+    strength, start = _chosen(known, seed, progress)
+    return known.probe(strength, start)
+
+
+def probe_of_strength(features: Tensor, right: Answers, strength: float, device: torch.device = CPU) -> LinearProbe:
+    """The linear classifier of features (m, D) whose strength of regularisation is known."""
+    return _Known.of(features, right, device).probe(strength)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a linear classifier learns from: features (m, R) along their directions; the right answers, of classes those
+    that occur, numbered by `classes`; the same as a tensor."""
+
+    features: Tensor
+    directions: Directions
+    right: Answers
+    targets: Tensor
+    outputs: int
+    classes: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, features: Tensor, right: Answers, device: torch.device) -> "_Known":
+        directions = Directions.of(features := features.to(device))
+        features, outputs, classes = directions(features), len(right.names), None
+        if right.task == "classification":
+            present, numbers = np.unique(right.values, return_inverse=True)
+            right = Answers(right.task, tuple(right.names[label] for label in present), numbers.astype(np.int64))
+            classes = present.astype(np.int64)
+        targets = torch.from_numpy(right.values).to(device)
+        targets = targets if right.task == "classification" else targets.to(features.dtype)
+        return cls(features, directions, right, targets, outputs, classes)
+
+    def probe(self, strength: float, start: Linear | None = None) -> LinearProbe:
+        model = fit(self.features, self.targets, self.right.task, strength, self.directions.variance, start)
+        return LinearProbe(self.directions, model, strength, self.outputs, self.classes)
 
 
 def linear_predict(
@@ -101,15 +126,9 @@ def linear_predict(
     return probe(features), probe.strength
 
 
-def _chosen(
-    train: Tensor,
-    targets: Tensor,
-    right: Answers,
-    variance: Tensor,
-    seed: int,
-    progress: Callable[[int, int], None],
-) -> tuple[float, Linear | None]:
+def _chosen(known: _Known, seed: int, progress: Callable[[int, int], None]) -> tuple[float, Linear | None]:
     """The strength with the best figure on held-out folds, the strongest of equals, and a model to begin from."""
+    train, targets, right, variance = known.features, known.targets, known.right, known.directions.variance
     if right.task == "regression":
         return _chosen_for_numbers(train, targets, variance), None
     folds = folds_of(right, seed)

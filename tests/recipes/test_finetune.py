@@ -136,7 +136,7 @@ def test_nearest_neighbours_are_kept_where_they_are_ahead(
     model: Path, data: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a probe that knows nothing; evaluate finds of them what the table has."""
-    nothing = SimpleNamespace(strength=1.0, layer=lambda: (torch.zeros(3, 24), torch.tensor([9.0, 0, 0])))
+    nothing = SimpleNamespace(strength=1e-9, layer=lambda: (torch.zeros(3, 24), torch.tensor([9.0, 0, 0])))
     monkeypatch.setattr(frozen, "linear_probe", lambda *asked: nothing)
     out = tmp_path / "run"
     code, shown, errors = run(*finetune(model, data, out, "--blr 1e-30 --epochs 1"))

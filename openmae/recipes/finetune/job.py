@@ -45,7 +45,7 @@ from openmae.recipes.finetune.choose import choose, settle
 from openmae.recipes.finetune.compared import put_rows, show_compared
 from openmae.recipes.finetune.folds import Told, Trials, keep_ways, with_ways
 from openmae.recipes.finetune.frozen import FOLDER as PROBE_FOLDER
-from openmae.recipes.finetune.frozen import KNN_FOLDER, Frozen, look_at
+from openmae.recipes.finetune.frozen import KNN_FOLDER, Frozen, layer_of_views, look_at
 from openmae.recipes.finetune.labelled import Labelled, open_labelled
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.finetune.scratch import check_scratch, train_beside
@@ -180,17 +180,40 @@ class FinetuneJob(Job[Classifier]):
         train = centred_images(self.model.encoder, statistics, self.labelled.train)
         learnt, judging = (train, self.labelled.right), (self._val, self.labelled.asked)
         found = look_at(self.model, statistics, learnt, judging, self.course.seed, here.workers, here.ranks)
+        self._set_head(found.weight, found.bias)
+        return found
+
+    def fit_head_to_views(self, found: Frozen | None) -> None:
+        """Makes it one to begin learning with, all ranks together; nothing where it is fresh or nothing learns."""
+        course, here = self.course, self.here
+        if found is None or not course.schedule.steps:
+            return
+        layer, right = None, self.labelled.right
+        with here.ranks.together():
+            if here.ranks.leads:
+                at_once = course.schedule.micro_batch
+                views = self.broken.watch(self.stream().batches(0, at_once, here.workers))
+                right = right if self.order is None else right.at(self.order)
+                layer = layer_of_views(self.model, self.labelled.start.statistics, views, right, found)
+        self._set_head(*given(here.ranks.from_lead(layer)))
+
+    def _set_head(self, weight: Tensor, bias: Tensor) -> None:
+        """Of scores in the labels' own unit."""
         head = self.model.head
         with torch.no_grad():
-            head.weight.copy_(found.weight / self.unit.std)
-            head.bias.copy_((found.bias - self.unit.mean) / self.unit.std)
-        return found
+            head.weight.copy_(weight / self.unit.std)
+            head.bias.copy_((bias - self.unit.mean) / self.unit.std)
 
     def prepare(self) -> None:
         """Fits the head, and keeps what the features are worth as they are."""
-        found, here, path = self.fit_head(), self.here, self.here.folder.path
-        if found is None or not here.ranks.leads:
-            return
+        found = self.fit_head()
+        if found is not None and self.here.ranks.leads:
+            self._keep_frozen(found)
+        self.fit_head_to_views(found)
+
+    def _keep_frozen(self, found: Frozen) -> None:
+        """In RUN/probe, RUN/knn and compared.json; where it cannot be, says so."""
+        here, path = self.here, self.here.folder.path
         metric = HEADLINE[self.labelled.asked.task]
         told = "; ".join(f"{row['name']} {shown_value(metric, row['figure'], row['error'])}" for row in found.rows)
         here.console.print(f"Before anything is learnt: {told} ({called(metric)} on val)", soft_wrap=True)
@@ -385,7 +408,7 @@ def _compare(settings: Finetune, labelled: Labelled, here: Here) -> tuple[Finetu
 
     def told(run: Finetuning, part: Labelled) -> Told:
         job = job_of(run, part)
-        job.fit_head()
+        job.fit_head_to_views(job.fit_head())
         training = training_of(job, quiet)
         fit_aside(training)
         with averaged(training.optimizer):
