@@ -96,8 +96,8 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     """For classes of unequal size: weigh the loss by one over the size of the class, or show each class as often."""
 
     head_from: Literal["probe", "fresh"] | None = None
-    """Where the linear layer begins: probe, as the best linear classifier on the features as they are, which `openmae
-    probe` fits (arXiv 2202.10054); fresh, next to zero, as the paper. Default: probe where labels are few."""
+    """Where the linear layer begins: probe, as the best linear classifier of views by the features as they are (arXiv
+    2202.10054); fresh, next to zero, as the paper. Default: probe where labels are few."""
     pool: Pool | None = None
     """What the head reads: the mean of the patch tokens, or the class token. Default: mean, as the paper."""
     batch_norm: bool = False
