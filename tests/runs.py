@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from openmae.cli import main
-from tests.commands import finetune, pretrain, segment
+from tests.commands import detect, finetune, pretrain, segment
 from tests.images import write_colours, write_images
-from tests.scenes import write_scenes
+from tests.scenes import write_objects, write_scenes
 
 
 class Runs:
@@ -59,6 +59,21 @@ class Runs:
         """It, with the classes of `scenes` learnt somewhat."""
         encoder, data = self.scenes_encoder(), self.scenes()
         return self.once("segmenter", lambda out: done(segment(encoder, data, out, "--epochs 40 --blr 1")))
+
+    def objects(self) -> Path:
+        """8 images with discs and squares as COCO has them in train/, 4 in val/."""
+        return self.once("objects", write_objects)
+
+    def objects_encoder(self) -> Path:
+        """A pre-training of two blocks, 24 wide, at 16 x 16 pixels, by the images of `objects`."""
+        images = self.objects() / "train" / "images"
+        return self.once("objects-encoder", lambda out: done(pretrain(images, out, "--depth 2")))
+
+    def detector(self) -> Path:
+        """It, with the objects of `objects` learnt."""
+        encoder, data = self.objects_encoder(), self.objects()
+        flags = "--epochs 40 --batch-size 2 --blr 1 --evaluations 2 --scale 1 1 --channels 16"
+        return self.once("detector", lambda out: done(detect(encoder, data, out, flags)))
 
     def check(self) -> None:
         """Raises AssertionError where something here is no longer as it was made."""

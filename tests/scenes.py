@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 
@@ -76,3 +77,15 @@ def write_objects(folder: Path, train: int = 8, val: int = 4, side: int = 48) ->
         told = {"images": images, "annotations": annotations, "categories": categories}
         (folder / split / "annotations.json").write_text(json.dumps(told))
     return folder
+
+
+def write_geotiff(file: Path, image: np.ndarray, point: bool = False) -> None:
+    """Pixels of 0.5 x 0.25 m from 500,000 m, 4,000,000 m on (UTM 33N): of its corner, or of the first one's middle."""
+    tags = [
+        (33550, "d", 3, (0.5, 0.25, 0.0), True),
+        (33922, "d", 6, (0.0, 0.0, 0.0, 500_000.0, 4_000_000.0, 0.0), True),
+        (34735, "H", 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1 + point, 3072, 0, 1, 32633), True),
+        (34737, "s", 0, "WGS 84 / UTM zone 33N|", True),
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(file, image, photometric="rgb", extratags=tags)

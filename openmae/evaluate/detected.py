@@ -50,11 +50,13 @@ def detected(
     device: torch.device,
     most: int | None = None,
     precision: Precision = "fp32",
+    at_once: int | None = None,
 ) -> Detected:
-    """(H, W, C) as decoded -> the objects in it, at most so many. The model is in evaluation."""
+    """(H, W, C) as decoded -> the objects in it, at most so many, from so many tiles at once (one on a CPU). The model
+    is in evaluation."""
     size = (image.shape[0], image.shape[1])
     windows = [_whole(size, model.encoder.img_size)] if model.fits else _tiles(size, model.encoder.img_size)
-    at_once = 1 if device.type == "cpu" else _AT_ONCE
+    at_once = at_once or (1 if device.type == "cpu" else _AT_ONCE)
     found = list[_Found]()
     for begin in range(0, len(windows), at_once):
         some = windows[begin : begin + at_once]

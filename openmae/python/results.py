@@ -43,8 +43,8 @@ def predict(model: AnyModel, images: Data, *, out: Place | None = None, **settin
     """Says of new images what a fine-tuned model takes them for; gives a row for each, as openmae.knn gives its
     figures.
 
-    images: DATA, image files, or a data set. out: a .csv, .parquet or .jsonl to keep the rows in, of a segmenter a
-    folder for its masks; the same call finds them there, and goes on with what was not finished.
+    images: DATA, image files, or a data set. out: a .csv, .parquet or .jsonl to keep the rows in, of a segmenter
+    or a detector a folder for what it finds; the same call finds them there, and goes on with what was not finished.
     """
     with tempfile.TemporaryDirectory(prefix="openmae-") as folder:
         place = Path(folder) / "predictions.jsonl" if out is None else out

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from openmae.data.annotations.drawing import as_runs, runs
+from openmae.data.annotations.drawing import as_runs, compressed, runs
 from openmae.data.annotations.objects import Objects, Piece, bounds, cut
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.views.statistics import Statistics
@@ -41,6 +41,7 @@ def test_run_lengths_are_those_of_pycocotools(seed: int) -> None:
     counts = as_runs(Piece(top, left, whole[top:, left:]), (height, width))
     encoded = coco_masks.encode(np.asfortranarray(whole.astype(np.uint8)))
     assert coco_masks.frPyObjects({"size": [height, width], "counts": counts}, height, width) == encoded
+    assert compressed(counts) == encoded["counts"].decode()
     again = runs(np.array(counts), (height, width))
     assert (again is None) is (not whole.any())
     if again is not None:

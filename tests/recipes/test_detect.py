@@ -10,43 +10,28 @@ import torch
 from safetensors.torch import load_file
 
 from openmae.train.run import read_metrics
-from tests.commands import Run, pretrain, refused, words
+from tests.commands import Run, detect, refused
 from tests.distributed.by_hand import SHARDED, together
 from tests.processes import run_openmae, started_openmae, steps_saved, wait_for
-from tests.runs import Runs, done
-from tests.scenes import write_objects
-
-SMALL = "--epochs 2 --batch-size 4 --evaluations 1 --precision fp32 --device cpu --workers 0 --channels 8 --img-size 32"
-
-
-def detect(model: object, data: object, out: object, *more: object) -> list[str]:
-    """The words of a short training; `more` as in `tests.commands`."""
-    return ["detect", str(model), str(data), "--out", str(out), *SMALL.split(), *words(*more)]
+from tests.runs import Runs, copy
 
 
 @pytest.fixture(scope="module")
 def scenes(runs: Runs) -> Path:
-    return runs.once("objects", write_objects)
+    return runs.objects()
 
 
 @pytest.fixture(scope="module")
-def model(runs: Runs, scenes: Path) -> Path:
-    """A pre-training of two blocks, 24 wide, at 16 x 16 pixels."""
-    return runs.once("objects-encoder", lambda out: done(pretrain(scenes / "train" / "images", out, "--depth 2")))
+def model(runs: Runs) -> Path:
+    return runs.objects_encoder()
 
 
-def test_it_learns_and_leaves_a_whole_run(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
-    out = tmp_path / "run"
-    flags = "--epochs 90 --blr 0.5 --evaluations 2 --scale 1 1 --channels 16"
-    code, printed, errors = run(*detect(model, scenes, out, flags))
-    assert code == 0, errors
-    assert "2 classes; learnt from 8 images, judged by 4 others" in printed
-    assert "--finest-anchor 8: objects are" in printed
+def test_it_learns_and_leaves_a_whole_run(runs: Runs, scenes: Path, tmp_path: Path, run: Run) -> None:
+    out = copy(runs.detector(), tmp_path / "run")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     looks = [line["eval/mask_ap50"] for line in lines if "eval/mask_ap50" in line]
     assert len(looks) == 2
     assert looks[-1] > 0.6
-    assert f"mask AP50 {100 * looks[-1]:.1f}" in printed
     found = json.loads((out / "results.json").read_text())[f"{scenes} (val)"]["clean"]
     assert found["figures"]["mask_ap50"] == pytest.approx(looks[-1], abs=1e-6)
     assert [one["name"] for one in found["objects"]] == ["disc", "square"]
@@ -76,6 +61,8 @@ def test_every_option_trains(model: Path, scenes: Path, tmp_path: Path, run: Run
     code, printed, errors = run(*detect(model, scenes, out, flags))
     assert code == 0, errors
     assert ("mask AP50" in printed) is ("no-masks" not in flags)
+    assert "2 classes; learnt from" in printed
+    assert "--finest-anchor 8: objects are" in printed
     assert ("learnt from 4 images" in printed) is ("50%" in flags)
 
 

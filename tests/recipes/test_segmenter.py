@@ -24,7 +24,7 @@ from openmae.transfer.segmenter import Segmenter
 from openmae.weights import Loaded, load_model, serialize
 from tests.commands import Run, refused
 from tests.runs import Runs, copy
-from tests.scenes import scene
+from tests.scenes import scene, write_geotiff
 
 
 @pytest.fixture(scope="module")
@@ -186,14 +186,7 @@ def test_what_was_stopped_goes_on_and_gives_the_same(
 @pytest.mark.parametrize("point", [False, True])
 def test_geotiffs_give_masks_and_polygons_where_they_lie(model: Path, tmp_path: Path, run: Run, point: bool) -> None:
     image = scene(np.random.default_rng(1), 40)[0]
-    (tmp_path / "images").mkdir()
-    tags = [
-        (33550, "d", 3, (0.5, 0.25, 0.0), True),
-        (33922, "d", 6, (0.0, 0.0, 0.0, 500_000.0, 4_000_000.0, 0.0), True),
-        (34735, "H", 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1 + point, 3072, 0, 1, 32633), True),
-        (34737, "s", 0, "WGS 84 / UTM zone 33N|", True),
-    ]
-    tifffile.imwrite(tmp_path / "images" / "field.tif", image, photometric="rgb", extratags=tags)
+    write_geotiff(tmp_path / "images" / "field.tif", image, point)
     predicted(run, model, tmp_path / "images", tmp_path / "out")
     (row,) = rows_of(tmp_path / "out")
     assert row["mask"] == "masks/field.tif"

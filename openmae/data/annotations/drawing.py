@@ -5,6 +5,8 @@ outline is walked in steps of a fifth of a pixel, and wherever it crosses the mi
 becomes outside from the next pixel below on, or outside inside. Run lengths go down the columns, outside first.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -99,3 +101,16 @@ def decompressed(text: str) -> NDArray[np.int64]:
     for first in (1, 2):
         numbers[first::2] = np.cumsum(numbers[first::2])
     return numbers
+
+
+def compressed(counts: Sequence[int]) -> str:
+    """Run lengths in COCO's short form: the inverse of `decompressed`."""
+    letters = bytearray()
+    for place, count in enumerate(counts):
+        rest = count - counts[place - 2] if place > 2 else count
+        is_last = False
+        while not is_last:
+            five, rest = rest & 31, rest >> 5
+            is_last = rest == (-1 if five & 16 else 0)
+            letters.append(48 + (five if is_last else five | 32))
+    return letters.decode()

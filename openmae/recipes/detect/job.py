@@ -51,7 +51,8 @@ def run(settings: Detect) -> None:
     best = f", the best by val in {out}/{FOLDER}" if (out / FOLDER).exists() else ""
     console.print(
         f"\nThe model is in {out}{best}. Look at:   {out}/report.html\n"
-        f"  on other images:    openmae evaluate {out} DATA",
+        f"  on other images:    openmae evaluate {out} DATA\n"
+        f"  on unlabelled ones: openmae predict {out} IMAGES --out FOLDER",
         soft_wrap=True,
     )
 

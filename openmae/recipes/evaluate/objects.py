@@ -16,9 +16,9 @@ from openmae.evaluate.detection import Judged, read_objects
 from openmae.files.disk import writing_results
 from openmae.files.whole import write_file
 from openmae.recipes.evaluate.keep import folder_name, update_results
-from openmae.recipes.evaluate.outlined import as_jpeg
 from openmae.report.plots.objects import precision_recall_picture, sizes_picture
 from openmae.report.plots.results import shares_picture
+from openmae.report.sheets.layout import as_jpeg
 from openmae.report.sheets.objects import ShownObjects, object_sheet
 from openmae.transfer.detector import Detector
 

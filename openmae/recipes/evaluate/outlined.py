@@ -1,6 +1,5 @@
 """What is kept of a segmenter that was judged: figures, classes, and the images that it did best and worst."""
 
-import io
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from openmae.files.disk import writing_results
 from openmae.files.whole import write_file
 from openmae.recipes.evaluate.keep import folder_name, update_results
 from openmae.report.plots.results import shares_picture
+from openmae.report.sheets.layout import as_jpeg
 from openmae.report.sheets.outlines import Shown, outline_sheet
 from openmae.transfer.segmenter import Segmenter
 
@@ -82,10 +82,3 @@ def _sheet(judged: Judged, annotated: Annotated, model: Segmenter, statistics: S
             shown.append(Shown(read.image, read.mask, found, annotated.images.shown(read.index), note))
     names = annotated.right.names
     return outline_sheet(shown, names, IGNORED, names[0] == BACKGROUND)
-
-
-def as_jpeg(picture: Image.Image) -> bytes:
-    """A sheet as a file."""
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=90, subsampling=0)
-    return file.getvalue()

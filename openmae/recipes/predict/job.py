@@ -1,4 +1,5 @@
-"""Images that nobody has labelled -> a table of what a fine-tuned model says of them, or a mask of each (masks.py).
+"""Images that nobody has labelled -> a table of what a fine-tuned model says of them, or a folder of what is outlined
+in them (folder.py).
 
 openmae predict runs/classes new/images --out predictions.csv
 openmae predict runs/classes new/images --out predictions.parquet --top-k 5
@@ -62,12 +63,10 @@ def run(settings: Predict) -> None:
     console = make_console()
     loaded = load_model(settings.model, **settings.heads)
     say_origin(loaded, console)
-    if loaded.outlines == "segmentation":
-        from openmae.recipes.predict.masks import predict_masks  # with torchvision, which takes a while
-
-        predict_masks(settings, loaded, console)
+    if loaded.outlines is not None:
+        _predict_outlines(settings, loaded, console)
         return
-    if not settings.out.suffix and not isinstance(loaded.model, Answering) and loaded.outlines is None:
+    if not settings.out.suffix and not isinstance(loaded.model, Answering):
         _ = loaded.segmenter  # which says what to do
     _ = loaded.classifier  # raises where it is none
     check_out(settings.out, *SUFFIXES)
@@ -97,6 +96,16 @@ def run(settings: Predict) -> None:
     if settings.sort is not None:
         with room_on_disk(settings.sort):
             sort_images(settings.sort, settings.sort_by, source, settings.out, predictions, console)
+
+
+def _predict_outlines(settings: Predict, loaded: Loaded, console: Console) -> None:
+    """A folder of what is outlined. Raises UserError, Interrupted."""
+    # with torchvision, which takes a while
+    from openmae.recipes.predict.folder import predict_folder
+    from openmae.recipes.predict.masks import Masks
+    from openmae.recipes.predict.objects import Objects
+
+    predict_folder(Masks if loaded.outlines == "segmentation" else Objects, settings, loaded, console)
 
 
 def _asked(settings: Predict, loaded: Loaded) -> Predictions:

@@ -14,16 +14,17 @@ from PIL import Image, TiffImagePlugin
 
 from openmae.console.words import encodable
 from openmae.data.annotations.annotations import BACKGROUND
-from openmae.data.annotations.tracing import Ring, areas, signed_area
+from openmae.data.annotations.tracing import areas
 from openmae.data.formats.geotiff import DOUBLES, MATRIX, SCALE, TEXTS, TIEPOINTS, Placed
 from openmae.data.sources.listing import EXTENSIONS
 from openmae.data.sources.source import Source
 from openmae.files.spreadsheets import cells
 from openmae.files.whole import write_file
+from openmae.recipes.predict.geojson import POLYGONS, collection, feature
 from openmae.report.sheets.outlines import colours
 
-MASKS, POLYGONS = "masks", "polygons"
-"""The folders."""
+MASKS = "masks"
+"""The folder."""
 _ASCII, _SHORT, _DOUBLE = 2, 3, 12  # TIFF's numbers of types
 
 
@@ -111,26 +112,12 @@ def _tags(where: Placed) -> TiffImagePlugin.ImageFileDirectory_v2:
 
 
 def _polygons(mask: NDArray[np.uint8], names: Sequence[str], where: Placed) -> dict[str, Any]:
-    """GeoJSON in the image's own coordinate system, which it names as GDAL and QGIS read it: a polygon for each area of
-    one class, all but the background's."""
+    """A polygon for each area of one class, all but the background's."""
     features = []
     for index, name in enumerate(names):
         if index == 0 and name == BACKGROUND:
             continue
         for area in areas(mask == index):
-            rings = [_turned(where.on_ground(ring), is_hole=number > 0) for number, ring in enumerate(area.rings)]
-            features.append(
-                {
-                    "type": "Feature",
-                    "properties": {"class": encodable(name), "index": index, "pixels": area.pixels},
-                    "geometry": {"type": "Polygon", "coordinates": [ring.tolist() for ring in rings]},
-                }
-            )
-    system = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{where.epsg}"}}
-    crs = {} if where.epsg is None else {"crs": system}
-    return {"type": "FeatureCollection", **crs, "features": features}
-
-
-def _turned(ring: Ring, is_hole: bool) -> Ring:
-    """Counterclockwise, holes clockwise (RFC 7946, 3.1.6)."""
-    return ring if (signed_area(ring) > 0) is not is_hole else ring[::-1]
+            about = {"class": encodable(name), "index": index, "pixels": area.pixels}
+            features.append(feature(about, [area], where))
+    return collection(features, where)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from openmae.report.sheets.layout import Row, sheet
+from openmae.report.sheets.layout import Colour, Row, sheet
 from openmae.report.sheets.pictures import TAIL
 
 _LONGEST = 448  # pixels a side of a tile before it is drawn
@@ -104,10 +104,23 @@ def outline_sheet(shown: Sequence[Shown], names: Sequence[str], ignored: int, ha
         tiles = [Image.fromarray(as_picture(image))]
         tiles += [overlay(image, mask, palette, ignored, has_background) for mask in masks]
         rows.append(Row([square(tile) for tile in tiles], one.name, one.note))
-    listed = ", ".join(names[1:] if has_background else names)
+    masks = [mask for one in shown for mask in (one.right, one.found) if mask is not None]
+    occurring = {int(value) for mask in masks for value in np.unique(mask)}
+    legend = legend_of(names, palette, occurring - {0} if has_background else occurring)
     if any(one.right is None for one in shown):
-        return sheet(("image", "found"), rows, (224, 224), f"Classes: {listed}.")
-    return sheet(("image", "labelled", "found"), rows, (224, 224), f"Classes: {listed}. Grey: nobody judges.")
+        return sheet(("image", "found"), rows, (224, 224), "", legend)
+    said = "Grey: nobody judges." if ignored in occurring else ""
+    return sheet(("image", "labelled", "found"), rows, (224, 224), said, legend)
+
+
+def legend_of(names: Sequence[str], palette: NDArray[np.uint8], occurring: set[int]) -> list[tuple[Colour, str]]:
+    """Colour and name of the classes that occur."""
+    found = []
+    for number, (name, colour) in enumerate(zip(names, palette.tolist(), strict=False)):
+        if number in occurring:
+            red, green, blue = colour
+            found.append(((red, green, blue), name))
+    return found
 
 
 def square(tile: Image.Image) -> Image.Image:
