@@ -8,7 +8,8 @@ ARCHIVES has nuclei.tar. OUT gets the micrographs, windows of all that are train
 without labels (128 wide, 4 deep, windows of 64 pixels, patches of 8), cells.jsonl with a line for each cell (labels,
 draw, row), and table.md. A draw decides which labels are taken, the order, the views and the fresh weights. Rows: the
 pre-trained encoder; the same from scratch; a U-Net of MONAI's (`pip install monai`, for this row alone) on the same
-windows, as many steps of the same batches. All val micrographs judge, in the same tiles.
+windows, as many steps of the same batches; the pre-trained encoder as it is, under a head that learns. All val
+micrographs judge, in the same tiles.
 """
 
 import argparse
@@ -44,16 +45,16 @@ from openmae.recipes.segment.settings import Segment
 from openmae.recipes.training.job import begun
 from openmae.train.loop import fit
 
-ROWS, LABELS, DRAWS = ("pre-trained", "scratch", "U-Net"), ("5%", "10%", "100%"), (0, 1, 2)
-WINDOW, EPOCHS = 128, 54.0  # of what is pre-trained on: 4,000 steps
+ROWS, LABELS, DRAWS = ("pre-trained", "scratch", "U-Net", "frozen"), ("5%", "10%", "100%"), (0, 1, 2)
+WINDOW, SIDE, EPOCHS = 128, 64, 54.0  # of what is pre-trained on, and how large it is shown; 4,000 steps
 U_NET = (16, 16, 32, 64, 128, 16)  # channels: 1.5 times the multiply-adds of the ViT, 0.6 of its weights
 U_NET_RATE = 2e-3
 QUIET = Console(quiet=True)
 
 
 def write_sets(archives: Path, out: Path) -> None:
-    """OUT/micrographs/{train,val}/{images,masks}, and OUT/windows/train: windows of WINDOW pixels, as they are, that
-    cover each micrograph of train."""
+    """OUT/micrographs/{train,val}/{images,masks}, and OUT/windows/train: windows of WINDOW pixels, shown with
+    SIDE, that cover each micrograph of train."""
     place = out / "micrographs"
     if not place.exists():
         with whole_folder(place) as folder, tarfile.open(archives / "nuclei.tar") as tar:
@@ -74,12 +75,14 @@ def write_sets(archives: Path, out: Path) -> None:
                 for side in (image.height, image.width)
             )
             for top, left in ((int(top), int(left)) for top in tops for left in lefts):
-                image.crop((left, top, left + WINDOW, top + WINDOW)).save(folder / "train" / f"{count:05d}.png")
+                window = image.crop((left, top, left + WINDOW, top + WINDOW))
+                window.resize((SIDE, SIDE), Image.Resampling.BOX).save(folder / "train" / f"{count:05d}.png")
                 count += 1
 
 
 def encoder_of(out: Path) -> Path:
-    """The run that pre-trained it, or goes on doing so. Crops are of the sizes that `segment` draws windows at."""
+    """The run that pre-trained it, or goes on doing so. What it predicts keeps its brightness, and windows are shown half as
+    large as they are: otherwise most of what it predicts is the noise of dark patches (docs/log.md)."""
     run = out / "encoder"
     if not (run / "report.html").exists():
         pretrain(
@@ -93,9 +96,9 @@ def encoder_of(out: Path) -> Path:
                 decoder_embed_dim=64,
                 decoder_depth=1,
                 decoder_num_heads=4,
-                img_size=64,
+                img_size=SIDE,
                 patch_size=8,
-                crop_scale=(0.12, 0.5),
+                norm_pix_loss=False,
                 vflip="on",
                 epochs=EPOCHS,
                 batch_size=64,
@@ -166,6 +169,7 @@ def learnt(row: str, labels: str, draw: int, out: Path) -> dict[str, float]:
         out=run,
         labels=None if labels == "100%" else labels,
         from_scratch=row == "scratch",
+        blocks="0" if row == "frozen" else "all",
         seed=draw,
         workers=0,
         evaluations=1,
@@ -203,6 +207,7 @@ def main() -> None:
     parser.add_argument("archives", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--draws", type=int, default=len(DRAWS))
     for name, known in (("labels", LABELS), ("rows", ROWS)):
         parser.add_argument(f"--{name}", type=lambda text: text.split(","), default=known)
     given = parser.parse_args()
@@ -212,7 +217,9 @@ def main() -> None:
     words = ["git", "rev-parse", "--short", "HEAD"]
     said = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     write_sets(given.archives, given.out)
-    for labels, draw, row in ((labels, draw, row) for labels in given.labels for draw in DRAWS for row in given.rows):
+    for labels, draw, row in (
+        (labels, draw, row) for labels in given.labels for draw in DRAWS[: given.draws] for row in given.rows
+    ):
         if any((x["labels"], x["draw"], x["row"]) == (labels, draw, row) for x in lines):
             continue
         if time.monotonic() - began > 60 * given.minutes:
