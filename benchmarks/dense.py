@@ -81,8 +81,8 @@ def write_sets(archives: Path, out: Path) -> None:
 
 
 def encoder_of(out: Path) -> Path:
-    """The run that pre-trained it, or goes on doing so. What it predicts keeps its brightness, and windows are shown half as
-    large as they are: otherwise most of what it predicts is the noise of dark patches (docs/log.md)."""
+    """The run that pre-trained it, or goes on doing so. Patches keep their brightness, and windows are shown half as
+    large as they are: otherwise most of what is to be predicted is the noise of dark patches (docs/log.md)."""
     run = out / "encoder"
     if not (run / "report.html").exists():
         pretrain(
