@@ -87,6 +87,8 @@ def test_every_option_trains_and_loads(model: Path, scenes: Path, tmp_path: Path
     assert [config[name] for name in ("head", "auxiliary", "dropout", "decay", "layer_decay")] == (
         ["upernet", 0.4, 0.1, "linear", 0.65] if published else ["linear", 0, 0, "cosine", config["layer_decay"]]
     )
+    at_1024 = config["blr"] / 256 * (1024 * config["batch_size"]) ** 0.5
+    assert published or at_1024 == pytest.approx(0.16 if config["blocks"] == "0" else 0.016)
     rates = [line["lr"] for line in read_metrics(out)]
     if published:  # the same way down at each step
         assert rates[-1] - rates[-2] == pytest.approx(rates[-2] - rates[-3])
