@@ -4,10 +4,14 @@ import json
 import math
 import re
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from openmae.console.words import encodable
+from openmae.data.sources.source import Source
 from openmae.errors import UserError
 from openmae.evaluate.corruptions import DEFINITION
 from openmae.evaluate.judge import Judged
@@ -16,7 +20,11 @@ from openmae.files.disk import writing_results
 from openmae.files.parsing import read_json
 from openmae.files.whole import locked, write_file
 from openmae.report.page.run import write_report
+from openmae.report.sheets.layout import as_jpeg
 from openmae.report.sheets.samples import draw_result
+
+_BEST, _WORST = 2, 6  # images in a sheet of outlines
+_MOST_NAMES = 200  # unreadable images that are kept
 
 
 def keep_result(run: Path, judged: Judged, found: dict[str, Any], data: str, split: str, asked: str = "") -> None:
@@ -43,6 +51,35 @@ def set_name(data: str, split: str, asked: str = "") -> str:
     was not when the model learnt, as Selection.beside says it."""
     place = whole_address(data)
     return encodable((place if split == "all" else f"{place} ({split})") + asked)
+
+
+def keep_drawn(
+    run: Path, name: str, found: dict[str, Any], charts: Mapping[str, str], sheet: Image.Image | None
+) -> dict[str, Any]:
+    """Keeps figures of images in which something is outlined, with their pictures, all of it in report.html; gives the
+    figures. name: of the set, as `set_name` gives it; charts: SVG by kind, empty where there is nothing to draw. Raises
+    UserError where something cannot be written."""
+    folder = run / "results" / folder_name(name)
+    files = {f"{kind}.svg": svg.encode() for kind, svg in charts.items() if svg}
+    if sheet is not None:
+        files["outlines.jpg"] = as_jpeg(sheet)
+    with writing_results(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            write_file(folder / file, content)
+    places = {Path(file).stem: str((folder / file).relative_to(run)) for file in files}
+    update_results(run, name, "clean", {**found, "pictures": places})
+    return found
+
+
+def best_and_worst(order: Sequence[int]) -> list[int]:
+    """Which images a sheet shows: the best ones, then the worst. order: from the worst to the best."""
+    return list(dict.fromkeys([*order[: -_BEST - 1 : -1], *order[:_WORST]]))
+
+
+def unread_names(images: Source, unreadable: Sequence[tuple[int, str]]) -> list[str]:
+    """Of images that were of no use, as results.json has them."""
+    return [encodable(images.name(index)) for index, _ in unreadable[:_MOST_NAMES]]
 
 
 def result_picture(run: Path, name: str, kind: str, svg: str) -> str:

@@ -8,22 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from openmae.console.words import encodable
 from openmae.data.annotations.annotations import BACKGROUND, Annotated
 from openmae.data.views.outlined import IGNORED
 from openmae.data.views.statistics import Statistics
 from openmae.evaluate.confusion import overlap_figures, overlaps
 from openmae.evaluate.segmentation import HEADLINE, Judged, read_each, segmented
-from openmae.files.disk import writing_results
-from openmae.files.whole import write_file
-from openmae.recipes.evaluate.keep import folder_name, update_results
+from openmae.recipes.evaluate.keep import best_and_worst, keep_drawn, unread_names
 from openmae.report.plots.results import shares_picture
-from openmae.report.sheets.layout import as_jpeg
 from openmae.report.sheets.outlines import Shown, outline_sheet
 from openmae.transfer.segmenter import Segmenter
-
-_BEST, _WORST = 2, 6  # images in the sheet
-_MOST_NAMES = 200  # unreadable images that are kept
 
 
 def found_of(judged: Judged, annotated: Annotated) -> dict[str, Any]:
@@ -32,7 +25,7 @@ def found_of(judged: Judged, annotated: Annotated) -> dict[str, Any]:
     return {
         "task": "segmentation",
         "images": len(judged.indices),
-        "unreadable": [encodable(annotated.images.name(index)) for index, _ in judged.unreadable[:_MOST_NAMES]],
+        "unreadable": unread_names(annotated.images, judged.unreadable),
         "figures": {name: value for name, value in judged.figures().items() if np.isfinite(value)},
         "errors": {} if error is None else {HEADLINE: error},
         "overlaps": [asdict(one) for one in overlaps(judged.counts.sum(0), names)],
@@ -52,18 +45,9 @@ def keep_outlines(
     name: of the set, as `set_name` gives it. The model is in evaluation. Raises
     UserError where something cannot be written.
     """
-    found = found_of(judged, annotated)
-    folder = run / "results" / folder_name(name)
-    pictures = {"confusion": shares_picture(judged.counts.sum(0), annotated.right.names)}
-    with writing_results(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for kind, svg in pictures.items():
-            write_file(folder / f"{kind}.svg", svg.encode())
-        write_file(folder / "outlines.jpg", as_jpeg(_sheet(judged, annotated, model, statistics)))
-    drawn = {**{kind: f"{kind}.svg" for kind in pictures}, "outlines": "outlines.jpg"}
-    places = {kind: str((folder / file).relative_to(run)) for kind, file in drawn.items()}
-    update_results(run, name, "clean", {**found, "pictures": places})
-    return found
+    charts = {"confusion": shares_picture(judged.counts.sum(0), annotated.right.names)}
+    sheet = _sheet(judged, annotated, model, statistics)
+    return keep_drawn(run, name, found_of(judged, annotated), charts, sheet)
 
 
 def _sheet(judged: Judged, annotated: Annotated, model: Segmenter, statistics: Statistics) -> Image.Image:
@@ -71,7 +55,7 @@ def _sheet(judged: Judged, annotated: Annotated, model: Segmenter, statistics: S
     own = np.array([overlap_figures(counts)[HEADLINE] for counts in judged.counts])
     order = np.argsort(own, kind="stable")
     order = order[np.isfinite(own[order])]
-    chosen = dict.fromkeys([*order[: -_BEST - 1 : -1].tolist(), *order[:_WORST].tolist()])
+    chosen = best_and_worst(order.tolist())
     device = next(model.parameters()).device
     shown = []
     indices = [int(judged.indices[place]) for place in chosen]

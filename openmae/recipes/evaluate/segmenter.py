@@ -1,62 +1,46 @@
 """How good a segmenter is on annotated images: overlap, class by class."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from openmae.console.progress import counting
-from openmae.console.words import in_a_line
-from openmae.errors import UserError
-from openmae.evaluate.segmentation import judge
+from openmae.evaluate.segmentation import Judged, judge
 from openmae.evaluate.tiled import TILES
-from openmae.machine.device import choose_device
-from openmae.machine.workers import workers_for
-from openmae.recipes.evaluate.annotated import open_set, say_kept, say_unreadable
+from openmae.recipes.evaluate.annotated import AnnotatedSet, evaluated, show_classes
 from openmae.recipes.evaluate.outlined import found_of, keep_outlines
 from openmae.recipes.evaluate.settings import Evaluate
-from openmae.report.page.results import shown_figures
 from openmae.weights import Loaded
-
-_MOST_ROWS = 40  # of the table of classes; of more, those that are told worst
 
 
 def evaluate_segmenter(settings: Evaluate, loaded: Loaded, console: Console) -> dict[str, Any]:
-    """Prints the figures, keeps them in the run, and gives them as results.json has them. Raises UserError."""
-    device = choose_device(settings.device)
-    workers = workers_for(settings.workers, device)
-    seen = open_set(settings, loaded, workers, console)
-    model, statistics = seen.loaded.segmenter.to(device), seen.loaded.statistics
-    with counting("segmenting", len(seen.annotated), console) as say:
-        try:
-            tiles = min(TILES, settings.batch_size)
-            judged = judge(model, statistics, seen.annotated, device, workers, batch_size=tiles, say=say)
-        except torch.OutOfMemoryError as error:
-            raise UserError(f"{device} ran out of memory", "give a smaller --batch-size") from error
-    say_unreadable(seen.annotated.images, judged.unreadable, settings.data, console)
-    if seen.run is None:
-        found = found_of(judged, seen.annotated)
-    else:
-        found = keep_outlines(seen.run, judged, seen.annotated, model, statistics, seen.name)
-    show(found, console)
-    say_kept(seen, settings.model, console)
-    return found
+    """As `evaluated`."""
+    return evaluated(settings, loaded, _Segmenting(min(TILES, settings.batch_size)), console)
 
 
-def show(found: dict[str, Any], console: Console) -> None:
-    """Prints the figures, and a row for each class."""
-    for name, value in shown_figures(found["figures"], found["images"], found["errors"]).items():
-        console.print(f"  {name:<28}{value:>16}")
-    rows = found["overlaps"]
-    table = Table("class", "pixels", "IoU", "Dice", "accuracy", "mostly taken for")
-    worst = sorted(rows, key=lambda one: 2 if one["iou"] is None else one["iou"])[:_MOST_ROWS]
-    for one in rows if len(rows) <= _MOST_ROWS else worst:
-        shares = ("-" if one[name] is None else f"{one[name]:.1%}" for name in ("iou", "dice", "accuracy"))
-        taken = "-" if one["taken_for"] is None else in_a_line(one["taken_for"])
-        table.add_row(in_a_line(one["name"]), f"{one['pixels']:,}", *shares, taken)
-    for column in table.columns[1:5]:
-        column.justify = "right"
-    console.print(table)
-    if len(rows) > _MOST_ROWS:
-        console.print(f"The {_MOST_ROWS} worst of {len(rows):,}.")
+@dataclass
+class _Segmenting:
+    """tiles: that go through the model at once."""
+
+    tiles: int
+    doing: str = "segmenting"
+    smaller: str = "give a smaller --batch-size"
+
+    def judge(self, seen: AnnotatedSet, device: torch.device, workers: int, say: Callable[[int], None]) -> Judged:
+        """Of whole images, in tiles."""
+        model, statistics = seen.loaded.segmenter.to(device), seen.loaded.statistics
+        return judge(model, statistics, seen.annotated, device, workers, batch_size=self.tiles, say=say)
+
+    def found(self, seen: AnnotatedSet, judged: Judged) -> dict[str, Any]:
+        """With the images that were done best and worst, where they are kept."""
+        if seen.run is None:
+            return found_of(judged, seen.annotated)
+        model, statistics = seen.loaded.segmenter, seen.loaded.statistics
+        return keep_outlines(seen.run, judged, seen.annotated, model, statistics, seen.name)
+
+    def show(self, found: dict[str, Any], console: Console) -> None:
+        """A row for each class."""
+        shares = {"iou": "IoU", "dice": "Dice", "accuracy": "accuracy"}
+        show_classes(found["overlaps"], "pixels", shares, "iou", console)
