@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,17 @@ def quick(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
         "gently": replace(settings, epochs=2.0, blr=1e-4),
         "as usual": replace(settings, epochs=9.0, blr=0.1),
     }
+
+
+def test_smaller_crops_are_a_way_of_their_own_where_the_usual_ones_are_large() -> None:
+    settings = Finetune("model", "data", "out")
+    for least, names in ((0.7, ["the probe as it is", "gently", "as usual", "with smaller crops"]), (0.4, None)):
+        plain = SimpleNamespace(config={"epochs": 80.0, "blr": 3e-3, "crop_scale": (least, 1.0)})
+        ways = folds._ways(settings, plain)  # type: ignore[arg-type]
+        assert [*ways] == (names or ["the probe as it is", "gently", "as usual"])
+        asked = [(way.epochs, way.crop_scale) for way in ways.values()]
+        assert asked[:3] == [(0.0, None), (30.0, (0.7, 1.0)), (None, None)]
+        assert asked[3:] == [(None, (0.4, 1.0))] * (least > 0.4)
 
 
 def open_words(model: Path, data: Path, out: Path, *more: object) -> list[str]:

@@ -41,6 +41,7 @@ FOLDS = 3
 _WAY = ("minutes", "epochs", "blr", "batch_size", "layer_decay", "crop_scale", "ema_decay")  # settings that say one
 _MOST_SECONDS = 600.0  # of such a comparison
 _GENTLE_EPOCHS, _GENTLE_RATE, _GENTLE_CROP = 0.375, 1 / 3, (0.7, 1.0)  # of the plain way's; measured: docs/log.md
+_SMALL_CROP = (0.4, 1.0)
 
 Told = tuple[Tensor, NDArray[np.int64]]
 """Scores (n, K), and which of the images (n,) they are of."""
@@ -171,7 +172,10 @@ def _ways(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
     gentle = replace(
         settings, epochs=max(1.0, round(_GENTLE_EPOCHS * epochs)), blr=_GENTLE_RATE * blr, crop_scale=_GENTLE_CROP
     )
-    return {"the probe as it is": replace(settings, epochs=0.0), "gently": gentle, "as usual": settings}
+    ways = {"the probe as it is": replace(settings, epochs=0.0), "gently": gentle, "as usual": settings}
+    if plain.config["crop_scale"][0] > _SMALL_CROP[0]:  # which helps or harms by what is asked, not by how many labels
+        ways["with smaller crops"] = replace(settings, crop_scale=_SMALL_CROP)
+    return ways
 
 
 def _held_out(
@@ -198,7 +202,8 @@ def _row(name: str, scores: Tensor, asked: Answers, run: Finetuning) -> dict[str
     metric = HEADLINE[asked.task]
     loss, figures = loss_name(metric), measure(scores, asked)
     steps, rate = run.course.schedule.steps, float(run.config["blr"]) * run.course.schedule.batch_size / 256
-    said = f"{steps:,} steps, a rate of {shown(rate)}" if steps else "no steps"
+    least = float(run.config["crop_scale"][0])
+    said = f"{steps:,} steps, a rate of {shown(rate)}, crops of {least:.0%}" if steps else "no steps"
     return {
         "name": name,
         "figure": figures[metric],
