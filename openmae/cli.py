@@ -45,12 +45,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (module, dataclass, what 
     "predict": (
         "predict.job",
         "Predict",
-        "what a fine-tuned model says of new images, in a table: RUN IMAGES --out FILE.csv",
+        "what a trained model says of new images, in a table, or masks in a folder: RUN IMAGES --out PLACE",
     ),
     "export": ("export.job", "Export", "for timm, transformers, ONNX, ..., checked: MODEL --to FORMAT --out PATH"),
     "push": ("push", "Push", "onto the Hugging Face Hub, with a model card: RUN USER/NAME"),
     "stats": ("stats", "Stats", "mean, deviation and percentiles of your images: DATA"),
-    "check": ("check.job", "Check", "broken files, odd sizes, duplicates, suspicious labels: DATA"),
+    "check": (
+        "check.job",
+        "Check",
+        "broken files, odd sizes, duplicates, suspicious labels, masks that do not fit: DATA",
+    ),
     "pack": ("pack.job", "Pack", "write tar shards of smaller images, which load faster: DATA SHARDS"),
     "doctor": ("doctor.job", "Doctor", "whether this machine can train, and what to mend"),
     "launch": ("launch.job", "Launch", "hand a training to a cluster's scheduler: slurm -- COMMAND ..."),

@@ -75,7 +75,7 @@ def _by_numbers(location: str, masks: Sequence[NDArray[Any]], largest: int) -> H
     raise UserError(
         f"it is not clear whether the masks of {location} hold classes or objects ({looked} have {range_of} numbers "
         f"each, up to {max(numbers)}, {in_one:.0%} of them in one part)",
-        "say it by `masks_hold`: classes or objects",
+        "say it by `masks_hold`: classes or objects; or name the classes in a classes.csv beside the masks",
     )
 
 

@@ -25,6 +25,7 @@ _LARGE = 0.5  # of a window: objects longer than that are cut into pieces by it
 _FINEST, _COARSEST = 4.0, 64.0  # pixels of the smallest anchors
 _WINDOW, _WINDOW_ON_A_CPU = 512, 256  # pixels a side, at most, of windows that are larger than the model's own
 _BOUND = 1000  # objects that a window may have: as many as are proposed
+_MASK_BYTES = 6  # of a pixel of an object of a window: as it is made, as it is asked, and as torchvision draws it small
 _ROOM = 1.5  # of objects found over the most that an image was seen to have
 
 
@@ -49,7 +50,9 @@ def choose(
         values["finest_anchor"] = _finest(sizes, pair(known.img_size), known.resize == "fit")
         values["most_objects"] = _most(sizes)
     values["warmup_epochs"] = warm_up(settings, values)
-    values |= at_once(filled(settings, values), encoder, device, memory)
+    chosen = filled(settings, values)
+    masks = _MASK_BYTES * sizes.most(pair(chosen.img_size), chosen.resize == "fit") if settings.masks else 0
+    values |= at_once(chosen, encoder, device, memory, masks * math.prod(pair(chosen.img_size)))
     return fill(settings, values, console)
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from openmae.console.terminal import make_console
+from openmae.console.words import several
 from openmae.data.loading.outlined import OutlinedBatch
 from openmae.data.views.outlined import Found
 from openmae.errors import of_user
@@ -36,7 +37,7 @@ from openmae.recipes.outline.opened import Outlined, check_both, open_outlined
 from openmae.recipes.training.best import FOLDER
 from openmae.recipes.training.job import begun
 from openmae.recipes.training.kind import Here, JobKind
-from openmae.recipes.training.settings import given
+from openmae.recipes.training.settings import given, pair
 from openmae.train.loop import fit
 from openmae.transfer.detector import CHANNELS, PROPOSED, SAMPLED, Detector
 
@@ -190,7 +191,16 @@ def _open(settings: Detect, here: Here) -> Sighted:
 def _choose(settings: Detect, opened: Sighted, here: Here) -> Detect:
     check_both(settings, opened, here)
     memory = memory_of(here.device, here.ranks)
-    return choose(settings, opened, opened.sizes, here.device, here.console, memory)
+    chosen = choose(settings, opened, opened.sizes, here.device, here.console, memory)
+    seen, most = opened.sizes.most(pair(chosen.img_size), chosen.resize == "fit"), given(chosen.most_objects)
+    if seen > most:
+        here.console.print(
+            f"warning: a window has up to about {several(seen, 'object')}, and no more than --most-objects {most:,} "
+            "are found in one",
+            style="yellow",
+            soft_wrap=True,
+        )
+    return chosen
 
 
 DETECT: Any = JobKind(

@@ -38,6 +38,11 @@ class Sizes:
         ]
         return float(np.mean(counts)) if counts else 1.0
 
+    def most(self, window: tuple[int, int], fits: bool) -> int:
+        """About how many objects a window has at most."""
+        shares = 1.0 if fits else np.minimum(1.0, np.array(window, np.float64) / self.images).prod(1)
+        return math.ceil((self.counts * shares).max(initial=0))
+
     def drawn(self, window: tuple[int, int], fits: bool) -> NDArray[np.float64]:
         """(n,) pixels a side of each object, the root of its area, as a window shows it."""
         sides = np.sqrt(self.boxes.prod(1))

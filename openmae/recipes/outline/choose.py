@@ -62,8 +62,9 @@ def first_rate(encoder: ViT, target: str | None) -> float:
     return 2e-3 if encoder.embed_dim == 768 and target == "norm_pix" else 4e-3
 
 
-def at_once(settings: Outline, encoder: ViT, device: torch.device, memory: int | None) -> Values:
-    """What goes through the model at once, and what is kept of it: what changes speed and memory alone."""
+def at_once(settings: Outline, encoder: ViT, device: torch.device, memory: int | None, asked: int = 0) -> Values:
+    """What goes through the model at once, and what is kept of it: what changes speed and memory alone. asked: bytes of
+    what is asked of a window, where that is much."""
     batch_size = given(settings.batch_size)
     kept_whole = ("off", "a quarter faster, where there is memory enough")
     if device.type != "cpu" or memory is None:
@@ -75,7 +76,8 @@ def at_once(settings: Outline, encoder: ViT, device: torch.device, memory: int |
     except ValueError as error:
         raise of_user(error) from error
     sizes = [size for size in (batch_size, 16, 8, 4, 2, 1) if size <= batch_size]
-    fitting = next((size for size in sizes if _HEADS * rough_step_bytes(seen, size, 2) <= usable), 1)
+    needed = {size: _HEADS * rough_step_bytes(seen, size, 2) + size * asked for size in sizes}
+    fitting = next((size for size in sizes if needed[size] <= usable), 1)
     again = fitting < min(batch_size, 2) and settings.grad_checkpointing == "auto"
     return {
         "micro_batch": (fitting, f"what goes through the model at once, in {size_of(memory)} of memory"),
