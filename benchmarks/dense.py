@@ -8,8 +8,8 @@ ARCHIVES has nuclei.tar. OUT gets the micrographs, windows of all that are train
 without labels (128 wide, 4 deep, windows of 64 pixels, patches of 8), cells.jsonl with a line for each cell (labels,
 draw, row), and table.md. A draw decides which labels are taken, the order, the views and the fresh weights. Rows: the
 pre-trained encoder; the same from scratch; a U-Net of MONAI's (`pip install monai`, for this row alone) on the same
-windows, as many steps of the same batches; the pre-trained encoder as it is, under a head that learns. All val
-micrographs judge, in the same tiles.
+windows, as many steps of the same batches, and half as many, which take the ViT's processor time; the pre-trained
+encoder as it is, under a head that learns. All val micrographs judge, in the same tiles.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import tarfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,12 @@ from openmae.recipes.segment.settings import Segment
 from openmae.recipes.training.job import begun
 from openmae.train.loop import fit
 
-ROWS, LABELS, DRAWS = ("pre-trained", "scratch", "U-Net", "frozen"), ("5%", "10%", "100%"), (0, 1, 2)
+ROWS = ("pre-trained", "scratch", "U-Net", "U-Net in the same time", "frozen")
+LABELS, DRAWS = ("5%", "10%", "100%"), (0, 1, 2)
 WINDOW, SIDE, EPOCHS = 128, 64, 54.0  # of what is pre-trained on, and how large it is shown; 4,000 steps
 U_NET = (16, 16, 32, 64, 128, 16)  # channels: 1.5 times the multiply-adds of the ViT, 0.6 of its weights
 U_NET_RATE = 2e-3
+U_NET_SHARE = 0.5  # of the steps, in the same time
 QUIET = Console(quiet=True)
 
 
@@ -162,7 +164,7 @@ def figures(judged: Judged) -> dict[str, float]:
 
 def learnt(row: str, labels: str, draw: int, out: Path) -> dict[str, float]:
     """Figures of a cell, and the seconds of processor time that it took."""
-    run = out / "runs" / f"{labels.strip('%')}-{draw}-{row}"
+    run = out / "runs" / f"{labels.strip('%')}-{draw}-{row.replace(' ', '-')}"
     settings = Segment(
         model=str(encoder_of(out)),
         data=str(out / "micrographs"),
@@ -178,9 +180,10 @@ def learnt(row: str, labels: str, draw: int, out: Path) -> dict[str, float]:
     with begun(SEGMENT, settings, QUIET) as started:
         job: SegmentJob = started.job
         began = time.process_time()
-        if row == "U-Net":
-            start, here = job.opened.start, job.here
-            model: Any = learnt_u_net(job, job.stream(), draw)
+        if row.startswith("U-Net"):
+            start, here, stream = job.opened.start, job.here, job.stream()
+            steps = round(stream.steps * (1 if row == "U-Net" else U_NET_SHARE))
+            model: Any = learnt_u_net(job, replace(stream, steps=steps), draw)
             judged = judge(model, start.statistics, job.opened.val, here.device, 0, precision="bf16")
         else:
             fit(started.training)
