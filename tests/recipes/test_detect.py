@@ -84,7 +84,7 @@ def test_a_killed_run_resumes_to_the_same_bits(model: Path, scenes: Path, tmp_pa
 
 @pytest.mark.parametrize(
     "more",
-    ["", pytest.param("--shard", marks=SHARDED)],
+    [pytest.param("", marks=pytest.mark.slow), pytest.param("--shard", marks=SHARDED)],
 )
 def test_two_processes_learn_together(model: Path, scenes: Path, tmp_path: Path, more: str) -> None:
     """Windows where class tokens are left out, and parameters that nothing asks."""

@@ -107,7 +107,7 @@ def single(runs: Runs, model: Path, scenes: Path) -> Path:
     ("processes", "more"),
     [
         (1, "--micro-batch 1 --workers 2"),
-        (2, ""),
+        pytest.param(2, "", marks=pytest.mark.slow),
         pytest.param(2, "--shard", marks=SHARDED),
     ],
 )

@@ -71,8 +71,8 @@ class SegmentJob(OutlineJob[Segmenter]):
         """Raises UserError for what cannot be built."""
         try:
             encoder = run.trunk.of(opened.start.encoder, run.course.seed)
-            config, drops = run.config, (run.trunk.drop_path, run.config["dropout"])
-            model = Segmenter(encoder, len(opened.names), config["head"], drops, auxiliary=config["auxiliary"] > 0)
+            config, drops = run.config, (run.trunk.drop_path, run.config["dropout"] or 0.0)
+            model = Segmenter(encoder, len(opened.names), config["head"], drops, auxiliary=bool(config["auxiliary"]))
             model.initialize(torch.Generator().manual_seed(run.course.seed))
             learn_blocks(encoder, encoder.depth if run.trunk.blocks == "all" else float(run.trunk.blocks))
         except ValueError as error:
@@ -88,7 +88,7 @@ class SegmentJob(OutlineJob[Segmenter]):
     def loss(self) -> Callable[[Segmenter, OutlinedBatch], Tensor]:
         """Cross-entropy of the pixels of which a class is asked, over all pixels of the windows, so that micro-batches
         change nothing; as mmsegmentation's. That of the auxiliary head is added, weighted."""
-        statistics, weights = self.opened.start.statistics, (1.0, self.run.config["auxiliary"])
+        statistics, weights = self.opened.start.statistics, (1.0, self.run.config["auxiliary"] or 0.0)
         drops = bool(self.uniform)
 
         def loss(model: Segmenter, batch: OutlinedBatch) -> Tensor:
