@@ -37,7 +37,25 @@ def check_splits(opened: AnnotatedData) -> None:
         assert len(part.right) == len(part)
 
 
-@pytest.mark.parametrize("writer", SEMANTIC)
+def as_roboflow(ending: str) -> Writer:
+    """Masks of other formats, and the list as Roboflow calls it."""
+
+    def make(root: Path) -> None:
+        annotated.semantic(root)
+        (root / "classes.csv").unlink()
+        write(root, "_classes.csv", "Pixel Value, Class\n0, background\n1, cell\n2, dirt\n")
+        for file in sorted(root.glob("*/masks/*.png")):
+            pixels = np.asarray(Image.open(file))
+            if ending == ".npy":
+                np.save(file.with_suffix(ending), pixels)
+            else:
+                Image.fromarray(pixels).save(file.with_suffix(ending))
+            file.unlink()
+
+    return make
+
+
+@pytest.mark.parametrize("writer", [*SEMANTIC, *map(as_roboflow, (".bmp", ".gif", ".npy"))])
 def test_masks_of_classes(writer: Writer, tmp_path: Path) -> None:
     writer(tmp_path)
     opened = open_annotated(str(tmp_path), "segment")
