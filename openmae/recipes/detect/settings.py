@@ -6,6 +6,13 @@ from typing import Literal
 from openmae.errors import UserError
 from openmae.recipes.outline.settings import Outline
 
+GROUPS = {
+    "epochs": "schedule",
+    "scale": "view",
+    "seed": "machine",
+    "masks": "head",
+}  # of --help, by their first setting
+
 
 @dataclass(frozen=True)
 class Detect(Outline):

@@ -6,6 +6,8 @@ from openmae.recipes.outline.settings import Outline
 from openmae.recipes.training.ranges import BELOW_1, FROM_0, check
 from openmae.transfer.kinds import SegmentHead
 
+GROUPS = {"epochs": "schedule", "scale": "view", "seed": "machine", "head": "head"}  # of --help, by their first setting
+
 
 @dataclass(frozen=True)
 class Segment(Outline):
