@@ -6,6 +6,7 @@ told once; or, of a model that learnt from whole images drawn as large as the wi
 Shapes: n objects, H and W pixels of an image, M a side of a mask.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.models.detection.roi_heads import expand_boxes, expand_masks, paste_mask_in_image
+from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from openmae.data.annotations.objects import Objects, Piece
@@ -171,21 +172,17 @@ def _as_objects(found: _Found, size: tuple[int, int], has_masks: bool) -> Detect
 
 
 def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[Piece]:
-    """Masks (n, M, M), 0 to 1, of what is within boxes (n, 4) -> the pixels of each, as torchvision pastes them into
-    the image, but one at a time and no more of the image than the box."""
-    if not len(masks):
-        return []
-    padded, scale = expand_masks(masks[:, None], padding=1)
-    grown = expand_boxes(boxes, scale).to(torch.int64)
-    height, width = size
-    found = []
-    for mask, box in zip(padded[:, 0], grown, strict=True):
-        left, top, right, bottom = box.tolist()
-        left, top = min(max(0, left), width - 1), min(max(0, top), height - 1)
-        right, bottom = max(left, min(right + 1, width)), max(top, min(bottom + 1, height))
-        inside = torch.zeros(0, 0)
-        if right > left and bottom > top:
-            moved = box - torch.tensor([left, top, left, top])
-            inside = paste_mask_in_image(mask, moved, bottom - top, right - left)
-        found.append(Piece(top, left, (inside > detector.OUTLINE).numpy()))
+    """Masks (n, M, M), 0 to 1, of what is within boxes (n, 4) -> the pixels of each, whose middles are inside of the
+    mask as it is drawn over its box, nothing being beside it. One at a time and no more of the image than the box."""
+    limits, found = (size[1], size[0]), []
+    for mask, box in zip(masks, boxes, strict=True):
+        begins, places = list[int](), list[Tensor]()
+        for side, near, far in zip(limits, box[:2].tolist(), box[2:].tolist(), strict=True):
+            begin = min(max(0, math.floor(near)), side - 1)
+            middles = torch.arange(begin, max(begin, min(math.ceil(far), side))) + 0.5
+            begins.append(begin)
+            places.append(2 * (middles - near) / (far - near) - 1)
+        grid = torch.stack(torch.meshgrid(*places, indexing="xy"), dim=-1)
+        inside = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
+        found.append(Piece(begins[1], begins[0], (inside > detector.OUTLINE).numpy()))
     return found

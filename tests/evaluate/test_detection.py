@@ -15,7 +15,7 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
-from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from openmae.data.annotations.drawing import as_runs, compressed, runs
 from openmae.data.annotations.objects import Objects, Piece, bounds, cut
@@ -49,18 +49,53 @@ def test_run_lengths_are_those_of_pycocotools(seed: int) -> None:
         assert again.mask.sum() == whole.sum()
 
 
-def test_masks_are_pasted_as_torchvision_does() -> None:
-    draws, size = torch.Generator().manual_seed(0), (60, 80)
-    masks = torch.rand(200, 28, 28, generator=draws)
-    one, other = (torch.rand(200, 2, generator=draws) * torch.tensor([80, 60]) for _ in range(2))
-    boxes = torch.cat([torch.minimum(one, other), torch.maximum(one, other)], 1)
-    wanted = paste_masks_in_image(masks[:, None], boxes, size)[:, 0] > 0.5
-    for whole, piece in zip(wanted.numpy(), pasted(masks, boxes, size), strict=True):
-        drawn = np.zeros(size, np.bool_)
-        height, width = piece.mask.shape
-        drawn[piece.top : piece.top + height, piece.left : piece.left + width] = piece.mask
-        assert np.array_equal(drawn, whole)
-    assert pasted(masks[:0], boxes[:0], size) == []
+@given(st.integers(0, 2**32 - 1))
+def test_a_box_that_is_full_has_the_pixels_whose_middles_are_in_it(seed: int) -> None:
+    draws, size = np.random.default_rng(seed), (30, 40)
+    corners = draws.uniform(-3, 44, (2, 2))
+    box = np.concatenate([corners.min(0), corners.max(0) + 0.02])
+    box = np.clip(box, 0, [40, 30, 40, 30])
+    if (box[2:] - box[:2]).min() < 0.01:
+        return
+    (piece,) = pasted(torch.ones(1, 28, 28), torch.from_numpy(box[None]).float(), size)
+    drawn = whole(piece, size)
+    down, across = np.mgrid[:30, :40] + 0.5
+    margin = np.min([across - box[0], box[2] - across, down - box[1], box[3] - down], axis=0)
+    assert drawn[margin > (box[2:] - box[:2]).max() / 28].all()  # corners are round
+    assert not drawn[margin < -1e-3].any()
+
+
+def whole(piece: Piece, size: tuple[int, int]) -> np.ndarray:
+    drawn = np.zeros(size, np.bool_)
+    height, width = piece.mask.shape
+    drawn[piece.top : piece.top + height, piece.left : piece.left + width] = piece.mask
+    return drawn
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+def test_what_is_learnt_of_a_mask_lies_where_the_mask_does(scale: int) -> None:
+    """Of small objects, in boxes beside theirs; in an image that is larger than its window, too."""
+    draws = np.random.default_rng(0)
+    down, across = np.mgrid[:48, :48] + 0.5
+    fine = (np.mgrid[: 48 * scale, : 48 * scale] + 0.5) / scale
+    overlaps, shifts = [], []
+    for _ in range(60):
+        y, x, high, wide = *draws.uniform(12, 36, 2), *draws.uniform(2.5, 6, 2)
+        mask = ((down - y) / high) ** 2 + ((across - x) / wide) ** 2 < 1
+        right = ((fine[0] - y) / high) ** 2 + ((fine[1] - x) / wide) ** 2 < 1
+        box = torch.tensor([[x - wide, y - high, x + wide, y + high]]) + torch.from_numpy(draws.uniform(-1, 1, (1, 4)))
+        box = box.float()
+        given_masks = detector.between_pixels(torch.from_numpy(mask[None]))
+        target = project_masks_on_boxes(given_masks, box, torch.zeros(1, dtype=torch.long), 28)
+        (piece,) = pasted(target, box * scale, (48 * scale, 48 * scale))
+        found = whole(piece, right.shape)
+        left, top, far, low = (box[0] * scale).tolist()
+        rows, columns = np.mgrid[: 48 * scale, : 48 * scale] + 0.5
+        seen = right & (rows > top) & (rows < low) & (columns > left) & (columns < far)
+        overlaps.append((found & seen).sum() / (found | seen).sum())
+        shifts.append([np.mean(axis[found]) - np.mean(axis[seen]) for axis in fine])
+    assert np.mean(overlaps) > 0.88
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.06  # pixels of the window; half of one as torchvision has it
 
 
 class Spots(Detector):

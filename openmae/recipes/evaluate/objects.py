@@ -61,6 +61,6 @@ def _sheet(judged: Judged, annotated: Annotated, model: Detector, statistics: St
         if read.objects is not None:
             found = detected(model, statistics, read.image, device, judged.most)
             sure = found.take(found.scores >= SURE).objects
-            note = f"F1 {own[index]:.0%}"
+            note = f"{'best' if index in order[-_BEST:] else 'worst'}: F1 {own[index]:.0%}"
             shown.append(ShownObjects(read.image, read.objects, sure, annotated.images.shown(read.index), note))
     return object_sheet(shown, judged.names) if shown else None

@@ -119,6 +119,8 @@ th, td { text-align: left; vertical-align: top; padding: .3rem 1.2rem .3rem 0; b
   font-variant-numeric: tabular-nums; }
 th { font-weight: normal; color: var(--faint); min-width: 7rem; }
 .numbers { font-size: 1rem; }
+.numbers th { overflow-wrap: break-word; }
+.numbers thead th:not(:first-child) { min-width: 0; }
 .numbers td, .numbers thead th:not(:first-child) { text-align: right; }
 .numbers tbody th { color: var(--ink); }
 .card { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--rule);
@@ -126,6 +128,9 @@ th { font-weight: normal; color: var(--faint); min-width: 7rem; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: .8rem; }
 .curves .card { width: 100%; padding: .4rem; }
 figure { margin: 1rem 0; }
+.curves figure { margin: 0; }
+.curves + * { margin-top: 1.4rem; }
+@media (max-width: 40rem) { .numbers { font-size: .9rem; } .numbers th, .numbers td { padding-right: .7rem; } }
 figcaption { margin-bottom: .3rem; }
 details { border: 1px solid var(--rule); border-radius: .5rem; padding: .5rem .8rem; margin: .6rem 0; }
 summary { cursor: pointer; }

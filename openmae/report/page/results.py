@@ -135,8 +135,10 @@ def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
         pairs_table(shown_figures(figures, clean.get("images"), errors).items()) if isinstance(figures, dict) else "",
         _figure(run, drawn, "scatter", "Predicted over true values"),
         _figure(run, drawn, "confusion", "Confusion matrix: true classes in rows, predicted in columns"),
-        _figure(run, drawn, "precision_recall", "Precision over recall, by the overlap that is asked for"),
-        _figure(run, drawn, "sizes", "Objects found and missed, by their size"),
+        _side_by_side(
+            _figure(run, drawn, "precision_recall", "Precision over recall, by the overlap that is asked for"),
+            _figure(run, drawn, "sizes", "Objects found and missed, by their size"),
+        ),
         _figure(run, drawn, "overview", "Confusion matrix of all classes"),
         _class_table(clean.get("classes")),
         _shares_table(clean.get("overlaps"), "pixels", _OVERLAPS),
@@ -249,6 +251,10 @@ def _corruptions(run: Path, found: dict[str, Any]) -> list[str]:
         pairs_table((name, f"{value:.1%}") for name, value in figures.items() if is_number(value)),
         _figure(run, pictures if isinstance(pictures, dict) else {}, "heat", "Error by kind and severity"),
     ]
+
+
+def _side_by_side(*figures: str) -> str:
+    return f'<div class="curves">{"".join(figures)}</div>' if any(figures) else ""
 
 
 def _figure(run: Path, pictures: dict[str, Any], name: str, alt: str) -> str:

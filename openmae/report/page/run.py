@@ -76,7 +76,8 @@ def _run_page(run: Path) -> list[str]:
     starts = _starts(run)
     model = _read_json(run / "model.json")
     model = model if isinstance(model, dict) else {}
-    is_classifier = model.get("kind") == "classifier"
+    kind = model.get("kind")
+    is_classifier = kind == "classifier"
     return [
         facts(
             {
@@ -89,7 +90,7 @@ def _run_page(run: Path) -> list[str]:
         folds_section(_read_json(run / CROSS_VALIDATION)),
         *results_sections(run, _read_json(run / "results.json")),
         _evaluations(run),
-        _curves(metrics, is_classifier),
+        _curves(metrics, kind),
         _pictures(run / "pictures"),
         _broken_files(run / "broken.txt"),
         section("Settings", settings_table(config)),
@@ -272,7 +273,7 @@ def _said_of_data(entries: list[dict[str, Any]]) -> str:
     return "; ".join(parts) + "."
 
 
-def _curves(metrics: list[dict[str, Any]], is_classifier: bool) -> str:
+def _curves(metrics: list[dict[str, Any]], kind: Any) -> str:
     figures = "".join(
         picture(svg.encode(), "image/svg+xml", f"{title} over training steps") for title, svg in curves(metrics).items()
     )
@@ -283,7 +284,12 @@ def _curves(metrics: list[dict[str, Any]], is_classifier: bool) -> str:
         "figures (<code>openmae knn</code>, <code>openmae probe</code>), and compare losses only between runs of "
         "the same target and masking.</p>"
     )
-    if is_classifier:
+    if kind in ("segmenter", "detector"):
+        advice = paragraph(
+            "The loss is of windows that are drawn larger and smaller and mirrored, and no measure of what is found: "
+            "the figures on val are. Where these fall while the loss falls, fewer epochs would have done."
+        )
+    elif kind == "classifier":
         advice = paragraph(
             "Where the settings below have augmentation, mixup, cutmix or label smoothing, training images are harder "
             "than val images, and the training loss may stay far above the val loss. A val loss that rises while the "

@@ -20,7 +20,11 @@ _FEW = 12  # points or fewer are marked, and not smoothed
 _LARGEST = 1e100
 
 
-_SAID = {"top1": "top-1", "top5": "top-5", "mean_ap": "mean average precision", "knn_top1": "kNN top-1"}
+_SAID = {
+    **{"top1": "top-1", "top5": "top-5", "mean_ap": "mean average precision", "knn_top1": "kNN top-1"},
+    **{"miou": "mIoU", "dice": "mean Dice", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "class accuracy"},
+    **{f"{kind}_ap{more}": f"{kind} AP{more}" for kind in ("mask", "box") for more in ("", "50", "75")},
+}
 
 
 def curves(metrics: Metrics) -> dict[str, str]:
