@@ -72,8 +72,8 @@ class Runs:
     def detector(self) -> Path:
         """It, with the objects of `objects` learnt."""
         encoder, data = self.objects_encoder(), self.objects()
-        flags = "--epochs 40 --batch-size 2 --blr 1 --evaluations 2 --scale 1 1 --channels 16"
-        return self.once("detector", lambda out: done(detect(encoder, data, out, flags)))
+        flags = "--epochs 50 --batch-size 2 --blr 0.4 --clip-grad 1 --layer-decay 1 --evaluations 2 --scale 1 1"
+        return self.once("detector", lambda out: done(detect(encoder, data, out, flags, "--channels 16")))
 
     def check(self) -> None:
         """Raises AssertionError where something here is no longer as it was made."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -194,3 +195,33 @@ def test_what_predict_refuses(model: Path, scenes: Path, tmp_path: Path, run: Ru
     refused(run("predict", model, images, "--out", tmp_path / "a", "--threshold", "2"), "--threshold", "0 to 1")
     refused(run("predict", model, images, "--out", tmp_path / "a", "--top-k", "2"), "--top-k is for classes of whole")
     assert not (tmp_path / "a").exists()
+
+
+# ---------------------------------------------------------------- export
+
+
+def test_as_onnx_with_as_many_objects_as_there_are(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "served.onnx"
+    code, printed, errors = run("export", model, "--to", "onnx", "--out", out, "--data", scenes)
+    assert code == 0, errors
+    assert "on 8 images: objects differ" in printed
+    assert "0 disc, 1 square" in printed
+    assert b"/tmp" not in out.read_bytes()
+    loaded, session = load_model(model), onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    counts = set()
+    for seed in range(3):
+        pixels = torch.from_numpy(scene(np.random.default_rng(seed), 32)[0])[None].permute(0, 3, 1, 2)
+        image = loaded.statistics.normalize(pixels if seed else pixels * 0 + 110)
+        boxes, scores, classes, masks = session.run(None, {"images": image.numpy()})
+        with torch.no_grad():
+            (right,) = loaded.detector.eval()(image)
+        assert right.masks is not None
+        np.testing.assert_allclose(boxes, right.boxes, atol=1e-3)
+        np.testing.assert_allclose(scores, right.scores, atol=1e-4)
+        np.testing.assert_array_equal(classes, right.classes)
+        np.testing.assert_allclose(masks, right.masks, atol=1e-4)
+        counts.add(len(boxes))
+    assert len(counts) > 1
+    said = json.loads(out.with_suffix(".json").read_text())
+    assert said["class_names"] == ["disc", "square"]
+    refused(run("export", model, "--to", "pt2", "--out", tmp_path / "a.pt2"), "--to safetensors or onnx")

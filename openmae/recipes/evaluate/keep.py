@@ -72,9 +72,11 @@ def keep_drawn(
     return found
 
 
-def best_and_worst(order: Sequence[int]) -> list[int]:
-    """Which images a sheet shows: the best ones, then the worst. order: from the worst to the best."""
-    return list(dict.fromkeys([*order[: -_BEST - 1 : -1], *order[:_WORST]]))
+def best_and_worst(order: Sequence[int]) -> dict[int, str]:
+    """Which images a sheet shows, and which of both each is: the best ones, then the worst. order: from the worst to
+    the best."""
+    best = dict.fromkeys(order[: -_BEST - 1 : -1], "best")
+    return {**best, **{place: "worst" for place in order[:_WORST] if place not in best}}
 
 
 def unread_names(images: Source, unreadable: Sequence[tuple[int, str]]) -> list[str]:

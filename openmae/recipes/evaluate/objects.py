@@ -57,10 +57,10 @@ def _sheet(judged: Judged, annotated: Annotated, model: Detector, statistics: St
     chosen = best_and_worst(order)
     device = next(model.parameters()).device
     shown = []
-    for index, read in zip(chosen, read_objects(annotated, statistics.pixels, chosen, 0), strict=True):
+    for index, read in zip(chosen, read_objects(annotated, statistics.pixels, [*chosen], 0), strict=True):
         if read.objects is not None:
             found = detected(model, statistics, read.image, device, judged.most)
             sure = found.take(found.scores >= SURE).objects
-            note = f"{'best' if index in order[-_BEST:] else 'worst'}: F1 {own[index]:.0%}"
+            note = f"{chosen[index]}: F1 {own[index]:.0%}"
             shown.append(ShownObjects(read.image, read.objects, sure, annotated.images.shown(read.index), note))
     return object_sheet(shown, judged.names) if shown else None

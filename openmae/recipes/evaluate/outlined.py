@@ -62,7 +62,7 @@ def _sheet(judged: Judged, annotated: Annotated, model: Segmenter, statistics: S
     for place, read in zip(chosen, read_each(annotated, statistics.pixels, indices, 0), strict=True):
         if read.image is not None and read.mask is not None:
             found: NDArray[np.uint8] = segmented(model, statistics, read.image, device)
-            note = f"{'best' if place in order[-_BEST:] else 'worst'}: mIoU {own[place]:.0%}"
+            note = f"{chosen[place]}: mIoU {own[place]:.0%}"
             shown.append(Shown(read.image, read.mask, found, annotated.images.shown(read.index), note))
     names = annotated.right.names
     return outline_sheet(shown, names, IGNORED, names[0] == BACKGROUND)

@@ -75,10 +75,10 @@ FORMATS: dict[str, Format] = {
 def run(settings: Export) -> None:
     """Writes, reads it again with the other library, compares, and only then puts it in its place. Raises UserError."""
     console = make_console()
-    form = FORMATS[settings.to]
-    _check_out(settings, form)
+    _check_out(settings, FORMATS[settings.to])
     loaded = load_model(settings.model, **settings.heads).reading(settings.reading)
     _check_format(settings, loaded)
+    form = _form_of(settings, loaded)
     console.print(f"{settings.model}: {described(loaded)}")
     say_origin(loaded, console)
     data = None
@@ -122,11 +122,20 @@ def run(settings: Export) -> None:
     console.print(f"  {form.usage(loaded, settings.out)}", soft_wrap=True, highlight=False)
 
 
+def _form_of(settings: Export, loaded: Loaded) -> Format:
+    """The format, as it holds this model."""
+    if settings.to == "onnx" and loaded.outlines == "detection":
+        from openmae.recipes.export.formats import detections  # with torchvision, which takes a while
+
+        return Format((".onnx",), detections.write_objects, detections.compare_objects, detections.usage_objects)
+    return FORMATS[settings.to]
+
+
 def _check_format(settings: Export, loaded: Loaded) -> None:
     """Raises UserError where the format cannot hold what the model has learnt."""
     if loaded.outlines is None:
         return
-    kinds = ("safetensors", "onnx", "pt2") if loaded.outlines == "segmentation" else ("safetensors",)
+    kinds = ("safetensors", "onnx", "pt2") if loaded.outlines == "segmentation" else ("safetensors", "onnx")
     if settings.to not in kinds:
         has_no = {"onnx": "is not written for", "pt2": "is not written for"}.get(settings.to, "has no layers for")
         raise UserError(

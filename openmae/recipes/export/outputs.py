@@ -11,8 +11,10 @@ MOST_SAID = 12  # names in a line
 def order(loaded: Loaded) -> list[str]:
     """Sentences: the names in the order of the outputs, and which readers of folders have another."""
     names: list[str] | None = loaded.info.get("class_names")
-    if names is None or loaded.outlines == "detection":
+    if names is None:
         return []
+    if loaded.outlines == "detection":
+        return [f"Classes of the objects: {listed(names)}"]
     if loaded.outlines is not None:
         return [f"Channels of the scores, the class of a pixel being that of the largest: {listed(names)}"]
     if not isinstance(loaded.model, Answering):

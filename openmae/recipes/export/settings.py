@@ -21,7 +21,7 @@ class Export(AskedDecoderHeads, AskedFiles, AskedReading):
     """safetensors: openmae's own file. timm: for timm.create_model. hf-mae, hf-vit: a folder for transformers, with the
     decoder (ViTMAEForPreTraining) or without it (ViTModel, ViTForImageClassification or, of a mean of patches,
     BeitForImageClassification). onnx, pt2: a graph for onnxruntime or torch.export, for any number of images;
-    of a segmenter, of (B, K, H, W) scores."""
+    of a segmenter, of (B, K, H, W) scores. onnx of a detector: the objects of one window."""
     out: Annotated[Path, arg(metavar="PATH")]
     """A file that ends in .safetensors (for timm too), .onnx or .pt2; for hf-mae and hf-vit a folder. NAME.json beside
     the file, model.json in the folder, says what it is and how to prepare images."""

@@ -120,6 +120,7 @@ th, td { text-align: left; vertical-align: top; padding: .3rem 1.2rem .3rem 0; b
 th { font-weight: normal; color: var(--faint); min-width: 7rem; }
 .numbers { font-size: 1rem; }
 .numbers th { overflow-wrap: break-word; }
+.numbers td { white-space: nowrap; }
 .numbers thead th:not(:first-child) { min-width: 0; }
 .numbers td, .numbers thead th:not(:first-child) { text-align: right; }
 .numbers tbody th { color: var(--ink); }

@@ -80,12 +80,17 @@ def usage(loaded: Loaded, out: Path) -> str:
 
 def runner(out: Path) -> Callable[[Tensor], Tensor]:
     """A function from images (B, C, H, W), normalised, to the graph's output, computed by onnxruntime on the CPU."""
+    session = session_of(out)
+    return lambda images: torch.from_numpy(session.run(None, {INPUT: images.contiguous().numpy()})[0])
+
+
+def session_of(out: Path) -> Any:
+    """onnxruntime's, on the CPU."""
     runtime = import_packages()
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; it warns of what it makes faster
     options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(str(out), options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {INPUT: images.contiguous().numpy()})[0])
+    return runtime.InferenceSession(str(out), options, providers=["CPUExecutionProvider"])
 
 
 def import_packages() -> Any:
