@@ -63,8 +63,9 @@ def counted(counts: Counter[str] | Counter[int]) -> str:
 
 
 def several(count: int, what: str) -> str:
-    """1 shard, 2,000 shards."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+    """1 shard, 2,000 shards, 3 classes."""
+    ending = "" if count == 1 else "es" if what.endswith("s") else "s"
+    return f"{count:,} {what}{ending}"
 
 
 def images(count: int) -> str:

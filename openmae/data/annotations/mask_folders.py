@@ -182,7 +182,7 @@ def _by_list(reading: _Reading, look: list[NDArray[Any]], lists: ClassList) -> t
             "add columns r, g and b to it, or a column color such as #ff8000",
         )
     values = Values.of(lists.colours if is_colour else lists.indices, len(lists.names), is_colour)
-    said = f"{several(len(lists.names), 'class').replace('classs', 'classes')} by {'colour' if is_colour else 'number'}"
+    said = f"{several(len(lists.names), 'class')} by {'colour' if is_colour else 'number'}"
     return reading.as_held("values", lists.names, values), [Note(f"The masks hold {said}, as {lists.file} names them")]
 
 

@@ -88,7 +88,7 @@ def open_set(settings: Evaluate, loaded: Loaded, workers: int, console: Console)
     known, then = learnt_from(model, loaded), selected_then(loaded)
     part = "" if split == "all" else f" ({split})"
     console.print(
-        f"{loaded.outlines}, {several(len(names), 'class').replace('classs', 'classes')}; "
+        f"{loaded.outlines}, {several(len(names), 'class')}; "
         f"{several(len(annotated), 'image')} of {settings.data}{part}",
         highlight=False,
         soft_wrap=True,

@@ -139,7 +139,7 @@ def predict_folder(finder: type[Finder], settings: Predict, loaded: Loaded, cons
     check_levels(loaded.name, loaded.statistics, source, workers, console)
     names: list[str] = loaded.info["class_names"]
     images_of = images_said(len(source), data.location, settings.split)
-    said = several(len(names), "class").replace("classs", "classes")
+    said = several(len(names), "class")
     console.print(f"{loaded.outlines}, {said}; {images_of}", highlight=False, soft_wrap=True)
     model: Any = loaded.model
     about = {
