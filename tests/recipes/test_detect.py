@@ -66,6 +66,7 @@ def test_every_option_trains(model: Path, scenes: Path, tmp_path: Path, run: Run
     assert ("learnt from 4 images" in printed) is ("50%" in flags)
 
 
+@pytest.mark.slow  # the loop, the order and the checkpoints are segment's too, whose test is not
 def test_a_killed_run_resumes_to_the_same_bits(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flags = "--epochs 3 --drop-path 0.2 --ema-decay 0.9 --checkpoint-minutes 0 --evaluations 2"

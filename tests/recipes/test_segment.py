@@ -108,7 +108,7 @@ def single(runs: Runs, model: Path, scenes: Path) -> Path:
     [
         (1, "--micro-batch 1 --workers 2"),
         pytest.param(2, "", marks=pytest.mark.slow),
-        pytest.param(2, "--shard", marks=SHARDED),
+        pytest.param(2, "--shard", marks=(SHARDED, pytest.mark.slow)),  # detect's is not
     ],
 )
 def test_how_it_is_shared_out_changes_nothing(
