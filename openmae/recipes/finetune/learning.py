@@ -1,0 +1,308 @@
+"""What a fine-tuning learns and leaves: the part of the run that the loop does not know."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openmae.data.loading.in_order import CentredImages
+from openmae.data.loading.memory import in_memory
+from openmae.data.loading.stream import Batch, Stream
+from openmae.data.sources.selection import Selection
+from openmae.data.views.crop import View
+from openmae.evaluate.features import centred_images
+from openmae.evaluate.judge import Judged, judge
+from openmae.evaluate.knn import TEMPERATURE, K, neighbours_of
+from openmae.evaluate.predict import HEADLINE, SHARES, measure, predict, said, standard_error
+from openmae.files.address import whole_address
+from openmae.files.whole import whole_folder
+from openmae.heads import Answering, Classifier
+from openmae.machine.kinds import Precision
+from openmae.recipes.evaluate.keep import keep_result
+from openmae.recipes.finetune.build import Finetuning, build, finish_of
+from openmae.recipes.finetune.compared import put_rows
+from openmae.recipes.finetune.folds import Told, keep_ways
+from openmae.recipes.finetune.frozen import FOLDER as PROBE_FOLDER
+from openmae.recipes.finetune.frozen import KNN_FOLDER, Frozen, layer_of_views, look_at
+from openmae.recipes.finetune.labelled import Labelled
+from openmae.recipes.finetune.loss import Unit, balanced, loss_of
+from openmae.recipes.training.best import FOLDER, BestWeights
+from openmae.recipes.training.broken import BrokenFiles
+from openmae.recipes.training.kind import Here, Job, Look
+from openmae.recipes.training.schedule import evenly
+from openmae.recipes.training.settings import given
+from openmae.report.page.compared import BEST, FINETUNED
+from openmae.report.page.results import called, shown_value
+from openmae.train.checkpoint import save_model
+from openmae.train.optimizers import adamw, keep_average, lars, layer_scale
+from openmae.weights import model_json
+
+MOST_VALIDATED = 256  # images at once
+
+
+class FinetuneJob(Job[Classifier]):
+    """Learns labels; is judged by the val images as it goes on. figures: those of the last look at them."""
+
+    def __init__(self, run: Finetuning, labelled: Labelled, here: Here) -> None:
+        """Raises UserError for what cannot be built."""
+        self.run, self.labelled, self.here, self.course = run, labelled, here, run.course
+        self.model = build(run.head, labelled.start.encoder, len(labelled.right.names), run.course.seed)
+        self.averages = (1 if run.rule.optimizer == "lars" else 2) + bool(run.rule.ema_decay)
+        right = labelled.right
+        self.order = balanced(right, run.course.seed) if run.balance == "sampling" else None
+        shown = labelled.train if self.order is None else labelled.train.take(self.order)
+        self.broken = BrokenFiles(shown, here.folder, run.course.max_broken)
+        self.unit = Unit(right)
+        self.finishing = finish_of(run, labelled.start.statistics)
+        self.figures: dict[str, float] = {}
+        self.judged: Judged | None = None
+        self.best: BestWeights | None = None
+        self.looked = evenly(self.course.schedule.steps, max(1, run.evaluations))
+        if run.keep_best is not None and here.ranks.leads:
+            self.best = BestWeights(here.folder.path, run.keep_best, here.folder.has_begun, here.console)
+
+    def stream(self) -> Stream:
+        """Augmented views, of smaller classes more often where they are balanced."""
+        run, encoder = self.run, self.model.encoder
+        loaded, pixels = in_memory(
+            self.labelled.train, self.labelled.start.statistics.pixels, run.head.img_size, self.here.workers
+        )
+        down, across = encoder.patch_size
+        noise = 2 * encoder.depth if run.head.drop_path else 0
+        return Stream(
+            loaded if self.order is None else loaded.take(self.order),
+            View(pixels, run.head.img_size, (down, across), run.augmentation, self.finishing, noise),
+            None,
+            self.course.schedule.batch_size,
+            self.course.schedule.steps,
+            self.course.seed,
+        )
+
+    def loss(self) -> Callable[[Classifier, Batch], Tensor]:
+        """As the labels are."""
+        start, right = self.labelled.start, self.labelled.right
+        return loss_of(self.run, start.statistics, right, self.order, self.here.device)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW with layer-wise decay (Tables 9 and 11), or LARS (Table 10)."""
+        rule = self.run.rule
+        optimizer: torch.optim.Optimizer
+        if rule.optimizer == "lars":
+            optimizer = lars(self.model)
+        else:
+            scale = layer_scale(rule.layer_decay, self.model.encoder.depth)
+            betas = (0.9, 0.95) if self.labelled.start.target is None else (0.9, 0.999)
+            optimizer = adamw(self.model, betas, rule.weight_decay, scale)
+        if rule.ema_decay:
+            keep_average(optimizer, rule.ema_decay)
+        return optimizer
+
+    def looks(self) -> Mapping[int, Look[Classifier]]:
+        """The val images are classified, evenly over the run and at its end."""
+        return dict.fromkeys(self.looked, self._validate)
+
+    def begin(self) -> None:
+        """Which ways were compared before."""
+        if self.here.ranks.leads and not self.here.folder.has_begun:
+            keep_ways(self.here.folder.path, self.labelled.ways)
+
+    def fit_head(self) -> Frozen | None:
+        """The head is fitted to the features as they are, where it begins so; what that is worth."""
+        if not self.run.head.from_probe:
+            return None
+        statistics, here = self.labelled.start.statistics, self.here
+        train = centred_images(self.model.encoder, statistics, self.labelled.train)
+        learnt, judging = (train, self.labelled.right), (self._val, self.labelled.asked)
+        found = look_at(self.model, statistics, learnt, judging, self.course.seed, here.workers, here.ranks)
+        self._set_head(found.weight, found.bias)
+        return found
+
+    def fit_head_to_views(self, found: Frozen | None) -> None:
+        """Makes it one to begin learning with, all ranks together; nothing where it is fresh or nothing learns."""
+        course, here = self.course, self.here
+        if found is None or not course.schedule.steps:
+            return
+        layer, right = None, self.labelled.right
+        with here.ranks.together():
+            if here.ranks.leads:
+                at_once = course.schedule.micro_batch
+                views = self.broken.watch(self.stream().batches(0, at_once, here.workers))
+                right = right if self.order is None else right.at(self.order)
+                layer = layer_of_views(self.model, self.labelled.start.statistics, views, right, found)
+        self._set_head(*given(here.ranks.from_lead(layer)))
+
+    def _set_head(self, weight: Tensor, bias: Tensor) -> None:
+        """Of scores in the labels' own unit."""
+        head = self.model.head
+        with torch.no_grad():
+            head.weight.copy_(weight / self.unit.std)
+            head.bias.copy_((bias - self.unit.mean) / self.unit.std)
+
+    def prepare(self) -> None:
+        """Fits the head, and keeps what the features are worth as they are."""
+        found = self.fit_head()
+        if found is not None and self.here.ranks.leads:
+            self._keep_frozen(found)
+        self.fit_head_to_views(found)
+
+    def _keep_frozen(self, found: Frozen) -> None:
+        """In RUN/probe, RUN/knn and compared.json; where it cannot be, says so."""
+        here, path = self.here, self.here.folder.path
+        metric = HEADLINE[self.labelled.asked.task]
+        told = "; ".join(f"{row['name']} {shown_value(metric, row['figure'], row['error'])}" for row in found.rows)
+        here.console.print(f"Before anything is learnt: {told} ({called(metric)} on val)", soft_wrap=True)
+        try:
+            if self.course.schedule.steps:
+                with whole_folder(path / PROBE_FOLDER) as aside:
+                    self._save(self.model, 0, aside, {"strength": found.strength})
+            else:  # it is what the run leaves
+                found.rows[-1]["weights"] = ""
+            self._keep_neighbours(found)
+            put_rows(path, self._about, found.rows, begins=True)
+        except OSError as error:
+            said = f"warning: what is simpler is not kept: {error}"
+            here.console.print(said, style="yellow", soft_wrap=True)
+
+    def _keep_neighbours(self, found: Frozen) -> None:
+        """RUN/knn, where they did better than the probe. Raises OSError."""
+        place = self.here.folder.path / KNN_FOLDER
+        shutil.rmtree(place, ignore_errors=True)  # of another run
+        if found.bank is None:
+            return
+        model = neighbours_of(self.model.encoder, found.bank, K, TEMPERATURE)
+        with whole_folder(place) as aside:
+            save_model(aside, model, self._info(model, 0, {}))
+        found.rows[0]["weights"] = KNN_FOLDER
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        """For compared.json."""
+        return {"metric": HEADLINE[self.labelled.asked.task], "images": len(self.labelled.val)}
+
+    def is_enough(self, step: int) -> bool:
+        """Where no look of so many was better than the best."""
+        if self.best is None or self.run.patience is None:
+            return False
+        return self.best.is_enough(self.run.patience, self.looked, step, self.course.schedule.steps)
+
+    def beside(self, views: float) -> float:
+        """The val images, which only go forward, a third of a step's work."""
+        return max(1, self.run.evaluations) * len(self.labelled.val) / 3
+
+    @cached_property
+    def _val(self) -> CentredImages:
+        """Decoded in memory where they are small."""
+        start = self.labelled.start
+        val, pixels = in_memory(self.labelled.val, start.statistics.pixels, self.run.head.img_size, self.here.workers)
+        return replace(centred_images(self.model.encoder, start.statistics, val), pixels=pixels)
+
+    def told(self, whole: Classifier, precision: Precision = "fp32") -> Told:
+        """What it says of the val images, in the labels' own unit."""
+        here, statistics = self.here, self.labelled.start.statistics
+        scores, indices = predict(
+            whole,
+            statistics,
+            self._val,
+            here.device,
+            here.workers,
+            MOST_VALIDATED,
+            precision=precision,
+            ranks=here.ranks,
+        )
+        return self.unit.of_labels(scores), indices
+
+    def _validate(self, whole: Classifier, step: int) -> dict[str, Any]:
+        """Judges it, and keeps its weights: the last ones as `evaluate` will find them."""
+        is_last, here = step == self._last, self.here
+        scores, indices = self.told(whole, "fp32" if is_last else self.course.schedule.precision)
+        if here.ranks.leads and not is_last:
+            try:
+                self.save(whole, step)
+            except OSError as error:
+                here.console.print(f"warning: no weights at step {step}: {error}", style="yellow", soft_wrap=True)
+        self.judged = Judged(self._val, scores, indices, self.labelled.asked)
+        self.figures = measure(self.judged.scores, self.judged.right)
+        if self.best is not None and self.ended_at is None:
+            now = self._found(self.best, self.judged, step)
+            self.best.look(now, lambda place, found: self._save(whole, step, place, {"best": found}))
+        return {("eval/" if name in SHARES else "val_") + name: value for name, value in self.figures.items()}
+
+    @staticmethod
+    def _found(best: BestWeights, judged: Judged, step: int) -> dict[str, Any]:
+        """What a look found of the figure by which the best weights are kept."""
+        error = standard_error(best.metric, judged.scores, judged.right)
+        return best.found(step, measure(judged.scores, judged.right)[best.metric], error, len(judged.indices))
+
+    def save(self, whole: Classifier, step: int) -> None:
+        """With class names, input statistics, and where all is from."""
+        self._save(whole, step, self.here.folder.path, {})
+
+    def _save(self, whole: Classifier, step: int, place: Path, more: dict[str, Any]) -> None:
+        """Into a folder, with more about where it is from. A regression's head is saved for the labels' own unit."""
+        head = whole.head
+        with torch.no_grad():
+            weight, bias = head.weight.clone(), head.bias.clone()
+            head.weight.mul_(self.unit.std)
+            head.bias.mul_(self.unit.std).add_(self.unit.mean)
+            try:
+                save_model(place, whole, self._info(whole, step, more))
+            finally:
+                head.weight.copy_(weight)
+                head.bias.copy_(bias)
+
+    def _info(self, whole: Answering, step: int, more: dict[str, Any]) -> dict[str, Any]:
+        """For model.json."""
+        start, right, model = self.labelled.start, self.labelled.right, self.run.model
+        is_name = start.is_new or not Path(model).exists()  # of a size, of the Hub's, of timm's
+        provenance = {
+            "job": "finetune",
+            "data": whole_address(self.course.data),
+            "step": step,
+            "seed": self.course.seed,
+            "held_out": self.labelled.val.fingerprint,
+            **({"ended_early": True} if step == self.ended_at else {}),
+            **({"selection": asked} if (asked := Selection.from_dict(self.run.config).to_dict()) else {}),
+            "model": model if is_name else whole_address(model),
+            "pre-training": start.provenance,
+            **more,
+        }
+        return model_json(
+            whole, start.statistics, provenance, task=right.task, class_names=right.names, licence=start.licence
+        )
+
+    def finish(self, whole: Classifier) -> None:
+        """How good it is on val, with pictures and the report."""
+        if self.judged is None or self.ended_at is not None:  # the run had ended before, or ends before its time
+            self._validate(whole, self._last)
+        if self.here.ranks.leads:
+            judged = given(self.judged)
+            self.here.console.print(f"On the val images: {said(self.figures)}")
+            if self.best is not None:
+                last = self._found(self.best, judged, self._last)
+                self.here.console.print(self.best.said(last), soft_wrap=True)
+            self._compare(judged)
+            keep_result(self.here.folder.path, judged, judge(judged), whole_address(self.course.data), "val")
+
+    @property
+    def _last(self) -> int:
+        """The step after which nothing more is learnt."""
+        return self.course.schedule.steps if self.ended_at is None else self.ended_at
+
+    def _compare(self, judged: Judged) -> None:
+        """Puts what was learnt beside what is simpler, in compared.json."""
+        if not self.course.schedule.steps:
+            return
+        metric, best = HEADLINE[judged.answers.task], None if self.best is None else self.best.record()
+        row = {
+            "figure": measure(judged.scores, judged.right)[metric],
+            "error": standard_error(metric, judged.scores, judged.right),
+        }
+        rows = [{"name": FINETUNED, **row, "weights": ""}]
+        if best is not None and best["metric"] == metric and best["step"] != self._last:
+            rows.append({"name": BEST, "figure": best["figure"], "error": best["error"], "weights": FOLDER})
+        put_rows(self.here.folder.path, self._about, rows)
