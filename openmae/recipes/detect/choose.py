@@ -11,9 +11,7 @@ from openmae.model import ViT
 from openmae.recipes.detect.settings import Detect
 from openmae.recipes.detect.sizes import Sizes
 from openmae.recipes.outline.choose import at_once, first_batch, fitting, keeps_best, warm_up
-from openmae.recipes.outline.job import Outlining
 from openmae.recipes.outline.opened import Outlined
-from openmae.recipes.outline.settle import settled
 from openmae.recipes.training.open import Values, fill, filled
 from openmae.recipes.training.settings import pair, sides_of
 from openmae.transfer.detector import CHANNELS, FINEST_ANCHOR, MOST_OBJECTS
@@ -139,8 +137,3 @@ def _most(sizes: Sizes) -> tuple[int, str]:
     if seen > _BOUND:
         return most, f"{said}; more in a window than {_BOUND:,} are not found"
     return most, said
-
-
-def settle(settings: Detect, images: int, console: Console) -> Outlining:
-    """What follows from settings that are chosen, for so many images. Raises UserError for what cannot be trained."""
-    return settled(settings, images, console)

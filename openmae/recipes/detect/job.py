@@ -27,14 +27,14 @@ from openmae.evaluate.detection import Judged, headline, judge
 from openmae.heads import learn_blocks
 from openmae.machine.device import memory_of
 from openmae.randomness import generator
-from openmae.recipes.detect.choose import choose, settle
+from openmae.recipes.detect.choose import choose
 from openmae.recipes.detect.settings import Detect
 from openmae.recipes.detect.sizes import Sizes, sizes_of
 from openmae.recipes.evaluate.objects import keep_objects
 from openmae.recipes.outline.choose import most_minutes
-from openmae.recipes.outline.job import OutlineJob, Outlining
+from openmae.recipes.outline.job import OutlineJob, Outlining, say_done
 from openmae.recipes.outline.opened import Outlined, check_both, open_outlined
-from openmae.recipes.training.best import FOLDER
+from openmae.recipes.outline.settle import settled
 from openmae.recipes.training.job import begun
 from openmae.recipes.training.kind import Here, JobKind
 from openmae.recipes.training.settings import given, pair
@@ -48,14 +48,7 @@ def run(settings: Detect) -> None:
     """Trains, and says what came out. Raises UserError, Interrupted."""
     console = make_console(outlives_terminal=True)
     detect(settings, console)
-    out = given(settings.out)
-    best = f", the best by val in {out}/{FOLDER}" if (out / FOLDER).exists() else ""
-    console.print(
-        f"\nThe model is in {out}{best}. Look at:   {out}/report.html\n"
-        f"  on other images:    openmae evaluate {out} DATA\n"
-        f"  on unlabelled ones: openmae predict {out} IMAGES --out FOLDER",
-        soft_wrap=True,
-    )
+    say_done(given(settings.out), console)
 
 
 def detect(settings: Detect, console: Console) -> dict[str, float]:
@@ -209,7 +202,7 @@ DETECT: Any = JobKind(
     may_differ=(),
     open=_open,
     choose=_choose,
-    settle=lambda settings, opened, console: settle(settings, opened.count, console),
+    settle=lambda settings, opened, console: settled(settings, opened.count, console),
     job=DetectJob,
     most_minutes=most_minutes,
 )

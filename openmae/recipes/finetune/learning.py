@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.memory import in_memory
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.sources.selection import Selection
+from openmae.data.sources.source import Source
 from openmae.data.views.crop import View
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.judge import Judged, judge
@@ -69,9 +71,7 @@ class FinetuneJob(Job[Classifier]):
     def stream(self) -> Stream:
         """Augmented views, of smaller classes more often where they are balanced."""
         run, encoder = self.run, self.model.encoder
-        loaded, pixels = in_memory(
-            self.labelled.train, self.labelled.start.statistics.pixels, run.head.img_size, self.here.workers
-        )
+        loaded, pixels = self._train
         down, across = encoder.patch_size
         noise = 2 * encoder.depth if run.head.drop_path else 0
         return Stream(
@@ -193,6 +193,12 @@ class FinetuneJob(Job[Classifier]):
     def beside(self, views: float) -> float:
         """The val images, which only go forward, a third of a step's work."""
         return max(1, self.run.evaluations) * len(self.labelled.val) / 3
+
+    @cached_property
+    def _train(self) -> tuple[Source, PixelFormat]:
+        """Decoded in memory where they are small; once for the head's views and for the training."""
+        start = self.labelled.start
+        return in_memory(self.labelled.train, start.statistics.pixels, self.run.head.img_size, self.here.workers)
 
     @cached_property
     def _val(self) -> CentredImages:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
+from rich.console import Console
 
 from openmae.data.loading.outlined import OutlinedStream
 from openmae.data.sources.selection import Selection
@@ -17,7 +18,7 @@ from openmae.model import ViT, initialize
 from openmae.recipes.evaluate.annotated import say_unreadable
 from openmae.recipes.evaluate.keep import set_name
 from openmae.recipes.outline.opened import Outlined
-from openmae.recipes.training.best import BestWeights
+from openmae.recipes.training.best import FOLDER, BestWeights
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.kind import Here, Job, Look
 from openmae.recipes.training.schedule import Course, evenly
@@ -218,3 +219,14 @@ class OutlineJob(Job[M]):
     def _last(self) -> int:
         """The step after which nothing more is learnt."""
         return self.course.schedule.steps if self.ended_at is None else self.ended_at
+
+
+def say_done(out: Path, console: Console) -> None:
+    """Where the model is, and what it is for."""
+    best = f", the best by val in {out}/{FOLDER}" if (out / FOLDER).exists() else ""
+    console.print(
+        f"\nThe model is in {out}{best}. Look at:   {out}/report.html\n"
+        f"  on other images:    openmae evaluate {out} DATA\n"
+        f"  on unlabelled ones: openmae predict {out} IMAGES --out FOLDER",
+        soft_wrap=True,
+    )

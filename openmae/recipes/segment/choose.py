@@ -8,9 +8,7 @@ from rich.console import Console
 from openmae.machine.device import choose_precision
 from openmae.model import ViT
 from openmae.recipes.outline.choose import at_once, first_batch, fitting, keeps_best, warm_up
-from openmae.recipes.outline.job import Outlining
 from openmae.recipes.outline.opened import Outlined
-from openmae.recipes.outline.settle import settled
 from openmae.recipes.segment.settings import Segment
 from openmae.recipes.training.open import Values, fill, filled
 from openmae.recipes.training.settings import sides_of
@@ -84,8 +82,3 @@ def _rate(settings: Segment, width: int, batch_size: int) -> Values:
     else:
         rate, why = _RATE * 128 / max(128, width) * by_batch, "classes of pixels want more than classes of images"
     return {"blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: {why}")}
-
-
-def settle(settings: Segment, images: int, console: Console) -> Outlining:
-    """What follows from settings that are chosen, for so many images. Raises UserError for what cannot be trained."""
-    return settled(settings, images, console)

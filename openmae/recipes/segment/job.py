@@ -26,11 +26,11 @@ from openmae.heads import learn_blocks
 from openmae.machine.device import memory_of
 from openmae.recipes.evaluate.outlined import keep_outlines
 from openmae.recipes.outline.choose import most_minutes
-from openmae.recipes.outline.job import OutlineJob, Outlining
+from openmae.recipes.outline.job import OutlineJob, Outlining, say_done
 from openmae.recipes.outline.opened import Outlined, check_both, open_outlined
-from openmae.recipes.segment.choose import choose, settle
+from openmae.recipes.outline.settle import settled
+from openmae.recipes.segment.choose import choose
 from openmae.recipes.segment.settings import Segment
-from openmae.recipes.training.best import FOLDER
 from openmae.recipes.training.job import begun
 from openmae.recipes.training.kind import Here, JobKind
 from openmae.recipes.training.settings import given
@@ -42,14 +42,7 @@ def run(settings: Segment) -> None:
     """Trains, and says what came out. Raises UserError, Interrupted."""
     console = make_console(outlives_terminal=True)
     segment(settings, console)
-    out = given(settings.out)
-    best = f", the best by val in {out}/{FOLDER}" if (out / FOLDER).exists() else ""
-    console.print(
-        f"\nThe model is in {out}{best}. Look at:   {out}/report.html\n"
-        f"  on other images:    openmae evaluate {out} DATA\n"
-        f"  on unlabelled ones: openmae predict {out} IMAGES --out FOLDER",
-        soft_wrap=True,
-    )
+    say_done(given(settings.out), console)
 
 
 def segment(settings: Segment, console: Console) -> dict[str, float]:
@@ -156,7 +149,7 @@ SEGMENT: Any = JobKind(
     may_differ=(),
     open=lambda settings, here: open_outlined(settings, here, "segment"),
     choose=_choose,
-    settle=lambda settings, opened, console: settle(settings, opened.count, console),
+    settle=lambda settings, opened, console: settled(settings, opened.count, console),
     job=SegmentJob,
     most_minutes=most_minutes,
 )
