@@ -92,6 +92,16 @@ def test_what_evaluate_refuses(model: Path, scenes: Path, tmp_path: Path, run: R
     refused(run("evaluate", model, scenes, "--classes", "all"), "--classes is for classification")
     refused(run("evaluate", model, scenes, "--save", tmp_path / "a.csv"), "--save", "openmae predict")
     refused(run("evaluate", model, scenes / "val" / "images"), "annotations")
+    broken = load_model(model)  # which finds the first class everywhere
+    broken.segmenter.encoder.norm.weight.data[0] = torch.nan
+    (tmp_path / "nan.safetensors").write_bytes(serialize(broken.model, broken.info))
+    refused(
+        run("evaluate", tmp_path / "nan.safetensors", scenes),
+        "weights that are not numbers (backbone.encoder.norm.weight)",
+    )
+    again = ["segment", tmp_path / "nan.safetensors", scenes, "--out", tmp_path / "run"]
+    refused(run(*again), "weights that are not numbers", "--from-scratch")
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------- predict

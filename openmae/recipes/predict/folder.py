@@ -44,6 +44,7 @@ from openmae.recipes.predictions import ERROR, with_errors
 from openmae.report.sheets.layout import as_jpeg
 from openmae.version import __version__
 from openmae.weights import Loaded
+from openmae.weights.loaded import TRAINED_WELL
 
 SHEET = "sheet.jpg"
 _IN_SHEET = 12  # images, the first ones
@@ -129,6 +130,7 @@ class InSheet:
 def predict_folder(finder: type[Finder], settings: Predict, loaded: Loaded, console: Console) -> None:
     """Writes what is not there yet of all images, and what tells of them. Raises UserError, Interrupted."""
     own = _check_asked(finder, settings)
+    loaded.check_numbers(TRAINED_WELL)
     device = choose_device(settings.device)
     workers = workers_for(settings.workers, device)
     data = open_images(settings.images, settings.selection, settings.reading)
