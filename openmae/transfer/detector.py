@@ -141,6 +141,11 @@ class Detector(nn.Module):
         """The backbone's."""
         return self.backbone.encoder
 
+    @property
+    def side(self) -> int | None:
+        """The longer side of the tiles that an image is cut into; None where it is seen whole."""
+        return None if self.fits else max(self.encoder.img_size)
+
     def rest_unasked(self) -> None:
         """What nothing is asked of does not learn: the norm behind the last block, and, where blocks attend within
         windows, class tokens."""

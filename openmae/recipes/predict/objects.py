@@ -12,6 +12,7 @@ from rich.table import Table
 
 from openmae.console.words import encodable, in_a_line, several
 from openmae.data.formats.geotiff import Placed
+from openmae.data.tiles.large import AnyImage
 from openmae.errors import UserError
 from openmae.evaluate.average_precision import SURE
 from openmae.evaluate.detected import detected
@@ -58,7 +59,12 @@ class Objects(Finder):
             raise UserError(f"--threshold is {threshold:g}", "give a score from 0 to 1")
         return {"threshold": threshold}
 
-    def find(self, index: int, image: NDArray[Any], where: Placed | None) -> NDArray[np.float64]:
+    @property
+    def side(self) -> int | None:
+        """As `Finder.side`."""
+        return self.asked.loaded.detector.side
+
+    def find(self, index: int, image: AnyImage, where: Placed | None) -> NDArray[np.float64]:
         """As `Finder.find`. Holds the annotations."""
         asked, loaded, settings = self.asked, self.asked.loaded, self.asked.settings
         found = detected(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from openmae.data.tiles.large import AnyImage
 from openmae.report.sheets.layout import Colour, Row, sheet
 from openmae.report.sheets.pictures import TAIL
 
@@ -36,7 +37,7 @@ class Shown:
     """An image (H, W, C) as decoded; masks (H, W) of class indices, right, where that is known of all that are shown,
     and found, `ignored` where nobody judges; its name, and what is said of it."""
 
-    image: NDArray[Any]
+    image: AnyImage
     right: NDArray[np.uint8] | None
     found: NDArray[np.uint8]
     name: str
@@ -111,7 +112,7 @@ def outline_sheet(shown: Sequence[Shown], names: Sequence[str], ignored: int, ha
     palette = colours(len(names), has_background)
     rows = []
     for one in shown:
-        step = max(1, max(one.image.shape[:2]) // _LONGEST)
+        step = step_of((one.image.shape[0], one.image.shape[1]))
         image = one.image[::step, ::step]
         masks = [mask[::step, ::step] for mask in (one.right, one.found) if mask is not None]
         tiles = [Image.fromarray(as_picture(image))]
@@ -124,6 +125,11 @@ def outline_sheet(shown: Sequence[Shown], names: Sequence[str], ignored: int, ha
         return sheet(("image", "found"), rows, (224, 224), "", legend)
     said = "Grey: nobody judges." if ignored in occurring else ""
     return sheet(("image", "labelled", "found"), rows, (224, 224), said, legend)
+
+
+def step_of(size: tuple[int, int]) -> int:
+    """Of an image (height, width) that a sheet shows, each so manieth pixel is drawn."""
+    return max(1, max(size) // _LONGEST)
 
 
 def legend_of(names: Sequence[str], palette: NDArray[np.uint8], occurring: set[int]) -> list[tuple[Colour, str]]:
