@@ -65,20 +65,15 @@ def large_of(source: Source, pixels: PixelFormat, index: int, hand: Hand, side: 
 def decoded_whole(data: bytes | OSError | BrokenImage, pixels: PixelFormat, *, is_cut: bool) -> NDArray[Any]:
     """(H, W, C) of what a source gave. is_cut: whether a larger one could be read in parts. Raises OSError and
     BrokenImage."""
-    opened = open_image(data, pixels.reading)
-    height, width = opened.header.height, opened.header.width
+    advice = "save it as a TIFF in tiles, which is read part by part" if is_cut else "give it smaller"
     try:
+        opened = open_image(data, pixels.reading)
         image = decode(opened, pixels, reduce=least_reduction(opened, pixels))
     except TooLarge as error:
-        raise _too_large(height, width, is_cut) from error
-    if image.shape[:2] != (height, width):
-        raise _too_large(height, width, is_cut)
+        raise TooLarge(error.what, advice) from error
+    if image.shape[:2] != (opened.header.height, opened.header.width):
+        raise TooLarge("it is too large to be seen at its own size", advice)
     return image
-
-
-def _too_large(height: int, width: int, is_cut: bool) -> TooLarge:
-    advice = "save it as a TIFF in tiles, which is read part by part" if is_cut else "give it smaller"
-    return TooLarge(f"{height:,} x {width:,} pixels are more than is decoded at once", advice)
 
 
 def _read(annotated: Annotated, pixels: PixelFormat, side: int, index: int, hand: Hand) -> Read:

@@ -221,7 +221,7 @@ class Detector(nn.Module):
         return self.encoder(images, layer)
 
 
-class _Heads(RoIHeads):
+class _Heads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
     """torchvision's, that draws masks as large as the window of those objects alone that proposals are learnt from:
     a quarter of `sampled` at most, however many objects there are. Losses are the same to the bit."""
 

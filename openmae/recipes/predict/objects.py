@@ -25,6 +25,7 @@ from openmae.recipes.predict.settings import TABLE, Predict
 from openmae.report.sheets.objects import FoundObjects, found_sheet
 
 OBJECTS = "objects.json"
+_HARDLY = 0.05  # the least score that the model gives
 _MOST_ROWS = 20  # of the table of classes; of more, those that have most objects
 
 
@@ -140,6 +141,13 @@ class Objects(Finder):
             highlight=False,
             soft_wrap=True,
         )
+        if not counts.sum() and threshold > _HARDLY:
+            console.print(
+                f"The model is so sure of nothing here; --threshold {_HARDLY:g} in another folder tells of what it is "
+                "less sure of. openmae evaluate says how good it is.",
+                style="yellow",
+                soft_wrap=True,
+            )
 
 
 def _annotations(finished: list[Part]) -> Iterator[dict[str, Any]]:
