@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from openmae.commandline.flags import with_flags
-from openmae.console.progress import Say, counting
+from openmae.console.progress import Say
 from openmae.console.words import encodable, pace, several
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.geotiff import Placed, placed, placed_in
@@ -26,7 +26,7 @@ from openmae.data.loading.pool import Hand, ordered
 from openmae.data.opening import open_images
 from openmae.data.sources.source import Source
 from openmae.data.tiles.large import AnyImage
-from openmae.errors import BrokenImage, Interrupted, UserError
+from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.segmentation import decoded_whole, large_of
 from openmae.evaluate.suited import suited
 from openmae.files.disk import room_on_disk
@@ -36,7 +36,7 @@ from openmae.machine.device import choose_device
 from openmae.machine.workers import workers_for
 from openmae.recipes.in_parts.about import Kind, as_json, digest
 from openmae.recipes.in_parts.folder import Part, PartsFolder, opened_parts, parts_folder
-from openmae.recipes.in_parts.work import PART_SECONDS
+from openmae.recipes.in_parts.work import PART_SECONDS, to_the_end
 from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import images_said, part_of, tell
 from openmae.recipes.predict.mask_files import mask_places
@@ -209,25 +209,10 @@ def _find(finder: Finder, about: dict[str, Any], console: Console) -> None:
     with opened_parts(table) as parts:
         finder.kind.settle(table, about, parts)
         parts.read()
-        if before := parts.stop:
-            console.print(f"Resuming: {before:,} of {several(total, 'image')} are done")
-        started = time.monotonic()
-        try:
-            with counting(finder.doing, total, console, before) as say:
-                _go_on(finder, parts, say)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; the same command goes on where it was") from None
-        except torch.OutOfMemoryError as error:
-            raise UserError(f"{asked.device} ran out of memory", "give a smaller --batch-size") from error
-        left_out = [entry for part in parts.finished for entry in part.left_out]
-        if len(left_out) == total:
-            index, reason = left_out[0]
-            parts.remove()
-            raise UserError(
-                f"none of the {total} images in {source.location} can be read (the first: {source.shown(index)}: "
-                f"{reason})",
-                "check the files",
-            )
+        before, started = parts.stop, time.monotonic()
+        with to_the_end(parts, source, total, finder.doing, "give a smaller --batch-size", console) as say:
+            _go_on(finder, parts, say)
+        left_out = parts.left_out
         seconds = time.monotonic() - started
         finder.finish(parts.finished)
         write_file(asked.out / SHEET, as_jpeg(finder.sheet([*_first(finder, parts.finished)], parts.finished)))
