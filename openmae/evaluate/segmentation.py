@@ -15,7 +15,7 @@ from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, least_reduction, open_image
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
-from openmae.data.tiles.large import AnyImage, LargeImage, large_image
+from openmae.data.tiles.large import SAVE_TILED, AnyImage, LargeImage, large_image
 from openmae.data.views.outlined import IGNORED
 from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import ALONE, Ranks
@@ -65,7 +65,7 @@ def large_of(source: Source, pixels: PixelFormat, index: int, hand: Hand, side: 
 def decoded_whole(data: bytes | OSError | BrokenImage, pixels: PixelFormat, *, is_cut: bool) -> NDArray[Any]:
     """(H, W, C) of what a source gave. is_cut: whether a larger one could be read in parts. Raises OSError and
     BrokenImage."""
-    advice = "save it as a TIFF in tiles, which is read part by part" if is_cut else "give it smaller"
+    advice = SAVE_TILED if is_cut else "give it smaller"
     try:
         opened = open_image(data, pixels.reading)
         image = decode(opened, pixels, reduce=least_reduction(opened, pixels))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from openmae.data.formats import header
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode
 from openmae.data.opening import open_images
@@ -79,6 +80,14 @@ def test_parts_are_those_of_the_whole(
 
 def test_what_is_decoded_whole_and_what_is_broken(source: Source, tmp_path: Path) -> None:
     assert opened(source, "whole.tif") is None  # one strip: a part of it would need all of it
+    (alone := tmp_path / "alone").mkdir()
+    (alone / "whole.tif").write_bytes((Path(source.location) / "whole.tif").read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(header, "MAX_PIXELS", 2000)
+        image = opened(open_images([str(alone)]).all, "whole.tif")
+        assert image is not None
+        with pytest.raises(BrokenImage, match="as a TIFF in tiles"):
+            image[:32, :32]
     file = tmp_path / "some" / "cut.tif"
     file.parent.mkdir()
     file.write_bytes((Path(source.location) / "rows.tif").read_bytes())

@@ -15,9 +15,11 @@ from openmae.data.signatures import format_of
 from openmae.data.sources.open_file import OpenFile
 from openmae.data.sources.source import Source
 from openmae.data.tiles.cutting import beginning, large_tiff, parsing
-from openmae.errors import BrokenImage
+from openmae.errors import BrokenImage, TooLarge
 
 _LARGE = 2**26  # bytes as stored, decompressed, from which an image is read in parts
+SAVE_TILED = "save it as a TIFF in tiles, which is read part by part"
+"""What to do about an image that is too large to be decoded whole."""
 _ROWS = 256  # that are read at once, where only some of them are wanted
 
 _Band = tuple[int, int, NDArray[Any]]
@@ -79,6 +81,8 @@ class LargeImage:
                     raise BrokenImage("it has other sides than when it was opened")
                 window = found.window(OpenFile(self.file).read, box)
             return decode(window, self.pixels)
+        except TooLarge as error:  # one strip or tile of it
+            raise TooLarge(error.what, SAVE_TILED) from error
         except OSError as error:
             raise BrokenImage(str(error)) from error
 
