@@ -157,7 +157,7 @@ class DetectJob(OutlineJob[Detector]):
 def _target(found: Found, masks: bool) -> dict[str, Tensor]:
     """As torchvision's losses take it."""
     target = {"boxes": given(found.boxes), "labels": given(found.classes) + 1}
-    return {**target, "masks": given(found.masks).to(torch.uint8)} if masks else target
+    return {**target, "masks": given(found.masks)} if masks else target
 
 
 def said(figures: dict[str, float], error: float | None) -> str:
