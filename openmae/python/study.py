@@ -15,7 +15,7 @@ from openmae.python.run import Run, finished, inline
 from openmae.python.tables import table
 from openmae.python.training import as_far_as_let
 from openmae.report.page.run import write_report
-from openmae.report.page.study import RESULTS, STUDY
+from openmae.report.page.study import RESULTS, is_study
 from openmae.report.plots.study import study_picture
 from openmae.studies.adapt import job as adapting
 from openmae.studies.adapt.settings import Adapt
@@ -31,7 +31,7 @@ class Study(os.PathLike[str]):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises UserError where the folder holds no study."""
         self.path = Path(path)
-        if not (self.path / STUDY).exists():
+        if not is_study(self.path):
             raise UserError(f"{self.path} holds no study", "give the folder that openmae.adapt has written")
 
     def __fspath__(self) -> str:
@@ -104,6 +104,6 @@ def adapt(model: AnyModel, data: Data, *, labels: Data = None, **settings: Any) 
     """
     given = {"model": finished(model), "data": data_of(data), "labels": data_of(labels)}
     asked = settings_of("adapt", Adapt, {**given, **settings, **at_home(given, settings)})
-    with as_far_as_let((asked.out / STUDY).exists):
+    with as_far_as_let(lambda: is_study(asked.out)):
         adapting.run(asked)
     return Study(asked.out)

@@ -30,7 +30,7 @@ from openmae.report.page.html import (
     small,
 )
 from openmae.report.page.results import error_of, results_sections, shown_figure, shown_figures, stands_out
-from openmae.report.page.study import RESULTS, STUDY, study_page
+from openmae.report.page.study import RESULTS, is_study, study_page
 from openmae.report.page.sweep import SWEEP, sweep_page
 from openmae.report.plots.curves import curves, is_number, series
 from openmae.train.run import read_config, read_metrics
@@ -51,7 +51,7 @@ def write_report(run: Path) -> Path:
     name = run.resolve().name
     if (run / "config.toml").exists():
         body = _run_page(run)
-    elif (run / STUDY).exists():
+    elif is_study(run):
         body = study_page(_read_json(run / RESULTS))
     elif (run / SWEEP).exists():
         body = sweep_page(_read_json(run / SWEEP))
