@@ -99,9 +99,9 @@ class Study:
     def look(self, parts: Iterable[Part]) -> None:
         """Takes note of what is done by now, by whomever."""
         for part in parts:
-            if part.name not in self.parts or "failed" in self.parts[part.name]:
-                if (found := self.kept.part(part.name)) is not None:
-                    self.parts[part.name] = found
+            is_open = part.name not in self.parts or "failed" in self.parts[part.name]
+            if is_open and (found := self.kept.part(part.name)) is not None:
+                self.parts[part.name] = found
         if self._is_new:
             failed = {name: one for name, one in self.parts.items() if "failed" in one}
             self._tried_before, self._is_new = {name: float(one["at"]) for name, one in failed.items()}, False

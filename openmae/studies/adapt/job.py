@@ -23,8 +23,6 @@ from openmae.data.sources.source import Source
 from openmae.distributed.ranks import refuse_ranks
 from openmae.errors import UserError
 from openmae.files.address import whole_address
-from openmae.machine.device import choose_device, choose_precision
-from openmae.machine.workers import workers_for
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.in_parts.about import digest
 from openmae.recipes.learnt import label_column
@@ -46,9 +44,7 @@ from openmae.studies.adapt.trainings import (
     few_labels_of,
     from_scratch,
     going_on,
-    like,
     measure_speed,
-    train,
 )
 from openmae.studies.figures import FINETUNED, figures_of
 from openmae.studies.judging import (
@@ -57,11 +53,13 @@ from openmae.studies.judging import (
     judge_by_labels,
     judge_finetuned,
     judge_without_labels,
+    means_of,
     no_labels,
     open_labelled,
     unlabelled,
 )
 from openmae.studies.study import Part, Study
+from openmae.studies.trainings import like, train
 from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
 
@@ -94,7 +92,7 @@ def run(settings: Adapt) -> None:
     refuse_ranks("a study")
     console = make_console(outlives_terminal=True)
     settings, loaded = _model(settings, console)
-    means = _means(settings, console)
+    means = means_of(settings, console, {settings.model: settings.heads})
     opened = open_all(settings, loaded, means)
     study = Study(settings.out, "adapt", _asked(settings, opened), console)
     first, by_seed = _parts(settings, opened, means, study)
@@ -122,23 +120,6 @@ def _model(settings: Adapt, console: Console) -> tuple[Adapt, Loaded]:
     say_origin(loaded, console)
     column = label_column(settings.label_column, settings.labels or settings.data, settings.model, loaded, console)
     return replace(settings, label_column=column), loaded
-
-
-def _means(settings: Adapt, console: Console) -> Means:
-    """What all encoders are judged by. Raises UserError."""
-    device = choose_device(settings.device)
-    return Means(
-        device,
-        workers_for(settings.workers, device),
-        choose_precision(device)[0] if settings.precision == "auto" else settings.precision,
-        console,
-        settings.selection,
-        settings.reading,
-        settings.task,
-        settings.pool,
-        settings.seed,
-        {settings.model: settings.heads},
-    )
 
 
 def open_all(settings: Adapt, loaded: Loaded, means: Means) -> Opened:

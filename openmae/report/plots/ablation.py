@@ -1,0 +1,119 @@
+"""What an ablation found, as one picture: a panel for each figure, a dot a seed, and the paper's curve behind them on
+an axis of its own."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from openmae.console.words import drawable
+from openmae.report.plots.curves import is_number
+from openmae.report.plots.figure import svg_text
+from openmae.report.plots.style import BLUE, INK, STYLE
+
+_PAPER = "#a9adb3"
+_MOST_APART = 12  # letters of a name that stand beside each other
+
+
+def ablation_picture(results: Mapping[str, Any]) -> str:
+    """SVG; "" where there is nothing to draw. results: as results.json of an ablation has them."""
+    rows = [row for row in results.get("rows") or [] if isinstance(row, dict) and isinstance(row.get("of"), dict)]
+    figures = [one for one in results.get("figures") or [] if any(row["of"].get(one["name"]) for row in rows)]
+    if not figures:
+        return ""
+    is_axis = all(is_number(row.get("at")) for row in rows)
+    places = [float(row["at"]) if is_axis else float(number) for number, row in enumerate(rows)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((4.9 * len(figures), 3.9), layout="constrained")
+        panels = figure.subplots(1, len(figures), squeeze=False)[0]
+        for axis, one in zip(panels, figures, strict=True):
+            if is_axis and results.get("is_log"):
+                axis.set_xscale("log", base=2)
+            behind = _paper(axis, one["name"], rows, places, results.get("curve") or [])
+            _ours(axis, one, rows, places, joined=is_axis)
+            _named(axis, rows, places, is_axis)
+            axis.set_xlabel(drawable(str(results.get("axis", ""))))
+            axis.set_title(drawable(str(one.get("said", one["name"]))))
+            if behind:
+                figure.text(
+                    0.5, -0.02, "grey, right axis: the paper's ViT-L on ImageNet-1K; signs are to be compared, not "
+                    "values", ha="center", va="top", color="#7a7f87", fontsize="small",
+                )  # fmt: skip
+        return svg_text(figure)
+
+
+def _ours(
+    axis: Axes, one: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], places: Sequence[float], *, joined: bool
+) -> None:
+    """Seeds, their means, and how far these are certain beside the usual row's."""
+    at, means = [], []
+    for row, place in zip(rows, places, strict=True):
+        values = row["of"].get(one["name"]) or []
+        if not values:
+            continue
+        axis.plot([place] * len(values), values, "o", color=BLUE, markersize=4, alpha=0.45, markeredgewidth=0, zorder=4)
+        mean = sum(values) / len(values)
+        at.append(place)
+        means.append(mean)
+        apart = (row.get("against") or {}).get(one["name"]) or {}
+        if all(is_number(apart.get(key)) for key in ("difference", "low", "high")):
+            low, high = (mean + apart[key] - apart["difference"] for key in ("low", "high"))
+            axis.plot([place, place], [low, high], color=BLUE, linewidth=1.2, zorder=3)
+    axis.plot(at, means, "-" if joined else "", marker="_", markersize=13, markeredgewidth=2.4, color=BLUE, zorder=5)
+    scale, unit = (100, "%") if one.get("in_points") else (1, "")
+    axis.yaxis.set_major_locator(MaxNLocator(5))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{scale * y:.4g}{unit}"))
+    axis.tick_params(axis="y", labelcolor=BLUE)
+
+
+def _paper(
+    axis: Axes, figure: str, rows: Sequence[Mapping[str, Any]], places: Sequence[float], curve: Sequence[Any]
+) -> bool:
+    """Draws the paper's figures behind; gives whether it has any."""
+    known = {
+        place: row["paper"][figure]
+        for row, place in zip(rows, places, strict=True)
+        if isinstance(row.get("paper"), dict) and is_number(row["paper"].get(figure))
+    }
+    is_axis = all(is_number(row.get("at")) for row in rows)
+    if is_axis:
+        known |= {
+            float(one["at"]): one[figure] for one in curve if isinstance(one, dict) and is_number(one.get(figure))
+        }
+    if not known:
+        return False
+    right = axis.twinx()
+    right.set_zorder(axis.get_zorder() - 1)
+    axis.patch.set_visible(False)
+    at = sorted(known)
+    right.plot(
+        at,
+        [known[place] for place in at],
+        "-" if is_axis else "",
+        marker="s",
+        markersize=5,
+        color=_PAPER,
+        linewidth=1.6,
+    )
+    right.grid(visible=False)
+    right.yaxis.set_major_locator(MaxNLocator(5))
+    right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.4g}%"))
+    right.tick_params(axis="y", labelcolor="#7a7f87", length=0)
+    for side in ("left", "top", "bottom", "right"):
+        right.spines[side].set_visible(False)
+    return True
+
+
+def _named(axis: Axes, rows: Sequence[Mapping[str, Any]], places: Sequence[float], is_axis: bool) -> None:
+    names = [drawable(str(row["name"])) for row in rows]
+    turned = not is_axis and max(map(len, names)) > _MOST_APART
+    if turned:
+        axis.set_xticks(places, names, rotation=30, ha="right", rotation_mode="anchor")
+    else:
+        axis.set_xticks(places, names)
+    axis.minorticks_off()
+    axis.margins(x=0.08)
+    axis.tick_params(axis="x", colors=INK)
