@@ -44,6 +44,11 @@ def ablation_page(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def is_ablation(results: Any) -> bool:
+    """Whether results.json is of one."""
+    return isinstance(results, dict) and isinstance(results.get("rows"), list)
+
+
 def rows_of(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Those that are rows."""
     rows = results.get("rows")

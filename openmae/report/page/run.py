@@ -14,7 +14,7 @@ from openmae.data.formats.header import check_size
 from openmae.errors import BrokenImage, UserError
 from openmae.files.parsing import read_json
 from openmae.files.whole import write_file
-from openmae.report.page.ablation import ablation_page
+from openmae.report.page.ablation import ablation_page, is_ablation
 from openmae.report.page.compared import COMPARED, compared_section
 from openmae.report.page.folds import CROSS_VALIDATION, folds_section
 from openmae.report.page.html import (
@@ -54,7 +54,7 @@ def write_report(run: Path) -> Path:
         body = _run_page(run)
     elif is_study(run):
         found = _read_json(run / RESULTS)
-        body = ablation_page(found) if isinstance(found, dict) and "rows" in found else study_page(found)
+        body = ablation_page(found) if is_ablation(found) else study_page(found)
     elif (run / SWEEP).exists():
         body = sweep_page(_read_json(run / SWEEP))
     else:

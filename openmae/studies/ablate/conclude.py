@@ -177,8 +177,8 @@ def _rule(asked: Asked, level: float) -> str:
     return (
         f"Every row is trained with {len(asked.seeds)} seeds, in all else alike. Differences to "
         f"{asked.named.usual} are means over the seeds; their bounds tell what other images of the same kind (the "
-        "judging ones drawn anew, the same for both) and other seeds (Student's t) might have given, and hold for all of them "
-        f"together in 95 of 100 cases ({100 * level:.2f}% each)."
+        "judging ones drawn anew, the same for both) and other seeds (Student's t) might have given, and hold for all "
+        f"of them together in 95 of 100 cases ({100 * level:.2f}% each)."
         + (" The paper's model, images and training are far larger: signs are compared, not values." * _has(asked))
         + rankme * any(one.name == RANKME.name for one in asked.figures)
     )

@@ -251,7 +251,8 @@ def _said(plan: Plan, parts: Sequence[Part]) -> str:
     shared = f", shared by {plan.settings.jobs} processes" if plan.settings.jobs > 1 else ""
     return (
         f"\n{asks}: {plan.named.axis} {', '.join(row.name for row in plan.rows)}; "
-        f"{several(plan.settings.seeds, 'seed')}, {several(trainings, 'training')}{more}, each {plan.usual:.3g} epochs of {several(images, 'image')}, "
+        f"{several(plan.settings.seeds, 'seed')}, {several(trainings, 'training')}{more}, each "
+        f"{plan.usual:.3g} epochs of {several(images, 'image')}, "
         f"judged by {by}.\nBy the speed of this machine the steps of all trainings take about "
         f"{duration(plan.settings.seeds * sum(seconds))} ({duration(min(seconds))} to {duration(max(seconds))} each)"
         f"{shared}; starting and judging come to that, with {several(len(parts), 'part')} in all."
