@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from openmae.commandline.flags import with_flags
 from openmae.console.words import duration, on_one_line, several
 from openmae.errors import Interrupted, NotWritten, RankLost, UserError
 from openmae.report.page.study import PARTS
@@ -39,7 +40,7 @@ class Part:
 @dataclass(frozen=True)
 class Share:
     """Of a process that works beside others: the `number`-th of `of`, from 1. It begins with another part than they do,
-    and leaves where nothing is left to take."""
+    and leaves where the others are enough for what is left."""
 
     number: int
     of: int
@@ -83,8 +84,7 @@ class Study:
         self.path, self.kind, self.console, self._endures = path, kind, console, endures
         self.kept = Kept(path, kind, asked)
         self.parts: dict[str, Found] = {}
-        self._tried_before: dict[str, float] = {}
-        self._is_new = True
+        self._began = time.time()
 
     def figures(self, name: str) -> dict[str, Any] | None:
         """Of a part; None where it is not done, or failed."""
@@ -102,14 +102,11 @@ class Study:
             is_open = part.name not in self.parts or "failed" in self.parts[part.name]
             if is_open and (found := self.kept.part(part.name)) is not None:
                 self.parts[part.name] = found
-        if self._is_new:
-            failed = {name: one for name, one in self.parts.items() if "failed" in one}
-            self._tried_before, self._is_new = {name: float(one["at"]) for name, one in failed.items()}, False
 
     def is_done(self, name: str) -> bool:
         """Whether nothing is left to do of it: what failed before this start is to be tried once more."""
         found = self.parts.get(name)
-        return found is not None and not ("failed" in found and found["at"] == self._tried_before.get(name))
+        return found is not None and not ("failed" in found and float(found["at"]) < self._began)
 
     def do(
         self,
@@ -135,7 +132,7 @@ class Study:
             ready = [part for part in undone if all(map(self.is_done, part.after))]
             taken = self._take(ready if share is None else share.first(ready))
             if taken is None:
-                if share is not None:
+                if share is not None and self._is_in_hand(undone):
                     return did
                 if not is_told:
                     self.console.print(f"\nOther processes are at {several(len(undone), 'part')}: waiting for them")
@@ -171,6 +168,11 @@ class Study:
             lock.let_go()
         return None
 
+    def _is_in_hand(self, undone: Sequence[Part]) -> bool:
+        """Whether the processes that are at some of the parts are enough for what they will leave to do."""
+        running = sum(self.kept.is_under_way(part.name) for part in undone)
+        return 0 < running >= len(undone) - running
+
     def _give_up(self, undone: Sequence[Part]) -> bool:
         """Notes that parts cannot be done, for want of one that failed; gives whether there were any."""
         given_up = False
@@ -195,7 +197,8 @@ class Study:
         except Exception as error:
             if not self._endures:
                 raise
-            failed = on_one_line(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+            said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            failed = on_one_line(with_flags(said))
             if not isinstance(error, UserError):
                 file = self.path / PARTS / f"{part.name}.txt"
                 file.write_text(traceback.format_exc(), encoding="utf-8")
