@@ -14,7 +14,8 @@ from openmae.report.plots.curves import is_number
 from openmae.report.plots.figure import svg_text
 from openmae.report.plots.style import BLUE, INK, STYLE
 
-_PAPER = "#a9adb3"
+_PAPER, _GREY = "#b4b8be", "#6f747b"
+_BESIDE = 0.08  # of the span, left free
 _MOST_APART = 12  # letters of a name that stand beside each other
 
 
@@ -27,21 +28,21 @@ def ablation_picture(results: Mapping[str, Any]) -> str:
     is_axis = all(is_number(row.get("at")) for row in rows)
     places = [float(row["at"]) if is_axis else float(number) for number, row in enumerate(rows)]
     with matplotlib.rc_context(STYLE):
-        figure = Figure((4.9 * len(figures), 3.9), layout="constrained")
+        figure = Figure((4.9 * len(figures), 4.2), layout="constrained")
         panels = figure.subplots(1, len(figures), squeeze=False)[0]
+        has_paper = False
         for axis, one in zip(panels, figures, strict=True):
             if is_axis and results.get("is_log"):
                 axis.set_xscale("log", base=2)
-            behind = _paper(axis, one["name"], rows, places, results.get("curve") or [])
+            has_paper |= _paper(axis, one["name"], rows, places, results.get("curve") or [])
             _ours(axis, one, rows, places, joined=is_axis)
             _named(axis, rows, places, is_axis)
             axis.set_xlabel(drawable(str(results.get("axis", ""))))
             axis.set_title(drawable(str(one.get("said", one["name"]))))
-            if behind:
-                figure.text(
-                    0.5, -0.02, "grey, right axis: the paper's ViT-L on ImageNet-1K; signs are to be compared, not "
-                    "values", ha="center", va="top", color="#7a7f87", fontsize="small",
-                )  # fmt: skip
+        said = f"Dots: seeds. Lines: bounds of the difference to {drawable(str(results.get('usual', '')))}."
+        if has_paper:
+            said += "\nGrey: the paper's ViT-L on ImageNet-1K, on its own axis; signs are to be compared, not values."
+        figure.supxlabel(said, color=_GREY, fontsize="small")
         return svg_text(figure)
 
 
@@ -62,11 +63,21 @@ def _ours(
         if all(is_number(apart.get(key)) for key in ("difference", "low", "high")):
             low, high = (mean + apart[key] - apart["difference"] for key in ("low", "high"))
             axis.plot([place, place], [low, high], color=BLUE, linewidth=1.2, zorder=3)
-    axis.plot(at, means, "-" if joined else "", marker="_", markersize=13, markeredgewidth=2.4, color=BLUE, zorder=5)
+    axis.plot(
+        at,
+        means,
+        linestyle="-" if joined else "none",
+        marker="_",
+        markersize=13,
+        markeredgewidth=2.4,
+        color=BLUE,
+        zorder=5,
+    )
     scale, unit = (100, "%") if one.get("in_points") else (1, "")
     axis.yaxis.set_major_locator(MaxNLocator(5))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{scale * y:.4g}{unit}"))
     axis.tick_params(axis="y", labelcolor=BLUE)
+    axis.grid(visible=False, axis="x")
 
 
 def _paper(
@@ -92,16 +103,17 @@ def _paper(
     right.plot(
         at,
         [known[place] for place in at],
-        "-" if is_axis else "",
+        linestyle="-" if is_axis else "none",
         marker="s",
         markersize=5,
         color=_PAPER,
         linewidth=1.6,
     )
     right.grid(visible=False)
+    right.set_ylabel("paper", color=_GREY, fontsize="small")
     right.yaxis.set_major_locator(MaxNLocator(5))
     right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.4g}%"))
-    right.tick_params(axis="y", labelcolor="#7a7f87", length=0)
+    right.tick_params(axis="y", labelcolor=_GREY, length=0)
     for side in ("left", "top", "bottom", "right"):
         right.spines[side].set_visible(False)
     return True
@@ -115,5 +127,9 @@ def _named(axis: Axes, rows: Sequence[Mapping[str, Any]], places: Sequence[float
     else:
         axis.set_xticks(places, names)
     axis.minorticks_off()
-    axis.margins(x=0.08)
+    low, high = min(places), max(places)
+    if axis.get_xscale() == "log":
+        axis.set_xlim(low * (low / high) ** _BESIDE, high * (high / low) ** _BESIDE)
+    else:
+        axis.set_xlim(low - _BESIDE * (high - low), high + _BESIDE * (high - low))
     axis.tick_params(axis="x", colors=INK)
