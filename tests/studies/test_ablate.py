@@ -248,14 +248,17 @@ def test_jobs_share_it(study: Path, colours: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the studies that have a name
 
 
-def test_every_row_of_every_study_can_be_trained(colours: Path) -> None:
+@pytest.mark.parametrize(
+    "names", [("mask-token", "data-size", "decoder-width"), pytest.param(tuple(STUDIES), marks=pytest.mark.slow)]
+)
+def test_every_row_of_a_study_can_be_trained(names: tuple[str, ...], colours: Path) -> None:
     """With equal images a step and as many views, but where that is what varies."""
     sets = tuple(one for one in SET if not one.startswith(("depth=", "decoder_depth=")))
     given = {"data": str(colours), "out": "s", "epochs": 8.0, "set": sets, "device": "cpu", "workers": 0}
     first = settings_of("ablate", Ablate, {**given, "study": "target"})
     means = means_of(first, Console(quiet=True), {})
     base = base_of(first, job.in_common(first), open_data(str(colours)), means)
-    for name in STUDIES:
+    for name in names:
         named = study_of(settings_of("ablate", Ablate, {**given, "study": name}))
         check_names(named.rows)
         found = {one.row.name: one for one in trained(base, named.rows, 8.0)}

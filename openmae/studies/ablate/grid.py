@@ -56,7 +56,7 @@ def study_of(settings: Ablate) -> Named:
         given[name] = [value.strip() for value in values.split(",")]
         if len(set(given[name])) < len(given[name]):
             raise UserError(f"--vary {word} has a value twice", "give each once")
-    clash = sorted({*given} & {*in_common(settings)})
+    clash = sorted({*given} & {_halves(word, "--set")[0] for word in settings.set})
     if clash:
         raise UserError(f"{clash[0]} is in --vary and in --set", "give it in one of them")
     varied = _read(given)
