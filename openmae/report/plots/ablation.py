@@ -16,6 +16,7 @@ from openmae.report.plots.style import BLUE, INK, STYLE
 
 _PAPER, _GREY = "#b4b8be", "#6f747b"
 _BESIDE = 0.08  # of the span, left free
+_AROUND = 0.5  # of the span of all seeds, above and below
 _MOST_APART = 12  # letters of a name that stand beside each other
 
 
@@ -39,7 +40,8 @@ def ablation_picture(results: Mapping[str, Any]) -> str:
             _named(axis, rows, places, is_axis)
             axis.set_xlabel(drawable(str(results.get("axis", ""))))
             axis.set_title(drawable(str(one.get("said", one["name"]))))
-        said = f"Dots: seeds. Lines: bounds of the difference to {drawable(str(results.get('usual', '')))}."
+        usual = drawable(str(results.get("usual", "")))
+        said = f"Dots: seeds. Lines: bounds of the difference to {usual}, maybe beyond the frame."
         if has_paper:
             said += "\nGrey: the paper's ViT-L on ImageNet-1K, on its own axis; signs are to be compared, not values."
         figure.supxlabel(said, color=_GREY, fontsize="small")
@@ -73,6 +75,11 @@ def _ours(
         color=BLUE,
         zorder=5,
     )
+    # Of two or three seeds bounds may be wider than all that was found: they leave the frame, and the table has them.
+    found = [value for row in rows for value in row["of"].get(one["name"]) or []]
+    low, high = min(found), max(found)
+    beside = _AROUND * ((high - low) or abs(high) or 1.0)
+    axis.set_ylim(low - beside, high + beside)
     scale, unit = (100, "%") if one.get("in_points") else (1, "")
     axis.yaxis.set_major_locator(MaxNLocator(5))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{scale * y:.4g}{unit}"))

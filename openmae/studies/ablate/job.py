@@ -274,6 +274,10 @@ def _question(plan: Plan, parts: Sequence[Part], parts_of: Mapping[tuple[str, in
             notes.append("DATA has no splits: the encoders have seen the judging images too, without their labels.")
     if plan.settings.seeds == 1:
         notes.append("One seed: the bounds tell nothing of what another one would have given.")
+    if plan.settings.seeds == 2:
+        notes.append(
+            "Two seeds tell hardly anything of how much seeds differ, so the bounds are wide: more narrow them."
+        )
     work = {name: one.work for name, one in plan.trainings.items()}
     usual = work.get(plan.named.usual)
     computing = {} if usual is None else {name: one / usual for name, one in work.items()}
