@@ -23,6 +23,7 @@ _PLACES = {  # what is imported when it is first asked for: torch takes a second
     "pretrain": "python.training",
     "finetune": "python.training",
     "adapt": "python.study",
+    "ablate": "python.study",
     "embed": "python.features",
     "knn": "python.features",
     "probe": "python.features",

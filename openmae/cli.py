@@ -12,7 +12,7 @@ from typing import Any
 
 from openmae.commandline.flags import with_flags
 from openmae.commandline.interrupts import GOES_ON, RESUMABLE, Interrupts
-from openmae.commandline.words import refuse_empty_words, refuse_unknown_flags, suggestion, with_config_file
+from openmae.commandline.words import refuse_empty_words, refuse_unknown_flags, repeated, suggestion, with_config_file
 from openmae.console.words import printable
 from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError, said_once
 from openmae.files.address import hide
@@ -32,6 +32,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (module, dataclass, what 
         "studies.adapt.job",
         "Adapt",
         "is going on from released weights worth it? MODEL DATA --out STUDY",
+    ),
+    "ablate": (
+        "studies.ablate.job",
+        "Ablate",
+        "which setting is best here? a table with error bars: DATA --out STUDY --study NAME",
     ),
     "reconstruct": ("reconstruct", "Reconstruct", "masked | reconstruction | original: MODEL IMAGE... --out PNG"),
     "knn": ("probe.knn", "Knn", "what the features know, by nearest neighbours: MODEL DATA"),
@@ -173,7 +178,7 @@ def read_settings(command: str, argv: list[str]) -> Any:
     if command not in COMMANDS:
         raise UserError(f"there is no command '{command}'{suggestion(command, list(COMMANDS))}", "see openmae --help")
     settings_type, derived = _settings_type(command)
-    argv = with_config_file(argv, settings_type, derived)
+    argv = repeated(with_config_file(argv, settings_type, derived), settings_type)
     refuse_empty_words(argv)
     refuse_unknown_flags(argv, settings_type)
     return _parsed(command, argv, settings_type)

@@ -26,6 +26,7 @@ Purpose = Literal[
     "probe folds",
     "resample",
     "few",
+    "share",
     "percentiles",
     "corruption",
     "packing",
@@ -85,6 +86,7 @@ PURPOSES: dict[Purpose, Draws] = {
         3,
         beside={"held out": "Figures and pictures of some images; who is held out is decided without them."},
     ),
+    "share": Draws("a share of the images that is learnt from", 3, view=_only(8)),
     # Single images.
     "percentiles": Draws(
         "which pixels of an image of floats are counted: index of the image",

@@ -26,6 +26,11 @@ MEASURED_SMALL = {  # what would measure a large model for minutes, or start oth
     "doctor": ["--processes", "1"],
     "plan": "--model vit_tiny --img-size 32 --patch-size 16 --depth 1 --decoder-depth 1 --seconds 0.2".split(),
     "bench": ["--model", "vit_tiny", "--micro-batch", "1", "--rounds", "1", "--precision", "fp32"],
+    "ablate": (
+        "--vary mask_ratio=0.5,0.75 --epochs 1 --seeds 1 --precision fp32 --workers 0 --device cpu --set img_size=16 "
+        "patch_size=8 embed_dim=24 depth=1 num_heads=2 decoder_embed_dim=16 decoder_depth=1 decoder_num_heads=2 "
+        "batch_size=8"
+    ).split(),
     "adapt": "--epochs 1 --batch-size 8 --seeds 2 --no-scratch --few-labels none".split(),
 }
 

@@ -81,6 +81,24 @@ def _flag_words(name: str, value: Any) -> list[str]:
     return [flag(name), *map(str, values)]
 
 
+def repeated(argv: list[str], settings_type: type) -> list[str]:
+    """The words, with --vary A B as --vary A --vary B, where a flag may be given several times."""
+    from tyro.conf import UseAppendAction
+
+    hints = get_type_hints(settings_type, include_extras=True)
+    several = {flag(name) for name, hint in hints.items() if UseAppendAction in getattr(hint, "__metadata__", ())}
+    words: list[str] = []
+    current, given = "", False
+    for word in argv:
+        if word.startswith("--"):
+            current, given = word if word in several else "", False
+        elif current and given:
+            words.append(current)
+        given = not word.startswith("--")
+        words.append(word)
+    return words
+
+
 def refuse_empty_words(argv: list[str]) -> None:
     """Raises UserError for a variable of the shell's that is not set; as a folder it would be the present one."""
     for before, word in zip(["", *argv], argv, strict=False):

@@ -1,4 +1,4 @@
-"""openmae.adapt, and the folder of a study as an object."""
+"""openmae.adapt, openmae.ablate, and the folder of a study as an object."""
 
 from __future__ import annotations  # help() shows Data, not what it stands for
 
@@ -14,9 +14,13 @@ from openmae.python.kinds import AnyModel, Data, at_home, data_of
 from openmae.python.run import Run, finished, inline
 from openmae.python.tables import table
 from openmae.python.training import as_far_as_let
+from openmae.report.page.ablation import is_ablation
 from openmae.report.page.run import write_report
-from openmae.report.page.study import RESULTS, STUDY
+from openmae.report.page.study import RESULTS, is_study
+from openmae.report.plots.ablation import ablation_picture
 from openmae.report.plots.study import study_picture
+from openmae.studies.ablate import job as ablating
+from openmae.studies.ablate.settings import Ablate
 from openmae.studies.adapt import job as adapting
 from openmae.studies.adapt.settings import Adapt
 
@@ -31,8 +35,10 @@ class Study(os.PathLike[str]):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises UserError where the folder holds no study."""
         self.path = Path(path)
-        if not (self.path / STUDY).exists():
-            raise UserError(f"{self.path} holds no study", "give the folder that openmae.adapt has written")
+        if not is_study(self.path):
+            raise UserError(
+                f"{self.path} holds no study", "give the folder that openmae.adapt or openmae.ablate has written"
+            )
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -46,18 +52,26 @@ class Study(os.PathLike[str]):
     @property
     def verdict(self) -> str:
         """What follows, in a sentence or two; or that nothing does yet."""
-        found = self.results.get("verdict") or {"sentence": "No seed is done yet: no verdict."}
+        results = self.results
+        if is_ablation(results):
+            return with_keywords(str(results["sentence"]))
+        found = results.get("verdict") or {"sentence": "No seed is done yet: no verdict."}
         return with_keywords(" ".join(found[name] for name in ("sentence", "beside") if found.get(name)))
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is a verdict."""
+        """Whether all of it is done."""
+        if is_ablation(results := self.results):
+            return bool(results["complete"])
         return str(self.results.get("verdict", {}).get("kind", "unfinished")) != "unfinished"
 
     @property
     def table(self) -> Any:
-        """A row for each figure: its mean over the seeds for each encoder, and the gain with its bounds, low to high. A
-        pandas.DataFrame where pandas is installed, else a list of dicts. Shares are 0..1."""
+        """A row for each figure: its mean over the seeds for each encoder, and the gain with its bounds, low to high;
+        of an ablation, a row for each setting and figure, with how far it is from the usual one, and what the paper
+        has. A pandas.DataFrame where pandas is installed, else a list of dicts. Shares are 0..1."""
+        if is_ablation(results := self.results):
+            return table([_setting(row, one["name"]) for row in results["rows"] for one in results["figures"]])
         return table([_row(one) for one in self.results.get("figures", [])])
 
     @property
@@ -76,7 +90,10 @@ class Study(os.PathLike[str]):
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """For notebooks: nothing is fetched from anywhere."""
         results = self.results
-        svg = study_picture(results["figures"], results["encoders"]) if results.get("figures") else ""
+        if is_ablation(results):
+            svg = ablation_picture(results)
+        else:
+            svg = study_picture(results["figures"], results["encoders"]) if results.get("figures") else ""
         picture = f'<div><img alt="Figures of each encoder, and the gain" src="{inline(svg)}"></div>' if svg else ""
         rows = self.table
         shown = rows.to_html(index=False, float_format="%.4g") if hasattr(rows, "to_html") and len(rows) else ""
@@ -89,6 +106,20 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
     means = {name: sum(values) / len(values) if values else None for name, values in one["of"].items()}
     gain = {name: (one.get("gain") or {}).get(key) for name, key in _BOUNDS.items()}
     return {"figure": one["name"], **means, **gain}
+
+
+def _setting(row: dict[str, Any], figure: str) -> dict[str, Any]:
+    """Of a row of an ablation's results.json."""
+    values = row["of"].get(figure) or []
+    apart = row["against"].get(figure) or {}
+    paper = row["paper"].get(figure)
+    return {
+        "setting": row["name"],
+        "figure": figure,
+        "mean": sum(values) / len(values) if values else None,
+        **{name: apart.get(name) for name in ("difference", "low", "high")},
+        "paper": None if paper is None else paper / 100,
+    }
 
 
 _BOUNDS = {"gain": "difference", "low": "low", "high": "high"}
@@ -104,6 +135,21 @@ def adapt(model: AnyModel, data: Data, *, labels: Data = None, **settings: Any) 
     """
     given = {"model": finished(model), "data": data_of(data), "labels": data_of(labels)}
     asked = settings_of("adapt", Adapt, {**given, **settings, **at_home(given, settings)})
-    with as_far_as_let((asked.out / STUDY).exists):
+    with as_far_as_let(lambda: is_study(asked.out)):
         adapting.run(asked)
+    return Study(asked.out)
+
+
+@taking(Ablate)
+def ablate(data: Data, *, labels: Data = None, **settings: Any) -> Study:
+    """Asks which setting is best on these images, and gives the study: `study="mask-ratio"`, or a grid of one's own,
+    `vary=["mask_ratio=0.25,0.5,0.75"]`.
+
+    data: the images to pre-train on. labels: labelled ones to judge by. The same call again goes on where the study
+    was, and it is interrupted as openmae.adapt is.
+    """
+    given = {"data": data_of(data), "labels": data_of(labels)}
+    asked = settings_of("ablate", Ablate, {**given, **settings, **at_home(given, settings)})
+    with as_far_as_let(lambda: is_study(asked.out)):
+        ablating.run(asked)
     return Study(asked.out)

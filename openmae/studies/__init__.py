@@ -2,7 +2,10 @@
 
 What every study has, from what is done to what is said:
 
-    study.py      `Study`, the folder: `Part`s, each done once, of which study.json says what they found
+    study.py      `Study`: `Part`s, each done once, by whichever process takes it first
+    kept.py       the folder: study.toml says what was asked, a file a part what it found, a lock a part who is at it
+    jobs.py       several processes of this machine that share a study
+    trainings.py  what the trainings of a study have in common
     judging.py    a model is judged by `Means`, the same for all: `judge_by_labels`, `judge_finetuned`,
                   `judge_without_labels` find the figures, and keep what was said of each image
     figures.py    `Figure`, what models are judged by: `figures_of` the labels that there are
@@ -11,13 +14,10 @@ What every study has, from what is done to what is said:
     intervals.py  how far two models are apart, within what bounds
 
 and what is a study's own, as `adapt` has it: `settings`; `trainings`, the settings of its runs; `conclude`, whom it
-compares with whom; `verdict`, the rule; `job`, the table of parts. Models go by the names of what trained them
+compares with whom; `verdict`, the rule; `job`, the table of parts (`ablate` has `named`, the table of studies, and
+`grid`, one of the user's own). Models go by the names of what trained them
 (`gone-on`), and a part by its run's place in the folder (`gone-on/seed-1`), so a comparison of methods or a table of
 ablations is another list of names: its parts are a training and `judge_by_labels` a name and seed, its table is
 `by_seed`, its differences are `apart` of each name and the one that it is compared with, at `level_of` so many. What
 needs no seed (random weights, released ones that stand beside) is `untrained`.
-
-What such a study needs and is not here: parts that several processes share, for which `Study` would lock each part, not
-the folder, and keep what a part found in a file of its own; and a part that fails without ending the others, which is a
-part whose figures say so.
 """

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -29,7 +29,9 @@ from openmae.evaluate.probe import linear_predict
 from openmae.evaluate.rank import rankme
 from openmae.evaluate.suited import suited
 from openmae.heads import Pool
-from openmae.machine.kinds import Precision
+from openmae.machine.device import choose_device, choose_precision
+from openmae.machine.kinds import Device, Precision
+from openmae.machine.workers import workers_for
 from openmae.randomness import generator
 from openmae.recipes.opened import tell
 from openmae.studies.figures import AGREEMENT, FINETUNED, RANKME, RANKME_WITHOUT
@@ -58,6 +60,45 @@ class Means:
     pool: Pool
     seed: int
     heads: Mapping[Path, dict[str, int | None]]
+
+
+class Asked(Protocol):
+    """What every study is asked of how it judges."""
+
+    # ruff: noqa: D102
+    @property
+    def device(self) -> Device: ...
+    @property
+    def workers(self) -> int | None: ...
+    @property
+    def precision(self) -> Literal["auto", "bf16", "fp32"]: ...
+    @property
+    def selection(self) -> Selection: ...
+    @property
+    def reading(self) -> Reading: ...
+    @property
+    def task(self) -> Task | None: ...
+    @property
+    def pool(self) -> Pool: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def means_of(asked: Asked, console: Console, heads: Mapping[Path, dict[str, int | None]]) -> Means:
+    """By what the models of a study are judged. Raises UserError."""
+    device = choose_device(asked.device)
+    return Means(
+        device,
+        workers_for(asked.workers, device),
+        choose_precision(device)[0] if asked.precision == "auto" else asked.precision,
+        console,
+        asked.selection,
+        asked.reading,
+        asked.task,
+        asked.pool,
+        asked.seed,
+        heads,
+    )
 
 
 @dataclass(frozen=True)

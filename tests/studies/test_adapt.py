@@ -47,6 +47,12 @@ def results(study: Path) -> dict[str, Any]:
     return found
 
 
+def parts(study: Path) -> dict[str, Any]:
+    """What each part found, by its name."""
+    files = (study / "parts").rglob("*.json")
+    return {str(file.relative_to(study / "parts").with_suffix("")): json.loads(file.read_text()) for file in files}
+
+
 def test_it_is_a_folder_of_ordinary_runs_with_equal_steps(study: Path, finished: Path) -> None:
     runs = [study / encoder / f"seed-{seed}" for encoder in ("gone-on", "scratch") for seed in (0, 1)]
     configs = [read_config(run) for run in runs]
@@ -112,7 +118,7 @@ def test_the_same_command_does_nothing_twice_and_more_seeds_are_added(
     study: Path, finished: Path, data: Path, tmp_path: Path, run: Run
 ) -> None:
     mine = copy(study, tmp_path / "study")
-    before = json.loads((mine / "study.json").read_text())
+    before = parts(mine)
     same = ("--few-labels", "2-per-class")
     code, output, errors = run(*adapt(finished, data, mine, *same))
     assert code == 0, errors
@@ -126,11 +132,11 @@ def test_the_same_command_does_nothing_twice_and_more_seeds_are_added(
         patch.setattr("openmae.recipes.finetune.choose._LEAST_STEPS", 1)
         code, output, errors = run(*adapt(finished, data, mine, *same, "--seeds 3 --no-scratch --worth 0.5"))
     assert code == 0, errors
-    after = json.loads((mine / "study.json").read_text())["parts"]
-    assert {*after} - {*before["parts"]} == {
+    after = parts(mine)
+    assert {*after} - {*before} == {
         "gone-on/seed-2", "judged/gone-on-seed-2", "finetuned/released-seed-2", "finetuned/gone-on-seed-2",
     }  # fmt: skip
-    assert {name: after[name] for name in before["parts"]} == before["parts"]
+    assert {name: after[name] for name in before} == before
     assert results(mine)["verdict"]["kind"] == "no gain"
     assert results(mine)["verdict"]["beside"] == ""
 
@@ -149,7 +155,7 @@ def test_without_labels_and_by_the_clock(finished: Path, tmp_path: Path, capsys:
     found = results(tmp_path / "s")
     assert [one["name"] for one in found["figures"]] == ["agreement", "rankme"]
     assert "No labels judged" in found["notes"][0]
-    speed = json.loads((tmp_path / "s/study.json").read_text())["parts"]["speed"]["figures"]["images_per_second"]
+    speed = parts(tmp_path / "s")["speed"]["figures"]["images_per_second"]
     epochs = read_config(tmp_path / "s/gone-on/seed-0")["epochs"]
     assert epochs == pytest.approx(0.005 * 60 * speed / (24 - 2), rel=0.15)  # 2 are set aside for the pictures
     assert read_config(tmp_path / "s/gone-on/seed-1")["epochs"] == epochs

@@ -35,28 +35,28 @@ def test_each_file_is_read_once_and_what_no_seed_trained_counts_once(
 
     read_outcomes = judged.read_outcomes
     monkeypatch.setattr(judged, "read_outcomes", read)
-    with Study(tmp_path / "study", "compare", {}, Console(quiet=True)) as study:
-        found = Judged(study, (0, 1), ("random",))
-        made: dict[str, dict[str, Outcome]] = {}
-        ranks: dict[str, dict[str, Any]] = {}
-        for number, (method, seed) in enumerate((method, seed) for method in METHODS for seed in (0, 1)):
-            for figure in ("", "finetuned"):
-                file = found.file(method, seed, figure)
-                names = [figure] if figure else ["knn", "linear"]
-                own = made.setdefault(file.name, {name: outcome(10 * number + len(name)) for name in names})
-                save_outcomes(file, own)
-            ranks.setdefault(found.file(method, seed).stem, {"rankme": 9.0 + number, RANKME_WITHOUT: [8.0, 9 + number]})
-        parts = [Part(f"judged/{name}", "judging", name, lambda name=name: ranks[name]) for name in ranks]
-        study.do(parts, parts)
-        for _ in range(2):
-            assert [len(found.by_seed("random", one)) for one in (KNN, LINEAR, FEW, RANKME)] == [1, 1, 2, 1]
-            assert found.by_seed("mae", KNN) == [made[f"mae-seed-{seed}.npz"]["knn"].figure() for seed in (0, 1)]
-            pairs = [(made[f"dino-seed-{seed}.npz"]["linear"], made["random.npz"]["linear"]) for seed in (0, 1)]
-            assert found.apart("dino", "random", LINEAR, 0.9, 3) == between(pairs, 0.9, 3)
-            assert found.apart("mae", "dino", FEW, 0.9, 3).difference == pytest.approx(
-                -found.apart("dino", "mae", FEW, 0.9, 3).difference
-            )
-            without = [(np.array([8.0, 11 + seed]), np.array([8.0, 9.0])) for seed in (0, 1)]
-            expected = between_parts([(11.0, 9.0), (12.0, 9.0)], without, 0.9)
-            assert found.apart("mae", "random", RANKME, 0.9, 3) == expected
+    study = Study(tmp_path / "study", "compare", {}, Console(quiet=True))
+    found = Judged(study, (0, 1), ("random",))
+    made: dict[str, dict[str, Outcome]] = {}
+    ranks: dict[str, dict[str, Any]] = {}
+    for number, (method, seed) in enumerate((method, seed) for method in METHODS for seed in (0, 1)):
+        for figure in ("", "finetuned"):
+            file = found.file(method, seed, figure)
+            names = [figure] if figure else ["knn", "linear"]
+            own = made.setdefault(file.name, {name: outcome(10 * number + len(name)) for name in names})
+            save_outcomes(file, own)
+        ranks.setdefault(found.file(method, seed).stem, {"rankme": 9.0 + number, RANKME_WITHOUT: [8.0, 9 + number]})
+    parts = [Part(f"judged/{name}", "judging", name, lambda name=name: ranks[name]) for name in ranks]
+    study.do(parts, parts)
+    for _ in range(2):
+        assert [len(found.by_seed("random", one)) for one in (KNN, LINEAR, FEW, RANKME)] == [1, 1, 2, 1]
+        assert found.by_seed("mae", KNN) == [made[f"mae-seed-{seed}.npz"]["knn"].figure() for seed in (0, 1)]
+        pairs = [(made[f"dino-seed-{seed}.npz"]["linear"], made["random.npz"]["linear"]) for seed in (0, 1)]
+        assert found.apart("dino", "random", LINEAR, 0.9, 3) == between(pairs, 0.9, 3)
+        assert found.apart("mae", "dino", FEW, 0.9, 3).difference == pytest.approx(
+            -found.apart("dino", "mae", FEW, 0.9, 3).difference
+        )
+        without = [(np.array([8.0, 11 + seed]), np.array([8.0, 9.0])) for seed in (0, 1)]
+        expected = between_parts([(11.0, 9.0), (12.0, 9.0)], without, 0.9)
+        assert found.apart("mae", "random", RANKME, 0.9, 3) == expected
     assert set(reads.values()) == {1}

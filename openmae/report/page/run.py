@@ -14,6 +14,7 @@ from openmae.data.formats.header import check_size
 from openmae.errors import BrokenImage, UserError
 from openmae.files.parsing import read_json
 from openmae.files.whole import write_file
+from openmae.report.page.ablation import ablation_page, is_ablation
 from openmae.report.page.compared import COMPARED, compared_section
 from openmae.report.page.folds import CROSS_VALIDATION, folds_section
 from openmae.report.page.html import (
@@ -30,7 +31,7 @@ from openmae.report.page.html import (
     small,
 )
 from openmae.report.page.results import error_of, results_sections, shown_figure, shown_figures, stands_out
-from openmae.report.page.study import RESULTS, STUDY, study_page
+from openmae.report.page.study import RESULTS, is_study, study_page
 from openmae.report.page.sweep import SWEEP, sweep_page
 from openmae.report.plots.curves import curves, is_number, series
 from openmae.train.run import read_config, read_metrics
@@ -51,8 +52,9 @@ def write_report(run: Path) -> Path:
     name = run.resolve().name
     if (run / "config.toml").exists():
         body = _run_page(run)
-    elif (run / STUDY).exists():
-        body = study_page(_read_json(run / RESULTS))
+    elif is_study(run):
+        found = _read_json(run / RESULTS)
+        body = ablation_page(found) if is_ablation(found) else study_page(found)
     elif (run / SWEEP).exists():
         body = sweep_page(_read_json(run / SWEEP))
     else:

@@ -6,6 +6,7 @@ results.json of a study holds {"verdict": {"kind", "sentence", "beside"}, "encod
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -13,7 +14,10 @@ from openmae.console.words import duration
 from openmae.report.page.html import escaped, facts, numbers_table, paragraph, picture, section
 from openmae.report.plots.curves import is_number
 
+ASKED = "study.toml"
+PARTS = "parts"
 STUDY = "study.json"
+"""What kept all of a study once, in the place of these two."""
 RESULTS = "results.json"
 _SAID = {
     "gain": "worth it",
@@ -25,16 +29,21 @@ _SAID = {
 }
 
 
+def is_study(folder: Path) -> bool:
+    """Whether it is the folder of a study."""
+    return (folder / ASKED).exists() or (folder / STUDY).exists()
+
+
 def study_page(results: Any) -> list[str]:
     """The body of the page. results: what results.json holds."""
     if not isinstance(results, dict) or not isinstance(results.get("figures"), list):
         return [paragraph("Nothing of this study is complete yet.")]
     figures = [one for one in results["figures"] if _is_figure(one)]
-    encoders = {str(key): str(said) for key, said in _mapping(results.get("encoders")).items()}
+    encoders = {str(key): str(said) for key, said in mapping(results.get("encoders")).items()}
     from openmae.report.plots.study import study_picture  # here: every training imports this page, matplotlib is large
 
     svg = study_picture(figures, encoders)
-    verdict = _mapping(results.get("verdict"))
+    verdict = mapping(results.get("verdict"))
     return [
         section(
             "Verdict",
@@ -51,7 +60,7 @@ def study_page(results: Any) -> list[str]:
             *(paragraph(str(note)) for note in results.get("notes") or ()),
         ),
         section("How it is judged", paragraph(str(results.get("rule") or ""))),
-        _runs(results.get("runs")),
+        runs_section(results.get("runs")),
     ]
 
 
@@ -59,17 +68,19 @@ def study_table(figures: list[dict[str, Any]], encoders: Mapping[str, str]) -> t
     """(heads, rows): of each figure its mean over the seeds for each encoder, and the difference with its bounds."""
     rows = []
     for one in figures:
-        of, gain = one["of"], _mapping(one.get("gain"))
-        said = [_shown(one, sum(of[key]) / len(of[key])) if of.get(key) else "" for key in encoders]
-        rows.append([str(one.get("said", one["name"])), *said, _bounds(one, gain)])
+        of, gain = one["of"], mapping(one.get("gain"))
+        said = [shown_value(one, sum(of[key]) / len(of[key])) if of.get(key) else "" for key in encoders]
+        rows.append([str(one.get("said", one["name"])), *said, bounds_of(one, gain)])
     return ("figure", *encoders.values(), "gain of going on"), rows
 
 
-def _shown(one: dict[str, Any], value: float) -> str:
+def shown_value(one: Mapping[str, Any], value: float) -> str:
+    """A figure: a share in percent."""
     return f"{100 * value:.1f}%" if one.get("in_points") else f"{value:.3g}"
 
 
-def _bounds(one: dict[str, Any], gain: Mapping[str, Any]) -> str:
+def bounds_of(one: Mapping[str, Any], gain: Mapping[str, Any]) -> str:
+    """A difference within its bounds; - where there is none."""
     if not all(is_number(gain.get(key)) for key in ("difference", "low", "high")):
         return "-"
     in_points = bool(one.get("in_points"))
@@ -83,7 +94,7 @@ def signed(value: float, in_points: bool) -> str:
     return "0.0" if shown in ("-0.0", "+0.0") else shown
 
 
-def _runs(runs: Any) -> str:
+def runs_section(runs: Any) -> str:
     """A row for each run, with how long its steps took."""
     found = [one for one in runs if isinstance(one, dict) and one.get("name")] if isinstance(runs, list) else []
     rows = [_run(str(one["name"]), one.get("steps"), one.get("seconds")) for one in found]
@@ -107,5 +118,6 @@ def _is_figure(one: Any) -> bool:
     return isinstance(of, dict) and all(isinstance(v, list) and all(map(is_number, v)) for v in of.values())
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value, or nothing where it is none."""
     return value if isinstance(value, dict) else {}

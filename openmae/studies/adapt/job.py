@@ -23,8 +23,6 @@ from openmae.data.sources.source import Source
 from openmae.distributed.ranks import refuse_ranks
 from openmae.errors import UserError
 from openmae.files.address import whole_address
-from openmae.machine.device import choose_device, choose_precision
-from openmae.machine.workers import workers_for
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.in_parts.about import digest
 from openmae.recipes.learnt import label_column
@@ -46,9 +44,7 @@ from openmae.studies.adapt.trainings import (
     few_labels_of,
     from_scratch,
     going_on,
-    like,
     measure_speed,
-    train,
 )
 from openmae.studies.figures import FINETUNED, figures_of
 from openmae.studies.judging import (
@@ -57,11 +53,13 @@ from openmae.studies.judging import (
     judge_by_labels,
     judge_finetuned,
     judge_without_labels,
+    means_of,
     no_labels,
     open_labelled,
     unlabelled,
 )
 from openmae.studies.study import Part, Study
+from openmae.studies.trainings import like, train
 from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
 
@@ -94,26 +92,26 @@ def run(settings: Adapt) -> None:
     refuse_ranks("a study")
     console = make_console(outlives_terminal=True)
     settings, loaded = _model(settings, console)
-    means = _means(settings, console)
+    means = means_of(settings, console, {settings.model: settings.heads})
     opened = open_all(settings, loaded, means)
-    with Study(settings.out, "adapt", _asked(settings, opened), console) as study:
-        first, by_seed = _parts(settings, opened, means, study)
-        whole = [*first, *(part for parts in by_seed.values() for part in parts)]
-        console.print(_plan(settings, opened, len(whole)), soft_wrap=True)
-        study.do(first, whole)
-        for number, parts in enumerate(by_seed.values(), 1):
-            if study.do(parts, whole) and number < len(by_seed):
-                conclude(study, _question(settings, opened, list(by_seed)[:number]))
-                console.print(f"\nSeed {number} of {len(by_seed)} is done. So far: {settings.out}/report.html")
-        said, results = conclude(study, _question(settings, opened, list(by_seed)))
-        show(results, said, console)
-        for note in results["notes"]:
-            console.print(note, soft_wrap=True)
-        console.print(
-            f"\nKept in {settings.out}: results.json, study.svg, report.html, and every run in its folder. Look at:   "
-            f"{settings.out}/report.html",
-            soft_wrap=True,
-        )
+    study = Study(settings.out, "adapt", _asked(settings, opened), console)
+    first, by_seed = _parts(settings, opened, means, study)
+    whole = [*first, *(part for parts in by_seed.values() for part in parts)]
+    console.print(_plan(settings, opened, len(whole)), soft_wrap=True)
+    study.do(first, whole)
+    for number, parts in enumerate(by_seed.values(), 1):
+        if study.do(parts, whole) and number < len(by_seed):
+            conclude(study, _question(settings, opened, list(by_seed)[:number]))
+            console.print(f"\nSeed {number} of {len(by_seed)} is done. So far: {settings.out}/report.html")
+    said, results = conclude(study, _question(settings, opened, list(by_seed)))
+    show(results, said, console)
+    for note in results["notes"]:
+        console.print(note, soft_wrap=True)
+    console.print(
+        f"\nKept in {settings.out}: results.json, study.svg, report.html, and every run in its folder. Look at:   "
+        f"{settings.out}/report.html",
+        soft_wrap=True,
+    )
 
 
 def _model(settings: Adapt, console: Console) -> tuple[Adapt, Loaded]:
@@ -122,23 +120,6 @@ def _model(settings: Adapt, console: Console) -> tuple[Adapt, Loaded]:
     say_origin(loaded, console)
     column = label_column(settings.label_column, settings.labels or settings.data, settings.model, loaded, console)
     return replace(settings, label_column=column), loaded
-
-
-def _means(settings: Adapt, console: Console) -> Means:
-    """What all encoders are judged by. Raises UserError."""
-    device = choose_device(settings.device)
-    return Means(
-        device,
-        workers_for(settings.workers, device),
-        choose_precision(device)[0] if settings.precision == "auto" else settings.precision,
-        console,
-        settings.selection,
-        settings.reading,
-        settings.task,
-        settings.pool,
-        settings.seed,
-        {settings.model: settings.heads},
-    )
 
 
 def open_all(settings: Adapt, loaded: Loaded, means: Means) -> Opened:
@@ -287,7 +268,10 @@ def _trained(settings: Adapt, opened: Opened, study: Study, console: Console, en
 
     expected = None if settings.minutes is None else settings.minutes * 60
     said = f"{'going on' if encoder == GONE_ON else SAID[encoder]}, seed {seed}"
-    return Part(f"{encoder}/seed-{seed}", "training", said, do, expected)
+    after = [] if settings.minutes is None else [_SPEED]
+    after += [] if run == first else [f"{encoder}/{first.name}"]
+    after += [f"{GONE_ON}/{first.name}"] if encoder == SCRATCH else []
+    return Part(f"{encoder}/seed-{seed}", "training", said, do, expected, tuple(after))
 
 
 def _epochs(settings: Adapt, opened: Opened, study: Study) -> float | None:
@@ -309,7 +293,8 @@ def _judged(settings: Adapt, opened: Opened, means: Means, study: Study, encoder
     else:
         do = partial(judge_by_labels, model, opened.labelled, means, file)
     of = "" if encoder == RELEASED else f", seed {seed}"
-    return Part(f"judged/{file.stem}", "judging", f"judging {ENCODERS[encoder]}{of}", do)
+    after = () if encoder == RELEASED else (f"{encoder}/seed-{seed}",)
+    return Part(f"judged/{file.stem}", "judging", f"judging {ENCODERS[encoder]}{of}", do, after=after)
 
 
 def _finetuned(settings: Adapt, opened: Opened, means: Means, study: Study, encoder: str, seed: int) -> Part:
@@ -329,4 +314,6 @@ def _finetuned(settings: Adapt, opened: Opened, means: Means, study: Study, enco
         return judge_finetuned(run, held_out, means, file)
 
     said = f"fine-tuning {ENCODERS[encoder]} with few labels ({labels}), seed {seed}"
-    return Part(f"finetuned/{encoder}-seed-{seed}", "fine-tuning", said, do)
+    after = [] if encoder == RELEASED else [f"{encoder}/seed-{seed}", f"finetuned/{RELEASED}-seed-{seed}"]
+    after += [] if seed == settings.seed else [f"finetuned/{encoder}-seed-{settings.seed}"]
+    return Part(f"finetuned/{encoder}-seed-{seed}", "fine-tuning", said, do, after=tuple(after))

@@ -5,27 +5,23 @@ computing but for the share of the steps in which an encoder that goes on rests 
 cheaper. The seconds that the steps of each took are measured and shown.
 """
 
-from collections.abc import Collection
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from openmae.errors import UserError
 from openmae.model import nearest_size
-from openmae.recipes.asked import AskedGroups, AskedReading
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.job import pretrain
 from openmae.recipes.pretrain.settings import Pretrain
-from openmae.recipes.training.open import stored
-from openmae.report.page.run import training_seconds
 from openmae.studies.adapt.settings import Adapt
+from openmae.studies.trainings import asked_of_data
 from openmae.train.run import read_config, read_metrics
 from openmae.weights import load_model
 
-P = TypeVar("P", Pretrain, Finetune)
 _SHORT = 16  # steps of the largest batch, at most, of the training that measures the speed
 _LARGEST_BATCH = {"cpu": 256}
 _OF_SHAPE = (
@@ -74,16 +70,8 @@ def _pretraining(settings: Adapt, run: Path, seed: int) -> Pretrain:
         evaluations=0,
         device=settings.device,
         workers=settings.workers,
-        **{**_asked_of_data(settings), "label_column": None},
+        **{**asked_of_data(settings), "label_column": None},
     )
-
-
-def train(asked: Pretrain, console: Console) -> dict[str, Any]:
-    """Pre-trains, or goes on with a run that was interrupted; gives the steps and the seconds that they took."""
-    assert asked.out is not None
-    pretrain(asked, console)
-    config = read_config(asked.out)
-    return {"steps": config["steps"], "batch_size": config["batch_size"], "seconds": training_seconds(asked.out)}
 
 
 def measure_speed(settings: Adapt, run: Path, images: int, device: str, console: Console) -> dict[str, Any]:
@@ -113,16 +101,5 @@ def few_labels_of(model: Path, settings: Adapt, run: Path, labels: str, seed: in
         precision=settings.precision,
         device=settings.device,
         workers=settings.workers,
-        **_asked_of_data(settings),
+        **asked_of_data(settings),
     )
-
-
-def like(asked: P, earlier: Path, but: Collection[str] = ()) -> P:
-    """The settings with what is open taken from an earlier run's, so that both are trained alike; `but` for these."""
-    config = {name: value for name, value in read_config(earlier).items() if name not in but}
-    return stored(asked, config, defaults_too=False)
-
-
-def _asked_of_data(settings: Adapt) -> dict[str, Any]:
-    """What AskedReading and AskedGroups ask: images are learnt from as they are judged."""
-    return {field.name: getattr(settings, field.name) for field in (*fields(AskedReading), *fields(AskedGroups))}

@@ -1,0 +1,91 @@
+"""The page of an ablation: a table, a picture with the paper's curve behind it, and the runs.
+
+results.json of one holds {"axis", "usual", "figures": [{"name", "said", "in_points"}], "rows": [{"name", "at", "of":
+{figure: [one a seed]}, "against": {figure: {"difference", "low", "high"}}, "paper": {figure: percent}, "as_paper":
+{figure: words}, "computing", "failed": [{"part", "why"}]}], "curve": [{"at", figure: percent}], "sentence", "progress",
+"notes", "rule", "runs"}; anything may be missing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from openmae.report.page.html import escaped, facts, numbers_table, paragraph, picture, section
+from openmae.report.page.study import bounds_of, mapping, runs_section, shown_value
+
+PAPER = "paper"
+
+
+def ablation_page(results: Mapping[str, Any]) -> list[str]:
+    """The body of the page. results: what results.json holds, of an ablation."""
+    from openmae.report.plots.ablation import ablation_picture  # here: every training imports this page
+
+    svg = ablation_picture(results)
+    source = f" (paper, {results['source']})" if results.get("source") else ""
+    failed = [one for row in rows_of(results) for one in row.get("failed") or [] if isinstance(one, dict)]
+    return [
+        facts(
+            {
+                "Study": f"{results.get('name') or results.get('axis', '')}{source}",
+                "Compared with": str(results.get("usual", "")),
+                "Seeds": str(results.get("seeds", "")),
+                "State": "complete" if results.get("complete") else str(results.get("progress", "")),
+            }
+        ),
+        section(
+            "What is shown",
+            f"<p><b>{escaped(results['sentence'])}</b></p>" if results.get("sentence") else "",
+            numbers_table(*ablation_table(results)),
+            f"<figure>{picture(svg.encode(), 'image/svg+xml', 'Figures of each setting')}</figure>" if svg else "",
+            *(paragraph(str(note)) for note in results.get("notes") or ()),
+        ),
+        section("Failed", *(paragraph(f"{one.get('part')}: {one.get('why')}") for one in failed)),
+        section("How it is judged", paragraph(str(results.get("rule") or ""))),
+        runs_section(results.get("runs")),
+    ]
+
+
+def is_ablation(results: Any) -> bool:
+    """Whether results.json is of one."""
+    return isinstance(results, dict) and isinstance(results.get("rows"), list)
+
+
+def rows_of(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those that are rows."""
+    rows = results.get("rows")
+    return [row for row in rows if isinstance(row, dict) and "name" in row] if isinstance(rows, list) else []
+
+
+def ablation_table(results: Mapping[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """(heads, rows): of each row its mean over the seeds by each figure, how far it is from the usual one, and what the
+    paper has."""
+    figures = [one for one in results.get("figures") or [] if isinstance(one, dict) and "name" in one]
+    usual, rows = str(results.get("usual", "")), rows_of(results)
+    theirs = [one for one in figures if any(one["name"] in mapping(row.get("paper")) for row in rows)]
+    heads = [str(results.get("axis", ""))]
+    for one in figures:
+        heads += [str(one.get("said", one["name"])), f"to {usual}"]
+        heads += [PAPER, "its way?"] if one in theirs else []
+    has_computing = len({round(row["computing"], 2) for row in rows if row.get("computing")}) > 1
+    heads += ["computing"] if has_computing else []
+    return tuple(heads), [_row(row, figures, theirs, usual, has_computing) for row in rows]
+
+
+def _row(
+    row: Mapping[str, Any],
+    figures: list[dict[str, Any]],
+    theirs: list[dict[str, Any]],
+    usual: str,
+    has_computing: bool,
+) -> list[str]:
+    cells = [str(row["name"])]
+    for one in figures:
+        values = mapping(row.get("of")).get(one["name"]) or []
+        mean = shown_value(one, sum(values) / len(values)) if values else "failed" if row.get("failed") else "-"
+        is_usual = row["name"] == usual
+        cells += [mean, "" if is_usual else bounds_of(one, mapping(mapping(row.get("against")).get(one["name"])))]
+        if one in theirs:
+            paper = mapping(row.get("paper")).get(one["name"])
+            cells += ["" if paper is None else f"{paper:.1f}%", str(mapping(row.get("as_paper")).get(one["name"], ""))]
+    if has_computing:
+        cells.append(f"{row['computing']:.2f}x" if row.get("computing") else "")
+    return cells

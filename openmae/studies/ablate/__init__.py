@@ -1,0 +1,1 @@
+"""`openmae ablate`: which setting is best on these images?"""

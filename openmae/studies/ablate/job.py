@@ -1,0 +1,368 @@
+"""Which setting is best on these images?
+
+    openmae ablate your/images --out studies/ratio --study mask-ratio --labels labelled/
+    openmae ablate your/images --out studies/grid --vary mask_ratio=0.5,0.75 --vary target=pixel,hog --minutes 10
+
+A training for each setting and seed, alike in all else, judged on the same images: means with bounds, in one table and
+one picture, with the paper's figures behind them where it asked the same (docs/ablate.md).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+from rich.console import Console
+
+from openmae.console.terminal import make_console
+from openmae.console.words import duration, several
+from openmae.data.opening import Data, open_data
+from openmae.data.sources.source import Source
+from openmae.distributed.ranks import refuse_ranks
+from openmae.errors import RUN_AGAIN, Interrupted, UserError
+from openmae.files.address import whole_address
+from openmae.recipes.finetune.job import finetune
+from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.settings import given
+from openmae.studies.ablate.conclude import Asked, conclude, show
+from openmae.studies.ablate.grid import check_names, folder_name, in_common, study_of
+from openmae.studies.ablate.named import Named, Row
+from openmae.studies.ablate.settings import Ablate
+from openmae.studies.ablate.trainings import (
+    Base,
+    Trained,
+    base_of,
+    epochs_of,
+    finetuned,
+    measured,
+    of_part,
+    part_of_images,
+    trained,
+)
+from openmae.studies.figures import FINETUNED, Figure, figures_of
+from openmae.studies.jobs import words_of, work_together
+from openmae.studies.judged import Judged
+from openmae.studies.judging import (
+    Labelled,
+    Means,
+    judge_by_labels,
+    judge_finetuned,
+    judge_without_labels,
+    means_of,
+    no_labels,
+    open_labelled,
+    unlabelled,
+)
+from openmae.studies.study import Part, Share, Study
+from openmae.studies.trainings import like, train
+
+LEAST_IMAGES = 20
+_SPEED = "speed"
+_PRETRAINED = Row("pretrained")
+"""What all rows of a study begin from that fine-tunes."""
+_QUIET = Console(quiet=True)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """DATA and what judges. labelled: of the first seed; None where there are no labels."""
+
+    data: Data
+    labelled: Labelled | None
+    unlabelled: Source
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all images, and what is right for them."""
+        judging = self.unlabelled.fingerprint if self.labelled is None else self.labelled.fingerprint
+        return hashlib.sha256(f"{self.data.train.fingerprint} {judging}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is to be done. usual: epochs."""
+
+    settings: Ablate
+    named: Named
+    opened: Opened
+    means: Means
+    base: Base
+    rows: Sequence[Row]
+    trainings: Mapping[str, Trained]
+    rate: float
+    usual: float
+
+    @property
+    def seeds(self) -> range:
+        """All of them."""
+        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
+
+    @property
+    def finetunes(self) -> bool:
+        """Whether rows differ in how one encoder is fine-tuned."""
+        return any(row.blocks is not None for row in self.rows)
+
+    @property
+    def figures(self) -> list[Figure]:
+        """That judge."""
+        labelled = self.opened.labelled
+        found = figures_of(None if labelled is None else labelled.task, "all" if self.finetunes else None)
+        if not self.finetunes:
+            return found
+        return [replace(one, said=one.said.replace(" (all)", "")) for one in found if one.name == FINETUNED]
+
+
+def run(settings: Ablate) -> None:
+    """Trains, judges, and shows what is found. Raises UserError, Interrupted, NotWritten."""
+    refuse_ranks("a study")
+    console = make_console(outlives_terminal=True)
+    common, named = in_common(settings), study_of(settings)
+    check_names(named.rows)
+    means = means_of(settings, console, {})
+    opened = _opened(settings, means, is_for_labels=any(row.blocks is not None for row in named.rows))
+    base = base_of(settings, common, opened.data, means)
+    rows = _rows(named, base)
+    begun = [_PRETRAINED] if any(row.blocks for row in rows) else rows
+    trained(base, begun, settings.epochs)  # whatever cannot be is refused before anything is written
+    study = Study(settings.out, "ablate", _asked(settings, named, common, opened), console, endures=True)
+    speed = Part(_SPEED, _SPEED, "how fast a training is here", partial(measured, base))
+    study.do([speed], [speed])
+    rate = _rate(study)
+    epochs = epochs_of(settings, base, rate)
+    trainings = {one.row.name: one for one in trained(base, begun, epochs)}
+    plan = Plan(settings, named, opened, means, base, rows, trainings, rate, epochs)
+    parts, parts_of = _parts(plan, study)
+    asked = _question(plan, parts, parts_of)
+    console.print(_said(plan, parts), soft_wrap=True)
+    _work(plan, study, asked)
+    results = conclude(study, asked)
+    show(study, results, console)
+    for note in results["notes"]:
+        console.print(note, soft_wrap=True)
+    _end(settings, study, results, console)
+
+
+def _work(plan: Plan, study: Study, asked: Asked) -> None:
+    """Does what is not done, in this process or in several."""
+    settings, parts = plan.settings, asked.parts
+    conclude(study, asked)
+    study.look(parts)
+    if settings.jobs > 1 and not all(study.is_done(part.name) for part in parts):
+        command = ["ablate", *words_of(replace(settings, jobs=1))]
+        work_together(study, command, settings.jobs, parts, lambda: _so_far(study, asked))
+        return
+    share = None if settings.share is None else Share(*settings.share)
+    study.do(parts, parts, share, lambda: _so_far(study, asked))
+
+
+def _so_far(study: Study, asked: Asked) -> None:
+    """results.json, for `openmae report`."""
+    conclude(study, asked)
+
+
+def _end(settings: Ablate, study: Study, results: dict[str, Any], console: Console) -> None:
+    """Says where everything is. Raises UserError where nothing came out, Interrupted where something is left to do."""
+    if not any(any(row["of"].values()) for row in results["rows"]) and (failed := _first_failed(results)):
+        raise UserError(f"every training failed (the first: {failed})", "mend that, and run the same command again")
+    if not results["complete"]:
+        if settings.part is not None:
+            console.print(f"\nOther processes are at the rest ({results['progress']}): the last one makes the table")
+            return
+        raise Interrupted(f"{results['progress']}: the same command goes on where it was", code=RUN_AGAIN)
+    console.print(
+        f"\nKept in {settings.out}: results.json, study.svg, report.html, and every run in its folder. Look at:   "
+        f"{settings.out}/report.html",
+        soft_wrap=True,
+    )
+
+
+def _first_failed(results: dict[str, Any]) -> str | None:
+    return next((one["why"] for row in results["rows"] for one in row["failed"]), None)
+
+
+def _rate(study: Study) -> float:
+    figures = study.figures(_SPEED)
+    if figures is None:
+        raise UserError(f"the speed cannot be measured here ({study.why_failed(_SPEED)})", "mend that")
+    return float(figures["rate"])
+
+
+def _opened(settings: Ablate, means: Means, *, is_for_labels: bool) -> Opened:
+    """DATA, and what judges. Raises UserError."""
+    selection = settings.selection if settings.labels is None else replace(settings.selection, label_column=None)
+    data = open_data(settings.data, selection, settings.reading)
+    if len(data.train) < LEAST_IMAGES:
+        raise UserError(
+            f"{settings.data} has {several(len(data.train), 'image')}", f"give {LEAST_IMAGES} or more to learn from"
+        )
+    labelled = None
+    try:
+        labelled = open_labelled(settings.labels or settings.data, means, settings.seed, means.console)
+    except UserError as error:
+        if is_for_labels:
+            raise UserError(
+                f"--study partial fine-tunes, and there are no labels ({error.what})", "give --labels"
+            ) from error
+        if settings.labels is not None or settings.task is not None:
+            raise
+        no_labels(error, means.console)
+    return Opened(data, labelled, unlabelled(data, settings.seed))
+
+
+def _rows(named: Named, base: Base) -> list[Row]:
+    """Those that there are: an encoder may have fewer blocks."""
+    if not any(row.blocks for row in named.rows):
+        return list(named.rows)
+    depth = base.planned(base.asked, base.images).architecture.depth
+    return [row for row in named.rows if row.blocks == "all" or float(given(row.blocks)) < depth]
+
+
+def _asked(settings: Ablate, named: Named, common: dict[str, Any], opened: Opened) -> dict[str, Any]:
+    """What decides the figures: a study goes on only with the same. More seeds may come."""
+    names = "minutes epochs pool task seed precision".split()
+    return {
+        "openmae": metadata.version("openmae"),
+        "data": whole_address(settings.data),
+        "labels": None if settings.labels is None else whole_address(settings.labels),
+        "images": opened.fingerprint[:16],
+        "study": settings.study,
+        "rows": [row.name for row in named.rows],
+        "vary": sorted(settings.vary),
+        "set": sorted(settings.set),
+        **{name: getattr(settings, name) for name in names},
+        "selection": settings.selection.to_dict(),
+        "reading": settings.reading.to_dict(),
+    }
+
+
+def _said(plan: Plan, parts: Sequence[Part]) -> str:
+    """What is about to be done, and how long it may take."""
+    labelled, images = plan.opened.labelled, plan.base.images
+    if labelled is None:
+        by = f"neighbour agreement and RankMe on {several(len(plan.opened.unlabelled), 'image')}"
+    else:
+        by = f"{' and '.join(one.said for one in plan.figures)} on {several(len(labelled.val), 'labelled image')}"
+    seconds = [one.work / plan.rate for one in plan.trainings.values()]
+    asks = f"{plan.settings.study or 'A grid'}{f' (paper, {plan.named.source})' if plan.named.source else ''}"
+    trainings = plan.settings.seeds * len(seconds)
+    more = f" and {plan.settings.seeds * len(plan.rows)} fine-tunings" if plan.finetunes else ""
+    shared = f", shared by {plan.settings.jobs} processes" if plan.settings.jobs > 1 else ""
+    return (
+        f"\n{asks}: {plan.named.axis} {', '.join(row.name for row in plan.rows)}; "
+        f"{several(plan.settings.seeds, 'seed')}, {several(trainings, 'training')}{more}, each "
+        f"{plan.usual:.3g} epochs of {several(images, 'image')}, "
+        f"judged by {by}.\nBy the speed of this machine the steps of all trainings take about "
+        f"{duration(plan.settings.seeds * sum(seconds))} ({duration(min(seconds))} to {duration(max(seconds))} each)"
+        f"{shared}; starting and judging come to that, with {several(len(parts), 'part')} in all."
+    )
+
+
+def _question(plan: Plan, parts: Sequence[Part], parts_of: Mapping[tuple[str, int], Sequence[str]]) -> Asked:
+    labelled, notes = plan.opened.labelled, []
+    if labelled is None:
+        notes.append(
+            "No labels judged: neighbour agreement and RankMe tell trained encoders from untrained ones, and rank "
+            "different ones badly. A few dozen labelled images a class (--labels) tell more."
+        )
+    else:
+        notes.append(
+            f"{several(len(labelled.val), 'labelled image')} judged; {len(labelled.train):,} others were learnt from."
+        )
+        if plan.settings.labels is None and not plan.opened.data.has_splits:
+            notes.append("DATA has no splits: the encoders have seen the judging images too, without their labels.")
+    if plan.settings.seeds == 1:
+        notes.append("One seed: the bounds tell nothing of what another one would have given.")
+    if plan.settings.seeds == 2:
+        notes.append(
+            "Two seeds tell hardly anything of how much seeds differ, so the bounds are wide: more narrow them."
+        )
+    work = {name: one.work for name, one in plan.trainings.items()}
+    usual = work.get(plan.named.usual)
+    computing = {} if usual is None else {name: one / usual for name, one in work.items()}
+    return Asked(
+        plan.settings.study or "",
+        plan.named,
+        plan.rows,
+        plan.figures,
+        list(plan.seeds),
+        plan.settings.seed,
+        computing,
+        parts,
+        parts_of,
+        notes,
+    )
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def _parts(plan: Plan, study: Study) -> tuple[list[Part], dict[tuple[str, int], list[str]]]:
+    """All of them, seed after seed; and which a row needs of each seed."""
+    parts: list[Part] = []
+    parts_of: dict[tuple[str, int], list[str]] = {}
+    for seed in plan.seeds:
+        for one in plan.trainings.values():
+            training = _trained(plan, study, one, seed)
+            parts.append(training)
+            if not plan.finetunes:
+                judging = _judged(plan, study, one.row, seed)
+                parts.append(judging)
+                parts_of[one.row.name, seed] = [training.name, judging.name]
+        if plan.finetunes:
+            for row in plan.rows:
+                tuning = _finetuned(plan, study, row, seed)
+                parts.append(tuning)
+                parts_of[row.name, seed] = [parts[-1].after[0], tuning.name]
+    return parts, parts_of
+
+
+def _trained(plan: Plan, study: Study, one: Trained, seed: int) -> Part:
+    name = f"{folder_name(one.row)}/seed-{seed}"
+    run = study.path / name
+
+    def do() -> dict[str, Any]:
+        asked: Pretrain = replace(one.asked, out=run, seed=seed)
+        if one.row.images < 1:
+            table = part_of_images(plan.base, one.row.images, study.path / "data" / f"{folder_name(one.row)}.csv")
+            asked = of_part(asked, table)
+        return train(asked, plan.means.console)
+
+    said = (
+        f"{plan.named.axis} {one.row.name}, seed {seed}" if one.row is not _PRETRAINED else f"pre-training, seed {seed}"
+    )
+    return Part(name, "training", said, do, one.work / plan.rate)
+
+
+def _judged(plan: Plan, study: Study, row: Row, seed: int) -> Part:
+    training = f"{folder_name(row)}/seed-{seed}"
+    model, file = study.path / training, Judged(study, [seed]).file(folder_name(row), seed)
+    if plan.opened.labelled is None:
+        do = partial(judge_without_labels, model, plan.opened.unlabelled, plan.means, file)
+    else:
+        do = partial(judge_by_labels, model, plan.opened.labelled, plan.means, file)
+    said = f"judging {plan.named.axis} {row.name}, seed {seed}"
+    return Part(f"judged/{file.stem}", "judging", said, do, after=(training,))
+
+
+def _finetuned(plan: Plan, study: Study, row: Row, seed: int) -> Part:
+    training = f"{folder_name(_PRETRAINED)}/seed-{seed}"
+    folder, settings = study.path / FINETUNED, plan.settings
+    name, first = f"{folder_name(row)}-seed-{seed}", f"{folder_name(row)}-seed-{settings.seed}"
+    labelled, blocks, file = given(plan.opened.labelled), given(row.blocks), Judged(study, [seed]).file(
+        folder_name(row), seed, FINETUNED
+    )  # fmt: skip
+
+    def do() -> dict[str, Any]:
+        asked = finetuned(settings, study.path / training, folder / name, blocks, seed)
+        if name != first:
+            asked = like(asked, folder / first)
+        finetune(asked, plan.means.console)
+        held_out = labelled if seed == settings.seed else open_labelled(labelled.data, plan.means, seed, _QUIET)
+        return judge_finetuned(folder / name, held_out, plan.means, file)
+
+    after = (training,) if name == first else (training, f"{FINETUNED}/{first}")
+    return Part(
+        f"{FINETUNED}/{name}", "fine-tuning", f"fine-tuning the last blocks, {row.name}, seed {seed}", do, after=after
+    )

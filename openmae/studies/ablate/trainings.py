@@ -1,0 +1,234 @@
+"""The trainings of an ablation: all alike but for what varies, and what that cannot but change.
+
+What is left open is chosen once, for the usual setting, as `pretrain` would; every row then has the same batch, rate,
+warm-up and epochs. Only what a row's model needs follows it: the micro-batch, and the rate of a narrower encoder.
+"""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from openmae.data.opening import Data
+from openmae.data.survey.sample import Survey, survey
+from openmae.errors import UserError, of_user
+from openmae.files.whole import write_file
+from openmae.machine.device import memory_of
+from openmae.model import SIZES
+from openmae.randomness import generator
+from openmae.recipes.finetune.settings import Finetune
+from openmae.recipes.plan.estimate import work_of
+from openmae.recipes.plan.speed import dry_run
+from openmae.recipes.pretrain.build import Pretraining, build
+from openmae.recipes.pretrain.choose import choose, most_minutes, one_channel, settle
+from openmae.recipes.pretrain.job import held_out
+from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.settings import given
+from openmae.studies.ablate.named import Row
+from openmae.studies.ablate.settings import Ablate
+from openmae.studies.judging import Means
+from openmae.studies.trainings import asked_of_data
+
+MEASURED_SECONDS = 10.0  # of the steps that tell the speed
+_QUIET = Console(quiet=True)
+_OF_A_MODEL = {"micro_batch", "grad_checkpointing", "compile"}
+_FOLLOWS = {  # of a setting that varies: what is chosen for it anew
+    **{name: {"blr"} for name in ("model", "embed_dim", "batch_size")},
+    **{name: {"in_chans", "mean", "std", "pixel_type"} for name in ("in_chans", "bands", "pixel_type")},
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all trainings have in common. asked: as it was asked, with what is open; images: that are learnt from."""
+
+    asked: Pretrain
+    look: Survey
+    data: Data
+    images: int
+    means: Means
+
+    def chosen(self, asked: Pretrain, images: int) -> Pretrain:
+        """The settings with what is open chosen. Raises UserError for what cannot be."""
+        try:
+            return choose(asked, self.look, images, self.means.device, memory_of(self.means.device), _QUIET)
+        except ValueError as error:
+            raise of_user(error) from error
+
+    def usual(self, epochs: float | None) -> Pretrain:
+        """What all rows begin from."""
+        return self.chosen(replace(self.asked, epochs=epochs), self.images)
+
+    def planned(self, asked: Pretrain, images: int) -> Pretraining:
+        """What follows. Raises UserError for what cannot be built or trained."""
+        try:
+            return settle(self.chosen(asked, images), images, _QUIET)
+        except ValueError as error:
+            raise of_user(error) from error
+
+
+def base_of(settings: Ablate, common: dict[str, Any], data: Data, means: Means) -> Base:
+    """DATA is looked at. Raises UserError."""
+    own = {**asked_of_data(settings), "label_column": None if settings.labels else settings.label_column}
+    asked = Pretrain(
+        data=settings.data,
+        pictures=1,
+        evaluations=0,
+        keep=1,
+        precision=settings.precision,
+        device=settings.device,
+        workers=settings.workers,
+        **own,
+        **common,
+    )
+    source = data.train
+    look = survey(
+        source, settings.seed, asked.in_chans, asked.bands, means.workers, depth=asked.pixel_type, reading=asked.reading
+    )
+    images = len(source) if data.has_splits else len(source) - held_out(len(source))
+    return Base(asked, one_channel(asked, look), data, images, means)
+
+
+def measured(base: Base) -> dict[str, Any]:
+    """How fast the usual training is here, in operations a second, by steps of random images as `plan` takes them."""
+    planned = base.planned(base.asked, base.images)
+    schedule, device = planned.course.schedule, base.means.device
+    model, _ = build(planned)
+    speed = dry_run(
+        model,
+        device,
+        schedule.precision,
+        schedule.batch_size,
+        schedule.micro_batch,
+        work_of(model.architecture, planned.grad_checkpointing),
+        time.perf_counter() + MEASURED_SECONDS,
+        _QUIET,
+    )
+    return {"rate": speed.rate, "said": speed.said}
+
+
+def epochs_of(settings: Ablate, base: Base, rate: float) -> float:
+    """Of the usual row: as given, or as many as the time is enough for, and no more than pretrain would choose where
+    nobody says how long."""
+    if settings.epochs is not None:
+        return settings.epochs
+    wished = given(base.usual(None).epochs)
+    minutes = settings.minutes or most_minutes(base.asked, base.means.device)
+    if minutes is None:
+        return wished
+    planned = base.planned(base.asked, base.images)
+    each = work_of(planned.architecture, planned.grad_checkpointing) / rate
+    fitting = float(f"{minutes * 60 / each / base.images:.3g}")
+    if fitting * base.images < planned.course.schedule.batch_size:
+        raise UserError(f"--minutes {minutes:g} are not enough for a step here", "give more")
+    return fitting if settings.minutes is not None else min(wished, fitting)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A row's training. asked: but for its folder and seed. work: operations, of all of its steps."""
+
+    row: Row
+    asked: Pretrain
+    work: float
+
+
+def trained(base: Base, rows: Sequence[Row], epochs: float | None) -> list[Trained]:
+    """The trainings of these rows. epochs: of the usual one, None for what pretrain would choose. Raises UserError,
+    with the row's name, for one that cannot be built or trained."""
+    usual = base.usual(epochs)
+    found = []
+    for row in rows:
+        try:
+            asked, images = _of_row(base, usual, row)
+            planned = base.planned(asked, images)
+        except UserError as error:
+            raise UserError(f"{row.name} cannot be trained ({error.what})", error.advice) from error
+        schedule = planned.course.schedule
+        each = work_of(planned.architecture, planned.grad_checkpointing)
+        found.append(Trained(row, asked, float(schedule.steps * schedule.batch_size * each)))
+    return found
+
+
+def _of_row(base: Base, usual: Pretrain, row: Row) -> tuple[Pretrain, int]:
+    """(what it is asked, how many images it learns from)."""
+    changes = {**row.changes, **_scaled(usual, row)}
+    asked = replace(base.asked, **changes)
+    anew = _OF_A_MODEL.union(*(_FOLLOWS.get(name, set()) for name in changes))
+    same = {
+        field.name: getattr(usual, field.name)
+        for field in fields(Pretrain)
+        if field.name not in anew and getattr(asked, field.name) in (None, "auto")
+    }
+    asked, images, epochs = replace(asked, **same), base.images, given(usual.epochs) * row.epochs
+    if row.images < 1:
+        count = max(1, round(len(base.data.train) * row.images))
+        images = count - held_out(count)
+        epochs *= base.images / images
+    warmup = None if base.asked.warmup_epochs is None else base.asked.warmup_epochs * epochs / given(usual.epochs)
+    return replace(asked, epochs=epochs, warmup_epochs=warmup), images
+
+
+def _scaled(usual: Pretrain, row: Row) -> dict[str, int]:
+    """Sizes that are so many times the usual ones: widths that their heads divide."""
+    width, _, heads = SIZES[given(usual.model)]
+    sizes = {
+        "embed_dim": usual.embed_dim or width,
+        "num_heads": usual.num_heads or heads,
+        "decoder_embed_dim": given(usual.decoder_embed_dim),
+        "decoder_num_heads": given(usual.decoder_num_heads),
+    }
+    found = {name: max(1, round(sizes[name] * times)) for name, times in row.scaled.items()}
+    for name in found.keys() & {"embed_dim", "decoder_embed_dim"}:
+        of = name.replace("embed_dim", "num_heads")
+        unit = math.lcm(4, found.get(of, sizes[of]))
+        found[name] = unit * max(1, round(found[name] / unit))
+    return found
+
+
+def part_of_images(base: Base, share: float, out: Path) -> Path:
+    """A table of the first images of an order that is the same for all shares, which are parts of each other. Raises
+    UserError where images are no files."""
+    source = base.data.train
+    count = max(1, round(len(source) * share))
+    chosen = sorted(generator(base.means.seed, "share").permutation(len(source))[:count].tolist())
+    files = [source.file(index) for index in chosen]
+    if not all(files):
+        raise UserError(f"{base.data.location} does not hold images in files of their own", "give a folder, or a table")
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(["path"])
+    rows.writerows([str(Path(str(file)).resolve())] for file in files)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_file(out, text.getvalue().encode())
+    return out
+
+
+def of_part(asked: Pretrain, table: Path) -> Pretrain:
+    """The same of the images in a table that `part_of_images` has written: they are chosen already."""
+    return replace(asked, data=str(table), splits=None, include=None, exclude=None, group_column=None)
+
+
+def finetuned(settings: Ablate, model: Path, run: Path, blocks: str, seed: int) -> Finetune:
+    """The settings of a fine-tuning of the last blocks with all labels."""
+    return Finetune(
+        model=str(model),
+        data=settings.labels or settings.data,
+        out=run,
+        blocks=blocks,
+        folds=0,
+        task=settings.task,
+        pool=settings.pool,
+        seed=seed,
+        evaluations=1,
+        precision=settings.precision,
+        device=settings.device,
+        workers=settings.workers,
+        **asked_of_data(settings),
+    )

@@ -1,0 +1,91 @@
+"""Several processes on this machine that share a study: each a `--part` of it, with its part of the cores and GPUs."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+
+from openmae.commandline.flags import flag
+from openmae.commandline.refusal import has_place, is_switch
+from openmae.console.words import several
+from openmae.machine.cores import cores
+from openmae.studies.study import Part, Study
+
+LOGS = "jobs"
+_PAUSE = 0.5  # seconds, before it is looked again
+_SAVING_SECONDS = 180
+
+
+def words_of(settings: Any) -> list[str]:
+    """The words that make these settings, of a dataclass that a command is asked; its defaults left out."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    places: list[str] = []
+    words: list[str] = []
+    for field in fields(settings):
+        value, hint = getattr(settings, field.name), hints[field.name]
+        if field.default is not MISSING and value == field.default:
+            continue
+        if has_place(hint):
+            places.append(str(value))
+        elif is_switch(hint):
+            words.append(flag(field.name if value else f"no_{field.name}"))
+        else:
+            words += [flag(field.name), *map(str, value if isinstance(value, tuple) else [value])]
+    return [*places, *words]
+
+
+def work_together(
+    study: Study, command: Sequence[str], jobs: int, whole: Sequence[Part], each: Callable[[], None]
+) -> None:
+    """Starts so many processes of the command, and says what they do until the last has ended; what they print is in
+    STUDY/jobs. each: called when parts were done. They end with this one, where it is stopped."""
+    logs = study.path / LOGS
+    logs.mkdir(exist_ok=True)
+    study.console.print(f"{several(jobs, 'process')} share the work; what each says is in {logs}/")
+    running = [_start(command, number, jobs, logs / f"{number}.log") for number in range(1, jobs + 1)]
+    said = ""
+    try:
+        while True:
+            is_over = all(process.poll() is not None for process in running)
+            progress = study.progress(whole)
+            if (now := f"{progress.done} {progress.running}") != said:
+                study.console.print(str(progress), soft_wrap=True)
+                if not said or now.split()[0] != said.split()[0]:
+                    each()
+                said = now
+            if is_over:
+                return
+            time.sleep(_PAUSE)
+    finally:
+        _end(running)
+
+
+def _start(command: Sequence[str], number: int, jobs: int, log: Path) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores() // jobs))}
+    if gpus := torch.cuda.device_count():
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        environment["CUDA_VISIBLE_DEVICES"] = seen.split(",")[(number - 1) % gpus]
+    words = [sys.executable, "-m", "openmae", *command, "--part", f"{number}/{jobs}"]
+    with log.open("ab") as file:
+        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+
+
+def _end(running: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Those that still run save and end."""
+    for process in running:
+        if process.poll() is None:
+            process.terminate()
+    until = time.monotonic() + _SAVING_SECONDS
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, until - time.monotonic()))
+        if process.poll() is None:
+            process.kill()
+            process.wait()

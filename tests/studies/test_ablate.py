@@ -1,0 +1,344 @@
+"""`openmae ablate`: a study of small trainings, what it leaves, what it refuses; the studies that have a name."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import openmae
+from openmae.data.opening import open_data
+from openmae.errors import UserError
+from openmae.python.keywords import settings_of
+from openmae.studies.ablate import job
+from openmae.studies.ablate.grid import check_names, folder_name, study_of
+from openmae.studies.ablate.named import STUDIES
+from openmae.studies.ablate.settings import Ablate
+from openmae.studies.ablate.trainings import base_of, trained
+from openmae.studies.judging import means_of
+from openmae.train.run import read_config
+from tests.commands import Run, refused, words
+from tests.processes import run_openmae, start_openmae
+from tests.runs import Runs, copy, done
+
+SET = (
+    "img_size=16 patch_size=4 embed_dim=24 depth=1 num_heads=2 decoder_embed_dim=16 decoder_depth=1 "
+    "decoder_num_heads=2 batch_size=8"
+).split()
+QUICK = "--epochs 2 --seeds 2 --workers 0 --device cpu --precision fp32"
+RATIOS = "--study mask-ratio --vary mask_ratio=0.5,0.75"
+
+
+def ablate(data: object, out: object, *more: object) -> list[str]:
+    return ["ablate", str(data), "--out", str(out), *words(QUICK, *more), "--set", *SET]
+
+
+@pytest.fixture(scope="module")
+def study(runs: Runs, colours: Path) -> Path:
+    """Two mask ratios, two seeds, judged by classes."""
+    return runs.once("ablated", lambda out: done(ablate(colours, out, RATIOS)))
+
+
+def results(study: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((study / "results.json").read_text())
+    return found
+
+
+def same(study: Path) -> dict[str, Any]:
+    """What two studies of the same have in common: all but the time that it took."""
+    return {name: value for name, value in results(study).items() if name not in ("runs", "progress")}
+
+
+def test_it_is_a_folder_of_ordinary_runs_alike_but_for_what_varies(study: Path) -> None:
+    configs = {run: read_config(study / run) for run in ("0.5/seed-0", "0.5/seed-1", "0.75/seed-0", "0.75/seed-1")}
+    assert [(one["mask_ratio"], one["seed"]) for one in configs.values()] == [(0.5, 0), (0.5, 1), (0.75, 0), (0.75, 1)]
+    alike = [{n: v for n, v in one.items() if n not in ("mask_ratio", "seed", "out")} for one in configs.values()]
+    assert all(one == alike[0] for one in alike)
+    assert alike[0]["epochs"] == 2
+    assert {one["name"] for one in results(study)["runs"]} == {*configs}
+
+
+def test_rows_are_judged_as_knn_judges_them_and_stand_beside_the_papers(
+    study: Path, colours: Path, tmp_path: Path, run: Run
+) -> None:
+    model = copy(study / "0.5/seed-1", tmp_path / "run")
+    code, _, errors = run("knn", model, colours, *words("--no-baselines --workers 0 --precision fp32"))
+    assert code == 0, errors
+    (said,) = json.loads((model / "evaluations.json").read_text())
+    found = results(study)
+    half, usual = found["rows"]
+    assert half["of"]["knn"][1] == pytest.approx(said["top1"])
+    assert (half["name"], usual["name"], found["usual"], found["complete"]) == ("0.5", "0.75", "0.75", True)
+    assert (half["paper"]["linear"], usual["paper"]["linear"]) == (69.9, 73.5)  # Figure 5
+    for figure in ("knn", "linear"):
+        means = [float(np.mean(row["of"][figure])) for row in (half, usual)]
+        assert half["against"][figure]["difference"] == pytest.approx(means[0] - means[1])
+    assert usual["against"] == {}
+    assert half["computing"] > 1 == usual["computing"]
+    assert len(found["curve"]) == 10
+
+
+def test_the_page_and_python_show_it(study: Path, tmp_path: Path, run: Run) -> None:
+    page = (study / "report.html").read_text()
+    for part in (
+        "Figure 5",
+        "69.9%",
+        'href="0.5/seed-0/report.html"',
+        "signs are compared, not values",
+        "data:image/svg",
+    ):
+        assert part in page
+    svg = (study / "study.svg").read_text()
+    assert "signs are to be compared" in svg
+    mine = openmae.Study(study)
+    assert mine.is_complete
+    assert mine.verdict == results(study)["sentence"]
+    rows = mine.table.to_dict("records")
+    assert [(row["setting"], row["figure"]) for row in rows] == [
+        (ratio, figure) for ratio in ("0.5", "0.75") for figure in ("knn", "linear")
+    ]
+    assert rows[1]["paper"] == pytest.approx(0.699)
+    assert "data:image/svg+xml" in mine._repr_mimebundle_()["text/html"]
+    again = copy(study, tmp_path / "again")
+    for name in ("report.html", "study.svg"):
+        (again / name).unlink()
+    found = results(again)
+    found |= {"complete": False, "progress": "5 of 8 parts done, 1 running, about 3 min left"}
+    found["rows"][1] |= {"of": {"knn": [], "linear": []}, "failed": [{"part": "0.75/seed-0", "why": "it <collapsed>"}]}
+    (again / "results.json").write_text(json.dumps(found))
+    assert run("report", again)[0] == 0
+    page = (again / "report.html").read_text()
+    for part in ("5 of 8 parts done", "it &lt;collapsed&gt;", "<td>failed</td>"):
+        assert part in page
+
+
+def test_the_same_again_does_nothing_and_another_question_is_refused(
+    study: Path, colours: Path, data: Path, tmp_path: Path, run: Run
+) -> None:
+    mine = copy(study, tmp_path / "study")
+    code, output, errors = run(*ablate(colours, mine, RATIOS))
+    assert code == 0, errors
+    assert " of 8: " not in output
+    assert results(mine) == results(study)
+    more = RATIOS.replace("0.75", "0.75,0.9")
+    refused(run(*ablate(colours, mine, more)), "holds a study with rows = ['0.5', '0.75'], not", "choose another --out")
+    refused(run(*ablate(colours, mine, RATIOS, "--epochs 3")), "epochs = 2.0, not 3.0")
+    refused(run(*ablate(data, mine, RATIOS)), "holds a study with data =")
+    asked = (mine / "study.toml").read_text()
+    (mine / "study.toml").write_text(asked.replace('openmae = "', 'openmae = "9'))
+    refused(run(*ablate(colours, mine, RATIOS)), "holds a study with openmae = 9")
+    assert results(mine) == results(study)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--study mask-ration", ["--study is mask-ration", "mask-ratio"]),
+        ("", ["nothing is to vary"]),
+        ("--vary mask_ration=0.5,0.7", ["no setting 'mask_ration' of pretrain (did you mean mask_ratio?)"]),
+        ("--vary mask_ratio=0.5,1.5", ["mask_ratio is 1.5", "below 1"]),
+        ("--vary mask_ratio=0.5,many", ["--mask-ratio is many: give a number"]),
+        ("--vary mask=random,blok", ["--mask is blok: give one of random, block"]),
+        ("--vary mask_ratio=0.5", ["one setting, and nothing to compare it with"]),
+        ("--vary mask_ratio=0.5,0.5", ["has a value twice"]),
+        ("--vary mask_ratio", ["--vary is 'mask_ratio'", "SETTING=VALUE"]),
+        ("--vary epochs=1,2", ["--vary has epochs", "--epochs of the study itself"]),
+        ("--vary include=a,b", ["--vary has include", "as they are judged"]),
+        ("--vary mask_ratio=0.5,0.99", ["0.99 cannot be trained", "leaves 0 visible"]),
+        ("--vary mask_unit=1,3", ["3 cannot be trained", "no whole mask units"]),
+        ("--vary norm_pix_loss=true,maybe", ["norm_pix_loss is 'maybe': give true or false"]),
+        ("--study target --vary mask_ratio=0.5,0.6", ["are two studies"]),
+        ("--study mask-ratio --part 9/8", ["--part is '9/8'", "2/8"]),
+        ("--study mask-ratio --part 1/2 --jobs 2", ["--part is for one process"]),
+        ("--study mask-ratio --seeds 0", ["--seeds is 0"]),
+        ("--study mask-ratio --minutes 3", ["--minutes and --epochs both say how long"]),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    more: str, said: list[str], colours: Path, tmp_path: Path, run: Run
+) -> None:
+    refused(run(*ablate(colours, tmp_path / "s", more)), *said)
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_lies_elsewhere_is_refused(colours: Path, finished: Path, tmp_path: Path, run: Run) -> None:
+    refused(
+        run(*ablate(colours, copy(finished, tmp_path / "run"), RATIOS)), "is a run, and a study is a folder of runs"
+    )
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, file in enumerate(sorted(colours.rglob("*.png"))[:30]):
+        shutil.copy(file, flat / f"{number}.png")
+    refused(run(*ablate(flat, tmp_path / "s", "--study partial")), "there are no labels", "--labels")
+    refused(run(*ablate(colours, tmp_path / "s", "--vary depth=1,2")), "depth is in --vary and in --set")
+
+
+def test_a_row_that_fails_takes_none_down(
+    study: Path, colours: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = copy(study, tmp_path / "study")
+    for name in ("0.75/seed-1", "judged/0.75-seed-1"):
+        (mine / f"parts/{name}.json").unlink()
+    shutil.rmtree(mine / "0.75/seed-1")
+
+    def collapsed(asked: Any, console: Console) -> dict[str, Any]:
+        raise UserError("the loss is no number from step 7 on", "lower --blr")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "train", collapsed)
+        code, output, errors = run(*ablate(colours, mine, RATIOS))
+    assert code == 0, errors
+    assert "0.75/seed-1 failed: the loss is no number from step 7 on: lower --blr" in output
+    half, usual = results(mine)["rows"]
+    assert [len(row["of"]["knn"]) for row in (half, usual)] == [2, 1]
+    assert usual["failed"] == [{"part": "0.75/seed-1", "why": "the loss is no number from step 7 on: lower --blr"}]
+    assert "difference" in half["against"]["knn"]
+    code, _, errors = run(*ablate(colours, mine, RATIOS))
+    assert code == 0, errors
+    assert same(mine) == same(study)
+
+
+def killed_and_shared(study: Path, colours: Path, tmp_path: Path, kills: int, longest: float) -> None:
+    """Two processes share it, and are killed so often; then two do the rest."""
+    mine, draws, killed = tmp_path / "s", random.Random(1), 0
+    shares = [ablate(colours, mine, RATIOS, f"--part {number}/2") for number in (1, 2)]
+    while killed < kills:
+        with (tmp_path / "log").open("a") as log:
+            both = [start_openmae(asked, log) for asked in shares]
+        time.sleep(draws.uniform(1, longest))
+        for process in both:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+            process.wait(60)
+        killed += 1
+    with (tmp_path / "log").open("a") as log:
+        both = [start_openmae(asked, log) for asked in shares]
+    assert [process.wait(240) for process in both] == [0, 0], (tmp_path / "log").read_text()
+    last = run_openmae(ablate(colours, mine, RATIOS))
+    assert last.returncode == 0, last.stderr
+    assert same(mine) == same(study)
+
+
+def test_two_processes_share_it_and_are_killed(study: Path, colours: Path, tmp_path: Path) -> None:
+    killed_and_shared(study, colours, tmp_path, 2, 4)
+
+
+@pytest.mark.slow
+def test_ten_kills_leave_the_same_table(study: Path, colours: Path, tmp_path: Path) -> None:
+    killed_and_shared(study, colours, tmp_path, 10, 8)
+
+
+@pytest.mark.slow
+def test_jobs_share_it(study: Path, colours: Path, tmp_path: Path) -> None:
+    found = run_openmae(ablate(colours, tmp_path / "s", RATIOS, "--jobs 2"))
+    assert found.returncode == 0, found.stderr
+    assert "2 processes share the work" in found.stdout
+    assert "8 of 8 parts done" in found.stdout
+    assert (tmp_path / "s/jobs/2.log").exists()
+    assert same(tmp_path / "s") == same(study)  # one thread each, as all tests
+
+
+# ---------------------------------------------------------------- the studies that have a name
+
+
+@pytest.mark.parametrize(
+    "names", [("mask-token", "data-size", "decoder-width"), pytest.param(tuple(STUDIES), marks=pytest.mark.slow)]
+)
+def test_every_row_of_a_study_can_be_trained(names: tuple[str, ...], colours: Path) -> None:
+    """With equal images a step and as many views, but where that is what varies."""
+    sets = tuple(one for one in SET if not one.startswith(("depth=", "decoder_depth=")))
+    given = {"data": str(colours), "out": "s", "epochs": 8.0, "set": sets, "device": "cpu", "workers": 0}
+    first = settings_of("ablate", Ablate, {**given, "study": "target"})
+    means = means_of(first, Console(quiet=True), {})
+    base = base_of(first, job.in_common(first), open_data(str(colours)), means)
+    for name in names:
+        named = study_of(settings_of("ablate", Ablate, {**given, "study": name}))
+        check_names(named.rows)
+        found = {one.row.name: one for one in trained(base, named.rows, 8.0)}
+        assert len({folder_name(one.row) for one in found.values()}) == len(named.rows)
+        assert {one.asked.batch_size for one in found.values()} == {8}
+        usual = found[named.usual].asked
+        varied = {setting for row in named.rows for setting in (*row.changes, *row.scaled)}
+        for one in found.values():
+            times = one.row.epochs / one.row.images
+            assert one.asked.epochs == pytest.approx((usual.epochs or 0) * times, rel=0.25)
+            differing = {n for n in vars(one.asked) if getattr(one.asked, n) != getattr(usual, n)}
+            assert differing <= varied | {"blr", "epochs"}
+        if name in ("decoder-depth", "decoder-width", "schedule", "model-size"):
+            by_size = sorted(found.values(), key=lambda one: one.row.at or 0)
+            assert [one.work for one in by_size] == sorted(one.work for one in by_size)
+        if name == "mask-token":
+            assert found["encoder"].work > 2 * found["decoder"].work  # Table 1c: 3.3 for ViT-L
+
+
+def test_the_papers_figures_are_the_papers() -> None:
+    """Some of Table 1, of 2111.06377: linear probe and fine-tuning."""
+    of = {
+        name: {row.name: (row.paper.get("linear"), row.paper.get("finetuned")) for row in one.rows}
+        for name, one in STUDIES.items()
+    }
+    assert of["decoder-depth"]["1"] == (65.5, 84.8)
+    assert of["decoder-width"]["2x"] == (73.1, 84.3)
+    assert of["mask-token"]["encoder"] == (59.6, 84.2)
+    assert of["target"]["normalised"] == (73.9, 85.4)
+    assert of["augmentation"]["none"] == (65.7, 84.0)
+    assert of["sampling"]["block 75%"] == (63.9, 82.8)
+    assert of["partial"]["0.5"] == (None, 79.1)
+    assert all(
+        one.get("linear", 73.5) == 73.5
+        for name in ("decoder-depth", "decoder-width", "mask-token", "sampling", "mask-ratio", "schedule")
+        for row in STUDIES[name].rows
+        for one in [row.paper]
+        if row.name == STUDIES[name].usual
+    )
+
+
+def test_a_grid_of_several_settings(tmp_path: Path) -> None:
+    asked = settings_of(
+        "ablate",
+        Ablate,
+        {"data": "d", "out": "s", "vary": ["mask_ratio=0.6,0.75", "target=hog,pixel", "crop_scale=0.5 1"]},
+    )
+    named = study_of(asked)
+    assert [row.name for row in named.rows] == [
+        f"mask_ratio {ratio}, target {target}, crop_scale 0.5 1"
+        for ratio in ("0.6", "0.75")
+        for target in ("hog", "pixel")
+    ]
+    assert named.rows[0].changes == {"mask_ratio": 0.6, "target": "hog", "crop_scale": (0.5, 1.0)}
+    assert folder_name(named.rows[0]) == "mask_ratio-0.6-target-hog-crop_scale-0.5-1"
+    assert named.usual == named.rows[0].name  # none has all the defaults
+    schedules = settings_of(
+        "ablate", Ablate, {"data": "d", "out": "s", "vary": ["mask_schedule=linear,cosine", "mask_ratio_end=0.9"]}
+    )
+    assert [row.changes["mask_schedule"] for row in study_of(schedules).rows] == ["linear", "cosine"]
+
+
+@pytest.mark.slow
+def test_partial_fine_tuning_data_size_and_no_labels(colours: Path, tmp_path: Path, run: Run) -> None:
+    tiny = "--epochs 2 --seeds 1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("openmae.recipes.finetune.choose._LEAST_STEPS", 1)
+        code, output, errors = run(*ablate(colours, tmp_path / "partial", "--study partial", tiny))
+    assert code == 0, errors
+    found = results(tmp_path / "partial")
+    assert [row["name"] for row in found["rows"]] == ["0", "0.5", "all"]
+    assert all(len(row["of"]["finetuned"]) == 1 for row in found["rows"])
+    assert "One seed" in output
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, file in enumerate(sorted(colours.rglob("*.png"))):
+        shutil.copy(file, flat / f"{number}.png")
+    code, output, errors = run(*ablate(flat, tmp_path / "size", "--study data-size", tiny))
+    assert code == 0, errors
+    steps = {one["name"]: one["steps"] for one in results(tmp_path / "size")["runs"]}
+    assert max(steps.values()) - min(steps.values()) <= 1
+    assert len((tmp_path / "size/data/0.25.csv").read_text().splitlines()) == 1 + 12
+    assert "No labels judged" in output
