@@ -38,7 +38,7 @@ def forward_passes(method: str, architecture: Architecture) -> float:
     """What an image costs in training, in forward passes of the encoder over a whole image; the backward pass of a
     forward pass counts twice. Encoder and MAE's decoder; projection heads, which do not grow with the patches, not.
 
-    For ViT-L at 224 pixels: "mae" 1.5 (8 blocks of decoder 512 wide), "random" 0, "supervised", "dae" and "beit" 3,
+    For ViT-B at 224 pixels: "mae" 1.6 (8 blocks of decoder 512 wide), "random" 0, "supervised", "dae" and "beit" 3,
     "simclr" 6, "byol" and "mocov3" 8, "dino" 12.
     """
     whole = _encoder(architecture, architecture.img_size)

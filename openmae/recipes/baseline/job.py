@@ -220,7 +220,7 @@ class BaselineJob(Job[Method]):
                 figures |= watch(Encoder(whole.left().encoder))
             return figures
 
-        return dict.fromkeys(measured | evenly(schedule.steps, 20), look)
+        return dict.fromkeys(measured | evenly(schedule.steps, 10), look)
 
     def beside(self, views: float) -> float:
         """Features of whole images."""
