@@ -16,6 +16,7 @@ from openmae.baselines.method import (
     Size,
     features,
     first_momentum,
+    in_full,
     momentum_at,
     scaled,
 )
@@ -127,7 +128,9 @@ class Head(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, D) -> (B, K), each from -1 to 1."""
-        return F.linear(F.normalize(self.layers(inputs), dim=1), F.normalize(self.last.weight, dim=1))
+        directions = F.normalize(self.layers(inputs).float(), dim=1)
+        with in_full(directions):
+            return F.linear(directions, F.normalize(self.last.weight, dim=1))
 
 
 def prototypes_for(images: int) -> int:

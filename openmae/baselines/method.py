@@ -111,6 +111,11 @@ def features(encoder: ViT, images: Tensor, positions: Tensor | None = None) -> T
     return encoder.norm(last)[:, encoder.class_tokens :].mean(dim=1)
 
 
+def in_full(tensor: Tensor) -> torch.autocast:
+    """Within, products are not of bfloat16, whatever the training's precision: temperatures enlarge what is rounded."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 def scaled(width: int, encoder: ViT) -> int:
     """The width of a hidden layer that is `width` on ViT-B, in proportion to the encoder's."""
     return max(64, round(width * encoder.embed_dim / 768))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openmae.baselines.method import Average, Method, Seen, Size, features, mlp, momentum_at, scaled
+from openmae.baselines.method import Average, Method, Seen, Size, features, in_full, mlp, momentum_at, scaled
 from openmae.data.loading.stream import Batch
 from openmae.model import ViT
 
@@ -51,5 +51,6 @@ class MoCoV3(Method):
 
 def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """(B, E) twice -> 2 t times the cross entropy of finding one's own key among those of the batch (Algorithm 1)."""
-    likeness = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / temperature
+    with in_full(queries):
+        likeness = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / temperature
     return 2 * temperature * F.cross_entropy(likeness, torch.arange(len(queries), device=queries.device))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openmae.baselines.method import Method, Seen, Size, features, mlp, scaled
+from openmae.baselines.method import Method, Seen, Size, features, in_full, mlp, scaled
 from openmae.data.loading.stream import Batch
 from openmae.model import ViT
 
@@ -33,7 +33,8 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """(B, E) twice -> the normalised, temperature-scaled cross entropy: which of the 2B - 1 other views is of the same
     image (equation 1)."""
     both = F.normalize(torch.cat([first, second]), dim=1)
-    likeness = both @ both.T / temperature  # (2B, 2B)
+    with in_full(both):
+        likeness = both @ both.T / temperature  # (2B, 2B)
     likeness = likeness.masked_fill(torch.eye(len(both), dtype=torch.bool, device=both.device), float("-inf"))
     partner = torch.arange(len(both), device=both.device).roll(len(first))
     return F.cross_entropy(likeness, partner)

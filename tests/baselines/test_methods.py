@@ -192,6 +192,7 @@ def test_beits_words_are_the_nearest_means_and_hidden_pixels_are_not_seen() -> N
     theirs = method.words[pairwise_distances_argmin(patches.numpy(), method.words.numpy())]
     torch.testing.assert_close(method.words[method.words_of(patches)], theirs)  # some means of so few are the same
     (images,), seen = batch(method)
+    method.words.normal_()  # none of them twice
     loss = method.loss([images], seen)
     hidden = torch.zeros(8, 64, 48).scatter(1, seen.queries[..., None].expand(-1, -1, 48), 1.0)
     shades = (0.3 * hidden).reshape(8, 8, 8, 4, 4, 3).permute(0, 5, 1, 3, 2, 4).reshape(8, 3, 32, 32)
