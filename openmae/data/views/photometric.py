@@ -91,8 +91,8 @@ class Photometric:
 def _turned(image: Image.Image, turns: float) -> Image.Image:
     """Its hues, turned by a part of the circle."""
     hue, *others = image.convert("HSV").split()
-    shift = round(255 * turns)
-    return Image.merge("HSV", (hue.point([(level + shift) % 256 for level in range(256)]), *others)).convert("RGB")
+    shifted = np.asarray(hue) + np.uint8(round(255 * turns) % 256)  # which begins anew behind 255
+    return Image.merge("HSV", (Image.fromarray(shifted), *others)).convert("RGB")
 
 
 def blurred(levels: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
