@@ -3,13 +3,15 @@
     python benchmarks/dense.py ARCHIVES OUT                 everything: 3 draws; two hours on a core
     python benchmarks/dense.py ARCHIVES OUT --minutes 20    as many cells as begin in so long; the same command goes on
     python benchmarks/dense.py ARCHIVES OUT --labels 5%,10% --rows pre-trained,scratch
+    python benchmarks/dense.py ARCHIVES OUT --task detect   each nucleus, by box and outline: pre-trained, scratch
 
 ARCHIVES has nuclei.tar. OUT gets the micrographs, windows of all that are trained on, an encoder that learns from these
 without labels (128 wide, 4 deep, windows of 64 pixels, patches of 8), cells.jsonl with a line for each cell (labels,
 draw, row), and table.md. A draw decides which labels are taken, the order, the views and the fresh weights. Rows: the
 pre-trained encoder; the same from scratch; a U-Net of MONAI's (`pip install monai`, for this row alone) on the same
 windows, as many steps of the same batches (about 1.4 times the ViT's processor time), and half as many; the pre-trained
-encoder as it is, under a head that learns. All val micrographs judge, in the same tiles.
+encoder as it is, under a head that learns. All val micrographs judge, in the same tiles. With `--task detect` a third
+of them does, which takes a minute or two; the lines go to detect.jsonl and the tables to detect.md.
 """
 
 import argparse
@@ -38,6 +40,8 @@ from openmae.data.views.outlined import IGNORED
 from openmae.errors import Interrupted
 from openmae.evaluate.segmentation import Judged, judge
 from openmae.files.whole import whole_folder
+from openmae.recipes.detect.job import DETECT
+from openmae.recipes.detect.settings import Detect
 from openmae.recipes.pretrain.job import pretrain
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.segment.job import SEGMENT, SegmentJob
@@ -46,16 +50,20 @@ from openmae.recipes.training.job import begun
 from openmae.train.loop import fit
 
 ROWS = ("pre-trained", "scratch", "U-Net", "U-Net in half the steps", "frozen")
+OF_DETECT = ("pre-trained", "scratch")
+FIGURES = {"segment": ("dice", "dice_of_pixels", "miou"), "detect": ("mask_ap50", "mask_ap", "box_ap50", "box_ap")}
 LABELS, DRAWS = ("5%", "10%", "100%"), (0, 1, 2)
+LABELLED = {"5%": 27, "10%": 53, "100%": 532}
 WINDOW, SIDE, EPOCHS = 128, 64, 54.0  # of what is pre-trained on, and how large it is shown; 4,000 steps
 U_NET = (16, 16, 32, 64, 128, 16)  # channels: 1.5 times the multiply-adds of the ViT, 0.6 of its weights
 U_NET_RATE = 2e-3
+SEEN, CHANNELS, STEPS = 128, 32, 400  # of detectors: pixels of a window, width of the heads, steps of 4 windows
 QUIET = Console(quiet=True)
 
 
 def write_sets(archives: Path, out: Path) -> None:
-    """OUT/micrographs/{train,val}/{images,masks}, and OUT/windows/train: windows of WINDOW pixels, shown with
-    SIDE, that cover each micrograph of train."""
+    """OUT/micrographs/{train,val}/{images,masks}; OUT/thirds, of which val has every third; and OUT/windows/train:
+    windows of WINDOW pixels, shown with SIDE, that cover each micrograph of train."""
     place = out / "micrographs"
     if not place.exists():
         with whole_folder(place) as folder, tarfile.open(archives / "nuclei.tar") as tar:
@@ -64,6 +72,14 @@ def write_sets(archives: Path, out: Path) -> None:
                 if member.isfile() and len(parts) == 3 and parts[0] in ("train", "val"):
                     (folder / Path(*parts)).parent.mkdir(parents=True, exist_ok=True)
                     (folder / Path(*parts)).write_bytes(tar.extractfile(member).read())
+    if not (out / "thirds").exists():
+        with whole_folder(out / "thirds") as folder:
+            for kind in ("images", "masks"):
+                (folder / "val" / kind).mkdir(parents=True)
+                (folder / "train" / kind).parent.mkdir(exist_ok=True)
+                shutil.copytree(place / "train" / kind, folder / "train" / kind)
+                for file in sorted((place / "val" / kind).iterdir())[::3]:
+                    shutil.copy(file, folder / "val" / kind)
     if (out / "windows").exists():
         return
     with whole_folder(out / "windows") as folder:
@@ -191,10 +207,36 @@ def learnt(row: str, labels: str, draw: int, out: Path) -> dict[str, float]:
     return {**figures(judged), "seconds": round(time.process_time() - began, 1)}
 
 
-def table(lines: list[dict[str, Any]], figure: str) -> str:
+def detected(row: str, labels: str, draw: int, out: Path) -> dict[str, float]:
+    """Of a detector, as `learnt`: windows of SEEN pixels and narrow heads, for some minutes of a core."""
+    run = out / "runs" / f"{labels.strip('%')}-{draw}-detect-{row}"
+    settings = Detect(
+        model=str(encoder_of(out)),
+        data=str(out / "thirds"),
+        out=run,
+        labels=None if labels == "100%" else labels,
+        from_scratch=row == "scratch",
+        img_size=SEEN,
+        channels=CHANNELS,
+        batch_size=4,
+        epochs=STEPS * 4 / LABELLED[labels],
+        seed=draw,
+        workers=0,
+        evaluations=1,
+        keep_best="off",
+    )
+    with begun(DETECT, settings, QUIET) as started:
+        began = time.process_time()
+        fit(started.training)
+        found = {name: started.job.figures[name] for name in FIGURES["detect"]}
+    shutil.rmtree(run)
+    return {**found, "seconds": round(time.process_time() - began, 1)}
+
+
+def table(lines: list[dict[str, Any]], figure: str, rows: tuple[str, ...]) -> str:
     """Means over the draws, with the standard error of the mean over them."""
     shown = [f"| {figure} | {' | '.join(LABELS)} |\n|---|{'---|' * len(LABELS)}"]
-    for row in ROWS:
+    for row in rows:
         found = []
         for labels in LABELS:
             here = [100 * x[figure] for x in lines if (x["labels"], x["row"]) == (labels, row)]
@@ -210,30 +252,37 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--draws", type=int, default=len(DRAWS))
-    for name, known in (("labels", LABELS), ("rows", ROWS)):
-        parser.add_argument(f"--{name}", type=lambda text: text.split(","), default=known)
+    parser.add_argument("--task", choices=list(FIGURES), default="segment")
+    for name in ("labels", "rows"):
+        parser.add_argument(f"--{name}", type=lambda text: text.split(","))
     given = parser.parse_args()
-    file, began = given.out / "cells.jsonl", time.monotonic()
+    is_detect = given.task == "detect"
+    rows, of_cell = (OF_DETECT, detected) if is_detect else (ROWS, learnt)
+    file, began = given.out / ("detect.jsonl" if is_detect else "cells.jsonl"), time.monotonic()
     given.out.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     words = ["git", "rev-parse", "--short", "HEAD"]
     said = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     write_sets(given.archives, given.out)
     for labels, draw, row in (
-        (labels, draw, row) for labels in given.labels for draw in DRAWS[: given.draws] for row in given.rows
+        (labels, draw, row)
+        for labels in given.labels or LABELS
+        for draw in DRAWS[: given.draws]
+        for row in given.rows or rows
     ):
         if any((x["labels"], x["draw"], x["row"]) == (labels, draw, row) for x in lines):
             continue
         if time.monotonic() - began > 60 * given.minutes:
             print("Time is up; the same command goes on")
             break
-        line = {"labels": labels, "draw": draw, "row": row, **learnt(row, labels, draw, given.out)}
+        line = {"labels": labels, "draw": draw, "row": row, **of_cell(row, labels, draw, given.out)}
         lines.append({**line, "commit": said.stdout.strip()})
         with file.open("a") as cells:
             cells.write(json.dumps(lines[-1]) + "\n")
-        print(f"{labels}, draw {draw}, {row}: Dice {line['dice']:.3f}, {line['seconds']:.0f} s", flush=True)
-    shown = "\n".join(table(lines, figure) for figure in ("dice", "dice_of_pixels", "miou"))
-    (given.out / "table.md").write_text(shown)
+        first = FIGURES[given.task][0]
+        print(f"{labels}, draw {draw}, {row}: {first} {line[first]:.3f}, {line['seconds']:.0f} s", flush=True)
+    shown = "\n".join(table(lines, figure, rows) for figure in FIGURES[given.task])
+    (given.out / ("detect.md" if is_detect else "table.md")).write_text(shown)
     print(shown)
 
 

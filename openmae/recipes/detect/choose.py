@@ -10,7 +10,7 @@ from openmae.machine.device import choose_precision
 from openmae.model import ViT
 from openmae.recipes.detect.settings import Detect
 from openmae.recipes.detect.sizes import Sizes
-from openmae.recipes.outline.choose import at_once, first_batch, fitting, keeps_best, warm_up
+from openmae.recipes.outline.choose import at_once, first_batch, fitting, keeps_best, rate_of_places, warm_up
 from openmae.recipes.outline.opened import Outlined
 from openmae.recipes.training.open import Values, fill, filled
 from openmae.recipes.training.settings import pair, sides_of
@@ -24,6 +24,7 @@ _FINEST, _COARSEST = 4.0, 64.0  # pixels of the smallest anchors
 _WINDOW, _WINDOW_ON_A_CPU = 512, 256  # pixels a side, at most, of windows that are larger than the model's own
 _BOUND = 1000  # objects that a window may have: as many as are proposed
 _MASK_BYTES = 6  # of a pixel of an object of a window: as it is made, as it is asked, and as torchvision draws it small
+_CLIP = 1.0  # norm of the whole gradient
 _ROOM = 1.5  # of objects found over the most that an image was seen to have
 
 
@@ -78,12 +79,17 @@ def _paper(encoder: ViT) -> Values:
 
 def _auto(settings: Detect, opened: Outlined, sizes: Sizes, device: torch.device) -> Values:
     """What some hundred images and small machines need."""
-    steps = min(_MOST_STEPS, max(_LEAST_STEPS, 50 * len(opened.train) // first_batch(settings, opened)))
+    batch_size = first_batch(settings, opened)
+    steps = min(_MOST_STEPS, max(_LEAST_STEPS, 50 * len(opened.train) // batch_size))
     sides = _img_size(opened.start.encoder, sizes, device)
     img_size = pair(settings.img_size or sides[0])
     narrow = (MOST_ON_A_CPU, "a CPU: a sixteenth of the work of 256, which is published")
     return {
         **fitting(settings, opened, steps),
+        **rate_of_places(
+            opened.start.encoder.embed_dim, batch_size, "where objects are wants more than classes of images"
+        ),
+        "clip_grad": (_CLIP, "single batches have gradients ten times as large as most"),
         "img_size": sides,
         "resize": _resize(sizes, img_size),
         "channels": narrow if device.type == "cpu" else (CHANNELS, "ViTDet's"),

@@ -23,6 +23,8 @@ class Detect(Outline):
     """How many times the val images are judged, evenly over the run."""
     masks: bool = True
     """Learn outlines beside boxes, where DATA has them."""
+    clip_grad: float | None = None
+    """Bound on the norm of the whole gradient. Default: 1; none by --recipe paper, as published."""
     finest_anchor: float | None = None
     """Side in pixels of the smallest boxes that objects are sought with; others are twice as large, up to 16 times.
     Default: by the smallest objects."""

@@ -21,6 +21,7 @@ from openmae.train.classifier_cost import rough_step_bytes
 _MOST_EPOCHS = 200.0
 MOST_MINUTES = 60.0  # on a CPU
 _HEADS = 2.0  # memory of a head and its targets, over that of the encoder
+_RATE, _WIDE = 0.016, 768  # at batch 1024, of a width of 128; from which width on rates are fine-tuning's
 
 
 def most_minutes(settings: Outline, device: torch.device) -> float | None:
@@ -60,6 +61,15 @@ def first_rate(encoder: ViT, target: str | None) -> float:
     if target is None:
         return 2e-3 if is_narrow else 8e-4
     return 2e-3 if encoder.embed_dim == 768 and target == "norm_pix" else 4e-3
+
+
+def rate_of_places(width: int, batch_size: int, why: str) -> Values:
+    """The rate where all learns and what is asked is where things are; as `first_rate` of wide encoders, for which it
+    was not measured."""
+    if width >= _WIDE:
+        return {}
+    rate = _RATE * 128 / max(128, width) * math.sqrt(batch_size / 1024)
+    return {"blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: {why}")}
 
 
 def at_once(settings: Outline, encoder: ViT, device: torch.device, memory: int | None, asked: int = 0) -> Values:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from openmae.machine.device import choose_precision
 from openmae.model import ViT
-from openmae.recipes.outline.choose import at_once, first_batch, fitting, keeps_best, warm_up
+from openmae.recipes.outline.choose import at_once, first_batch, fitting, keeps_best, rate_of_places, warm_up
 from openmae.recipes.outline.opened import Outlined
 from openmae.recipes.segment.settings import Segment
 from openmae.recipes.training.open import Values, fill, filled
@@ -16,7 +16,7 @@ from openmae.recipes.training.settings import sides_of
 _BATCH, _STEPS = 16, 160_000  # of the published recipe
 PAPER = "MAE's and BEiT's for ADE20K"
 _LEAST_STEPS, _MOST_STEPS = 600, 4000  # of auto
-_RATE, _RATE_OF_A_HEAD = 0.016, 0.16  # at batch 1024, of a width of 128; of the head alone, of any width
+_RATE_OF_A_HEAD = 0.16  # at batch 1024, of any width
 
 
 def choose(settings: Segment, opened: Outlined, device: torch.device, console: Console, memory: int | None) -> Segment:
@@ -74,11 +74,9 @@ def _auto(settings: Segment, opened: Outlined) -> Values:
 
 def _rate(settings: Segment, width: int, batch_size: int) -> Values:
     """Of one layer, where it is another than that of fine-tuning, where an image says one class and not one a pixel."""
-    by_batch = math.sqrt(batch_size / 1024)
-    if settings.head == "upernet" or (settings.blocks != "0" and width >= 768):
+    if settings.head == "upernet":
         return {}
-    if settings.blocks == "0":
-        rate, why = _RATE_OF_A_HEAD * by_batch, "for one layer"
-    else:
-        rate, why = _RATE * 128 / max(128, width) * by_batch, "classes of pixels want more than classes of images"
-    return {"blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: {why}")}
+    if settings.blocks != "0":
+        return rate_of_places(width, batch_size, "classes of pixels want more than classes of images")
+    rate = _RATE_OF_A_HEAD * math.sqrt(batch_size / 1024)
+    return {"blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: for one layer")}
