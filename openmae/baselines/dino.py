@@ -27,7 +27,11 @@ from openmae.model import ViT, sincos_positions
 STUDENT, TEACHER = 0.1, 0.04  # temperatures; the teacher's is not raised, which the paper does over 30 epochs
 CENTRE_KEPT, WATCH_KEPT = 0.9, 0.95  # from step to step
 LEAST_KNOWN, LEAST_KL = 0.01, 0.01  # nats; less of either is a collapse
-CHECKED_FROM = 0.2  # of the steps: before, an untrained teacher says the same of everything
+ONE_FROM, ALIKE_FROM = (
+    0.2,
+    0.5,
+)  # of the steps: from one prototype for all nothing comes back; but training may well begin
+# with a plateau on which all prototypes are alike
 LOCAL_SIDE = 96 / 224
 
 
@@ -102,9 +106,10 @@ class DINO(Method):
     def check(self) -> dict[str, float]:
         """The teacher's entropy, the divergence of the student from it, and what it tells of an image, in nats."""
         entropy, divergence, known = (round(float(value), 5) for value in self.watched[:3])
-        if self.watched[3] >= CHECKED_FROM * self.size.steps and (known < LEAST_KNOWN or divergence < LEAST_KL):
-            most = log(self.prototypes)
-            how = "one prototype for all images" if entropy < most / 2 else "all prototypes alike for every image"
+        most, taken = log(self.prototypes), float(self.watched[3]) / max(1, self.size.steps)
+        is_one = entropy < most / 2
+        if taken >= (ONE_FROM if is_one else ALIKE_FROM) and (known < LEAST_KNOWN or divergence < LEAST_KL):
+            how = "one prototype for all images" if is_one else "all prototypes alike for every image"
             raise Collapsed(
                 f"DINO has collapsed: the teacher says {how} (its entropy is {entropy:.2g} of {most:.2f} nats, its "
                 f"divergence from the student {divergence:.2g}, what it tells of an image {known:.2g})",
