@@ -15,7 +15,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 quickstart: .venv/ready
 	$(BIN)/openmae quickstart
 
+# Compiled once here, not in each process that tests start, also where PYTHONDONTWRITEBYTECODE is set.
 test: .venv/tested
+	$(BIN)/python -m compileall -q openmae
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-slow: .venv/tested

@@ -1,9 +1,12 @@
 """Settings that all tests share."""
 
+import atexit
+import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -23,6 +26,39 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # No deadline: a slow or busy machine is no failure. Derandomized: a commit passes or fails alike everywhere.
 settings.register_profile("openmae", deadline=None, derandomize=True)
 settings.load_profile("openmae")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What all tests import is most of a million objects: none is garbage, and the collector does not look at them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+        atexit.register(gc.unfreeze)  # what is left then is freed as ever
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parsers_made_once() -> Iterator[None]:
+    """tyro takes 35 ms to learn a command's eighty settings, once in each process that a user starts, and thousands of
+    times here: what it has learnt is kept. Not for --help, which comes with rules of its own."""
+    from tyro._parsers import ParserSpecification
+    from tyro.constructors import ConstructorRegistry
+
+    learn, learnt = ParserSpecification.from_callable_or_type, dict[Any, ParserSpecification]()
+
+    def once(f: Any, **given: Any) -> ParserSpecification:
+        if given["parent_classes"] or len(ConstructorRegistry._active_registries) > 1:
+            return learn(f, **given)
+        if f not in learnt:
+            learnt[f] = learn(f, **given)
+        return learnt[f]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ParserSpecification, "from_callable_or_type", staticmethod(once))
+        yield
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from openmae.data.annotations.objects import Objects, Piece
+from openmae.data.tiles.large import AnyImage
 from openmae.data.views.jitter import Jitter, Placed
 from openmae.data.views.outlined import OutlinedView, window_of
 from openmae.data.views.statistics import Statistics
@@ -47,7 +48,7 @@ class Detected:
 def detected(
     model: Detector,
     statistics: Statistics,
-    image: NDArray[Any],
+    image: AnyImage,
     device: torch.device,
     most: int | None = None,
     precision: Precision = "fp32",
@@ -140,7 +141,7 @@ class _Found:
 def _in_windows(
     model: Detector,
     statistics: Statistics,
-    image: NDArray[Any],
+    image: AnyImage,
     parts: list[Placed],
     device: torch.device,
     precision: Precision,
@@ -149,11 +150,15 @@ def _in_windows(
     encoder = model.encoder
     img_size = (encoder.img_size[0], encoder.img_size[1])
     view = OutlinedView(statistics.pixels, img_size, (encoder.patch_size[0], encoder.patch_size[1]), Jitter())
-    shown = np.stack([window_of(image, placed, view) for placed in parts])
+    shown = np.stack([window_of(_part(image, placed), replace(placed, top=0, left=0), view) for placed in parts])
     windows = torch.from_numpy(shown).permute(0, 3, 1, 2).to(device)
     with autocast(device, precision):
         found = model(statistics.normalize(windows))
     return [_told(one, placed.size) for one, placed in zip(found, parts, strict=True)]
+
+
+def _part(image: AnyImage, placed: Placed) -> NDArray[Any]:
+    return image[placed.top : placed.top + placed.height, placed.left : placed.left + placed.width]
 
 
 def _told(found: detector.Objects, size: tuple[int, int]) -> _Found:

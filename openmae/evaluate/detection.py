@@ -17,7 +17,7 @@ from openmae.distributed.ranks import ALONE, Ranks
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.average_precision import MOST, Annotation, Compared, Kind
 from openmae.evaluate.detected import Detected, detected
-from openmae.evaluate.segmentation import whole_image
+from openmae.evaluate.segmentation import image_of
 from openmae.machine.kinds import Precision
 from openmae.transfer.detector import Detector
 
@@ -32,14 +32,16 @@ class Read:
     why_none: str = ""
 
 
-def read_objects(annotated: Annotated, pixels: PixelFormat, indices: Sequence[int], workers: int) -> Any:
-    """Whole images with their objects, in order."""
-    yield from ordered(partial(_read, annotated, pixels), indices, workers, ahead=1)
+def read_objects(
+    annotated: Annotated, pixels: PixelFormat, indices: Sequence[int], workers: int, side: int | None
+) -> Any:
+    """Images with their objects, in order. side: as `Detector.side`."""
+    yield from ordered(partial(_read, annotated, pixels, side), indices, workers, ahead=1)
 
 
-def _read(annotated: Annotated, pixels: PixelFormat, index: int, hand: Hand) -> Read:
+def _read(annotated: Annotated, pixels: PixelFormat, side: int | None, index: int, hand: Hand) -> Read:
     try:
-        image = whole_image(annotated.images, pixels, index, hand)
+        image = image_of(annotated.images, pixels, index, hand, side)
         return Read(index, image, annotated.right.objects(index, (image.shape[0], image.shape[1])))
     except (OSError, BrokenImage) as error:
         return Read(index, None, None, str(error))
@@ -158,11 +160,15 @@ def judge(
     masks = model.has_masks and annotated.right.kind == "objects"
     most = max(MOST, model.most_objects)
     seen, unreadable = list[Seen](), list[tuple[int, str]]()
-    for done, read in enumerate(read_objects(annotated, statistics.pixels, mine, workers), 1):
+    for done, read in enumerate(read_objects(annotated, statistics.pixels, mine, workers, model.side), 1):
         if read.objects is None:
             unreadable.append((read.index, read.why_none))
         else:
-            found = detected(model, statistics, read.image, device, most, precision)
+            try:
+                found = detected(model, statistics, read.image, device, most, precision)
+            except BrokenImage as error:  # a part of a large one
+                unreadable.append((read.index, str(error)))
+                continue
             right = annotations_of(read.index, read.objects, masks)
             seen.append(Seen(read.index, read.objects.size, right, _with_scores(found, read.index, masks)))
         say(done)

@@ -15,10 +15,11 @@ from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, least_reduction, open_image
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
+from openmae.data.tiles.large import SAVE_TILED, AnyImage, LargeImage, large_image
 from openmae.data.views.outlined import IGNORED
 from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import ALONE, Ranks
-from openmae.errors import BrokenImage, UserError
+from openmae.errors import BrokenImage, TooLarge, UserError
 from openmae.evaluate.confusion import confusion, overlap_figures
 from openmae.evaluate.tiled import TILES, strips
 from openmae.machine.kinds import Precision
@@ -32,35 +33,52 @@ class Read:
     """An image (H, W, C) as decoded and its mask (H, W) of class indices; why it is of no use, where it is not."""
 
     index: int
-    image: NDArray[Any] | None
+    image: AnyImage | None
     mask: NDArray[np.uint8] | None
     why_none: str = ""
 
 
-def read_each(annotated: Annotated, pixels: PixelFormat, indices: list[int], workers: int) -> Iterator[Read]:
-    """Whole images with their masks, in order."""
-    yield from ordered(partial(_read, annotated, pixels), indices, workers, ahead=1)
+def read_each(annotated: Annotated, pixels: PixelFormat, indices: list[int], workers: int, side: int) -> Iterator[Read]:
+    """Images with their masks, in order. side: of the tiles that they are cut into."""
+    yield from ordered(partial(_read, annotated, pixels, side), indices, workers, ahead=1)
 
 
-def whole_image(images: Source, pixels: PixelFormat, index: int, hand: Hand) -> NDArray[Any]:
-    """(H, W, C) as decoded, at its own size. Raises OSError and BrokenImage."""
-    (data,) = hand.read_each(images, [index])
+def image_of(source: Source, pixels: PixelFormat, index: int, hand: Hand, side: int | None) -> AnyImage:
+    """(H, W, C) as decoded, at its own size; a large TIFF to be read in parts of about `side` pixels a side, where
+    parts are enough. Raises OSError and BrokenImage."""
+    if (large := large_of(source, pixels, index, hand, side)) is not None:
+        return large
+    (data,) = hand.read_each(source, [index])
     hand.take(index)
-    return decoded_whole(data, pixels)
+    return decoded_whole(data, pixels, is_cut=side is not None)
 
 
-def decoded_whole(data: bytes | OSError | BrokenImage, pixels: PixelFormat) -> NDArray[Any]:
-    """The same of what a source gave. Raises OSError and BrokenImage."""
-    opened = open_image(data, pixels.reading)
-    image = decode(opened, pixels, reduce=least_reduction(opened, pixels))
+def large_of(source: Source, pixels: PixelFormat, index: int, hand: Hand, side: int | None) -> LargeImage | None:
+    """One that is read in parts; None of others. Raises OSError and BrokenImage."""
+    if side is None or (large := large_image(source, index, pixels, side)) is None:
+        return None
+    hand.take(index)
+    large[:side, :side]  # of other channels, or another depth, it is broken
+    return large
+
+
+def decoded_whole(data: bytes | OSError | BrokenImage, pixels: PixelFormat, *, is_cut: bool) -> NDArray[Any]:
+    """(H, W, C) of what a source gave. is_cut: whether a larger one could be read in parts. Raises OSError and
+    BrokenImage."""
+    advice = SAVE_TILED if is_cut else "give it smaller"
+    try:
+        opened = open_image(data, pixels.reading)
+        image = decode(opened, pixels, reduce=least_reduction(opened, pixels))
+    except TooLarge as error:
+        raise TooLarge(error.what, advice) from error
     if image.shape[:2] != (opened.header.height, opened.header.width):
-        raise BrokenImage("it is too large to be seen at its own size")
+        raise TooLarge("it is too large to be seen at its own size", advice)
     return image
 
 
-def _read(annotated: Annotated, pixels: PixelFormat, index: int, hand: Hand) -> Read:
+def _read(annotated: Annotated, pixels: PixelFormat, side: int, index: int, hand: Hand) -> Read:
     try:
-        image = whole_image(annotated.images, pixels, index, hand)
+        image = image_of(annotated.images, pixels, index, hand, side)
         return Read(index, image, as_indices(annotated.right.mask(index, (image.shape[0], image.shape[1]))))
     except (OSError, BrokenImage) as error:
         return Read(index, None, None, str(error))
@@ -76,14 +94,13 @@ def as_indices(mask: NDArray[Any]) -> NDArray[np.uint8]:
 def segmented(
     model: Segmenter,
     statistics: Statistics,
-    image: NDArray[Any],
+    image: AnyImage,
     device: torch.device,
     batch_size: int = TILES,
     precision: Precision = "fp32",
 ) -> NDArray[np.uint8]:
     """(H, W, C) as decoded -> (H, W) the class of each pixel. batch_size: tiles that go through the model at once."""
-    parts = strips(model, statistics, image, device, batch_size, precision)
-    return np.concatenate([part.scores.argmax(0).to(torch.uint8).numpy() for part in parts])
+    return np.concatenate([part.classes for part in strips(model, statistics, image, device, batch_size, precision)])
 
 
 @dataclass(frozen=True)
@@ -125,13 +142,16 @@ def judge(
     """
     mine = list(range(ranks.rank, len(annotated), ranks.size))
     counts, indices, unreadable = [], [], []
-    for done, read in enumerate(read_each(annotated, statistics.pixels, mine, workers), 1):
+    side = max(model.encoder.img_size)
+    for done, read in enumerate(read_each(annotated, statistics.pixels, mine, workers, side), 1):
         if read.image is None or read.mask is None:
             unreadable.append((read.index, read.why_none))
         else:
-            found = segmented(model, statistics, read.image, device, batch_size, precision)
-            counts.append(confusion(read.mask, found, model.classes))
-            indices.append(read.index)
+            try:
+                counts.append(_confused(model, statistics, read.image, read.mask, device, batch_size, precision))
+                indices.append(read.index)
+            except BrokenImage as error:  # a part of a large one
+                unreadable.append((read.index, str(error)))
         say(done)
     parts = ranks.gather((indices, counts, unreadable))
     order = sorted((index, place, part) for part, one in enumerate(parts) for place, index in enumerate(one[0]))
@@ -143,3 +163,20 @@ def judge(
         np.array([index for index, _, _ in order]),
         sorted(entry for one in parts for entry in one[2]),
     )
+
+
+def _confused(
+    model: Segmenter,
+    statistics: Statistics,
+    image: AnyImage,
+    mask: NDArray[np.uint8],
+    device: torch.device,
+    batch_size: int,
+    precision: Precision,
+) -> NDArray[np.int64]:
+    """(K, K) as `confusion`, strip by strip."""
+    counts = np.zeros((model.classes, model.classes), np.int64)
+    for part in strips(model, statistics, image, device, batch_size, precision):
+        rows = mask[part.top : part.top + part.scores.shape[1]]
+        counts += confusion(rows, part.classes, model.classes)
+    return counts

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openmae.data.tiles.large import AnyImage
 from openmae.data.views.statistics import WHITE, Statistics
 from openmae.machine.device import autocast
 from openmae.machine.kinds import Precision
@@ -38,12 +39,17 @@ class Strip:
     top: int
     scores: Tensor
 
+    @property
+    def classes(self) -> NDArray[np.uint8]:
+        """(rows, W) that of each pixel."""
+        return self.scores.argmax(0).to(torch.uint8).numpy()
+
 
 @torch.no_grad()
 def strips(
     model: Segmenter,
     statistics: Statistics,
-    image: NDArray[Any],
+    image: AnyImage,
     device: torch.device,
     batch_size: int = TILES,
     precision: Precision = "fp32",
@@ -70,7 +76,7 @@ def strips(
         counts = torch.cat([counts[done:], torch.zeros(done, width)])
 
 
-def _tile(image: NDArray[Any], top: int, left: int, size: tuple[int, int], statistics: Statistics) -> NDArray[Any]:
+def _tile(image: AnyImage, top: int, left: int, size: tuple[int, int], statistics: Statistics) -> NDArray[Any]:
     """(*size, C): a part of the image, the mean of the images beside it."""
     part = image[top : top + size[0], left : left + size[1]]
     if part.shape[:2] == size:

@@ -22,7 +22,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, box_iou
 
 from openmae.errors import BadValue
 from openmae.heads import vit_of
@@ -119,7 +119,7 @@ class Detector(nn.Module):
             MaskRCNNHeads(channels, four, 1, norm),
             MaskRCNNPredictor(channels, channels, classes + 1),
         )
-        self.heads = RoIHeads(
+        self.heads = _Heads(
             MultiScaleRoIAlign(levels, BOX_SIDE, 2),
             FastRCNNConvFCHead((channels, BOX_SIDE, BOX_SIDE), four, [HIDDEN], norm),
             FastRCNNPredictor(HIDDEN, classes + 1),
@@ -133,12 +133,18 @@ class Detector(nn.Module):
             most_objects,
             *(of_masks if masks else ()),
         )
+        self.proposals.box_similarity = overlaps
         self.register_state_dict_post_hook(describe)
 
     @property
     def encoder(self) -> ViT:
         """The backbone's."""
         return self.backbone.encoder
+
+    @property
+    def side(self) -> int | None:
+        """The longer side of the tiles that an image is cut into; None where it is seen whole."""
+        return None if self.fits else max(self.encoder.img_size)
 
     def rest_unasked(self) -> None:
         """What nothing is asked of does not learn: the norm behind the last block, and, where blocks attend within
@@ -187,10 +193,11 @@ class Detector(nn.Module):
         """(B, C, H, W), normalised -> (5,) or, of boxes alone, (4,): whether there is an object and where, which class
         and where exactly, its mask. Which proposals are learnt from is drawn by torch.
 
-        targets: of each image boxes (n, 4), labels (n,) int64 1..K, masks (n, H, W) uint8. noise: as `Backbone`.
+        targets: of each image boxes (n, 4), labels (n,) int64 1..K, masks (m,) bool: of each object the pixels of its
+        box, row by row, one object after the other. noise: as `Backbone`.
         """
         features, listed = self._seen(images, noise)
-        given = [{**one, "masks": between_pixels(one["masks"])} if "masks" in one else one for one in targets]
+        given = [{**one, "size": size} for one, size in zip(targets, listed.image_sizes, strict=True)]
         proposals, found = self.proposals(listed, features, given)
         _, of_heads = self.heads(features, proposals, listed.image_sizes, given)
         return torch.stack([*found.values(), *of_heads.values()])
@@ -212,6 +219,46 @@ class Detector(nn.Module):
     def encode(self, images: Tensor, layer: int | None = None) -> Tensor:
         """Images (B, C, H, W), normalised, -> features (B, T + N, D) of the encoder, class tokens first."""
         return self.encoder(images, layer)
+
+
+class _Heads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's, that draws masks as large as the window of those objects alone that proposals are learnt from:
+    a quarter of `sampled` at most, however many objects there are. Losses are the same to the bit."""
+
+    def select_training_samples(self, proposals: list[Tensor], targets: list[dict[str, Any]] | None) -> Any:
+        """As torchvision's. Changes the targets: their labels and masks become those that are learnt from."""
+        proposals, matched, labels, wanted = super().select_training_samples(proposals, targets)
+        for one, of, label in zip(targets or (), matched, labels, strict=True):
+            if "masks" in one:
+                chosen, of[label > 0] = of[label > 0].unique(return_inverse=True)
+                one["masks"] = between_pixels(whole_masks(one["masks"], one["boxes"], chosen, one["size"]))
+                one["labels"] = one["labels"][chosen]
+        return proposals, matched, labels, wanted
+
+
+_BOXES_AT_ONCE = 64
+
+
+def overlaps(some: Tensor, others: Tensor) -> Tensor:
+    """(n, 4), (m, 4) -> (n, m), as torchvision's `box_iou` gives it, which takes seven times the memory of that while
+    it computes: much, of a thousand objects beside all anchors."""
+    found = some.new_empty(len(some), len(others))
+    for part, own in zip(found.split(_BOXES_AT_ONCE), some.split(_BOXES_AT_ONCE), strict=True):
+        part.copy_(box_iou(own, others))
+    return found
+
+
+def whole_masks(masks: Tensor, boxes: Tensor, chosen: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks (c, H, W) bool of the objects chosen (c,) of an image of `size`. masks (m,), boxes (n, 4): as
+    `Detector.losses`."""
+    corners = boxes.long()
+    ends = (corners[:, 2:] - corners[:, :2]).prod(1).cumsum(0).tolist()
+    found = masks.new_zeros((len(chosen), *size))
+    for mask, number in zip(found, chosen.tolist(), strict=True):
+        left, top, right, bottom = corners[number].tolist()
+        own = masks[ends[number] - (bottom - top) * (right - left) : ends[number]]
+        mask[top:bottom, left:right] = own.view(bottom - top, right - left)
+    return found
 
 
 def between_pixels(masks: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ LINKS: dict[Task, Link] = {"classification": "log", "multi-label": "log odds", "
 """How nearest neighbours give their votes, by the task: as a classifier would, whose scores readers take a softmax or a
 sigmoid of."""
 
+TRAINED_WELL = "give a model whose training went well"
+"""What to do about weights that are not numbers, where they are to be used as they are."""
 _LEARN_LABELS = ("finetune", "segment", "detect")  # jobs, as provenance names them
 
 
@@ -109,6 +111,13 @@ class Loaded:
             origin = self.info["provenance"].get("pre-training") or {}
             return origin.get("job") in _LEARN_LABELS
         return isinstance(self.model, Classifier) or self.outlines is not None
+
+    def check_numbers(self, advice: str) -> None:
+        """Raises UserError for weights of a training that went astray: a detector of such finds nothing and says so of
+        every image, and every step from them would be dropped."""
+        for name, weight in self.model.state_dict().items():
+            if weight.is_floating_point() and not weight.isfinite().all():
+                raise UserError(f"{self.name} has weights that are not numbers ({name})", advice)
 
     def reading(self, asked: Reading) -> "Loaded":
         """The model for images that are read as its own were, but as is asked."""

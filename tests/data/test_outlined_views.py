@@ -13,6 +13,7 @@ from openmae.data.formats.channels import PixelFormat
 from openmae.data.views.crop import Augmentation
 from openmae.data.views.jitter import Jitter, Placed, place
 from openmae.data.views.outlined import IGNORED, OutlinedView, mask_in_window, objects_in_window, window_of
+from openmae.transfer.detector import whole_masks
 
 sides = st.integers(1, 90)
 
@@ -65,16 +66,19 @@ def test_pixels_masks_and_boxes_go_together(number: int) -> None:
     classes = np.array([4, 5, 6])
     pieces = tuple(cut(one) for one in masks)
     crowd = np.zeros(3, bool)
-    of_masks = objects_in_window(Objects((12, 9), boxes, classes, crowd, pieces), placed, (10, 11))  # type: ignore[arg-type]
-    alone = objects_in_window(Objects((12, 9), boxes, classes, crowd, None), placed, (10, 11))
+    of_masks = objects_in_window(Objects((12, 9), boxes, classes, crowd, pieces), placed)  # type: ignore[arg-type]
+    alone = objects_in_window(Objects((12, 9), boxes, classes, crowd, None), placed)
     assert of_masks.boxes is not None
     assert of_masks.masks is not None
     assert alone.boxes is not None
     assert alone.classes is not None
     assert alone.classes.tolist() == [4, 5]
     torch.testing.assert_close(of_masks.boxes, alone.boxes)
-    wanted = masks_to_boxes(of_masks.masks).float()
-    torch.testing.assert_close(of_masks.boxes, wanted + torch.tensor([0, 0, 1, 1]))
+    whole = whole_masks(of_masks.masks, of_masks.boxes, torch.arange(2), (10, 11))
+    assert len(of_masks.masks) == (of_masks.boxes[:, 2:] - of_masks.boxes[:, :2]).prod(1).sum()
+    for found, mask in zip(whole.numpy(), masks, strict=False):
+        assert np.array_equal(found[:down, :across], turned(mask[2:10, 1:8].astype(np.uint8), turn) > 0)
+    torch.testing.assert_close(of_masks.boxes, masks_to_boxes(whole).float() + torch.tensor([0, 0, 1, 1]))
 
 
 def test_16_bit_and_many_bands_stay_what_they_are() -> None:

@@ -2,9 +2,7 @@
 
 import contextlib
 import importlib
-import io
 import json
-import multiprocessing
 import os
 import pickle
 import re
@@ -21,7 +19,6 @@ import pytest
 import torch
 from torch import nn
 
-from openmae.cli import main
 from openmae.errors import UserError
 from openmae.masking import Masking
 from openmae.recipes.bench import rounds as bench_rounds
@@ -34,7 +31,7 @@ from openmae.recipes.bench.worker import Turn
 from openmae.report.plots.bench import Result, Table, bench_picture, markdown
 from openmae.train.cost import flops
 from tests.commands import Run, refused
-from tests.processes import started_openmae, wait_for
+from tests.processes import run_openmae, started_openmae, wait_for
 from tests.runs import Runs
 
 CPU = Where("cpu", "fp32")
@@ -101,6 +98,19 @@ class Sleeping:
 """
 
 
+MEASURED = """
+import json, sys
+from pathlib import Path
+from openmae.cli import main
+from openmae.recipes.bench import job, rounds
+
+rounds.START, rounds.TURN_SECONDS, job.installed = "fork", 0.2, lambda: ["transformers"]
+code = main(sys.argv[2:])
+left = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+Path(sys.argv[1]).write_text(json.dumps({"code": code, "left": left}))
+"""
+
+
 def quiet(what: str, done: int, of: int) -> None:
     pass
 
@@ -121,22 +131,18 @@ def write_peers(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def measured(runs: Runs) -> tuple[int, str, Path]:
-    """What the command says and keeps: exit code, output, folder."""
+    """What the command says and keeps: exit code, output, folder. Its contenders are forked of a process that has
+    imported what they need and trained nothing; that they can be started anew is tested below."""
 
     def make(out: Path) -> None:
         out.mkdir()
         peers = [f"{write_peers(out)}:{name}" for name in ("plain", "raising")]
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bench_rounds, "TURN_SECONDS", 0.2)
-            patch.setattr("openmae.recipes.bench.job.installed", lambda: ["transformers"])
-            code = main(["bench", *FLAGS.split(), "--peer", *peers, "--out", str(out / "out")])
-        left = [*map(str, multiprocessing.active_children()), *children()]
-        (out / "after.json").write_text(json.dumps({"code": code, "said": said.getvalue(), "left": left}))
+        words = ["bench", *FLAGS.split(), "--peer", *peers, "--out", str(out / "out")]
+        done = run_openmae([str(out / "after.json"), *words], code=MEASURED)
+        (out / "said").write_text(done.stdout + done.stderr)
 
     place = runs.once("bench", make)
-    after = json.loads((place / "after.json").read_text())
-    return after["code"], after["said"], place / "out"
+    return json.loads((place / "after.json").read_text())["code"], (place / "said").read_text(), place / "out"
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:

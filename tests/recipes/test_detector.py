@@ -194,6 +194,12 @@ def test_what_predict_refuses(model: Path, scenes: Path, tmp_path: Path, run: Ru
     refused(run("predict", model, images, "--out", tmp_path / "a.csv"), "the objects of each image: give a folder")
     refused(run("predict", model, images, "--out", tmp_path / "a", "--threshold", "2"), "--threshold", "0 to 1")
     refused(run("predict", model, images, "--out", tmp_path / "a", "--top-k", "2"), "--top-k is for classes of whole")
+    broken = load_model(model)  # which finds nothing
+    broken.detector.heads.box_predictor.cls_score.bias.data[0] = torch.nan
+    (spoilt := tmp_path / "nan.safetensors").write_bytes(serialize(broken.model, broken.info))
+    said = "nan.safetensors has weights that are not numbers (heads.box_predictor.cls_score.bias)"
+    refused(run("predict", spoilt, images, "--out", tmp_path / "a"), said)
+    refused(run("evaluate", spoilt, scenes), said)
     assert not (tmp_path / "a").exists()
 
 

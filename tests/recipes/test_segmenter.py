@@ -18,6 +18,7 @@ from skimage.measure import points_in_poly
 
 import openmae
 from openmae.data.annotations.tracing import signed_area
+from openmae.data.tiles import large
 from openmae.evaluate.segmentation import segmented
 from openmae.recipes.predict import masks
 from openmae.transfer.segmenter import Segmenter
@@ -92,6 +93,16 @@ def test_what_evaluate_refuses(model: Path, scenes: Path, tmp_path: Path, run: R
     refused(run("evaluate", model, scenes, "--classes", "all"), "--classes is for classification")
     refused(run("evaluate", model, scenes, "--save", tmp_path / "a.csv"), "--save", "openmae predict")
     refused(run("evaluate", model, scenes / "val" / "images"), "annotations")
+    broken = load_model(model)  # which finds the first class everywhere
+    broken.segmenter.encoder.norm.weight.data[0] = torch.nan
+    (tmp_path / "nan.safetensors").write_bytes(serialize(broken.model, broken.info))
+    refused(
+        run("evaluate", tmp_path / "nan.safetensors", scenes),
+        "weights that are not numbers (backbone.encoder.norm.weight)",
+    )
+    again = ["segment", tmp_path / "nan.safetensors", scenes, "--out", tmp_path / "run"]
+    refused(run(*again), "weights that are not numbers", "--from-scratch")
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------- predict
@@ -151,6 +162,25 @@ def test_masks_are_the_models_and_are_read_again(model: Path, scenes: Path, tmp_
     code, _, errors = run("evaluate", place, data, "--workers", "0")
     assert code == 0, errors
     assert results(place)[str(data)]["clean"]["figures"]["miou"] == 1
+
+
+def test_large_tiffs_are_read_part_by_part_and_give_the_same(
+    model: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose last rows are damaged is left out, and said, once it comes to these."""
+    (images := tmp_path / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 70, 3)).astype(np.uint8)
+    tifffile.imwrite(images / "a.tif", pixels, photometric="rgb", rowsperstrip=4)
+    predicted(run, model, images, tmp_path / "whole")
+    monkeypatch.setattr(large, "_LARGE", 0)
+    (images / "b.tif").write_bytes((images / "a.tif").read_bytes()[:-900])
+    assert "1 image could not be read" in predicted(run, model, images, tmp_path / "parts")
+    for name in ("masks/a.png", "classes.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "parts" / "masks" / "b.png").exists()
+    first, last = rows_of(tmp_path / "parts")
+    assert first == {**rows_of(tmp_path / "whole")[0]}
+    assert last["error"]
 
 
 def test_what_was_stopped_goes_on_and_gives_the_same(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFont
+from skimage.color import deltaE_ciede2000, rgb2lab
 from torch import Tensor, nn
 
 from openmae.data.formats.channels import PixelFormat
@@ -15,6 +16,7 @@ from openmae.masking import Masking
 from openmae.model import MaskedAutoencoder, create_model, patchify, take
 from openmae.report.sheets.layout import ROWS_IN_ONE_BLOCK, Row, elide, sheet, tile_size, wrap
 from openmae.report.sheets.neighbours import CaptionedImage, captioned_sheet
+from openmae.report.sheets.outlines import colours
 from openmae.report.sheets.pictures import GREY, columns, footer, panel, save_picture, stretched
 
 
@@ -398,3 +400,13 @@ def test_any_image_can_be_shown(shape: tuple[int, int, int], dtype: str) -> None
     assert np.asarray(flat).min() == 0
     with pytest.raises(ValueError, match="one image or more"):
         captioned_sheet([""], [], "Footer.")
+
+
+@pytest.mark.parametrize(("classes", "apart"), [(9, 20.0), (20, 10.0), (80, 6.0), (255, 2.5)])
+def test_classes_have_colours_that_are_told_apart(classes: int, apart: float) -> None:
+    """By CIE's own measure (of which 2.3 are just seen), as scikit-image has it; a background is black beside them."""
+    palette = colours(classes, False)
+    seen = rgb2lab(palette[None] / 255)[0]
+    distances = deltaE_ciede2000(seen[:, None], seen[None])
+    assert distances[~np.eye(classes, dtype=bool)].min() > apart
+    assert np.array_equal(colours(classes + 1, True), [(0, 0, 0), *palette])

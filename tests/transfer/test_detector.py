@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import box_iou
 
-from openmae.transfer.detector import ASPECTS, Detector
+from openmae.transfer.detector import ASPECTS, Detector, between_pixels, whole_masks
 from tests.models import vit
 
 
@@ -13,6 +15,12 @@ def made(masks: bool = True, size: int = 64) -> Detector:
     torch.manual_seed(0)
     encoder = vit(img_size=(size, size), patch_size=(8, 8), depth=2)
     return Detector(encoder, 2, masks, finest_anchor=8.0, channels=16, most_objects=20, sampled=64)
+
+
+def within(masks: Tensor, boxes: list[list[int]]) -> Tensor:
+    """As losses take them."""
+    parts = [mask[top:low, left:far].flatten() for mask, (left, top, far, low) in zip(masks, boxes, strict=True)]
+    return torch.cat(parts)
 
 
 def scene() -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -33,7 +41,7 @@ def scene() -> tuple[Tensor, list[dict[str, Tensor]]]:
             for m in masks
         ]
         targets.append(
-            {"boxes": torch.tensor(boxes).float(), "labels": torch.tensor([1, 2]), "masks": masks.to(torch.uint8)}
+            {"boxes": torch.tensor(boxes).float(), "labels": torch.tensor([1, 2]), "masks": within(masks, boxes)}
         )
     return images, targets
 
@@ -99,6 +107,23 @@ def test_it_is_torchvisions_whole() -> None:
     again.heads.score_thresh = 0.0
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(images)[0].boxes, found[0].boxes)
+
+
+def test_losses_are_torchvisions_of_all_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where these are all as large as the window, and however many of them proposals are learnt from."""
+    model, (images, targets) = made(), scene()
+    images = torch.cat([images, torch.zeros(1, 3, 64, 64)])
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "masks": torch.zeros(0) > 0}
+    targets = [*targets, nothing]
+    torch.manual_seed(3)
+    ours = model.losses(images, targets)
+    for one in targets:
+        every = torch.arange(len(one["boxes"]))
+        one["masks"] = between_pixels(whole_masks(one["masks"], one["boxes"], every, (64, 64)))
+    monkeypatch.setattr(type(model.heads), "select_training_samples", RoIHeads.select_training_samples)
+    model.proposals.box_similarity = box_iou
+    torch.manual_seed(3)
+    assert torch.equal(model.losses(images, targets), ours)
 
 
 def test_without_masks_and_without_objects() -> None:

@@ -1,6 +1,8 @@
 """Where a GeoTIFF's pixels lie on the ground (OGC GeoTIFF 1.1), read from its first directory alone."""
 
+import mmap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,7 @@ class Placed:
 
 def placed(data: bytes) -> Placed | None:
     """Where the image lies; None where it is no TIFF, does not say it, or is stored turned."""
-    if not data.startswith(_TIFF):
+    if data[:4] not in _TIFF:
         return None
     try:
         tags = first_directory(data)
@@ -53,6 +55,12 @@ def placed(data: bytes) -> Placed | None:
     epsg = next((keys[key] for key in (_PROJECTED, _GEOGRAPHIC) if 0 < keys.get(key, 0) < _OWN), None)
     x, y = affine.tolist()
     return Placed({tag: tags[tag] for tag in _TAGS if tag in tags}, (tuple(x), tuple(y)), epsg)
+
+
+def placed_in(file: str) -> Placed | None:
+    """The same of a file, of which no more is read. Raises OSError."""
+    with Path(file).open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return placed(mapped)  # type: ignore[arg-type]
 
 
 def _affine(tags: dict[int, tuple[Any, ...]]) -> NDArray[np.float64] | None:

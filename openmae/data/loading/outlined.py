@@ -133,7 +133,7 @@ def _view(stream: OutlinedStream, index: int, data: bytes | OSError | BrokenImag
     if stream.wanted == "classes":
         return _View(image, Found(mask=mask_in_window(right.mask(index, size), placed, view.img_size)), noise, index)
     objects = right.objects(index, size)
-    found = objects_in_window(objects.take(~objects.crowd), placed, view.img_size)
+    found = objects_in_window(objects.take(~objects.crowd), placed)
     return _View(image, found, noise, index)
 
 

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import masks_to_boxes
 from torchvision.transforms.v2 import functional as V
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image, Mask
 
-from openmae.data.annotations.objects import Objects, Piece
+from openmae.data.annotations.objects import Objects, Piece, bounds, cut
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.views.jitter import Jitter, Placed
 
@@ -34,7 +33,8 @@ class OutlinedView:
 @dataclass(frozen=True)
 class Found:
     """What is asked of a window: mask (H, W) int64 of class indices, IGNORED where nothing is asked; or objects, boxes
-    (n, 4) float32 left, top, right, bottom, classes (n,) int64, and masks (n, H, W) bool where outlines are known."""
+    (n, 4) float32 left, top, right, bottom, classes (n,) int64, and, where outlines are known, masks (m,) bool: of each
+    object the pixels of its box, row by row, one object after the other, so that many take no more than they cover."""
 
     mask: Tensor | None = None
     boxes: Tensor | None = None
@@ -87,7 +87,7 @@ def mask_in_window(mask: NDArray[Any], placed: Placed, img_size: tuple[int, int]
     return window
 
 
-def objects_in_window(objects: Objects, placed: Placed, img_size: tuple[int, int]) -> Found:
+def objects_in_window(objects: Objects, placed: Placed) -> Found:
     """The objects of an image that are seen in the window. Where outlines are known, boxes are those of what is seen of
     them, and no more than these are ever drawn."""
     top, left, bottom, right = placed.top, placed.left, placed.top + placed.height, placed.left + placed.width
@@ -95,16 +95,16 @@ def objects_in_window(objects: Objects, placed: Placed, img_size: tuple[int, int
     objects, shown = objects.take(np.asarray(near)), replace(placed, top=0, left=0)
     kept = torch.from_numpy(objects.classes)
     if objects.pieces is not None:
-        drawn = torch.zeros((len(objects), *img_size), dtype=torch.bool)
-        for mask, piece in zip(drawn, objects.pieces, strict=True):
+        numbers, seen = list[int](), list[Piece]()
+        for number, piece in enumerate(objects.pieces):
             part = np.zeros((1, placed.height, placed.width), np.uint8)
             _draw(part[0], piece, top, left)
-            mask[: placed.size[0], : placed.size[1]] = _drawn(Mask(torch.from_numpy(part)), shown)[0].bool()
-        seen = drawn.flatten(1).any(1)
-        drawn, kept = drawn[seen], kept[seen]
-        found = masks_to_boxes(drawn).float()
-        found[:, 2:] += 1  # masks_to_boxes counts the last pixel, not its far side
-        return Found(boxes=found, classes=kept, masks=drawn)
+            own = cut(_drawn(Mask(torch.from_numpy(part)), shown)[0].numpy() > 0)
+            if own is not None:
+                numbers.append(number)
+                seen.append(own)
+        masks = torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *(own.mask.ravel() for own in seen)]))
+        return Found(boxes=torch.from_numpy(bounds(tuple(seen))), classes=kept[numbers], masks=masks)
     moved = objects.boxes - np.array([left, top, left, top], np.float32)
     size = (placed.height, placed.width)
     drawn_boxes = BoundingBoxes(moved, format=BoundingBoxFormat.XYXY, canvas_size=size)

@@ -13,8 +13,8 @@ from openmae.recipes.detect.sizes import Sizes
 from openmae.recipes.outline.choose import at_once, first_batch, fitting, keeps_best, rate_of_places, warm_up
 from openmae.recipes.outline.opened import Outlined
 from openmae.recipes.training.open import Values, fill, filled
-from openmae.recipes.training.settings import pair, sides_of
-from openmae.transfer.detector import CHANNELS, FINEST_ANCHOR, MOST_OBJECTS
+from openmae.recipes.training.settings import given, pair, sides_of
+from openmae.transfer.detector import CHANNELS, FINEST_ANCHOR, MOST_OBJECTS, PROPOSED, SAMPLED
 
 PAPER = "ViTDet's with MAE weights, on COCO"
 MOST_ON_A_CPU = 64  # channels
@@ -23,7 +23,8 @@ _LARGE = 0.5  # of a window: objects longer than that are cut into pieces by it
 _FINEST, _COARSEST = 4.0, 64.0  # pixels of the smallest anchors
 _WINDOW, _WINDOW_ON_A_CPU = 512, 256  # pixels a side, at most, of windows that are larger than the model's own
 _BOUND = 1000  # objects that a window may have: as many as are proposed
-_MASK_BYTES = 6  # of a pixel of an object of a window: as it is made, as it is asked, and as torchvision draws it small
+_MASK_BYTES = 10  # of a pixel of an object that is learnt from: its mask as it is, between pixels, and drawn small
+_FEW_SAMPLED, _FEW_PROPOSED = 128, 300  # proposals of an image that narrow heads learn from, and look at again
 _CLIP = 1.0  # norm of the whole gradient
 _ROOM = 1.5  # of objects found over the most that an image was seen to have
 
@@ -50,9 +51,16 @@ def choose(
         values["most_objects"] = _most(sizes)
     values["warmup_epochs"] = warm_up(settings, values)
     chosen = filled(settings, values)
-    masks = _MASK_BYTES * sizes.most(pair(chosen.img_size), chosen.resize == "fit") if settings.masks else 0
+    most = min(sizes.most(pair(chosen.img_size), chosen.resize == "fit"), looked_at(given(chosen.channels))[0] // 4)
+    masks = _MASK_BYTES * most if settings.masks else 0
     values |= at_once(chosen, encoder, device, memory, masks * math.prod(pair(chosen.img_size)))
     return fill(settings, values, console)
+
+
+def looked_at(channels: int) -> tuple[int, int]:
+    """How many proposals of an image heads of that width learn from, a quarter of them objects at most, and look at
+    again."""
+    return (SAMPLED, PROPOSED) if channels >= CHANNELS else (_FEW_SAMPLED, _FEW_PROPOSED)
 
 
 def _paper(encoder: ViT) -> Values:

@@ -27,7 +27,7 @@ from openmae.evaluate.detection import Judged, headline, judge
 from openmae.heads import learn_blocks
 from openmae.machine.device import memory_of
 from openmae.randomness import generator
-from openmae.recipes.detect.choose import choose
+from openmae.recipes.detect.choose import choose, looked_at
 from openmae.recipes.detect.settings import Detect
 from openmae.recipes.detect.sizes import Sizes, sizes_of
 from openmae.recipes.evaluate.objects import keep_objects
@@ -39,9 +39,7 @@ from openmae.recipes.training.job import begun
 from openmae.recipes.training.kind import Here, JobKind
 from openmae.recipes.training.settings import given, pair
 from openmae.train.loop import fit
-from openmae.transfer.detector import CHANNELS, PROPOSED, SAMPLED, Detector
-
-_FEW_SAMPLED, _FEW_PROPOSED = 128, 300  # proposals of an image that narrow heads learn from, and look at again
+from openmae.transfer.detector import Detector
 
 
 def run(settings: Detect) -> None:
@@ -76,7 +74,7 @@ class DetectJob(OutlineJob[Detector]):
     def __init__(self, run: Outlining, opened: "Sighted", here: Here) -> None:
         """Raises UserError for what cannot be built."""
         config, seed = run.config, run.course.seed
-        is_wide = config["channels"] >= CHANNELS
+        sampled, proposed = looked_at(config["channels"])
         masks = config["masks"] and opened.train.right.kind == "objects"
         self.headline = headline(masks and opened.val.right.kind == "objects")
         try:
@@ -94,8 +92,8 @@ class DetectJob(OutlineJob[Detector]):
                     drop_path=run.trunk.drop_path,
                     channels=config["channels"],
                     fits=run.jitter.fits,
-                    sampled=SAMPLED if is_wide else _FEW_SAMPLED,
-                    proposed=PROPOSED if is_wide else _FEW_PROPOSED,
+                    sampled=sampled,
+                    proposed=proposed,
                 )
         except ValueError as error:
             raise of_user(error) from error
@@ -157,7 +155,7 @@ class DetectJob(OutlineJob[Detector]):
 def _target(found: Found, masks: bool) -> dict[str, Tensor]:
     """As torchvision's losses take it."""
     target = {"boxes": given(found.boxes), "labels": given(found.classes) + 1}
-    return {**target, "masks": given(found.masks).to(torch.uint8)} if masks else target
+    return {**target, "masks": given(found.masks)} if masks else target
 
 
 def said(figures: dict[str, float], error: float | None) -> str:

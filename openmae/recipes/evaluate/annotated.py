@@ -31,6 +31,7 @@ from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import say_notes
 from openmae.report.page.results import shown_figures
 from openmae.weights import Loaded
+from openmae.weights.loaded import TRAINED_WELL
 
 _WANTED: dict[str, Wanted] = {"segmentation": "segment", "detection": "detect"}
 _FEW = 5  # names in a sentence
@@ -64,6 +65,7 @@ def open_set(settings: Evaluate, loaded: Loaded, workers: int, console: Console)
     """Opens what judges the model, and says what that is. Raises UserError, also where something is asked for that is
     for classes of whole images."""
     _check_asked(settings, loaded.outlines or "")
+    loaded.check_numbers(TRAINED_WELL)
     model, provenance = settings.model, loaded.info["provenance"]
     selection = as_learnt(settings.selection, settings.data, model, loaded, console)
     opened = open_annotated(

@@ -57,7 +57,7 @@ def _sheet(judged: Judged, annotated: Annotated, model: Detector, statistics: St
     chosen = best_and_worst(order)
     device = next(model.parameters()).device
     shown = []
-    for index, read in zip(chosen, read_objects(annotated, statistics.pixels, [*chosen], 0), strict=True):
+    for index, read in zip(chosen, read_objects(annotated, statistics.pixels, [*chosen], 0, model.side), strict=True):
         if read.objects is not None:
             found = detected(model, statistics, read.image, device, judged.most)
             sure = found.take(found.scores >= SURE).objects

@@ -59,7 +59,9 @@ def _sheet(judged: Judged, annotated: Annotated, model: Segmenter, statistics: S
     device = next(model.parameters()).device
     shown = []
     indices = [int(judged.indices[place]) for place in chosen]
-    for place, read in zip(chosen, read_each(annotated, statistics.pixels, indices, 0), strict=True):
+    for place, read in zip(
+        chosen, read_each(annotated, statistics.pixels, indices, 0, max(model.encoder.img_size)), strict=True
+    ):
         if read.image is not None and read.mask is not None:
             found: NDArray[np.uint8] = segmented(model, statistics, read.image, device)
             note = f"{chosen[place]}: mIoU {own[place]:.0%}"

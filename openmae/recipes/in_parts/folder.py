@@ -83,6 +83,11 @@ class PartsFolder:
         write_file(file, buffer.getvalue())
         self.finished.append(Part(file, start, stop, indices, left_out))
 
+    @property
+    def left_out(self) -> list[tuple[int, str]]:
+        """Index and reason of each image that could not be read."""
+        return [entry for part in self.finished for entry in part.left_out]
+
     def remove(self) -> None:
         """Takes the folder away, all of it."""
         shutil.rmtree(self.folder, ignore_errors=True)

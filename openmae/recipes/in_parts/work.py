@@ -77,28 +77,36 @@ def worked_through(work: Work, settle: Callable[[PartsFolder], None], console: C
     with opened_parts(work.out) as parts:
         settle(parts)
         parts.read()
-        if parts.stop:
-            console.print(f"Resuming: {parts.stop:,} of {several(total, 'image')} are done")
         started, before = time.monotonic(), parts.stop
-        try:
-            with counting(work.what, total, console, before) as say:
-                _go_on(work, parts, say)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; the same command goes on where it was") from None
-        except torch.OutOfMemoryError as error:
-            raise UserError("the device ran out of memory", f"give a --batch-size below {work.batch_size}") from error
-        left_out = [entry for part in parts.finished for entry in part.left_out]
-        if len(left_out) == total:
-            index, reason = left_out[0]
-            parts.remove()
-            source = work.images.source
-            raise UserError(
-                f"none of the {total} images in {source.location} can be read (the first: {source.shown(index)}: "
-                f"{reason})",
-                "check the files",
-            )
-        yield Done(parts, left_out, total - before, time.monotonic() - started)
+        smaller = f"give a --batch-size below {work.batch_size}"
+        with to_the_end(parts, work.images.source, total, work.what, smaller, console) as say:
+            _go_on(work, parts, say)
+        yield Done(parts, parts.left_out, total - before, time.monotonic() - started)
         parts.remove()
+
+
+@contextmanager
+def to_the_end(
+    parts: PartsFolder, source: Source, total: int, what: str, smaller: str, console: Console
+) -> Iterator[Say]:
+    """Within, the parts that are not there yet are made. what: "embedding"; smaller: what to do where the device has
+    too little memory. Raises UserError, where no image can be read too, and Interrupted."""
+    if parts.stop:
+        console.print(f"Resuming: {parts.stop:,} of {several(total, 'image')} are done")
+    try:
+        with counting(what, total, console, parts.stop) as say:
+            yield say
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on where it was") from None
+    except torch.OutOfMemoryError as error:
+        raise UserError("the device ran out of memory", smaller) from error
+    if len(parts.left_out) == total:
+        index, reason = parts.left_out[0]
+        parts.remove()
+        raise UserError(
+            f"none of the {total} images in {source.location} can be read (the first: {source.shown(index)}: {reason})",
+            "check the files",
+        )
 
 
 def _go_on(work: Work, parts: PartsFolder, say: Say) -> None:

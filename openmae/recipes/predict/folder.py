@@ -18,15 +18,16 @@ from PIL import Image
 from rich.console import Console
 
 from openmae.commandline.flags import with_flags
-from openmae.console.progress import Say, counting
+from openmae.console.progress import Say
 from openmae.console.words import encodable, pace, several
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.geotiff import Placed, placed
+from openmae.data.formats.geotiff import Placed, placed, placed_in
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.opening import open_images
 from openmae.data.sources.source import Source
-from openmae.errors import BrokenImage, Interrupted, UserError
-from openmae.evaluate.segmentation import decoded_whole
+from openmae.data.tiles.large import AnyImage
+from openmae.errors import BrokenImage, UserError
+from openmae.evaluate.segmentation import decoded_whole, large_of
 from openmae.evaluate.suited import suited
 from openmae.files.disk import room_on_disk
 from openmae.files.tables import SUFFIXES, Columns, TableWriter
@@ -35,7 +36,7 @@ from openmae.machine.device import choose_device
 from openmae.machine.workers import workers_for
 from openmae.recipes.in_parts.about import Kind, as_json, digest
 from openmae.recipes.in_parts.folder import Part, PartsFolder, opened_parts, parts_folder
-from openmae.recipes.in_parts.work import PART_SECONDS
+from openmae.recipes.in_parts.work import PART_SECONDS, to_the_end
 from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import images_said, part_of, tell
 from openmae.recipes.predict.mask_files import mask_places
@@ -44,6 +45,7 @@ from openmae.recipes.predictions import ERROR, with_errors
 from openmae.report.sheets.layout import as_jpeg
 from openmae.version import __version__
 from openmae.weights import Loaded
+from openmae.weights.loaded import TRAINED_WELL
 
 SHEET = "sheet.jpg"
 _IN_SHEET = 12  # images, the first ones
@@ -82,8 +84,13 @@ class Finder(ABC):
     def check(cls, settings: Predict) -> dict[str, Any]:
         """Settings of its own that decide what comes out. Raises UserError for one that it cannot have."""
 
+    @property
     @abstractmethod
-    def find(self, index: int, image: NDArray[Any], where: Placed | None) -> NDArray[np.float64]:
+    def side(self) -> int | None:
+        """The longer side of the tiles that an image is cut into; None where it is seen whole."""
+
+    @abstractmethod
+    def find(self, index: int, image: AnyImage, where: Placed | None) -> NDArray[np.float64]:
         """Writes what is found in an image (H, W, C) as decoded; gives the number of each class (K,). Raises OSError,
         and UserError where the model gives no numbers."""
 
@@ -118,10 +125,10 @@ class Finder(ABC):
 
 @dataclass(frozen=True)
 class InSheet:
-    """An image (H, W, C) as decoded, the number of each class (K,), and whether it lies on the ground."""
+    """An image (H, W, C), the number of each class (K,), and whether it lies on the ground."""
 
     index: int
-    image: NDArray[Any]
+    image: AnyImage
     told: NDArray[np.float32]
     is_placed: bool
 
@@ -129,6 +136,7 @@ class InSheet:
 def predict_folder(finder: type[Finder], settings: Predict, loaded: Loaded, console: Console) -> None:
     """Writes what is not there yet of all images, and what tells of them. Raises UserError, Interrupted."""
     own = _check_asked(finder, settings)
+    loaded.check_numbers(TRAINED_WELL)
     device = choose_device(settings.device)
     workers = workers_for(settings.workers, device)
     data = open_images(settings.images, settings.selection, settings.reading)
@@ -201,28 +209,13 @@ def _find(finder: Finder, about: dict[str, Any], console: Console) -> None:
     with opened_parts(table) as parts:
         finder.kind.settle(table, about, parts)
         parts.read()
-        if before := parts.stop:
-            console.print(f"Resuming: {before:,} of {several(total, 'image')} are done")
-        started = time.monotonic()
-        try:
-            with counting(finder.doing, total, console, before) as say:
-                _go_on(finder, parts, say)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; the same command goes on where it was") from None
-        except torch.OutOfMemoryError as error:
-            raise UserError(f"{asked.device} ran out of memory", "give a smaller --batch-size") from error
-        left_out = [entry for part in parts.finished for entry in part.left_out]
-        if len(left_out) == total:
-            index, reason = left_out[0]
-            parts.remove()
-            raise UserError(
-                f"none of the {total} images in {source.location} can be read (the first: {source.shown(index)}: "
-                f"{reason})",
-                "check the files",
-            )
+        before, started = parts.stop, time.monotonic()
+        with to_the_end(parts, source, total, finder.doing, "give a smaller --batch-size", console) as say:
+            _go_on(finder, parts, say)
+        left_out = parts.left_out
         seconds = time.monotonic() - started
         finder.finish(parts.finished)
-        write_file(asked.out / SHEET, as_jpeg(finder.sheet([*_first(asked, parts.finished)], parts.finished)))
+        write_file(asked.out / SHEET, as_jpeg(finder.sheet([*_first(finder, parts.finished)], parts.finished)))
         _write_table(finder, parts.finished, {**about, "unreadable": len(left_out)})
         told = np.concatenate([_told(part) for part in parts.finished])
         parts.remove()
@@ -240,18 +233,21 @@ def _find(finder: Finder, about: dict[str, Any], console: Console) -> None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An image (H, W, C) as decoded, and where it lies; why there is none, where there is none."""
+    """An image (H, W, C), and where it lies; why there is none, where there is none."""
 
-    image: NDArray[Any] | None
+    image: AnyImage | None
     where: Placed | None = None
     why_none: str = ""
 
 
-def _see(source: Source, pixels: PixelFormat, index: int, hand: Hand) -> _Seen:
+def _see(source: Source, pixels: PixelFormat, side: int | None, index: int, hand: Hand) -> _Seen:
     try:
+        if (large := large_of(source, pixels, index, hand, side)) is not None:
+            return _Seen(large, placed_in(large.file))
         (data,) = hand.read_each(source, [index])
         hand.take(index)
-        return _Seen(decoded_whole(data, pixels), placed(data) if isinstance(data, bytes) else None)
+        image = decoded_whole(data, pixels, is_cut=side is not None)
+        return _Seen(image, placed(data) if isinstance(data, bytes) else None)
     except (OSError, BrokenImage) as error:
         return _Seen(None, None, str(error) or type(error).__name__)
 
@@ -260,15 +256,19 @@ def _go_on(finder: Finder, parts: PartsFolder, say: Say) -> None:
     """Adds parts up to the last image; what is found in an image is written before."""
     asked, before = finder.asked, parts.stop
     waiting = _Waiting(finder, parts)
-    see = partial(_see, asked.source, asked.loaded.statistics.pixels)
+    see = partial(_see, asked.source, asked.loaded.statistics.pixels, finder.side)
     seen_each = ordered(see, range(before, len(asked.source)), asked.workers, ahead=1)
     try:
         for index, seen in enumerate(seen_each, before):
             if seen.image is None:
                 waiting.take(index, None, seen.why_none)
             else:
-                told = finder.find(index, seen.image, seen.where)
-                waiting.take(index, [*seen.image.shape[:2], seen.where is not None, *told], "")
+                try:
+                    told = finder.find(index, seen.image, seen.where)
+                except BrokenImage as error:  # a part of a large one
+                    waiting.take(index, None, str(error))
+                else:
+                    waiting.take(index, [*seen.image.shape[:2], seen.where is not None, *told], "")
             say(index + 1 - before)
     finally:
         seen_each.close()
@@ -352,14 +352,14 @@ def _write_table(finder: Finder, finished: list[Part], about: dict[str, Any]) ->
         whole.finish()
 
 
-def _first(asked: Asked, finished: list[Part]) -> Iterator[InSheet]:
+def _first(finder: Finder, finished: list[Part]) -> Iterator[InSheet]:
     """The first images that were read."""
-    number = 0
+    asked, number = finder.asked, 0
     for part in finished:
         for index, row in zip(part.indices.tolist(), part.rows(), strict=True):
             if number == _IN_SHEET:
                 return
             number += 1
-            seen = _see(asked.source, asked.loaded.statistics.pixels, index, Hand())
+            seen = _see(asked.source, asked.loaded.statistics.pixels, finder.side, index, Hand())
             if seen.image is not None:
                 yield InSheet(index, seen.image, row[_BEFORE_TOLD:], bool(row[2]))

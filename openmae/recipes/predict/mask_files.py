@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import struct
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -44,18 +46,57 @@ def mask_places(source: Source) -> list[str]:
     return stems
 
 
-def write_mask(folder: Path, place: str, mask: NDArray[np.uint8], names: Sequence[str], where: Placed | None) -> None:
-    """Writes what there is of one image. mask: (H, W) class indices. Raises OSError."""
+def write_mask(
+    folder: Path,
+    place: str,
+    rows: Iterable[NDArray[np.uint8]],
+    size: tuple[int, int],
+    names: Sequence[str],
+    where: Placed | None,
+) -> None:
+    """Writes what there is of one image of that size (H, W). rows: (r, W) class indices, from top to bottom, which are
+    written as they come; of an image that lies on the ground all are held, a byte a pixel. Raises OSError."""
+    file = folder / mask_name(place, where is not None)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if where is None:
+        write_file(file, _png(rows, size, _palette(names)))
+        return
+    mask = np.concatenate([*rows])
     picture = Image.frombytes("P", (mask.shape[1], mask.shape[0]), mask.tobytes())
     picture.putpalette(_palette(names).tobytes())
+    encoded = io.BytesIO()
+    picture.save(encoded, "TIFF", compression="tiff_adobe_deflate", tiffinfo=_tags(where))
+    polygons = json.dumps(_polygons(mask, names, where)).encode()
+    _write(folder / POLYGONS / f"{place}.geojson", polygons)
+    write_file(file, encoded.getvalue())
+
+
+def as_png(mask: NDArray[np.uint8]) -> bytes:
+    """(H, W), grey."""
     file = io.BytesIO()
-    if where is None:
-        picture.save(file, "PNG")
-    else:
-        picture.save(file, "TIFF", compression="tiff_adobe_deflate", tiffinfo=_tags(where))
-        polygons = json.dumps(_polygons(mask, names, where)).encode()
-        _write(folder / POLYGONS / f"{place}.geojson", polygons)
-    _write(folder / mask_name(place, where is not None), file.getvalue())
+    Image.fromarray(mask).save(file, "PNG")
+    return file.getvalue()
+
+
+_INDEXED = struct.pack("5B", 8, 3, 0, 0, 0)  # 8 bits, a palette, deflate, one filter a row, not interlaced
+_MOST_CHUNK = 2**20  # bytes of a chunk of pixels
+
+
+def _png(rows: Iterable[NDArray[np.uint8]], size: tuple[int, int], palette: NDArray[np.uint8]) -> Iterator[bytes]:
+    """A PNG (ISO/IEC 15948) piece by piece: no library that is at hand writes one whose pixels are not all there."""
+    yield b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">2I", size[1], size[0]) + _INDEXED)
+    yield _chunk(b"PLTE", palette.tobytes())
+    deflate, held = zlib.compressobj(), b""
+    for part in rows:
+        held += deflate.compress(np.pad(part, ((0, 0), (1, 0))).tobytes())  # 0 before each row: it is as it is
+        if len(held) >= _MOST_CHUNK:
+            yield _chunk(b"IDAT", held)
+            held = b""
+    yield _chunk(b"IDAT", held + deflate.flush()) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def mask_name(place: str, is_placed: bool) -> str:

@@ -1,9 +1,11 @@
 """What a segmenter finds in images: a mask of each, the index of a class at every pixel."""
 
+import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -12,16 +14,18 @@ from rich.table import Table
 from openmae.console.words import in_a_line, several
 from openmae.data.annotations.annotations import BACKGROUND
 from openmae.data.formats.geotiff import Placed
+from openmae.data.tiles.large import AnyImage, LargeImage
 from openmae.data.views.outlined import IGNORED
 from openmae.errors import UserError
 from openmae.evaluate.tiled import TILES, strips
 from openmae.files.tables import Columns
+from openmae.files.whole import write_file
 from openmae.recipes.in_parts.about import SAME_IMAGES, Kind
-from openmae.recipes.in_parts.folder import Part, PartsFolder
+from openmae.recipes.in_parts.folder import Part, PartsFolder, parts_folder
 from openmae.recipes.predict.folder import SHEET, Finder, InSheet, is_placed
-from openmae.recipes.predict.mask_files import mask_name, write_classes, write_mask
+from openmae.recipes.predict.mask_files import as_png, mask_name, write_classes, write_mask
 from openmae.recipes.predict.settings import TABLE, Predict
-from openmae.report.sheets.outlines import Shown, outline_sheet
+from openmae.report.sheets.outlines import Shown, outline_sheet, step_of
 
 CLASSES = "classes.csv"
 _MOST_ROWS = 20  # of the table of classes; of more, the largest
@@ -53,21 +57,42 @@ class Masks(Finder):
             raise UserError(f"--threshold is for scores, and this model gives {cls.gives}", "leave it out")
         return {}
 
-    def find(self, index: int, image: NDArray[Any], where: Placed | None) -> NDArray[np.float64]:
-        """As `Finder.find`."""
-        asked = self.asked
-        mask = self._segmented(index, image)
-        write_mask(asked.out, asked.places[index], mask, asked.names, where)
-        return np.bincount(mask.ravel(), minlength=len(asked.names)) / mask.size
+    @property
+    def side(self) -> int | None:
+        """As `Finder.side`."""
+        return max(self.asked.loaded.segmenter.encoder.img_size)
 
-    def _segmented(self, index: int, image: NDArray[Any]) -> NDArray[np.uint8]:
-        """(H, W) the class of each pixel."""
-        asked, loaded, found = self.asked, self.asked.loaded, []
+    def find(self, index: int, image: AnyImage, where: Placed | None) -> NDArray[np.float64]:
+        """As `Finder.find`."""
+        asked, size = self.asked, (image.shape[0], image.shape[1])
+        counts = np.zeros(len(asked.names), np.int64)
+        small = list[NDArray[np.uint8]]()
+
+        def rows() -> Iterator[NDArray[np.uint8]]:
+            """(r, W) the class of each pixel, from top to bottom."""
+            for top, part in self._segmented(index, image):
+                counts[:] += np.bincount(part.ravel(), minlength=len(counts))
+                if isinstance(image, LargeImage):
+                    step = step_of(size)
+                    small.append(part[-top % step :: step, ::step])
+                yield part
+
+        write_mask(asked.out, asked.places[index], rows(), size, asked.names, where)
+        if small:
+            write_file(self._small(index), as_png(np.concatenate(small)))
+        return counts / math.prod(size)
+
+    def _segmented(self, index: int, image: AnyImage) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """(top, (r, W)), strip by strip."""
+        asked, loaded = self.asked, self.asked.loaded
         tiles, precision = asked.settings.batch_size or TILES, asked.settings.precision
         for strip in strips(loaded.segmenter, loaded.statistics, image, asked.device, tiles, precision):
             self.check_finite(index, strip.scores)
-            found.append(strip.scores.argmax(0).to(torch.uint8).numpy())
-        return np.concatenate(found)
+            yield strip.top, strip.classes
+
+    def _small(self, index: int) -> Path:
+        """Of a large image's mask what a sheet shows, as long as the work is under way."""
+        return parts_folder(self.asked.out / TABLE) / f"{index:012d}.png"
 
     def keep(self, parts: PartsFolder) -> None:
         """As `Finder.keep`: masks are written already."""
@@ -90,12 +115,16 @@ class Masks(Finder):
         asked, names = self.asked, self.asked.names
         rows = []
         for one in shown:
-            with Image.open(asked.out / mask_name(asked.places[one.index], one.is_placed)) as mask:
-                shares = one.told.copy()
-                shares[0] = -1 if names[0] == BACKGROUND and len(names) > 1 else shares[0]
-                most = int(shares.argmax())
+            shares = one.told.copy()
+            shares[0] = -1 if names[0] == BACKGROUND and len(names) > 1 else shares[0]
+            most = int(shares.argmax())
+            image, file = one.image, asked.out / mask_name(asked.places[one.index], one.is_placed)
+            if isinstance(image, LargeImage):
+                step = step_of((image.shape[0], image.shape[1]))
+                image, file = image[::step, ::step], self._small(one.index)
+            with Image.open(file) as mask:
                 note = f"{shares[most]:.0%} {names[most]}"
-                rows.append(Shown(one.image, None, np.asarray(mask), asked.source.shown(one.index), note))
+                rows.append(Shown(image, None, np.asarray(mask), asked.source.shown(one.index), note))
         return outline_sheet(rows, names, IGNORED, names[0] == BACKGROUND)
 
     def show(self, told: NDArray[np.float32], console: Console) -> None:

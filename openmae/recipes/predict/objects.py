@@ -12,6 +12,7 @@ from rich.table import Table
 
 from openmae.console.words import encodable, in_a_line, several
 from openmae.data.formats.geotiff import Placed
+from openmae.data.tiles.large import AnyImage
 from openmae.errors import UserError
 from openmae.evaluate.average_precision import SURE
 from openmae.evaluate.detected import detected
@@ -24,6 +25,7 @@ from openmae.recipes.predict.settings import TABLE, Predict
 from openmae.report.sheets.objects import FoundObjects, found_sheet
 
 OBJECTS = "objects.json"
+_HARDLY = 0.05  # the least score that the model gives
 _MOST_ROWS = 20  # of the table of classes; of more, those that have most objects
 
 
@@ -58,7 +60,12 @@ class Objects(Finder):
             raise UserError(f"--threshold is {threshold:g}", "give a score from 0 to 1")
         return {"threshold": threshold}
 
-    def find(self, index: int, image: NDArray[Any], where: Placed | None) -> NDArray[np.float64]:
+    @property
+    def side(self) -> int | None:
+        """As `Finder.side`."""
+        return self.asked.loaded.detector.side
+
+    def find(self, index: int, image: AnyImage, where: Placed | None) -> NDArray[np.float64]:
         """As `Finder.find`. Holds the annotations."""
         asked, loaded, settings = self.asked, self.asked.loaded, self.asked.settings
         found = detected(
@@ -134,6 +141,13 @@ class Objects(Finder):
             highlight=False,
             soft_wrap=True,
         )
+        if not counts.sum() and threshold > _HARDLY:
+            console.print(
+                f"The model is so sure of nothing here; --threshold {_HARDLY:g} in another folder tells of what it is "
+                "less sure of. openmae evaluate says how good it is.",
+                style="yellow",
+                soft_wrap=True,
+            )
 
 
 def _annotations(finished: list[Part]) -> Iterator[dict[str, Any]]:

@@ -60,7 +60,7 @@ def open_start(settings: Pretrain, console: Console) -> Start | None:
         return None
     loaded = _loaded(settings)
     say_origin(loaded, console)
-    _check_numbers(loaded)
+    loaded.check_numbers("go on from others")
     if isinstance(loaded.model, Answering):
         is_bank = isinstance(loaded.model, Neighbours)
         said = (
@@ -82,13 +82,6 @@ def _loaded(settings: Pretrain) -> Loaded:
     if heads is not None and any(one.startswith("decoder's attention heads") for one in assumed):
         return load_model(model, num_heads=settings.num_heads, decoder_num_heads=heads)
     return loaded
-
-
-def _check_numbers(loaded: Loaded) -> None:
-    """Raises UserError for weights of a training that went astray: every step would be dropped."""
-    for name, weight in loaded.model.state_dict().items():
-        if weight.is_floating_point() and not weight.isfinite().all():
-            raise UserError(f"{loaded.name} has weights that are not numbers ({name})", "go on from others")
 
 
 def _say_unfinished(loaded: Loaded, run: Path, console: Console) -> None:

@@ -67,6 +67,8 @@ def loaded_model(settings: AskedEncoder, console: Console) -> Loaded | None:
             raise UserError(f"{model} is no size, nor a run folder", f"give one of {', '.join(SIZES)}, or a run")
         loaded = load_model(Path(model), **settings.heads)
         say_origin(loaded, console)
+        if not settings.from_scratch:
+            loaded.check_numbers("give others, or add --from-scratch")
         if isinstance(loaded.model, Classifier) and not settings.from_scratch:
             console.print(f"{model} was fine-tuned before: its encoder is kept, and its head made anew")
         if isinstance(loaded.model, Neighbours) and not settings.from_scratch:

@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from openmae.data.annotations.objects import Objects, Piece
+from openmae.data.tiles.large import AnyImage
 from openmae.report.sheets.layout import Row, elide, font_for, sheet
 from openmae.report.sheets.outlines import as_picture, colours, legend_of, square
 
 _REPORTED, _PREDICTED = 320, 448  # pixels a side of a tile: of three in a row, of two
 _TINT = 0.35  # of an object's colour over the image
+_FINE = 8  # pixels of an image that a pixel of a picture is made of, at least, where some are left out
 _CROWD = (128, 128, 128)
 _LETTERS = 13  # pixels
 _LONGEST_LABEL = 0.4  # of a tile
@@ -25,7 +26,7 @@ Ink = tuple[int, int, int]
 class ShownObjects:
     """An image (H, W, C) as decoded; its objects, right and found; its name, and what is said of it."""
 
-    image: NDArray[Any]
+    image: AnyImage
     right: Objects
     found: Objects
     name: str
@@ -37,7 +38,7 @@ class FoundObjects:
     """An image (H, W, C) as decoded; the objects found in it, the surest first, and their scores (n,); its name, and
     what is said of it."""
 
-    image: NDArray[Any]
+    image: AnyImage
     found: Objects
     scores: NDArray[np.float32]
     name: str
@@ -102,14 +103,16 @@ class _Inks:
         return red, green, blue
 
 
-def _sized(image: NDArray[Any], side: int) -> Image.Image:
-    """The longer side so many pixels."""
-    picture, scale = Image.fromarray(as_picture(image)), side / max(image.shape[:2])
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+def _sized(image: AnyImage, side: int) -> Image.Image:
+    """The longer side so many pixels. Of an image that is very much larger, some of its pixels are looked at alone."""
+    longer = max(image.shape[:2])
+    scale, step = side / longer, max(1, longer // (_FINE * side))
+    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
+    how = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+    return Image.fromarray(as_picture(image[::step, ::step])).resize((width, height), how)
 
 
-def _drawn(image: NDArray[Any], objects: Objects, inks: _Inks, side: int) -> Image.Image:
+def _drawn(image: AnyImage, objects: Objects, inks: _Inks, side: int) -> Image.Image:
     """Each object tinted and outlined where its pixels are known, framed where its box is all that is. Lines are of the
     picture's own pixels, however large the image is."""
     drawn, scale = _sized(image, side), side / max(image.shape[:2])

@@ -1,21 +1,22 @@
 """Sheets of images with what is outlined in them: image, as labelled, as found."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from openmae.data.tiles.large import AnyImage
 from openmae.report.sheets.layout import Colour, Row, sheet
 from openmae.report.sheets.pictures import TAIL
 
 _LONGEST = 448  # pixels a side of a tile before it is drawn
 _TINT = 0.45  # of a class's colour over the image
 IGNORED_COLOUR = (128, 128, 128)
-# Okabe and Ito's colours, which people who see fewer colours tell apart too; then others between them.
+# Okabe and Ito's colours, which people who see fewer colours tell apart too; then two more.
 _COLOURS = (
     "#E69F00",
     "#56B4E9",
@@ -26,8 +27,9 @@ _COLOURS = (
     "#CC79A7",
     "#8C564B",
     "#7F3C8D",
-    "#11A579",
 )
+_STEP = 36  # of 256, between the levels of others
+_TO_XYZ = ((0.4339, 0.3762, 0.1899), (0.2126, 0.7152, 0.0722), (0.0177, 0.1095, 0.8728))  # over D65's white
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Shown:
     """An image (H, W, C) as decoded; masks (H, W) of class indices, right, where that is known of all that are shown,
     and found, `ignored` where nobody judges; its name, and what is said of it."""
 
-    image: NDArray[Any]
+    image: AnyImage
     right: NDArray[np.uint8] | None
     found: NDArray[np.uint8]
     name: str
@@ -43,26 +45,38 @@ class Shown:
 
 
 def colours(classes: int, has_background: bool) -> NDArray[np.uint8]:
-    """(K, 3) a colour for each class; black for the first one where that is the background."""
-    palette: list[tuple[int, int, int]] = []
-    for number in range(classes):
-        red, green, blue = _colour(number)
-        while (red, green, blue) in (*palette, (0, 0, 0), IGNORED_COLOUR):
-            blue = (blue + 7) % 256
-        palette.append((red, green, blue))
-    palette = [(0, 0, 0), *palette[: classes - 1]] if has_background else palette
-    return np.array(palette, np.uint8)
+    """(K, 3) a colour for each class; black for the first one where that is the background. No two are alike."""
+    palette = _palette(classes - has_background)
+    return np.array([(0, 0, 0), *palette] if has_background else palette, np.uint8).reshape(-1, 3)
 
 
-def _colour(number: int) -> tuple[int, int, int]:
-    """One of the list; then these again, lighter and darker in turns."""
-    turn = number // len(_COLOURS)
-    other, share = 255 * (turn % 2), 0.5 / math.sqrt(turn) + 0.014 * turn if turn else 0.0
-    red, green, blue = (round((1 - share) * part + share * other) for part in _rgb(_COLOURS[number % len(_COLOURS)]))
-    return red, green, blue
+@lru_cache
+def _palette(count: int) -> list[Colour]:
+    """The list's; then, one after the other, what looks least like all that are there, black, white and the grey of
+    what is ignored among them."""
+    found = [_rgb(text) for text in _COLOURS][:count]
+    levels = range(0, 256, _STEP)
+    others = np.array([(red, green, blue) for red in levels for green in levels for blue in levels])
+    there = np.array([*map(_rgb, _COLOURS), (0, 0, 0), (255, 255, 255), IGNORED_COLOUR])
+    seen = _as_seen(others)
+    apart = np.linalg.norm(seen[:, None] - _as_seen(there), axis=2).min(1)
+    while len(found) < count:
+        place = int(apart.argmax())
+        red, green, blue = others[place].tolist()
+        found.append((red, green, blue))
+        apart = np.minimum(apart, np.linalg.norm(seen - seen[place], axis=1))
+    return found
 
 
-def _rgb(text: str) -> tuple[int, int, int]:
+def _as_seen(colours: NDArray[Any]) -> NDArray[np.float64]:
+    """(n, 3) sRGB, 0 to 255 -> CIELAB under D65, in which distances are about how different two look."""
+    shares = colours / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    x, y, z = np.cbrt(np.maximum(linear @ np.array(_TO_XYZ).T, 0.008856)).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def _rgb(text: str) -> Colour:
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
@@ -98,7 +112,7 @@ def outline_sheet(shown: Sequence[Shown], names: Sequence[str], ignored: int, ha
     palette = colours(len(names), has_background)
     rows = []
     for one in shown:
-        step = max(1, max(one.image.shape[:2]) // _LONGEST)
+        step = step_of((one.image.shape[0], one.image.shape[1]))
         image = one.image[::step, ::step]
         masks = [mask[::step, ::step] for mask in (one.right, one.found) if mask is not None]
         tiles = [Image.fromarray(as_picture(image))]
@@ -111,6 +125,11 @@ def outline_sheet(shown: Sequence[Shown], names: Sequence[str], ignored: int, ha
         return sheet(("image", "found"), rows, (224, 224), "", legend)
     said = "Grey: nobody judges." if ignored in occurring else ""
     return sheet(("image", "labelled", "found"), rows, (224, 224), said, legend)
+
+
+def step_of(size: tuple[int, int]) -> int:
+    """Of an image (height, width) that a sheet shows, each so manieth pixel is drawn."""
+    return max(1, max(size) // _LONGEST)
 
 
 def legend_of(names: Sequence[str], palette: NDArray[np.uint8], occurring: set[int]) -> list[tuple[Colour, str]]:
