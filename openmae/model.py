@@ -287,7 +287,8 @@ def initialize(module: nn.Module, generator: torch.Generator | None = None) -> N
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight, generator=generator)
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
     for name, parameter in module.named_parameters():
         if name.endswith(("class_token", "mask_token")):
             nn.init.normal_(parameter, std=0.02, generator=generator)

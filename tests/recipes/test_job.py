@@ -1,4 +1,4 @@
-"""The job that every training is, proven by one that openmae does not have: a denoising autoencoder."""
+"""The job that every training is, proven by one of a few lines: a denoising autoencoder."""
 
 import shutil
 from collections.abc import Callable, Mapping

@@ -20,6 +20,7 @@ from openmae.evaluate.features import centred_images, extract, pooled
 from openmae.evaluate.knn import knn_predict
 from openmae.evaluate.metrics import accuracy
 from openmae.evaluate.rank import rankme
+from openmae.heads import Encoder
 from openmae.machine.memory import ram
 from openmae.model import MaskedAutoencoder, ViT
 from openmae.randomness import generator
@@ -91,7 +92,7 @@ class Watch:
             raise UserError("too few images to ask about")
         return found
 
-    def __call__(self, model: MaskedAutoencoder) -> dict[str, Any]:
+    def __call__(self, model: MaskedAutoencoder | Encoder) -> dict[str, Any]:
         """{"rankme": ..., "eval/knn_top1": ...}; less where that cannot be measured."""
         was_training = model.training
         model.eval()
@@ -115,7 +116,7 @@ class Watch:
             model.train(was_training)
         return figures
 
-    def _features(self, model: MaskedAutoencoder, which: int) -> tuple[Tensor, Tensor]:
+    def _features(self, model: MaskedAutoencoder | Encoder, which: int) -> tuple[Tensor, Tensor]:
         """(n, D) of the references (0) or the queries (1), and which of them these are."""
         function = pooled(model.encoder, self.statistics, "mean", precision=self.precision)
         return extract(self.images[which], function, self.here.device, self.workers, ranks=self.here.ranks)
