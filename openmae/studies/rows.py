@@ -84,7 +84,7 @@ class Rows:
             for part in self.parts_of[name, seed]:
                 collapsed = (study.figures(part) or {}).get(COLLAPSED)
                 if (why := study.why_failed(part) or collapsed) is not None:
-                    found.append({"part": part, "why": why, "is_collapsed": collapsed is not None})
+                    found.append({"part": part, "why": why} | ({COLLAPSED: True} if collapsed else {}))
                     break
         return found
 
@@ -156,7 +156,7 @@ def show(study: Study, results: dict[str, Any]) -> None:
     console.print(f"\n{results['sentence']}", style="bold", soft_wrap=True)
     for row in results["rows"]:
         for one in row["failed"]:
-            how = "has collapsed" if one["is_collapsed"] else "failed"
+            how = "has collapsed" if one.get(COLLAPSED) else "failed"
             console.print(f"{one['part']} {how}: {one['why']}", style="yellow", soft_wrap=True)
     for note in results["notes"]:
         console.print(note, soft_wrap=True)
@@ -168,7 +168,7 @@ def end(study: Study, results: dict[str, Any], *, is_part: bool, untrained: Sequ
     Raises UserError where nothing came out, Interrupted where something is left to do.
     """
     trained = [row for row in results["rows"] if row["name"] not in untrained]
-    failed = next((one["why"] for row in trained for one in row["failed"] if not one["is_collapsed"]), None)
+    failed = next((one["why"] for row in trained for one in row["failed"] if not one.get(COLLAPSED)), None)
     if failed is not None and not any(any(row["of"].values()) for row in trained):
         raise UserError(f"every training failed (the first: {failed})", "mend that, and run the same command again")
     if not results["complete"]:

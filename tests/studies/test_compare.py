@@ -12,7 +12,9 @@ from rich.console import Console
 
 import openmae
 from openmae.baselines.method import Collapsed
+from openmae.errors import UserError
 from openmae.studies import trainings
+from openmae.studies.compare import trainings as job
 from openmae.studies.compare.named import NAMES, PUBLISHED
 from openmae.studies.compare.settings import Compare
 from openmae.train.run import read_config
@@ -128,7 +130,7 @@ def test_more_methods_models_and_a_collapse_may_come(
     *known, byol, beside = results(mine)["rows"]
     assert [one["of"] for one in known] == [one["of"] for one in results(study)["rows"]]
     assert [len(byol["of"]["knn"]), len(beside["of"]["knn"])] == [1, 1]
-    assert [(one["part"], one["is_collapsed"]) for one in byol["failed"]] == [("byol/seed-1", True)]
+    assert [(one["part"], one["collapsed"]) for one in byol["failed"]] == [("byol/seed-1", True)]
     assert beside["name"] == str(finished)
     assert beside["cells"][-1] == "not stated"
     assert "difference" in beside["against"]["knn"]
@@ -188,3 +190,29 @@ def test_budgets() -> None:
     assert found == [1.5, 20, 120, 7, 20]
     assert Compare("d", Path("s"), epochs=2.0).minutes is None
     assert PUBLISHED.keys() == {*NAMES}
+
+
+def test_a_budget_that_is_over_before_the_first_step(
+    colours: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for = []
+
+    def train(asked: Any, console: Console, method: str) -> dict[str, Any]:
+        asked_for.append((method, asked.minutes, asked.epochs, asked.batch_size))
+        raise UserError("--minutes 0.1 are over before the first step: opening took 7 s", "give more")
+
+    monkeypatch.setattr(job, "train", train)
+    asked = "--budget 6s --seeds 1 --methods mae,dino,random"
+    said = "every training failed (the first: the budget is over before the first step: opening took 7 s"
+    refused(run(*compare(colours, tmp_path / "s", asked)), said, "give --budget more")
+    assert asked_for == [("mae", 0.1, None, 8), ("dino", 0.1, None, 8)]
+
+
+@pytest.mark.slow
+def test_all_seeds_are_as_long_as_the_first_and_cheaper_methods_see_more(
+    colours: Path, tmp_path: Path, run: Run
+) -> None:
+    code, _, errors = run(*compare(colours, tmp_path / "s", "--budget 12s --seeds 2 --methods mae,dino"))
+    assert code == 0, errors
+    steps = {one["name"]: one["steps"] for one in results(tmp_path / "s")["runs"]}
+    assert steps["mae/seed-0"] == steps["mae/seed-1"] > 2 * steps["dino/seed-0"] == 2 * steps["dino/seed-1"]

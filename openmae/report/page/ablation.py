@@ -2,7 +2,7 @@
 
 results.json of one holds {"axis", "usual", "figures": [{"name", "said", "in_points"}], "rows": [{"name", "at", "of":
 {figure: [one a seed]}, "against": {figure: {"difference", "low", "high"}}, "paper": {figure: percent}, "as_paper":
-{figure: words}, "computing", "cells": [words], "failed": [{"part", "why", "is_collapsed"}]}], "columns": [the heads of
+{figure: words}, "computing", "cells": [words], "failed": [{"part", "why", "collapsed"}]}], "columns": [the heads of
 cells], "curve": [{"at", figure: percent}], "sentence", "progress", "notes", "rule", "runs"}; anything may be missing.
 """
 
@@ -79,7 +79,7 @@ def _without(row: Mapping[str, Any]) -> str:
     failed = [one for one in row.get("failed") or [] if isinstance(one, dict)]
     if not failed:
         return "-"
-    return "collapsed" if all(one.get("is_collapsed") for one in failed) else "failed"
+    return "collapsed" if all(one.get("collapsed") for one in failed) else "failed"
 
 
 def _row(

@@ -96,7 +96,8 @@ def run(settings: Compare) -> None:
     beside = [_beside(model, settings) for model in dict.fromkeys(settings.also)]
     means = means_of(settings, console, {})
     opened = open_all(settings, means)
-    names, left_out = allowed(methods, opened, has_own_labels=settings.labels is not None)
+    others_judge = settings.labels is not None and whole_address(settings.labels) != whole_address(settings.data)
+    names, left_out = allowed(methods, opened, others_judge=others_judge)
     base = base_of(settings, common, opened.data, means)
     asked = in_common(settings, base)
     for name in names:  # whatever cannot be is refused before anything is written

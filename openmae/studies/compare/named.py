@@ -42,12 +42,12 @@ def asked_for(methods: str | None) -> tuple[str, ...] | None:
     return tuple(found)
 
 
-def allowed(asked: Sequence[str] | None, opened: Opened, *, has_own_labels: bool) -> tuple[tuple[str, ...], str]:
-    """(methods, what is said of one that is left out). has_own_labels: images other than DATA's judge. Raises UserError
+def allowed(asked: Sequence[str] | None, opened: Opened, *, others_judge: bool) -> tuple[tuple[str, ...], str]:
+    """(methods, what is said of one that is left out). others_judge: images other than DATA's. Raises UserError
     where one is asked for that cannot be."""
     if asked is not None and SUPERVISED not in asked:
         return tuple(asked), ""
-    why = _why_not_supervised(opened, has_own_labels)
+    why = _why_not_supervised(opened, others_judge)
     if why is None:
         return tuple(asked or NAMES), ""
     what, advice = why
@@ -56,7 +56,7 @@ def allowed(asked: Sequence[str] | None, opened: Opened, *, has_own_labels: bool
     return tuple(name for name in NAMES if name != SUPERVISED), f"supervised is left out: {what}"
 
 
-def _why_not_supervised(opened: Opened, has_own_labels: bool) -> tuple[str, str] | None:
+def _why_not_supervised(opened: Opened, others_judge: bool) -> tuple[str, str] | None:
     """(why, what to do); None where it can be trained."""
     source = opened.data.train
     try:
@@ -65,7 +65,7 @@ def _why_not_supervised(opened: Opened, has_own_labels: bool) -> tuple[str, str]
         return f"DATA has no labels to learn ({error.what})", "give DATA labels, or leave supervised out"
     if right.task == "classification" and len(right.names) < 2:
         return f"DATA has one class ({right.names[0]})", "leave supervised out"
-    if not opened.data.has_splits and not has_own_labels:
+    if not opened.data.has_splits and not others_judge:
         return (
             "DATA has no splits, so it would learn the labels of the judging images",
             "give DATA splits train and val, or leave supervised out",

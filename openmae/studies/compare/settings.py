@@ -17,7 +17,7 @@ GROUPS = {"budget": "training", "seeds": "judging", "jobs": "machine"}  # of --h
 _BOUNDS: Bounds = {**dict.fromkeys(("epochs", "seeds", "jobs"), ABOVE_0), "seed": SEED}
 _UNITS = {"s": 1 / 60, "m": 1.0, "": 1.0, "h": 60.0}  # minutes
 _USUAL_MINUTES = 20.0
-_LEAST_SECONDS = 5.0  # of a budget: a training that begins takes some steps for 2 s, to see how fast they are
+_LEAST_MINUTES = 0.08  # of a budget: a training that begins takes some steps for 2 s, to see how fast they are
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Compare(AskedGroups, AskedReading):
         if found is None:
             raise UserError(f"--budget is '{self.budget}'", "give a time such as 90s, 20m or 2h")
         minutes = float(f"{float(found[1]) * _UNITS[found[2]]:.6g}")
-        if minutes * 60 < _LEAST_SECONDS:
+        if minutes < _LEAST_MINUTES:
             raise UserError(
                 f"--budget {self.budget} is over before the speed of a method is measured",
                 "give more, such as 20m",
