@@ -11,7 +11,8 @@ draw, row), and table.md. A draw decides which labels are taken, the order, the 
 pre-trained encoder; the same from scratch; a U-Net of MONAI's (`pip install monai`, for this row alone) on the same
 windows, as many steps of the same batches (about 1.4 times the ViT's processor time), and half as many; the pre-trained
 encoder as it is, under a head that learns. All val micrographs judge, in the same tiles. With `--task detect` a third
-of them does, which takes a minute or two; the lines go to detect.jsonl and the tables to detect.md.
+of them does, which takes a minute or two; the lines go to detect.jsonl and the tables to detect.md. Those that were
+measured are in benchmarks/measured; put into OUT, they are gone on with.
 """
 
 import argparse
