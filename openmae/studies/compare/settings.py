@@ -35,7 +35,7 @@ class Compare(AskedGroups, AskedReading):
     """Folder to write: a run folder for each training, results.json, study.svg, report.html."""
     methods: Annotated[str | None, arg(metavar="NAME,...")] = None
     """Of mae, supervised, dae, beit, simclr, byol, mocov3, dino and random (no training). Default: all that DATA
-    allows; the first one given, or mae, is what the others are compared with."""
+    allows. The others are compared with mae; without it, with the first one given."""
     also: Annotated[tuple[str, ...], arg(metavar="MODEL...")] = ()
     """Released models, or runs of your own, that are judged beside, with their licence."""
     set: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="SETTING=VALUE")] = ()
