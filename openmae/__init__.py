@@ -24,6 +24,7 @@ _PLACES = {  # what is imported when it is first asked for: torch takes a second
     "finetune": "python.training",
     "adapt": "python.study",
     "ablate": "python.study",
+    "compare": "python.study",
     "embed": "python.features",
     "knn": "python.features",
     "probe": "python.features",

@@ -31,6 +31,7 @@ __all__ = [
     "ablate",
     "adapt",
     "check",
+    "compare",
     "create_model",
     "embed",
     "evaluate",
@@ -296,6 +297,42 @@ def ablate(
 ) -> Study:
     """Asks which setting is best on these images, and gives the study: `study="mask-ratio"`, or a grid of one's own,
     `vary=["mask_ratio=0.25,0.5,0.75"]`."""
+
+def compare(
+    data: Data,
+    *,
+    labels: Data = None,
+    out: Place,
+    methods: Text | None = None,
+    also: tuple[Text, ...] | list[Text] | Text = (),
+    set: tuple[Text, ...] | list[Text] | Text = (),
+    budget: Text | None = None,
+    epochs: float | None = None,
+    seeds: int = 3,
+    pool: Literal["mean", "class"] = "mean",
+    task: Literal["classification", "multi-label", "regression"] | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    part: Text | None = None,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    workers: int | None = None,
+    alpha: Literal["white", "black", "channel", "ignore"] | None = None,
+    layout: Literal["hwc", "chw"] | None = None,
+    pages: Literal["frames", "channels", "rows"] | None = None,
+    dicom_units: Literal["rescaled", "raw"] | None = None,
+    nodata: tuple[float, ...] | list[float] | float | None = None,
+    splits: Text | None = None,
+    include: tuple[Text, ...] | list[Text] | Text | None = None,
+    exclude: tuple[Text, ...] | list[Text] | Text | None = None,
+    image_key: Text | None = None,
+    label_column: Text | None = None,
+    tile: Text | None = None,
+    tile_min_detail: float | None = None,
+    group_column: Text | None = None,
+    group_by: Text | None = None,
+) -> Study:
+    """Asks which way to pre-train is best on these images, and gives the study: `methods="mae,simclr,random"`."""
 
 def embed(
     model: AnyModel,

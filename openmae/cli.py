@@ -33,6 +33,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (module, dataclass, what 
         "Adapt",
         "is going on from released weights worth it? MODEL DATA --out STUDY",
     ),
+    "compare": (
+        "studies.compare.job",
+        "Compare",
+        "which way to pre-train is best here? mae, simclr, dino, ...: DATA --out STUDY",
+    ),
     "ablate": (
         "studies.ablate.job",
         "Ablate",

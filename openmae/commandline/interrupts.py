@@ -20,7 +20,7 @@ _OF_SCHEDULERS = ("SIGTERM", "SIGUSR1")
 
 TRAININGS = ("quickstart", "pretrain", "finetune")
 """Commands that hear schedulers by themselves, once there are steps to save."""
-RESUMABLE = ("ablate", "adapt", "embed", "pack", "predict")
+RESUMABLE = ("ablate", "adapt", "compare", "embed", "pack", "predict")
 """Commands that a scheduler's signal ends as Ctrl-C does, for they go on where they were."""
 GOES_ON = "the same command goes on where it was"
 

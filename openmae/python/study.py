@@ -1,4 +1,4 @@
-"""openmae.adapt, openmae.ablate, and the folder of a study as an object."""
+"""openmae.adapt, openmae.ablate, openmae.compare, and the folder of a study as an object."""
 
 from __future__ import annotations  # help() shows Data, not what it stands for
 
@@ -23,6 +23,8 @@ from openmae.studies.ablate import job as ablating
 from openmae.studies.ablate.settings import Ablate
 from openmae.studies.adapt import job as adapting
 from openmae.studies.adapt.settings import Adapt
+from openmae.studies.compare import job as comparing
+from openmae.studies.compare.settings import Compare
 
 
 class Study(os.PathLike[str]):
@@ -37,7 +39,7 @@ class Study(os.PathLike[str]):
         self.path = Path(path)
         if not is_study(self.path):
             raise UserError(
-                f"{self.path} holds no study", "give the folder that openmae.adapt or openmae.ablate has written"
+                f"{self.path} holds no study", "give the folder that openmae.adapt, ablate or compare has written"
             )
 
     def __fspath__(self) -> str:
@@ -68,10 +70,12 @@ class Study(os.PathLike[str]):
     @property
     def table(self) -> Any:
         """A row for each figure: its mean over the seeds for each encoder, and the gain with its bounds, low to high;
-        of an ablation, a row for each setting and figure, with how far it is from the usual one, and what the paper
-        has. A pandas.DataFrame where pandas is installed, else a list of dicts. Shares are 0..1."""
+        of an ablation or a comparison, a row for each setting or method and figure, with how far it is from the usual
+        one, and what the paper has, or how many images it saw. A pandas.DataFrame where pandas is installed, else a
+        list of dicts. Shares are 0..1."""
         if is_ablation(results := self.results):
-            return table([_setting(row, one["name"]) for row in results["rows"] for one in results["figures"]])
+            make = _method if results["study"] == "compare" else _setting
+            return table([make(row, one["name"]) for row in results["rows"] for one in results["figures"]])
         return table([_row(one) for one in self.results.get("figures", [])])
 
     @property
@@ -110,15 +114,21 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
 
 def _setting(row: dict[str, Any], figure: str) -> dict[str, Any]:
     """Of a row of an ablation's results.json."""
-    values = row["of"].get(figure) or []
-    apart = row["against"].get(figure) or {}
     paper = row["paper"].get(figure)
+    return {"setting": row["name"], **_found(row, figure), "paper": None if paper is None else paper / 100}
+
+
+def _method(row: dict[str, Any], figure: str) -> dict[str, Any]:
+    """Of a row of a comparison's results.json."""
+    return {"method": row["name"], **_found(row, figure), "images": row["cost"].get("images")}
+
+
+def _found(row: dict[str, Any], figure: str) -> dict[str, Any]:
+    values, apart = row["of"].get(figure) or [], row["against"].get(figure) or {}
     return {
-        "setting": row["name"],
         "figure": figure,
         "mean": sum(values) / len(values) if values else None,
         **{name: apart.get(name) for name in ("difference", "low", "high")},
-        "paper": None if paper is None else paper / 100,
     }
 
 
@@ -152,4 +162,18 @@ def ablate(data: Data, *, labels: Data = None, **settings: Any) -> Study:
     asked = settings_of("ablate", Ablate, {**given, **settings, **at_home(given, settings)})
     with as_far_as_let(lambda: is_study(asked.out)):
         ablating.run(asked)
+    return Study(asked.out)
+
+
+@taking(Compare)
+def compare(data: Data, *, labels: Data = None, **settings: Any) -> Study:
+    """Asks which way to pre-train is best on these images, and gives the study: `methods="mae,simclr,random"`.
+
+    data: the images to pre-train on. labels: labelled ones to judge by. The same call again goes on where the study
+    was, and it is interrupted as openmae.adapt is.
+    """
+    given = {"data": data_of(data), "labels": data_of(labels)}
+    asked = settings_of("compare", Compare, {**given, **settings, **at_home(given, settings)})
+    with as_far_as_let(lambda: is_study(asked.out)):
+        comparing.run(asked)
     return Study(asked.out)

@@ -6,9 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Protocol, get_type_hints
 
 import torch
 
@@ -16,7 +16,7 @@ from openmae.commandline.flags import flag
 from openmae.commandline.refusal import has_place, is_switch
 from openmae.console.words import several
 from openmae.machine.cores import cores
-from openmae.studies.study import Part, Study
+from openmae.studies.study import Part, Share, Study
 
 LOGS = "jobs"
 _PAUSE = 0.5  # seconds, before it is looked again
@@ -41,8 +41,30 @@ def words_of(settings: Any) -> list[str]:
     return [*places, *words]
 
 
+class Shares(Protocol):
+    """Settings of a study that several processes may share."""
+
+    # ruff: noqa: D102
+    @property
+    def jobs(self) -> int: ...
+    @property
+    def share(self) -> tuple[int, int] | None: ...
+
+
+def work(study: Study, command: str, settings: Shares, parts: Sequence[Part], so_far: Callable[[], object]) -> None:
+    """Does what is not done, in this process or in several. so_far: keeps what is found, at first and after each."""
+    so_far()
+    study.look(parts)
+    if settings.jobs > 1 and not all(study.is_done(part.name) for part in parts):
+        words = [command, *words_of(replace(settings, jobs=1))]  # type: ignore[type-var]  # a dataclass
+        work_together(study, words, settings.jobs, parts, so_far)
+        return
+    share = None if settings.share is None else Share(*settings.share)
+    study.do(parts, parts, share, so_far)
+
+
 def work_together(
-    study: Study, command: Sequence[str], jobs: int, whole: Sequence[Part], each: Callable[[], None]
+    study: Study, command: Sequence[str], jobs: int, whole: Sequence[Part], each: Callable[[], object]
 ) -> None:
     """Starts so many processes of the command, and says what they do until the last has ended; what they print is in
     STUDY/jobs. each: called when parts were done. They end with this one, where it is stopped."""

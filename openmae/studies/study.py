@@ -113,7 +113,7 @@ class Study:
         parts: Sequence[Part],
         whole: Sequence[Part],
         share: Share | None = None,
-        after_each: Callable[[], None] = lambda: None,
+        after_each: Callable[[], object] = lambda: None,
     ) -> bool:
         """Does those of the parts that are not done, one after the other; says which of the `whole` study's is under
         way, and how long those that are left may take. Gives whether it did any.
@@ -208,7 +208,7 @@ class Study:
     def _keep(self, part: Part, seconds: float, figures: dict[str, Any], failed: str | None) -> None:
         found: Found = {"kind": part.kind, "seconds": seconds, "figures": figures}
         if part.seconds is not None:
-            found["expected"] = round(part.seconds, 1)
+            found["expected"] = float(f"{part.seconds:.4g}")  # of tiny models less than 0.1
         if failed is not None:
             found |= {"failed": failed, "at": time.time()}
         self.kept.keep(part.name, found)
@@ -229,8 +229,9 @@ class Study:
             if self.is_done(part.name):
                 continue
             before = took.get(part.kind, [])
-            if part.seconds is not None and len(expected.get(part.kind, [])) == len(before):
-                known += part.seconds * (sum(before) / sum(expected[part.kind]) if before else 1.0)
+            told = expected.get(part.kind, [])
+            if part.seconds is not None and len(told) == len(before) and (not told or sum(told) > 0):
+                known += part.seconds * (sum(before) / sum(told) if told else 1.0)
             elif before:
                 known += sum(before) / len(before)
             elif part.seconds is not None:

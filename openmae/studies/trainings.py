@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from openmae.recipes.asked import AskedGroups, AskedReading
+from openmae.recipes.baseline.job import train as baseline
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.job import pretrain
 from openmae.recipes.pretrain.settings import Pretrain
@@ -18,10 +19,14 @@ from openmae.train.run import read_config
 P = TypeVar("P", Pretrain, Finetune)
 
 
-def train(asked: Pretrain, console: Console) -> dict[str, Any]:
-    """Pre-trains, or goes on with a run that was interrupted; gives the steps and the seconds that they took."""
+def train(asked: Pretrain, console: Console, method: str = "mae") -> dict[str, Any]:
+    """Pre-trains, or goes on with a run that was interrupted; gives the steps and the seconds that they took. method:
+    pretrain's own, or one of baselines."""
     assert asked.out is not None
-    pretrain(asked, console)
+    if method == "mae":
+        pretrain(asked, console)
+    else:
+        baseline(asked, method, console)
     config = read_config(asked.out)
     return {"steps": config["steps"], "batch_size": config["batch_size"], "seconds": training_seconds(asked.out)}
 
@@ -32,6 +37,6 @@ def like(asked: P, earlier: Path, but: Collection[str] = ()) -> P:
     return stored(asked, config, defaults_too=False)
 
 
-def asked_of_data(settings: AskedGroups | AskedReading) -> dict[str, Any]:
+def asked_of_data(settings: object) -> dict[str, Any]:
     """What AskedReading and AskedGroups ask: images are learnt from as they are judged."""
     return {field.name: getattr(settings, field.name) for field in (*fields(AskedReading), *fields(AskedGroups))}

@@ -21,7 +21,9 @@ from openmae.studies.ablate import job
 from openmae.studies.ablate.grid import check_names, folder_name, study_of
 from openmae.studies.ablate.named import STUDIES
 from openmae.studies.ablate.settings import Ablate
-from openmae.studies.ablate.trainings import base_of, trained
+from openmae.studies.ablate.trainings import trained
+from openmae.studies.base import base_of
+from openmae.studies.given import in_common
 from openmae.studies.judging import means_of
 from openmae.train.run import read_config
 from tests.commands import Run, refused, words
@@ -257,7 +259,7 @@ def test_every_row_of_a_study_can_be_trained(names: tuple[str, ...], colours: Pa
     given = {"data": str(colours), "out": "s", "epochs": 8.0, "set": sets, "device": "cpu", "workers": 0}
     first = settings_of("ablate", Ablate, {**given, "study": "target"})
     means = means_of(first, Console(quiet=True), {})
-    base = base_of(first, job.in_common(first), open_data(str(colours)), means)
+    base = base_of(first, in_common(first.set), open_data(str(colours)), means)
     for name in names:
         named = study_of(settings_of("ablate", Ablate, {**given, "study": name}))
         check_names(named.rows)

@@ -109,8 +109,10 @@ def test_one_process_waits_for_another_and_one_that_shares_does_not(tmp_path: Pa
     study = Study(tmp_path / "s", "ablate", {}, QUIET)
     lock = tmp_path / "s/parts/a.lock"
     code = (
-        "import sys, time; from openmae.files.whole import take_lock; from pathlib import Path\n"
-        "lock = take_lock(Path(sys.argv[1])); print('taken', flush=True); time.sleep(60)"
+        "import json, os, socket, sys, time; from openmae.files.whole import take_lock; from pathlib import Path\n"
+        "lock = take_lock(Path(sys.argv[1]))\n"  # as PartLock does, without torch
+        "lock.write(json.dumps({'pid': os.getpid(), 'host': socket.gethostname()})); lock.flush()\n"
+        "print('taken', flush=True); time.sleep(60)"
     )
     with started_openmae([str(lock)], tmp_path / "log", code=code) as process:
         while "taken" not in (tmp_path / "log").read_text():

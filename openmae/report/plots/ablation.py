@@ -17,7 +17,8 @@ from openmae.report.plots.style import BLUE, INK, STYLE
 _PAPER, _GREY = "#b4b8be", "#6f747b"
 _BESIDE = 0.08  # of the span, left free
 _AROUND = 0.5  # of the span of all seeds, above and below
-_MOST_APART = 12  # letters of a name that stand beside each other
+_MOST_APART = 12  # letters of a name that stand beside each other,
+_MOST_IN_ALL = 36  # and of all of them
 
 
 def ablation_picture(results: Mapping[str, Any]) -> str:
@@ -128,7 +129,7 @@ def _paper(
 
 def _named(axis: Axes, rows: Sequence[Mapping[str, Any]], places: Sequence[float], is_axis: bool) -> None:
     names = [drawable(str(row["name"])) for row in rows]
-    turned = not is_axis and max(map(len, names)) > _MOST_APART
+    turned = not is_axis and (max(map(len, names)) > _MOST_APART or sum(map(len, names)) > _MOST_IN_ALL)
     if turned:
         axis.set_xticks(places, names, rotation=30, ha="right", rotation_mode="anchor")
     else:

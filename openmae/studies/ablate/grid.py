@@ -1,65 +1,35 @@
 """The rows of a study: of one that has a name, or of a grid of one's own. What is no setting of pretrain, or none of
 its values, is refused before anything is trained."""
 
-import contextlib
-import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import product
-from typing import Any, get_type_hints
+from typing import Any
 
-import tyro
-
-from openmae.commandline.flags import flag
-from openmae.commandline.refusal import is_switch, why_refused
-from openmae.commandline.words import suggestion
 from openmae.errors import UserError
-from openmae.recipes.asked import AskedGroups, AskedReading
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.studies.ablate.named import STUDIES, Named, Row
 from openmae.studies.ablate.settings import Ablate
+from openmae.studies.given import halves, read
 
 _MOST = 100  # rows
-_NOT_HERE = {  # settings of pretrain that a study has its own way to say, and which
-    **dict.fromkeys(("epochs", "minutes", "seed", "precision", "device", "workers", "data", "out"), ""),
-    **dict.fromkeys(
-        ("resume", "log", "shard", "profile", "keep", "pictures", "evaluations", "checkpoint_minutes"),
-        "a study's trainings are alike in that",
-    ),
-    **dict.fromkeys(
-        [field.name for asked in (AskedGroups, AskedReading) for field in fields(asked)],
-        "images are learnt from as they are judged",
-    ),
-}
-_YES, _NO = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
-
-
-def in_common(settings: Ablate) -> dict[str, Any]:
-    """What --set says. Raises UserError."""
-    given: dict[str, str] = {}
-    for word in settings.set:
-        name, value = _halves(word, "--set")
-        if name in given:
-            raise UserError(f"--set gives {name} twice", "give it once")
-        given[name] = value
-    return {name: value for name, (value,) in _read({name: [one] for name, one in given.items()}).items()}
 
 
 def study_of(settings: Ablate) -> Named:
     """What varies. Raises UserError for what is no setting of pretrain, or none of its values."""
     given: dict[str, list[str]] = {}
     for word in settings.vary:
-        name, values = _halves(word, "--vary")
+        name, values = halves(word, "--vary")
         if name in given:
             raise UserError(f"--vary gives {name} twice", "give all of its values at once")
         given[name] = [value.strip() for value in values.split(",")]
         if len(set(given[name])) < len(given[name]):
             raise UserError(f"--vary {word} has a value twice", "give each once")
-    clash = sorted({*given} & {_halves(word, "--set")[0] for word in settings.set})
+    clash = sorted({*given} & {halves(word, "--set")[0] for word in settings.set})
     if clash:
         raise UserError(f"{clash[0]} is in --vary and in --set", "give it in one of them")
-    varied = _read(given)
+    varied = read(given)
     if settings.study is None:
         return _own(given, varied)
     named = STUDIES[settings.study]
@@ -99,70 +69,6 @@ def _own(given: dict[str, list[str]], varied: dict[str, list[Any]]) -> Named:
         rows.sort(key=lambda row: row.at or 0.0)
     usual = next((row for row in rows if all(defaults[n] == v for n, v in row.changes.items())), rows[0])
     return Named(names[0] if len(names) == 1 else "", "", " and ".join(names), usual.name, tuple(rows))
-
-
-def _halves(word: str, of: str) -> tuple[str, str]:
-    """name, value of NAME=VALUE. Raises UserError for what is no setting of pretrain, or not one of a study."""
-    name, equals, value = word.partition("=")
-    name = name.strip().lstrip("-").replace("-", "_")
-    known = [field.name for field in fields(Pretrain) if field.name not in _NOT_HERE]
-    if not equals or not value.strip():
-        raise UserError(f"{of} is '{word}'", f"give SETTING=VALUE, such as {of} mask_ratio=0.5")
-    name = f"{name}_" if f"{name}_" in known else name
-    if name in _NOT_HERE:
-        why = _NOT_HERE[name] or f"that is {flag(name)} of the study itself"
-        raise UserError(f"{of} has {name}", f"leave it out: {why}")
-    if name not in known:
-        raise UserError(
-            f"there is no setting '{name}' of pretrain{suggestion(name, known)}", "see openmae pretrain --help"
-        )
-    return name, value.strip()
-
-
-def _read(given: dict[str, list[str]]) -> dict[str, list[Any]]:
-    """The values as pretrain's settings have them. Raises UserError where one is none of its values."""
-    hints = get_type_hints(Pretrain, include_extras=True)
-    found: dict[str, list[Any]] = {}
-    for name, texts in given.items():
-        found[name] = []
-        for text in texts:
-            words = list(_words(name, text, is_switch(hints[name])))
-            made = _made(words, _BESIDE.get(name, ()))
-            found[name].append(getattr(made, name))
-    return found
-
-
-def _made(words: list[str], beside: tuple[str, ...]) -> Pretrain:
-    """What pretrain makes of the words, beside others where it refuses them alone. Raises UserError."""
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(Pretrain, args=["DATA", *words])
-    except SystemExit:
-        raise why_refused("pretrain", ["DATA", *words], Pretrain) from None
-    except UserError:
-        if not beside:
-            raise
-    return _made([*words, *beside], ())
-
-
-_BESIDE = {
-    "mask_schedule": ("--mask-ratio-end", "0.9"),
-    "mask_ratio_end": ("--mask-schedule", "linear"),
-    "freeze_encoder": ("--from", "MODEL"),
-    "from_bands": ("--from", "MODEL"),
-}
-"""What goes with a setting that is not good alone: whether it does is seen when all are together."""
-
-
-def _words(name: str, text: str, switch: bool) -> Iterator[str]:
-    """As they are typed for pretrain. Raises UserError for a switch that is neither on nor off."""
-    if switch:
-        if text.lower() not in _YES + _NO:
-            raise UserError(f"{name} is '{text}'", "give true or false")
-        yield flag(name if text.lower() in _YES else f"no_{name}")
-        return
-    yield flag(name)
-    yield from text.split()
 
 
 def folder_name(row: Row) -> str:

@@ -7,7 +7,6 @@ A training for each setting and seed, alike in all else, judged on the same imag
 one picture, with the paper's figures behind them where it asked the same (docs/ablate.md).
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,22 +17,18 @@ from rich.console import Console
 
 from openmae.console.terminal import make_console
 from openmae.console.words import duration, several
-from openmae.data.opening import Data, open_data
-from openmae.data.sources.source import Source
 from openmae.distributed.ranks import refuse_ranks
-from openmae.errors import RUN_AGAIN, Interrupted, UserError
+from openmae.errors import UserError
 from openmae.files.address import whole_address
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.settings import given
-from openmae.studies.ablate.conclude import Asked, conclude, show
-from openmae.studies.ablate.grid import check_names, folder_name, in_common, study_of
+from openmae.studies.ablate.conclude import Asked, conclude
+from openmae.studies.ablate.grid import check_names, folder_name, study_of
 from openmae.studies.ablate.named import Named, Row
 from openmae.studies.ablate.settings import Ablate
 from openmae.studies.ablate.trainings import (
-    Base,
     Trained,
-    base_of,
     epochs_of,
     finetuned,
     measured,
@@ -41,43 +36,28 @@ from openmae.studies.ablate.trainings import (
     part_of_images,
     trained,
 )
+from openmae.studies.base import Base, base_of
 from openmae.studies.figures import FINETUNED, Figure, figures_of
-from openmae.studies.jobs import words_of, work_together
+from openmae.studies.given import in_common
+from openmae.studies.jobs import work
 from openmae.studies.judged import Judged
 from openmae.studies.judging import (
-    Labelled,
     Means,
     judge_by_labels,
     judge_finetuned,
     judge_without_labels,
     means_of,
-    no_labels,
     open_labelled,
-    unlabelled,
 )
-from openmae.studies.study import Part, Share, Study
+from openmae.studies.opened import Opened, open_all
+from openmae.studies.rows import Rows, end, few_seeds, show
+from openmae.studies.study import Part, Study
 from openmae.studies.trainings import like, train
 
-LEAST_IMAGES = 20
 _SPEED = "speed"
 _PRETRAINED = Row("pretrained")
 """What all rows of a study begin from that fine-tunes."""
 _QUIET = Console(quiet=True)
-
-
-@dataclass(frozen=True)
-class Opened:
-    """DATA and what judges. labelled: of the first seed; None where there are no labels."""
-
-    data: Data
-    labelled: Labelled | None
-    unlabelled: Source
-
-    @property
-    def fingerprint(self) -> str:
-        """Of all images, and what is right for them."""
-        judging = self.unlabelled.fingerprint if self.labelled is None else self.labelled.fingerprint
-        return hashlib.sha256(f"{self.data.train.fingerprint} {judging}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -118,10 +98,11 @@ def run(settings: Ablate) -> None:
     """Trains, judges, and shows what is found. Raises UserError, Interrupted, NotWritten."""
     refuse_ranks("a study")
     console = make_console(outlives_terminal=True)
-    common, named = in_common(settings), study_of(settings)
+    common, named = in_common(settings.set), study_of(settings)
     check_names(named.rows)
     means = means_of(settings, console, {})
-    opened = _opened(settings, means, is_for_labels=any(row.blocks is not None for row in named.rows))
+    is_for_labels = any(row.blocks is not None for row in named.rows)
+    opened = open_all(settings, means, "--study partial fine-tunes" if is_for_labels else "")
     base = base_of(settings, common, opened.data, means)
     rows = _rows(named, base)
     begun = [_PRETRAINED] if any(row.blocks for row in rows) else rows
@@ -136,50 +117,10 @@ def run(settings: Ablate) -> None:
     parts, parts_of = _parts(plan, study)
     asked = _question(plan, parts, parts_of)
     console.print(_said(plan, parts), soft_wrap=True)
-    _work(plan, study, asked)
+    work(study, "ablate", settings, parts, partial(conclude, study, asked))
     results = conclude(study, asked)
-    show(study, results, console)
-    for note in results["notes"]:
-        console.print(note, soft_wrap=True)
-    _end(settings, study, results, console)
-
-
-def _work(plan: Plan, study: Study, asked: Asked) -> None:
-    """Does what is not done, in this process or in several."""
-    settings, parts = plan.settings, asked.parts
-    conclude(study, asked)
-    study.look(parts)
-    if settings.jobs > 1 and not all(study.is_done(part.name) for part in parts):
-        command = ["ablate", *words_of(replace(settings, jobs=1))]
-        work_together(study, command, settings.jobs, parts, lambda: _so_far(study, asked))
-        return
-    share = None if settings.share is None else Share(*settings.share)
-    study.do(parts, parts, share, lambda: _so_far(study, asked))
-
-
-def _so_far(study: Study, asked: Asked) -> None:
-    """results.json, for `openmae report`."""
-    conclude(study, asked)
-
-
-def _end(settings: Ablate, study: Study, results: dict[str, Any], console: Console) -> None:
-    """Says where everything is. Raises UserError where nothing came out, Interrupted where something is left to do."""
-    if not any(any(row["of"].values()) for row in results["rows"]) and (failed := _first_failed(results)):
-        raise UserError(f"every training failed (the first: {failed})", "mend that, and run the same command again")
-    if not results["complete"]:
-        if settings.part is not None:
-            console.print(f"\nOther processes are at the rest ({results['progress']}): the last one makes the table")
-            return
-        raise Interrupted(f"{results['progress']}: the same command goes on where it was", code=RUN_AGAIN)
-    console.print(
-        f"\nKept in {settings.out}: results.json, study.svg, report.html, and every run in its folder. Look at:   "
-        f"{settings.out}/report.html",
-        soft_wrap=True,
-    )
-
-
-def _first_failed(results: dict[str, Any]) -> str | None:
-    return next((one["why"] for row in results["rows"] for one in row["failed"]), None)
+    show(study, results)
+    end(study, results, is_part=settings.part is not None)
 
 
 def _rate(study: Study) -> float:
@@ -187,28 +128,6 @@ def _rate(study: Study) -> float:
     if figures is None:
         raise UserError(f"the speed cannot be measured here ({study.why_failed(_SPEED)})", "mend that")
     return float(figures["rate"])
-
-
-def _opened(settings: Ablate, means: Means, *, is_for_labels: bool) -> Opened:
-    """DATA, and what judges. Raises UserError."""
-    selection = settings.selection if settings.labels is None else replace(settings.selection, label_column=None)
-    data = open_data(settings.data, selection, settings.reading)
-    if len(data.train) < LEAST_IMAGES:
-        raise UserError(
-            f"{settings.data} has {several(len(data.train), 'image')}", f"give {LEAST_IMAGES} or more to learn from"
-        )
-    labelled = None
-    try:
-        labelled = open_labelled(settings.labels or settings.data, means, settings.seed, means.console)
-    except UserError as error:
-        if is_for_labels:
-            raise UserError(
-                f"--study partial fine-tunes, and there are no labels ({error.what})", "give --labels"
-            ) from error
-        if settings.labels is not None or settings.task is not None:
-            raise
-        no_labels(error, means.console)
-    return Opened(data, labelled, unlabelled(data, settings.seed))
 
 
 def _rows(named: Named, base: Base) -> list[Row]:
@@ -272,27 +191,13 @@ def _question(plan: Plan, parts: Sequence[Part], parts_of: Mapping[tuple[str, in
         )
         if plan.settings.labels is None and not plan.opened.data.has_splits:
             notes.append("DATA has no splits: the encoders have seen the judging images too, without their labels.")
-    if plan.settings.seeds == 1:
-        notes.append("One seed: the bounds tell nothing of what another one would have given.")
-    if plan.settings.seeds == 2:
-        notes.append(
-            "Two seeds tell hardly anything of how much seeds differ, so the bounds are wide: more narrow them."
-        )
+    notes += few_seeds(plan.settings.seeds)
     work = {name: one.work for name, one in plan.trainings.items()}
     usual = work.get(plan.named.usual)
     computing = {} if usual is None else {name: one / usual for name, one in work.items()}
-    return Asked(
-        plan.settings.study or "",
-        plan.named,
-        plan.rows,
-        plan.figures,
-        list(plan.seeds),
-        plan.settings.seed,
-        computing,
-        parts,
-        parts_of,
-        notes,
-    )
+    folders = {row.name: folder_name(row) for row in plan.rows}
+    table = Rows(folders, plan.named.usual, plan.figures, list(plan.seeds), plan.settings.seed, parts_of)
+    return Asked(plan.settings.study or "", plan.named, plan.rows, table, computing, parts, notes)
 
 
 # ---------------------------------------------------------------- the parts

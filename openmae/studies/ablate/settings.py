@@ -10,6 +10,7 @@ from openmae.errors import UserError
 from openmae.heads import Pool
 from openmae.recipes.asked import AskedDevice, AskedGroups, AskedPrecision, AskedReading, AskedTask, Loaders
 from openmae.recipes.training.ranges import ABOVE_0, SEED, Bounds, within
+from openmae.studies.shares import check_shared, share_of
 
 GROUPS = {"epochs": "training", "seeds": "judging", "jobs": "machine"}  # of --help, by their first setting
 _BOUNDS: Bounds = {
@@ -92,16 +93,9 @@ class Ablate(AskedGroups, AskedReading):
             raise UserError(
                 "nothing is to vary", "give --study mask-ratio or another one, or --vary mask_ratio=0.25,0.5,0.75"
             )
-        if self.part is not None and self.jobs > 1:
-            raise UserError("--part is for one process, and --jobs asks for several", "leave one of them out")
-        _ = self.share
+        check_shared(self.part, self.jobs)
 
     @property
     def share(self) -> tuple[int, int] | None:
-        """(K, N) of --part. Raises UserError."""
-        if self.part is None:
-            return None
-        number, _, of = self.part.partition("/")
-        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-            raise UserError(f"--part is '{self.part}'", "give K/N, such as 2/8: K from 1 to N")
-        return int(number), int(of)
+        """(K, N) of --part."""
+        return None if self.part is None else share_of(self.part)

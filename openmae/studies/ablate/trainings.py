@@ -15,24 +15,21 @@ from typing import Any
 
 from rich.console import Console
 
-from openmae.data.opening import Data
-from openmae.data.survey.sample import Survey, survey
-from openmae.errors import UserError, of_user
+from openmae.errors import UserError
 from openmae.files.whole import write_file
-from openmae.machine.device import memory_of
 from openmae.model import SIZES
 from openmae.randomness import generator
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.plan.estimate import work_of
 from openmae.recipes.plan.speed import dry_run
-from openmae.recipes.pretrain.build import Pretraining, build
-from openmae.recipes.pretrain.choose import choose, most_minutes, one_channel, settle
+from openmae.recipes.pretrain.build import build
+from openmae.recipes.pretrain.choose import most_minutes
 from openmae.recipes.pretrain.job import held_out
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.settings import given
 from openmae.studies.ablate.named import Row
 from openmae.studies.ablate.settings import Ablate
-from openmae.studies.judging import Means
+from openmae.studies.base import Base
 from openmae.studies.trainings import asked_of_data
 
 MEASURED_SECONDS = 10.0  # of the steps that tell the speed
@@ -42,57 +39,6 @@ _FOLLOWS = {  # of a setting that varies: what is chosen for it anew
     **{name: {"blr"} for name in ("model", "embed_dim", "batch_size")},
     **{name: {"in_chans", "mean", "std", "pixel_type"} for name in ("in_chans", "bands", "pixel_type")},
 }
-
-
-@dataclass(frozen=True)
-class Base:
-    """What all trainings have in common. asked: as it was asked, with what is open; images: that are learnt from."""
-
-    asked: Pretrain
-    look: Survey
-    data: Data
-    images: int
-    means: Means
-
-    def chosen(self, asked: Pretrain, images: int) -> Pretrain:
-        """The settings with what is open chosen. Raises UserError for what cannot be."""
-        try:
-            return choose(asked, self.look, images, self.means.device, memory_of(self.means.device), _QUIET)
-        except ValueError as error:
-            raise of_user(error) from error
-
-    def usual(self, epochs: float | None) -> Pretrain:
-        """What all rows begin from."""
-        return self.chosen(replace(self.asked, epochs=epochs), self.images)
-
-    def planned(self, asked: Pretrain, images: int) -> Pretraining:
-        """What follows. Raises UserError for what cannot be built or trained."""
-        try:
-            return settle(self.chosen(asked, images), images, _QUIET)
-        except ValueError as error:
-            raise of_user(error) from error
-
-
-def base_of(settings: Ablate, common: dict[str, Any], data: Data, means: Means) -> Base:
-    """DATA is looked at. Raises UserError."""
-    own = {**asked_of_data(settings), "label_column": None if settings.labels else settings.label_column}
-    asked = Pretrain(
-        data=settings.data,
-        pictures=1,
-        evaluations=0,
-        keep=1,
-        precision=settings.precision,
-        device=settings.device,
-        workers=settings.workers,
-        **own,
-        **common,
-    )
-    source = data.train
-    look = survey(
-        source, settings.seed, asked.in_chans, asked.bands, means.workers, depth=asked.pixel_type, reading=asked.reading
-    )
-    images = len(source) if data.has_splits else len(source) - held_out(len(source))
-    return Base(asked, one_channel(asked, look), data, images, means)
 
 
 def measured(base: Base) -> dict[str, Any]:

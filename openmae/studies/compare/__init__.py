@@ -1,0 +1,1 @@
+"""`openmae compare`: which way to pre-train is best on these images."""

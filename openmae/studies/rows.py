@@ -1,0 +1,193 @@
+"""The rows of a study's table, each trained with every seed and compared with the usual one: what is found of them by
+now, what is shown, and where it is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.table import Table as Shown
+
+from openmae.errors import RUN_AGAIN, Interrupted, UserError
+from openmae.files.whole import write_file
+from openmae.report.page.ablation import ablation_table
+from openmae.report.page.run import write_report
+from openmae.report.plots.ablation import ablation_picture
+from openmae.studies.figures import RANKME, Figure
+from openmae.studies.intervals import Interval, level_of
+from openmae.studies.judged import Judged
+from openmae.studies.study import Part, Study
+
+PICTURE = "study.svg"
+COLLAPSED = "collapsed"
+"""Of what a part found: why there is nothing to judge, and no use in trying once more."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """folders: of each row, by its name, the folder of its runs. usual: the row that all are compared with. figures:
+    that judge. seeds: all of them; seed: draws images anew. parts_of: of each row and seed, those that have to be done.
+    untrained: folders of rows that no seed trained, so that one model stands for all."""
+
+    folders: Mapping[str, str]
+    usual: str
+    figures: Sequence[Figure]
+    seeds: Sequence[int]
+    seed: int
+    parts_of: Mapping[tuple[str, int], Sequence[str]]
+    untrained: Sequence[str] = ()
+
+    @property
+    def level(self) -> float:
+        """Of each bound, so that all hold together."""
+        return level_of(max(1, len(self.figures) * (len(self.folders) - 1)))
+
+    def apart(self, study: Study) -> dict[str, dict[str, Interval]]:
+        """Of each row, by each figure, how far it is from the usual one; nothing where that is not known yet."""
+        done = {name: self._done(study, name) for name in self.folders}
+        judged = Judged(study, [], self.untrained)
+        found: dict[str, dict[str, Interval]] = {}
+        for name, folder in self.folders.items():
+            both = [seed for seed in done[name] if seed in done[self.usual]]
+            if name == self.usual or not both:
+                found[name] = {}
+                continue
+            mine = replace(judged, seeds=both)
+            usual = self.folders[self.usual]
+            found[name] = {one.name: mine.apart(folder, usual, one, self.level, self.seed) for one in self.figures}
+        return found
+
+    def rows(self, study: Study, apart: Mapping[str, Mapping[str, Interval]]) -> list[dict[str, Any]]:
+        """As results.json has them: of each its figures, one a seed, its distances, and what failed."""
+        judged = Judged(study, [], self.untrained)
+        return [
+            {
+                "name": name,
+                "of": {
+                    one.name: replace(judged, seeds=done).by_seed(folder, one) if done else [] for one in self.figures
+                },
+                "against": {figure: one.to_dict() for figure, one in apart[name].items()},
+                "failed": self._failed(study, name),
+            }
+            for name, folder in self.folders.items()
+            for done in [self._done(study, name)]
+        ]
+
+    def _done(self, study: Study, name: str) -> list[int]:
+        """The seeds that this row is judged of."""
+        found = {seed: [study.figures(part) for part in self.parts_of[name, seed]] for seed in self.seeds}
+        return [seed for seed, parts in found.items() if all(one is not None and COLLAPSED not in one for one in parts)]
+
+    def _failed(self, study: Study, name: str) -> list[dict[str, Any]]:
+        """The first part of each seed that failed or collapsed, and why."""
+        found: list[dict[str, Any]] = []
+        for seed in self.seeds:
+            for part in self.parts_of[name, seed]:
+                collapsed = (study.figures(part) or {}).get(COLLAPSED)
+                if (why := study.why_failed(part) or collapsed) is not None:
+                    found.append({"part": part, "why": why} | ({COLLAPSED: True} if collapsed else {}))
+                    break
+        return found
+
+    def sentence(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """What is shown, by the first figure that decides."""
+        figure = next(one for one in self.figures if one.decides)
+        others = [row for row in rows if row["against"].get(figure.name)]
+        if not others:
+            return f"Nothing can be compared with {self.usual} yet."
+        shown = []
+        for better, word in ((True, "better"), (False, "worse")):
+            which = [row for row in others if _sign(row["against"][figure.name]) == (1 if better else -1)]
+            named = [f"{row['name']} ({figure.bounds(_interval(row['against'][figure.name]))})" for row in which]
+            if named:
+                shown.append(f"{', '.join(named)} {'is' if len(named) == 1 else 'are'} {word} than {self.usual}")
+        rest = [row["name"] for row in others if _sign(row["against"][figure.name]) == 0]
+        if rest:
+            shown.append(f"{', '.join(rest)} {'is' if len(rest) == 1 else 'are'} not shown to differ from {self.usual}")
+        return f"By {figure.said}: {'; '.join(shown)}."
+
+    @property
+    def rule(self) -> str:
+        """What the bounds tell."""
+        rankme = " RankMe tells trained from untrained encoders and ranks different ones badly."
+        return (
+            f"Differences to {self.usual} are means over the seeds; their bounds tell what other images of the same "
+            "kind (the judging ones drawn anew, the same for both) and other seeds (Student's t) might have given, and "
+            f"hold for all of them together in 95 of 100 cases ({100 * self.level:.2f}% each)."
+            + rankme
+            * any(one.name == RANKME.name for one in self.figures)
+        )
+
+
+def few_seeds(seeds: int) -> list[str]:
+    """What so few of them do not tell."""
+    if seeds == 1:
+        return ["One seed: the bounds tell nothing of what another one would have given."]
+    if seeds == 2:
+        return ["Two seeds tell hardly anything of how much seeds differ, so the bounds are wide: more narrow them."]
+    return []
+
+
+def state(study: Study, parts: Sequence[Part]) -> dict[str, Any]:
+    """How far it is, and its runs, as results.json has them."""
+    progress = study.progress(parts)
+    return {
+        "complete": progress.done == progress.of,
+        "progress": str(progress),
+        "runs": [
+            {"name": name, "steps": part["figures"].get("steps"), "seconds": part["figures"].get("seconds")}
+            for name, part in study.parts.items()
+            if (study.path / name / "config.toml").exists()
+        ],
+    }
+
+
+def show(study: Study, results: dict[str, Any]) -> None:
+    """Writes the picture and the page, and shows the table, with what is to be known of it."""
+    console = study.console
+    if svg := ablation_picture(results):
+        write_file(study.path / PICTURE, svg.encode())
+    write_report(study.path)
+    heads, rows = ablation_table(results)
+    table = Shown(*heads)
+    for row in rows:
+        table.add_row(*row)
+    console.print()
+    console.print(table)
+    console.print(f"\n{results['sentence']}", style="bold", soft_wrap=True)
+    for row in results["rows"]:
+        for one in row["failed"]:
+            how = "has collapsed" if one.get(COLLAPSED) else "failed"
+            console.print(f"{one['part']} {how}: {one['why']}", style="yellow", soft_wrap=True)
+    for note in results["notes"]:
+        console.print(note, soft_wrap=True)
+
+
+def end(study: Study, results: dict[str, Any], *, is_part: bool, untrained: Sequence[str] = ()) -> None:
+    """Says where everything is. is_part: others may be at the rest. untrained: rows that tell nothing of trainings.
+
+    Raises UserError where nothing came out, Interrupted where something is left to do.
+    """
+    trained = [row for row in results["rows"] if row["name"] not in untrained]
+    failed = next((one["why"] for row in trained for one in row["failed"] if not one.get(COLLAPSED)), None)
+    if failed is not None and not any(any(row["of"].values()) for row in trained):
+        raise UserError(f"every training failed (the first: {failed})", "mend that, and run the same command again")
+    if not results["complete"]:
+        if is_part:
+            said = f"\nOther processes are at the rest ({results['progress']}): the last one makes the table"
+            study.console.print(said)
+            return
+        raise Interrupted(f"{results['progress']}: the same command goes on where it was", code=RUN_AGAIN)
+    study.console.print(
+        f"\nKept in {study.path}: results.json, study.svg, report.html, and every run in its folder. Look at:   "
+        f"{study.path}/report.html",
+        soft_wrap=True,
+    )
+
+
+def _sign(found: Mapping[str, Any]) -> int:
+    low, high = found.get("low"), found.get("high")
+    return 1 if low is not None and low > 0 else -1 if high is not None and high < 0 else 0
+
+
+def _interval(found: Mapping[str, Any]) -> Interval:
+    return Interval(**{name: float("nan") if value is None else value for name, value in found.items()})
