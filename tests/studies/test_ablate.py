@@ -207,14 +207,16 @@ def test_a_row_that_fails_takes_none_down(
     assert same(mine) == same(study)
 
 
-def killed_and_shared(study: Path, colours: Path, tmp_path: Path, kills: int, longest: float) -> None:
-    """Two processes share it, and are killed so often; then two do the rest."""
+@pytest.mark.slow
+def test_ten_kills_leave_the_same_table(study: Path, colours: Path, tmp_path: Path) -> None:
+    """Two processes share it, and are killed ten times; then two do the rest. That parts are shared and survive kills
+    is test_study's, too."""
     mine, draws, killed = tmp_path / "s", random.Random(1), 0
     shares = [ablate(colours, mine, RATIOS, f"--part {number}/2") for number in (1, 2)]
-    while killed < kills:
+    while killed < 10:
         with (tmp_path / "log").open("a") as log:
             both = [start_openmae(asked, log) for asked in shares]
-        time.sleep(draws.uniform(1, longest))
+        time.sleep(draws.uniform(1, 8))
         for process in both:
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
@@ -226,15 +228,6 @@ def killed_and_shared(study: Path, colours: Path, tmp_path: Path, kills: int, lo
     last = run_openmae(ablate(colours, mine, RATIOS))
     assert last.returncode == 0, last.stderr
     assert same(mine) == same(study)
-
-
-def test_two_processes_share_it_and_are_killed(study: Path, colours: Path, tmp_path: Path) -> None:
-    killed_and_shared(study, colours, tmp_path, 2, 4)
-
-
-@pytest.mark.slow
-def test_ten_kills_leave_the_same_table(study: Path, colours: Path, tmp_path: Path) -> None:
-    killed_and_shared(study, colours, tmp_path, 10, 8)
 
 
 @pytest.mark.slow
