@@ -77,7 +77,6 @@ def write_sets(archives: Path, out: Path) -> None:
         with whole_folder(out / "thirds") as folder:
             for kind in ("images", "masks"):
                 (folder / "val" / kind).mkdir(parents=True)
-                (folder / "train" / kind).parent.mkdir(exist_ok=True)
                 shutil.copytree(place / "train" / kind, folder / "train" / kind)
                 for file in sorted((place / "val" / kind).iterdir())[::3]:
                     shutil.copy(file, folder / "val" / kind)

@@ -2,11 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import Any
 
 from openmae.console.words import several
 from openmae.data.opening import Data, open_data
 from openmae.data.sources.source import Source
 from openmae.errors import UserError
+from openmae.files.address import whole_address
 from openmae.studies.base import AskedData
 from openmae.studies.judging import Labelled, Means, no_labels, open_labelled, unlabelled
 
@@ -47,3 +50,19 @@ def open_all(settings: AskedData, means: Means, needs_labels: str = "") -> Opene
             raise
         no_labels(error, means.console)
     return Opened(data, labelled, unlabelled(data, settings.seed))
+
+
+def what_decides(settings: AskedData, opened: Opened, own: dict[str, Any]) -> dict[str, Any]:
+    """What decides the figures: a study goes on only with the same. own: of one command alone. More seeds may come."""
+    names = "minutes epochs pool task seed precision".split()
+    return {
+        "openmae": metadata.version("openmae"),
+        "data": whole_address(settings.data),
+        "labels": None if settings.labels is None else whole_address(settings.labels),
+        "images": opened.fingerprint[:16],
+        **own,
+        "set": sorted(settings.set),
+        **{name: getattr(settings, name) for name in names},
+        "selection": settings.selection.to_dict(),
+        "reading": settings.reading.to_dict(),
+    }

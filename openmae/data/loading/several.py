@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openmae.data.formats.decode import decode, open_image, patch_complaint
-from openmae.data.loading.pool import Hand, ordered
-from openmae.data.loading.stream import MOST_REPLACEMENTS, Batch, first_good, images_of, runs
+from openmae.data.loading.pool import Hand
+from openmae.data.loading.stream import MOST_REPLACEMENTS, Batch, first_good, images_of, micro_batches
 from openmae.data.sources.source import Source
 from openmae.data.views.crop import View, cut, draw_crop, reduction
 from openmae.errors import BrokenImage, UserError
@@ -43,21 +43,10 @@ class SeveralViews:
         self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, part: range | None = None
     ) -> Iterator[Batch]:
         """As `Stream.batches`."""
-        part = range(self.batch_size) if part is None else part
-        share = len(part)
-        most = min(MOST_IMAGES_A_PIECE, -(-min(micro_batch, share) // max(1, workers)))
-        plan = [runs(start, min(start + micro_batch, share), most) for start in range(0, share, micro_batch)]
-
-        def pieces() -> Iterator[range]:
-            for step in range(first_step, self.steps):
-                begin = step * self.batch_size + part.start
-                for start, stop in (one for parts in plan for one in parts):
-                    yield range(begin + start, begin + stop)
-
-        made = ordered(partial(_make, self), pieces(), workers)
-        for _ in range(first_step, self.steps):
-            for parts in plan:
-                yield _batch([next(made) for _ in parts], pin)
+        steps = range(first_step, self.steps)
+        make = partial(_make, self)
+        for made in micro_batches(make, self.batch_size, steps, MOST_IMAGES_A_PIECE, micro_batch, workers, part):
+            yield _batch(made, pin)
 
     def split(self, images: Tensor) -> list[Tensor]:
         """(B, L) -> each view (B, C, H, W)."""

@@ -344,6 +344,34 @@ def runs(start: int, stop: int, most: int) -> list[tuple[int, int]]:
     return [(at, min(at + most, stop)) for at in range(start, stop, most)]
 
 
+def micro_batches(
+    make: Callable[[range, Hand], Made],
+    batch_size: int,
+    steps: range,
+    most: int,
+    micro_batch: int,
+    workers: int,
+    part: range | None,
+) -> Iterator[list[Made]]:
+    """What is made of the visits of each micro-batch, in order: of at most so many visits at once, by one of the
+    workers. steps, micro_batch, workers, part: as of `Stream.batches`."""
+    part = range(batch_size) if part is None else part
+    share = len(part)
+    most = min(most, -(-min(micro_batch, share) // max(1, workers)))
+    plan = [runs(start, min(start + micro_batch, share), most) for start in range(0, share, micro_batch)]
+
+    def pieces() -> Iterator[range]:
+        for step in steps:
+            begin = step * batch_size + part.start
+            for start, stop in (one for parts in plan for one in parts):
+                yield range(begin + start, begin + stop)
+
+    made = ordered(make, pieces(), workers)
+    for _ in steps:
+        for parts in plan:
+            yield [next(made) for _ in parts]
+
+
 def images_of(visits: range, length: int, seed: int) -> list[int]:
     """The index of the image of each visit, of so many images."""
     return [int(_cached_order(seed, visit // length, length)[visit % length]) for visit in visits]

@@ -10,7 +10,6 @@ one picture, with the paper's figures behind them where it asked the same (docs/
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +18,6 @@ from openmae.console.terminal import make_console
 from openmae.console.words import duration, several
 from openmae.distributed.ranks import refuse_ranks
 from openmae.errors import UserError
-from openmae.files.address import whole_address
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.settings import given
@@ -49,7 +47,7 @@ from openmae.studies.judging import (
     means_of,
     open_labelled,
 )
-from openmae.studies.opened import Opened, open_all
+from openmae.studies.opened import Opened, open_all, what_decides
 from openmae.studies.rows import Rows, end, few_seeds, show
 from openmae.studies.study import Part, Study
 from openmae.studies.trainings import like, train
@@ -107,7 +105,7 @@ def run(settings: Ablate) -> None:
     rows = _rows(named, base)
     begun = [_PRETRAINED] if any(row.blocks for row in rows) else rows
     trained(base, begun, settings.epochs)  # whatever cannot be is refused before anything is written
-    study = Study(settings.out, "ablate", _asked(settings, named, common, opened), console, endures=True)
+    study = Study(settings.out, "ablate", _asked(settings, named, opened), console, endures=True)
     speed = Part(_SPEED, _SPEED, "how fast a training is here", partial(measured, base))
     study.do([speed], [speed])
     rate = _rate(study)
@@ -138,22 +136,9 @@ def _rows(named: Named, base: Base) -> list[Row]:
     return [row for row in named.rows if row.blocks == "all" or float(given(row.blocks)) < depth]
 
 
-def _asked(settings: Ablate, named: Named, common: dict[str, Any], opened: Opened) -> dict[str, Any]:
-    """What decides the figures: a study goes on only with the same. More seeds may come."""
-    names = "minutes epochs pool task seed precision".split()
-    return {
-        "openmae": metadata.version("openmae"),
-        "data": whole_address(settings.data),
-        "labels": None if settings.labels is None else whole_address(settings.labels),
-        "images": opened.fingerprint[:16],
-        "study": settings.study,
-        "rows": [row.name for row in named.rows],
-        "vary": sorted(settings.vary),
-        "set": sorted(settings.set),
-        **{name: getattr(settings, name) for name in names},
-        "selection": settings.selection.to_dict(),
-        "reading": settings.reading.to_dict(),
-    }
+def _asked(settings: Ablate, named: Named, opened: Opened) -> dict[str, Any]:
+    own = {"study": settings.study, "rows": [row.name for row in named.rows], "vary": sorted(settings.vary)}
+    return what_decides(settings, opened, own)
 
 
 def _said(plan: Plan, parts: Sequence[Part]) -> str:

@@ -10,9 +10,10 @@ means with bounds, and what each method costs, in one table and one picture (doc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from openmae.console.terminal import make_console
 from openmae.console.words import duration, several
@@ -31,7 +32,7 @@ from openmae.studies.given import in_common as given_in_common
 from openmae.studies.jobs import work
 from openmae.studies.judged import Judged
 from openmae.studies.judging import Means, judge_by_labels, judge_without_labels, means_of
-from openmae.studies.opened import Opened, open_all
+from openmae.studies.opened import Opened, open_all, what_decides
 from openmae.studies.rows import COLLAPSED, Rows, end, few_seeds, show
 from openmae.studies.study import Part, Study
 from openmae.weights import load_model
@@ -93,7 +94,7 @@ def run(settings: Compare) -> None:
     refuse_ranks("a study")
     console = make_console(outlives_terminal=True)
     methods, common = asked_for(settings.methods), given_in_common(settings.set)
-    beside = [_beside(model, settings) for model in dict.fromkeys(settings.also)]
+    beside = [_beside(model, console) for model in dict.fromkeys(settings.also)]
     means = means_of(settings, console, {})
     opened = open_all(settings, means)
     others_judge = settings.labels is not None and whole_address(settings.labels) != whole_address(settings.data)
@@ -104,7 +105,7 @@ def run(settings: Compare) -> None:
         check_method(asked, name)
     architecture = base.planned(asked, base.images).architecture
     plan = Plan(settings, opened, means, base, names, beside, asked, architecture)
-    study = Study(settings.out, "compare", _asked(settings, opened), console, endures=True)
+    study = Study(settings.out, "compare", what_decides(settings, opened, {}), console, endures=True)
     parts, parts_of = _parts(plan, study)
     question = _question(plan, parts, parts_of, left_out)
     console.print(_said(plan, parts, left_out), soft_wrap=True)
@@ -115,29 +116,13 @@ def run(settings: Compare) -> None:
     end(study, results, is_part=settings.part is not None, untrained=untrained)
 
 
-def _beside(model: str, settings: Compare) -> Beside:
+def _beside(model: str, console: Console) -> Beside:
     """Raises UserError for what is no model."""
     loaded = load_model(Path(model))
-    say_origin(loaded, make_console())
+    say_origin(loaded, console)
     name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in Path(model).name)
     its = digest(loaded.encoder, loaded.encoder.arguments())[:8]
     return Beside(Path(model), f"{name}-{its}", loaded.licence)
-
-
-def _asked(settings: Compare, opened: Opened) -> dict[str, Any]:
-    """What decides the figures of a method: a study goes on only with the same. More methods, models and seeds may
-    come."""
-    names = "minutes epochs pool task seed precision".split()
-    return {
-        "openmae": metadata.version("openmae"),
-        "data": whole_address(settings.data),
-        "labels": None if settings.labels is None else whole_address(settings.labels),
-        "images": opened.fingerprint[:16],
-        "set": sorted(settings.set),
-        **{name: getattr(settings, name) for name in names},
-        "selection": settings.selection.to_dict(),
-        "reading": settings.reading.to_dict(),
-    }
 
 
 def _said(plan: Plan, parts: Sequence[Part], left_out: str) -> str:
