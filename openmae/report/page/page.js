@@ -169,6 +169,42 @@ function sliding(group) {
   show();
 }
 
+// ---------------------------------------------------------------- counts of a table lead to their images
+
+function leading(part) {
+  const links = [...part.querySelectorAll("a")], pairs = [...part.querySelectorAll(".pair")];
+  const fold = part.querySelector("details");
+  function choose(id, opens) {
+    for (const pair of pairs) pair.hidden = pair.id !== id;
+    for (const link of links) {
+      const is = link.hash === `#${id}`;
+      link.parentElement.classList.toggle("chosen", is);
+      if (is) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+    if (opens) fold.open = true;
+  }
+  for (const link of links)
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      choose(link.hash.slice(1), true);
+    });
+  for (const image of part.querySelectorAll(".tiles img")) {
+    image.tabIndex = 0;
+    image.setAttribute("role", "button");
+    const toggle = () => image.closest("figure").classList.toggle("large");
+    image.addEventListener("click", toggle);
+    image.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      toggle();
+    });
+  }
+  choose(pairs[0].id, true);
+  addEventListener("beforeprint", () => pairs.forEach((pair) => (pair.hidden = false)));
+}
+
+document.querySelectorAll(".mistakes").forEach(leading);
 document.querySelectorAll(".chart").forEach(answering);
 document.querySelectorAll(".slides").forEach(sliding);
 // A page on paper shows all that a click would unfold.
