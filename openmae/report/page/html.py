@@ -59,7 +59,7 @@ def numbers_table(head: Sequence[str], rows: Iterable[Sequence[str]], more: str 
     body = "".join(
         f"<tr><th>{escaped(row[0])}</th>{''.join(f'<td>{escaped(cell)}</td>' for cell in row[1:])}</tr>" for row in rows
     )
-    titles = "".join(f"<th>{escaped(title)}</th>" for title in head)
+    titles = "".join(f"<th>{escaped(title)}</th>" if title else "<td></td>" for title in head)
     table = f'<table class="{f"numbers {more}".strip()}"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
     return f'<div class="scroll">{table}</div>' if body else ""
 
@@ -138,8 +138,10 @@ _PAGE = """<!doctype html>
 <style>{style}</style>
 </head>
 <body>
+<main>
 <h1>{title}</h1>
 {body}
+</main>
 <script>{script}</script>
 </body>
 </html>

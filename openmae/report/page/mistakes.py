@@ -46,7 +46,7 @@ def _table(found: dict[str, Any], ids: dict[tuple[str, str], str]) -> str:
             cells += f'<td class="shade-{shade}">{said}</td>'
         rows += f"<tr><th>{escaped(name)}</th>{cells}</tr>"
     caption = "<caption>Images of each class, in rows, by the class that they are taken for</caption>"
-    body = f"{caption}<thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody>"
+    body = f"{caption}<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody>"
     return f'<div class="scroll"><table class="confusion">{body}</table></div>'
 
 
@@ -60,7 +60,7 @@ def _group(pair: dict[str, Any], name: str) -> str:
     images = [image for image in as_list(pair.get("images")) if isinstance(image, dict)]
     tiles = "".join(map(_tile, images))
     some = f", the {len(images)} surest" if len(images) < pair["times"] else ""
-    return f'<div class="pair" id="{name}"><h4>{_said(pair)}{some}</h4><div class="tiles">{tiles}</div></div>'
+    return f'<div class="pair" id="{name}"><h3>{_said(pair)}{some}</h3><div class="tiles">{tiles}</div></div>'
 
 
 def _said(pair: dict[str, Any]) -> str:
