@@ -131,6 +131,8 @@ th { font-weight: normal; color: var(--faint); min-width: 7rem; }
 figure { margin: 1rem 0; }
 .curves figure { margin: 0; }
 .curves + * { margin-top: 1.4rem; }
+@media (max-width: 40rem) { .wide { overflow-x: auto; } .wide .card { max-width: none; }
+  .wide .card[src^="data:image/jpeg"] { width: 44rem; } }
 @media (max-width: 40rem) { .numbers { font-size: .9rem; } .numbers th, .numbers td { padding-right: .7rem; } }
 figcaption { margin-bottom: .3rem; }
 details { border: 1px solid var(--rule); border-radius: .5rem; padding: .5rem .8rem; margin: .6rem 0; }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from openmae.console.words import duration
+from openmae.console.words import duration, several
 from openmae.data.formats.header import check_size
 from openmae.errors import BrokenImage, UserError
 from openmae.files.parsing import read_json
@@ -79,11 +79,11 @@ def _run_page(run: Path) -> list[str]:
     model = _read_json(run / "model.json")
     model = model if isinstance(model, dict) else {}
     kind = model.get("kind")
-    is_classifier = kind == "classifier"
+    is_judged = kind in ("classifier", "segmenter", "detector")
     return [
         facts(
             {
-                **(_classifier_facts(model, metrics) if is_classifier else {}),
+                **(_judged_facts(model, metrics) if is_judged else {}),
                 **_best_facts(_read_json(run / "best" / "model.json")),
                 **_facts(config, metrics, starts),
             }
@@ -104,12 +104,11 @@ def _run_page(run: Path) -> list[str]:
 # ---------------------------------------------------------------- sections
 
 
-def _classifier_facts(model: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, str]:
+def _judged_facts(model: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, str]:
     """What was learnt, from what, and how well the val images are done at the end."""
     task, names = model.get("task"), _list(model.get("class_names"))
-    count = {"classification": f", {len(names):,} classes", "multi-label": f", {len(names):,} labels"}.get(
-        str(task), ""
-    )
+    of = {"classification": "class", "segmentation": "class", "detection": "class", "multi-label": "label"}
+    count = f", {several(len(names), of[str(task)])}" if str(task) in of else ""
     found = {"Task": f"{task}{count}"}
     last = {re.sub("^(eval/|val_)", "", key): value for line in metrics for key, value in line.items() if "val" in key}
     for name, value in list(shown_figures(last).items())[:1]:

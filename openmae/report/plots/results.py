@@ -61,6 +61,7 @@ def shares_picture(counts: NDArray[np.int64], names: Sequence[str], what: str = 
     """(K, K) counts of pixels, or of what else, of a class (row) that were taken for a class (column) -> shares of each
     class that occurs, of the MOST_NAMED largest."""
     chosen = np.flatnonzero(counts.sum(1))
+    part = f", the {MOST_NAMED} largest of {len(chosen)}" if len(chosen) > MOST_NAMED else ""
     chosen = np.sort(chosen[np.argsort(-counts.sum(1)[chosen], kind="stable")[:MOST_NAMED]])
     shares = counts[chosen][:, chosen] / counts.sum(1)[chosen][:, None]
     with matplotlib.rc_context(STYLE):
@@ -77,7 +78,7 @@ def shares_picture(counts: NDArray[np.int64], names: Sequence[str], what: str = 
             axis.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", fontsize=size, color=colour)
         axis.set_xlabel("predicted class")
         axis.set_ylabel("true class")
-        axis.set_title(f"Share of each class's {what}", fontsize=10)
+        axis.set_title(f"Share of each class's {what}{part}", fontsize=10)
         return svg_text(figure)
 
 
