@@ -55,8 +55,8 @@ def object_sheet(shown: Sequence[ShownObjects], names: Sequence[str]) -> Image.I
         for objects in (one.right, one.found):
             picture = _drawn(one.image, objects, inks, REPORTED)
             if not inks.one_class:
-                said = [names[label] for label in objects.classes.tolist()]
-                _label(picture, objects, said, inks, REPORTED / max(one.image.shape[:2]))
+                own = [names[label] for label in objects.classes.tolist()]
+                _label(picture, objects, own, inks, REPORTED / max(one.image.shape[:2]))
             tiles.append(picture)
         rows.append(Row([square(tile) for tile in tiles], one.name, one.note))
     occurring = {int(label) for one in shown for objects in (one.right, one.found) for label in objects.classes}
