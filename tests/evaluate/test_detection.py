@@ -134,6 +134,9 @@ def test_every_object_is_told_of_once(size: tuple[int, int]) -> None:
     assert {tuple(box) for box in found.objects.boxes.tolist()} == wanted
     assert (np.diff(found.scores) <= 0).all()
     assert len(detected(spots(fits=False), statistics, image, CPU, most=3).objects) == 3
+    middle = float(np.median(found.scores))
+    sure = detected(spots(fits=False), statistics, image, CPU, least=middle)
+    assert sure.scores.tolist() == found.scores[found.scores >= middle].tolist()
 
 
 def test_an_image_that_is_drawn_to_fit_has_its_boxes_back() -> None:

@@ -77,9 +77,9 @@ class Objects(Finder):
             asked.device,
             precision=settings.precision,
             at_once=settings.batch_size,
+            least=self.check(settings)["threshold"],
             say=say,
         )
-        found = found.take(found.scores >= self.check(settings)["threshold"])
         if found.objects.pieces is not None:
             found = found.take(np.array([piece.mask.any() for piece in found.objects.pieces], np.bool_))
         self._held += as_annotations(index, found)
