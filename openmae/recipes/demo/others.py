@@ -42,7 +42,7 @@ class Others:
     def name(self, number: int) -> str:
         """What it is called, safe to show."""
         source, index = self._of(number)
-        return words.drawable(Path(source.name(index)).name)
+        return words.drawable("/".join(Path(source.name(index)).parts[-2:]))
 
     def view(self, number: int) -> Viewed:
         """What the model sees of it. Raises UserError where it cannot be read any more."""

@@ -13,9 +13,13 @@ const patches = new Patches($("patches"), () => { drawSeen(); refresh(); }, () =
 let occlusion = null, playing = false;
 
 const VIEWS = {
-  pixels: { pasted: "pasted in", predicted: "prediction alone", error: "error map" },
+  pixels: { pasted: "pasted in", predicted: "reconstruction", error: "error map" },
   strokes: { predicted: "predicted edges", true: "true edges", error: "error map" },
   errors: { error: "error map" },
+};
+const TITLES = {
+  pasted: "Reconstruction, pasted in", predicted: "Reconstruction alone", error: "Error of each hidden patch",
+  true: "Its edges", original: "Original", attention: "Attention", occlusion: "What matters",
 };
 const NAMES = { random: "random", block: "blocks", grid: "a lattice", crop: "all but a window", uniform: "even spread" };
 
@@ -88,7 +92,7 @@ async function open(kind, number, file) {
   occlusion = state.about.task ? new Occlusion(state.about.windows, found.image) : null;
   $("notes").replaceChildren(...found.notes.map(note =>
     Object.assign(document.createElement("li"), { textContent: note })));
-  $("seen-title").textContent = `What the model sees of ${found.name}`;
+  $("seen-title").textContent = `${found.name}, masked`;
   for (const part of ["stage", "controls", "words"]) $(part).hidden = false;
   patches.choose(null);
   if (state.about.fills) await draw(); else patches.set([]);
@@ -209,6 +213,7 @@ function drawMade() {
   const { filled, view } = state;
   const legend = ["error", "attention", "occlusion"].includes(view) ? view : "";
   made.whole(state.original);
+  $("made-title").textContent = TITLES[view];
   let said = { original: "The original." }[view], ends = null;
   if (view === "attention") [said, ends] = drawAttention();
   else if (view === "occlusion") [said, ends] = occlusion.draw(made);
@@ -222,7 +227,7 @@ function drawMade() {
 function drawFilled(filled, view) {
   if (!filled) {
     return [patches.hidden.size ? "Everything is hidden: show a patch, so that the model sees something."
-      : "Nothing is hidden: paint over the image on the left.", null];
+      : "Nothing is hidden: paint over the masked image.", null];
   }
   const { hidden, errors } = filled, most = Math.max(...errors, 1e-9);
   let ends = null;
@@ -236,7 +241,7 @@ function drawFilled(filled, view) {
 
 function drawAttention() {
   const found = state.attention;
-  if (!found) return ["Choose a patch on the left: what does it attend to?", null];
+  if (!found) return ["Choose a patch of the masked image: what does it attend to?", null];
   const most = Math.max(...found.weights);
   made.light(found.weights.map(weight => weight / most));
   const row = Math.floor(found.patch / patches.columns) + 1, column = found.patch % patches.columns + 1;
