@@ -1,5 +1,6 @@
 """What a page can show of a model, told before anything is shown."""
 
+import math
 from typing import Any
 
 from openmae.console.words import drawable, several
@@ -26,6 +27,7 @@ def about(loaded: Loaded, samples: Others, neighbours: Neighbours | None) -> dic
         "described": _described(loaded),
         "grid": list(encoder.grid),
         "size": list(encoder.img_size),
+        "units": math.prod(encoder.grid) // (whole.masking.mask_unit**2 if whole is not None else 1),
         "layers": encoder.depth,
         "missing": _missing(loaded, says),
         "fills": _fills(whole),

@@ -31,7 +31,11 @@ async function begin() {
   $("model").textContent = about.model;
   $("described").textContent = about.described;
   say("missing", about.missing);
-  $("ratio").value = Math.round(100 * (about.ratio || 0.5) / 5) * 5;
+  // At least one patch hides, and one is left.
+  Object.assign($("ratio"), { min: Math.ceil(100 / about.units), max: Math.floor(100 - 100 / about.units) });
+  $("ratio").value = Math.round(100 * (about.ratio || 0.5));
+  $("ratio-said").textContent = `${$("ratio").value}%`;
+  $("layer-said").textContent = about.layers;
   $("mask").replaceChildren(...about.masks.map(name => option(name, NAMES[name] ?? name, name === about.mask)));
   $("layer").max = $("layer").value = about.layers;
   views({
@@ -126,7 +130,8 @@ async function play() {
   if (playing) return stop();
   playing = true;
   $("play").textContent = "Stop";
-  for (let ratio = 5; ratio <= 95 && playing; ratio += 5) {
+  const [least, most] = [$("ratio").min, $("ratio").max].map(Number), step = Math.max(1, (most - least) / 20);
+  for (let ratio = least; ratio <= most && playing; ratio += step) {
     $("ratio").value = ratio;
     await Promise.all([draw(), new Promise(done => setTimeout(done, 200))]);
     while (refresh.busy && playing) await new Promise(done => setTimeout(done, 20));
