@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
+from socketserver import TCPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
@@ -75,6 +76,8 @@ class PageServer(ThreadingHTTPServer):
     port: 0 takes one that is free. Raises UserError where the port cannot be had.
     """
 
+    request_queue_size = 64
+
     def __init__(self, port: int) -> None:
         self.token = secrets.token_urlsafe(16)
         self.routes: Routes = {}
@@ -88,10 +91,15 @@ class PageServer(ThreadingHTTPServer):
                 f"port {port} cannot be had ({error.strerror})", "give another `port`, or leave it out"
             ) from error
 
+    def server_bind(self) -> None:
+        """Without looking up a name of this machine, for which some networks take half a minute."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = ADDRESS, self.server_address[1]
+
     @property
     def address(self) -> str:
         """What to open, with the token."""
-        return f"http://{ADDRESS}:{self.server_address[1]}/{self.token}/"
+        return f"http://{ADDRESS}:{self.server_port}/{self.token}/"
 
     def answer(self, method: str, path: str, request: Request) -> Answer:
         """What the page is given; what is wrong, in a sentence, where it cannot be."""
@@ -104,10 +112,10 @@ class PageServer(ThreadingHTTPServer):
             return _wrong(str(error), 422)
         except (KeyError, TypeError, ValueError) as error:
             return _wrong(f"this cannot be answered: {type(error).__name__}: {error}", 400)
-        except RuntimeError as error:  # of torch's, which has no kind of its own for want of memory
-            return _wrong(f"this failed: {error}", 500)
         except MemoryError:
             return _wrong("there is not enough memory for this", 500)
+        except Exception as error:  # the page says it, and goes on
+            return _wrong(f"this failed: {type(error).__name__}: {error}", 500)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that leaves is no error."""
@@ -156,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         """What is asked for; None for whoever may not ask."""
         host = self.headers.get("Host", "")
         origin = self.headers.get("Origin")
-        if host.rpartition(":")[0] not in NAMES or origin not in (None, f"http://{host}"):
+        if host.partition(":")[0] not in NAMES or origin not in (None, f"http://{host}"):
             return None
         _, _, rest = urlsplit(self.path).path.partition("/")
         token, slash, path = rest.partition("/")

@@ -12,7 +12,8 @@ from torch import Tensor
 from openmae.console import words
 from openmae.console.progress import counting
 from openmae.data.formats.reading import Reading
-from openmae.data.opening import open_data
+from openmae.data.held_out import split_for
+from openmae.data.opening import Data, open_data
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.errors import BrokenImage, UserError
@@ -23,6 +24,7 @@ from openmae.machine.workers import workers_for
 from openmae.recipes.demo.viewing import Viewed, view
 from openmae.recipes.learnt import learnt_from, selected_then
 from openmae.recipes.opened import tell
+from openmae.recipes.pretrain.job import sources_of
 from openmae.weights import Loaded
 
 SAMPLES = 12
@@ -60,18 +62,33 @@ class Others:
 
 
 def samples_of(model: Path, loaded: Loaded, asked: Reading) -> Others:
-    """Some of the images that the model is of, spread over them: of val where there are splits. None where these are
-    not there, or not said."""
+    """Some of the images that the model is of, spread over them: those held out from its training, where it had any.
+    None where these are not there, or not said."""
     try:
         if not (place := learnt_from(model, loaded)):
             return Others(loaded, asked)
         data = open_data(place, selected_then(loaded))
-        source = data.val
+        source, is_held_out = _held_out(data, loaded)
     except (UserError, OSError):
         return Others(loaded, asked)
     chosen = np.unique(np.linspace(0, len(source) - 1, SAMPLES).round().astype(int)).tolist()
-    said = "images that were held out from its training" if data.has_splits else "some of the images of its training"
+    said = "images that its training has not seen" if is_held_out else "some of the images that it learnt from"
     return Others(loaded, asked, source, chosen, said)
+
+
+def _held_out(data: Data, loaded: Loaded) -> tuple[Source, bool]:
+    """The images that a training set aside, and whether it did; all where it did not, or does not say how. Raises
+    UserError where DATA is not as it was."""
+    provenance, task = loaded.info["provenance"], loaded.info["task"]
+    seed = provenance.get("seed")
+    if data.has_splits:
+        return data.val, True
+    if provenance.get("job") == "pretrain" and seed is not None:
+        train, _, shown = sources_of(data, seed)
+        return (shown, True) if len(train) < len(data.train) else (data.all, False)
+    if provenance.get("job") == "finetune" and seed is not None and task is not None:
+        return split_for(data, task, seed)[2], True
+    return data.all, False
 
 
 @dataclass(frozen=True)
@@ -109,4 +126,4 @@ def neighbours_in(
         missing = words.images(len(source) - len(indices))
         console.print(f"{missing} of {opened.location} could not be read, and are left out", style="yellow")
     said = f"{words.images(len(indices))} in {opened.location}"
-    return Neighbours(Others(loaded, asked, source, indices.tolist(), said), vectors, device)
+    return Neighbours(Others(fitted, asked, source, indices.tolist(), said), vectors, device)
