@@ -7,9 +7,9 @@ import { Occlusion } from "./occlusion.js";
 
 const MOST_BYTES = 2 ** 29;
 const $ = id => document.getElementById(id);
-const state = { about: null, image: null, original: null, view: null, seed: 0, filled: null, attention: null };
+const state = { about: null, image: null, original: null, view: null, seed: 0, turn: 0, filled: null, attention: null };
 const seen = new Drawing($("seen")), made = new Drawing($("made"));
-const patches = new Patches($("patches"), () => { drawSeen(); refresh(); }, () => { show("attention"); });
+const patches = new Patches($("patches"), () => { drawSeen(); return refresh(); }, () => { show("attention"); });
 let occlusion = null, playing = false;
 
 const VIEWS = {
@@ -43,6 +43,7 @@ async function begin() {
     ...(about.task ? { occlusion: "what matters" } : {}),
   });
   $("borrows").hidden = !about.borrows;
+  for (const part of ["tools", "hiding"]) $(part).hidden = !about.fills && !about.task;
   document.body.style.setProperty("--aspect", about.size[1] / about.size[0]);
   for (const drawing of [seen, made]) drawing.size(about.size, about.grid);
   patches.lay(...about.grid);
@@ -89,10 +90,10 @@ async function open(kind, number, file) {
   const name = file ? file.name : "";
   tell(`Reading ${name || "the image"} ...`);
   const path = file ? `open?name=${encodeURIComponent(name)}` : `${kind}?number=${number}`;
-  const found = await ask(path, file ?? {});
+  const turn = state.turn += 1, found = await ask(path, file ?? {}), original = await loaded(found.picture);
+  if (turn !== state.turn) return; // another one was opened since
   say("alarm", "");
-  Object.assign(state, { image: found.image, filled: null, attention: null });
-  state.original = await loaded(found.picture);
+  Object.assign(state, { image: found.image, original, filled: null, attention: null });
   occlusion = state.about.task ? new Occlusion(state.about.windows, found.image) : null;
   $("notes").replaceChildren(...found.notes.map(note =>
     Object.assign(document.createElement("li"), { textContent: note })));
@@ -100,11 +101,13 @@ async function open(kind, number, file) {
   for (const part of ["stage", "controls", "words"]) $(part).hidden = false;
   patches.choose(null);
   if (state.about.fills) await draw(); else patches.set([]);
-  if (state.about.neighbours) nearest();
+  if (!state.about.fills && !state.about.task) show("attention");
+  if (state.about.neighbours) await nearest();
 }
 
 async function nearest() {
-  const { nearest: found } = await ask("nearest", { image: state.image });
+  const image = state.image, { nearest: found } = await ask("nearest", { image });
+  if (image !== state.image) return;
   $("nearest-said").textContent = state.about.neighbours;
   strip($("nearest"), found.map(one => ({ ...one, said: one.similarity.toFixed(3) })), "neighbour");
 }
@@ -123,7 +126,7 @@ async function draw() {
   const ratio = $("ratio").value / 100;
   $("ratio-said").textContent = `${$("ratio").value}%`;
   const { hidden } = await ask(`mask?mask=${$("mask").value}&ratio=${ratio}&seed=${state.seed}`);
-  patches.set(hidden);
+  await patches.set(hidden);
 }
 
 async function play() {
@@ -134,7 +137,6 @@ async function play() {
   for (let ratio = least; ratio <= most && playing; ratio += step) {
     $("ratio").value = ratio;
     await Promise.all([draw(), new Promise(done => setTimeout(done, 200))]);
-    while (refresh.busy && playing) await new Promise(done => setTimeout(done, 20));
   }
   stop();
 }
@@ -160,10 +162,7 @@ const refill = newest(async () => {
   drawMade();
 });
 
-async function refresh() {
-  refresh.busy = true;
-  try { await guarded(refill)(); } finally { refresh.busy = false; }
-}
+const refresh = () => guarded(refill)();
 
 const look = newest(async () => {
   const patch = patches.look ?? patches.active, layer = Number($("layer").value);
@@ -248,7 +247,7 @@ function drawAttention() {
   const found = state.attention;
   if (!found) return ["Choose a patch of the masked image: what does it attend to?", null];
   const most = Math.max(...found.weights);
-  made.light(found.weights.map(weight => weight / most));
+  made.heat(found.weights.map((_, patch) => patch), found.weights.map(weight => weight / most), 0.7);
   const row = Math.floor(found.patch / patches.columns) + 1, column = found.patch % patches.columns + 1;
   return [`What the patch in row ${row}, column ${column} attends to in block ${found.layer}, nothing hidden: the mean ` +
     `over the heads. Class tokens get ${percent(found.classes)}.`, ["0", percent(most)]];

@@ -41,14 +41,11 @@ export class Drawing {
     for (const patch of patches) this.to.drawImage(picture, ...this.box(patch), ...this.box(patch));
   }
 
-  // values: of the patches, 0..1.
-  heat(patches, values) {
+  // values: of the patches, 0..1. share: of the picture that they cover.
+  heat(patches, values, share = 1) {
+    this.to.globalAlpha = share;
     patches.forEach((patch, i) => this.cover([patch], ramp(values[i])));
-  }
-
-  // values: of all patches, 0..1; what is 0 is dark.
-  light(values) {
-    values.forEach((value, patch) => this.cover([patch], `rgb(0 0 0 / ${(0.9 * (1 - value)).toFixed(3)})`));
+    this.to.globalAlpha = 1;
   }
 
   // A value of -1..1 of a set of patches: orange below 0, where what is said falls; blue above.

@@ -41,7 +41,7 @@ export class Patches {
   set(patches) {
     this.hidden = new Set(patches);
     this.mark();
-    this.told();
+    return this.told();
   }
 
   mark() {

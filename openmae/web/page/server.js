@@ -23,16 +23,20 @@ export async function ask(path, body) {
   return values;
 }
 
-// Calls `made` for the newest wish alone, one at a time: while one is answered, later ones take each other's place.
+// Calls `made` for the newest wish alone, one at a time: while one is answered, later ones take each other's place. Who
+// wishes waits until all are answered.
 export function newest(made) {
-  let busy = false, again = false;
-  return async function wish() {
-    if (busy) { again = true; return; }
-    busy = true;
+  let running = null, again = false;
+  async function answer() {
     try {
-      do { again = false; await made(); } while (again);
+      while (again) { again = false; await made(); }
     } finally {
-      busy = false;
+      running = null;
     }
+  }
+  return function wish() {
+    again = true;
+    running ??= answer();
+    return running;
   };
 }
