@@ -17,6 +17,7 @@ from socketserver import TCPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from openmae.commandline.flags import with_flags
 from openmae.errors import BrokenImage, UserError
 
 ADDRESS = "127.0.0.1"
@@ -109,7 +110,7 @@ class PageServer(ThreadingHTTPServer):
         try:
             return self._worker.submit(made, request).result()
         except (UserError, BrokenImage) as error:
-            return _wrong(str(error), 422)
+            return _wrong(with_flags(str(error)), 422)
         except (KeyError, TypeError, ValueError) as error:
             return _wrong(f"this cannot be answered: {type(error).__name__}: {error}", 400)
         except MemoryError:

@@ -165,7 +165,7 @@ def test_bad_images_get_a_sentence_each(ask: Ask, monkeypatch: pytest.MonkeyPatc
         ("half.png", whole[: len(whole) // 2], "half.png: "),
         ("bands.npy", bands.getvalue(), "5 channels and 3 are wanted"),
         ("thin.png", encoded(picture(0, (2, 30)), "PNG"), "less than one patch"),
-        ("vast.png", b"\x89PNG\r\n\x1a\n" + vast, "cut a part out of it"),
+        ("vast.png", b"\x89PNG\r\n\x1a\n" + vast, "more than is decoded"),
     ):
         said = ask(f"open?name={name}", file)["wrong"]
         assert words in said

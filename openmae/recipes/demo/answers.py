@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from openmae.console.words import drawable
+from openmae.data.formats.apart import suspected
 from openmae.data.formats.reading import Reading
 from openmae.errors import UserError, of_user
 from openmae.evaluate.attention import attention_of
@@ -50,9 +51,7 @@ class Answers:
         told: dict[tuple[str, str], Callable[[Request], dict[str, Any]]] = {
             ("GET", "about"): lambda _: self.about(),
             ("GET", "alive"): lambda _: {},
-            ("POST", "open"): lambda asked: self._opened(
-                view(self.loaded, self.asked, drawable(asked.query.get("name", "image")), asked.body)
-            ),
+            ("POST", "open"): self._open,
             ("POST", "sample"): lambda asked: self._opened(self.samples.view(_whole(asked, "number"))),
             ("POST", "neighbour"): lambda asked: self._opened(self._neighbours.others.view(_whole(asked, "number"))),
             ("GET", "mask"): self._mask,
@@ -73,6 +72,11 @@ class Answers:
         return about(self.loaded, self.samples, self.neighbours)
 
     # ------------------------------------------------------------ images and masks
+
+    def _open(self, asked: Request) -> dict[str, Any]:
+        """An image of the user's own, decoded by a process of its own: a fault in a decoder does not end the page."""
+        with suspected():
+            return self._opened(view(self.loaded, self.asked, drawable(asked.query.get("name", "image")), asked.body))
 
     def _opened(self, viewed: Viewed) -> dict[str, Any]:
         return {

@@ -12,12 +12,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from openmae.commandline.flags import with_flags
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.survey.sample import evidence, levels_of, seen_of
 from openmae.data.views.centred import centred
 from openmae.data.views.statistics import Statistics
-from openmae.errors import BrokenImage, TooLarge, UnfitImage, UserError
+from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.suited import suited_to
 from openmae.recipes.levels import check_expected
 from openmae.weights import Loaded
@@ -52,20 +51,14 @@ def view(loaded: Loaded, asked: Reading, name: str, data: bytes) -> Viewed:
     try:
         pixels = centred(data, statistics.pixels, (height, width), (down, across))
     except BrokenImage as error:
-        raise UserError(f"{name}: {_why(error)}") from error
+        # Its advice is for settings, or for a set that can do without the image.
+        raise UserError(f"{name}: {error.what}", "give another image, or a part of it") from error
     check_expected(loaded.name, statistics, levels_of([data], statistics.pixels), name, said)
     notes = said.file.getvalue().splitlines() if isinstance(said.file, io.StringIO) else []
     if seen.header is not None and (seen.header.height, seen.header.width) != (height, width):
         have = f"{seen.header.width:,} x {seen.header.height:,}"
         notes.insert(0, f"Of {have} pixels the model sees the middle, at {width} x {height}.")
     return Viewed(name, torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None], statistics, tuple(notes))
-
-
-def _why(error: BrokenImage) -> str:
-    """What is wrong with the file, and what somebody with a page can do; settings are not his to choose."""
-    if isinstance(error, TooLarge):
-        return f"{error.what}; cut a part out of it, or make it smaller"
-    return error.what if isinstance(error, UnfitImage) else with_flags(str(error))
 
 
 class Shelf:
