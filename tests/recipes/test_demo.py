@@ -27,7 +27,7 @@ from openmae.data.views.crop import centred_view
 from openmae.data.views.statistics import Statistics
 from openmae.evaluate.attention import attention_of
 from openmae.evaluate.occlusion import windows
-from openmae.model import create_model, patchify
+from openmae.model import ViT, create_model, initialize, patchify
 from openmae.recipes.demo import viewing
 from openmae.recipes.demo.answers import Answers
 from openmae.recipes.demo.others import neighbours_in, samples_of
@@ -213,6 +213,22 @@ def test_attention_is_that_of_torchs_own_multi_head_attention(ask: Ask, data: Pa
     assert sum(told["weights"]) + told["classes"] == pytest.approx(1, abs=1e-5)
     for asked in ({"patch": 16}, {"patch": -1}, {"patch": 0, "layer": 9}):
         assert ask("attention", {"image": opened["image"], **asked})["wrong"]
+
+
+def test_attention_with_rotations_is_what_the_block_itself_attends_by() -> None:
+    torch.manual_seed(0)
+    encoder = ViT((24, 16), (8, 8), 3, 32, 2, 2, class_tokens=3, registers=2, rope=100.0).eval()
+    initialize(encoder)
+    images = torch.randn(2, 3, 24, 16)
+    state = next(encoder.states(encoder.embed(patchify(images, (8, 8)))))
+    block: Any = encoder.blocks[0]
+    normed = block.norm1(state)
+    value = block.attn.qkv(normed).view(2, 9, 3, 2, 16)[:, :, 2]  # (B, T + N, heads, D / heads)
+    for patch in range(6):
+        weights = attention_of(encoder, images, patch, layer=1)
+        read = torch.einsum("bhn,bnhd->bhd", weights, value).flatten(1)
+        expected = block.attn(normed, turns=encoder.turns(None))[:, 3 + patch]
+        torch.testing.assert_close(block.attn.proj(read), expected)
 
 
 def test_what_a_classifier_says_and_where_covering_changes_it(ask_classifier: Ask, classes: Path, data: Path) -> None:
