@@ -1,10 +1,6 @@
-"""The demo's page in a real browser: Chromium as the system has it, driven by playwright. Where one of the two is
-missing these tests are skipped, and say so."""
+"""The demo's page in a real browser: hands, views, files, widths, and a server that has stopped."""
 
 import base64
-import importlib.util
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,29 +10,13 @@ import numpy as np
 import pytest
 
 from openmae.web.server import PageServer
+from tests.browser import Tab, browser, needs_browser
 from tests.images import encoded, picture
 from tests.recipes.test_demo import answers_of, asking, pixels
 from tests.web.test_server import served
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
-]
-SECONDS = 60_000  # ms that a busy machine may take
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import expect, sync_playwright
-
-    expect.set_options(timeout=SECONDS)
-    with sync_playwright() as playwright:
-        sandbox = [] if os.geteuid() else ["--no-sandbox"]  # which root has not
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
-        yield browser
-        browser.close()
+__all__ = ["browser"]  # a fixture
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -46,24 +26,8 @@ def server(finished: Path, data: Path) -> Iterator[PageServer]:
         yield server
 
 
-class Tab:
-    """A page that is open, and what it must not do: fail, or ask anybody else."""
-
-    def __init__(self, browser: Any, address: str, **how: Any) -> None:
-        self.context = browser.new_context(**how)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(SECONDS)
-        self.errors: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(address)
-
-    def sees(self, place: str, text: str) -> None:
-        from playwright.sync_api import expect
-
-        expect(self.page.locator(place)).to_contain_text(text)
+class DemoTab(Tab):
+    """The demo's page."""
 
     def canvas(self, name: str) -> np.ndarray:
         """(H, W, 3) what stands on it."""
@@ -86,13 +50,10 @@ class Tab:
     def cell(self, patch: int) -> Any:
         return self.page.locator("[role=gridcell]").nth(patch)
 
-    def close(self) -> None:
-        self.context.close()
-
 
 @pytest.fixture
-def tab(browser: Any, server: PageServer) -> Iterator[Tab]:
-    tab = Tab(browser, server.address)
+def tab(browser: Any, server: PageServer) -> Iterator[DemoTab]:
+    tab = DemoTab(browser, server.address)
     tab.sees("#made-said", "Error")
     yield tab
     tab.close()
@@ -100,7 +61,7 @@ def tab(browser: Any, server: PageServer) -> Iterator[Tab]:
     assert all(url.startswith((server.address, "data:")) for url in tab.asked)
 
 
-def test_mouse_and_keyboard_paint_and_the_page_shows_what_the_model_makes_of_it(tab: Tab, server: PageServer) -> None:
+def test_mouse_and_keyboard_paint_and_the_page_shows_what_comes_of_it(tab: DemoTab, server: PageServer) -> None:
     tab.sees("#status", "12 of 16 patches hidden (75%)")
     tab.page.get_by_role("button", name="Show all").click()
     tab.sees("#made-said", "Nothing is hidden")
@@ -134,7 +95,7 @@ def test_mouse_and_keyboard_paint_and_the_page_shows_what_the_model_makes_of_it(
     assert (tab.canvas("seen")[:4] == 128).all()
 
 
-def test_each_view_mask_and_neighbour(tab: Tab) -> None:
+def test_each_view_mask_and_neighbour(tab: DemoTab) -> None:
     seen = {"pasted in": tab.canvas("made").tobytes()}
     for view, said in (("error map", "Error"), ("original", "The original"), ("attention", "row 1, column 1")):
         tab.page.get_by_role("radio", name=view).check()
@@ -143,6 +104,7 @@ def test_each_view_mask_and_neighbour(tab: Tab) -> None:
     assert len({*seen.values()}) == 4
     tab.cell(6).click()
     tab.sees("#made-said", "row 2, column 3")
+    assert tab.violations() == []
     tab.page.get_by_role("radio", name="error map").check()
     tab.page.get_by_label("Hide by").select_option("block")
     tab.page.locator("#ratio").fill("50")
@@ -153,7 +115,7 @@ def test_each_view_mask_and_neighbour(tab: Tab) -> None:
     tab.sees("#nearest", "1.000")
 
 
-def test_files_that_are_dropped(tab: Tab) -> None:
+def test_files_that_are_dropped(tab: DemoTab) -> None:
     good = encoded(picture(3, (30, 40)), "PNG")
     tab.drop(("mine.png", good))
     tab.sees("#seen-title", "mine.png, masked")
@@ -174,7 +136,7 @@ def test_files_that_are_dropped(tab: Tab) -> None:
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (3840, "light")])
 def test_a_page_of_any_width(width: int, scheme: str, browser: Any, server: PageServer) -> None:
     how = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "has_touch": True}
-    tab = Tab(browser, server.address, **how)
+    tab = DemoTab(browser, server.address, **how)
     tab.sees("#made-said", "Error")
     assert tab.page.evaluate("document.documentElement.scrollWidth") == width
     paper = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -193,13 +155,14 @@ def test_a_page_of_any_width(width: int, scheme: str, browser: Any, server: Page
 def test_what_a_classifier_says_and_what_matters(browser: Any, classes: Path) -> None:
     with served() as server:
         server.routes = answers_of(classes).routes
-        tab, other = Tab(browser, server.address), Tab(browser, server.address)
+        tab, other = DemoTab(browser, server.address), DemoTab(browser, server.address)
         for one in (tab, other):
             one.sees("#missing", "no decoder")
             one.sees("#says", "class1")
         tab.page.get_by_role("radio", name="what matters").check()
         tab.sees("#made-said", "Where covering a part changes most")
         tab.page.get_by_text("so far").wait_for(state="detached")
+        assert tab.violations() == []
         tab.cell(0).click()
         tab.sees("#status", "1 of 16")
         other.sees("#status", "0 of 16")
