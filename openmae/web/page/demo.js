@@ -90,7 +90,10 @@ async function open(kind, number, file) {
   const name = file ? file.name : "";
   tell(`Reading ${name || "the image"} ...`);
   const path = file ? `open?name=${encodeURIComponent(name)}` : `${kind}?number=${number}`;
-  const turn = state.turn += 1, found = await ask(path, file ?? {}), original = await loaded(found.picture);
+  document.body.classList.add("busy");
+  const turn = state.turn += 1;
+  const found = await ask(path, file ?? {}).finally(() => document.body.classList.remove("busy"));
+  const original = await loaded(found.picture);
   if (turn !== state.turn) return; // another one was opened since
   say("alarm", "");
   Object.assign(state, { image: found.image, original, filled: null, attention: null });
