@@ -8,9 +8,11 @@ from typing import Any
 from openmae.baselines.methods import forward_passes
 from openmae.console.words import duration, several
 from openmae.files.whole import write_file
-from openmae.model import Architecture
 from openmae.report.page.study import RESULTS
 from openmae.studies.compare.named import PUBLISHED
+from openmae.studies.compare.parts import chosen
+from openmae.studies.compare.planned import Plan
+from openmae.studies.compare.rates import found_of
 from openmae.studies.compare.trainings import operations
 from openmae.studies.rows import Rows, state
 from openmae.studies.study import Part, Study
@@ -18,30 +20,31 @@ from openmae.studies.study import Part, Study
 
 @dataclass(frozen=True)
 class Asked:
-    """Of what it is asked. methods: that are trained here; licences: of the models that stand beside, by their names.
-    architecture: of all that are trained. how_long: of each training, in words. parts: the whole table."""
+    """Of what it is asked. licences: of the models that stand beside, by their names. parts: the whole table. chooser:
+    what rates are chosen by, in words."""
 
-    methods: Sequence[str]
+    plan: Plan
     licences: Mapping[str, str]
     table: Rows
-    architecture: Architecture
-    how_long: str
     parts: Sequence[Part]
     notes: Sequence[str]
+    chooser: str
 
 
 def conclude(study: Study, asked: Asked) -> dict[str, Any]:
     """Writes results.json of the parts that are done; gives what it holds. Raises UserError where a file of the study
     is damaged, OSError."""
     now = state(study, asked.parts)
-    costs = {name: _cost(study, asked, name) for name in asked.methods}
-    heads = ["passes an image", "published", "images seen", "operations", "time of its steps"]
+    costs = {name: _cost(study, asked, name) for name in asked.plan.methods}
+    rates = [_rate(study, asked.plan, name) for name in asked.plan.trainings]
+    heads = ["rate"] * bool(rates) + ["passes an image", "published", "images seen", "operations", "time of its steps"]
     heads += ["licence"] if asked.licences else []
     rows = []
     for found in asked.table.rows(study, asked.table.apart(study)):
         name = found["name"]
         cost = costs.get(name, {})
-        cells = _cells(cost) + [asked.licences.get(name, "")] * bool(asked.licences)
+        times = {one["method"]: _times(one) for one in rates}.get(name, "")
+        cells = [times] * bool(rates) + _cells(cost) + [asked.licences.get(name, "")] * bool(asked.licences)
         rows.append({**found, "paper": {}, "cost": cost, "cells": cells})
     results = {
         "study": study.kind,
@@ -51,14 +54,17 @@ def conclude(study: Study, asked: Asked) -> dict[str, Any]:
         "figures": [asdict(figure) for figure in asked.table.figures],
         "columns": heads,
         "rows": rows,
+        "rates": {"by": asked.chooser, "is_loss": asked.plan.chooser is None, "methods": rates}
+        if asked.plan.tries
+        else None,
         "seeds": len(asked.table.seeds),
         "sentence": asked.table.sentence(rows),
         "notes": list(asked.notes),
         "rule": (
-            f"Every method trains the same model, from the same weights, on the same images, {asked.how_long}, with "
-            f"{several(len(asked.table.seeds), 'seed')}. {asked.table.rule} Passes are forward passes of the encoder "
-            "over a whole image, a backward pass counting two: of this model, and as published for ViT-B. Operations "
-            "are those of them all, without heads."
+            f"Every method trains the same model, from the same weights, on the same images, {asked.plan.how_long}, "
+            f"with {several(len(asked.table.seeds), 'seed')}. {asked.table.rule} Passes are forward passes of the "
+            "encoder over a whole image, a backward pass counting two: of this model, and as published for ViT-B. "
+            "Operations are those of them all, without heads."
         ),
         **now,
     }
@@ -66,14 +72,30 @@ def conclude(study: Study, asked: Asked) -> dict[str, Any]:
     return results
 
 
+def _rate(study: Study, plan: Plan, method: str) -> dict[str, Any]:
+    """What was tried of it, and what was chosen: None as long as that is open."""
+    tried = found_of(study, method, plan.tries)
+    is_open = len(tried) < len(plan.tries)
+    return {
+        "method": method,
+        "tried": [one.to_dict() for one in tried],
+        "chosen": None if is_open else chosen(plan, study, method),
+    }
+
+
+def _times(rate: Mapping[str, Any]) -> str:
+    """As the table shows it."""
+    return "" if rate["chosen"] is None else f"{rate['chosen']:.3g}x"
+
+
 def _cost(study: Study, asked: Asked, method: str) -> dict[str, float]:
     """passes and published: of an image. images, operations, seconds: of a training, the mean over the seeds done."""
-    found = {"passes": forward_passes(method, asked.architecture), "published": PUBLISHED[method]}
+    found = {"passes": forward_passes(method, asked.plan.architecture), "published": PUBLISHED[method]}
     took = [study.figures(f"{method}/seed-{seed}") for seed in asked.table.seeds]
     steps = [one for one in took if one is not None and "steps" in one]
     if steps:
         found["images"] = sum(one["steps"] * one["batch_size"] for one in steps) / len(steps)
-        found["operations"] = found["images"] * operations(method, asked.architecture)
+        found["operations"] = found["images"] * operations(method, asked.plan.architecture)
         known = [one["seconds"] for one in steps if one["seconds"] is not None]
         found |= {"seconds": sum(known) / len(known)} if known else {}
     return found

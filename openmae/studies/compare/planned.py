@@ -1,0 +1,138 @@
+"""Everything that a comparison is to do, settled before the first part, and about how long that takes here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from openmae.console.words import duration
+from openmae.files.address import whole_address
+from openmae.model import Architecture
+from openmae.recipes.plan.estimate import work_of
+from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.settings import given
+from openmae.studies.base import Base
+from openmae.studies.compare.corrupted import Corruptions
+from openmae.studies.compare.finetuned import Tuning
+from openmae.studies.compare.named import MAE, RANDOM, SUPERVISED
+from openmae.studies.compare.rates import aside_of, held_out, length_of
+from openmae.studies.compare.settings import Compare
+from openmae.studies.compare.trainings import Aside, in_common, operations
+from openmae.studies.figures import Figure, corrupted_figure, figures_of, finetuned_figure
+from openmae.studies.judging import Labelled, Means
+from openmae.studies.opened import Opened
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A released model: the file or name that was given, what its files here are called, and its licence."""
+
+    model: Path
+    folder: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is to be done. methods: in the order of the table; asked: what all are trained with; rate:
+    operations a second, None where that is not known; tunings: the fine-tunings of each model and seed."""
+
+    settings: Compare
+    opened: Opened
+    means: Means
+    base: Base
+    methods: Sequence[str]
+    beside: Sequence[Beside]
+    asked: Pretrain
+    architecture: Architecture
+    rate: float | None
+    tunings: Sequence[Tuning]
+    corruptions: Corruptions | None
+
+    @property
+    def seeds(self) -> range:
+        """All of them."""
+        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
+
+    @property
+    def trainings(self) -> list[str]:
+        """The methods that train."""
+        return [name for name in self.methods if name != RANDOM]
+
+    @property
+    def usual(self) -> str:
+        """The row that all are compared with."""
+        return MAE if MAE in self.methods else self.methods[0]
+
+    @cached_property
+    def figures(self) -> list[Figure]:
+        """That judge."""
+        if (labelled := self.opened.labelled) is None:
+            return figures_of(None, None)
+        found = figures_of(labelled.task, None)
+        found += [finetuned_figure(labelled.task, one.labels) for one in self.tunings]
+        return found + ([corrupted_figure(is_finetuned=bool(self.tunings))] if self.corruptions else [])
+
+    @property
+    def how_long(self) -> str:
+        """Of each training."""
+        if self.settings.minutes is None:
+            return f"{self.settings.epochs:g} times through all of them"
+        return f"for {duration(self.settings.minutes * 60)}, whatever a method makes of them"
+
+    # ---------------------------------------------------------------- rates
+
+    @property
+    def tries(self) -> tuple[float, ...]:
+        """The rates that are tried; none where there is no choice."""
+        return self.settings.times if len(self.settings.times) > 1 else ()
+
+    @cached_property
+    def chooser(self) -> Labelled | None:
+        """Whose training labels choose the rates; None for each method's own loss."""
+        return self.opened.labelled if held_out(self.opened.labelled, self.settings.seed) else None
+
+    @cached_property
+    def trial(self) -> Pretrain:
+        """What a trial is trained with, but for its folder and rate."""
+        return in_common(self.base, *self._trial_length)
+
+    @property
+    def _trial_length(self) -> tuple[float | None, float | None]:
+        settings, batch = self.settings, self.base.asked.batch_size or 32
+        return length_of(settings.minutes, settings.epochs, len(self.tries), self.base.images, batch)
+
+    def aside(self, method: str) -> Aside | None:
+        """What a trial of the method does not see."""
+        is_data = self.settings.labels is None or whole_address(self.settings.labels) == whole_address(
+            self.settings.data
+        )
+        return aside_of(self.chooser, self.settings.seed, learns_labels=method == SUPERVISED and is_data)
+
+    # ---------------------------------------------------------------- how long it takes here
+
+    def seconds_of(self, method: str, *, is_trial: bool = False) -> float | None:
+        """Of the steps of a training; None where nothing tells."""
+        if method == RANDOM:
+            return 0.0
+        asked = self.trial if is_trial else self.asked
+        if asked.minutes is not None:
+            return asked.minutes * 60
+        if self.rate is None:
+            return None
+        each = work_of(self.architecture, False) if method == MAE else operations(method, self.architecture)
+        return given(asked.epochs) * self.base.images * each / self.rate
+
+    @property
+    def in_all(self) -> dict[str, float | None]:
+        """Seconds of what there is to do, by what it is."""
+        trials = [self.seconds_of(name, is_trial=True) for name in self.trainings for _ in self.tries]
+        trainings = [self.seconds_of(name) for name in self.trainings for _ in self.seeds]
+        models = len(self.methods) + len(self.beside)
+        tunings = [one.seconds for one in self.tunings for _ in range(models * len(self.seeds))]
+        found = {"trials of rates": trials, "trainings": trainings, "fine-tunings": tunings}
+        return {
+            name: None if None in some else sum(one for one in some if one is not None)
+            for name, some in found.items()
+            if some
+        }
