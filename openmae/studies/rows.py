@@ -17,6 +17,8 @@ from openmae.studies.intervals import Interval, level_of
 from openmae.studies.judged import Judged
 from openmae.studies.study import Part, Study
 
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Heads and rows of words."""
 PICTURE = "study.svg"
 COLLAPSED = "collapsed"
 """Of what a part found: why there is nothing to judge, and no use in trying once more."""
@@ -149,18 +151,19 @@ def state(study: Study, parts: Sequence[Part]) -> dict[str, Any]:
     }
 
 
-def show(study: Study, results: dict[str, Any]) -> None:
-    """Writes the picture and the page, and shows the table, with what is to be known of it."""
+def show(study: Study, results: dict[str, Any], tables: Sequence[Table] = ()) -> None:
+    """Writes the picture and the page, and shows the tables, an ablation's by default, with what is to be known of
+    them."""
     console = study.console
     if svg := ablation_picture(results):
         write_file(study.path / PICTURE, svg.encode())
     write_report(study.path)
-    heads, rows = ablation_table(results)
-    table = Shown(*heads)
-    for row in rows:
-        table.add_row(*row)
-    console.print()
-    console.print(table)
+    for heads, rows in tables or [ablation_table(results)]:
+        table = Shown(*heads)
+        for row in rows:
+            table.add_row(*row)
+        console.print()
+        console.print(table)
     console.print(f"\n{results['sentence']}", style="bold", soft_wrap=True)
     for row in results["rows"]:
         for one in row["failed"]:

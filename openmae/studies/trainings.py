@@ -32,9 +32,10 @@ def train(asked: Pretrain, console: Console, kind: Kind = PRETRAIN) -> dict[str,
 
 
 def took(run: Path) -> dict[str, Any]:
-    """The steps of a run that is complete, images of a step, and the seconds of all of them."""
+    """The steps of a run that is complete, images of a step, the base rate, and the seconds of all steps."""
     config = read_config(run)
-    return {"steps": config["steps"], "batch_size": config["batch_size"], "seconds": training_seconds(run)}
+    told = {name: config[name] for name in ("steps", "batch_size", "blr")}
+    return {**told, "seconds": training_seconds(run)}
 
 
 def like(asked: P, earlier: Path, but: Collection[str] = ()) -> P:

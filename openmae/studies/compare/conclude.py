@@ -1,6 +1,7 @@
 """What the judged methods of a comparison add up to: means with their bounds, and what each of them cost."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 from openmae.baselines.methods import forward_passes
 from openmae.console.words import duration, several
 from openmae.files.whole import write_file
+from openmae.model import Architecture
+from openmae.recipes.training.settings import given
 from openmae.report.page.study import RESULTS
 from openmae.studies.compare.named import PUBLISHED
 from openmae.studies.compare.parts import chosen
 from openmae.studies.compare.planned import Plan
-from openmae.studies.compare.rates import found_of
+from openmae.studies.compare.rates import found_of, held_out
 from openmae.studies.compare.trainings import operations
 from openmae.studies.rows import Rows, state
 from openmae.studies.study import Part, Study
@@ -37,13 +40,19 @@ def conclude(study: Study, asked: Asked) -> dict[str, Any]:
     now = state(study, asked.parts)
     costs = {name: _cost(study, asked, name) for name in asked.plan.methods}
     rates = [_rate(study, asked.plan, name) for name in asked.plan.trainings]
-    heads = ["rate"] * bool(rates) + ["passes an image", "published", "images seen", "operations", "time of its steps"]
+    heads = ["base rate"] * bool(rates) + [
+        "passes an image",
+        "published",
+        "images seen",
+        "operations",
+        "time of its steps",
+    ]
     heads += ["licence"] if asked.licences else []
     rows = []
     for found in asked.table.rows(study, asked.table.apart(study)):
         name = found["name"]
         cost = costs.get(name, {})
-        times = {one["method"]: _times(one) for one in rates}.get(name, "")
+        times = {one["method"]: _times(one, cost) for one in rates}.get(name, "")
         cells = [times] * bool(rates) + _cells(cost) + [asked.licences.get(name, "")] * bool(asked.licences)
         rows.append({**found, "paper": {}, "cost": cost, "cells": cells})
     results = {
@@ -52,14 +61,15 @@ def conclude(study: Study, asked: Asked) -> dict[str, Any]:
         "axis": "method",
         "usual": asked.table.usual,
         "figures": [asdict(figure) for figure in asked.table.figures],
-        "columns": heads,
+        "model": _said_model(asked.plan.architecture),
+        "images": asked.plan.base.images,
+        "how_long": asked.plan.how_long,
+        "cost_columns": heads,
         "rows": rows,
-        "rates": {"by": asked.chooser, "is_loss": asked.plan.chooser is None, "methods": rates}
-        if asked.plan.tries
-        else None,
+        "rates": _rates(asked, rates) if asked.plan.tries else None,
         "seeds": len(asked.table.seeds),
         "sentence": asked.table.sentence(rows),
-        "notes": list(asked.notes),
+        "notes": [*asked.notes, *_at_the_edge(asked.plan, rates)],
         "rule": (
             f"Every method trains the same model, from the same weights, on the same images, {asked.plan.how_long}, "
             f"with {several(len(asked.table.seeds), 'seed')}. {asked.table.rule} Passes are forward passes of the "
@@ -70,6 +80,41 @@ def conclude(study: Study, asked: Asked) -> dict[str, Any]:
     }
     write_file(study.path / RESULTS, json.dumps(results, indent=1).encode())
     return results
+
+
+def _said_model(architecture: Architecture) -> str:
+    down, across = architecture.patch_size
+    patches = f"{down}" if down == across else f"{down} x {across}"
+    return f"{several(architecture.depth, 'block')} {architecture.embed_dim} wide, patches of {patches}"
+
+
+def _rates(asked: Asked, methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """by: what they are chosen by; error: the standard error of a figure of as many images, where it is a share."""
+    labelled = asked.plan.chooser
+    found: dict[str, Any] = {"by": asked.chooser, "is_loss": labelled is None, "methods": methods}
+    if labelled is None:
+        return found
+    found["in_points"] = labelled.task != "regression"
+    figures = [one["figure"] for method in methods for one in method["tried"] if "figure" in one]
+    if labelled.task == "classification" and figures:
+        mean, (_, away) = sum(figures) / len(figures), given(held_out(labelled, asked.plan.settings.seed))
+        found["error"] = math.sqrt(mean * (1 - mean) / len(away))
+    return found
+
+
+def _at_the_edge(plan: Plan, methods: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the choice leaves open: a rate beyond those that were tried."""
+    if not plan.tries:
+        return []
+    found = []
+    for edge, word in ((max(plan.tries), "highest"), (min(plan.tries), "lowest")):
+        if names := [one["method"] for one in methods if one["chosen"] == edge]:
+            beyond = f"{edge:.3g},{edge * (3 if word == 'highest' else 1 / 3):.3g}"
+            found.append(
+                f"The {word} rate tried was the best one for {', '.join(names)}: one beyond it may be better still "
+                f"(--rates {beyond} in a study of its own tells)."
+            )
+    return found
 
 
 def _rate(study: Study, plan: Plan, method: str) -> dict[str, Any]:
@@ -83,9 +128,11 @@ def _rate(study: Study, plan: Plan, method: str) -> dict[str, Any]:
     }
 
 
-def _times(rate: Mapping[str, Any]) -> str:
-    """As the table shows it."""
-    return "" if rate["chosen"] is None else f"{rate['chosen']:.3g}x"
+def _times(rate: Mapping[str, Any], cost: Mapping[str, float]) -> str:
+    """As the table shows it: how many times what pretrain would choose, and the base rate that this is."""
+    if rate["chosen"] is None:
+        return ""
+    return f"{rate['chosen']:.3g}x" + (f" = {cost['blr']:.2g}" if "blr" in cost else "")
 
 
 def _cost(study: Study, asked: Asked, method: str) -> dict[str, float]:
@@ -96,6 +143,7 @@ def _cost(study: Study, asked: Asked, method: str) -> dict[str, float]:
     if steps:
         found["images"] = sum(one["steps"] * one["batch_size"] for one in steps) / len(steps)
         found["operations"] = found["images"] * operations(method, asked.plan.architecture)
+        found |= {"blr": steps[0]["blr"]} if "blr" in steps[0] else {}  # which older studies do not have
         known = [one["seconds"] for one in steps if one["seconds"] is not None]
         found |= {"seconds": sum(known) / len(known)} if known else {}
     return found

@@ -21,7 +21,7 @@ from openmae.recipes.training.settings import given
 from openmae.studies.compare.settings import NONE, Compare
 from openmae.studies.figures import FINETUNED
 from openmae.studies.judging import Labelled, Means, judge_finetuned, open_labelled
-from openmae.studies.trainings import asked_of_data
+from openmae.studies.trainings import asked_of_data, took
 from openmae.train.cost import flops
 
 USUAL = ("1%", "10%", "100%")
@@ -150,4 +150,4 @@ def finetuned(one: Tuned, tuning: Tuning, labelled: Labelled, means: Means, file
     heads = means.heads.get(one.model, {}).get("num_heads")
     finetune(replace(asked, model=str(one.model), num_heads=heads, out=one.run, seed=one.seed), means.console)
     held_out = labelled if one.seed == means.seed else open_labelled(labelled.data, means, one.seed, _QUIET)
-    return judge_finetuned(one.run, held_out, means, file, tuning.figure)
+    return took(one.run) | judge_finetuned(one.run, held_out, means, file, tuning.figure)

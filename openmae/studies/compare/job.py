@@ -23,6 +23,7 @@ from openmae.evaluate.corruptions import check_corruptible, kinds_of
 from openmae.files.address import whole_address
 from openmae.recipes.in_parts.about import digest
 from openmae.recipes.training.settings import given
+from openmae.report.page.comparison import cost_table, figures_table, rates_table
 from openmae.studies.base import base_of
 from openmae.studies.compare.conclude import Asked, conclude
 from openmae.studies.compare.corrupted import Corruptions
@@ -61,7 +62,8 @@ def run(settings: Compare) -> None:
     console.print(_said(plan, parts.all, left_out), soft_wrap=True)
     work(study, "compare", settings, parts.all, partial(conclude, study, question))
     results = conclude(study, question)
-    show(study, results)
+    tables = [make(results) for make in (figures_table, cost_table, rates_table)]
+    show(study, results, [(heads, rows) for heads, rows in tables if rows])
     untrained = [RANDOM, *(str(one.model) for one in plan.beside)]
     end(study, results, is_part=settings.part is not None, untrained=untrained)
 
@@ -212,8 +214,8 @@ def _lasting(plan: Plan, parts: int) -> str:
         return f"How long they take is told when each was done once{shared}; {told}."
     each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in known.items())
     whole = f", {duration(sum(known.values()))} together" if len(known) > 1 else ""
-    by = "" if plan.rate is None else " by the speed of this machine"
-    return f"This takes about{by}: {each}{whole}{shared}; starting and judging come to that, {told}."
+    by = "This takes about: " if plan.rate is None else "By the speed of this machine it takes about: "
+    return f"{by}{each}{whole}{shared}; starting and judging come to that, {told}."
 
 
 def _question(plan: Plan, parts: Parts, left_out: Sequence[str]) -> Asked:

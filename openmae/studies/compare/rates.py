@@ -36,7 +36,6 @@ from openmae.studies.rows import COLLAPSED
 from openmae.studies.study import Study
 from openmae.studies.trainings import like, took
 from openmae.train.loop import fit
-from openmae.train.run import read_config
 
 FOLDER = "rates"
 SHARE = 0.1  # of a training, that all trials of a method take
@@ -111,7 +110,7 @@ def tried(trial: Trial, asked: Pretrain, labelled: Labelled | None, means: Means
             asked = replace(asked, blr=asked.blr * times)
         with begun(kind_at(trial.method, times, trial.aside), asked, means.console) as run:
             fit(run.training)
-        found = {"times": times, "blr": read_config(trial.run)["blr"], **took(trial.run)}
+        found = {"times": times, **took(trial.run)}
         if labelled is None:
             return found | {"figure": held_out_loss(run, means)}
         return found | {"figure": held_out_labels(trial.run, labelled, means)}
