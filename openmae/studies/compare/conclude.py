@@ -20,6 +20,8 @@ from openmae.studies.compare.trainings import operations
 from openmae.studies.rows import Rows, state
 from openmae.studies.study import Part, Study
 
+_HEADS = ("passes an image", "published", "images seen", "operations", "time of its steps", "an image")
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -40,13 +42,7 @@ def conclude(study: Study, asked: Asked) -> dict[str, Any]:
     now = state(study, asked.parts)
     costs = {name: _cost(study, asked, name) for name in asked.plan.methods}
     rates = [_rate(study, asked.plan, name) for name in asked.plan.trainings]
-    heads = ["base rate"] * bool(rates) + [
-        "passes an image",
-        "published",
-        "images seen",
-        "operations",
-        "time of its steps",
-    ]
+    heads = ["base rate"] * bool(rates) + list(_HEADS)
     heads += ["licence"] if asked.licences else []
     rows = []
     for found in asked.table.rows(study, asked.table.apart(study)):
@@ -74,7 +70,8 @@ def conclude(study: Study, asked: Asked) -> dict[str, Any]:
             f"Every method trains the same model, from the same weights, on the same images, {asked.plan.how_long}, "
             f"with {several(len(asked.table.seeds), 'seed')}. {asked.table.rule} Passes are forward passes of the "
             "encoder over a whole image, a backward pass counting two: of this model, and as published for ViT-B. "
-            "Operations are those of them all, without heads."
+            "Operations are those of them all, without heads; what an image takes here is the time of the steps "
+            "over the images seen, loading included."
         ),
         **now,
     }
@@ -152,11 +149,12 @@ def _cost(study: Study, asked: Asked, method: str) -> dict[str, float]:
 def _cells(cost: Mapping[str, float]) -> list[str]:
     """A method's cost as the table shows it; of what was not trained here nothing."""
     if not cost:
-        return [""] * 5
+        return [""] * len(_HEADS)
     return [
         f"{cost['passes']:.1f}",
         f"{cost['published']:g}",
         f"{cost['images']:,.0f}" if "images" in cost else "",
         f"{cost['operations']:.1e}" if "operations" in cost else "",
         duration(cost["seconds"]) if "seconds" in cost else "",
+        f"{1000 * cost['seconds'] / cost['images']:.2g} ms" if "seconds" in cost else "",
     ]
