@@ -134,7 +134,7 @@ def _pictures(results: Mapping[str, Any]) -> str:
 
 def cost_table(results: Mapping[str, Any]) -> Table:
     """(heads, rows): what a training by each method takes."""
-    heads = [str(head) for head in results.get("cost_columns") or []]
+    heads = [str(head) for head in results.get("cost_columns") or results.get("columns") or []]
     rows = [
         [str(row["name"]), *(str(cell) for cell in (list(row.get("cells") or []) + [""] * len(heads))[: len(heads)])]
         for row in rows_of(results)

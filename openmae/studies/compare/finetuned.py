@@ -19,10 +19,10 @@ from openmae.recipes.pretrain.build import Pretraining
 from openmae.recipes.training.encoder import Start
 from openmae.recipes.training.settings import given
 from openmae.studies.compare.settings import NONE, Compare
+from openmae.studies.compare.trainings import forward
 from openmae.studies.figures import FINETUNED
 from openmae.studies.judging import Labelled, Means, judge_finetuned, open_labelled
 from openmae.studies.trainings import asked_of_data, took
-from openmae.train.cost import flops
 
 USUAL = ("1%", "10%", "100%")
 SHARE = 1 / 3  # of a method's budget, that a fine-tuning takes at most
@@ -99,7 +99,7 @@ def tuning_of(
     start = Start(encoder, planned.statistics, "pixel", is_new=False)
     asked = _asked(settings, labels)
     full = _chosen(asked, start, labelled, images, device)
-    each = _PASSES * flops(planned.architecture, encoder.grid[0] * encoder.grid[1], 0).encoder
+    each = _PASSES * forward(planned.architecture)
     is_cut = False
     if settings.minutes is not None and rate is not None:
         most = settings.minutes * 60 * SHARE * rate / each / images

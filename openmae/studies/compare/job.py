@@ -21,6 +21,7 @@ from openmae.distributed.ranks import refuse_ranks
 from openmae.errors import UserError
 from openmae.evaluate.corruptions import check_corruptible, kinds_of
 from openmae.files.address import whole_address
+from openmae.model import Architecture
 from openmae.recipes.in_parts.about import digest
 from openmae.recipes.training.settings import given
 from openmae.report.page.comparison import cost_table, figures_table, rates_table
@@ -33,7 +34,7 @@ from openmae.studies.compare.parts import Parts, parts_of
 from openmae.studies.compare.planned import Beside, Plan
 from openmae.studies.compare.rates import held_out
 from openmae.studies.compare.settings import Compare
-from openmae.studies.compare.trainings import check_method, in_common
+from openmae.studies.compare.trainings import check_method, forward, in_common
 from openmae.studies.figures import corrupted_figure
 from openmae.studies.given import in_common as given_in_common
 from openmae.studies.jobs import work
@@ -41,11 +42,12 @@ from openmae.studies.judging import means_of
 from openmae.studies.opened import open_all, what_decides
 from openmae.studies.rows import Rows, end, few_seeds, show
 from openmae.studies.study import Part, Study
-from openmae.weights import load_model
+from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
 
 _HEADS = ",num_heads="  # behind a model of --also
 _SPEED = "speed"
+_SHAPE = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads")
 
 
 def run(settings: Compare) -> None:
@@ -75,7 +77,7 @@ def _planned(settings: Compare, console: Console) -> tuple[Plan, list[str]]:
     kinds = () if settings.corruptions is None else kinds_of(settings.corruptions)
     also = {Path(model): heads for model, heads in map(_with_heads, settings.also)}
     means = means_of(settings, console, also)
-    beside = [_beside(model, heads, console) for model, heads in also.items()]
+    loaded = {model: _loaded(model, heads, console) for model, heads in also.items()}
     opened = open_all(settings, means)
     others_judge = settings.labels is not None and whole_address(settings.labels) != whole_address(settings.data)
     names, no_supervised = allowed(methods, opened, others_judge=others_judge)
@@ -96,6 +98,7 @@ def _planned(settings: Compare, console: Console) -> tuple[Plan, list[str]]:
         down, across = planned.architecture.img_size
         check_corruptible(planned.statistics.pixels, (down, across))
         corruptions = Corruptions(kinds, corrupted_figure(is_finetuned=bool(tunings)).name)
+    beside = [_beside(model, one, planned.architecture) for model, one in loaded.items()]
     plan = Plan(settings, opened, means, base, names, beside, asked, planned.architecture, None, tunings, corruptions)
     return plan, [one for one in (no_supervised, no_shares) if one]
 
@@ -108,7 +111,7 @@ def _with_heads(word: str) -> tuple[str, dict[str, int | None]]:
     return model, ({"num_heads": int(heads)} if heads else {})
 
 
-def _beside(model: Path, heads: dict[str, int | None], console: Console) -> Beside:
+def _loaded(model: Path, heads: dict[str, int | None], console: Console) -> Loaded:
     """Raises UserError for what is no model."""
     try:
         loaded = load_model(model, **heads)
@@ -116,9 +119,16 @@ def _beside(model: Path, heads: dict[str, int | None], console: Console) -> Besi
         what = error.what.replace("`num_heads`", "number of heads")
         raise UserError(what, f"leave {_HEADS[1:]}N out" if heads and what != error.what else error.advice) from error
     say_origin(loaded, console)
+    return loaded
+
+
+def _beside(model: Path, loaded: Loaded, ours: Architecture) -> Beside:
+    """ours: of the models that are trained here, to count in what this one takes."""
+    one = loaded.encoder
+    shape = replace(ours, **{name: getattr(one, name) for name in _SHAPE})
     name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in model.name)
     its = digest(loaded.encoder, loaded.encoder.arguments())[:8]
-    return Beside(model, f"{name}-{its}", loaded.licence)
+    return Beside(model, f"{name}-{its}", loaded.licence, forward(shape))
 
 
 def _timed(plan: Plan, study: Study) -> Plan:
@@ -156,6 +166,7 @@ def _said(plan: Plan, parts: Sequence[Part], left_out: Sequence[str]) -> str:
         *_sentences(left_out),
         _rates(plan),
         *_tunings(plan),
+        *_corruptions(plan),
         _lasting(plan, len(parts)),
     ]
     return "\n".join(line for line in lines if line)
@@ -203,6 +214,13 @@ def _tunings(plan: Plan) -> list[str]:
     if any(one.is_cut for one in plan.tunings):
         cut = "; fewer epochs than finetune would take, so that none takes over a third of the budget"
     return [f"All are fine-tuned on {each}, on the same draw of labels of a seed{cut}."]
+
+
+def _corruptions(plan: Plan) -> list[str]:
+    """What is corrupted."""
+    if plan.corruptions is None:
+        return []
+    return [f"Each model is judged on {several(len(plan.corruptions.sets), 'set')} of corrupted val images, too."]
 
 
 def _lasting(plan: Plan, parts: int) -> str:

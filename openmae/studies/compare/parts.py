@@ -162,7 +162,9 @@ def _finetuned(plan: Plan, study: Study, model: _Model, tuning: Tuning) -> Part:
     do = partial(finetuned, one, tuning, labelled, plan.means, file)
     whole = partial(_unless_collapsed, study, model.training, do)
     said = f"fine-tuning {model.said}, on {tuning.labels} of the labels"
-    return Part(name, f"fine-tuning on {tuning.labels}", said, whole, tuning.seconds, _after(model))
+    beside = next((one for one in plan.beside if one.folder == model.folder), None)
+    seconds = plan.seconds_of_tuning(tuning, beside)
+    return Part(name, f"fine-tuning on {tuning.labels}", said, whole, seconds, _after(model))
 
 
 def _corrupted(plan: Plan, study: Study, model: _Model) -> Part:

@@ -17,7 +17,7 @@ from openmae.studies.compare.finetuned import Tuning
 from openmae.studies.compare.named import MAE, RANDOM, SUPERVISED
 from openmae.studies.compare.rates import aside_of, held_out, length_of
 from openmae.studies.compare.settings import Compare
-from openmae.studies.compare.trainings import Aside, in_common, operations
+from openmae.studies.compare.trainings import Aside, forward, in_common, operations
 from openmae.studies.figures import Figure, corrupted_figure, figures_of, finetuned_figure
 from openmae.studies.judging import Labelled, Means
 from openmae.studies.opened import Opened
@@ -25,11 +25,13 @@ from openmae.studies.opened import Opened
 
 @dataclass(frozen=True)
 class Beside:
-    """A released model: the file or name that was given, what its files here are called, and its licence."""
+    """A released model: the file or name that was given, what its files here are called, its licence, and its forward
+    pass over an image, in operations."""
 
     model: Path
     folder: str
     licence: str
+    operations: float
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,19 @@ class Plan:
         each = work_of(self.architecture, False) if method == MAE else operations(method, self.architecture)
         return given(asked.epochs) * self.base.images * each / self.rate
 
+    def seconds_of_tuning(self, tuning: Tuning, beside: Beside | None) -> float | None:
+        """Of a fine-tuning; beside: of a model that was not trained here, whose size is its own."""
+        if tuning.seconds is None or beside is None:
+            return tuning.seconds
+        return tuning.seconds * beside.operations / forward(self.architecture)
+
     @property
     def in_all(self) -> dict[str, float | None]:
         """Seconds of what there is to do, by what it is."""
         trials = [self.seconds_of(name, is_trial=True) for name in self.trainings for _ in self.tries]
         trainings = [self.seconds_of(name) for name in self.trainings for _ in self.seeds]
-        models = len(self.methods) + len(self.beside)
-        tunings = [one.seconds for one in self.tunings for _ in range(models * len(self.seeds))]
+        models = [None] * len(self.methods) + [*self.beside]
+        tunings = [self.seconds_of_tuning(one, model) for one in self.tunings for model in models for _ in self.seeds]
         found = {"trials of rates": trials, "trainings": trainings, "fine-tunings": tunings}
         return {
             name: None if None in some else sum(one for one in some if one is not None)

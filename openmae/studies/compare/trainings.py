@@ -6,6 +6,7 @@ from the speed of its own steps, and are then the same for all seeds. The rate i
 (rates.py).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -141,5 +142,9 @@ def _untrained(asked: Pretrain, run: Path, base: Base) -> dict[str, Any]:
 
 def operations(method: str, architecture: Architecture) -> float:
     """Floating-point operations of the training that an image takes."""
-    down, across = grid_of(architecture.img_size, architecture.patch_size)
-    return forward_passes(method, architecture) * flops(architecture, down * across, 0).encoder
+    return forward_passes(method, architecture) * forward(architecture)
+
+
+def forward(architecture: Architecture) -> float:
+    """Floating-point operations of the encoder's forward pass over a whole image."""
+    return flops(architecture, math.prod(grid_of(architecture.img_size, architecture.patch_size)), 0).encoder
