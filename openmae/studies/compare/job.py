@@ -32,7 +32,7 @@ from openmae.studies.compare.finetuned import shares_of, tuning_of
 from openmae.studies.compare.named import RANDOM, allowed, asked_for
 from openmae.studies.compare.parts import Parts, parts_of
 from openmae.studies.compare.planned import Beside, Plan
-from openmae.studies.compare.rates import held_out
+from openmae.studies.compare.rates import LEAST_STEPS, held_out
 from openmae.studies.compare.settings import Compare
 from openmae.studies.compare.trainings import check_method, forward, in_common
 from openmae.studies.figures import corrupted_figure
@@ -134,7 +134,7 @@ def _beside(model: Path, loaded: Loaded, ours: Architecture) -> Beside:
 def _timed(plan: Plan, study: Study) -> Plan:
     """With how fast this machine is, and what that decides: how long fine-tunings may be within a budget."""
     settings = plan.settings
-    if settings.minutes is not None and not plan.tunings:
+    if settings.minutes is not None and not plan.tunings and not plan.tries:
         return plan
     speed = Part(_SPEED, _SPEED, "how fast a training is here", plan.base.measured)
     study.do([speed], [speed])
@@ -183,12 +183,11 @@ def _rates(plan: Plan) -> str:
         rate = "the rate" if times == 1 else f"{times:.3g} times the rate"
         return f"Each method has {rate} that pretrain would choose; it is not tuned for any of them."
     tried = ", ".join(f"{one:.3g}" for one in plan.tries)
-    minutes, epochs = plan.trial.minutes, plan.trial.epochs
-    lasting = f"{given(epochs):.3g} epochs" if minutes is None else duration(minutes * 60)
+    part = 10 * len(plan.tries)
     return (
-        f"The rate of each method is chosen among {tried} times the one that pretrain would choose, by a trial of "
-        f"{lasting} each, which come to its trainings; all seeds have the best one. They are judged by "
-        f"{_chooser(plan)}."
+        f"The rate of each method is chosen among {tried} times the one that pretrain would choose, by trials of "
+        f"1/{part} of a training each ({LEAST_STEPS} steps at least), which come to its trainings; all seeds have "
+        f"the best one. Trials are judged by {_chooser(plan)}."
     )
 
 

@@ -92,15 +92,11 @@ def _beside(plan: Plan, study: Study, model: _Model, found: Parts) -> None:
 
 
 def _trial(plan: Plan, study: Study, method: str, times: float) -> Part:
-    name, first = part_of(method, times), part_of(method, plan.tries[0])
-    trial = Trial(method, times, study.path / name, (study.path / first, plan.tries[0]), plan.aside(method))
-
-    def do() -> dict[str, Any]:
-        return tried(trial, plan.trial, plan.chooser, plan.means)
-
-    after = () if name == first else (first,)
-    return Part(name, f"trial of {method}", f"{method}, a short training with {times:.3g} times the usual rate", do,
-                plan.seconds_of(method, is_trial=True), after)  # fmt: skip
+    name, asked = part_of(method, times), plan.trial(method)
+    trial = Trial(method, times, asked, study.path / name, plan.aside(method))
+    said = f"{method}, a short training with {times:.3g} times the usual rate"
+    do = partial(tried, trial, plan.chooser, plan.means)
+    return Part(name, f"trial of {method}", said, do, plan.seconds_of(method, asked))
 
 
 def chosen(plan: Plan, study: Study, method: str) -> float:

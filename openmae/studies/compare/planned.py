@@ -15,12 +15,14 @@ from openmae.studies.base import Base
 from openmae.studies.compare.corrupted import Corruptions
 from openmae.studies.compare.finetuned import Tuning
 from openmae.studies.compare.named import MAE, RANDOM, SUPERVISED
-from openmae.studies.compare.rates import aside_of, held_out, length_of
+from openmae.studies.compare.rates import aside_of, epochs_of, held_out
 from openmae.studies.compare.settings import Compare
 from openmae.studies.compare.trainings import Aside, forward, in_common, operations
 from openmae.studies.figures import Figure, corrupted_figure, figures_of, finetuned_figure
 from openmae.studies.judging import Labelled, Means
 from openmae.studies.opened import Opened
+
+_LEAST_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,16 @@ class Plan:
         """Whose training labels choose the rates; None for each method's own loss."""
         return self.opened.labelled if held_out(self.opened.labelled, self.settings.seed) else None
 
-    @cached_property
-    def trial(self) -> Pretrain:
-        """What a trial is trained with, but for its folder and rate."""
-        return in_common(self.base, *self._trial_length)
-
-    @property
-    def _trial_length(self) -> tuple[float | None, float | None]:
-        settings, batch = self.settings, self.base.asked.batch_size or 32
-        return length_of(settings.minutes, settings.epochs, len(self.tries), self.base.images, batch)
+    def trial(self, method: str) -> Pretrain:
+        """What a trial of the method is trained with, but for its folder and rate: what pretrain would choose for a
+        part of the training."""
+        epochs, images = self.settings.epochs, self.base.images
+        whole = epochs
+        if whole is None:
+            seconds = given(self.settings.minutes) * 60
+            whole = 0.0 if self.rate is None else seconds * self.rate / self.operations(method) / images
+        batch = self.base.asked.batch_size or _LEAST_BATCH
+        return in_common(self.base, None, epochs_of(whole, epochs, len(self.tries), images, batch))
 
     def aside(self, method: str) -> Aside | None:
         """What a trial of the method does not see."""
@@ -113,17 +116,20 @@ class Plan:
 
     # ---------------------------------------------------------------- how long it takes here
 
-    def seconds_of(self, method: str, *, is_trial: bool = False) -> float | None:
-        """Of the steps of a training; None where nothing tells."""
+    def operations(self, method: str) -> float:
+        """Of an image's training."""
+        return work_of(self.architecture, False) if method == MAE else operations(method, self.architecture)
+
+    def seconds_of(self, method: str, trial: Pretrain | None = None) -> float | None:
+        """Of the steps of a training, or of a trial; None where nothing tells."""
         if method == RANDOM:
             return 0.0
-        asked = self.trial if is_trial else self.asked
+        asked = trial or self.asked
         if asked.minutes is not None:
             return asked.minutes * 60
         if self.rate is None:
             return None
-        each = work_of(self.architecture, False) if method == MAE else operations(method, self.architecture)
-        return given(asked.epochs) * self.base.images * each / self.rate
+        return given(asked.epochs) * self.base.images * self.operations(method) / self.rate
 
     def seconds_of_tuning(self, tuning: Tuning, beside: Beside | None) -> float | None:
         """Of a fine-tuning; beside: of a model that was not trained here, whose size is its own."""
@@ -134,7 +140,7 @@ class Plan:
     @property
     def in_all(self) -> dict[str, float | None]:
         """Seconds of what there is to do, by what it is."""
-        trials = [self.seconds_of(name, is_trial=True) for name in self.trainings for _ in self.tries]
+        trials = [self.seconds_of(name, self.trial(name)) for name in self.trainings for _ in self.tries]
         trainings = [self.seconds_of(name) for name in self.trainings for _ in self.seeds]
         models = [None] * len(self.methods) + [*self.beside]
         tunings = [self.seconds_of_tuning(one, model) for one in self.tunings for model in models for _ in self.seeds]

@@ -34,13 +34,12 @@ from openmae.studies.judging import Labelled, Means, frozen_features
 from openmae.studies.outcomes import outcome_of
 from openmae.studies.rows import COLLAPSED
 from openmae.studies.study import Study
-from openmae.studies.trainings import like, took
+from openmae.studies.trainings import took
 from openmae.train.loop import fit
 
 FOLDER = "rates"
 SHARE = 0.1  # of a training, that all trials of a method take
-LEAST_MINUTES = 0.1  # of a trial: less is over before its speed is measured,
-LEAST_STEPS = 20  # and tells nothing
+LEAST_STEPS = 20  # of a trial: fewer tell nothing
 _FOLDS = 5  # of the training labels, of which one judges
 _LOOKED_AT = 512  # images that the loss is of
 WHY = "why"
@@ -48,13 +47,13 @@ WHY = "why"
 
 @dataclass(frozen=True)
 class Trial:
-    """A training that tells of a rate. times: the rate, in what pretrain would choose. run: its folder; first: that of
-    the trial that says how long the others are, with its times. aside: images that it does not see."""
+    """A training that tells of a rate. times: the rate, in what pretrain would choose. asked: settings with nothing
+    open, but for the folder and that rate. aside: images that it does not see."""
 
     method: str
     times: float
+    asked: Pretrain
     run: Path
-    first: tuple[Path, float]
     aside: Aside | None
 
 
@@ -78,15 +77,12 @@ def part_of(method: str, times: float) -> str:
     return f"{FOLDER}/{method}/x{times:.3g}"
 
 
-def length_of(minutes: float | None, epochs: float | None, trials: int, images: int, batch: int) -> tuple[
-    float | None, float | None
-]:  # fmt: skip
-    """(minutes, epochs) of a trial, of which one is None as those of a training are. batch: images of a step at
-    least."""
-    share = SHARE / trials
-    if epochs is None:
-        return max(LEAST_MINUTES, float(f"{given(minutes) * share:.4g}")), None
-    return None, min(epochs, max(float(f"{epochs * share:.4g}"), LEAST_STEPS * batch / images))
+def epochs_of(whole: float, most: float | None, trials: int, images: int, batch: int) -> float:
+    """Of a trial. whole: epochs of a training; most: that it may not exceed, None for no bound; batch: images of a step
+    at least."""
+    least = LEAST_STEPS * batch / images
+    found = float(f"{max(whole * SHARE / trials, least):.4g}")
+    return found if most is None else min(found, most)
 
 
 def aside_of(labelled: Labelled | None, seed: int, *, learns_labels: bool) -> Aside | None:
@@ -97,18 +93,13 @@ def aside_of(labelled: Labelled | None, seed: int, *, learns_labels: bool) -> As
     return Aside(given(held_out(labelled, seed))[1], seed) if learns_labels else None
 
 
-def tried(trial: Trial, asked: Pretrain, labelled: Labelled | None, means: Means) -> dict[str, Any]:
+def tried(trial: Trial, labelled: Labelled | None, means: Means) -> dict[str, Any]:
     """Does so, and gives its rate and figure; of a trial that collapsed or failed, why: it ends the choice of this rate
     and nothing else."""
-    asked, times = replace(asked, out=trial.run, seed=means.seed, pictures=0), trial.times
+    asked, times = replace(trial.asked, out=trial.run, seed=means.seed, pictures=0), trial.times
+    asked = replace(asked, blr=given(asked.blr) * times)
     try:
-        first, of_first = trial.first
-        if trial.run != first:
-            asked = like(replace(asked, minutes=None, blr=None), first)
-            asked = replace(asked, blr=given(asked.blr) * times / of_first)
-        elif asked.blr is not None:
-            asked = replace(asked, blr=asked.blr * times)
-        with begun(kind_at(trial.method, times, trial.aside), asked, means.console) as run:
+        with begun(kind_at(trial.method, 1.0, trial.aside), asked, means.console) as run:
             fit(run.training)
         found = {"times": times, **took(trial.run)}
         if labelled is None:
