@@ -86,7 +86,11 @@ def figures_in(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _apart(row: Mapping[str, Any], one: Mapping[str, Any]) -> Mapping[str, Any]:
-    return mapping(mapping(row.get("against")).get(one["name"]))
+    """How far a row is from the usual one. Two shares are no further apart than 1, whatever the bounds of few seeds."""
+    found = mapping(mapping(row.get("against")).get(one["name"]))
+    if not one.get("in_points"):
+        return found
+    return {key: min(1.0, max(-1.0, value)) if is_number(value) else value for key, value in found.items()}
 
 
 def _mean(row: Mapping[str, Any], one: Mapping[str, Any]) -> str:
