@@ -15,7 +15,7 @@ from openmae.recipes.training.job import begun
 from openmae.recipes.training.kind import JobKind
 from openmae.recipes.training.open import stored
 from openmae.recipes.training.settings import given
-from openmae.report.page.run import training_seconds
+from openmae.report.page.headline import training_seconds
 from openmae.train.loop import fit
 from openmae.train.run import read_config
 

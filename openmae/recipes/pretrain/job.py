@@ -86,6 +86,8 @@ def run(settings: Pretrain) -> None:
         f"\nThe encoder is in {settings.out}. Look at:   {settings.out}/report.html\n"
         f"  what it fills in:          openmae reconstruct {settings.out} IMAGE --out picture.png\n"
         f"  what its features know:    openmae knn {settings.out} LABELLED_FOLDER{before}\n"
+        f"  what to learn with it:     openmae finetune {settings.out} LABELLED_FOLDER --out RUN\n"
+        "                             (classes; the same with segment for masks, with detect for boxes and outlines)\n"
         f"  in Python:                 openmae.load('{settings.out}').encode(images)",
         soft_wrap=True,
     )

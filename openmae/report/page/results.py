@@ -4,16 +4,20 @@ results.json holds an entry for each set under the name that the page gives it; 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from openmae.report.page.html import details, escaped, numbers_table, pairs_table, paragraph, picture, section
+from openmae.report.page.left import read_left_json
+from openmae.report.page.mistakes import mistakes_part
 from openmae.report.plots.curves import is_number
 
 MOST_OPEN_ROWS = 20  # longer tables are folded
 MOST_ROWS = 1000
 MOST_PAIRS = 10
+_WIDE = 400  # points: pictures that are not drawn smaller on a phone, but moved to and fro
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".jpg": "image/jpeg"}
 
 _FIGURES = {  # what the figures are called, the one to judge by first
@@ -42,6 +46,14 @@ _FIGURES = {  # what the figures are called, the one to judge by first
 
 _OVERLAPS = {"iou": "IoU", "dice": "Dice", "accuracy": "accuracy"}  # shares of a class, and their titles
 _FOUND = {"ap": "AP", "ap50": "AP50", "recall": "found at all"}
+_COUNTED = {"segmentation": "pixels", "detection": "objects"}
+_HOW = {
+    "segmentation": "IoU of a class is what is rightly found over all that is labelled or found so, Dice twice that "
+    "over the sum of both; the first figures are means over the classes that occur or are found.",
+    "detection": "Average precision (AP) counts all that is found, and so does “found at all”. The matrix, sizes, and "
+    "images are of what is surely said, with a score of 0.5 or more: “nothing” as a column are objects that were "
+    "missed, as a row what was found where nothing of that kind is labelled.",
+}
 
 
 def shown_figures(figures: Mapping[str, Any], images: Any = None, errors: Any = None) -> dict[str, str]:
@@ -134,7 +146,8 @@ def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
         paragraph(_said_of_images(clean)),
         pairs_table(shown_figures(figures, clean.get("images"), errors).items()) if isinstance(figures, dict) else "",
         _figure(run, drawn, "scatter", "Predicted over true values"),
-        _figure(run, drawn, "confusion", "Confusion matrix: true classes in rows, predicted in columns"),
+        paragraph(_HOW.get(str(clean.get("task")), "")),
+        _confusion(run, drawn),
         _side_by_side(
             _figure(run, drawn, "precision_recall", "Precision over recall, by the overlap that is asked for"),
             _figure(run, drawn, "sizes", "Objects found and missed, by their size"),
@@ -143,10 +156,9 @@ def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
         _class_table(clean.get("classes")),
         _shares_table(clean.get("overlaps"), "pixels", _OVERLAPS),
         _shares_table(clean.get("objects"), "objects", _FOUND),
-        _figure(run, drawn, "outlines", "The images that were done best and worst: as they are, as labelled, as found"),
         _label_table(clean.get("labels")),
-        _confused_table(clean.get("confused")),
-        _figure(run, drawn, "confused", "Images of the classes that are most often taken for another"),
+        _confused_table(clean.get("confused"), _COUNTED.get(str(clean.get("task")), "times")),
+        _gallery(_figure(run, drawn, "outlines", "The images done best and worst: as they are, as labelled, as found")),
         _figure(run, drawn, "samples", "Images with what the model says and what their label is"),
         _figure(run, drawn, "reliability", "Reliability diagram: accuracy over confidence"),
     ]
@@ -218,7 +230,11 @@ def _label_table(labels: Any) -> str:
     return _folded("Each label", ("label", "images", "average precision", "AUROC", "F1"), rows)
 
 
-def _confused_table(pairs: Any) -> str:
+def _gallery(shown: str) -> str:
+    return f"<h3>Best and worst</h3>{shown}" if shown else ""
+
+
+def _confused_table(pairs: Any, count: str) -> str:
     if not isinstance(pairs, list):
         return ""
     rows = [
@@ -226,7 +242,7 @@ def _confused_table(pairs: Any) -> str:
         for one in pairs[:MOST_PAIRS]
         if isinstance(one, dict) and is_number(one.get("times")) and is_number(one.get("share"))
     ]
-    return _folded("Most often confused", ("", "times", "of the class"), rows)
+    return _folded("Most often confused", ("", count, "of the class"), rows)
 
 
 def _folded(title: str, head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
@@ -253,18 +269,43 @@ def _corruptions(run: Path, found: dict[str, Any]) -> list[str]:
     ]
 
 
+def _confusion(run: Path, drawn: dict[str, Any]) -> str:
+    """Who is taken for whom: where the images were kept, a table that leads to them; of many classes beside the
+    picture."""
+    file = _file(run, drawn, "mistakes", (".json",))
+    found = read_left_json(file) if file is not None else None
+    named = isinstance(found, dict) and found.get("names")
+    part = mistakes_part(found, file.parent.name) if file is not None else ""
+    shown = _figure(run, drawn, "confusion", "Confusion matrix: true classes in rows, predicted in columns")
+    return part if part and named else shown + part
+
+
 def _side_by_side(*figures: str) -> str:
     return f'<div class="curves">{"".join(figures)}</div>' if any(figures) else ""
 
 
 def _figure(run: Path, pictures: dict[str, Any], name: str, alt: str) -> str:
     """The picture of that name inside the page; "" where it is not there."""
-    if not isinstance(pictures.get(name), str):
+    file = _file(run, pictures, name, _KINDS)
+    try:
+        content = file.read_bytes() if file is not None else b""
+    except OSError:
         return ""
+    if file is None:
+        return ""
+    size = re.search(rb'<svg[^>]*? width="([0-9.]+)pt"', content[:2000])
+    is_wide = file.suffix == ".jpg" or (size is not None and float(size[1]) > _WIDE)
+    shown = picture(content, _KINDS[file.suffix], alt)
+    return f'<figure class="wide">{shown}</figure>' if is_wide else f"<figure>{shown}</figure>"
+
+
+def _file(run: Path, pictures: dict[str, Any], name: str, kinds: Container[str]) -> Path | None:
+    """The file of that name and of one of the kinds, where it is in the run."""
+    if not isinstance(pictures.get(name), str):
+        return None
     file = run / pictures[name]
     try:
-        if file.suffix not in _KINDS or not file.is_file() or not file.resolve().is_relative_to(run.resolve()):
-            return ""
-        return f"<figure>{picture(file.read_bytes(), _KINDS[file.suffix], alt)}</figure>"
+        fits = file.suffix in kinds and file.is_file() and file.resolve().is_relative_to(run.resolve())
     except OSError:  # such as a name that is too long for one
-        return ""
+        return None
+    return file if fits else None
