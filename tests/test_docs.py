@@ -36,7 +36,8 @@ MEASURED_SMALL = {  # what would measure a large model for minutes, or start oth
         "batch_size=8"
     ).split(),
     "compare": (
-        "--methods mae,random --epochs 1 --seeds 1 --precision fp32 --workers 0 --device cpu --set img_size=16 "
+        "--methods mae,random --epochs 1 --seeds 1 --rates 1 --finetune none --precision fp32 --workers 0 --device cpu "
+        "--set img_size=16 "
         "patch_size=8 embed_dim=24 depth=1 num_heads=2 decoder_embed_dim=16 decoder_depth=1 decoder_num_heads=2 "
         "batch_size=8"
     ).split(),

@@ -120,6 +120,16 @@ def check_corruptible(pixels: PixelFormat, img_size: tuple[int, int]) -> None:
     corrupt(np.zeros((LEAST_SIDE, LEAST_SIDE, 3), np.uint8), "glass_blur", 1, generator(0, "corruption"))
 
 
+def kinds_of(asked: str) -> tuple[str, ...]:
+    """Those that `corruptions` names: all, or some with commas between them. Raises UserError for others."""
+    words = [word.strip() for word in asked.split(",")]
+    if words == ["all"]:
+        return KINDS
+    if not set(words) <= set(KINDS):
+        raise UserError(f"`corruptions` is '{asked}'", f"give all, or some of {', '.join(KINDS)}")
+    return tuple(kind for kind in KINDS if kind in words)
+
+
 def kind_errors(errors: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
     """Of each kind the mean over its severities."""
     return {kind: sum(of.values()) / len(of) for kind, of in errors.items()}

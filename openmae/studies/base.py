@@ -1,5 +1,6 @@
 """What all trainings of a study have in common: DATA as it was looked at, and what pretrain would choose for it."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -10,13 +11,16 @@ from openmae.data.opening import Data
 from openmae.data.survey.sample import Survey, survey
 from openmae.errors import of_user
 from openmae.machine.device import memory_of
-from openmae.recipes.pretrain.build import Pretraining
+from openmae.recipes.plan.estimate import work_of
+from openmae.recipes.plan.speed import dry_run
+from openmae.recipes.pretrain.build import Pretraining, build
 from openmae.recipes.pretrain.choose import choose, one_channel, settle
 from openmae.recipes.pretrain.job import held_out
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.studies.judging import Asked, Means
 from openmae.studies.trainings import asked_of_data
 
+MEASURED_SECONDS = 10.0  # of the steps that tell the speed
 _QUIET = Console(quiet=True)
 
 
@@ -54,6 +58,24 @@ class Base:
     def usual(self, epochs: float | None) -> Pretrain:
         """What all rows begin from."""
         return self.chosen(replace(self.asked, epochs=epochs), self.images)
+
+    def measured(self) -> dict[str, Any]:
+        """How fast the usual training is here, in operations a second, by steps of random images as `plan` takes
+        them."""
+        planned = self.planned(self.asked, self.images)
+        schedule = planned.course.schedule
+        model, _ = build(planned)
+        speed = dry_run(
+            model,
+            self.means.device,
+            schedule.precision,
+            schedule.batch_size,
+            schedule.micro_batch,
+            work_of(model.architecture, planned.grad_checkpointing),
+            time.perf_counter() + MEASURED_SECONDS,
+            _QUIET,
+        )
+        return {"rate": speed.rate, "said": speed.said}
 
     def planned(self, asked: Pretrain, images: int) -> Pretraining:
         """What follows. Raises UserError for what cannot be built or trained."""

@@ -31,7 +31,23 @@ RANKME = Figure("rankme", "RankMe", in_points=False, decides=False)
 RANKME_WITHOUT = "rankme_without"
 """Beside RankMe in what a part finds: the same with each of some groups of images left out."""
 FINETUNED = "finetuned"
-"""The name of the figure that a model gets by being trained with labels, with another seed each time."""
+"""Begins the name of a figure that a model gets by being trained with labels, with another seed each time."""
+
+
+CORRUPTED = "corrupted"
+"""Of frozen features, by a linear classifier; `FINETUNED-corrupted` of a model that was fine-tuned."""
+_CALLED: dict[Task, str] = {"classification": "top-1", "multi-label": "mean AP", "regression": "R²"}
+
+
+def finetuned_figure(task: Task, labels: str) -> Figure:
+    """Of models that were fine-tuned on a part of the labels, as --labels has it."""
+    return Figure(f"{FINETUNED}-{labels}", f"fine-tuned {_CALLED[task]}, {labels}", task != "regression")
+
+
+def corrupted_figure(*, is_finetuned: bool) -> Figure:
+    """The mean error on corrupted images; less is better."""
+    by = "fine-tuned" if is_finetuned else "linear"
+    return Figure(f"{FINETUNED}-{CORRUPTED}" if is_finetuned else CORRUPTED, f"{by} corruption error", decides=False)
 
 
 def figures_of(task: Task | None, labels: str | None) -> list[Figure]:
@@ -39,8 +55,7 @@ def figures_of(task: Task | None, labels: str | None) -> list[Figure]:
     None for no fine-tuning."""
     if task is None:
         return [AGREEMENT, RANKME]
-    called = {"classification": "top-1", "multi-label": "mean AP", "regression": "R²"}[task]
-    shares = task != "regression"
+    called, shares = _CALLED[task], task != "regression"
     found = [Figure("knn", f"kNN {called}", shares), Figure("linear", f"linear {called}", shares)]
     if labels is not None:
         found.append(Figure(FINETUNED, f"fine-tuned {called} ({labels.replace('-', ' ')})", shares))

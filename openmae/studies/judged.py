@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from openmae.studies.figures import FINETUNED, RANKME, RANKME_WITHOUT, Figure
+from openmae.studies.figures import CORRUPTED, FINETUNED, RANKME, RANKME_WITHOUT, Figure
 from openmae.studies.intervals import Interval, between, between_parts
 from openmae.studies.outcomes import Outcome, read_outcomes
 from openmae.studies.study import Study
@@ -31,12 +31,13 @@ class Judged:
 
     def file(self, model: str, seed: int, figure: str = "") -> Path:
         """Where what was said of each image is kept; the part that judged is called as it."""
-        name = model if model in self.untrained and figure != FINETUNED else f"{model}-seed-{seed}"
-        return self.study.path / FOLDER / f"{'finetuned-' * (figure == FINETUNED)}{name}.npz"
+        name = model if model in self.untrained and not figure.startswith(FINETUNED) else f"{model}-seed-{seed}"
+        has_own = figure.startswith((FINETUNED, CORRUPTED))
+        return self.study.path / FOLDER / f"{f'{figure}-' * has_own}{name}.npz"
 
     def by_seed(self, model: str, figure: Figure) -> list[float]:
         """The figures, one a seed, or one for all; without those of images that do not tell."""
-        seeds = self.seeds if model not in self.untrained or figure.name == FINETUNED else self.seeds[:1]
+        seeds = self.seeds if model not in self.untrained or figure.name.startswith(FINETUNED) else self.seeds[:1]
         if figure.name == RANKME.name:
             return [self._figures(model, seed)[RANKME.name] for seed in seeds]
         found = [self._outcome(model, seed, figure).figure() for seed in seeds]

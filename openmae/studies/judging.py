@@ -159,7 +159,7 @@ def unlabelled(data: Data, seed: int) -> Source:
 def judge_by_labels(model: Path, labelled: Labelled, means: Means, file: Path) -> dict[str, Any]:
     """kNN and a linear classifier on its frozen features, as `openmae knn` and `openmae probe` judge them; gives the
     figures, and keeps what was said of each image in `file`."""
-    loaded = _loaded(model, labelled.train, means)
+    loaded = loaded_for(model, labelled.train, means)
     (train, train_rows), (val, val_rows) = (
         _features(loaded, source, means, said)
         for source, said in ((labelled.train, "train features"), (labelled.val, "val features"))
@@ -175,9 +175,14 @@ def judge_by_labels(model: Path, labelled: Labelled, means: Means, file: Path) -
     return {**{kind: one.figure() for kind, one in outcomes.items()}, RANKME.name: rankme(train)}
 
 
-def judge_finetuned(run: Path, labelled: Labelled, means: Means, file: Path) -> dict[str, Any]:
+def frozen_features(model: Path, source: Source, means: Means, said: str) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    """(n, D) of a model, of the images that can be read, and which these are."""
+    return _features(loaded_for(model, source, means), source, means, said)
+
+
+def judge_finetuned(run: Path, labelled: Labelled, means: Means, file: Path, figure: str = FINETUNED) -> dict[str, Any]:
     """What a fine-tuned model says of the val images that its seed holds out."""
-    loaded = _loaded(run, labelled.val, means)
+    loaded = loaded_for(run, labelled.val, means)
     model = loaded.classifier
     images = centred_images(loaded.encoder, loaded.statistics, labelled.val)
     with counting("val images", len(labelled.val), means.console) as say:
@@ -186,13 +191,13 @@ def judge_finetuned(run: Path, labelled: Labelled, means: Means, file: Path) -> 
         )
     asked = answers(labelled.val, labelled.task, tuple(loaded.info["class_names"])).at(rows)
     outcome = outcome_of(scores, asked, labelled.units[rows])
-    save_outcomes(file, {FINETUNED: outcome})
-    return {FINETUNED: outcome.figure()}
+    save_outcomes(file, {figure: outcome})
+    return {figure: outcome.figure()}
 
 
 def judge_without_labels(model: Path, source: Source, means: Means, file: Path) -> dict[str, Any]:
     """Neighbour agreement, of which each image has a share, and RankMe, with each of some groups of images left out."""
-    loaded = _loaded(model, source, means)
+    loaded = loaded_for(model, source, means)
     vectors, _ = _features(loaded, source, means, "features")
     function = pooled(loaded.encoder, loaded.statistics, means.pool, precision=means.precision)
     with counting("two crops of each image", len(source), means.console) as say:
@@ -208,7 +213,7 @@ def judge_without_labels(model: Path, source: Source, means: Means, file: Path) 
     return {AGREEMENT.name: outcome.figure(), RANKME.name: rankme(vectors), RANKME_WITHOUT: without}
 
 
-def _loaded(model: Path, source: Source, means: Means) -> Loaded:
+def loaded_for(model: Path, source: Source, means: Means) -> Loaded:
     """The model for these images, on the device."""
     loaded = load_model(model, **means.heads.get(model, {}))
     loaded = suited(loaded, source, means.reading, means.workers, Console(quiet=True))

@@ -2,7 +2,7 @@
 now, what is shown, and where it is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.table import Table as Shown
@@ -17,6 +17,8 @@ from openmae.studies.intervals import Interval, level_of
 from openmae.studies.judged import Judged
 from openmae.studies.study import Part, Study
 
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Heads and rows of words."""
 PICTURE = "study.svg"
 COLLAPSED = "collapsed"
 """Of what a part found: why there is nothing to judge, and no use in trying once more."""
@@ -26,7 +28,8 @@ COLLAPSED = "collapsed"
 class Rows:
     """folders: of each row, by its name, the folder of its runs. usual: the row that all are compared with. figures:
     that judge. seeds: all of them; seed: draws images anew. parts_of: of each row and seed, those that have to be done.
-    untrained: folders of rows that no seed trained, so that one model stands for all."""
+    untrained: folders of rows that no seed trained, so that one model stands for all. beside: of each row, seed and
+    figure, the parts that this figure needs besides."""
 
     folders: Mapping[str, str]
     usual: str
@@ -35,6 +38,7 @@ class Rows:
     seed: int
     parts_of: Mapping[tuple[str, int], Sequence[str]]
     untrained: Sequence[str] = ()
+    beside: Mapping[tuple[str, int, str], Sequence[str]] = field(default_factory=dict)
 
     @property
     def level(self) -> float:
@@ -43,45 +47,51 @@ class Rows:
 
     def apart(self, study: Study) -> dict[str, dict[str, Interval]]:
         """Of each row, by each figure, how far it is from the usual one; nothing where that is not known yet."""
-        done = {name: self._done(study, name) for name in self.folders}
         judged = Judged(study, [], self.untrained)
-        found: dict[str, dict[str, Interval]] = {}
-        for name, folder in self.folders.items():
-            both = [seed for seed in done[name] if seed in done[self.usual]]
-            if name == self.usual or not both:
-                found[name] = {}
-                continue
-            mine = replace(judged, seeds=both)
-            usual = self.folders[self.usual]
-            found[name] = {one.name: mine.apart(folder, usual, one, self.level, self.seed) for one in self.figures}
+        found: dict[str, dict[str, Interval]] = {name: {} for name in self.folders}
+        usual = self.folders[self.usual]
+        for one in self.figures:
+            done = {name: self._done(study, name, one) for name in self.folders}
+            for name, folder in self.folders.items():
+                both = [seed for seed in done[name] if seed in done[self.usual]]
+                if name != self.usual and both:
+                    mine = replace(judged, seeds=both)
+                    found[name][one.name] = mine.apart(folder, usual, one, self.level, self.seed)
         return found
 
     def rows(self, study: Study, apart: Mapping[str, Mapping[str, Interval]]) -> list[dict[str, Any]]:
         """As results.json has them: of each its figures, one a seed, its distances, and what failed."""
         judged = Judged(study, [], self.untrained)
+
+        def by_seed(name: str, folder: str, one: Figure) -> list[float]:
+            done = self._done(study, name, one)
+            return replace(judged, seeds=done).by_seed(folder, one) if done else []
+
         return [
             {
                 "name": name,
-                "of": {
-                    one.name: replace(judged, seeds=done).by_seed(folder, one) if done else [] for one in self.figures
-                },
+                "of": {one.name: by_seed(name, folder, one) for one in self.figures},
                 "against": {figure: one.to_dict() for figure, one in apart[name].items()},
                 "failed": self._failed(study, name),
             }
             for name, folder in self.folders.items()
-            for done in [self._done(study, name)]
         ]
 
-    def _done(self, study: Study, name: str) -> list[int]:
-        """The seeds that this row is judged of."""
-        found = {seed: [study.figures(part) for part in self.parts_of[name, seed]] for seed in self.seeds}
+    def _done(self, study: Study, name: str, figure: Figure) -> list[int]:
+        """The seeds that this row is judged of by this figure."""
+
+        def needs(seed: int) -> list[str]:
+            return [*self.parts_of[name, seed], *self.beside.get((name, seed, figure.name), ())]
+
+        found = {seed: [study.figures(part) for part in needs(seed)] for seed in self.seeds}
         return [seed for seed, parts in found.items() if all(one is not None and COLLAPSED not in one for one in parts)]
 
     def _failed(self, study: Study, name: str) -> list[dict[str, Any]]:
         """The first part of each seed that failed or collapsed, and why."""
         found: list[dict[str, Any]] = []
         for seed in self.seeds:
-            for part in self.parts_of[name, seed]:
+            besides = [part for one in self.figures for part in self.beside.get((name, seed, one.name), ())]
+            for part in [*self.parts_of[name, seed], *besides]:
                 collapsed = (study.figures(part) or {}).get(COLLAPSED)
                 if (why := study.why_failed(part) or collapsed) is not None:
                     found.append({"part": part, "why": why} | ({COLLAPSED: True} if collapsed else {}))
@@ -141,18 +151,19 @@ def state(study: Study, parts: Sequence[Part]) -> dict[str, Any]:
     }
 
 
-def show(study: Study, results: dict[str, Any]) -> None:
-    """Writes the picture and the page, and shows the table, with what is to be known of it."""
+def show(study: Study, results: dict[str, Any], tables: Sequence[Table] = ()) -> None:
+    """Writes the picture and the page, and shows the tables, an ablation's by default, with what is to be known of
+    them."""
     console = study.console
     if svg := ablation_picture(results):
         write_file(study.path / PICTURE, svg.encode())
     write_report(study.path)
-    heads, rows = ablation_table(results)
-    table = Shown(*heads)
-    for row in rows:
-        table.add_row(*row)
-    console.print()
-    console.print(table)
+    for heads, rows in tables or [ablation_table(results)]:
+        table = Shown(*heads)
+        for row in rows:
+            table.add_row(*row)
+        console.print()
+        console.print(table)
     console.print(f"\n{results['sentence']}", style="bold", soft_wrap=True)
     for row in results["rows"]:
         for one in row["failed"]:

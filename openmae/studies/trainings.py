@@ -8,27 +8,34 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from openmae.recipes.asked import AskedGroups, AskedReading
-from openmae.recipes.baseline.job import train as baseline
 from openmae.recipes.finetune.settings import Finetune
-from openmae.recipes.pretrain.job import pretrain
+from openmae.recipes.pretrain.job import PRETRAIN
 from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.job import begun
+from openmae.recipes.training.kind import JobKind
 from openmae.recipes.training.open import stored
+from openmae.recipes.training.settings import given
 from openmae.report.page.headline import training_seconds
+from openmae.train.loop import fit
 from openmae.train.run import read_config
 
+Kind = JobKind[Pretrain, Any, Any, Any]
 P = TypeVar("P", Pretrain, Finetune)
 
 
-def train(asked: Pretrain, console: Console, method: str = "mae") -> dict[str, Any]:
-    """Pre-trains, or goes on with a run that was interrupted; gives the steps and the seconds that they took. method:
+def train(asked: Pretrain, console: Console, kind: Kind = PRETRAIN) -> dict[str, Any]:
+    """Pre-trains, or goes on with a run that was interrupted; gives the steps and the seconds that they took. kind:
     pretrain's own, or one of baselines."""
-    assert asked.out is not None
-    if method == "mae":
-        pretrain(asked, console)
-    else:
-        baseline(asked, method, console)
-    config = read_config(asked.out)
-    return {"steps": config["steps"], "batch_size": config["batch_size"], "seconds": training_seconds(asked.out)}
+    with begun(kind, asked, console) as run:
+        fit(run.training)
+    return took(given(asked.out))
+
+
+def took(run: Path) -> dict[str, Any]:
+    """The steps of a run that is complete, images of a step, the base rate, and the seconds of all steps."""
+    config = read_config(run)
+    told = {name: config[name] for name in ("steps", "batch_size", "blr")}
+    return {**told, "seconds": training_seconds(run)}
 
 
 def like(asked: P, earlier: Path, but: Collection[str] = ()) -> P:

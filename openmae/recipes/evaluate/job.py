@@ -33,7 +33,7 @@ from openmae.data.sources.selection import WHOLE
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Task
 from openmae.errors import UserError
-from openmae.evaluate.corruptions import KINDS, SEVERITIES, check_corruptible
+from openmae.evaluate.corruptions import SEVERITIES, check_corruptible, kinds_of
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.judge import Judged, judge
 from openmae.evaluate.predict import predict
@@ -67,7 +67,7 @@ def run(settings: Evaluate) -> None:
 def evaluate(settings: Evaluate) -> dict[str, Any]:
     """Does so, and gives them as results.json has them."""
     console = make_console()
-    kinds, severities = _kinds(settings), _severities(settings)
+    kinds, severities = () if settings.corruptions is None else kinds_of(settings.corruptions), _severities(settings)
     _check_numbers(settings)
     check_save(settings.save, settings.data)
     loaded = load_model(settings.model, **settings.heads)
@@ -245,17 +245,6 @@ def _treated(outputs: str, verb: str, count: str) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(map(in_a_line, names[:_FEW])) + (", ..." if len(names) > _FEW else "")
-
-
-def _kinds(settings: Evaluate) -> tuple[str, ...]:
-    if settings.corruptions is None:
-        return ()
-    asked = [word.strip() for word in settings.corruptions.split(",")]
-    if asked == ["all"]:
-        return KINDS
-    if not set(asked) <= set(KINDS):
-        raise UserError(f"--corruptions is '{settings.corruptions}'", f"give all, or some of {', '.join(KINDS)}")
-    return tuple(kind for kind in KINDS if kind in asked)
 
 
 def _severities(settings: Evaluate) -> tuple[int, ...]:

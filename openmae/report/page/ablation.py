@@ -1,9 +1,9 @@
-"""The page of an ablation, or of a comparison: a table, a picture with the paper's curve behind it, and the runs.
+"""The page of an ablation: a table, a picture with the paper's curve behind it, and the runs.
 
 results.json of one holds {"axis", "usual", "figures": [{"name", "said", "in_points"}], "rows": [{"name", "at", "of":
 {figure: [one a seed]}, "against": {figure: {"difference", "low", "high"}}, "paper": {figure: percent}, "as_paper":
-{figure: words}, "computing", "cells": [words], "failed": [{"part", "why", "collapsed"}]}], "columns": [the heads of
-cells], "curve": [{"at", figure: percent}], "sentence", "progress", "notes", "rule", "runs"}; anything may be missing.
+{figure: words}, "computing", "failed": [{"part", "why", "collapsed"}]}], "curve": [{"at", figure: percent}],
+"sentence", "progress", "notes", "rule", "runs"}; anything may be missing.
 """
 
 from collections.abc import Mapping
@@ -65,16 +65,12 @@ def ablation_table(results: Mapping[str, Any]) -> tuple[tuple[str, ...], list[li
     for one in figures:
         heads += [str(one.get("said", one["name"])), f"to {usual}"]
         heads += [PAPER, "its way?"] if one in theirs else []
-    beside = [str(head) for head in results.get("columns") or []]
     has_computing = len({round(row["computing"], 2) for row in rows if row.get("computing")}) > 1
     heads += ["computing"] if has_computing else []
-    found = [_row(row, figures, theirs, usual, has_computing) for row in rows]
-    for row, cells in zip(rows, found, strict=True):
-        cells += [str(cell) for cell in (list(row.get("cells") or []) + [""] * len(beside))[: len(beside)]]
-    return (*heads, *beside), found
+    return tuple(heads), [_row(row, figures, theirs, usual, has_computing) for row in rows]
 
 
-def _without(row: Mapping[str, Any]) -> str:
+def without_figure(row: Mapping[str, Any]) -> str:
     """What stands for a figure that there is not."""
     failed = [one for one in row.get("failed") or [] if isinstance(one, dict)]
     if not failed:
@@ -92,7 +88,7 @@ def _row(
     cells = [str(row["name"])]
     for one in figures:
         values = mapping(row.get("of")).get(one["name"]) or []
-        mean = shown_value(one, sum(values) / len(values)) if values else _without(row)
+        mean = shown_value(one, sum(values) / len(values)) if values else without_figure(row)
         is_usual = row["name"] == usual
         cells += [mean, "" if is_usual else bounds_of(one, mapping(mapping(row.get("against")).get(one["name"])))]
         if one in theirs:

@@ -9,6 +9,7 @@ from openmae.errors import UserError
 from openmae.files.whole import write_file
 from openmae.report.page.ablation import ablation_page, is_ablation
 from openmae.report.page.compared import COMPARED, compared_section
+from openmae.report.page.comparison import comparison_page, is_comparison
 from openmae.report.page.evaluations import evaluations_section
 from openmae.report.page.folds import CROSS_VALIDATION, folds_section
 from openmae.report.page.headline import headline
@@ -43,7 +44,10 @@ def write_report(run: Path) -> Path:
         body = _run_page(run)
     elif is_study(run):
         found = read_left_json(run / RESULTS)
-        body = ablation_page(found) if is_ablation(found) else study_page(found)
+        if is_comparison(found):
+            body = comparison_page(found)
+        else:
+            body = ablation_page(found) if is_ablation(found) else study_page(found)
     elif (run / SWEEP).exists():
         body = sweep_page(read_left_json(run / SWEEP))
     else:

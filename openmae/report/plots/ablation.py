@@ -17,6 +17,7 @@ from openmae.report.plots.style import BLUE, INK, STYLE
 _PAPER, _GREY = "#b4b8be", "#6f747b"
 _BESIDE = 0.08  # of the span, left free
 _AROUND = 0.5  # of the span of all seeds, above and below
+_MOST_ACROSS = 3  # panels beside each other
 _MOST_APART = 12  # letters of a name that stand beside each other,
 _MOST_IN_ALL = 36  # and of all of them
 
@@ -30,10 +31,14 @@ def ablation_picture(results: Mapping[str, Any]) -> str:
     is_axis = all(is_number(row.get("at")) for row in rows)
     places = [float(row["at"]) if is_axis else float(number) for number, row in enumerate(rows)]
     with matplotlib.rc_context(STYLE):
-        figure = Figure((4.9 * len(figures), 4.2), layout="constrained")
-        panels = figure.subplots(1, len(figures), squeeze=False)[0]
+        across = min(len(figures), _MOST_ACROSS)
+        down = -(-len(figures) // across)
+        figure = Figure((4.9 * across, 3.9 * down + 0.3), layout="constrained")
+        panels = figure.subplots(down, across, squeeze=False).reshape(-1)
+        for free in panels[len(figures) :]:
+            free.set_axis_off()
         has_paper = False
-        for axis, one in zip(panels, figures, strict=True):
+        for axis, one in zip(panels, figures, strict=False):
             if is_axis and results.get("is_log"):
                 axis.set_xscale("log", base=2)
             has_paper |= _paper(axis, one["name"], rows, places, results.get("curve") or [])

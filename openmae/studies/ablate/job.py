@@ -29,7 +29,6 @@ from openmae.studies.ablate.trainings import (
     Trained,
     epochs_of,
     finetuned,
-    measured,
     of_part,
     part_of_images,
     trained,
@@ -106,7 +105,7 @@ def run(settings: Ablate) -> None:
     begun = [_PRETRAINED] if any(row.blocks for row in rows) else rows
     trained(base, begun, settings.epochs)  # whatever cannot be is refused before anything is written
     study = Study(settings.out, "ablate", _asked(settings, named, opened), console, endures=True)
-    speed = Part(_SPEED, _SPEED, "how fast a training is here", partial(measured, base))
+    speed = Part(_SPEED, _SPEED, "how fast a training is here", base.measured)
     study.do([speed], [speed])
     rate = _rate(study)
     epochs = epochs_of(settings, base, rate)

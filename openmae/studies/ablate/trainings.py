@@ -7,13 +7,9 @@ warm-up and epochs. Only what a row's model needs follows it: the micro-batch, a
 import csv
 import io
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
 
 from openmae.errors import UserError
 from openmae.files.whole import write_file
@@ -21,8 +17,6 @@ from openmae.model import SIZES
 from openmae.randomness import generator
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.plan.estimate import work_of
-from openmae.recipes.plan.speed import dry_run
-from openmae.recipes.pretrain.build import build
 from openmae.recipes.pretrain.choose import most_minutes
 from openmae.recipes.pretrain.job import held_out
 from openmae.recipes.pretrain.settings import Pretrain
@@ -32,31 +26,11 @@ from openmae.studies.ablate.settings import Ablate
 from openmae.studies.base import Base
 from openmae.studies.trainings import asked_of_data
 
-MEASURED_SECONDS = 10.0  # of the steps that tell the speed
-_QUIET = Console(quiet=True)
 _OF_A_MODEL = {"micro_batch", "grad_checkpointing", "compile"}
 _FOLLOWS = {  # of a setting that varies: what is chosen for it anew
     **{name: {"blr"} for name in ("model", "embed_dim", "batch_size")},
     **{name: {"in_chans", "mean", "std", "pixel_type"} for name in ("in_chans", "bands", "pixel_type")},
 }
-
-
-def measured(base: Base) -> dict[str, Any]:
-    """How fast the usual training is here, in operations a second, by steps of random images as `plan` takes them."""
-    planned = base.planned(base.asked, base.images)
-    schedule, device = planned.course.schedule, base.means.device
-    model, _ = build(planned)
-    speed = dry_run(
-        model,
-        device,
-        schedule.precision,
-        schedule.batch_size,
-        schedule.micro_batch,
-        work_of(model.architecture, planned.grad_checkpointing),
-        time.perf_counter() + MEASURED_SECONDS,
-        _QUIET,
-    )
-    return {"rate": speed.rate, "said": speed.said}
 
 
 def epochs_of(settings: Ablate, base: Base, rate: float) -> float:

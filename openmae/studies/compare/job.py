@@ -3,151 +3,239 @@
     openmae compare your/images --out studies/ways --labels labelled/
     openmae compare your/images --out studies/ways --methods mae,simclr,random --budget 5m --also vit_base.pth
 
-A training for each method and seed, of the same model on the same images for the same time, judged on the same images:
-means with bounds, and what each method costs, in one table and one picture (docs/compare.md).
+A training for each method and seed, of the same model on the same images for the same time, each method with the best
+of three rates, judged on the same images: means with bounds, and what each method costs, in one table and one picture
+(docs/compare.md).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from openmae.console.terminal import make_console
 from openmae.console.words import duration, several
 from openmae.distributed.ranks import refuse_ranks
+from openmae.errors import UserError
+from openmae.evaluate.corruptions import check_corruptible, kinds_of
 from openmae.files.address import whole_address
 from openmae.model import Architecture
 from openmae.recipes.in_parts.about import digest
-from openmae.recipes.pretrain.settings import Pretrain
-from openmae.studies.base import Base, base_of
+from openmae.recipes.training.settings import given
+from openmae.report.page.comparison import cost_table, figures_table, rates_table
+from openmae.studies.base import base_of
 from openmae.studies.compare.conclude import Asked, conclude
-from openmae.studies.compare.named import MAE, RANDOM, allowed, asked_for
+from openmae.studies.compare.corrupted import Corruptions
+from openmae.studies.compare.finetuned import shares_of, tuning_of
+from openmae.studies.compare.named import RANDOM, allowed, asked_for
+from openmae.studies.compare.parts import Parts, parts_of
+from openmae.studies.compare.planned import Beside, Plan
+from openmae.studies.compare.rates import LEAST_STEPS, held_out
 from openmae.studies.compare.settings import Compare
-from openmae.studies.compare.trainings import check_method, in_common, trained
-from openmae.studies.figures import Figure, figures_of
+from openmae.studies.compare.trainings import check_method, forward, in_common
+from openmae.studies.figures import corrupted_figure
 from openmae.studies.given import in_common as given_in_common
 from openmae.studies.jobs import work
-from openmae.studies.judged import Judged
-from openmae.studies.judging import Means, judge_by_labels, judge_without_labels, means_of
-from openmae.studies.opened import Opened, open_all, what_decides
-from openmae.studies.rows import COLLAPSED, Rows, end, few_seeds, show
+from openmae.studies.judging import means_of
+from openmae.studies.opened import open_all, what_decides
+from openmae.studies.rows import Rows, end, few_seeds, show
 from openmae.studies.study import Part, Study
-from openmae.weights import load_model
+from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
 
-
-@dataclass(frozen=True)
-class Beside:
-    """A released model: the file or name that was given, what its files here are called, and its licence."""
-
-    model: Path
-    folder: str
-    licence: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that is to be done. methods: in the order of the table; asked: what all are trained with."""
-
-    settings: Compare
-    opened: Opened
-    means: Means
-    base: Base
-    methods: Sequence[str]
-    beside: Sequence[Beside]
-    asked: Pretrain
-    architecture: Architecture
-
-    @property
-    def seeds(self) -> range:
-        """All of them."""
-        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
-
-    @property
-    def trainings(self) -> list[str]:
-        """The methods that train."""
-        return [name for name in self.methods if name != RANDOM]
-
-    @property
-    def usual(self) -> str:
-        """The row that all are compared with."""
-        return MAE if MAE in self.methods else self.methods[0]
-
-    @property
-    def figures(self) -> list[Figure]:
-        """That judge."""
-        return figures_of(None if self.opened.labelled is None else self.opened.labelled.task, None)
-
-    @property
-    def how_long(self) -> str:
-        """Of each training."""
-        if self.settings.minutes is None:
-            return f"{self.settings.epochs:g} times through all of them"
-        return f"for {duration(self.settings.minutes * 60)}, whatever a method makes of them"
+_HEADS = ",num_heads="  # behind a model of --also
+_SPEED = "speed"
+_SHAPE = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads")
 
 
 def run(settings: Compare) -> None:
     """Trains, judges, and shows what is found. Raises UserError, Interrupted, NotWritten."""
     refuse_ranks("a study")
     console = make_console(outlives_terminal=True)
-    methods, common = asked_for(settings.methods), given_in_common(settings.set)
-    beside = [_beside(model, console) for model in dict.fromkeys(settings.also)]
-    means = means_of(settings, console, {})
-    opened = open_all(settings, means)
-    others_judge = settings.labels is not None and whole_address(settings.labels) != whole_address(settings.data)
-    names, left_out = allowed(methods, opened, others_judge=others_judge)
-    base = base_of(settings, common, opened.data, means)
-    asked = in_common(settings, base)
-    for name in names:  # whatever cannot be is refused before anything is written
-        check_method(asked, name)
-    architecture = base.planned(asked, base.images).architecture
-    plan = Plan(settings, opened, means, base, names, beside, asked, architecture)
-    study = Study(settings.out, "compare", what_decides(settings, opened, {}), console, endures=True)
-    parts, parts_of = _parts(plan, study)
-    question = _question(plan, parts, parts_of, left_out)
-    console.print(_said(plan, parts, left_out), soft_wrap=True)
-    work(study, "compare", settings, parts, partial(conclude, study, question))
+    plan, left_out = _planned(settings, console)
+    rates = list(plan.tries or plan.settings.times)
+    own = {"rates": rates} if rates != [1.0] else {}
+    study = Study(settings.out, "compare", what_decides(settings, plan.opened, own), console, endures=True)
+    plan = _timed(plan, study)
+    parts = parts_of(plan, study)
+    question = _question(plan, parts, left_out)
+    console.print(_said(plan, parts.all, left_out), soft_wrap=True)
+    work(study, "compare", settings, parts.all, partial(conclude, study, question))
     results = conclude(study, question)
-    show(study, results)
-    untrained = [RANDOM, *(str(one.model) for one in beside)]
+    tables = [make(results) for make in (figures_table, cost_table, rates_table)]
+    show(study, results, [(heads, rows) for heads, rows in tables if rows])
+    untrained = [RANDOM, *(str(one.model) for one in plan.beside)]
     end(study, results, is_part=settings.part is not None, untrained=untrained)
 
 
-def _beside(model: str, console: Console) -> Beside:
+def _planned(settings: Compare, console: Console) -> tuple[Plan, list[str]]:
+    """(what is to be done, but for what the speed of this machine decides; what is said of what is left out). Whatever
+    cannot be is refused here, before anything is written. Raises UserError."""
+    methods, common = asked_for(settings.methods), given_in_common(settings.set)
+    kinds = () if settings.corruptions is None else kinds_of(settings.corruptions)
+    also = {Path(model): heads for model, heads in map(_with_heads, settings.also)}
+    means = means_of(settings, console, also)
+    loaded = {model: _loaded(model, heads, console) for model, heads in also.items()}
+    opened = open_all(settings, means)
+    others_judge = settings.labels is not None and whole_address(settings.labels) != whole_address(settings.data)
+    names, no_supervised = allowed(methods, opened, others_judge=others_judge)
+    shares, no_shares = shares_of(settings, opened.labelled)
+    base = base_of(settings, common, opened.data, means)
+    asked = in_common(base, settings.minutes, settings.epochs)
+    for name in names:
+        check_method(asked, name)
+    planned = base.planned(asked, base.images)
+    tunings = [
+        tuning_of(settings, one, count, given(opened.labelled), planned, means.device, None)
+        for one, count in shares.items()
+    ]
+    corruptions = None
+    if kinds:
+        if opened.labelled is None or opened.labelled.task != "classification":
+            raise UserError("--corruptions is for classes, and no labels here are", "leave it out")
+        down, across = planned.architecture.img_size
+        check_corruptible(planned.statistics.pixels, (down, across))
+        corruptions = Corruptions(kinds, corrupted_figure(is_finetuned=bool(tunings)).name)
+    beside = [_beside(model, one, planned.architecture) for model, one in loaded.items()]
+    plan = Plan(settings, opened, means, base, names, beside, asked, planned.architecture, None, tunings, corruptions)
+    return plan, [one for one in (no_supervised, no_shares) if one]
+
+
+def _with_heads(word: str) -> tuple[str, dict[str, int | None]]:
+    """A model of --also, and its attention heads where these are given with it. Raises UserError."""
+    model, _, heads = word.partition(_HEADS)
+    if _HEADS in word and not (heads.isdecimal() and int(heads) > 0):
+        raise UserError(f"--also is '{word}'", f"give MODEL{_HEADS}N, such as vit.pth{_HEADS}12")
+    return model, ({"num_heads": int(heads)} if heads else {})
+
+
+def _loaded(model: Path, heads: dict[str, int | None], console: Console) -> Loaded:
     """Raises UserError for what is no model."""
-    loaded = load_model(Path(model))
+    try:
+        loaded = load_model(model, **heads)
+    except UserError as error:
+        what = error.what.replace("`num_heads`", "number of heads")
+        raise UserError(what, f"leave {_HEADS[1:]}N out" if heads and what != error.what else error.advice) from error
     say_origin(loaded, console)
-    name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in Path(model).name)
+    return loaded
+
+
+def _beside(model: Path, loaded: Loaded, ours: Architecture) -> Beside:
+    """ours: of the models that are trained here, to count in what this one takes."""
+    one = loaded.encoder
+    shape = replace(ours, **{name: getattr(one, name) for name in _SHAPE})
+    name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in model.name)
     its = digest(loaded.encoder, loaded.encoder.arguments())[:8]
-    return Beside(Path(model), f"{name}-{its}", loaded.licence)
+    return Beside(model, f"{name}-{its}", loaded.licence, forward(shape))
 
 
-def _said(plan: Plan, parts: Sequence[Part], left_out: str) -> str:
+def _timed(plan: Plan, study: Study) -> Plan:
+    """With how fast this machine is, and what that decides: how long fine-tunings may be within a budget."""
+    settings = plan.settings
+    if settings.minutes is not None and not plan.tunings and not plan.tries:
+        return plan
+    speed = Part(_SPEED, _SPEED, "how fast a training is here", plan.base.measured)
+    study.do([speed], [speed])
+    rate = (study.figures(_SPEED) or {}).get("rate")
+    planned = plan.base.planned(plan.asked, plan.base.images)
+    tunings = [
+        tuning_of(settings, one.labels, one.images, given(plan.opened.labelled), planned, plan.means.device, rate)
+        for one in plan.tunings
+    ]
+    return replace(plan, rate=rate, tunings=tunings)
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def _said(plan: Plan, parts: Sequence[Part], left_out: Sequence[str]) -> str:
     """What is about to be done, and how long it may take."""
     labelled, trainings = plan.opened.labelled, len(plan.trainings) * plan.settings.seeds
     if labelled is None:
         by = f"neighbour agreement and RankMe on {several(len(plan.opened.unlabelled), 'image')}"
     else:
-        by = f"{' and '.join(one.said for one in plan.figures)} on {several(len(labelled.val), 'labelled image')}"
-    shared = f", shared by {plan.settings.jobs} processes" if plan.settings.jobs > 1 else ""
-    lasting = "How long they take is told when each method was trained once"
-    if plan.settings.minutes is not None:
-        lasting = f"All trainings take about {duration(plan.settings.minutes * 60 * trainings)}"
+        *most, last = [one.said for one in plan.figures]
+        by = f"{'; '.join(most)} and {last} on {several(len(labelled.val), 'labelled image')}"
     beside = f", and {several(len(plan.beside), 'model')} beside" if plan.beside else ""
-    return (
+    lines = [
         f"\nWays to pre-train: {', '.join(plan.methods)}{beside}; {several(plan.settings.seeds, 'seed')}, "
         f"{several(trainings, 'training')}, each {plan.how_long}, on {several(plan.base.images, 'image')}, judged by "
-        f"{by}.{f' {left_out[0].upper()}{left_out[1:]}.' if left_out else ''}\n{lasting}{shared}; starting and judging "
-        f"come to that, with {several(len(parts), 'part')} in all."
+        f"{by}.",
+        *_sentences(left_out),
+        _rates(plan),
+        *_tunings(plan),
+        *_corruptions(plan),
+        _lasting(plan, len(parts)),
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _sentences(clauses: Sequence[str]) -> list[str]:
+    return [f"{one[0].upper()}{one[1:]}." for one in clauses]
+
+
+def _rates(plan: Plan) -> str:
+    """How the rate of each method is chosen."""
+    if not plan.tries:
+        times = plan.settings.times[0]
+        rate = "the rate" if times == 1 else f"{times:.3g} times the rate"
+        return f"Each method has {rate} that pretrain would choose; it is not tuned for any of them."
+    tried = ", ".join(f"{one:.3g}" for one in plan.tries)
+    part = 10 * len(plan.tries)
+    return (
+        f"The rate of each method is chosen among {tried} times the one that pretrain would choose, by trials of "
+        f"1/{part} of a training each ({LEAST_STEPS} steps at least), which come to its trainings; all seeds have "
+        f"the best one. Trials are judged by {_chooser(plan)}."
     )
 
 
-def _question(
-    plan: Plan, parts: Sequence[Part], parts_of: Mapping[tuple[str, int], Sequence[str]], left_out: str
-) -> Asked:
+def _chooser(plan: Plan) -> str:
+    """What the rates are chosen by."""
+    if plan.chooser is None:
+        return (
+            "each method's own loss on images that a trial has not seen, for want of labels: of methods that can "
+            "collapse, a low loss may be the worse one"
+        )
+    _, away = given(held_out(plan.chooser, plan.settings.seed))
+    return f"nearest neighbours of {several(len(away), 'training image')} whose labels are held out, none of val"
+
+
+def _tunings(plan: Plan) -> list[str]:
+    """What is fine-tuned."""
+    if not plan.tunings:
+        return []
+    each = ", ".join(
+        f"{one.labels} ({several(one.images, 'label')}, {given(one.asked.epochs):.3g} epochs)" for one in plan.tunings
+    )
+    cut = ""
+    if any(one.is_cut for one in plan.tunings):
+        cut = "; fewer epochs than finetune would take, so that none takes over a third of the budget"
+    return [f"All are fine-tuned on {each}, on the same draw of labels of a seed{cut}."]
+
+
+def _corruptions(plan: Plan) -> list[str]:
+    """What is corrupted."""
+    if plan.corruptions is None:
+        return []
+    return [f"Each model is judged on {several(len(plan.corruptions.sets), 'set')} of corrupted val images, too."]
+
+
+def _lasting(plan: Plan, parts: int) -> str:
+    """How long it may take."""
+    known = {name: seconds for name, seconds in plan.in_all.items() if seconds is not None}
+    shared = f", shared by {plan.settings.jobs} processes" if plan.settings.jobs > 1 else ""
+    told = f"with {several(parts, 'part')} in all"
+    if not known:
+        return f"How long they take is told when each was done once{shared}; {told}."
+    each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in known.items())
+    whole = f", {duration(sum(known.values()))} together" if len(known) > 1 else ""
+    by = "This takes about: " if plan.rate is None else "By the speed of this machine it takes about: "
+    return f"{by}{each}{whole}{shared}; starting and judging come to that, {told}."
+
+
+def _question(plan: Plan, parts: Parts, left_out: Sequence[str]) -> Asked:
     labelled, notes = plan.opened.labelled, []
     if labelled is None:
         notes.append(
@@ -161,8 +249,13 @@ def _question(
         )
         if plan.settings.labels is None and not plan.opened.data.has_splits:
             notes.append("DATA has no splits: the encoders have seen the judging images too, without their labels.")
-    notes += [f"{left_out[0].upper()}{left_out[1:]}."] if left_out else []
-    notes.append("Each method has the rate that pretrain would choose; it was not tuned for any of them.")
+    notes += [*_sentences(left_out), _rates(plan), *_tunings(plan)]
+    if plan.corruptions is not None:
+        kinds = several(len(plan.corruptions.kinds), "kind")
+        notes.append(
+            f"The corruption error is a mean over {kinds} of corruption at 5 severities (ImageNet-C's): less is "
+            "better, so a difference below 0 is in favour of the method."
+        )
     if plan.beside:
         notes.append(
             "Models that stand beside were trained elsewhere, on other images and for far longer: what they reach is "
@@ -175,56 +268,10 @@ def _question(
         plan.figures,
         list(plan.seeds),
         plan.settings.seed,
-        parts_of,
+        parts.of,
         [one.folder for one in plan.beside],
+        parts.beside,
     )
     licences = {str(one.model): one.licence for one in plan.beside}
     notes += few_seeds(plan.settings.seeds)
-    return Asked(plan.methods, licences, table, plan.architecture, plan.how_long, parts, notes)
-
-
-# ---------------------------------------------------------------- the parts
-
-
-def _parts(plan: Plan, study: Study) -> tuple[list[Part], dict[tuple[str, int], list[str]]]:
-    """All of them, seed after seed; and which a row needs of each seed."""
-    parts: list[Part] = []
-    parts_of: dict[tuple[str, int], list[str]] = {}
-    for one in plan.beside:
-        judging = _judged(plan, study, one.folder, one.model, f"{one.model}", plan.settings.seed, None)
-        parts.append(judging)
-        parts_of |= {(str(one.model), seed): [judging.name] for seed in plan.seeds}
-    for seed in plan.seeds:
-        for name in plan.methods:
-            training = _trained(plan, study, name, seed)
-            model, said = study.path / training.name, f"{name}, seed {seed}"
-            judging = _judged(plan, study, name, model, said, seed, training)
-            parts += [training, judging]
-            parts_of[name, seed] = [training.name, judging.name]
-    return parts, parts_of
-
-
-def _trained(plan: Plan, study: Study, method: str, seed: int) -> Part:
-    name, first = f"{method}/seed-{seed}", f"{method}/seed-{plan.settings.seed}"
-    do = partial(trained, plan.asked, method, study.path / name, seed, study.path / first, plan.base)
-    minutes, is_trained = plan.settings.minutes, method != RANDOM
-    expected = minutes * 60 if minutes is not None and is_trained else None
-    waits = minutes is not None and is_trained and name != first
-    said = f"{method}, seed {seed}" if is_trained else f"weights that nothing has trained, seed {seed}"
-    return Part(name, f"training {method}", said, do, expected, (first,) if waits else ())
-
-
-def _judged(plan: Plan, study: Study, folder: str, model: Path, said: str, seed: int, training: Part | None) -> Part:
-    """training: what has to be done before; None of a model that stands beside."""
-    file = Judged(study, [seed], [one.folder for one in plan.beside]).file(folder, seed)
-    labelled, name = plan.opened.labelled, "" if training is None else training.name
-
-    def do() -> dict[str, Any]:
-        collapsed = (study.figures(name) or {}).get(COLLAPSED)
-        if collapsed is not None:
-            return {COLLAPSED: collapsed}
-        if labelled is None:
-            return judge_without_labels(model, plan.opened.unlabelled, plan.means, file)
-        return judge_by_labels(model, labelled, plan.means, file)
-
-    return Part(f"judged/{file.stem}", "judging", f"judging {said}", do, after=(name,) if name else ())
+    return Asked(plan, licences, table, parts.all, notes, _chooser(plan))

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from openmae.studies.shares import check_shared, share_of
 
 GROUPS = {"budget": "training", "seeds": "judging", "jobs": "machine"}  # of --help, by their first setting
 _BOUNDS: Bounds = {**dict.fromkeys(("epochs", "seeds", "jobs"), ABOVE_0), "seed": SEED}
+NONE = "none"
 _UNITS = {"s": 1 / 60, "m": 1.0, "": 1.0, "h": 60.0}  # minutes
 _USUAL_MINUTES = 20.0
 _LEAST_MINUTES = 0.08  # of a budget: a training that begins takes some steps for 2 s, to see how fast they are
@@ -51,8 +53,18 @@ class Compare(AskedGroups, AskedReading):
     epochs: float | None = None
     """Times that each method sees every image, instead, however long that takes."""
 
+    rates: Annotated[str, arg(metavar="TIMES,...")] = "1/3,1,3"
+    """Rates tried for each method, in multiples of the one that pretrain would choose, by short trainings; all seeds
+    are trained with the best. One alone, such as 1, is taken untried."""
+
     seeds: int = 3
     """How often everything is trained, each time with another seed; more may be added later by the same command."""
+    finetune: Annotated[str | None, arg(metavar="PART,...|none")] = None
+    """Shares of the labels that all models are fine-tuned on too, as --labels of finetune has them; none to leave it
+    out. Default: 1%,10%,100%, where there are as many labels."""
+    corruptions: Annotated[str | None, arg(metavar="KINDS")] = None
+    """Judge on corrupted images too, as evaluate does at all severities: all, or some of ImageNet-C's kinds with commas
+    between them; the model that was fine-tuned on most labels, or the linear classifier."""
     pool: Pool = "mean"
     """Feature of an image: the mean of its patch tokens, or its class token."""
     task: AskedTask = None
@@ -74,7 +86,7 @@ class Compare(AskedGroups, AskedReading):
         if self.budget is not None and self.epochs is not None:
             raise UserError("--budget and --epochs both say how long", "give one of them")
         check_shared(self.part, self.jobs)
-        _ = self.minutes
+        _ = self.minutes, self.times
 
     @property
     def minutes(self) -> float | None:
@@ -91,6 +103,20 @@ class Compare(AskedGroups, AskedReading):
                 "give more, such as 20m",
             )
         return minutes
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Of --rates, each once. Raises UserError."""
+        found: list[float] = []
+        for word in self.rates.split(","):
+            try:
+                times = float(Fraction(word.strip()))
+            except (ValueError, ZeroDivisionError):
+                times = 0.0
+            if not 0 < times < 1e6:
+                raise UserError(f"--rates is '{self.rates}'", "give numbers above 0 with commas, such as 1/3,1,3")
+            found += [] if times in found else [times]
+        return tuple(found)
 
     @property
     def share(self) -> tuple[int, int] | None:

@@ -1,0 +1,84 @@
+"""What corruption costs each model: its mean error over kinds and severities of ImageNet-C's corruptions, of the same
+images corrupted in the same way."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openmae.console.progress import counting
+from openmae.data.loading.in_order import CentredImages
+from openmae.data.loading.memory import in_memory
+from openmae.data.tasks import answers
+from openmae.evaluate.corruptions import SEVERITIES, Corrupted
+from openmae.evaluate.features import centred_images, extract, pooled
+from openmae.evaluate.predict import predict
+from openmae.evaluate.probe import linear_probe
+from openmae.studies.judging import Labelled, Means, frozen_features, loaded_for
+from openmae.studies.outcomes import Outcome, save_outcomes
+from openmae.weights import Loaded
+
+Scores = Callable[[CentredImages, Callable[[int], None]], tuple[Tensor, NDArray[np.int64]]]
+
+
+@dataclass(frozen=True)
+class Corruptions:
+    """kinds: of ImageNet-C's, at all severities. figure: its name."""
+
+    kinds: Sequence[str]
+    figure: str
+
+    @property
+    def sets(self) -> list[tuple[str, int]]:
+        """Kind and severity of each corrupted copy of the val images."""
+        return [(kind, severity) for kind in self.kinds for severity in SEVERITIES]
+
+
+def judge_corrupted(
+    model: Path, labelled: Labelled, means: Means, file: Path, asked: Corruptions, *, is_finetuned: bool
+) -> dict[str, Any]:
+    """The mean error of a fine-tuned model, or of a linear classifier of frozen features; each image's share of it is
+    kept in `file`. Raises UserError."""
+    loaded = loaded_for(model, labelled.val, means)
+    scores_of = _finetuned(loaded, means) if is_finetuned else _linear(model, loaded, labelled, means)
+    images = centred_images(loaded.encoder, loaded.statistics, labelled.val)
+    source, pixels = in_memory(images.source, images.pixels, images.img_size, means.workers)
+    names = tuple(loaded.info["class_names"]) if is_finetuned else labelled.right.names
+    right = answers(labelled.val, labelled.task, names).values
+    wrong, seen, count = np.zeros(len(right)), np.zeros(len(right)), len(images)
+    with counting("corrupting", len(asked.sets) * count, means.console) as say:
+        for number, (kind, severity) in enumerate(asked.sets):
+
+            def hear(done: int, before: int = number * count, what: str = f"{kind} {severity}") -> None:
+                say(before + done, what)
+
+            made = Corrupted(source, pixels, images.img_size, images.patch_size, kind, severity, means.seed)
+            scores, rows = scores_of(replace(images, source=made, pixels=replace(pixels, bands=None)), hear)
+            wrong[rows] += scores.numpy().argmax(1) != right[rows]
+            seen[rows] += 1
+    rows = np.flatnonzero(seen == len(asked.sets))
+    shares = (wrong[rows] / len(asked.sets)).astype(np.float32)
+    outcome = Outcome("share", shares[:, None], np.zeros((len(rows), 0), np.float32), labelled.units[rows])
+    save_outcomes(file, {asked.figure: outcome})
+    return {asked.figure: outcome.figure()}
+
+
+def _finetuned(loaded: Loaded, means: Means) -> Scores:
+    model = loaded.classifier.to(means.device)
+    return lambda images, say: predict(model, loaded.statistics, images, means.device, means.workers, progress=say)
+
+
+def _linear(model: Path, loaded: Loaded, labelled: Labelled, means: Means) -> Scores:
+    train, rows = frozen_features(model, labelled.train, means, "train features")
+    probe = linear_probe(train, labelled.right.at(rows), means.seed, means.device)
+    function = pooled(loaded.encoder, loaded.statistics, means.pool, precision=means.precision)
+
+    def scores(images: CentredImages, say: Callable[[int], None]) -> tuple[Tensor, NDArray[np.int64]]:
+        features, indices = extract(images, function, means.device, means.workers, progress=say)
+        return probe(features), indices.numpy()
+
+    return scores
