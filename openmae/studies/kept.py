@@ -17,13 +17,12 @@ import tomli_w
 
 from openmae.errors import UserError
 from openmae.files.parsing import read_json, read_toml
+from openmae.files.study import ASKED, PARTS, STUDY, check_place
 from openmae.files.whole import locked, take_lock, write_file
-from openmae.report.page.study import ASKED, PARTS, STUDY
 from openmae.train.run import differences
 
 Found = dict[str, Any]
 """What a part found: {"kind", "seconds", "figures"}, and "failed", a sentence, with "at", a time, where it failed."""
-_OURS = {"lock", ASKED, STUDY, PARTS}
 
 
 def plain(asked: dict[str, Any]) -> dict[str, Any]:
@@ -149,18 +148,6 @@ class Kept:
         write_file(self.path / ASKED, tomli_w.dumps({"study": kind, "asked": asked}).encode())
         file.unlink()
         return kind, asked
-
-
-def check_place(path: Path) -> None:
-    """Raises UserError where something else lies there."""
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file", "choose another `out`")
-    if (path / "config.toml").exists():
-        raise UserError(f"{path} is a run, and a study is a folder of runs", "choose another `out`")
-    if path.is_dir() and not any((path / name).exists() for name in (ASKED, STUDY)):
-        found = [place.name for place in path.iterdir() if place.name not in _OURS and not place.name.startswith(".")]
-        if found:
-            raise UserError(f"{path} is not empty and is not a study", "choose another `out`")
 
 
 def _is_alive(pid: int) -> bool:

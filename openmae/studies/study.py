@@ -17,7 +17,7 @@ from rich.console import Console
 from openmae.commandline.flags import with_flags
 from openmae.console.words import duration, on_one_line, several
 from openmae.errors import Interrupted, NotWritten, RankLost, UserError
-from openmae.report.page.study import PARTS
+from openmae.files.study import PARTS
 from openmae.studies.kept import Found, Kept, PartLock
 
 _PAUSE = 0.5  # seconds, before a process that waits looks again

@@ -13,6 +13,7 @@ from openmae.console.words import duration
 from openmae.data.formats.header import check_size
 from openmae.errors import BrokenImage, UserError
 from openmae.files.parsing import read_json
+from openmae.files.study import RESULTS, is_study
 from openmae.files.whole import write_file
 from openmae.report.page.ablation import ablation_page, is_ablation
 from openmae.report.page.compared import COMPARED, compared_section
@@ -31,7 +32,7 @@ from openmae.report.page.html import (
     small,
 )
 from openmae.report.page.results import error_of, results_sections, shown_figure, shown_figures, stands_out
-from openmae.report.page.study import RESULTS, is_study, study_page
+from openmae.report.page.study import study_page
 from openmae.report.page.sweep import SWEEP, sweep_page
 from openmae.report.plots.curves import curves, is_number, series
 from openmae.train.run import read_config, read_metrics

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from openmae.files.study import RESULTS
 from openmae.files.whole import write_file
-from openmae.report.page.study import RESULTS
 from openmae.studies.ablate.named import Named, Row
 from openmae.studies.intervals import Interval
 from openmae.studies.rows import Rows, state

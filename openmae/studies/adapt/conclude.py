@@ -8,9 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Shown
 
+from openmae.files.study import RESULTS
 from openmae.files.whole import write_file
 from openmae.report.page.run import write_report
-from openmae.report.page.study import RESULTS, study_table
+from openmae.report.page.study import study_table
 from openmae.report.plots.study import study_picture
 from openmae.studies.adapt.verdict import Findings, Verdict, points
 from openmae.studies.figures import Figure

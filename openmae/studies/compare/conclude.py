@@ -7,9 +7,9 @@ from typing import Any
 
 from openmae.baselines.methods import forward_passes
 from openmae.console.words import duration, several
+from openmae.files.study import RESULTS
 from openmae.files.whole import write_file
 from openmae.model import Architecture
-from openmae.report.page.study import RESULTS
 from openmae.studies.compare.named import PUBLISHED
 from openmae.studies.compare.trainings import operations
 from openmae.studies.rows import Rows, state
