@@ -27,7 +27,7 @@ from openmae.studies.given import in_common
 from openmae.studies.judging import means_of
 from openmae.train.run import read_config
 from tests.commands import Run, refused, words
-from tests.processes import run_openmae, start_openmae
+from tests.processes import run_openmae, start_openmae, started_openmae, wait_for
 from tests.runs import Runs, copy, done
 
 SET = (
@@ -238,6 +238,29 @@ def test_jobs_share_it(study: Path, colours: Path, tmp_path: Path) -> None:
     assert "8 of 8 parts done" in found.stdout
     assert (tmp_path / "s/jobs/2.log").exists()
     assert same(tmp_path / "s") == same(study)  # one thread each, as all tests
+
+
+@pytest.mark.slow
+def test_jobs_end_with_the_process_that_started_them(colours: Path, tmp_path: Path) -> None:
+    """It is killed; they save, so that the next start goes on."""
+    mine, asked = tmp_path / "s", ablate(colours, tmp_path / "s", RATIOS, "--jobs 2 --epochs 2000 --seeds 1")
+    with started_openmae(asked, tmp_path / "log") as starter:
+        wait_for(lambda: len(list(mine.glob("*/seed-0/metrics.jsonl"))) == 2, starter)
+        locks = [json.loads(lock.read_text()) for lock in mine.glob("parts/*/*.lock")]
+        starter.kill()
+    assert len({lock["pid"] for lock in locks} - {starter.pid}) == 2
+    for lock in locks:
+        wait_for(lambda pid=lock["pid"]: not is_alive(pid))
+    assert all("which is saved" in (mine / f"jobs/{number}.log").read_text() for number in (1, 2))
+    assert all(any(run.glob("checkpoints/step-*")) for run in mine.glob("*/seed-0"))
+
+
+def is_alive(pid: int) -> bool:
+    """Not so where it is dead and nobody has asked how it ended."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 # ---------------------------------------------------------------- the studies that have a name

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,14 +15,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from openmae.errors import Interrupted, UserError
+from openmae.studies.jobs import STARTED
 from openmae.studies.study import Part, Share, Study
-from tests.processes import run_openmae, start_openmae, started_openmae
+from tests.processes import run_openmae, start_openmae, started_openmae, wait_for
 
 QUIET = Console(quiet=True)
 PROCESS = """
 import os, sys, time
 from pathlib import Path
 from rich.console import Console
+from openmae.studies.jobs import STARTED
 from openmae.studies.study import Part, Share, Study
 
 folder, number, of = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -121,6 +124,25 @@ def test_one_process_waits_for_another_and_one_that_shares_does_not(tmp_path: Pa
         process.kill()
     assert study.do(parts, parts)
     assert study.figures("a") == {"found": "a"}
+
+
+def test_a_process_of_jobs_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    """Which is killed, and can tell it nothing: a pipe between them is closed by the system."""
+    code = (
+        "import time; from openmae.studies.jobs import end_with_starter\n"
+        "end_with_starter(); print('begun', flush=True); time.sleep(60)"
+    )
+    reading, writing = os.pipe()
+    with (tmp_path / "log").open("w") as log:
+        starter = start_openmae([], writing, log, code="import time; time.sleep(60)")
+        environment = {**os.environ, STARTED: "1"}
+        process = start_openmae([], log, stdin=reading, environment=environment, code=code)
+    for end in (reading, writing):
+        os.close(end)
+    wait_for(lambda: "begun" in (tmp_path / "log").read_text(), process)
+    assert starter.poll() is None
+    starter.kill()
+    assert process.wait(20) == -signal.SIGTERM, (tmp_path / "log").read_text()
 
 
 @given(st.integers(0, 30), st.integers(1, 8), st.data())

@@ -37,7 +37,7 @@ from openmae.studies.ablate.trainings import (
 from openmae.studies.base import Base, base_of
 from openmae.studies.figures import FINETUNED, Figure, figures_of
 from openmae.studies.given import in_common
-from openmae.studies.jobs import work
+from openmae.studies.jobs import end_with_starter, work
 from openmae.studies.judged import Judged
 from openmae.studies.judging import (
     Means,
@@ -94,6 +94,7 @@ class Plan:
 
 def run(settings: Ablate) -> None:
     """Trains, judges, and shows what is found. Raises UserError, Interrupted, NotWritten."""
+    end_with_starter()
     refuse_ranks("a study")
     console = make_console(outlives_terminal=True)
     common, named = in_common(settings.set), study_of(settings)

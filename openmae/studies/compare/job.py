@@ -29,7 +29,7 @@ from openmae.studies.compare.settings import Compare
 from openmae.studies.compare.trainings import check_method, in_common, trained
 from openmae.studies.figures import Figure, figures_of
 from openmae.studies.given import in_common as given_in_common
-from openmae.studies.jobs import work
+from openmae.studies.jobs import end_with_starter, work
 from openmae.studies.judged import Judged
 from openmae.studies.judging import Means, judge_by_labels, judge_without_labels, means_of
 from openmae.studies.opened import Opened, open_all, what_decides
@@ -91,6 +91,7 @@ class Plan:
 
 def run(settings: Compare) -> None:
     """Trains, judges, and shows what is found. Raises UserError, Interrupted, NotWritten."""
+    end_with_starter()
     refuse_ranks("a study")
     console = make_console(outlives_terminal=True)
     methods, common = asked_for(settings.methods), given_in_common(settings.set)
