@@ -133,10 +133,24 @@ def test_the_same_again_does_nothing_and_another_question_is_refused(
     refused(run(*ablate(colours, mine, more)), "holds a study with rows = ['0.5', '0.75'], not", "choose another --out")
     refused(run(*ablate(colours, mine, RATIOS, "--epochs 3")), "epochs = 2.0, not 3.0")
     refused(run(*ablate(data, mine, RATIOS)), "holds a study with data =")
-    asked = (mine / "study.toml").read_text()
-    (mine / "study.toml").write_text(asked.replace('openmae = "', 'openmae = "9'))
-    refused(run(*ablate(colours, mine, RATIOS)), "holds a study with openmae = 9")
     assert results(mine) == results(study)
+
+
+def test_other_code_and_changed_images_are_refused(study: Path, colours: Path, tmp_path: Path, run: Run) -> None:
+    """Runs of two states of the code are in one table only where that is asked for, and then it says so."""
+    mine = copy(study, tmp_path / "study")
+    asked = (mine / "study.toml").read_text()
+    (mine / "study.toml").write_text(asked.replace('source = "', 'source = "dead'))
+    refused(run(*ablate(colours, mine, RATIOS)), "was begun with other code", "source dead", "give --other-code")
+    assert results(mine) == results(study)
+    for part in (mine / "parts/judged").glob("*.json"):
+        part.write_text(part.read_text().replace('"code": "', '"code": "dead'))
+    code, output, errors = run(*ablate(colours, mine, RATIOS, "--other-code"))
+    assert code == 0, errors
+    assert "done by 2 different states of openmae's code" in output
+    assert results(mine)["rows"] == results(study)["rows"]
+    (mine / "study.toml").write_text(asked.replace('images = "', 'images = "dead'))
+    refused(run(*ablate(colours, mine, RATIOS)), "the images have changed since the study", "or other labels")
 
 
 @pytest.mark.parametrize(

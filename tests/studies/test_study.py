@@ -5,11 +5,13 @@ import os
 import random
 import signal
 import time
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -17,6 +19,7 @@ from rich.console import Console
 from openmae.errors import Interrupted, UserError
 from openmae.studies.jobs import STARTED
 from openmae.studies.study import Part, Share, Study
+from openmae.train.environment import source
 from tests.processes import run_openmae, start_openmae, started_openmae, wait_for
 
 QUIET = Console(quiet=True)
@@ -203,6 +206,40 @@ def test_a_study_of_one_file_goes_on(tmp_path: Path) -> None:
     assert new.figures("gone-on/seed-0") == {"steps": 4}
     assert not (study / "study.json").exists()
     assert 'study = "adapt"' in (study / "study.toml").read_text()
+
+
+def test_what_is_known_of_the_code_has_to_be_the_same(tmp_path: Path) -> None:
+    """The source where it is known, whatever the commit; of older studies the version, or nothing."""
+    Study(tmp_path / "s", "ablate", {"a": 1}, QUIET)
+    file = tmp_path / "s/study.toml"
+    begun = file.read_text()
+    now = tomllib.loads(begun)["code"]
+    assert now["source"] == source()
+    for code, is_taken in (
+        (now, True),
+        ({**now, "commit": "0" * 40}, True),  # of the docs, maybe
+        ({**now, "source": "0" * 16}, False),
+        ({"openmae": now["openmae"]}, True),
+        ({"openmae": "0.0.1"}, False),
+        ({}, True),
+    ):
+        file.write_text(tomli_w.dumps({"study": "ablate", "asked": {"a": 1}, "code": code}))
+        if not is_taken:
+            with pytest.raises(UserError, match="was begun with other code"):
+                Study(tmp_path / "s", "ablate", {"a": 1}, QUIET)
+        Study(tmp_path / "s", "ablate", {"a": 1}, QUIET, other_code=not is_taken)
+    file.write_text(tomli_w.dumps({"study": "ablate", "asked": {"a": 1, "openmae": "0.0.1"}}))  # where it stood once
+    with pytest.raises(UserError, match=r"was begun with other code \(openmae 0\.0\.1; this is openmae "):
+        Study(tmp_path / "s", "ablate", {"a": 1}, QUIET)
+
+
+def test_images_and_labels_are_told_from_what_was_asked(tmp_path: Path) -> None:
+    Study(tmp_path / "s", "ablate", {"images": "1", "answers": "2"}, QUIET)
+    for changed in ({"images": "3"}, {"answers": "3"}, {"images": "3", "answers": "3"}):
+        with pytest.raises(UserError, match="the images have changed since the study"):
+            Study(tmp_path / "s", "ablate", {"images": "1", "answers": "2", **changed}, QUIET)
+    Study(tmp_path / "older", "ablate", {"images": "1"}, QUIET)
+    Study(tmp_path / "older", "ablate", {"images": "1", "answers": "2"}, QUIET)
 
 
 def test_what_is_damaged_is_said(tmp_path: Path) -> None:

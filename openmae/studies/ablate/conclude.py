@@ -56,7 +56,7 @@ def conclude(study: Study, asked: Asked) -> dict[str, Any]:
         "curve": [{"at": at, **one} for at, one in sorted(asked.named.curve.items())],
         "seeds": len(asked.table.seeds),
         "sentence": asked.table.sentence(rows),
-        "notes": [*asked.notes, *asked.named.notes],
+        "notes": [*asked.notes, *asked.named.notes, *study.notes()],
         "rule": f"{seeds} {asked.table.rule}{papers * any(row.paper for row in asked.rows)}",
         **now,
     }

@@ -106,7 +106,9 @@ def run(settings: Ablate) -> None:
     rows = _rows(named, base)
     begun = [_PRETRAINED] if any(row.blocks for row in rows) else rows
     trained(base, begun, settings.epochs)  # whatever cannot be is refused before anything is written
-    study = Study(settings.out, "ablate", _asked(settings, named, opened), console, endures=True)
+    study = Study(
+        settings.out, "ablate", _asked(settings, named, opened), console, endures=True, other_code=settings.other_code
+    )
     speed = Part(_SPEED, _SPEED, "how fast a training is here", partial(measured, base))
     study.do([speed], [speed])
     rate = _rate(study)

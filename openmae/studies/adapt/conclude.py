@@ -88,7 +88,7 @@ def conclude(study: Study, asked: Asked) -> tuple[Verdict | None, dict[str, Any]
         ],
         "worth": asked.worth,
         "seeds": list(asked.seeds),
-        "notes": list(asked.notes),
+        "notes": [*asked.notes, *study.notes()],
         "rule": _rule(len(asked.figures), asked.worth, level),
         "runs": [
             {"name": name, "steps": part["figures"].get("steps"), "seconds": part["figures"].get("seconds")}

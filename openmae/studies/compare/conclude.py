@@ -53,7 +53,7 @@ def conclude(study: Study, asked: Asked) -> dict[str, Any]:
         "rows": rows,
         "seeds": len(asked.table.seeds),
         "sentence": asked.table.sentence(rows),
-        "notes": list(asked.notes),
+        "notes": [*asked.notes, *study.notes()],
         "rule": (
             f"Every method trains the same model, from the same weights, on the same images, {asked.how_long}, with "
             f"{several(len(asked.table.seeds), 'seed')}. {asked.table.rule} Passes are forward passes of the encoder "

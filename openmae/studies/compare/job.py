@@ -106,7 +106,14 @@ def run(settings: Compare) -> None:
         check_method(asked, name)
     architecture = base.planned(asked, base.images).architecture
     plan = Plan(settings, opened, means, base, names, beside, asked, architecture)
-    study = Study(settings.out, "compare", what_decides(settings, opened, {}), console, endures=True)
+    study = Study(
+        settings.out,
+        "compare",
+        what_decides(settings, opened, {}),
+        console,
+        endures=True,
+        other_code=settings.other_code,
+    )
     parts, parts_of = _parts(plan, study)
     question = _question(plan, parts, parts_of, left_out)
     console.print(_said(plan, parts, left_out), soft_wrap=True)
