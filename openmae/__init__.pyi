@@ -89,6 +89,7 @@ def pretrain(
     hflip: bool = True,
     vflip: Literal["on", "off"] | None = None,
     rotate90: Literal["on", "off"] | None = None,
+    colour_jitter: float | None = None,
     max_nodata: float = 0.5,
     max_broken: float = 0.01,
     epochs: float | None = None,

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 import openmae
 from openmae.data.opening import open_data
 from openmae.errors import UserError
 from openmae.python.keywords import settings_of
+from openmae.recipes.pretrain.build import stream_of
 from openmae.studies.ablate import job
 from openmae.studies.ablate.grid import check_names, folder_name, study_of
 from openmae.studies.ablate.named import STUDIES
@@ -310,6 +312,25 @@ def test_every_row_of_a_study_can_be_trained(names: tuple[str, ...], colours: Pa
             assert found["encoder"].work > 2 * found["decoder"].work  # Table 1c: 3.3 for ViT-L
 
 
+def test_colours_are_jittered_and_nothing_else(colours: Path) -> None:
+    """Views with a colour jitter (Table 1e) show the same crops with the same patches hidden, in other colours."""
+    asked = settings_of(
+        "ablate", Ablate, {"data": str(colours), "out": "s", "study": "augmentation", "set": SET, "workers": 0}
+    )
+    base = base_of(asked, in_common(asked.set), open_data(str(colours)), means_of(asked, Console(quiet=True), {}))
+    rows = {row.name: row for row in study_of(asked).rows}
+    plain, jittered, again = (
+        next(stream_of(base.planned(one.asked, base.images), base.data.train, 0).batches(0, 1, 0))
+        for name in ("random size", "random size, colours", "random size, colours")
+        for one in trained(base, [rows[name]], 2.0)
+    )
+    assert torch.equal(plain.visible, jittered.visible)
+    assert torch.equal(jittered.images, again.images)
+    assert not torch.equal(plain.images, jittered.images)
+    levels = [batch.images.double().mean((1, 2, 3)) for batch in (plain, jittered)]
+    assert 0.002 < float((levels[0] - levels[1]).abs().mean()) / 255 < 0.4
+
+
 def test_the_papers_figures_are_the_papers() -> None:
     """Some of Table 1, of 2111.06377: linear probe and fine-tuning."""
     of = {
@@ -321,6 +342,7 @@ def test_the_papers_figures_are_the_papers() -> None:
     assert of["mask-token"]["encoder"] == (59.6, 84.2)
     assert of["target"]["normalised"] == (73.9, 85.4)
     assert of["augmentation"]["none"] == (65.7, 84.0)
+    assert of["augmentation"]["random size, colours"] == (71.9, 84.3)
     assert of["sampling"]["block 75%"] == (63.9, 82.8)
     assert of["partial"]["0.5"] == (None, 79.1)
     assert all(
