@@ -64,16 +64,17 @@ def check_whole(out: Path, epochs: int) -> None:
     assert found[-1] >= epochs
 
 
-def test_a_local_job_trains_in_two_processes_to_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_local_job_trains_to_the_end(tmp_path: Path, processes: int) -> None:
     words = words_of(tmp_path, epochs=3)
-    (job,) = launched(Launch("local", gpus=0, processes=2, hours=0.1), words)
+    (job,) = launched(Launch("local", gpus=0, processes=processes, hours=0.1), words)
     job.wait()
     out = tmp_path / "run"
-    logs = [(out / "slurm" / f"{job.job_id}_{task}_log.out").read_text() for task in (0, 1)]
+    logs = [(out / "slurm" / f"{job.job_id}_{task}_log.out").read_text() for task in range(processes)]
     check_whole(out, 3)
-    assert "global_rank=1(2)" in logs[1]
-    assert "The encoder is in" in logs[0]
-    assert "The encoder is in" not in logs[1]
+    for rank, log in enumerate(logs):
+        assert f"global_rank={rank}({processes})" in log
+        assert ("The encoder is in" in log) is (rank == 0)
 
 
 @pytest.mark.slow
