@@ -3,6 +3,7 @@
 # make dist         build wheel and sdist, install the wheel in a clean environment, and begin the quickstart there
 # make test-oldest  the tests with the lowest versions that pyproject.toml declares
 # make test-newest  the tests with the newest versions and the newest Python that are to be had
+# make site         docs/ and a reference of every command as static pages, in .venv/site/site
 # make audit        ask the internet whether a package that the tests run with is known to be vulnerable
 # Needs git, make and python3 (3.11 or newer) alone; everything goes into .venv.
 PYTHON ?= python3
@@ -10,7 +11,7 @@ NEWEST ?= 3.14 3.13 3.12 3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-slow test-oldest test-newest dist lint format lock audit clean
+.PHONY: quickstart test test-slow test-oldest test-newest dist site lint format lock audit clean
 
 quickstart: .venv/ready
 	$(BIN)/openmae quickstart
@@ -52,6 +53,15 @@ dist: .venv/ready
 	cd .venv/dist && bin/openmae --version && bin/openmae --help | tail -n 1 && bin/openmae quickstart --epochs 2 \
 	  && test -f "$$(bin/python -c 'import openmae, pathlib; print(pathlib.Path(openmae.__file__).parent)')/docs/data.md"
 	@ls -l dist
+
+# What makes it is in an environment of its own: nothing else needs it.
+site: .venv/ready
+	test -x .venv/zensical/bin/zensical || $(PYTHON) -m venv .venv/zensical
+	.venv/zensical/bin/python -m pip install --quiet --disable-pip-version-check zensical==0.0.73
+	rm -rf .venv/site
+	$(BIN)/python website/build.py .venv/site
+	cd .venv/site && ../zensical/bin/zensical build --strict
+	@echo .venv/site/site/index.html
 
 .venv/tools/bin/uv:
 	$(PYTHON) -m venv .venv/tools

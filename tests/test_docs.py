@@ -1,5 +1,6 @@
 """What README says is run: its commands as they stand (on a model made small by more flags), and its Python."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +11,9 @@ import torch
 import tyro
 
 import openmae
-from openmae.cli import COMMANDS, main, read_settings
+from openmae.cli import COMMANDS, main, module_of, read_settings
+from openmae.commandline.words import refuse_unknown_flags
+from openmae.errors import UserError
 from openmae.recipes.pretrain.settings import Pretrain
 from tests.commands import TINY, Run, finetune, pretrain
 from tests.data import annotated
@@ -19,7 +22,8 @@ from tests.scenes import write_objects, write_scenes
 
 pytestmark = pytest.mark.usefixtures("brief_doctor")
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 MEASURED_SMALL = {  # what would measure a large model for minutes, or start other processes
@@ -50,7 +54,7 @@ def test_the_readmes_commands_and_python_run(
     picture(1).save("photo.jpg")
     commands = re.findall(r"^openmae (?!COMMAND).*$", README, re.MULTILINE)
     run = {shlex.split(command)[1] for command in commands}
-    assert run == set(COMMANDS) - {"quickstart", "report"}
+    assert run == set(COMMANDS) - {"quickstart"}
     for command in commands:
         words = shlex.split(command)[1:]
         if "imagenet" in words:  # a week on a GPU: that its flags exist has to do
@@ -237,6 +241,50 @@ def test_create_model_as_in_the_readme() -> None:
     model = eval(line[1], {"openmae": openmae})
     assert model.encoder.grid == (14, 10)
     assert model.encode(torch.zeros(1, 12, 224, 160)).shape == (1, 141, 768)
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*.md"))]
+
+
+def anchors(text: str) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_link_leads_somewhere() -> None:
+    lost = []
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            place, _, anchor = target.partition("#")
+            file = page.parent / place if place else page
+            if re.match("https?:|mailto:", target):
+                continue
+            if not file.exists() or (anchor and anchor not in anchors(file.read_text())):
+                lost.append(f"{page.name}: {target}")
+    assert lost == []
+
+
+def test_every_flag_in_the_text_exists() -> None:
+    """Of commands that stand within a sentence, as those that are run do not."""
+    unknown, seen = [], 0
+    for page in PAGES:
+        if page.name == "log.md":  # of flags that were
+            continue
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for command, words in re.findall(r"`openmae ([a-z]+)((?:\s[^`]*)?)`", text):
+            flags = re.findall(r"(?<=\s)--[a-z0-9-]+", words.partition(" -- ")[0])
+            if command not in COMMANDS:
+                unknown.append(f"{page.name}: openmae {command}")
+                continue
+            settings = importlib.import_module(module_of(command).replace(".job", ".settings"))
+            try:
+                refuse_unknown_flags(flags, getattr(settings, COMMANDS[command][1]))
+            except UserError as refused:
+                unknown.append(f"{page.name}: openmae {command}{words}: {refused}")
+            seen += 1
+    assert unknown == []
+    assert seen > 50
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:

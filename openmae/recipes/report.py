@@ -1,6 +1,7 @@
-"""Write a run's report.html anew from its folder, or send the run to where a team looks.
+"""Write a run's report.html anew from its folder, put runs side by side, or send a run to where a team looks.
 
 openmae report runs/first
+openmae report runs/first runs/second --out compare.html
 """
 
 from dataclasses import dataclass
@@ -15,31 +16,48 @@ from openmae.errors import UserError
 from openmae.report.loggers.following import Followers
 from openmae.report.loggers.logger import loggers_of
 from openmae.report.loggers.sent import is_free, log_file
+from openmae.report.page.beside import write_beside
 from openmae.report.page.run import write_report
 from openmae.train.run import read_config, read_metrics
 
 
 @dataclass(frozen=True)
 class Report:
-    """Write RUN/report.html anew: curves, pictures, settings, figures, in one file that needs no other."""
+    """Write RUN/report.html anew: curves, pictures, settings, figures, in one file that needs no other. With several
+    RUNs, a page that has them side by side."""
 
-    run: Positional[Annotated[Path, arg(metavar="RUN")]]
-    """A run folder."""
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]")]]
+    """A run folder, or several."""
+    out: Path | None = None
+    """The page of several runs, such as compare.html."""
     log: Annotated[str | None, arg(metavar="LOGGER")] = None
     """Then send the run, or what is not there yet, to tensorboard, wandb, mlflow or trackio; several with commas
     (docs/logging.md)."""
 
     def __post_init__(self) -> None:
-        """Raises UserError for a logger that does not exist."""
+        """Raises UserError for a logger that does not exist, or what goes with one run or with several alone."""
         loggers_of(self.log)
+        if not self.runs:
+            raise UserError("a run is missing", "name its folder: openmae report RUN")
+        if len(self.runs) > 1 and self.out is None:
+            raise UserError("there is no place for a page of several runs", "give one: --out compare.html")
+        if len(self.runs) > 1 and self.log is not None:
+            raise UserError("one run is sent at a time", "name one, or leave out --log")
+        if len(self.runs) == 1 and self.out is not None:
+            raise UserError("a run's page is in its folder, and --out is for several runs", "leave it out, or name two")
 
 
 def run(settings: Report) -> None:
     """Writes the page, says where it is, and sends what is asked for. Raises UserError."""
     console = make_console()
-    console.print(f"{write_report(settings.run)}")
+    if settings.out is not None:
+        write_beside(settings.runs, settings.out)
+        console.print(f"{settings.out}")
+        return
+    (folder,) = settings.runs
+    console.print(f"{write_report(folder)}")
     if names := loggers_of(settings.log):
-        _send(settings.run, names, console)
+        _send(folder, names, console)
 
 
 def _send(run: Path, names: tuple[str, ...], console: Console) -> None:

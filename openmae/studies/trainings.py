@@ -13,7 +13,7 @@ from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.job import pretrain
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.open import stored
-from openmae.report.page.run import training_seconds
+from openmae.report.page.headline import training_seconds
 from openmae.train.run import read_config
 
 P = TypeVar("P", Pretrain, Finetune)

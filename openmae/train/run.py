@@ -100,11 +100,14 @@ class RunFolder:
         """Whether something has been learnt in this folder: a checkpoint was saved, be it damaged since."""
         return self.leads and has_begun(self.path)
 
-    def settle(self, config: dict[str, Any], fingerprint: str, may_differ: Collection[str]) -> list[str]:
+    def settle(
+        self, config: dict[str, Any], fingerprint: str, may_differ: Collection[str], asked: Sequence[str] = ()
+    ) -> list[str]:
         """Writes config.toml and environment.json; where the run has begun, checks that it is a run of these settings
         and images. Returns what has changed of the folder in ways that training can go on from.
 
-        may_differ: settings that do not change the result, such as the number of loader workers.
+        may_differ: settings that do not change the result, such as the number of loader workers. asked: those that the
+        user set, for people to read.
         Raises UserError that names what differs.
         """
         complaints: list[str] = []
@@ -132,7 +135,7 @@ class RunFolder:
         for part in self.checkpoints.glob(".*.part"):  # left by a kill
             shutil.rmtree(part, ignore_errors=True)
         write_file(self.path / "config.toml", tomli_w.dumps(config).encode())
-        starts.append({**environment(), "data_fingerprint": fingerprint})
+        starts.append({**environment(), "asked": [*asked], "data_fingerprint": fingerprint})
         write_file(self.path / "environment.json", json.dumps({"starts": starts}, indent=1).encode())
         self._fingerprint = fingerprint
         return complaints

@@ -1,5 +1,6 @@
 """`openmae evaluate` as a user types it: its figures against scikit-learn, what it keeps, and bad input."""
 
+import base64
 import csv
 import io
 import json
@@ -84,10 +85,27 @@ def test_the_page_shows_tables_and_pictures(tmp_path: Path, run: Run) -> None:
         assert said in page
     (folder,) = (model / "results").iterdir()
     assert {file.name for file in folder.iterdir()} == {
-        "confusion.svg", "reliability.svg", "samples.jpg", "confused.jpg",
+        "confusion.svg", "reliability.svg", "samples.jpg", "mistakes.json",
     }  # fmt: skip
-    assert page.count("data:image/jpeg") == 2
-    assert page.count("data:image/svg+xml") == 2
+    assert page.count("data:image/svg+xml") == 1
+    found = json.loads((folder / "mistakes.json").read_text())
+    entry = read_results(model)[str(data)]["clean"]
+    assert [sum(row) for row in found["counts"]] == [8, 8, 8]
+    assert sum(found["counts"][number][number] for number in range(3)) == round(24 * entry["figures"]["top1"])
+    wrong = 24 - sum(found["counts"][number][number] for number in range(3))
+    assert sum(pair["times"] for pair in found["pairs"]) == wrong
+    shown = [image for pair in found["pairs"] for image in pair["images"]]
+    assert page.count("data:image/jpeg") == 1 + len(shown)
+    for pair in found["pairs"]:
+        row, column = found["names"].index(pair["label"]), found["names"].index(pair["predicted"])
+        assert pair["times"] == found["counts"][row][column]
+        for image in pair["images"]:  # it is what it is called
+            assert image["name"].split("/")[0] == pair["label"]
+            with Image.open(io.BytesIO(base64.b64decode(image["jpeg"]))) as tile:
+                assert tile.size == (32, 32)
+    targets = set(re.findall('href="#([^"]+)"', page))
+    assert len(targets) == len(found["pairs"]) > 0
+    assert targets <= set(re.findall('id="([^"]+)"', page))
     with Image.open(folder / "samples.jpg") as sheet:
         assert sheet.size > (300, 200)
 

@@ -1,5 +1,7 @@
 """report.html: one file that needs nothing else, shows the run's numbers, and trusts no text from outside."""
 
+import base64
+import hashlib
 import json
 import math
 import re
@@ -21,7 +23,9 @@ from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import open_data
 from openmae.errors import UserError
 from openmae.evaluate.metrics import calibration, calibration_error
-from openmae.report.page.run import MOST_BROKEN_FILES, MOST_EARLIER_PICTURES, write_report
+from openmae.report.page.beside import write_beside
+from openmae.report.page.pictures import MOST_EARLIER
+from openmae.report.page.run import MOST_BROKEN_FILES, write_report
 from openmae.report.plots import curves
 from openmae.report.plots.chart import Line, Plot
 from openmae.report.plots.results import (
@@ -61,7 +65,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.open[-1:] not in (["script"], ["style"]):
+            self.text += data
 
     def sources(self) -> list[str]:
         return [value or "" for _, attrs in self.tags for name, value in attrs.items() if name in ("src", "href")]
@@ -161,17 +166,42 @@ def test_the_page_shows_the_run(full_run: Path) -> None:
 def test_the_page_needs_nothing_else(full_run: Path) -> None:
     page = page_of(full_run)
     html = re.sub(r"data:image/[a-z+]+;base64,[\w+/=]+", "", (full_run / "report.html").read_text())
-    assert len(page.sources()) == 5 + 3  # curves and pictures
+    assert len(page.sources()) == 3  # pictures
     assert all(source.startswith("data:image/") for source in page.sources())
-    assert "http" not in html
+    assert sum(tag == "svg" for tag, _ in page.tags) == 5
+    assert "http:" not in html.replace("http://www.w3.org/2000/svg", "")  # that is a name alone
+    assert "https:" not in html
     assert "url(" not in html
-    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert not {"link", "iframe"} & {tag for tag, _ in page.tags}
+
+
+def test_the_page_allows_its_own_script_and_no_other(full_run: Path) -> None:
+    """A browser that keeps to the policy runs nothing that a name brought in."""
+    page_of(full_run)
+    html = (full_run / "report.html").read_text()
+    (policy,) = re.findall('http-equiv="Content-Security-Policy" content="([^"]+)"', html)
+    allowed = dict(part.split(" ", 1) for part in policy.split("; "))
+    assert allowed["default-src"] == "'none'"
+    for tag in ("script", "style"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert allowed[f"{tag}-src"] == f"'sha256-{digest}'"
+    assert " style=" not in html  # the policy does not let it have an effect
+
+
+def test_settings_that_the_user_set_come_first(full_run: Path) -> None:
+    starts = json.loads((full_run / "environment.json").read_text())["starts"]
+    starts[0]["asked"], starts[1]["asked"] = ["batch_size", "no longer there"], ["data"]
+    (full_run / "environment.json").write_text(json.dumps({"starts": starts}))
+    text = page_of(full_run).text
+    assert "2 more, at their default or chosen for these images" in text
+    assert text.index("batch_size") < text.index("2 more") < text.index("vit_tiny")
 
 
 def test_text_from_outside_stays_text(full_run: Path) -> None:
     page = page_of(full_run)
     assert page.text.count(NASTY) == 3  # data, broken file, evaluation
-    assert "<script" not in (full_run / "report.html").read_text()
+    assert (full_run / "report.html").read_text().count("<script") == 1
 
 
 @pytest.mark.parametrize("name", ["<b>run & co", 'a "b"', "{braces}", "Größe"])
@@ -186,6 +216,34 @@ def test_a_lone_surrogate_does_not_lose_the_page(tmp_path: Path) -> None:
     text = page_of(run).text
     assert "bad ? name" in text
     assert "1 file was left out" in text
+
+
+def test_runs_stand_side_by_side(full_run: Path, tmp_path: Path) -> None:
+    """What differs, common charts, figures, pictures; the loss where it says nothing is said to."""
+    other = a_run(tmp_path, "other", mask_ratio=0.5, data=f"images/{NASTY}")
+    write_metrics(other, [a_line(step) for step in range(10, 501, 10)])
+    (other / "evaluations.json").write_text(json.dumps([an_evaluation("knn", "pre-trained", 0.55)]))
+    file = tmp_path / "pages" / "compare.html"
+    write_beside([full_run, other], file)
+    page = Page(file.read_text())
+    rows = dict(re.findall("<tr><th>(.*?)</th>(.*?)</tr>", file.read_text()))
+    cells = {name: re.findall("<td>(.*?)</td>", row) for name, row in rows.items()}
+    assert cells["Status"] == ["complete", "at step 500 of 1,000"]
+    assert cells["mask_ratio"] == ["", "0.5"]
+    assert [cell[:5] for cell in cells["kNN, pre-trained (layer 12, mean) on flowers"]] == ["61.2%", "55.0%"]
+    assert "data" not in re.findall("<th>(.*?)</th>", file.read_text()[: file.read_text().index("that all share")])
+    assert "the runs differ in mask_ratio" in page.text
+    lines = re.findall('class="line" data-name="([^"]*)"', file.read_text())
+    assert [*dict.fromkeys(lines)] == [full_run.name, "other"]
+    assert page.text.count(NASTY) == 1
+    assert "xray, step 1,000" in page.text
+    again = tmp_path / "again" / full_run.name
+    again.parent.mkdir()
+    (tmp_path / full_run.name).rename(again)
+    write_beside([again, a_run(tmp_path, full_run.name, data=f"images/{NASTY}")], file)
+    assert f"again/{full_run.name}" in Page(file.read_text()).text
+    with pytest.raises(UserError, match="named twice"):
+        write_beside([again, again], file)
 
 
 def test_config_alone_gives_a_page(tmp_path: Path) -> None:
@@ -258,8 +316,8 @@ def test_long_lists_are_cut_and_say_so(tmp_path: Path) -> None:
     write_pictures(run, list(range(1, 41)))
     (run / "broken.txt").write_text("".join(f"{i}.png\tthe file is empty\n" for i in range(MOST_BROKEN_FILES + 7)))
     page = page_of(run)
-    assert len(page.sources()) == MOST_EARLIER_PICTURES + 1
-    assert f"{MOST_EARLIER_PICTURES} of 39" in page.text
+    assert len(page.sources()) == MOST_EARLIER + 1
+    assert f"{MOST_EARLIER} of 39" in page.text
     assert "step 40" in page.text
     assert "207 files were left out" in page.text
     assert "and 7 more" in page.text

@@ -20,7 +20,8 @@ from openmae.model import SIZES
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.training.minutes import check_same, kept_plan
 from openmae.recipes.training.open import stored
-from openmae.report.page.run import training_seconds, write_report
+from openmae.report.page.headline import training_seconds
+from openmae.report.page.run import write_report
 from openmae.report.page.sweep import SWEEP, by_blocks
 from openmae.train.run import has_begun, read_config
 from openmae.weights import load_model

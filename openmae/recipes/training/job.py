@@ -10,7 +10,7 @@ import gc
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,7 +37,7 @@ from openmae.recipes.training.minutes import (
     refuse_both,
     trial_seconds,
 )
-from openmae.recipes.training.open import stored
+from openmae.recipes.training.open import asked_for, stored
 from openmae.recipes.training.room import check_room, check_sharded, check_shares, enough_memory, tell_ranks, written
 from openmae.recipes.training.settings import Settings, given
 from openmae.report.loggers.following import Followers
@@ -93,6 +93,7 @@ def begun(kind: JobKind[Settings, O, C, J], settings: Settings, console: Console
         console.quiet = console.quiet or not ranks.leads
         device = device_of(device, ranks)
         keep_freed_memory()
+        asked = asked_for(settings)
         with ranks.together():
             settings = _complete(kind, settings, ranks)
         settings = ranks.from_lead(settings)
@@ -106,7 +107,7 @@ def begun(kind: JobKind[Settings, O, C, J], settings: Settings, console: Console
         out = given(settings.out)
         with room_on_disk(out), ranks.opening(lambda: RunFolder(out, leads=ranks.leads)) as folder, enough_memory():
             here = Here(folder, device, workers, console, ranks)
-            job = _job(kind, settings, here, followers, began)
+            job = _job(kind, settings, here, followers, began, asked)
             run = _ready(job, here)
             with _left(run, here):
                 yield run
@@ -126,8 +127,16 @@ def _complete(kind: JobKind[Settings, O, C, J], settings: Settings, ranks: Ranks
     return settings
 
 
-def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here, followers: Followers, began: float) -> J:
-    """The job, after everything was opened, chosen and found to fit. began: the command. Raises UserError."""
+def _job(
+    kind: JobKind[Settings, O, C, J],
+    settings: Settings,
+    here: Here,
+    followers: Followers,
+    began: float,
+    asked: Sequence[str],
+) -> J:
+    """The job, after everything was opened, chosen and found to fit. began: the command. asked: what the user set.
+    Raises UserError."""
     folder, ranks = here.folder, here.ranks
     with ranks.together():
         if settings.batch_size is not None:
@@ -163,7 +172,7 @@ def _job(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here, follo
             may_differ = (*MAY_DIFFER, *kind.may_differ)
             followers.agree()
             changes = CHANGES if longer else ()
-            for complaint in folder.settle(config, opened.fingerprint, (*may_differ, *changes)):
+            for complaint in folder.settle(config, opened.fingerprint, (*may_differ, *changes), asked):
                 here.console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
             here.console.print(longer, soft_wrap=True, end="\n" if longer else "")
             identity = _identity(config, opened.fingerprint, may_differ)

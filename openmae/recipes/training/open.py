@@ -39,6 +39,12 @@ def kept(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in OF_A_START}
 
 
+def asked_for(settings: Settings) -> list[str]:
+    """Names of the settings that are not at their default, as `kept` has them."""
+    names = [field.name for field in fields(settings) if getattr(settings, field.name) != field.default]
+    return [name.rstrip("_") for name in names if name not in OF_A_START]
+
+
 def stored(settings: Settings, config: dict[str, Any], defaults_too: bool) -> Settings:
     """The settings with those that were left open taken from a run's config.toml, and, where `defaults_too`, those
     that stand at their default."""

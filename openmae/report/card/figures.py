@@ -6,8 +6,8 @@ from typing import Any
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.report.card.text import escaped, place_name, section, table
+from openmae.report.page.evaluations import KINDS
 from openmae.report.page.results import error_of, shown_figures
-from openmae.report.page.run import KINDS
 from openmae.report.plots.curves import is_number, series
 
 _JUDGED_BY = {"multi-label": ("mean_ap", "mean average precision"), "regression": ("r2", "R²")}

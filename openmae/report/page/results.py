@@ -4,11 +4,13 @@ results.json holds an entry for each set under the name that the page gives it; 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from openmae.report.page.html import details, escaped, numbers_table, pairs_table, paragraph, picture, section
+from openmae.report.page.left import read_left_json
+from openmae.report.page.mistakes import mistakes_part
 from openmae.report.plots.curves import is_number
 
 MOST_OPEN_ROWS = 20  # longer tables are folded
@@ -134,7 +136,7 @@ def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
         paragraph(_said_of_images(clean)),
         pairs_table(shown_figures(figures, clean.get("images"), errors).items()) if isinstance(figures, dict) else "",
         _figure(run, drawn, "scatter", "Predicted over true values"),
-        _figure(run, drawn, "confusion", "Confusion matrix: true classes in rows, predicted in columns"),
+        _confusion(run, drawn),
         _side_by_side(
             _figure(run, drawn, "precision_recall", "Precision over recall, by the overlap that is asked for"),
             _figure(run, drawn, "sizes", "Objects found and missed, by their size"),
@@ -146,7 +148,6 @@ def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
         _figure(run, drawn, "outlines", "The images that were done best and worst: as they are, as labelled, as found"),
         _label_table(clean.get("labels")),
         _confused_table(clean.get("confused")),
-        _figure(run, drawn, "confused", "Images of the classes that are most often taken for another"),
         _figure(run, drawn, "samples", "Images with what the model says and what their label is"),
         _figure(run, drawn, "reliability", "Reliability diagram: accuracy over confidence"),
     ]
@@ -253,18 +254,37 @@ def _corruptions(run: Path, found: dict[str, Any]) -> list[str]:
     ]
 
 
+def _confusion(run: Path, drawn: dict[str, Any]) -> str:
+    """Who is taken for whom: where the images were kept, a table that leads to them; of many classes beside the
+    picture."""
+    file = _file(run, drawn, "mistakes", (".json",))
+    found = read_left_json(file) if file is not None else None
+    named = isinstance(found, dict) and found.get("names")
+    part = mistakes_part(found, file.parent.name) if file is not None else ""
+    shown = _figure(run, drawn, "confusion", "Confusion matrix: true classes in rows, predicted in columns")
+    return part if part and named else shown + part
+
+
 def _side_by_side(*figures: str) -> str:
     return f'<div class="curves">{"".join(figures)}</div>' if any(figures) else ""
 
 
 def _figure(run: Path, pictures: dict[str, Any], name: str, alt: str) -> str:
     """The picture of that name inside the page; "" where it is not there."""
-    if not isinstance(pictures.get(name), str):
+    file = _file(run, pictures, name, _KINDS)
+    try:
+        return f"<figure>{picture(file.read_bytes(), _KINDS[file.suffix], alt)}</figure>" if file is not None else ""
+    except OSError:
         return ""
+
+
+def _file(run: Path, pictures: dict[str, Any], name: str, kinds: Container[str]) -> Path | None:
+    """The file of that name and of one of the kinds, where it is in the run."""
+    if not isinstance(pictures.get(name), str):
+        return None
     file = run / pictures[name]
     try:
-        if file.suffix not in _KINDS or not file.is_file() or not file.resolve().is_relative_to(run.resolve()):
-            return ""
-        return f"<figure>{picture(file.read_bytes(), _KINDS[file.suffix], alt)}</figure>"
+        fits = file.suffix in kinds and file.is_file() and file.resolve().is_relative_to(run.resolve())
     except OSError:  # such as a name that is too long for one
-        return ""
+        return None
+    return file if fits else None

@@ -13,7 +13,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.report.plots.style import INK, printable
+from openmae.report.plots.style import INK, percent, printable
 
 Values = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ _COLUMNS = 2 * _WIDTH  # of points that are told apart: of more than a few in on
 @dataclass(frozen=True)
 class Line:
     """x, y: (n,), finite. marks: a dot at each point. words: beside each point, or none. name: what the legend calls
-    it, "" for nothing."""
+    it, "" for nothing. pointed: what it is called where a page's reader points at it and the legend has no name."""
 
     x: Values
     y: Values
@@ -39,6 +39,7 @@ class Line:
     marks: bool = False
     words: Sequence[str] = ()
     name: str = ""
+    pointed: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def chart(plots: Sequence[Plot], shared: Across = Across(), height: float = HEIG
     parts = [f'<rect width="{_WIDTH}" height="{height:g}" fill="#ffffff"/>']
     top = float(_TOP)
     for plot in plots:
-        parts += _drawn(plot, across, top, top + each * plot.tall)
+        parts += _drawn(plot, across, shared.label, top, top + each * plot.tall)
         top += each * plot.tall + _BETWEEN
     for tick, said in zip(across.ticks, shared.named or _words(across, shared.said), strict=True):
         parts.append(_text(across.place(tick), bottom + 13, said, "middle"))
@@ -127,12 +128,16 @@ def _across(plots: Sequence[Plot], shared: Across) -> Axis:
     return replace(axis, ticks=range(len(shared.named))) if shared.named else axis
 
 
-def _drawn(plot: Plot, across: Axis, top: float, bottom: float) -> Iterator[str]:
+def _drawn(plot: Plot, across: Axis, label: str, top: float, bottom: float) -> Iterator[str]:
+    """In a group that says which values its places are, for pages that answer to the mouse (report/page/page.js)."""
     values = [*(line.y for line in plot.lines), *(ends for bars in plot.bars for ends in (bars.low, bars.high))]
     margin = _MARGIN_OF_WORDS if any(line.words for line in plot.lines) else _MARGIN
     low, high = _widened(min(float(one.min()) for one in values), max(float(one.max()) for one in values), margin)
     low, high = low if plot.low is None else plot.low, high if plot.high is None else plot.high
     up = _axis(low, high, bottom, top, 6 if bottom - top > HEIGHT / 2 else 3)
+    shares = "1" if plot.said is percent else ""
+    axes = f'data-across="{_ends(across)}" data-up="{_ends(up)}" data-shares="{shares}"'
+    yield f'<g class="plot" data-label="{_quoted(label)}" {axes}>'
     for tick in across.ticks:
         place = across.place(tick)
         yield _stroke([(place, top), (place, bottom)], "#e9ebee", 0.8)
@@ -146,11 +151,13 @@ def _drawn(plot: Plot, across: Axis, top: float, bottom: float) -> Iterator[str]
     yield _text(_LEFT, top - 6, plot.title, size=11)
     for line in plot.lines:
         points = _thinned(across.places(line.x), up.places(line.y))
-        yield _stroke(points, line.colour, line.width)
+        called = f' class="line" data-name="{_quoted(line.name or line.pointed or plot.title)}"'
+        yield _stroke(points, line.colour, line.width, called)
         if line.marks:
             yield from (f'<circle cx="{x:.2f}" cy="{y:.2f}" r="1.8" fill="{line.colour}"/>' for x, y in points)
         yield from _beside(line, points)
     yield from _legend(plot, across, up)
+    yield "</g>"
 
 
 def _standing(bars: Bars, across: Axis, up: Axis) -> Iterator[str]:
@@ -239,9 +246,19 @@ def _thinned(x: Values, y: Values) -> list[tuple[float, float]]:
     return list(zip(x[kept].tolist(), y[kept].tolist(), strict=True))
 
 
-def _stroke(points: Sequence[tuple[float, float]], colour: str, width: float) -> str:
+def _stroke(points: Sequence[tuple[float, float]], colour: str, width: float, more: str = "") -> str:
+    """more: attributes, with a space before each."""
     places = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
-    return f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+    return f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="{width}"{more}/>'
+
+
+def _ends(axis: Axis) -> str:
+    return f"{axis.low!r} {axis.high!r} {axis.start:.2f} {axis.end:.2f}"
+
+
+def _quoted(words: str) -> str:
+    """As the value of an attribute."""
+    return escape(printable(words), quote=True)
 
 
 def _text(x: float, y: float, words: str, anchor: str = "start", size: int = 10) -> str:

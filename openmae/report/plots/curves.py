@@ -15,8 +15,8 @@ from openmae.report.plots.chart import Across, Line, Plot, chart
 from openmae.report.plots.style import BLUE, GREY, percent
 
 Metrics = Sequence[dict[str, Any]]
-_PALETTE = (BLUE, "#c4561e", "#2c8a57", "#8a4fa0", "#9a7b12", "#b0305c")
-_FEW = 12  # points or fewer are marked, and not smoothed
+PALETTE = (BLUE, "#c4561e", "#2c8a57", "#8a4fa0", "#9a7b12", "#b0305c")
+FEW = 12  # points or fewer are marked, and not smoothed
 _LARGEST = 1e100
 
 
@@ -26,16 +26,37 @@ _SAID = {
     **{f"{kind}_ap{more}": f"{kind} AP{more}" for kind in ("mask", "box") for more in ("", "50", "75")},
 }
 
+_TITLES = {
+    "loss": "Training loss",
+    "rankme": "Effective rank of the features (RankMe)",
+    "lr": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "images_per_second": "Images a second",
+    "data_wait": "Time spent waiting for data",
+}
+_ON_VAL = {
+    "val_loss": "Val loss",
+    "val_r2": "R² on val",
+    "val_mae": "Mean absolute error on val",
+    "val_rmse": "Root mean squared error on val",
+}
+
+
+def name_of_curve(name: str) -> str:
+    """The title of what was logged under a name."""
+    bare = name.removeprefix("eval/")
+    return _TITLES.get(name) or _ON_VAL.get(name) or _SAID.get(bare, bare)
+
 
 def curves(metrics: Metrics) -> dict[str, str]:
     """Every curve that these lines give, by title."""
     drawn = {
-        "Training loss": loss_curve(metrics),
+        _TITLES["loss"]: loss_curve(metrics),
         "Evaluations during training": evaluation_curve(metrics),
-        "Effective rank of the features (RankMe)": rankme_curve(metrics),
+        _TITLES["rankme"]: rankme_curve(metrics),
         **validation_curves(metrics),
-        "Learning rate": learning_rate_curve(metrics),
-        "Gradient norm": gradient_norm_curve(metrics),
+        _TITLES["lr"]: learning_rate_curve(metrics),
+        _TITLES["grad_norm"]: gradient_norm_curve(metrics),
         "Speed": speed_curve(metrics),
     }
     return {title: svg for title, svg in drawn.items() if svg}
@@ -43,7 +64,7 @@ def curves(metrics: Metrics) -> dict[str, str]:
 
 def loss_curve(metrics: Metrics) -> str:
     """Training loss over steps, as logged (thin) and smoothed."""
-    return _one(metrics, "loss", "Training loss")
+    return _one(metrics, "loss")
 
 
 def loss_lines(metrics: Metrics) -> list[Line]:
@@ -53,20 +74,19 @@ def loss_lines(metrics: Metrics) -> list[Line]:
 
 def learning_rate_curve(metrics: Metrics) -> str:
     """Learning rate over steps."""
-    return _one(metrics, "lr", "Learning rate", smooth=False)
+    return _one(metrics, "lr", smooth=False)
 
 
 def gradient_norm_curve(metrics: Metrics) -> str:
     """Norm of the whole gradient over steps, before any clipping, as logged (thin) and smoothed."""
-    return _one(metrics, "grad_norm", "Gradient norm")
+    return _one(metrics, "grad_norm")
 
 
 def speed_curve(metrics: Metrics) -> str:
     """Images a second, and below it the share of time spent waiting for data."""
-    parts = {"Images a second": "images_per_second", "Time spent waiting for data": "data_wait"}
     plots = [
-        Plot(title, lines, percent if name == "data_wait" else None, 0.0, _room_above(lines))
-        for title, name in parts.items()
+        Plot(_TITLES[name], lines, percent if name == "data_wait" else None, 0.0, _room_above(lines))
+        for name in ("images_per_second", "data_wait")
         if (lines := _lines(metrics, name))
     ]
     return chart(plots) if plots else ""
@@ -77,7 +97,7 @@ def evaluation_curve(metrics: Metrics) -> str:
     names = sorted({name for line in metrics for name in line if name.startswith("eval/")})
     found = {name.removeprefix("eval/"): series(metrics, name) for name in names}
     lines = [
-        Line(steps, values, _PALETTE[number % len(_PALETTE)], 1.5, marks=True, name=_SAID.get(name, name))
+        Line(steps, values, PALETTE[number % len(PALETTE)], 1.5, marks=True, name=_SAID.get(name, name))
         for number, (name, (steps, values)) in enumerate(found.items())
         if len(steps)
     ]
@@ -89,14 +109,12 @@ def evaluation_curve(metrics: Metrics) -> str:
 
 def rankme_curve(metrics: Metrics) -> str:
     """Effective rank of held features over steps, from 1 to their width."""
-    return _one(metrics, "rankme", "Effective rank of the features (RankMe)", smooth=False)
+    return _one(metrics, "rankme", smooth=False)
 
 
 def validation_curves(metrics: Metrics) -> dict[str, str]:
     """Everything logged under "val_", a curve each, by title."""
-    names = {"val_loss": "Val loss", "val_r2": "R² on val", "val_mae": "Mean absolute error on val"}
-    names["val_rmse"] = "Root mean squared error on val"
-    drawn = {title: _one(metrics, name, title, smooth=False) for name, title in names.items()}
+    drawn = {title: _one(metrics, name, smooth=False) for name, title in _ON_VAL.items()}
     return {title: svg for title, svg in drawn.items() if svg}
 
 
@@ -137,9 +155,9 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
-def _one(metrics: Metrics, name: str, title: str, smooth: bool = True) -> str:
+def _one(metrics: Metrics, name: str, smooth: bool = True) -> str:
     lines = _lines(metrics, name, smooth)
-    return chart([Plot(title, lines)]) if lines else ""
+    return chart([Plot(name_of_curve(name), lines)]) if lines else ""
 
 
 def _lines(metrics: Metrics, name: str, smooth: bool = True) -> list[Line]:
@@ -147,10 +165,11 @@ def _lines(metrics: Metrics, name: str, smooth: bool = True) -> list[Line]:
     steps, values = series(metrics, name)
     if not len(steps):
         return []
-    if len(steps) <= _FEW:
+    if len(steps) <= FEW:
         return [Line(steps, values, BLUE, 1.6, marks=True)]
     if smooth:
-        return [Line(steps, values, GREY, 0.9), Line(steps, smoothed(values), BLUE)]
+        logged = Line(steps, values, GREY, 0.9, pointed="as logged")
+        return [logged, Line(steps, smoothed(values), BLUE, pointed="smoothed")]
     return [Line(steps, values, BLUE)]
 
 

@@ -1,22 +1,23 @@
-"""Sheets of images that a judged model gets right, gets wrong, and confuses."""
+"""Pictures of a judged model: its figures, and images that it gets right and wrong."""
 
-import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from openmae.evaluate.judge import Judged
-from openmae.evaluate.metrics import Bin, confused_pairs
+from openmae.evaluate.metrics import Bin
 from openmae.files.disk import writing_results
 from openmae.files.whole import write_file
 from openmae.randomness import generator
 from openmae.report.sheets.gallery import Group, Tile, gallery, view_tiles
+from openmae.report.sheets.layout import as_jpeg
+from openmae.report.sheets.mistakes import mistakes
 
-_MISTAKES, _RIGHT, _PAIRS, _EXAMPLES = 12, 6, 5, 6  # images and groups in the pictures
+_MISTAKES, _RIGHT = 12, 6  # images in the pictures
 
 
 def draw_result(judged: Judged, found: dict[str, Any], folder: Path) -> list[Path]:
@@ -39,7 +40,6 @@ def draw_result(judged: Judged, found: dict[str, Any], folder: Path) -> list[Pat
         bins = [Bin(**one) for one in found["calibration"]]
         drawn["reliability"] = results.reliability_picture(bins, found["figures"]["calibration_error"])
         groups = _class_samples(judged)
-    pages = {"samples": groups, "confused": _confused_samples(judged) if right.task == "classification" else []}
     written = []
     with writing_results(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,18 +47,13 @@ def draw_result(judged: Judged, found: dict[str, Any], folder: Path) -> list[Pat
             if svg := drawn.get(name):
                 write_file(folder / f"{name}.svg", svg.encode())
                 written.append(folder / f"{name}.svg")
-        for name, shown in pages.items():
-            if any(group.tiles for group in shown):
-                write_file(folder / f"{name}.jpg", _jpeg(gallery(shown, judged.images.img_size)))
-                written.append(folder / f"{name}.jpg")
+        if any(group.tiles for group in groups):
+            write_file(folder / "samples.jpg", as_jpeg(gallery(groups, judged.images.img_size)))
+            written.append(folder / "samples.jpg")
+        if right.task == "classification":
+            write_file(folder / "mistakes.json", json.dumps(mistakes(judged)).encode())
+            written.append(folder / "mistakes.json")
     return written
-
-
-def _jpeg(picture: Image.Image) -> bytes:
-    """A fifth of the bytes of a PNG: the page holds the pictures of every set."""
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=90, subsampling=0)
-    return file.getvalue()
 
 
 def _class_samples(judged: Judged) -> list[Group]:
@@ -83,19 +78,6 @@ def _class_samples(judged: Judged) -> list[Group]:
         ),
         _group(judged, "Right ones, chosen at random", fine, captions(fine)),
     ]
-
-
-def _confused_samples(judged: Judged) -> list[Group]:
-    """Of each of the most confused pairs, the images that the model is surest of."""
-    right, (predicted, confidence) = judged.right, judged.predicted()
-    groups = []
-    for pair in confused_pairs(right.values.astype(np.int64), predicted)[:_PAIRS]:
-        rows = np.flatnonzero((right.values == pair.label) & (predicted == pair.predicted))
-        rows = rows[np.argsort(-confidence[rows], kind="stable")][:_EXAMPLES]
-        title = f"{right.names[pair.label]} taken for {right.names[pair.predicted]}: {_times(pair.times)}"
-        captions = [(f"{confidence[row]:.0%}", Path(_name(judged, row)).name) for row in rows.tolist()]
-        groups.append(_group(judged, title, rows, captions))
-    return groups
 
 
 def _label_samples(judged: Judged) -> list[Group]:
@@ -134,11 +116,3 @@ def _number_samples(judged: Judged, values: NDArray[np.float32], scores: NDArray
 def _group(judged: Judged, title: str, rows: NDArray[np.int64], captions: Sequence[tuple[str, str]]) -> Group:
     tiles = view_tiles(judged.images, judged.indices[rows].tolist())
     return Group(title, [Tile(tile, *words) for tile, words in zip(tiles, captions, strict=True)])
-
-
-def _name(judged: Judged, row: int) -> str:
-    return judged.source.name(int(judged.indices[row]))
-
-
-def _times(count: int) -> str:
-    return {1: "once", 2: "twice"}.get(count, f"{count:,} times")
