@@ -57,6 +57,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name: (module, dataclass, what 
         "Predict",
         "what a trained model says of new images, in a table, or masks in a folder: RUN IMAGES --out PLACE",
     ),
+    "demo": ("demo.job", "Demo", "hide patches of an image and see them filled in, on a page of this machine: RUN"),
     "export": ("export.job", "Export", "for timm, transformers, ONNX, ..., checked: MODEL --to FORMAT --out PATH"),
     "push": ("push", "Push", "onto the Hugging Face Hub, with a model card: RUN USER/NAME"),
     "stats": ("stats", "Stats", "mean, deviation and percentiles of your images: DATA"),

@@ -65,6 +65,9 @@ def test_the_readmes_commands_and_python_run(
             assert read_settings("launch", words[1:at]).nodes == 2
             assert read_settings(words[at + 1], words[at + 2 :]).data == "your/images"
             continue
+        if words[0] == "demo":  # it serves until it is stopped: test_demo.py runs it
+            assert read_settings("demo", words[1:]).open
+            continue
         if words == ["bench"]:  # a process for each contender: test_bench.py runs it
             continue
         if words[0] == "adapt" or "onnx" in words:  # test_adapt.py and test_export_onnx.py run them, for seconds

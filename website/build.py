@@ -36,7 +36,19 @@ SECTIONS = {  # pages of docs/ by where the site has them; a page that is named 
         "reliability",
         "doctor",
     ),
-    "Use": ("features", "embed", "finetune", "segment", "detect", "labels", "evaluate", "predict", "weights", "python"),
+    "Use": (
+        "demo",
+        "features",
+        "embed",
+        "finetune",
+        "segment",
+        "detect",
+        "labels",
+        "evaluate",
+        "predict",
+        "weights",
+        "python",
+    ),
     "Was it worth it": ("adapt", "compare", "ablate", "bench"),
 }
 

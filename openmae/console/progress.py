@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
@@ -44,8 +44,13 @@ FIRST_SECONDS = 2.0  # before the first plain line
 class Say(Protocol):
     """What `counting` gives."""
 
-    def __call__(self, done: int, more: str = "") -> None:
-        """Hears how many images are done, and what else to say of them."""
+    def __call__(self, done: float, more: str = "") -> None:
+        """Hears how many images are done, those that are in parts among them, and what else to say of them."""
+
+
+def of_next(say: Callable[[float], None], done: int) -> Callable[[float], None]:
+    """What to tell the share of the next image to that is done, where `done` of them are whole."""
+    return lambda share: say(done + share)
 
 
 PLAIN_SECONDS = 30.0
@@ -118,13 +123,16 @@ def counting(what: str, total: int, console: Console, before: int = 0, items: st
     with drawn as bar, shown_in_cell(console) as cell:
         task = bar.add_task("", total=total, completed=before)
 
-        def say(done: int, more: str = "") -> None:
+        def say(done: float, more: str = "") -> None:
             nonlocal said
             now = time.monotonic()
             rate = done / max(1e-9, now - started)
             left = duration((total - before - done) / max(1e-9, rate))
-            done_of = f"{before + done:,} of {total:,} {items}"
-            line = joined((done_of, more, f"{rate:,.0f} {items}/s", f"{left} left"))
+            whole = int(done)
+            done_of = f"{before + whole:,} of {total:,} {items}"
+            if done > whole:
+                done_of += f" and {done - whole:.0%} of the next"
+            line = joined((done_of, more, f"{rate:,.0f} {items}/s" if rate >= 0.5 else "", f"{left} left"))
             for shorter in (joined((done_of, more, f"{left} left")), joined((done_of, f"{left} left")), f"{left} left"):
                 if console.is_terminal and len(line) > console.width - len(what) - LEAST_BAR:
                     line = shorter

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.console.words import in_a_line
 from openmae.data.annotations.annotations import Annotated, Annotations, Painted
 from openmae.data.annotations.coco_folders import coco_files, open_coco
 from openmae.data.annotations.fitting import fitted
@@ -196,21 +197,25 @@ def _as_wanted(location: str, right: Annotations, wanted: Wanted | None) -> Anno
 
 
 def _check_not_empty(opened: AnnotatedData, kind: str, places: NDArray[np.int64]) -> None:
-    """Raises UserError where no image of a split shows anything."""
+    """Raises UserError where no image of a split shows anything, or all pixels of its masks are of one class."""
     right = opened.all.right
     of = f"the split {kind} of {opened.location}" if kind else opened.location
     if not len(places):
         raise UserError(f"{of} has no annotated image", "give some")
-    why_none = ""
+    why_none, shown = "", set[int]()
+    enough = 2 if right.kind == "classes" and len(right.names) > 1 else 1
     for index in places if kind != "test" else ():
         try:
-            if right.shows_something(int(index)):
+            shown |= right.shown(int(index))
+            if len(shown) >= enough:
                 return
         except (OSError, BrokenImage) as error:
             why_none = why_none or f"{right.called(int(index))}: {error}".removeprefix(": ")
     if kind == "test":
         return
-    if why_none:
+    if why_none and not shown:
         raise UserError(f"{of} has no image whose annotation can be used (the first: {why_none})", "mend them")
     what = "no object at all" if right.kind != "classes" else "no pixel that is judged"
+    for only in shown:
+        what = f"no pixel of any class but {in_a_line(right.names[only])}"
     raise UserError(f"{of} has {what}", "give annotations that have some, or leave the split out")

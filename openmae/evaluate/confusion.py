@@ -3,12 +3,16 @@
 Shapes: K classes; counts (K, K) int64: pixels of a class (row) that were taken for a class (column).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openmae.data.views.outlined import IGNORED
+
+_MOST_PAIRS = 20  # most confused ones that are kept
 
 
 def confusion(right: NDArray[np.integer], found: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
@@ -49,6 +53,24 @@ def overlaps(counts: NDArray[np.int64], names: tuple[str, ...]) -> list[ClassOve
             )
         )
     return found
+
+
+def most_confused(counts: NDArray[np.int64], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Pairs of different classes among the K, the most frequent first, as results.json has them: label, predicted,
+    times, share of the label's. counts may be larger, where what lies beyond K is of no class."""
+    among = counts[: len(names), : len(names)] * ~np.eye(len(names), dtype=np.bool_)
+    order = np.argsort(-among, axis=None, kind="stable")[:_MOST_PAIRS].tolist()
+    pairs = [divmod(place, len(names)) for place in order]
+    return [
+        {
+            "label": names[label],
+            "predicted": names[predicted],
+            "times": int(among[label, predicted]),
+            "share": float(among[label, predicted] / counts[label].sum()),
+        }
+        for label, predicted in pairs
+        if among[label, predicted]
+    ]
 
 
 def overlap_figures(counts: NDArray[np.int64]) -> dict[str, float]:

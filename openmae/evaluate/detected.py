@@ -7,6 +7,7 @@ Shapes: n objects, H and W pixels of an image, M a side of a mask.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,9 +54,12 @@ def detected(
     most: int | None = None,
     precision: Precision = "fp32",
     at_once: int | None = None,
+    least: float = 0.0,
+    say: Callable[[float], None] = lambda share: None,
 ) -> Detected:
     """(H, W, C) as decoded -> the objects in it, at most so many, from so many tiles at once (one on a CPU). The model
-    is in evaluation."""
+    is in evaluation. least: the score from which objects are told of, and held. say: hears what share of the image is
+    done, but not of its end."""
     size = (image.shape[0], image.shape[1])
     windows = [_whole(size, model.encoder.img_size)] if model.fits else _tiles(size, model.encoder.img_size)
     at_once = at_once or (1 if device.type == "cpu" else _AT_ONCE)
@@ -63,7 +67,10 @@ def detected(
     for begin in range(0, len(windows), at_once):
         some = windows[begin : begin + at_once]
         seen = _in_windows(model, statistics, image, [window.placed for window in some], device, precision)
-        found += [one.within(window.core, window.placed) for one, window in zip(seen, some, strict=True)]
+        sure = [one.at(one.scores >= least) for one in seen]
+        found += [one.within(window.core, window.placed) for one, window in zip(sure, some, strict=True)]
+        if begin + at_once < len(windows):
+            say((begin + at_once) / len(windows))
     together = _Found(*(torch.cat(parts) for parts in zip(*(one.parts() for one in found), strict=True)))
     together = together.at(batched_nms(together.boxes, together.scores, together.classes, _SAME)[:most])
     return _as_objects(together, size, model.has_masks)

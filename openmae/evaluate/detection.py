@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from openmae.console.progress import of_next
 from openmae.data.annotations.annotations import Annotated
 from openmae.data.annotations.drawing import as_runs
 from openmae.data.annotations.objects import Objects
@@ -150,7 +151,7 @@ def judge(
     *,
     precision: Precision = "fp32",
     ranks: Ranks = ALONE,
-    say: Callable[[int], None] = lambda done: None,
+    say: Callable[[float], None] = lambda done: None,
 ) -> Judged:
     """Of all images, shared among the ranks; all get the whole. The model is in evaluation.
 
@@ -165,12 +166,12 @@ def judge(
             unreadable.append((read.index, read.why_none))
         else:
             try:
-                found = detected(model, statistics, read.image, device, most, precision)
+                within = of_next(say, done - 1)
+                found = detected(model, statistics, read.image, device, most, precision, say=within)
+                right = annotations_of(read.index, read.objects, masks)
+                seen.append(Seen(read.index, read.objects.size, right, _with_scores(found, read.index, masks)))
             except BrokenImage as error:  # a part of a large one
                 unreadable.append((read.index, str(error)))
-                continue
-            right = annotations_of(read.index, read.objects, masks)
-            seen.append(Seen(read.index, read.objects.size, right, _with_scores(found, read.index, masks)))
         say(done)
     parts = ranks.gather((seen, unreadable))
     everything = sorted((one for part in parts for one in part[0]), key=lambda one: one.index)

@@ -134,7 +134,7 @@ def judge(
     batch_size: int = TILES,
     precision: Precision = "fp32",
     ranks: Ranks = ALONE,
-    say: Callable[[int], None] = lambda done: None,
+    say: Callable[[float], None] = lambda done: None,
 ) -> Judged:
     """Of all images, shared among the ranks; all get the whole. The model is in evaluation.
 
@@ -148,7 +148,13 @@ def judge(
             unreadable.append((read.index, read.why_none))
         else:
             try:
-                counts.append(_confused(model, statistics, read.image, read.mask, device, batch_size, precision))
+                own = np.zeros((model.classes, model.classes), np.int64)
+                for part in strips(model, statistics, read.image, device, batch_size, precision):
+                    rows = read.mask[part.top : part.bottom]
+                    own += confusion(rows, part.classes, model.classes)
+                    if part.bottom < len(read.mask):
+                        say(done - 1 + part.bottom / len(read.mask))
+                counts.append(own)
                 indices.append(read.index)
             except BrokenImage as error:  # a part of a large one
                 unreadable.append((read.index, str(error)))
@@ -163,20 +169,3 @@ def judge(
         np.array([index for index, _, _ in order]),
         sorted(entry for one in parts for entry in one[2]),
     )
-
-
-def _confused(
-    model: Segmenter,
-    statistics: Statistics,
-    image: AnyImage,
-    mask: NDArray[np.uint8],
-    device: torch.device,
-    batch_size: int,
-    precision: Precision,
-) -> NDArray[np.int64]:
-    """(K, K) as `confusion`, strip by strip."""
-    counts = np.zeros((model.classes, model.classes), np.int64)
-    for part in strips(model, statistics, image, device, batch_size, precision):
-        rows = mask[part.top : part.top + part.scores.shape[1]]
-        counts += confusion(rows, part.classes, model.classes)
-    return counts

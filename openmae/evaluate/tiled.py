@@ -40,6 +40,11 @@ class Strip:
     scores: Tensor
 
     @property
+    def bottom(self) -> int:
+        """The row after the last."""
+        return self.top + int(self.scores.shape[1])
+
+    @property
     def classes(self) -> NDArray[np.uint8]:
         """(rows, W) that of each pixel."""
         return self.scores.argmax(0).to(torch.uint8).numpy()

@@ -18,6 +18,11 @@ def keep_freed_memory() -> None:
 def give_back_freed_memory() -> None:
     """The opposite, for where memory is short: about what glibc does by itself, and what is free goes back at once."""
     _set({_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26, _TOP_PAD: 2**17})
+    give_back_what_is_free()
+
+
+def give_back_what_is_free() -> None:
+    """Now, and no more than that; a large image that is read part by part leaves holes between what is kept of it."""
     trim = getattr(_LIBC, "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -73,7 +73,7 @@ class Loaded:
                 )
             raise UserError(
                 f"{self.name} is pre-trained and has not learnt any labels",
-                f"openmae finetune {self.name} DATA --out RUN",
+                f"openmae finetune {self.name} DATA --out RUN; segment or detect where DATA has masks or boxes",
             )
         if self.info["class_names"] is None or self.info["task"] is None:
             raise UserError(f"{self.name} does not say what its outputs stand for", "give a run of openmae finetune")

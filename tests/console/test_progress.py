@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from openmae.console.progress import Progress, counting
+from openmae.console.progress import Progress, counting, of_next
 from openmae.console.terminal import make_console
 
 
@@ -39,6 +39,14 @@ def test_a_count_of_images(width: int, total: int, more: str) -> None:
     *_, line = (line.strip() for line in console.export_text().splitlines() if line.rstrip().endswith(" left"))
     drawn = line[line.rindex("reading train ") :]  # over what was there before
     assert len(drawn) <= width
+
+
+def test_how_much_of_an_image_is_done_is_said() -> None:
+    console = terminal(100)
+    with counting("segmenting", 3, console) as say:
+        of_next(say, 1)(0.25)
+        console.print("looked")
+    assert "1 of 3 images and 25% of the next" in console.export_text()
 
 
 def test_what_fits_is_shown() -> None:

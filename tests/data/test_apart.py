@@ -1,5 +1,6 @@
 """Decoders that crash, hang or grow: the image is a broken file, and from then on its kind is decoded apart."""
 
+import json
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -24,11 +26,14 @@ from openmae.data.shards.packing import Packed, Packing
 from openmae.data.survey.inspection import inspect
 from openmae.data.survey.sample import survey
 from openmae.data.views.statistics import Statistics
-from openmae.errors import BrokenImage
+from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.suited import suited
 from openmae.heads import Encoder
 from openmae.model import create_model
+from openmae.recipes.demo.answers import Answers
+from openmae.recipes.demo.others import Others
 from openmae.recipes.pack.job import _pack_chunk
+from openmae.web.server import Request
 from openmae.weights import Loaded, model_json
 from tests.data import crashing
 from tests.data.bad_files import whole_files
@@ -223,7 +228,7 @@ from tests.data import crashing
 from openmae.data.formats import apart
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode
-from openmae.errors import BrokenImage
+from openmae.errors import BrokenImage, UserError
 from tests.images import encoded, picture
 
 crashing.install()
@@ -251,3 +256,15 @@ def test_a_crash_that_nobody_sees_is_known_to_the_next_start(tmp_path: Path) -> 
     assert start("faults") == (0, f"{REASON}\n")
     (place,) = folder.iterdir()
     assert [file.name for file in place.iterdir()] == ["GIF"]
+
+
+def test_what_is_dropped_on_a_page_cannot_end_it() -> None:
+    model = create_model("vit_tiny", img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2)
+    statistics = Statistics((0.5,) * 3, (0.25,) * 3, PixelFormat())
+    loaded = Loaded(model, statistics, model_json(model, statistics, {}), "a")
+    answers = Answers(loaded, Reading(), torch.device("cpu"), Others(loaded, Reading()))
+    opened = answers.routes["POST", "open"]
+    with pytest.raises(UserError, match=r"bad\.gif: decoding it ended a process"):
+        opened(Request({"name": "bad.gif"}, encoded(picture(0), "GIF") + b"crashes"))
+    found = json.loads(opened(Request({"name": "good.gif"}, encoded(picture(0), "GIF"))).body)
+    assert (found["name"], apart.IN_HAND.is_suspect) == ("good.gif", False)

@@ -126,11 +126,17 @@ def test_every_object_is_told_of_once(size: tuple[int, int]) -> None:
             image[top : top + height, left : left + width] = 255
             wanted.add((left, top, left + width, top + height))
     statistics = Statistics((0.4,) * 3, (0.2,) * 3, PixelFormat(3))
-    found = detected(spots(fits=False), statistics, image, CPU)
+    shares = list[float]()
+    found = detected(spots(fits=False), statistics, image, CPU, say=shares.append)
+    assert bool(shares) == (max(size) > 64)
+    assert shares == sorted({share for share in shares if 0 < share < 1})
     assert len(found.objects) == len(wanted)
     assert {tuple(box) for box in found.objects.boxes.tolist()} == wanted
     assert (np.diff(found.scores) <= 0).all()
     assert len(detected(spots(fits=False), statistics, image, CPU, most=3).objects) == 3
+    middle = float(np.median(found.scores))
+    sure = detected(spots(fits=False), statistics, image, CPU, least=middle)
+    assert sure.scores.tolist() == found.scores[found.scores >= middle].tolist()
 
 
 def test_an_image_that_is_drawn_to_fit_has_its_boxes_back() -> None:

@@ -70,6 +70,11 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
         lambda data: of_masks(data / "val", lambda mask: np.full_like(mask, 255)),
         ("the split val of", "has no pixel that is judged"),
     ),
+    "nothing but ground": (
+        "segment",
+        lambda data: of_masks(data / "val", np.zeros_like),
+        ("the split val of", "has no pixel of any class but ground"),
+    ),
     "lists": (
         "segment",
         lambda data: (data / "val/classes.csv").write_text("index,name\n0,ground\n1,disc\n2,circle\n"),

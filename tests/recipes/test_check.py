@@ -238,7 +238,7 @@ FAULTS = {
         "8 and 16 bits to 0..1: keep them apart",
     ),
     channels: ("warning", "number of channels", "6: class0/bands.tif"),
-    grey_as_colour: ("note", "1 of 9 images are grey and stored as colour", "--in-chans 1"),
+    grey_as_colour: ("note", "1 of 9 images is grey and stored as colour", "--in-chans 1"),
     grey_beside_colour: ("note", "colour 8, grey 1", "--in-chans 1"),
     frames: ("note", "1 image has several frames", "draws one of them"),
     a_class_of_one: ("warning", "1 of 3 classes have a single image: rare", "two images"),

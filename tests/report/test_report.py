@@ -35,6 +35,7 @@ from openmae.report.plots.results import (
     overview_picture,
     reliability_picture,
     scatter_picture,
+    shares_picture,
 )
 from openmae.report.plots.style import BLUE
 from openmae.report.sheets.gallery import Group, Tile, gallery, view_tiles
@@ -447,6 +448,15 @@ def test_a_small_confusion_matrix_shows_every_class_and_count() -> None:
     assert words.count("cat") == words.count("$x$") == 2
     assert "never seen" not in words
     assert overview_picture(labels, predicted) == ""
+
+
+def test_objects_that_are_all_missed_are_shares_of_nothing() -> None:
+    missed = np.zeros((82, 82), np.int64)
+    missed[:81, 81] = np.arange(81) + 1
+    for names, counts in ((("disc", "nothing"), missed[-2:, -2:]), ([*map(str, range(81)), "nothing"], missed)):
+        words = words_of(shares_picture(counts, names, "objects"))
+        assert words.count("nothing") == 2
+        assert words.count("100%") == min(len(names), MOST_NAMED) - 1
 
 
 def test_of_many_classes_the_most_confused_are_named_side_by_side_and_all_are_drawn() -> None:

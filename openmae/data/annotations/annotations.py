@@ -65,9 +65,9 @@ class Annotations(ABC):
         return 0
 
     @abstractmethod
-    def shows_something(self, index: int) -> bool:
-        """Whether image `index` has an object, or a pixel of any class. Raises OSError and BrokenImage where nobody can
-        tell."""
+    def shown(self, index: int) -> set[int]:
+        """Classes, index into names, of which image `index` has an object, or a pixel. Raises OSError and BrokenImage
+        where nobody can tell."""
 
     def called(self, index: int) -> str:
         """The file that tells of image `index`, as it stands in a sentence; empty where one tells of many."""
@@ -120,9 +120,9 @@ class Remade(Annotations):
         """As the other says."""
         return self.whole.listed(index)
 
-    def shows_something(self, index: int) -> bool:
-        """As the other."""
-        return self.whole.shows_something(index)
+    def shown(self, index: int) -> set[int]:
+        """The other's."""
+        return self.whole.shown(index)
 
     def objects(self, index: int, size: tuple[int, int]) -> Objects:
         """The other's."""
@@ -161,9 +161,9 @@ class Chosen(Remade):
         """As the other says."""
         return self.whole.listed(int(self.indices[index]))
 
-    def shows_something(self, index: int) -> bool:
-        """As the other."""
-        return self.whole.shows_something(int(self.indices[index]))
+    def shown(self, index: int) -> set[int]:
+        """The other's."""
+        return self.whole.shown(int(self.indices[index]))
 
     def objects(self, index: int, size: tuple[int, int]) -> Objects:
         """The other's."""
@@ -184,6 +184,10 @@ class Painted(Remade):
     def __init__(self, whole: Annotations) -> None:
         super().__init__(whole)
         self.names, self.kind = (BACKGROUND, *whole.names), "classes"
+
+    def shown(self, index: int) -> set[int]:
+        """Background, and the classes of the objects."""
+        return {0, *(label + 1 for label in self.whole.shown(index))}
 
     def objects(self, index: int, size: tuple[int, int]) -> Objects:
         """None are told apart."""

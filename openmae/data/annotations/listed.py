@@ -94,9 +94,9 @@ class Listed(Annotations):
         own = slice(int(self.starts[index]), int(self.starts[index + 1]))
         return int(self.has_outline[own].sum()) if self.kind == "objects" else own.stop - own.start
 
-    def shows_something(self, index: int) -> bool:
-        """Whether objects are listed."""
-        return bool(self.starts[index + 1] > self.starts[index])
+    def shown(self, index: int) -> set[int]:
+        """Those of the objects that are listed."""
+        return {*self.classes[int(self.starts[index]) : int(self.starts[index + 1])].tolist()}
 
     def objects(self, index: int, size: tuple[int, int]) -> Objects:
         """Those of image `index`, its boxes cut to the image."""

@@ -98,13 +98,15 @@ class MaskFiles(Annotations):
         """As many as there are files, where each is an object."""
         return int(self.starts[index + 1] - self.starts[index]) if self.holding == "pieces" else 0
 
-    def shows_something(self, index: int) -> bool:
-        """Of numbers of classes, whether one of them is not ignored; otherwise whether anything is not 0."""
+    def shown(self, index: int) -> set[int]:
+        """Of numbers of classes, those that are not ignored; otherwise those of the files in which anything is not
+        0."""
         found = self.pixels(index)
         if self.values is None:
-            return any(pixels.any() for pixels in found)
+            own = self.classes[int(self.starts[index]) : int(self.starts[index + 1])].tolist()
+            return {label for label, pixels in zip(own, found, strict=True) if pixels.any()}
         mask = self.values.mask(found[0])
-        return bool((mask != ignored_of(mask)).any())
+        return {*np.unique(mask).tolist()} - {ignored_of(mask)}
 
     def objects(self, index: int, size: tuple[int, int]) -> Objects:
         """Those of all of its files."""

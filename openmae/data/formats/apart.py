@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -63,6 +63,16 @@ class _InHand:
 
 
 IN_HAND = _InHand()
+
+
+@contextlib.contextmanager
+def suspected() -> Iterator[None]:
+    """Within, every image is taken for one that has ended a process: where this one must live, whatever it is given."""
+    before, IN_HAND.is_suspect = IN_HAND.is_suspect, True
+    try:
+        yield
+    finally:
+        IN_HAND.is_suspect = before
 
 
 def tried(data: bytes, reading: Reading) -> None:

@@ -82,7 +82,8 @@ def check_size(height: int, width: int, bytes_a_pixel: float, frames: int = 1) -
 def too_large(what: str) -> TooLarge:
     """What to say of so many pixels."""
     return TooLarge(
-        f"{what} are more than is decoded ({MAX_PIXELS:,} of 3 bytes)", "cut it into tiles, by `tile='512'`"
+        f"{what} are more than is decoded ({MAX_PIXELS:,} of 3 bytes)",
+        "cut it into tiles, by `tile='512'`; a JPEG or PNG is to be saved as a TIFF in tiles before",
     )
 
 

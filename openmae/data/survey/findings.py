@@ -163,8 +163,8 @@ def _grey(split: InspectedSplit) -> Iterator[Finding]:
         every = grey.sum() == good.sum()
         yield Finding(
             "note",
-            f"{'' if every else f'{grey.sum():,} of '}{words.images(good.sum())}{_of(split)} are grey and "
-            "stored as colour",
+            f"{'' if every else f'{grey.sum():,} of '}{words.images(good.sum())}{_of(split)} "
+            f"{'is' if grey.sum() == 1 else 'are'} grey and stored as colour",
             "train on one channel by `in_chans=1`: the same pixels, for a third of the values"
             if every
             else "`in_chans=1` reads all as grey, if their colour does not matter: in colour, the difference between "

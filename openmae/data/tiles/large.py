@@ -1,6 +1,7 @@
 """Images of any size, of which no more is decoded than is looked at: TIFFs in strips or tiles, as an array that is read
 part by part."""
 
+import gc
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ from openmae.data.sources.open_file import OpenFile
 from openmae.data.sources.source import Source
 from openmae.data.tiles.cutting import beginning, large_tiff, parsing
 from openmae.errors import BrokenImage, TooLarge
+from openmae.machine.heap import give_back_what_is_free
 
 _LARGE = 2**26  # bytes as stored, decompressed, from which an image is read in parts
 SAVE_TILED = "save it as a TIFF in tiles, which is read part by part"
@@ -57,10 +59,12 @@ class LargeImage:
         if step == 1:
             return self._rows(top, bottom, left, right)[:, ::across]
         at_once = max(1, _ROWS // step) * step
-        bands = [
-            self._rows(at, min(at + at_once, bottom), left, right)[::step, ::across]
-            for at in range(top, bottom, at_once)
-        ]
+        bands = list[NDArray[Any]]()
+        for at in range(top, bottom, at_once):
+            rows = self._rows(at, min(at + at_once, bottom), left, right)
+            bands.append(rows[::step, ::across].copy())  # a view would hold all of the rows
+            gc.collect(1)  # decoders' objects refer to each other, and hold rows too;
+            give_back_what_is_free()  # what is free lies between what is kept: 5 GB of 20,000 x 20,000 pixels
         return np.concatenate(bands)
 
     def _rows(self, top: int, bottom: int, left: int, right: int) -> NDArray[Any]:

@@ -126,7 +126,7 @@ class Kind(Protocol[J]):
     doing: str
     smaller: str
 
-    def judge(self, seen: AnnotatedSet, device: torch.device, workers: int, say: Callable[[int], None]) -> J:
+    def judge(self, seen: AnnotatedSet, device: torch.device, workers: int, say: Callable[[float], None]) -> J:
         """All of the images; its model is moved to the device."""
         ...
 

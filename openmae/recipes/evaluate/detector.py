@@ -26,7 +26,7 @@ class _Detecting:
     doing: str = "detecting"
     smaller: str = "give --device cpu"
 
-    def judge(self, seen: AnnotatedSet, device: torch.device, workers: int, say: Callable[[int], None]) -> Judged:
+    def judge(self, seen: AnnotatedSet, device: torch.device, workers: int, say: Callable[[float], None]) -> Judged:
         """Of whole images, in tiles where they are larger than a window."""
         model, statistics = seen.loaded.detector.to(device), seen.loaded.statistics
         return judge(model, statistics, seen.annotated, device, workers, say=say)

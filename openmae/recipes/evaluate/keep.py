@@ -72,11 +72,15 @@ def keep_drawn(
     return found
 
 
-def best_and_worst(order: Sequence[int]) -> dict[int, str]:
-    """Which images a sheet shows, and which of both each is: the best ones, then the worst. order: from the worst to
-    the best."""
-    best = dict.fromkeys(order[: -_BEST - 1 : -1], "best")
-    return {**best, **{place: "worst" for place in order[:_WORST] if place not in best}}
+def best_and_worst(own: Mapping[int, float]) -> dict[int, str]:
+    """Which images a sheet shows, the best ones, then the worst, and what is to be said before the figure of each:
+    "best: ", "worst: ", or, of one that is as good as the worst, or as bad as the best, nothing. own: the figure of
+    each image, the first of equal ones the worst."""
+    order = sorted(own, key=lambda place: own[place])
+    best = order[: -_BEST - 1 : -1]
+    low, high = min(own.values(), default=0.0), max(own.values(), default=0.0)
+    called = {place: "best: " if own[place] > low else "" for place in best}
+    return called | {place: "worst: " if own[place] < high else "" for place in order[:_WORST] if place not in called}
 
 
 def unread_names(images: Source, unreadable: Sequence[tuple[int, str]]) -> list[str]:

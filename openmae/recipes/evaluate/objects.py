@@ -10,6 +10,7 @@ from PIL import Image
 from openmae.data.annotations.annotations import Annotated
 from openmae.data.views.statistics import Statistics
 from openmae.evaluate.average_precision import SURE
+from openmae.evaluate.confusion import most_confused
 from openmae.evaluate.detected import detected
 from openmae.evaluate.detection import Judged, read_objects
 from openmae.recipes.evaluate.keep import best_and_worst, keep_drawn, unread_names
@@ -29,6 +30,7 @@ def found_of(judged: Judged, annotated: Annotated) -> dict[str, Any]:
         "figures": {name: value for name, value in judged.figures().items() if np.isfinite(value)},
         "errors": {} if judged.error is None else {judged.headline: judged.error},
         "objects": [asdict(one) for one in judged.first.classes()],
+        "confused": most_confused(judged.first.confused, judged.names),
     }
 
 
@@ -52,15 +54,14 @@ def keep_objects(
 
 def _sheet(judged: Judged, annotated: Annotated, model: Detector, statistics: Statistics) -> Image.Image | None:
     """The images that were done best, and those that were done worst, by their own F1; of what is surely said."""
-    own = judged.first.of_images()
-    order = sorted(own, key=lambda index: (own[index], index))
-    chosen = best_and_worst(order)
+    own = dict(sorted(judged.first.of_images().items()))
+    chosen = best_and_worst(own)
     device = next(model.parameters()).device
     shown = []
     for index, read in zip(chosen, read_objects(annotated, statistics.pixels, [*chosen], 0, model.side), strict=True):
         if read.objects is not None:
             found = detected(model, statistics, read.image, device, judged.most)
             sure = found.take(found.scores >= SURE).objects
-            note = f"{chosen[index]}: F1 {own[index]:.0%}"
+            note = f"{chosen[index]}F1 {own[index]:.0%}{'' if len(sure.boxes) else ', nothing found'}"
             shown.append(ShownObjects(read.image, read.objects, sure, annotated.images.shown(read.index), note))
     return object_sheet(shown, judged.names) if shown else None

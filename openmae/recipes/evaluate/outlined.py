@@ -11,7 +11,7 @@ from PIL import Image
 from openmae.data.annotations.annotations import BACKGROUND, Annotated
 from openmae.data.views.outlined import IGNORED
 from openmae.data.views.statistics import Statistics
-from openmae.evaluate.confusion import overlap_figures, overlaps
+from openmae.evaluate.confusion import most_confused, overlap_figures, overlaps
 from openmae.evaluate.segmentation import HEADLINE, Judged, read_each, segmented
 from openmae.recipes.evaluate.keep import best_and_worst, keep_drawn, unread_names
 from openmae.report.plots.results import shares_picture
@@ -29,6 +29,7 @@ def found_of(judged: Judged, annotated: Annotated) -> dict[str, Any]:
         "figures": {name: value for name, value in judged.figures().items() if np.isfinite(value)},
         "errors": {} if error is None else {HEADLINE: error},
         "overlaps": [asdict(one) for one in overlaps(judged.counts.sum(0), names)],
+        "confused": most_confused(judged.counts.sum(0), names),
     }
 
 
@@ -52,10 +53,9 @@ def keep_outlines(
 
 def _sheet(judged: Judged, annotated: Annotated, model: Segmenter, statistics: Statistics) -> Image.Image:
     """The images that were done best, and those that were done worst, by their own mIoU."""
-    own = np.array([overlap_figures(counts)[HEADLINE] for counts in judged.counts])
-    order = np.argsort(own, kind="stable")
-    order = order[np.isfinite(own[order])]
-    chosen = best_and_worst(order.tolist())
+    figures = [overlap_figures(counts)[HEADLINE] for counts in judged.counts]
+    own = {place: figure for place, figure in enumerate(figures) if np.isfinite(figure)}
+    chosen = best_and_worst(own)
     device = next(model.parameters()).device
     shown = []
     indices = [int(judged.indices[place]) for place in chosen]
@@ -64,7 +64,7 @@ def _sheet(judged: Judged, annotated: Annotated, model: Segmenter, statistics: S
     ):
         if read.image is not None and read.mask is not None:
             found: NDArray[np.uint8] = segmented(model, statistics, read.image, device)
-            note = f"{chosen[place]}: mIoU {own[place]:.0%}"
+            note = f"{chosen[place]}mIoU {own[place]:.0%}"
             shown.append(Shown(read.image, read.mask, found, annotated.images.shown(read.index), note))
     names = annotated.right.names
     return outline_sheet(shown, names, IGNORED, names[0] == BACKGROUND)

@@ -28,7 +28,7 @@ class _Segmenting:
     doing: str = "segmenting"
     smaller: str = "give a smaller --batch-size"
 
-    def judge(self, seen: AnnotatedSet, device: torch.device, workers: int, say: Callable[[int], None]) -> Judged:
+    def judge(self, seen: AnnotatedSet, device: torch.device, workers: int, say: Callable[[float], None]) -> Judged:
         """Of whole images, in tiles."""
         model, statistics = seen.loaded.segmenter.to(device), seen.loaded.statistics
         return judge(model, statistics, seen.annotated, device, workers, batch_size=self.tiles, say=say)

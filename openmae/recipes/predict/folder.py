@@ -5,7 +5,7 @@ openmae predict runs/nuclei new/images --out found/
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from openmae.commandline.flags import with_flags
-from openmae.console.progress import Say
+from openmae.console.progress import Say, of_next
 from openmae.console.words import encodable, pace, several
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.geotiff import Placed, placed, placed_in
@@ -90,9 +90,11 @@ class Finder(ABC):
         """The longer side of the tiles that an image is cut into; None where it is seen whole."""
 
     @abstractmethod
-    def find(self, index: int, image: AnyImage, where: Placed | None) -> NDArray[np.float64]:
-        """Writes what is found in an image (H, W, C) as decoded; gives the number of each class (K,). Raises OSError,
-        and UserError where the model gives no numbers."""
+    def find(
+        self, index: int, image: AnyImage, where: Placed | None, say: Callable[[float], None]
+    ) -> NDArray[np.float64]:
+        """Writes what is found in an image (H, W, C) as decoded; gives the number of each class (K,). say: hears what
+        share of it is done, but not of its end. Raises OSError, and UserError where the model gives no numbers."""
 
     @abstractmethod
     def keep(self, parts: PartsFolder) -> None:
@@ -264,7 +266,7 @@ def _go_on(finder: Finder, parts: PartsFolder, say: Say) -> None:
                 waiting.take(index, None, seen.why_none)
             else:
                 try:
-                    told = finder.find(index, seen.image, seen.where)
+                    told = finder.find(index, seen.image, seen.where, of_next(say, index - before))
                 except BrokenImage as error:  # a part of a large one
                     waiting.take(index, None, str(error))
                 else:

@@ -1,7 +1,7 @@
 """What a segmenter finds in images: a mask of each, the index of a class at every pixel."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,9 @@ class Masks(Finder):
         """As `Finder.side`."""
         return max(self.asked.loaded.segmenter.encoder.img_size)
 
-    def find(self, index: int, image: AnyImage, where: Placed | None) -> NDArray[np.float64]:
+    def find(
+        self, index: int, image: AnyImage, where: Placed | None, say: Callable[[float], None]
+    ) -> NDArray[np.float64]:
         """As `Finder.find`."""
         asked, size = self.asked, (image.shape[0], image.shape[1])
         counts = np.zeros(len(asked.names), np.int64)
@@ -76,6 +78,8 @@ class Masks(Finder):
                     step = step_of(size)
                     small.append(part[-top % step :: step, ::step])
                 yield part
+                if top + len(part) < size[0]:
+                    say((top + len(part)) / size[0])
 
         write_mask(asked.out, asked.places[index], rows(), size, asked.names, where)
         if small:

@@ -1,7 +1,7 @@
 """What a detector finds in images: boxes and outlines of objects, in one file as COCO has them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,9 @@ class Objects(Finder):
         """As `Finder.side`."""
         return self.asked.loaded.detector.side
 
-    def find(self, index: int, image: AnyImage, where: Placed | None) -> NDArray[np.float64]:
+    def find(
+        self, index: int, image: AnyImage, where: Placed | None, say: Callable[[float], None]
+    ) -> NDArray[np.float64]:
         """As `Finder.find`. Holds the annotations."""
         asked, loaded, settings = self.asked, self.asked.loaded, self.asked.settings
         found = detected(
@@ -75,8 +77,9 @@ class Objects(Finder):
             asked.device,
             precision=settings.precision,
             at_once=settings.batch_size,
+            least=self.check(settings)["threshold"],
+            say=say,
         )
-        found = found.take(found.scores >= self.check(settings)["threshold"])
         if found.objects.pieces is not None:
             found = found.take(np.array([piece.mask.any() for piece in found.objects.pieces], np.bool_))
         self._held += as_annotations(index, found)

@@ -86,6 +86,8 @@ def run(settings: Pretrain) -> None:
         f"\nThe encoder is in {settings.out}. Look at:   {settings.out}/report.html\n"
         f"  what it fills in:          openmae reconstruct {settings.out} IMAGE --out picture.png\n"
         f"  what its features know:    openmae knn {settings.out} LABELLED_FOLDER{before}\n"
+        f"  what to learn with it:     openmae finetune {settings.out} LABELLED_FOLDER --out RUN\n"
+        "                             (classes; the same with segment for masks, with detect for boxes and outlines)\n"
         f"  in Python:                 openmae.load('{settings.out}').encode(images)",
         soft_wrap=True,
     )
@@ -175,7 +177,7 @@ def _start(settings: Pretrain, here: Here) -> Start | None:
 
 def _opened(data: str, settings: Pretrain, console: Console) -> tuple[Source, Source | None, Source]:
     opened = open_data(data, settings.selection, settings.reading)
-    sources = _sources(opened, settings.seed)
+    sources = sources_of(opened, settings.seed)
     train, val, _ = sources
     if val is not None and groups_of(train, settings.selection) is not None:
         check_apart(opened, train, val)
@@ -183,7 +185,9 @@ def _opened(data: str, settings: Pretrain, console: Console) -> tuple[Source, So
     return sources
 
 
-def _sources(data: Data, seed: int) -> tuple[Source, Source | None, Source]:
+def sources_of(data: Data, seed: int) -> tuple[Source, Source | None, Source]:
+    """(what is learnt from, val where there are splits, those that are shown as it learns: of val, else set aside
+    where there are enough)."""
     source = data.train
     if data.has_splits:
         val = data.val

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from openmae.console.words import duration
+from openmae.console.words import duration, several
 from openmae.report.page.left import Left, as_list, read_left_json
 from openmae.report.page.results import shown_figure, shown_figures
 from openmae.report.plots.curves import is_number, series
@@ -18,7 +18,7 @@ def headline(left: Left) -> dict[str, str]:
     """Names and short values: what was learnt and how well, how far the run is, on what. What is not known is left
     out. Raises UserError where best/model.json is damaged."""
     return {
-        **(_classifier_facts(left.model, left.metrics) if left.kind == "classifier" else {}),
+        **(_judged_facts(left.model, left.metrics) if left.kind in _JUDGED else {}),
         **_best_facts(read_left_json(left.path / "best" / "model.json")),
         **_facts(left.config, left.metrics, left.starts),
     }
@@ -29,12 +29,14 @@ def training_seconds(run: Path) -> float | None:
     return _training_seconds(read_config(run), read_metrics(run))
 
 
-def _classifier_facts(model: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, str]:
+_JUDGED = ("classifier", "segmenter", "detector")
+
+
+def _judged_facts(model: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, str]:
     """What was learnt, from what, and how well the val images are done at the end."""
     task, names = model.get("task"), as_list(model.get("class_names"))
-    count = {"classification": f", {len(names):,} classes", "multi-label": f", {len(names):,} labels"}.get(
-        str(task), ""
-    )
+    of = {"classification": "class", "segmentation": "class", "detection": "class", "multi-label": "label"}
+    count = f", {several(len(names), of[str(task)])}" if str(task) in of else ""
     found = {"Task": f"{task}{count}"}
     last = {re.sub("^(eval/|val_)", "", key): value for line in metrics for key, value in line.items() if "val" in key}
     for name, value in list(shown_figures(last).items())[:1]:

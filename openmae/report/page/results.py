@@ -4,6 +4,7 @@ results.json holds an entry for each set under the name that the page gives it; 
 """
 
 import math
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from openmae.report.plots.curves import is_number
 MOST_OPEN_ROWS = 20  # longer tables are folded
 MOST_ROWS = 1000
 MOST_PAIRS = 10
+_WIDE = 400  # points: pictures that are not drawn smaller on a phone, but moved to and fro
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".jpg": "image/jpeg"}
 
 _FIGURES = {  # what the figures are called, the one to judge by first
@@ -44,6 +46,14 @@ _FIGURES = {  # what the figures are called, the one to judge by first
 
 _OVERLAPS = {"iou": "IoU", "dice": "Dice", "accuracy": "accuracy"}  # shares of a class, and their titles
 _FOUND = {"ap": "AP", "ap50": "AP50", "recall": "found at all"}
+_COUNTED = {"segmentation": "pixels", "detection": "objects"}
+_HOW = {
+    "segmentation": "IoU of a class is what is rightly found over all that is labelled or found so, Dice twice that "
+    "over the sum of both; the first figures are means over the classes that occur or are found.",
+    "detection": "Average precision (AP) counts all that is found, and so does “found at all”. The matrix, sizes, and "
+    "images are of what is surely said, with a score of 0.5 or more: “nothing” as a column are objects that were "
+    "missed, as a row what was found where nothing of that kind is labelled.",
+}
 
 
 def shown_figures(figures: Mapping[str, Any], images: Any = None, errors: Any = None) -> dict[str, str]:
@@ -136,6 +146,7 @@ def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
         paragraph(_said_of_images(clean)),
         pairs_table(shown_figures(figures, clean.get("images"), errors).items()) if isinstance(figures, dict) else "",
         _figure(run, drawn, "scatter", "Predicted over true values"),
+        paragraph(_HOW.get(str(clean.get("task")), "")),
         _confusion(run, drawn),
         _side_by_side(
             _figure(run, drawn, "precision_recall", "Precision over recall, by the overlap that is asked for"),
@@ -145,9 +156,9 @@ def _clean(run: Path, clean: dict[str, Any]) -> list[str]:
         _class_table(clean.get("classes")),
         _shares_table(clean.get("overlaps"), "pixels", _OVERLAPS),
         _shares_table(clean.get("objects"), "objects", _FOUND),
-        _figure(run, drawn, "outlines", "The images that were done best and worst: as they are, as labelled, as found"),
         _label_table(clean.get("labels")),
-        _confused_table(clean.get("confused")),
+        _confused_table(clean.get("confused"), _COUNTED.get(str(clean.get("task")), "times")),
+        _gallery(_figure(run, drawn, "outlines", "The images done best and worst: as they are, as labelled, as found")),
         _figure(run, drawn, "samples", "Images with what the model says and what their label is"),
         _figure(run, drawn, "reliability", "Reliability diagram: accuracy over confidence"),
     ]
@@ -219,7 +230,11 @@ def _label_table(labels: Any) -> str:
     return _folded("Each label", ("label", "images", "average precision", "AUROC", "F1"), rows)
 
 
-def _confused_table(pairs: Any) -> str:
+def _gallery(shown: str) -> str:
+    return f"<h3>Best and worst</h3>{shown}" if shown else ""
+
+
+def _confused_table(pairs: Any, count: str) -> str:
     if not isinstance(pairs, list):
         return ""
     rows = [
@@ -227,7 +242,7 @@ def _confused_table(pairs: Any) -> str:
         for one in pairs[:MOST_PAIRS]
         if isinstance(one, dict) and is_number(one.get("times")) and is_number(one.get("share"))
     ]
-    return _folded("Most often confused", ("", "times", "of the class"), rows)
+    return _folded("Most often confused", ("", count, "of the class"), rows)
 
 
 def _folded(title: str, head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
@@ -273,9 +288,15 @@ def _figure(run: Path, pictures: dict[str, Any], name: str, alt: str) -> str:
     """The picture of that name inside the page; "" where it is not there."""
     file = _file(run, pictures, name, _KINDS)
     try:
-        return f"<figure>{picture(file.read_bytes(), _KINDS[file.suffix], alt)}</figure>" if file is not None else ""
+        content = file.read_bytes() if file is not None else b""
     except OSError:
         return ""
+    if file is None:
+        return ""
+    size = re.search(rb'<svg[^>]*? width="([0-9.]+)pt"', content[:2000])
+    is_wide = file.suffix == ".jpg" or (size is not None and float(size[1]) > _WIDE)
+    shown = picture(content, _KINDS[file.suffix], alt)
+    return f'<figure class="wide">{shown}</figure>' if is_wide else f"<figure>{shown}</figure>"
 
 
 def _file(run: Path, pictures: dict[str, Any], name: str, kinds: Container[str]) -> Path | None:

@@ -24,6 +24,7 @@ _FONT = "'DejaVu Sans', Verdana, Geneva, Arial, Helvetica, sans-serif"
 _LETTER = 0.6  # about as wide as high
 _MARGIN, _MARGIN_OF_WORDS = 0.05, 0.2  # of a span, left free beside what is drawn
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+_BETWEEN_POINTS = 8  # places on the line from one to the next, by which the legend keeps clear of it
 _COLUMNS = 2 * _WIDTH  # of points that are told apart: of more than a few in one, the first, least, greatest and last
 
 
@@ -181,14 +182,18 @@ def _beside(line: Line, points: Sequence[tuple[float, float]]) -> Iterator[str]:
 
 
 def _legend(plot: Plot, across: Axis, up: Axis) -> Iterator[str]:
-    """Names beside pieces of their lines, in the corner where the fewest points lie."""
+    """Names beside pieces of their lines, in the corner where least of all lines lies."""
     named = [line for line in plot.lines if line.name]
     if not named:
         return
     high = 15 * len(named) + 4
     wide = min(float(across.end - across.start), 34 + 10 * _LETTER * max(len(line.name) for line in named))
-    x = np.concatenate([across.places(line.x) for line in plot.lines])
-    y = np.concatenate([up.places(line.y) for line in plot.lines])
+    drawn = [(across.places(line.x), up.places(line.y)) for line in plot.lines]
+    between = np.linspace(0, 1, _BETWEEN_POINTS, endpoint=False)
+    x, y = (
+        np.concatenate([np.append(one[:-1, None] + np.diff(one)[:, None] * between, one[-1]) for one in ones])
+        for ones in zip(*drawn, strict=True)
+    )
     corners = [(left, top) for top in (up.end, up.start - high) for left in (across.start + 4, across.end - wide)]
 
     def covered(corner: tuple[float, float]) -> int:
@@ -196,6 +201,8 @@ def _legend(plot: Plot, across: Axis, up: Axis) -> Iterator[str]:
         return int(((x > left) & (x < left + wide) & (y > top) & (y < top + high)).sum())
 
     left, top = min(corners, key=covered)
+    size = f'width="{wide:.2f}" height="{high - 3}"'
+    yield f'<rect x="{left:.2f}" y="{top + 2:.2f}" {size} fill="#ffffff" opacity="0.6"/>'
     for number, line in enumerate(named):
         middle = top + 11 + 15 * number
         yield _stroke([(left + 4, middle), (left + 24, middle)], line.colour, line.width)

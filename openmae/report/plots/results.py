@@ -59,10 +59,13 @@ def confusion_picture(labels: Numbers, predicted: Numbers, names: Sequence[str])
 
 def shares_picture(counts: NDArray[np.int64], names: Sequence[str], what: str = "pixels") -> str:
     """(K, K) counts of pixels, or of what else, of a class (row) that were taken for a class (column) -> shares of each
-    class that occurs, of the MOST_NAMED largest."""
-    chosen = np.flatnonzero(counts.sum(1))
-    chosen = np.sort(chosen[np.argsort(-counts.sum(1)[chosen], kind="stable")[:MOST_NAMED]])
-    shares = counts[chosen][:, chosen] / counts.sum(1)[chosen][:, None]
+    class that occurs or is said to, of the MOST_NAMED largest; what most are taken for is among them."""
+    has, said = counts.sum(1), counts.sum(0)
+    chosen = np.flatnonzero(has + said)
+    part = f", the {MOST_NAMED} largest of {len(chosen)}" if len(chosen) > MOST_NAMED else ""
+    weight = np.where(np.arange(len(counts)) == said.argmax(), np.inf, has)
+    chosen = np.sort(chosen[np.argsort(-weight[chosen], kind="stable")[:MOST_NAMED]])
+    shares = counts[chosen][:, chosen] / np.maximum(has[chosen], 1)[:, None]
     with matplotlib.rc_context(STYLE):
         side = min(_WIDTH, 2.8 + 0.45 * len(chosen))
         figure = Figure((side, 0.3 + 0.92 * side), layout="constrained")
@@ -77,7 +80,7 @@ def shares_picture(counts: NDArray[np.int64], names: Sequence[str], what: str = 
             axis.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", fontsize=size, color=colour)
         axis.set_xlabel("predicted class")
         axis.set_ylabel("true class")
-        axis.set_title(f"Share of each class's {what}", fontsize=10)
+        axis.set_title(f"Share of each class's {what}{part}", fontsize=10)
         return svg_text(figure)
 
 

@@ -82,15 +82,16 @@ def sheet(
     footer: str,
     legend: Sequence[tuple[Colour, str]] = (),
     largest: int = LARGEST,
+    in_one_block: int = ROWS_IN_ONE_BLOCK,
 ) -> Image.Image:
     """An RGB picture of all rows; `size` is the (height, width) of the images that the tiles show.
 
-    Tiles are resized to `tile_size(size, largest)`. legend: colours and what they are of, above the footer. Raises
-    ValueError where there are no rows.
+    Tiles are resized to `tile_size(size, largest)`. legend: colours and what they are of, above the footer.
+    in_one_block: more rows than that stand in two blocks, side by side. Raises ValueError where there are no rows.
     """
     if not rows:
         raise ValueError("a picture needs one image or more")
-    grid = _measure(titles, len(rows), tile_size(size, largest))
+    grid = _measure(titles, len(rows), 1 if len(rows) <= in_one_block else 2, tile_size(size, largest))
     font = font_for("", grid.text)
     small = round(0.9 * grid.text)
     lines = wrap(footer, font_for(footer, small), grid.width - 2 * grid.margin) if footer else []
@@ -192,8 +193,7 @@ def elide(text: str, font: FreeTypeFont, width: float) -> str:
     return shortened(max(2, fits - 1))
 
 
-def _measure(titles: Sequence[str], rows: int, tile: tuple[int, int]) -> _Grid:
-    blocks = 1 if rows <= ROWS_IN_ONE_BLOCK else 2
+def _measure(titles: Sequence[str], rows: int, blocks: int, tile: tuple[int, int]) -> _Grid:
     # Wide sheets are shown reduced, so their text is larger.
     text = min(24, max(14, round(blocks * len(titles) * tile[0] / 75)))
     widest = max(font_for(title, text).getlength(title) for title in titles)

@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw
 from openmae.data.annotations.objects import Objects, Piece
 from openmae.data.tiles.large import AnyImage
 from openmae.report.sheets.layout import Row, elide, font_for, sheet
-from openmae.report.sheets.outlines import as_picture, colours, legend_of, square
+from openmae.report.sheets.outlines import REPORTED, as_picture, colours, legend_of, square
 
-_REPORTED, _PREDICTED = 320, 448  # pixels a side of a tile: of three in a row, of two
+_PREDICTED = 448  # pixels a side of a tile, of two in a row
 _TINT = 0.35  # of an object's colour over the image
 _FINE = 8  # pixels of an image that a pixel of a picture is made of, at least, where some are left out
 _CROWD = (128, 128, 128)
@@ -46,19 +46,24 @@ class FoundObjects:
 
 
 def object_sheet(shown: Sequence[ShownObjects], names: Sequence[str]) -> Image.Image:
-    """One row an image. The colour is the class's, or, of one class alone, just one that its neighbours have not.
-    Raises ValueError where there is none."""
+    """One row an image. The colour is the class's, or, of one class alone, just one that its neighbours have not; of
+    several classes their names stand by, where there is room for them. Raises ValueError where there is none."""
     inks = _Inks(names)
     rows = []
     for one in shown:
-        tiles = [_sized(one.image, _REPORTED)]
-        tiles += [_drawn(one.image, objects, inks, _REPORTED) for objects in (one.right, one.found)]
+        tiles = [_sized(one.image, REPORTED)]
+        for objects in (one.right, one.found):
+            picture = _drawn(one.image, objects, inks, REPORTED)
+            if not inks.one_class:
+                own = [names[label] for label in objects.classes.tolist()]
+                _label(picture, objects, own, inks, REPORTED / max(one.image.shape[:2]))
+            tiles.append(picture)
         rows.append(Row([square(tile) for tile in tiles], one.name, one.note))
     occurring = {int(label) for one in shown for objects in (one.right, one.found) for label in objects.classes}
     crowds = any(one.right.crowd.any() for one in shown)
-    size = (_REPORTED, _REPORTED)
+    size = (REPORTED, REPORTED)
     said = f"{inks.said}{' Grey: nobody judges.' if crowds else ''}".strip()
-    return sheet(("image", "labelled", "found"), rows, size, said, inks.legend(occurring), _REPORTED)
+    return sheet(("image", "labelled", "found"), rows, size, said, inks.legend(occurring), REPORTED, len(rows))
 
 
 def found_sheet(shown: Sequence[FoundObjects], names: Sequence[str]) -> Image.Image:
@@ -70,7 +75,9 @@ def found_sheet(shown: Sequence[FoundObjects], names: Sequence[str]) -> Image.Im
         scale = _PREDICTED / max(one.image.shape[:2])
         if one.found.pieces is not None:
             _frame(picture, one.found, inks, scale, 1)
-        _label(picture, one, inks, scale)
+        labels = zip(one.found.classes.tolist(), one.scores.tolist(), strict=True)
+        said = [f"{score:.2f}" if inks.one_class else f"{names[label]} {score:.2f}" for label, score in labels]
+        _label(picture, one.found, said, inks, scale)
         tiles = [_sized(one.image, _PREDICTED), picture]
         rows.append(Row([square(tile) for tile in tiles], one.name, one.note))
     occurring = {int(label) for one in shown for label in one.found.classes}
@@ -151,15 +158,13 @@ def _frame(picture: Image.Image, objects: Objects, inks: _Inks, scale: float, wi
         canvas.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=ink, width=width)
 
 
-def _label(picture: Image.Image, one: FoundObjects, inks: _Inks, scale: float) -> None:
-    """Class and score of each object over its box, the surest first; those for which there is no room are left out."""
+def _label(picture: Image.Image, objects: Objects, said: Sequence[str], inks: _Inks, scale: float) -> None:
+    """What is said of each object over its box, the first ones first; where there is no room it is left out."""
     canvas, taken = ImageDraw.Draw(picture), list[tuple[float, float, float, float]]()
-    boxes, own = (one.found.boxes * scale).tolist(), inks.of(one.found)
-    for box, label, score, ink in zip(boxes, one.found.classes.tolist(), one.scores.tolist(), own, strict=True):
-        name = "" if inks.one_class else inks.names[label]
-        font = font_for(name, _LETTERS)
-        said = f"{elide(name, font, _LONGEST_LABEL * picture.width)} {score:.2f}".strip()
-        width, height = font.getlength(said) + 4, _LETTERS + 3
+    for box, whole, ink in zip((objects.boxes * scale).tolist(), said, inks.of(objects), strict=True):
+        font = font_for(whole, _LETTERS)
+        words = elide(whole, font, _LONGEST_LABEL * picture.width)
+        width, height = font.getlength(words) + 4, _LETTERS + 3
         left = min(max(0.0, box[0]), picture.width - width)
         for top in (box[1] - height, box[1], box[3]):
             place = (left, top, left + width, top + height)
@@ -171,5 +176,5 @@ def _label(picture: Image.Image, one: FoundObjects, inks: _Inks, scale: float) -
                 taken.append(place)
                 canvas.rectangle(place, fill=ink)
                 light = 0.299 * ink[0] + 0.587 * ink[1] + 0.114 * ink[2]
-                canvas.text((left + 2, top + height / 2), said, "black" if light > 110 else "white", font, anchor="lm")
+                canvas.text((left + 2, top + height / 2), words, "black" if light > 110 else "white", font, anchor="lm")
                 break

@@ -13,6 +13,7 @@ from openmae.data.tiles.large import AnyImage
 from openmae.report.sheets.layout import Colour, Row, sheet
 from openmae.report.sheets.pictures import TAIL
 
+REPORTED = 320  # pixels a side of a tile, of three in a row, as wide together as a page
 _LONGEST = 448  # pixels a side of a tile before it is drawn
 _TINT = 0.45  # of a class's colour over the image
 IGNORED_COLOUR = (128, 128, 128)
@@ -124,7 +125,7 @@ def outline_sheet(shown: Sequence[Shown], names: Sequence[str], ignored: int, ha
     if any(one.right is None for one in shown):
         return sheet(("image", "found"), rows, (224, 224), "", legend)
     said = "Grey: nobody judges." if ignored in occurring else ""
-    return sheet(("image", "labelled", "found"), rows, (224, 224), said, legend)
+    return sheet(("image", "labelled", "found"), rows, (REPORTED, REPORTED), said, legend, REPORTED, len(rows))
 
 
 def step_of(size: tuple[int, int]) -> int:

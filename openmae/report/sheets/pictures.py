@@ -78,6 +78,43 @@ def columns(
     the original, or "visible", from the visible patches, so that nothing of a hidden patch reaches its picture.
     Arguments as for `panel`. Raises ValueError where shapes do not fit.
     """
+    found = fill(model, statistics, images, visible, patch_stats)
+    masked = found.original.where(~found.hidden, GREY)
+    shown = [Column(f"{_percent(found.output.mask)} masked", tiles(masked))]
+    if isinstance(model.target, HOG):
+        shown += glyphs(model, found)
+    elif found.predicted is not None:
+        pasted = found.original.where(~found.hidden, found.predicted)
+        shown.append(Column("reconstruction", tiles(pasted)))
+    shown.append(Column("original", tiles(found.original)))
+    return shown, found.errors.mean(dim=1).tolist()
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a model makes of images: what is shown of them, and how right it is.
+
+    original: (n, C, H, W) uint8, as shown. hidden: (n, C, H, W) True = hidden. predicted: (n, C, H, W) uint8, on the
+    scale of the original, whose visible patches mean nothing; None of targets that are no pixels.
+    errors: (n, Q) mean squared, in the target's units, of the hidden patches `output.queries`. target: (n, N, K).
+    """
+
+    original: Tensor
+    hidden: Tensor
+    predicted: Tensor | None
+    errors: Tensor
+    output: Output
+    target: Tensor
+
+
+def fill(
+    model: MaskedAutoencoder,
+    statistics: Statistics,
+    images: Tensor,
+    visible: Tensor,
+    patch_stats: PatchStats = "true",
+) -> Filled:
+    """Arguments and errors as for `columns`. Of the images the visible patches alone are encoded."""
     device = model.encoder.positions.device
     images, visible = images.to(device), visible.to(device)
     with _inference(model, device):
@@ -85,27 +122,24 @@ def columns(
         output = model(pixels, visible=visible)
         patches = patchify(pixels, model.encoder.patch_size)
         target = model.target(pixels, patches)  # (n, N, K)
-        difference = output.predicted - take(target, output.queries)
-        errors = difference.square().mean(dim=(1, 2)).tolist()
+        errors = (output.predicted - take(target, output.queries)).square().mean(dim=2)
         hidden = unpatchify(output.mask[..., None].expand_as(patches), model.encoder.grid, model.encoder.patch_size)
         low, high = _shown_range(statistics.denormalize(pixels), images.dtype)
 
         def as_shown(normalised: Tensor) -> Tensor:
             return _to_uint8((statistics.denormalize(normalised) - low) / (high - low))
 
-        original = as_shown(pixels)
-        masked = original.where(~hidden, GREY)
-        shown = [Column(f"{_percent(output.mask)} masked", _tiles(masked))]
-        if isinstance(model.target, OwnTarget):
-            pass  # there is no way from its values to a picture
-        elif isinstance(model.target, HOG):
-            shown += _glyph_columns(model.target, model.encoder.grid, output, target)
-        else:
-            predicted = _predicted_pixels(model, output, patches, patch_stats)
-            reconstruction = original.where(~hidden, as_shown(predicted))
-            shown.append(Column("reconstruction", _tiles(reconstruction)))
-        shown.append(Column("original", _tiles(original)))
-    return shown, errors
+        predicted = None
+        if not isinstance(model.target, HOG | OwnTarget):  # from whose values there is no way back to a picture
+            predicted = as_shown(_predicted_pixels(model, output, patches, patch_stats))
+        return Filled(as_shown(pixels), hidden, predicted, errors, output, target)
+
+
+def as_shown(statistics: Statistics, images: Tensor) -> Tensor:
+    """Images (n, C, H, W) as the data has them -> (n, C, H, W) uint8, as they are shown."""
+    scaled = statistics.denormalize(statistics.normalize(images))
+    low, high = _shown_range(scaled, images.dtype)
+    return _to_uint8((scaled - low) / (high - low))
 
 
 def footer(model: MaskedAutoencoder, patch_stats: PatchStats, contrast: str = "") -> str:
@@ -260,7 +294,7 @@ def _to_uint8(pixels: Tensor) -> Tensor:
     return (pixels * 255).nan_to_num().round().clamp(0, 255).to(torch.uint8)
 
 
-def _tiles(images: Tensor) -> list[Image.Image]:
+def tiles(images: Tensor) -> list[Image.Image]:
     """(n, C, H, W) uint8 -> grey or colour pictures of the channels that can be shown."""
     shown = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
     arrays = shown.permute(0, 2, 3, 1).cpu().numpy()
@@ -270,8 +304,10 @@ def _tiles(images: Tensor) -> list[Image.Image]:
 # ---------------------------------------------------------------- HOG
 
 
-def _glyph_columns(target: HOG, grid: tuple[int, ...], output: Output, true: Tensor) -> list[Column]:
-    """Predicted and true histograms as strokes, on one scale for each image."""
+def glyphs(model: MaskedAutoencoder, found: Filled) -> list[Column]:
+    """Predicted and true histograms of a HOG target as strokes, on one scale for each image."""
+    target, grid, output, true = model.target, model.encoder.grid, found.output, found.target
+    assert isinstance(target, HOG)
     cells = _by_cell(target, grid, true)  # (n, rows, columns, 9)
     mixed = _by_cell(target, grid, output.prediction.where(output.mask[..., None], true))
     rows, columns = (grid[axis] * target.cells[axis] for axis in (0, 1))
