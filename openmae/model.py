@@ -70,6 +70,9 @@ def sincos_positions(grid: tuple[int, ...], dim: int, counted_in: tuple[int, ...
     counted_in: the grid that is laid over the same image and whose patches are 0, 1, 2 ... apart; default: this one.
         A finer grid's patches then lie between its patches, which is the interpolation of its positions, exactly.
     """
+    if torch.get_default_device().type == "meta":
+        # A model without weights needs the shape alone, and torch takes half a second to get ready to compute none.
+        return torch.empty(math.prod(grid), dim)
     n = dim // (2 * len(grid))
     frequencies = 1 / 10000 ** (torch.arange(n, dtype=torch.float64) / n)
     axes = (
@@ -283,7 +286,13 @@ def run_block(block: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
 
 @torch.no_grad()
 def initialize(module: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Xavier-uniform matrices (the patch projection as a (D, P) matrix), zero biases, tokens of std 0.02."""
+    """Xavier-uniform matrices (the patch projection as a (D, P) matrix), zero biases, tokens of std 0.02.
+
+    On the meta device there are no weights, and nothing is done: torch would load its compiler to draw none, which
+    takes longer than all else that `embed` does of a few images.
+    """
+    if all(parameter.is_meta for parameter in module.parameters()):
+        return
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight, generator=generator)

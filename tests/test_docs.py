@@ -71,6 +71,9 @@ def test_the_readmes_commands_and_python_run(
             continue
         if words == ["bench"]:  # a process for each contender: test_bench.py runs it
             continue
+        if words[0] == "adapt" or "onnx" in words:  # test_adapt.py and test_export_onnx.py run them, for seconds
+            read_settings(words[0], words[1:])
+            continue
         small = {
             "pretrain": [*TINY, "--img-size", "32", "--epochs", "1"],
             "finetune": ["--epochs", "1", "--batch-size", "8", "--precision", "fp32"],
@@ -108,6 +111,9 @@ def test_the_pages_commands_run(
         if "--minutes" in words:  # these too: test_minutes.py
             at = words.index("--minutes")
             del words[at : at + 2]
+        if page == "features.md" and "onnx" in words:  # test_probe.py exports one, for seconds
+            assert read_settings(words[0], words[1:]).model.name == "neighbours"
+            continue
         small = {"pretrain": [*TINY, "--img-size", "32", "--epochs", "1"], **MEASURED_SMALL}.get(words[0], [])
         if "paper" in words and words[0] == "probe":  # 90 epochs
             small = ["--epochs", "10"]

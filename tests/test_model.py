@@ -514,6 +514,23 @@ def flops(step: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
+def test_a_model_without_weights_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command that loads a model makes such a one first, and torch would load its compiler to compute it."""
+    shapes = {name: value.shape for name, value in create_model("vit_tiny", img_size=32).state_dict().items()}
+
+    def refuse(*given: object, **more: object) -> None:
+        raise AssertionError("torch._refs computes that")
+
+    monkeypatch.setattr(torch, "arange", refuse)
+    for name in ("normal_", "uniform_"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    with torch.device("meta"), monkeypatch.context() as patch:
+        patch.setattr(nn.Linear, "reset_parameters", lambda module: None)  # of torch's own
+        model = create_model("vit_tiny", img_size=32)
+    assert {name: value.shape for name, value in model.state_dict().items()} == shapes
+    assert all(value.is_meta for value in model.state_dict().values())
+
+
 def block_flops(tokens: int, dim: int, depth: int) -> int:
     """Blocks of MLP ratio 4: 12 dim^2 multiply-adds a token, and two products of (tokens, dim) matrices."""
     return 2 * depth * tokens * (12 * dim**2 + 2 * tokens * dim)

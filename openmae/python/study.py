@@ -9,6 +9,7 @@ from typing import Any
 
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
+from openmae.files.study import RESULTS, is_study
 from openmae.python.keywords import settings_of, taking, with_keywords
 from openmae.python.kinds import AnyModel, Data, at_home, data_of
 from openmae.python.run import Run, finished, inline
@@ -16,7 +17,6 @@ from openmae.python.tables import table
 from openmae.python.training import as_far_as_let
 from openmae.report.page.ablation import is_ablation
 from openmae.report.page.run import write_report
-from openmae.report.page.study import RESULTS, is_study
 from openmae.report.plots.ablation import ablation_picture
 from openmae.report.plots.study import study_picture
 from openmae.studies.ablate import job as ablating

@@ -1,8 +1,10 @@
 """Several processes on this machine that share a study: each a `--part` of it, with its part of the cores and GPUs."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,12 +17,15 @@ import torch
 from openmae.commandline.flags import flag
 from openmae.commandline.refusal import has_place, is_switch
 from openmae.console.words import several
+from openmae.errors import RUN_AGAIN
 from openmae.machine.cores import cores
 from openmae.studies.study import Part, Share, Study
 
 LOGS = "jobs"
 _PAUSE = 0.5  # seconds, before it is looked again
 _SAVING_SECONDS = 180
+STARTED = "OPENMAE_ENDS_WITH_STDIN"
+"""In the environment of a process whose standard input is open for as long as whoever started it is there."""
 
 
 def words_of(settings: Any) -> list[str]:
@@ -67,7 +72,7 @@ def work_together(
     study: Study, command: Sequence[str], jobs: int, whole: Sequence[Part], each: Callable[[], object]
 ) -> None:
     """Starts so many processes of the command, and says what they do until the last has ended; what they print is in
-    STUDY/jobs. each: called when parts were done. They end with this one, where it is stopped."""
+    STUDY/jobs. each: called when parts were done. They end with this one, be it stopped or killed."""
     logs = study.path / LOGS
     logs.mkdir(exist_ok=True)
     study.console.print(f"{several(jobs, 'process')} share the work; what each says is in {logs}/")
@@ -95,8 +100,23 @@ def _start(command: Sequence[str], number: int, jobs: int, log: Path) -> "subpro
         seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
         environment["CUDA_VISIBLE_DEVICES"] = seen.split(",")[(number - 1) % gpus]
     words = [sys.executable, "-m", "openmae", *command, "--part", f"{number}/{jobs}"]
-    with log.open("ab") as file:
-        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+    environment[STARTED] = "1"
+    with log.open("ab") as file:  # nothing is written into the pipe: the system closes it when this process ends
+        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, env=environment)
+
+
+def end_with_starter() -> None:
+    """In a process of `--jobs`, which is to save and end when the one that started it does, however that ends."""
+    if os.environ.pop(STARTED, ""):  # of this process alone
+        threading.Thread(target=_wait_for_end, name="starter", daemon=True).start()
+
+
+def _wait_for_end() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_SAVING_SECONDS)
+    os._exit(RUN_AGAIN)
 
 
 def _end(running: Sequence["subprocess.Popen[bytes]"]) -> None:
@@ -111,3 +131,5 @@ def _end(running: Sequence["subprocess.Popen[bytes]"]) -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
+        if process.stdin is not None:
+            process.stdin.close()

@@ -1,5 +1,6 @@
 """How the models of a study are judged: by labels, where there are some, else by figures that need none."""
 
+import hashlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -118,6 +119,14 @@ class Labelled:
     def fingerprint(self) -> str:
         """Of both, without their labels."""
         return f"{self.train.fingerprint} {self.val.fingerprint}"
+
+    @property
+    def answers(self) -> str:
+        """A digest of the labels of both."""
+        digest = hashlib.sha256("\n".join(self.right.names).encode(errors="surrogateescape"))
+        for half in (self.right, self.asked):
+            digest.update(half.values.tobytes())
+        return digest.hexdigest()
 
     def few(self, asked: str | None) -> str | None:
         """How many labels fine-tuning gets; None for no fine-tuning."""

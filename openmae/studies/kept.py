@@ -1,7 +1,7 @@
 """What a study keeps in its folder: what was asked, in study.toml, and of each part a file of what it found, with a
 lock. Several processes, here or on other machines that see the folder, work in it at once.
 
-    study.toml                  the command, and what was asked: what decides the figures
+    study.toml                  the command, and what was asked: what decides the figures; the code that it began with
     parts/NAME.json             of a part that is done: its figures, or why there are none, and the seconds
     parts/NAME.lock             of a part that a process is at; left by one that was killed
 """
@@ -17,13 +17,16 @@ import tomli_w
 
 from openmae.errors import UserError
 from openmae.files.parsing import read_json, read_toml
+from openmae.files.study import ASKED, PARTS, STUDY, check_place
 from openmae.files.whole import locked, take_lock, write_file
-from openmae.report.page.study import ASKED, PARTS, STUDY
+from openmae.train.environment import code
 from openmae.train.run import differences
 
 Found = dict[str, Any]
-"""What a part found: {"kind", "seconds", "figures"}, and "failed", a sentence, with "at", a time, where it failed."""
-_OURS = {"lock", ASKED, STUDY, PARTS}
+"""What a part found: {"kind", "seconds", "figures", "code"}, and "failed", a sentence, with "at", a time, where it
+failed."""
+_IMAGES = {"images", "answers"}
+"""Of what was asked: what changes with DATA. Studies that are older have no answers."""
 
 
 def plain(asked: dict[str, Any]) -> dict[str, Any]:
@@ -58,10 +61,11 @@ class PartLock:
 class Kept:
     """The files of a study."""
 
-    def __init__(self, path: Path, kind: str, asked: dict[str, Any]) -> None:
-        """Takes the folder, or makes it. Raises UserError where it belongs to something else or to a study of something
-        else, or cannot be written."""
+    def __init__(self, path: Path, kind: str, asked: dict[str, Any], *, other_code: bool = False) -> None:
+        """Takes the folder, or makes it. other_code: whether it may go on with other code than it began with. Raises
+        UserError where it belongs to something else or to a study of something else, or cannot be written."""
         self.path, self.kind, self.asked = path, kind, plain(asked)
+        self._takes_other_code = other_code
         check_place(path)
         try:
             (path / PARTS).mkdir(parents=True, exist_ok=True)
@@ -114,29 +118,50 @@ class Kept:
         """Raises UserError where the folder is of another study, or what says so is damaged."""
         before = self._before()
         if before is None:
-            write_file(self.path / ASKED, tomli_w.dumps({"study": self.kind, "asked": self.asked}).encode())
+            self._write(self.kind, self.asked, code())
             return
-        kind, asked = before
+        kind, asked, its = before
         if kind != self.kind:
             raise UserError(f"{self.path} holds a study of openmae {kind}", "choose another `out`")
         differing = [name for name in {**asked, **self.asked} if asked.get(name) != self.asked.get(name)]
+        if "answers" not in asked:
+            differing = [name for name in differing if name != "answers"]
+        if differing and _IMAGES.issuperset(differing):
+            raise UserError(
+                f"the images have changed since the study in {self.path} began (files added, removed, renamed or of "
+                "another size, or other labels)",
+                "put them back, or choose another `out`",
+            )
         if differing:
             said = differences(asked, self.asked, differing)
             raise UserError(f"{self.path} holds a study with {said}", "choose another `out`, or ask the same again")
+        if not self._takes_other_code and not _is_same(its, code()):
+            raise UserError(
+                f"{self.path} was begun with other code ({_named(its)}; this is {_named(code())})",
+                "go on with that, choose another `out`, or give `other_code`: the table says so, then",
+            )
 
-    def _before(self) -> tuple[str, dict[str, Any]] | None:
-        """(command, what was asked) of the study that is there; None where none is."""
+    def _write(self, kind: str, asked: dict[str, Any], its: dict[str, Any]) -> None:
+        found = {"study": kind, "asked": asked, **({"code": its} if its else {})}
+        write_file(self.path / ASKED, tomli_w.dumps(found).encode())
+
+    def _before(self) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
+        """(command, what was asked, by what code, as far as that is known) of the study that is there; None where none
+        is."""
         if (file := self.path / ASKED).exists():
             try:
                 found = read_toml(file.read_text(encoding="utf-8"))
-                return str(found["study"]), dict(found["asked"])
+                kind, asked, its = str(found["study"]), dict(found["asked"]), dict(found.get("code", {}))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{file} is damaged ({error!r})", "begin anew in another `out`") from error
+            if (version := asked.pop("openmae", None)) is not None:  # where it stood once
+                its["openmae"] = version
+            return kind, asked, its
         if (file := self.path / STUDY).exists():
             return self._as_once(file)
         return None
 
-    def _as_once(self, file: Path) -> tuple[str, dict[str, Any]]:
+    def _as_once(self, file: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """Of a study that was begun when one file kept all of it, which goes once each part has its own."""
         try:
             found = read_json(file.read_bytes())
@@ -146,21 +171,23 @@ class Kept:
             raise UserError(f"{file} is damaged ({error!r})", "begin anew in another `out`") from error
         for name, one in parts.items():
             self.keep(name, one)
-        write_file(self.path / ASKED, tomli_w.dumps({"study": kind, "asked": asked}).encode())
+        self._write(kind, asked, {})
         file.unlink()
-        return kind, asked
+        return kind, asked, {}
 
 
-def check_place(path: Path) -> None:
-    """Raises UserError where something else lies there."""
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file", "choose another `out`")
-    if (path / "config.toml").exists():
-        raise UserError(f"{path} is a run, and a study is a folder of runs", "choose another `out`")
-    if path.is_dir() and not any((path / name).exists() for name in (ASKED, STUDY)):
-        found = [place.name for place in path.iterdir() if place.name not in _OURS and not place.name.startswith(".")]
-        if found:
-            raise UserError(f"{path} is not empty and is not a study", "choose another `out`")
+def _is_same(before: dict[str, Any], now: dict[str, str]) -> bool:
+    """Whether code makes the same figures, as far as that is known."""
+    name = "source" if "source" in before else "openmae"
+    return name not in before or before[name] == now[name]
+
+
+def _named(its: dict[str, Any]) -> str:
+    """0.1.0, commit 1a2b3c4+: of code; its source, where these may be the same of two."""
+    commit = str(its.get("commit", ""))
+    at = f", commit {commit[:7]}{'+' * commit.endswith('+')}" if commit else ""
+    source = f", source {str(its['source'])[:8]}" if "source" in its else ""
+    return f"openmae {its.get('openmae', 'of an unknown version')}{at}{source}"
 
 
 def _is_alive(pid: int) -> bool:

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass, replace
-from importlib import metadata
 from typing import Any
 
 from openmae.console.words import several
@@ -26,7 +25,7 @@ class Opened:
 
     @property
     def fingerprint(self) -> str:
-        """Of all images, and what is right for them."""
+        """Of all images."""
         judging = self.unlabelled.fingerprint if self.labelled is None else self.labelled.fingerprint
         return hashlib.sha256(f"{self.data.train.fingerprint} {judging}".encode()).hexdigest()
 
@@ -56,10 +55,10 @@ def what_decides(settings: AskedData, opened: Opened, own: dict[str, Any]) -> di
     """What decides the figures: a study goes on only with the same. own: of one command alone. More seeds may come."""
     names = "minutes epochs pool task seed precision".split()
     return {
-        "openmae": metadata.version("openmae"),
         "data": whole_address(settings.data),
         "labels": None if settings.labels is None else whole_address(settings.labels),
         "images": opened.fingerprint[:16],
+        "answers": None if opened.labelled is None else opened.labelled.answers[:16],
         **own,
         "set": sorted(settings.set),
         **{name: getattr(settings, name) for name in names},

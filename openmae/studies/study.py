@@ -17,8 +17,9 @@ from rich.console import Console
 from openmae.commandline.flags import with_flags
 from openmae.console.words import duration, on_one_line, several
 from openmae.errors import Interrupted, NotWritten, RankLost, UserError
-from openmae.report.page.study import PARTS
+from openmae.files.study import PARTS
 from openmae.studies.kept import Found, Kept, PartLock
+from openmae.train.environment import source
 
 _PAUSE = 0.5  # seconds, before a process that waits looks again
 
@@ -75,14 +76,22 @@ class Study:
     """
 
     def __init__(
-        self, path: Path, kind: str, asked: dict[str, Any], console: Console, *, endures: bool = False
+        self,
+        path: Path,
+        kind: str,
+        asked: dict[str, Any],
+        console: Console,
+        *,
+        endures: bool = False,
+        other_code: bool = False,
     ) -> None:
-        """Takes the folder, or makes it. kind: the command that asks; asked: what decides the figures, plain values.
+        """Takes the folder, or makes it. kind: the command that asks; asked: what decides the figures, plain values;
+        other_code: whether other code may go on than has begun.
 
         Raises UserError where it belongs to something else or to a study of something else, or cannot be written.
         """
         self.path, self.kind, self.console, self._endures = path, kind, console, endures
-        self.kept = Kept(path, kind, asked)
+        self.kept = Kept(path, kind, asked, other_code=other_code)
         self.parts: dict[str, Found] = {}
         self._began = time.time()
 
@@ -95,6 +104,15 @@ class Study:
         """A sentence; None where it did not."""
         found = self.parts.get(name)
         return None if found is None or "failed" not in found else str(found["failed"])
+
+    def notes(self) -> list[str]:
+        """What is to be known of the figures: a sentence where not all parts that are done were done by one code."""
+        codes = {found["code"] for found in self.parts.values() if "code" in found}
+        if len(codes) < 2:
+            return []
+        return [
+            f"Parts were done by {len(codes)} different states of openmae's code (--other-code), which may differ too."
+        ]
 
     def look(self, parts: Iterable[Part]) -> None:
         """Takes note of what is done by now, by whomever."""
@@ -206,7 +224,7 @@ class Study:
         self._keep(part, round(time.monotonic() - began, 1), figures, failed)
 
     def _keep(self, part: Part, seconds: float, figures: dict[str, Any], failed: str | None) -> None:
-        found: Found = {"kind": part.kind, "seconds": seconds, "figures": figures}
+        found: Found = {"kind": part.kind, "seconds": seconds, "figures": figures, "code": source()}
         if part.seconds is not None:
             found["expected"] = float(f"{part.seconds:.4g}")  # of tiny models less than 0.1
         if failed is not None:

@@ -1,5 +1,7 @@
 """What a run ran on."""
 
+import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -24,6 +26,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
         "commit": _commit(),
+        "source": source(),
         "machine": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": all_cores(),
@@ -31,6 +34,28 @@ def environment() -> dict[str, Any]:
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
+
+
+_MAKE_NO_FIGURE = {"cli.py", "commandline", "console", "python", "report", "web"}
+
+
+def code() -> dict[str, str]:
+    """What tells this code from another one: its version, its commit where it has one, and its source."""
+    found = {"openmae": metadata.version("openmae"), "commit": _commit(), "source": source()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+@functools.cache
+def source() -> str:
+    """Of the code that decides what a run ends with, a digest of its files, wherever they are installed: another commit
+    may have the same, and a change that nobody has committed has another."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    files = ((file.relative_to(package), file) for file in package.rglob("*.py"))
+    for place, file in sorted(files):
+        if place.parts[0] not in _MAKE_NO_FIGURE:
+            text = file.read_bytes()
+            digest.update(b"%b\0%d\n" % (place.as_posix().encode(), len(text)) + text)
+    return digest.hexdigest()[:16]
 
 
 def _commit() -> str | None:

@@ -29,7 +29,10 @@ size = int(os.environ["SLURM_NTASKS"])
 tasks = []
 for rank in range(size):
     place = dict(SLURM_PROCID=rank, SLURM_LOCALID=rank % (size // nodes), SLURM_NODEID=rank // (size // nodes))
-    log = output and open(output.replace("%j", os.environ["SLURM_JOB_ID"]).replace("%t", str(rank)), "a")
+    named = {{"%j": "SLURM_JOB_ID", "%A": "SLURM_ARRAY_JOB_ID", "%a": "SLURM_ARRAY_TASK_ID"}}
+    for mark, name in named.items():
+        output = output and output.replace(mark, os.environ.get(name, mark))
+    log = output and open(output.replace("%t", str(rank)), "a")
     env = os.environ | {{name: str(value) for name, value in place.items()}}
     tasks.append(subprocess.Popen(words, env=env, stdout=log, stderr=log and subprocess.STDOUT))
     if log:
@@ -68,9 +71,13 @@ class FakeSlurm:
         lines = file.read_text().splitlines() if file.exists() else []
         return [line for line in lines if not line.startswith("show")]
 
-    def start(self, *words: str | Path, nodes: int, tasks: int, cwd: Path) -> "subprocess.Popen[bytes]":
-        """The job's script, as Slurm starts it on the first machine."""
+    def start(
+        self, *words: str | Path, nodes: int = 1, tasks: int = 1, cwd: Path, index: int | None = None
+    ) -> "subprocess.Popen[bytes]":
+        """The job's script, as Slurm starts it on the first machine. index: of a job of an array."""
         job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_NTASKS": str(tasks)}
+        if index is not None:
+            job |= {"SLURM_JOB_ID": f"{4712 + index}", "SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": f"{index}"}
         job["SLURM_JOB_NODELIST"] = "localhost" if nodes == 1 else f"localhost,gpu[2-{nodes}]"
         (self.folder / "tasks").unlink(missing_ok=True)
         return subprocess.Popen(["bash", *map(str, words)], env=self.env | job, cwd=cwd, start_new_session=True)

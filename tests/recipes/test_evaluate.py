@@ -95,7 +95,7 @@ def test_the_page_shows_tables_and_pictures(tmp_path: Path, run: Run) -> None:
     wrong = 24 - sum(found["counts"][number][number] for number in range(3))
     assert sum(pair["times"] for pair in found["pairs"]) == wrong
     shown = [image for pair in found["pairs"] for image in pair["images"]]
-    assert page.count("data:image/jpeg") == 1 + len(shown)
+    assert page.count('src="data:image/jpeg') == 1 + len(shown)
     for pair in found["pairs"]:
         row, column = found["names"].index(pair["label"]), found["names"].index(pair["predicted"])
         assert pair["times"] == found["counts"][row][column]

@@ -36,6 +36,16 @@ def words_of(tmp_path: Path, epochs: int) -> list[str]:
     return pretrain(images, out, f"--epochs {epochs}")
 
 
+def ablation(images: Path, out: Path, epochs: int) -> list[str]:
+    """Of two trainings."""
+    tiny = (
+        "--study mask-ratio --vary mask_ratio=0.5,0.75 --seeds 1 --workers 0 --device cpu --precision fp32 --set "
+        "img_size=16 patch_size=4 embed_dim=24 depth=1 num_heads=2 decoder_embed_dim=16 decoder_depth=1 "
+        "decoder_num_heads=2 batch_size=8"
+    )
+    return ["ablate", str(images), "--out", str(out), "--epochs", str(epochs), *tiny.split()]
+
+
 def launched(settings: Launch, words: list[str]) -> Any:
     return launch(settings, words, lambda command: read_settings(command[0], list(command[1:])))
 
@@ -54,16 +64,17 @@ def check_whole(out: Path, epochs: int) -> None:
     assert found[-1] >= epochs
 
 
-def test_a_local_job_trains_in_two_processes_to_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_local_job_trains_to_the_end(tmp_path: Path, processes: int) -> None:
     words = words_of(tmp_path, epochs=3)
-    job = launched(Launch("local", gpus=0, processes=2, hours=0.1), words)
+    (job,) = launched(Launch("local", gpus=0, processes=processes, hours=0.1), words)
     job.wait()
     out = tmp_path / "run"
-    logs = [(out / "slurm" / f"{job.job_id}_{task}_log.out").read_text() for task in (0, 1)]
+    logs = [(out / "slurm" / f"{job.job_id}_{task}_log.out").read_text() for task in range(processes)]
     check_whole(out, 3)
-    assert "global_rank=1(2)" in logs[1]
-    assert "The encoder is in" in logs[0]
-    assert "The encoder is in" not in logs[1]
+    for rank, log in enumerate(logs):
+        assert f"global_rank={rank}({processes})" in log
+        assert ("The encoder is in" in log) is (rank == 0)
 
 
 @pytest.mark.slow
@@ -110,7 +121,7 @@ def test_a_slurm_job_saves_and_is_queued_again_when_its_time_is_over(
 
 @pytest.mark.slow
 def test_a_local_job_is_queued_again_when_it_is_preempted(tmp_path: Path) -> None:
-    job = launched(Launch("local", gpus=0, processes=2, hours=0.1), words_of(tmp_path, epochs=200))
+    (job,) = launched(Launch("local", gpus=0, processes=2, hours=0.1), words_of(tmp_path, epochs=200))
     out = tmp_path / "run"
     wait_for(lambda: len(steps(out)) > 0, "steps")
     for pid in children(int(job.job_id)):
@@ -133,6 +144,61 @@ def test_a_job_that_lost_a_process_is_queued_again(tmp_path: Path, slurm: FakeSl
     os.kill(training, signal.SIGKILL)
     job.wait(60)
     assert slurm.asked == ["requeue 4711"], (out / "slurm" / "4711_0_log.out").read_text()
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_study_are_an_array_of_jobs(tmp_path: Path, slurm: FakeSlurm, run: Run, colours: Path) -> None:
+    """One is preempted, is queued again, and goes on; the last one to end makes the table."""
+    study = tmp_path / "study"
+    words = ablation(colours, study, epochs=60)
+    code, said, errors = run("launch", "slurm", "--parts", 2, "--gpus", 0, "--hours", 1, "--", *words)
+    assert code == 0, errors
+    for expected in ("Job 4711 is submitted: 2 parts, each 1 process", "4711_*_0_log.out", f"openmae report {study}"):
+        assert expected in said
+    assert "#SBATCH --array=0-1%2" in slurm.script.read_text()
+
+    job = slurm.start(slurm.script, cwd=tmp_path, index=1)
+    log = study / "slurm" / "4711_1_0_log.out"
+    wait_for(lambda: job.poll() is not None or any(steps(run) for run in study.glob("*/seed-0")), "steps")
+    assert job.poll() is None, log.read_text()
+    slurm.signal(signal.SIGUSR2)
+    job.wait(60)
+    assert slurm.asked == ["requeue 4711_1"], log.read_text()
+    assert not list(study.glob("parts/*/*.json"))
+
+    both = [slurm.start(slurm.script, cwd=tmp_path, index=index) for index in (0, 1)]
+    assert [job.wait(120) for job in both] == [0, 0], log.read_text()
+    assert "Going on with the run" in log.read_text()
+    found = json.loads((study / "results.json").read_text())
+    assert found["complete"]
+    assert [len(row["of"]["knn"]) for row in found["rows"]] == [1, 1]
+    assert (study / "report.html").exists()
+    assert slurm.asked == ["requeue 4711_1"]
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_study_on_this_machine(tmp_path: Path, colours: Path) -> None:
+    jobs = launched(Launch("local", gpus=0, parts=2, hours=0.1), ablation(colours, tmp_path / "study", epochs=2))
+    for job in jobs:
+        job.wait()
+    assert json.loads((tmp_path / "study/results.json").read_text())["complete"]
+
+
+def test_each_part_of_an_array_is_another(tmp_path: Path, slurm: FakeSlurm, run: Run) -> None:
+    """And is asked for a GPU, which it has to use; the script in the study's folder is no obstacle to the study."""
+    from submitit.core.utils import DelayedSubmission
+
+    words = ["ablate", "DATA", "--out", str(tmp_path / "study"), "--study", "target", "--set", "patch_size=4"]
+    for _ in range(2):
+        assert run("launch", "slurm", "--parts", 3, "--", *words)[0] == 0
+    jobs = [tmp_path / f"study/slurm/4711_{number}_submitted.pkl" for number in range(3)]
+    commands = [list(DelayedSubmission.load(job).function.command) for job in jobs]
+    assert commands == [[*words, "--device", "cuda", "--part", f"{number}/3"] for number in (1, 2, 3)]
+    for command in commands:
+        assert read_settings(command[0], command[1:]).share[1] == 3
+    script = slurm.script.read_text()
+    assert "#SBATCH --gpus-per-node=1" in script
+    assert "#SBATCH --requeue" in script
 
 
 @pytest.mark.slow
@@ -181,7 +247,7 @@ def children(pid: int) -> list[int]:
     ("words", "said"),
     [
         ("slurm pretrain DATA --out RUN", ["comes after --"]),
-        ("slurm --", ["there is nothing to launch", "pretrain, finetune, probe after --"]),
+        ("slurm --", ["there is nothing to launch", "pretrain, finetune, probe, ablate, compare after --"]),
         ("slurm -- knn RUN DATA", ["'knn' cannot be launched"]),
         ("slurm -- pretrain DATA", ["add --out RUN"]),
         ("slurm -- pretrain DATA --out RUN --batchsize 8", ["no flag --batchsize", "did you mean --batch-size?"]),
@@ -191,6 +257,12 @@ def children(pid: int) -> list[int]:
         ("slurm --gpus 2 -- finetune vit_tiny DATA --out RUN --blocks all,1", ["one process, and this starts 2"]),
         ("slurm --gpu 8 -- pretrain DATA --out RUN", ["no flag --gpu", "--gpus"]),
         ("slurm --nodes 0 -- pretrain DATA --out RUN", ["--nodes is 0", "1 or more"]),
+        ("slurm --parts 0 -- ablate DATA --out S --study target", ["--parts is 0", "1 or more"]),
+        ("slurm --parts 8 -- pretrain DATA --out RUN", ["--parts is 8, and pretrain has none", "ablate and compare"]),
+        ("slurm --gpus 8 -- ablate DATA --out S --study target", ["this starts 8", "--parts 8 --gpus 1"]),
+        ("slurm --parts 8 -- ablate DATA --out S --study target --part 1/2", ["ablate has --part"]),
+        ("slurm --parts 8 -- compare DATA --out S --jobs 2", ["--parts is 8, and compare has --jobs 2"]),
+        ("slurm --parts 8 -- ablate DATA --out . --study target", ["not empty and is not a study"]),
         ("slurm --hours 0 -- pretrain DATA --out RUN", ["--hours is 0", "above 0"]),
         ("slurm --gpus 2 --processes 2 -- pretrain DATA --out RUN", ["--processes 2 with --gpus 2"]),
         ("slurm --set mail-type=END signal=INT@5 -- pretrain DATA --out RUN", ["--set signal", "itself"]),

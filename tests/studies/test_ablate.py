@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 import openmae
 from openmae.data.opening import open_data
 from openmae.errors import UserError
 from openmae.python.keywords import settings_of
+from openmae.recipes.pretrain.build import stream_of
 from openmae.studies.ablate import job
 from openmae.studies.ablate.grid import check_names, folder_name, study_of
 from openmae.studies.ablate.named import STUDIES
@@ -27,7 +29,7 @@ from openmae.studies.given import in_common
 from openmae.studies.judging import means_of
 from openmae.train.run import read_config
 from tests.commands import Run, refused, words
-from tests.processes import run_openmae, start_openmae
+from tests.processes import run_openmae, start_openmae, started_openmae, wait_for
 from tests.runs import Runs, copy, done
 
 SET = (
@@ -133,10 +135,24 @@ def test_the_same_again_does_nothing_and_another_question_is_refused(
     refused(run(*ablate(colours, mine, more)), "holds a study with rows = ['0.5', '0.75'], not", "choose another --out")
     refused(run(*ablate(colours, mine, RATIOS, "--epochs 3")), "epochs = 2.0, not 3.0")
     refused(run(*ablate(data, mine, RATIOS)), "holds a study with data =")
-    asked = (mine / "study.toml").read_text()
-    (mine / "study.toml").write_text(asked.replace('openmae = "', 'openmae = "9'))
-    refused(run(*ablate(colours, mine, RATIOS)), "holds a study with openmae = 9")
     assert results(mine) == results(study)
+
+
+def test_other_code_and_changed_images_are_refused(study: Path, colours: Path, tmp_path: Path, run: Run) -> None:
+    """Runs of two states of the code are in one table only where that is asked for, and then it says so."""
+    mine = copy(study, tmp_path / "study")
+    asked = (mine / "study.toml").read_text()
+    (mine / "study.toml").write_text(asked.replace('source = "', 'source = "dead'))
+    refused(run(*ablate(colours, mine, RATIOS)), "was begun with other code", "source dead", "give --other-code")
+    assert results(mine) == results(study)
+    for part in (mine / "parts/judged").glob("*.json"):
+        part.write_text(part.read_text().replace('"code": "', '"code": "dead'))
+    code, output, errors = run(*ablate(colours, mine, RATIOS, "--other-code"))
+    assert code == 0, errors
+    assert "done by 2 different states of openmae's code" in output
+    assert results(mine)["rows"] == results(study)["rows"]
+    (mine / "study.toml").write_text(asked.replace('images = "', 'images = "dead'))
+    refused(run(*ablate(colours, mine, RATIOS)), "the images have changed since the study", "or other labels")
 
 
 @pytest.mark.parametrize(
@@ -240,6 +256,29 @@ def test_jobs_share_it(study: Path, colours: Path, tmp_path: Path) -> None:
     assert same(tmp_path / "s") == same(study)  # one thread each, as all tests
 
 
+@pytest.mark.slow
+def test_jobs_end_with_the_process_that_started_them(colours: Path, tmp_path: Path) -> None:
+    """It is killed; they save, so that the next start goes on."""
+    mine, asked = tmp_path / "s", ablate(colours, tmp_path / "s", RATIOS, "--jobs 2 --epochs 2000 --seeds 1")
+    with started_openmae(asked, tmp_path / "log") as starter:
+        wait_for(lambda: len(list(mine.glob("*/seed-0/metrics.jsonl"))) == 2, starter)
+        locks = [json.loads(lock.read_text()) for lock in mine.glob("parts/*/*.lock")]
+        starter.kill()
+    assert len({lock["pid"] for lock in locks} - {starter.pid}) == 2
+    for lock in locks:
+        wait_for(lambda pid=lock["pid"]: not is_alive(pid))
+    assert all("which is saved" in (mine / f"jobs/{number}.log").read_text() for number in (1, 2))
+    assert all(any(run.glob("checkpoints/step-*")) for run in mine.glob("*/seed-0"))
+
+
+def is_alive(pid: int) -> bool:
+    """Not so where it is dead and nobody has asked how it ended."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 # ---------------------------------------------------------------- the studies that have a name
 
 
@@ -273,6 +312,25 @@ def test_every_row_of_a_study_can_be_trained(names: tuple[str, ...], colours: Pa
             assert found["encoder"].work > 2 * found["decoder"].work  # Table 1c: 3.3 for ViT-L
 
 
+def test_colours_are_jittered_and_nothing_else(colours: Path) -> None:
+    """Views with a colour jitter (Table 1e) show the same crops with the same patches hidden, in other colours."""
+    asked = settings_of(
+        "ablate", Ablate, {"data": str(colours), "out": "s", "study": "augmentation", "set": SET, "workers": 0}
+    )
+    base = base_of(asked, in_common(asked.set), open_data(str(colours)), means_of(asked, Console(quiet=True), {}))
+    rows = {row.name: row for row in study_of(asked).rows}
+    plain, jittered, again = (
+        next(stream_of(base.planned(one.asked, base.images), base.data.train, 0).batches(0, 1, 0))
+        for name in ("random size", "random size, colours", "random size, colours")
+        for one in trained(base, [rows[name]], 2.0)
+    )
+    assert torch.equal(plain.visible, jittered.visible)
+    assert torch.equal(jittered.images, again.images)
+    assert not torch.equal(plain.images, jittered.images)
+    levels = [batch.images.double().mean((1, 2, 3)) for batch in (plain, jittered)]
+    assert 0.002 < float((levels[0] - levels[1]).abs().mean()) / 255 < 0.4
+
+
 def test_the_papers_figures_are_the_papers() -> None:
     """Some of Table 1, of 2111.06377: linear probe and fine-tuning."""
     of = {
@@ -284,6 +342,7 @@ def test_the_papers_figures_are_the_papers() -> None:
     assert of["mask-token"]["encoder"] == (59.6, 84.2)
     assert of["target"]["normalised"] == (73.9, 85.4)
     assert of["augmentation"]["none"] == (65.7, 84.0)
+    assert of["augmentation"]["random size, colours"] == (71.9, 84.3)
     assert of["sampling"]["block 75%"] == (63.9, 82.8)
     assert of["partial"]["0.5"] == (None, 79.1)
     assert all(

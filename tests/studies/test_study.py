@@ -3,25 +3,31 @@
 import json
 import os
 import random
+import signal
 import time
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from openmae.errors import Interrupted, UserError
+from openmae.studies.jobs import STARTED
 from openmae.studies.study import Part, Share, Study
-from tests.processes import run_openmae, start_openmae, started_openmae
+from openmae.train.environment import source
+from tests.processes import run_openmae, start_openmae, started_openmae, wait_for
 
 QUIET = Console(quiet=True)
 PROCESS = """
 import os, sys, time
 from pathlib import Path
 from rich.console import Console
+from openmae.studies.jobs import STARTED
 from openmae.studies.study import Part, Share, Study
 
 folder, number, of = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -123,6 +129,25 @@ def test_one_process_waits_for_another_and_one_that_shares_does_not(tmp_path: Pa
     assert study.figures("a") == {"found": "a"}
 
 
+def test_a_process_of_jobs_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    """Which is killed, and can tell it nothing: a pipe between them is closed by the system."""
+    code = (
+        "import time; from openmae.studies.jobs import end_with_starter\n"
+        "end_with_starter(); print('begun', flush=True); time.sleep(60)"
+    )
+    reading, writing = os.pipe()
+    with (tmp_path / "log").open("w") as log:
+        starter = start_openmae([], writing, log, code="import time; time.sleep(60)")
+        environment = {**os.environ, STARTED: "1"}
+        process = start_openmae([], log, stdin=reading, environment=environment, code=code)
+    for end in (reading, writing):
+        os.close(end)
+    wait_for(lambda: "begun" in (tmp_path / "log").read_text(), process)
+    assert starter.poll() is None
+    starter.kill()
+    assert process.wait(20) == -signal.SIGTERM, (tmp_path / "log").read_text()
+
+
 @given(st.integers(0, 30), st.integers(1, 8), st.data())
 def test_a_share_begins_elsewhere_and_comes_to_all(count: int, of: int, data: st.DataObject) -> None:
     parts = [Part(str(number), "", "", dict) for number in range(count)]
@@ -181,6 +206,40 @@ def test_a_study_of_one_file_goes_on(tmp_path: Path) -> None:
     assert new.figures("gone-on/seed-0") == {"steps": 4}
     assert not (study / "study.json").exists()
     assert 'study = "adapt"' in (study / "study.toml").read_text()
+
+
+def test_what_is_known_of_the_code_has_to_be_the_same(tmp_path: Path) -> None:
+    """The source where it is known, whatever the commit; of older studies the version, or nothing."""
+    Study(tmp_path / "s", "ablate", {"a": 1}, QUIET)
+    file = tmp_path / "s/study.toml"
+    begun = file.read_text()
+    now = tomllib.loads(begun)["code"]
+    assert now["source"] == source()
+    for code, is_taken in (
+        (now, True),
+        ({**now, "commit": "0" * 40}, True),  # of the docs, maybe
+        ({**now, "source": "0" * 16}, False),
+        ({"openmae": now["openmae"]}, True),
+        ({"openmae": "0.0.1"}, False),
+        ({}, True),
+    ):
+        file.write_text(tomli_w.dumps({"study": "ablate", "asked": {"a": 1}, "code": code}))
+        if not is_taken:
+            with pytest.raises(UserError, match="was begun with other code"):
+                Study(tmp_path / "s", "ablate", {"a": 1}, QUIET)
+        Study(tmp_path / "s", "ablate", {"a": 1}, QUIET, other_code=not is_taken)
+    file.write_text(tomli_w.dumps({"study": "ablate", "asked": {"a": 1, "openmae": "0.0.1"}}))  # where it stood once
+    with pytest.raises(UserError, match=r"was begun with other code \(openmae 0\.0\.1; this is openmae "):
+        Study(tmp_path / "s", "ablate", {"a": 1}, QUIET)
+
+
+def test_images_and_labels_are_told_from_what_was_asked(tmp_path: Path) -> None:
+    Study(tmp_path / "s", "ablate", {"images": "1", "answers": "2"}, QUIET)
+    for changed in ({"images": "3"}, {"answers": "3"}, {"images": "3", "answers": "3"}):
+        with pytest.raises(UserError, match="the images have changed since the study"):
+            Study(tmp_path / "s", "ablate", {"images": "1", "answers": "2", **changed}, QUIET)
+    Study(tmp_path / "older", "ablate", {"images": "1"}, QUIET)
+    Study(tmp_path / "older", "ablate", {"images": "1", "answers": "2"}, QUIET)
 
 
 def test_what_is_damaged_is_said(tmp_path: Path) -> None:

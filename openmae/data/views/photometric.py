@@ -1,4 +1,5 @@
-"""What joint-embedding methods do to a view's levels after its crop and flip: colours, grey, blur, inverted highlights.
+"""What is done to a view's levels after its crop and flip: by joint-embedding methods colours, grey, blur and inverted
+highlights; by a pre-training that is asked for it, colours.
 
 All of it is drawn from the view's own generator, so that a view is the same whatever process makes it.
 Source: SimCLR (arXiv 2002.05709, appendix A) and BYOL (arXiv 2006.07733, appendix B), made for photographs.
@@ -26,7 +27,7 @@ class Photometric:
     """Changes views in place.
 
     brightness, contrast, saturation: by how much factors differ from 1 at most; hue: shift, in turns of the circle of
-    colours, at most. blur, solarize: chances, 0 to 1; a blur is as wide as the view is large.
+    colours, at most. blur, solarize, grey: chances, 0 to 1; a blur is as wide as the view is large.
     Of other images than 8-bit ones of three channels brightness is a shift, in standard deviations of the data, which
     all channels share; contrast is about each channel's mean in the view; saturation, hue, grey and inverted highlights
     mean nothing there and are left out.
@@ -39,6 +40,7 @@ class Photometric:
     hue: float
     blur: float
     solarize: float = 0.0
+    grey: float = GREYED
 
     @property
     def is_for_photographs(self) -> bool:
@@ -59,7 +61,7 @@ class Photometric:
         image = Image.fromarray(view)
         if jitters < JITTERED:
             image = self._jittered(image, order, signed)
-        if greys < GREYED:
+        if greys < self.grey:
             image = image.convert("L").convert("RGB")
         if sigma:
             image = image.filter(ImageFilter.GaussianBlur(sigma))

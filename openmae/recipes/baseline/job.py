@@ -73,6 +73,8 @@ def check(settings: Pretrain, method: str) -> None:
         raise UserError(f"the method {method} is trained by one process", "leave --shard out")
     if settings.repeat_aug > 1:
         raise UserError(f"the method {method} has its own views of an image", "leave --repeat-aug out")
+    if settings.colour_jitter:
+        raise UserError(f"the method {method} has its own changes of colours", "leave --colour-jitter out")
 
 
 def kind_of(method: str) -> JobKind[Pretrain, "Opened", Baseline, "BaselineJob"]:

@@ -1,6 +1,8 @@
-"""Hand a training to a cluster's scheduler, which runs it on several machines and queues it again when it stops early.
+"""Hand a training to a cluster's scheduler, which runs it on several machines and queues it again when it stops early;
+or a study, as an array of jobs that share it.
 
     openmae launch slurm --nodes 2 --gpus 8 --hours 24 --partition gpu -- pretrain DATA --out RUN --batch-size 4096
+    openmae launch slurm --parts 8 --hours 4 -- ablate DATA --out STUDY --study mask-ratio
     openmae launch local --gpus 0 --processes 2 -- pretrain DATA --out RUN       the same without a scheduler, to try
 
 submitit (https://github.com/facebookincubator/submitit) writes the job and starts as many tasks as there are GPUs. Each
@@ -12,7 +14,7 @@ import io
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stderr
 from math import ceil
 from pathlib import Path
@@ -23,6 +25,7 @@ import torch
 from openmae.console.terminal import make_console
 from openmae.errors import UserError
 from openmae.files.address import whole
+from openmae.files.study import check_place
 from openmae.machine.kinds import Device
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.launch.settings import Launch
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
 
 LOGS = "slurm"
 """Folder in the run folder that holds the job: its script, and what each task says."""
-LAUNCHED = ("pretrain", "finetune", "probe")
+STUDIES = ("ablate", "compare")
+LAUNCHED = ("pretrain", "finetune", "probe", *STUDIES)
 SAVING_SECONDS = 180
 """From Slurm's signal to the end: the two minutes that a training may take to save, and one to queue it again."""
 MOST_STARTS = 10_000
@@ -48,31 +52,40 @@ def run(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]]
 
     read: gives the settings of a command's words. Raises UserError.
     """
-    job = launch(settings, command, read)
-    log = job.paths.stdout
-    slurm = settings.where == "slurm"
-    console = make_console()
-    console.print(
-        f"Job {job.job_id} is {'submitted' if slurm else 'running'}: {_size(settings)}, "
-        f"{settings.hours:g} hours at a stretch\n"
-        f"  openmae {shlex.join(command)}\n\n"
-        f"  watch it:     tail -F {shlex.quote(str(log))}\n"
-        + (
-            f"  its state:    squeue --job {job.job_id}\n  cancel it:    scancel {job.job_id}\n"
-            if slurm
-            else f"  stop it:      kill {job.job_id}\n"
-        )
-        + "  afterwards:   the same launch again goes on where the run was",
-        soft_wrap=True,
-    )
+    jobs = launch(settings, command, read)
+    make_console().print("\n".join(_said(settings, command, jobs)), soft_wrap=True)
 
 
-def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]], Any]) -> "Job[None]":
-    """Submits the command, which was read and found good before. Raises UserError."""
+def _said(settings: Launch, command: Sequence[str], jobs: "Sequence[Job[None]]") -> Iterator[str]:
+    """Lines: what was submitted, and how to watch it."""
+    ids, folder = [job.job_id for job in jobs], shlex.quote(str(jobs[0].paths.stdout.parent))
+    parts = f"{len(jobs)} parts, each " if len(jobs) > 1 else ""
+    what = f"{parts}{_size(settings)}, {settings.hours:g} hours at a stretch"
+    if settings.where == "slurm":  # the parts of an array are called 4711_0, 4711_1, ...
+        job = ids[0].partition("_")[0]
+        yield f"Job {job} is submitted: {what}"
+        logs = f"{job}_*" if parts else job
+        ways = {"its state": f"squeue --job {job}", "cancel it": f"scancel {job}"}
+    else:
+        yield f"Job {' '.join(ids)} is running: {what}"
+        logs = "*" if parts else ids[0]
+        ways = {"stop it": f"kill {' '.join(ids)}"}
+    yield f"  openmae {shlex.join(command)}\n"
+    is_study = command[0] in STUDIES
+    ways = {"watch it": f"tail -F {folder}/{logs}_0_log.out", **ways}
+    if is_study:
+        ways["so far"] = f"openmae report {shlex.quote(str(jobs[0].paths.stdout.parent.parent))}"
+    ways["afterwards"] = f"the same launch again goes on where the {'study' if is_study else 'run'} was"
+    for name, way in ways.items():
+        yield f"  {name + ':':<13} {way}"
+
+
+def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]], Any]) -> "list[Job[None]]":
+    """Submits the command, which was read and found good before, as one job or as so many parts. Raises UserError."""
     _check(settings)
     if settings.where == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UserError("there is no sbatch and srun here", "run this where jobs are submitted, or try launch local")
-    out, device = _checked(command, read, settings.nodes * _tasks(settings))
+    out, device = _checked(settings, command, read)
     words = list(command)
     if settings.gpus and device == "auto":  # a machine whose GPU torch does not find must not train on its CPU for days
         words += ["--device", "cuda"]
@@ -92,7 +105,7 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
     with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
         try:
             with redirect_stderr(io.StringIO()):  # submitit says what sbatch says
-                return executor.submit(LaunchedTraining(tuple(words), out.absolute()))
+                return executor.submit_array(_parts(settings, words, out.absolute()))
         except (FailedJobError, FailedSubmissionError) as error:
             said = (
                 (str(error).strip().splitlines() or ["it says nothing"])[0].removeprefix("sbatch: error: ").rstrip(".")
@@ -102,7 +115,7 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
 
 def _check(settings: Launch) -> None:
     """Raises UserError for what makes no job."""
-    for name, least in {"nodes": 1, "gpus": 0, "processes": 1, "cpus": 1}.items():
+    for name, least in {"nodes": 1, "gpus": 0, "processes": 1, "parts": 1, "cpus": 1}.items():
         value = getattr(settings, name)
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}", f"give {least} or more")
@@ -138,8 +151,18 @@ _OURS = {"signal", "requeue", "no-requeue", "open-mode", "output", "error", "arr
 }
 
 
-def _checked(command: Sequence[str], read: Callable[[Sequence[str]], Any], processes: int) -> tuple[Path, Device]:
-    """(the run folder of a command that can be launched, the device it asks for). Raises UserError."""
+def _parts(settings: Launch, words: Sequence[str], out: Path) -> list[LaunchedTraining]:
+    """What each job does."""
+    if settings.parts == 1:
+        return [LaunchedTraining(tuple(words), out)]
+    beside = settings.parts if settings.where == "local" else 1
+    shares = [f"{number}/{settings.parts}" for number in range(1, settings.parts + 1)]
+    return [LaunchedTraining((*words, "--part", share), out, parts=beside) for share in shares]
+
+
+def _checked(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]], Any]) -> tuple[Path, Device]:
+    """(the folder of a command that can be launched, the device it asks for). Raises UserError."""
+    processes = settings.nodes * _tasks(settings)
     if not command or command[0] not in LAUNCHED:
         said = f"'{command[0]}' cannot be launched" if command else "there is nothing to launch"
         raise UserError(said, f"give one of {', '.join(LAUNCHED)} after --, as in {_USAGE}")
@@ -149,6 +172,14 @@ def _checked(command: Sequence[str], read: Callable[[Sequence[str]], Any], proce
             "put it into ~/.netrc on the cluster, and leave it out of the address",
         )
     inner = read(command)
+    if command[0] in STUDIES:
+        _check_study(settings, command[0], inner)
+        return inner.out, inner.device
+    if settings.parts > 1:
+        raise UserError(
+            f"--parts is {settings.parts}, and {command[0]} has none",
+            f"share a training by --nodes and --gpus; --parts is for {' and '.join(STUDIES)}",
+        )
     if isinstance(inner, Probe) and inner.recipe != "paper":
         raise UserError("probe computes features once, which needs no cluster", "run it here, or add --recipe paper")
     out: Path | None = inner.out
@@ -162,6 +193,20 @@ def _checked(command: Sequence[str], read: Callable[[Sequence[str]], Any], proce
         return out, inner.device
     with RunFolder(out):  # raises where it holds something else, or another process trains in it
         return out, inner.device
+
+
+def _check_study(settings: Launch, command: str, inner: Any) -> None:
+    """Raises UserError. inner: its settings."""
+    if (processes := settings.nodes * _tasks(settings)) > 1:
+        raise UserError(
+            f"a study trains in one process, and this starts {processes}",
+            f"give --parts {processes} --gpus {min(1, settings.gpus)}: as many jobs, which share it",
+        )
+    if settings.parts > 1 and inner.part is not None:
+        raise UserError(f"--parts says which part each job is, and {command} has --part", "leave that out")
+    if settings.parts > 1 and inner.jobs > 1:
+        raise UserError(f"--parts is {settings.parts}, and {command} has --jobs {inner.jobs}", "leave one of them out")
+    check_place(inner.out)
 
 
 def _size(settings: Launch) -> str:

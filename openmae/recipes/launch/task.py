@@ -29,12 +29,14 @@ class LaunchedTraining:
     """What each task of a job runs: one of the processes that train together, watched over.
 
     A child, so that this one can always hear a signal, and so that the job goes on also where the training's process
-    leaves at once. fruitless: starts in a row, before this one, that led to nothing.
+    leaves at once. fruitless: starts in a row, before this one, that led to nothing. parts: jobs that share a study, of
+    which this is one.
     """
 
     command: tuple[str, ...]
     out: Path
     fruitless: int = 0
+    parts: int = 1
 
     def __call__(self) -> None:
         """Trains. Returns at the end of the run; otherwise leaves by SystemExit, after the first task has put the job
@@ -47,8 +49,8 @@ class LaunchedTraining:
         if job.num_nodes == 1:  # the machine's own name may lead nowhere
             os.environ["MASTER_ADDR"] = "127.0.0.1"
         if job.cluster == "local":  # Slurm gives each task its cores, this machine would give all of them to each
-            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // job.num_tasks)))
-        saved = _checkpoints(self.out)
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // (job.num_tasks * self.parts))))
+        saved = _kept(self.out)
         child = _Child()
         code = child.run([sys.executable, "-u", "-m", "openmae", *self.command])
         if code == 0:
@@ -57,7 +59,7 @@ class LaunchedTraining:
             raise SystemExit(code)
         if job.global_rank > 0:
             raise SystemExit(0)  # quietly: srun may end all tasks when one fails, and the first one has work to do
-        self._go_on(job, child, has_saved=_checkpoints(self.out) != saved)
+        self._go_on(job, child, has_saved=_kept(self.out) != saved)
         raise SystemExit(RUN_AGAIN)
 
     def checkpoint(self) -> "DelayedSubmission":
@@ -128,5 +130,6 @@ class _Child:
             self._process.send_signal(signal.SIGINT if signal.SIGINT in self.heard else signal.SIGTERM)
 
 
-def _checkpoints(out: Path) -> frozenset[str]:
-    return frozenset(str(path) for path in out.rglob("checkpoints/step-*"))
+def _kept(out: Path) -> frozenset[str]:
+    """Checkpoints, and of a study the parts that are done; by whichever of the jobs that share it."""
+    return frozenset(str(path) for kept in ("checkpoints/step-*", "parts/**/*.json") for path in out.rglob(kept))

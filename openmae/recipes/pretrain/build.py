@@ -13,6 +13,7 @@ from openmae.data.loading.stream import Stream
 from openmae.data.sources.source import Source
 from openmae.data.survey.sample import Survey
 from openmae.data.views.crop import Augmentation, View
+from openmae.data.views.photometric import Photometric
 from openmae.data.views.statistics import Statistics
 from openmae.errors import UserError, of_user
 from openmae.model import Architecture, MaskedAutoencoder, create_model, grid_of
@@ -31,8 +32,9 @@ _MASKS = 4  # that tell one from another
 class Pretraining:
     """What follows from settings that are chosen, as `config` has them.
 
-    repeat_aug: views of an image once it is decoded. max_nodata: share of a patch and of a view. freeze_encoder: share
-    of the steps in which the decoder learns alone. pictures, evaluations: how many of each, evenly over the run.
+    colour_jitter: strength, 0 for none. repeat_aug: views of an image once it is decoded. max_nodata: share of a patch
+    and of a view. freeze_encoder: share of the steps in which the decoder learns alone. pictures, evaluations: how many
+    of each, evenly over the run.
     origin, channels: of the weights that it begins with, and what its channels are to them; None of fresh ones.
     """
 
@@ -41,6 +43,7 @@ class Pretraining:
     architecture: Architecture
     statistics: Statistics
     augmentation: Augmentation
+    colour_jitter: float
     repeat_aug: int
     max_nodata: float
     weight_decay: float
@@ -100,7 +103,7 @@ def stream_of(run: Pretraining, source: Source, workers: int) -> Stream:
     loaded, pixels = in_memory(source, run.statistics.pixels, (height, width), workers)
     return Stream(
         loaded,
-        View(pixels, (height, width), (down, across), run.augmentation),
+        View(pixels, (height, width), (down, across), run.augmentation, _jitter(run)),
         run.architecture.masking,
         run.course.schedule.batch_size,
         run.course.schedule.steps,
@@ -108,6 +111,14 @@ def stream_of(run: Pretraining, source: Source, workers: int) -> Stream:
         run.repeat_aug,
         run.max_nodata,
     )
+
+
+def _jitter(run: Pretraining) -> Photometric | None:
+    """Hues turn by a quarter of what the others change by, as in SimCLR's proportions."""
+    strength = run.colour_jitter
+    if not strength:
+        return None
+    return Photometric(run.statistics, strength, strength, strength, strength / 4, blur=0.0, grey=0.0)
 
 
 def architecture_of(settings: Pretrain) -> Architecture:

@@ -126,6 +126,7 @@ def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:
         architecture=architecture_of(settings),
         statistics=statistics_of(settings),
         augmentation=settings.augmentation,
+        colour_jitter=settings.colour_jitter or 0.0,
         repeat_aug=settings.repeat_aug,
         max_nodata=settings.max_nodata,
         weight_decay=settings.weight_decay,

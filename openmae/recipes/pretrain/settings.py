@@ -50,7 +50,7 @@ _BOUNDS: Bounds = {
     **dict.fromkeys(("batch_size", "micro_batch", "epochs", "blr", "clip_grad", "repeat_aug", "in_chans"), ABOVE_0),
     **dict.fromkeys(("minutes", "keep", "timeout_minutes"), ABOVE_0),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "pictures", "evaluations", "checkpoint_minutes"), FROM_0),
-    **dict.fromkeys(("max_broken", "max_nodata"), SHARE),
+    **dict.fromkeys(("max_broken", "max_nodata", "colour_jitter"), SHARE),
     "layer_decay": (lambda n: 0 < n <= 1, "give a number above 0 and up to 1"),
     "freeze_encoder": BELOW_1,
     "seed": SEED,
@@ -157,6 +157,9 @@ class Pretrain(AskedGroups, AskedReading):
     hflip: Hflip = True
     vflip: Vflip = None
     rotate90: Rotate90 = None
+    colour_jitter: float | None = None
+    """Strength, 0 to 1, of random changes of brightness, contrast, saturation and hue (of others than 8-bit colours, of
+    brightness and contrast). Default: none, as in the paper, which found it to degrade features (Table 1e)."""
     max_nodata: float = MAX_NODATA
     """Share of a patch that may be no-data, 0 to 1: of which more is, it is neither shown to the model nor asked for.
     Crops with more such patches are drawn again; where none will do, another image takes the turn. 1 takes all as they

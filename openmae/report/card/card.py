@@ -60,6 +60,7 @@ _RECIPE = {  # settings of config.toml that matter, and what they are called
     "hflip": "mirrored",
     "vflip": "upside down",
     "rotate90": "turned by quarters",
+    "colour_jitter": "colours jittered",
     "repeat_aug": "views a decode",
     "ra_magnitude": "RandAugment",
     "random_erase": "random erasing",

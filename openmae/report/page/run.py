@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from openmae.errors import UserError
+from openmae.files.study import RESULTS, is_study
 from openmae.files.whole import write_file
 from openmae.report.page.ablation import ablation_page, is_ablation
 from openmae.report.page.compared import COMPARED, compared_section
@@ -26,7 +27,7 @@ from openmae.report.page.html import (
 from openmae.report.page.left import Left, read_left, read_left_json
 from openmae.report.page.pictures import pictures_section
 from openmae.report.page.results import results_sections
-from openmae.report.page.study import RESULTS, is_study, study_page
+from openmae.report.page.study import study_page
 from openmae.report.page.sweep import SWEEP, sweep_page
 from openmae.report.plots.curves import curves
 

@@ -6,7 +6,6 @@ results.json of a study holds {"verdict": {"kind", "sentence", "beside"}, "encod
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -14,11 +13,6 @@ from openmae.console.words import duration
 from openmae.report.page.html import escaped, facts, numbers_table, paragraph, picture, section
 from openmae.report.plots.curves import is_number
 
-ASKED = "study.toml"
-PARTS = "parts"
-STUDY = "study.json"
-"""What kept all of a study once, in the place of these two."""
-RESULTS = "results.json"
 _SAID = {
     "gain": "worth it",
     "no gain": "no gain",
@@ -27,11 +21,6 @@ _SAID = {
     "undecided": "undecided",
     "unfinished": "not known yet",
 }
-
-
-def is_study(folder: Path) -> bool:
-    """Whether it is the folder of a study."""
-    return (folder / ASKED).exists() or (folder / STUDY).exists()
 
 
 def study_page(results: Any) -> list[str]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from openmae.files.study import RESULTS
 from openmae.files.whole import write_file
-from openmae.report.page.study import RESULTS
 from openmae.studies.ablate.named import Named, Row
 from openmae.studies.intervals import Interval
 from openmae.studies.rows import Rows, state
@@ -56,7 +56,7 @@ def conclude(study: Study, asked: Asked) -> dict[str, Any]:
         "curve": [{"at": at, **one} for at, one in sorted(asked.named.curve.items())],
         "seeds": len(asked.table.seeds),
         "sentence": asked.table.sentence(rows),
-        "notes": [*asked.notes, *asked.named.notes],
+        "notes": [*asked.notes, *asked.named.notes, *study.notes()],
         "rule": f"{seeds} {asked.table.rule}{papers * any(row.paper for row in asked.rows)}",
         **now,
     }

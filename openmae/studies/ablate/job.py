@@ -36,7 +36,7 @@ from openmae.studies.ablate.trainings import (
 from openmae.studies.base import Base, base_of
 from openmae.studies.figures import FINETUNED, Figure, figures_of
 from openmae.studies.given import in_common
-from openmae.studies.jobs import work
+from openmae.studies.jobs import end_with_starter, work
 from openmae.studies.judged import Judged
 from openmae.studies.judging import (
     Means,
@@ -93,6 +93,7 @@ class Plan:
 
 def run(settings: Ablate) -> None:
     """Trains, judges, and shows what is found. Raises UserError, Interrupted, NotWritten."""
+    end_with_starter()
     refuse_ranks("a study")
     console = make_console(outlives_terminal=True)
     common, named = in_common(settings.set), study_of(settings)
@@ -104,7 +105,9 @@ def run(settings: Ablate) -> None:
     rows = _rows(named, base)
     begun = [_PRETRAINED] if any(row.blocks for row in rows) else rows
     trained(base, begun, settings.epochs)  # whatever cannot be is refused before anything is written
-    study = Study(settings.out, "ablate", _asked(settings, named, opened), console, endures=True)
+    study = Study(
+        settings.out, "ablate", _asked(settings, named, opened), console, endures=True, other_code=settings.other_code
+    )
     speed = Part(_SPEED, _SPEED, "how fast a training is here", base.measured)
     study.do([speed], [speed])
     rate = _rate(study)

@@ -114,10 +114,11 @@ STUDIES: dict[str, Named] = {
             Row("none", {"crop_scale": (1.0, 1.0), "hflip": False}, None, _found((84.0, 65.7))),
             Row("fixed size", {"crop_scale": (0.77, 0.77)}, None, _found((84.7, 73.1))),
             Row("random size", {"crop_scale": (0.2, 1.0)}, None, _found((84.9, 73.5))),
+            Row("random size, colours", {"crop_scale": (0.2, 1.0), "colour_jitter": 0.4}, None, _found((84.3, 71.9))),
         ),
         notes=(
             "A crop of fixed size is 77% of an image, about 224 of 256 pixels a side; its aspect varies, as that of "
-            "all crops here. The paper's fourth, colour jitter, is left out: pretrain has none.",
+            "all crops here. How strong the paper's colour jitter is it does not say; here it is --colour-jitter 0.4.",
             *_RAW,
         ),
     ),

@@ -8,9 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Shown
 
+from openmae.files.study import RESULTS
 from openmae.files.whole import write_file
 from openmae.report.page.run import write_report
-from openmae.report.page.study import RESULTS, study_table
+from openmae.report.page.study import study_table
 from openmae.report.plots.study import study_picture
 from openmae.studies.adapt.verdict import Findings, Verdict, points
 from openmae.studies.figures import Figure
@@ -87,7 +88,7 @@ def conclude(study: Study, asked: Asked) -> tuple[Verdict | None, dict[str, Any]
         ],
         "worth": asked.worth,
         "seeds": list(asked.seeds),
-        "notes": list(asked.notes),
+        "notes": [*asked.notes, *study.notes()],
         "rule": _rule(len(asked.figures), asked.worth, level),
         "runs": [
             {"name": name, "steps": part["figures"].get("steps"), "seconds": part["figures"].get("seconds")}

@@ -82,7 +82,7 @@ class Opened:
 
     @property
     def fingerprint(self) -> str:
-        """Of all images, and what is right for them."""
+        """Of all images."""
         judging = self.unlabelled.fingerprint if self.labelled is None else self.labelled.fingerprint
         return hashlib.sha256(f"{self.images.fingerprint} {judging}".encode()).hexdigest()
 
@@ -94,7 +94,7 @@ def run(settings: Adapt) -> None:
     settings, loaded = _model(settings, console)
     means = means_of(settings, console, {settings.model: settings.heads})
     opened = open_all(settings, loaded, means)
-    study = Study(settings.out, "adapt", _asked(settings, opened), console)
+    study = Study(settings.out, "adapt", _asked(settings, opened), console, other_code=settings.other_code)
     first, by_seed = _parts(settings, opened, means, study)
     whole = [*first, *(part for parts in by_seed.values() for part in parts)]
     console.print(_plan(settings, opened, len(whole)), soft_wrap=True)
@@ -175,6 +175,7 @@ def _asked(settings: Adapt, opened: Opened) -> dict[str, Any]:
         "data": whole_address(settings.data),
         "labels": None if settings.labels is None else whole_address(settings.labels),
         "images": opened.fingerprint[:16],
+        "answers": None if opened.labelled is None else opened.labelled.answers[:16],
         "few_labels": opened.few,
         **{name: getattr(settings, name) for name in names},
         "selection": settings.selection.to_dict(),

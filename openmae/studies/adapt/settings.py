@@ -72,6 +72,8 @@ class Adapt(AskedHeads, AskedGroups, AskedReading):
     seed: int = 0
     """The first of the seeds. Decides what is held out where there are no splits, too."""
 
+    other_code: bool = False
+    """Go on although openmae's code is no longer that which the study began with; the table says so."""
     precision: AskedPrecision = "auto"
     device: AskedDevice = "auto"
     workers: Loaders = None

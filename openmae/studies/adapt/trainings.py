@@ -32,8 +32,8 @@ OF_MODEL = ["model", "img_size", "patch_size", *_OF_SHAPE]
 OF_ENCODER = "model num_heads img_size patch_size blr layer_decay drop_path micro_batch grad_checkpointing".split()
 """Settings of a fine-tuning that follow from what it begins with."""
 _ALIKE = (  # in a run that went on and in one from scratch
-    "batch_size img_size patch_size in_chans bands pixel_type crop_scale crop_fit hflip vflip rotate90 mask_ratio "
-    "repeat_aug max_nodata epochs precision"
+    "batch_size img_size patch_size in_chans bands pixel_type crop_scale crop_fit hflip vflip rotate90 "
+    "colour_jitter mask_ratio repeat_aug max_nodata epochs precision"
 ).split()
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from openmae.baselines.methods import forward_passes
 from openmae.console.words import duration, several
+from openmae.files.study import RESULTS
 from openmae.files.whole import write_file
 from openmae.model import Architecture
 from openmae.recipes.training.settings import given
-from openmae.report.page.study import RESULTS
 from openmae.studies.compare.named import PUBLISHED
 from openmae.studies.compare.parts import chosen
 from openmae.studies.compare.planned import Plan
@@ -65,7 +65,7 @@ def conclude(study: Study, asked: Asked) -> dict[str, Any]:
         "rates": _rates(asked, rates) if asked.plan.tries else None,
         "seeds": len(asked.table.seeds),
         "sentence": asked.table.sentence(rows),
-        "notes": [*asked.notes, *_at_the_edge(asked.plan, rates)],
+        "notes": [*asked.notes, *_at_the_edge(asked.plan, rates), *study.notes()],
         "rule": (
             f"Every method trains the same model, from the same weights, on the same images, {asked.plan.how_long}, "
             f"with {several(len(asked.table.seeds), 'seed')}. {asked.table.rule} Passes are forward passes of the "

@@ -37,7 +37,7 @@ from openmae.studies.compare.settings import Compare
 from openmae.studies.compare.trainings import check_method, forward, in_common
 from openmae.studies.figures import corrupted_figure
 from openmae.studies.given import in_common as given_in_common
-from openmae.studies.jobs import work
+from openmae.studies.jobs import end_with_starter, work
 from openmae.studies.judging import means_of
 from openmae.studies.opened import open_all, what_decides
 from openmae.studies.rows import Rows, end, few_seeds, show
@@ -52,12 +52,20 @@ _SHAPE = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads
 
 def run(settings: Compare) -> None:
     """Trains, judges, and shows what is found. Raises UserError, Interrupted, NotWritten."""
+    end_with_starter()
     refuse_ranks("a study")
     console = make_console(outlives_terminal=True)
     plan, left_out = _planned(settings, console)
     rates = list(plan.tries or plan.settings.times)
     own = {"rates": rates} if rates != [1.0] else {}
-    study = Study(settings.out, "compare", what_decides(settings, plan.opened, own), console, endures=True)
+    study = Study(
+        settings.out,
+        "compare",
+        what_decides(settings, plan.opened, own),
+        console,
+        endures=True,
+        other_code=settings.other_code,
+    )
     plan = _timed(plan, study)
     parts = parts_of(plan, study)
     question = _question(plan, parts, left_out)

@@ -76,6 +76,8 @@ class Compare(AskedGroups, AskedReading):
     part: Annotated[str | None, arg(metavar="K/N")] = None
     """Be the K-th of N such processes, on any machines that see STUDY, as of a job array; the last one to end makes the
     table."""
+    other_code: bool = False
+    """Go on although openmae's code is no longer that which the study began with; the table says so."""
     precision: AskedPrecision = "auto"
     device: AskedDevice = "auto"
     workers: Loaders = None
