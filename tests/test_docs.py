@@ -3,12 +3,17 @@
 import importlib
 import re
 import shlex
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 import tyro
+from PIL import Image
 
 import openmae
 from openmae.cli import COMMANDS, main, module_of, read_settings
@@ -18,7 +23,7 @@ from openmae.recipes.pretrain.settings import Pretrain
 from tests.commands import TINY, Run, finetune, pretrain
 from tests.data import annotated
 from tests.images import picture, write_images
-from tests.scenes import write_objects, write_scenes
+from tests.scenes import scene, write_objects, write_scenes
 
 pytestmark = pytest.mark.usefixtures("brief_doctor")
 
@@ -267,6 +272,124 @@ def test_every_link_leads_somewhere() -> None:
             if not file.exists() or (anchor and anchor not in anchors(file.read_text())):
                 lost.append(f"{page.name}: {target}")
     assert lost == []
+
+
+def test_every_command_of_every_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its words are understood, whether it is run by another test or not."""
+    monkeypatch.chdir(tmp_path)
+    read = 0
+    for page in PAGES:
+        if page.name == "log.md":  # of commands that were
+            continue
+        for block in re.findall(r"^```(?:sh)?\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            for line in re.findall(r"^openmae (?!COMMAND).*$", block.replace("\\\n", " "), re.MULTILINE):
+                words = shlex.split(line.partition(" #")[0])[1:]
+                if words[0] == "launch":
+                    at = words.index("--")
+                    read_settings("launch", words[1:at])
+                    words = words[at + 1 :]
+                if "--config" in words:  # a file that another command has made
+                    Path(words[words.index("--config") + 1]).touch()
+                read_settings(words[0], words[1:])
+                read += 1
+    assert read > 150
+
+
+AS_SMALL = "--epochs 1 --batch-size 4 --precision fp32 --workers 0".split()
+SMALL = {
+    "pretrain": [*TINY, "--epochs", "1", "--workers", "0", "--img-size", "32", "--patch-size", "8"],
+    "finetune": [*AS_SMALL, "--folds", "0"],
+    "segment": [*AS_SMALL, "--evaluations", "1"],
+    "detect": [*AS_SMALL, "--evaluations", "1", "--channels", "8", "--img-size", "32"],
+    **MEASURED_SMALL,
+}
+
+
+def write_micrographs(folder: Path) -> None:
+    """Of some squares, each with a number of its own, and as many discs that are none."""
+    for split, count in (("train", 8), ("val", 4)):
+        draws = np.random.default_rng(count)
+        for number in range(count):
+            image, mask = np.zeros((160, 160, 3), np.uint8), np.zeros((160, 160), np.uint8)
+            for place in range(8 + number):
+                where = np.s_[place // 4 * 40 : place // 4 * 40 + 40, place % 4 * 40 : place % 4 * 40 + 40]
+                image[where], classes = scene(draws, 40)
+                mask[where] = (classes == 2) * (place + 1)
+            for part, pixels in (("images", image), ("masks", mask)):
+                file = folder / "annotated" / split / part / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(file)
+    shutil.copytree(folder / "annotated/train/images", folder / "micrographs")
+
+
+def write_scans(folder: Path) -> None:
+    from tests.data.bad_files import dicom
+
+    rows = ["path,label"]
+    for patient in range(8):
+        for number in range(3):
+            file = folder / "scans" / f"patient{patient}" / f"{number}.dcm"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(3 * patient + number).integers(0, 2000, (40, 40)).astype(np.int16)
+            file.write_bytes(dicom(pixels))
+            rows.append(f"scans/{file.parent.name}/{file.name},{'finding' if patient % 2 else 'none'}")
+    (folder / "findings.csv").write_text("\n".join(rows) + "\n")
+
+
+def write_bands(folder: Path) -> None:
+    (folder / "scenes").mkdir()
+    for number in range(4):
+        draws = np.random.default_rng(number)
+        bands = (1000 + 300 * draws.standard_normal((160, 160, 13)).cumsum(0) / 8).clip(1, 9000).astype(np.uint16)
+        tifffile.imwrite(folder / f"scenes/{number}.tif", bands, planarconfig="contig", photometric="minisblack")
+
+
+def write_parts(folder: Path) -> None:
+    write_images(folder / "sorted", 24)
+    for old, new in (("class0", "fine"), ("class1", "defect")):
+        (folder / "sorted" / old).rename(folder / "sorted" / new)
+    shutil.copytree(folder / "sorted", folder / "parts")
+
+
+def write_sets(folder: Path) -> None:
+    write_images(folder / "images", 24)
+    write_images(folder / "labelled", 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "write"),
+    [
+        ("for-microscopy.md", write_micrographs),
+        ("for-radiology.md", write_scans),
+        ("for-satellites.md", write_bands),
+        ("for-factories.md", write_parts),
+        ("for-research.md", write_sets),
+    ],
+)
+def test_the_tutorials_run(
+    page: str,
+    write: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every command in order, as it stands but for flags that make it small."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path)
+    text = (ROOT / "docs" / page).read_text()
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        small = "img_size=16, patch_size=4, embed_dim=24, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1, "
+        small += 'decoder_num_heads=2, epochs=1, batch_size=8, workers=0, precision="fp32", '
+        exec(compile(code.replace('pretrain("images", ', f'pretrain("images", {small}'), page, "exec"), {})
+    for command in re.findall(r"^openmae .*$", text, re.MULTILINE):
+        words = shlex.split(command)[1:]
+        for flag in ("--minutes", "--budget", "--study"):  # how long
+            if flag in words:
+                del words[words.index(flag) : words.index(flag) + 2]
+        small = SMALL.get(words[0], [])
+        done = main([*words, *small[2 * ("--vary" in words) :]])
+        assert done <= (words[0] == "check"), (command, capsys.readouterr().err)  # 1 is a warning of check's
 
 
 def test_every_flag_in_the_text_exists() -> None:

@@ -22,7 +22,8 @@ from openmae.cli import COMMANDS, main  # noqa: E402
 LINK = re.compile(r"(\]\(|src=\")([^)\s\"]+)(\)|\")")
 NAMED = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml", ".sbatch": "bash", ".ipynb": "json"}
 SECTIONS = {  # pages of docs/ by where the site has them; a page that is named nowhere is an error
-    "Start": ("faq", "method"),
+    "Start": ("method", "faq"),
+    "Tutorials": ("for-microscopy", "for-radiology", "for-satellites", "for-factories", "for-research"),
     "Pre-train": (
         "data",
         "pretrain",
