@@ -25,7 +25,7 @@ from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, Task
 from openmae.errors import UserError
 from openmae.evaluate.probe import folds_of
-from openmae.recipes.pretrain.job import _sources
+from openmae.recipes.pretrain.job import sources_of
 from tests.commands import Run, finetune, pretrain, refused
 from tests.images import picture
 
@@ -231,14 +231,14 @@ def test_few_labels_are_of_few_groups(tmp_path: Path) -> None:
 
 def test_pictures_of_a_pre_training_are_of_groups_that_it_does_not_learn(tmp_path: Path) -> None:
     file = write_table(tmp_path, [(f"{i}.png", "a", f"p{i // 3}") for i in range(60)])
-    train, val, shown = _sources(open_data(str(file), Selection(group_column="patient")), 0)
+    train, val, shown = sources_of(open_data(str(file), Selection(group_column="patient")), 0)
     assert val is None
     learnt, pictured = ({int(name[:-4]) // 3 for name in names_of(part)} for part in (train, shown))
     assert not learnt & pictured
     assert len(train) + 3 * len(pictured) == 60
     assert len(shown) == 6
     one = write_table(tmp_path, [(f"{i}.png", "a", "p0") for i in range(60)])
-    train, _, shown = _sources(open_data(str(one), Selection(group_column="patient")), 0)
+    train, _, shown = sources_of(open_data(str(one), Selection(group_column="patient")), 0)
     assert (len(train), len(shown)) == (60, 6)
 
 

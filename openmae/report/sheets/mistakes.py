@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from openmae.console.words import encodable
+from openmae.console.words import drawable
 from openmae.evaluate.judge import Judged
 from openmae.evaluate.metrics import confused_pairs
 from openmae.report.sheets.gallery import view_tiles
@@ -32,7 +32,7 @@ def mistakes(judged: Judged) -> dict[str, Any]:
         places = np.stack([np.searchsorted(occurring, labels), np.searchsorted(occurring, predicted)])
         counts = np.zeros((len(occurring), len(occurring)), np.int64)
         np.add.at(counts, tuple(places), 1)
-        found |= {"names": [encodable(right.names[number]) for number in occurring], "counts": counts.tolist()}
+        found |= {"names": [drawable(right.names[number]) for number in occurring], "counts": counts.tolist()}
     chosen: list[tuple[dict[str, Any], NDArray[np.int64]]] = []
     pairs, room = confused_pairs(labels, predicted), _IMAGES
     least, most = _OF_A_PAIR
@@ -40,7 +40,7 @@ def mistakes(judged: Judged) -> dict[str, Any]:
     for pair in pairs:
         rows = np.flatnonzero((labels == pair.label) & (predicted == pair.predicted))
         rows = rows[np.argsort(-confidence[rows], kind="stable")][: min(each, room)]
-        names = {"label": encodable(right.names[pair.label]), "predicted": encodable(right.names[pair.predicted])}
+        names = {"label": drawable(right.names[pair.label]), "predicted": drawable(right.names[pair.predicted])}
         chosen.append(({**names, "times": pair.times}, rows))
         room -= len(rows)
         if not room:
@@ -50,7 +50,7 @@ def mistakes(judged: Judged) -> dict[str, Any]:
     for pair_said, of in chosen:
         images = [
             {
-                "name": encodable(judged.source.name(int(judged.indices[row]))),
+                "name": drawable(judged.source.name(int(judged.indices[row]))),
                 "confidence": round(float(confidence[row]), 4),
                 "jpeg": _jpeg(next(tiles)),
             }
