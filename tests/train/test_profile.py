@@ -22,9 +22,9 @@ def test_profile_is_a_trace_and_a_table(tmp_path: Path) -> None:
     named = Counter(event.get("name") for event in events if event.get("cat") == "user_annotation")
     assert [named[name] for name in ("forward", "backward", "wait for images")] == [RECORDED] * 3
     table = (tmp_path / "run/profile/top.txt").read_text()
-    operations = {event.get("name") for event in events if event.get("cat") == "cpu_op"}
-    assert "aten::addmm" in operations  # of the task's layers; how long it took, beside others, a busy machine decides
-    assert {row.split()[-1] for row in table.splitlines()[2:]} <= operations
+    names = {event.get("name") for event in events}
+    assert "aten::addmm" in names  # of the task's layers; whether it is among the longest, a busy machine decides
+    assert {row[28:] for row in table.splitlines()[2:]} <= names
     shares = [float(row.split("%")[0]) for row in table.splitlines()[2:]]
     assert shares == sorted(shares, reverse=True)
     assert 50 < sum(shares) <= 100.1
