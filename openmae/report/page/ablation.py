@@ -21,27 +21,42 @@ def ablation_page(results: Mapping[str, Any]) -> list[str]:
 
     svg = ablation_picture(results)
     source = f" (paper, {results['source']})" if results.get("source") else ""
-    failed = [one for row in rows_of(results) for one in row.get("failed") or [] if isinstance(one, dict)]
     return [
         facts(
             {
                 "Study": f"{results.get('name') or results.get('axis', '')}{source}",
                 "Compared with": str(results.get("usual", "")),
-                "Seeds": str(results.get("seeds", "")),
-                "State": "complete" if results.get("complete") else str(results.get("progress", "")),
+                **how_far(results),
             }
         ),
         section(
             "What is shown",
-            f"<p><b>{escaped(results['sentence'])}</b></p>" if results.get("sentence") else "",
+            sentence_of(results),
             numbers_table(*ablation_table(results)),
             f"<figure>{picture(svg.encode(), 'image/svg+xml', 'Figures of each setting')}</figure>" if svg else "",
             *(paragraph(str(note)) for note in results.get("notes") or ()),
         ),
-        section("Failed", *(paragraph(f"{one.get('part')}: {one.get('why')}") for one in failed)),
+        failed_section(results),
         section("How it is judged", paragraph(str(results.get("rule") or ""))),
         runs_section(results.get("runs")),
     ]
+
+
+def how_far(results: Mapping[str, Any]) -> dict[str, str]:
+    """Facts of any study of rows: its seeds, and whether it is complete."""
+    state = "complete" if results.get("complete") else str(results.get("progress", ""))
+    return {"Seeds": str(results.get("seeds", "")), "State": state}
+
+
+def sentence_of(results: Mapping[str, Any]) -> str:
+    """What is shown, in bold; "" where nothing is said."""
+    return f"<p><b>{escaped(results['sentence'])}</b></p>" if results.get("sentence") else ""
+
+
+def failed_section(results: Mapping[str, Any]) -> str:
+    """Which parts failed, and why; "" where none did."""
+    failed = [one for row in rows_of(results) for one in row.get("failed") or [] if isinstance(one, dict)]
+    return section("Failed", *(paragraph(f"{one.get('part')}: {one.get('why')}") for one in failed))
 
 
 def is_ablation(results: Any) -> bool:

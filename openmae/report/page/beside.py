@@ -1,18 +1,18 @@
 """Several runs side by side: what differs between them, curves in common charts, figures, pictures."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from openmae.console.words import several
 from openmae.errors import UserError
 from openmae.files.whole import write_file
-from openmae.report.page.evaluations import KINDS, features_of, is_evaluation, judged_by
+from openmae.report.page.evaluations import KINDS, features_of, is_evaluation, said_figure
 from openmae.report.page.headline import headline
 from openmae.report.page.html import details, drawn, flat, numbers_table, page, pairs_table, paragraph, section
 from openmae.report.page.left import Left, read_left
 from openmae.report.page.pictures import figure, in_order
-from openmae.report.page.results import error_of, shown_figures
+from openmae.report.page.results import shown_figures
 from openmae.report.plots.beside import curves_beside
 
 # What a loss is of: it compares nothing between runs that differ here.
@@ -89,7 +89,7 @@ def _figures(runs: Mapping[str, Left]) -> str:
         found: dict[str, str] = {}
         for entry in left.evaluations:
             if is_evaluation(entry):
-                found[_asked(entry)] = _share(entry)
+                found[_asked(entry)] = said_figure(entry)
         for of, entry in left.results.items():
             clean = entry.get("clean") if isinstance(entry, dict) else None
             if isinstance(clean, dict) and isinstance(clean.get("figures"), dict):
@@ -105,16 +105,6 @@ def _asked(entry: dict[str, Any]) -> str:
     of = f" ({more})" if more else ""
     where = f" on {Path(str(entry['data'])).name}" if entry.get("data") else ""
     return f"{KINDS.get(kind, kind)}, {features}{of}{where}"
-
-
-def _share(entry: dict[str, Any]) -> str:
-    figure, error = judged_by(entry), error_of(entry)
-    said: Callable[[float], str] = (lambda value: f"{value:.3f}") if entry.get("task") == "regression" else _percent
-    return said(figure) + (f" ± {said(error).removesuffix('%')}" if error is not None else "")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
 
 
 def _pictures(runs: Mapping[str, Left]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from openmae.console.words import several
-from openmae.report.page.ablation import rows_of, without_figure
+from openmae.report.page.ablation import failed_section, how_far, rows_of, sentence_of, without_figure
 from openmae.report.page.html import details, escaped, facts, numbers_table, paragraph, picture, section
 from openmae.report.page.study import bounds_of, mapping, runs_section, shown_value, signed
 from openmae.report.plots.curves import is_number
@@ -25,7 +25,6 @@ def is_comparison(results: Any) -> bool:
 
 def comparison_page(results: Mapping[str, Any]) -> list[str]:
     """The body of the page. results: what results.json holds, of a comparison."""
-    failed = [one for row in rows_of(results) for one in row.get("failed") or [] if isinstance(one, dict)]
     runs = results.get("runs")
     usual = str(results.get("usual", ""))
     heads, rates = rates_table(results)
@@ -35,13 +34,12 @@ def comparison_page(results: Mapping[str, Any]) -> list[str]:
                 "Model": str(results.get("model", "")),
                 "Images": f"{results['images']:,}" if is_number(results.get("images")) else "",
                 "Each training": str(results.get("how_long", "")),
-                "Seeds": str(results.get("seeds", "")),
-                "State": "complete" if results.get("complete") else str(results.get("progress", "")),
+                **how_far(results),
             }
         ),
         section(
             "What is shown",
-            f"<p><b>{escaped(results['sentence'])}</b></p>" if results.get("sentence") else "",
+            sentence_of(results),
             _figures(results),
             paragraph(
                 f"Below a mean over the seeds is how far it is from that of {usual}, and within what bounds; in bold "
@@ -57,7 +55,7 @@ def comparison_page(results: Mapping[str, Any]) -> list[str]:
             *map(paragraph, rates_out(results)),
         ),
         section("To be known", *(paragraph(str(note)) for note in results.get("notes") or ())),
-        section("Failed", *(paragraph(f"{one.get('part')}: {one.get('why')}") for one in failed)),
+        failed_section(results),
         section("How it is judged", paragraph(str(results.get("rule") or ""))),
         details(f"{several(len(runs), 'run')}", runs_section(runs)) if isinstance(runs, list) and runs else "",
     ]

@@ -67,16 +67,20 @@ def features_of(entry: dict[str, Any]) -> tuple[str, str]:
     return str(entry.get("features", "")), ", ".join(str(part) for part in parts if part)
 
 
+def said_figure(entry: dict[str, Any]) -> str:
+    """What its task is judged by, with its standard error where that is known: 61.2% ± 4.9."""
+    figure, error = judged_by(entry), error_of(entry)
+    if entry.get("task") == "regression":
+        return f"{figure:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    return f"{100 * figure:.1f}%" + (f" ± {100 * error:.1f}" if error is not None else "")
+
+
 def _figure_cell(entry: dict[str, Any] | None, of_kind: list[dict[str, Any]]) -> str:
     """The figure with its error, bold where it is better than all others of its kind by more than that; others beside
     it small."""
     if entry is None:
         return ""
-    figure, error = judged_by(entry), error_of(entry)
-    is_number_of_labels = entry.get("task") == "regression"
-    said = f"{figure:.3f}" if is_number_of_labels else f"{100 * figure:.1f}%"
-    if error is not None:
-        said += f" ± {error:.3f}" if is_number_of_labels else f" ± {100 * error:.1f}"
+    figure, error, said = judged_by(entry), error_of(entry), said_figure(entry)
     others = [(judged_by(one), error_of(one)) for one in of_kind if one is not entry]
     shown = f"<b>{said}</b>" if stands_out(figure, error, others) else said
     return shown + "".join(
