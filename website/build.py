@@ -27,6 +27,7 @@ SECTIONS = {  # pages of docs/ by where the site has them; a page that is named 
     "Pre-train": (
         "data",
         "pretrain",
+        "runs",
         "going-on",
         "plan",
         "pack",
