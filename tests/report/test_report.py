@@ -28,13 +28,11 @@ from openmae.report.page.pictures import MOST_EARLIER
 from openmae.report.page.run import MOST_BROKEN_FILES, write_report
 from openmae.report.plots import curves
 from openmae.report.plots.chart import Line, Plot
+from openmae.report.plots.figures import corruptions_picture, overview_picture, scatter_picture
 from openmae.report.plots.results import (
     MOST_NAMED,
     confusion_picture,
-    corruptions_picture,
-    overview_picture,
     reliability_picture,
-    scatter_picture,
     shares_picture,
 )
 from openmae.report.plots.style import BLUE
