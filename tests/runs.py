@@ -32,7 +32,8 @@ class Runs:
 
     def finished(self) -> Path:
         """A pre-training of two blocks by `data`, 3 times through."""
-        return self.once("first", lambda out: done(pretrain(self.data(), out, "--depth 2 --epochs 3")))
+        flags = "--depth 2 --epochs 3 --pictures 10 --evaluations 10"
+        return self.once("first", lambda out: done(pretrain(self.data(), out, flags)))
 
     def evaluated(self) -> Path:
         """`finished` with kNN figures of `data`."""

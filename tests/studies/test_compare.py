@@ -67,7 +67,7 @@ def results(study: Path) -> dict[str, Any]:
 def test_mae_is_pretrains_bit_for_bit(study: Path, colours: Path, tmp_path: Path, run: Run) -> None:
     sizes = words(" ".join(f"--{name.replace('_', '-')} {value}" for name, value in SIZES.items()))
     rate = read_config(study / "mae/seed-0")["blr"]
-    again = words(QUICK, f"--epochs 2 --blr {rate}")
+    again = words(QUICK, f"--epochs 2 --blr {rate} --pictures 0 --evaluations 0")
     code, _, errors = run("pretrain", colours, "--out", tmp_path / "run", *again, *sizes)
     assert code == 0, errors
     theirs, ours = (load_model(at).model.state_dict() for at in (tmp_path / "run", study / "mae/seed-0"))

@@ -18,7 +18,7 @@ from openmae.train.run import read_metrics
 from tests.commands import pretrain
 from tests.processes import PYTHON, run_openmae, start_openmae, started_openmae, steps_saved, wait_for
 
-SAVING = "--epochs 20 --pictures 2 --checkpoint-minutes 0"  # 90 steps, a checkpoint after each
+SAVING = "--epochs 20 --pictures 2 --evaluations 2 --checkpoint-minutes 0"  # 90 steps, a checkpoint after each
 
 
 @pytest.fixture(scope="module")
