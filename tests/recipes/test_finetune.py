@@ -32,7 +32,6 @@ from tests.images import picture, write_colours, write_images
 from tests.models import randomize
 from tests.processes import run_openmae, started_openmae, steps_saved, wait_for
 
-
 ONCE = "--evaluations 1 --head-from fresh".split()
 
 
