@@ -59,7 +59,9 @@ class Runs:
     def segmenter(self) -> Path:
         """It, with the classes of `scenes` learnt somewhat."""
         encoder, data = self.scenes_encoder(), self.scenes()
-        return self.once("segmenter", lambda out: done(segment(encoder, data, out, "--epochs 40 --blr 1")))
+        return self.once(
+            "segmenter", lambda out: done(segment(encoder, data, out, "--epochs 40 --blr 1 --evaluations 2"))
+        )
 
     def objects(self) -> Path:
         """8 images with discs and squares as COCO has them in train/, 4 in val/."""

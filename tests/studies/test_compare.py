@@ -239,11 +239,12 @@ ONE = "--epochs 1 --seeds 1 --rates 1 --methods mae,random"
 
 def test_all_are_fine_tuned_alike(colours: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "_LEAST_STEPS", 1)
+    monkeypatch.setattr(choose, "_MOST_EPOCHS", 40.0)
     study = tmp_path / "study"
     code, output, errors = run(*compare(colours, study, ONE, "--finetune 50%"))
     assert code == 0, errors
     assert "Each method has the rate that pretrain would choose" in output
-    assert "All are fine-tuned on 50% (12 labels, 200 epochs)" in output
+    assert "All are fine-tuned on 50% (12 labels, 40 epochs)" in output
     assert re.search(r"By the speed of this machine it takes about: trainings \d+ s, fine-tunings \d+ s", output)
     rows = {row["name"]: row["of"] for row in results(study)["rows"]}
     mine, other = (read_config(study / f"finetuned/50%/{name}-seed-0") for name in ("mae", "random"))
