@@ -133,7 +133,7 @@ def test_the_pages_of_outlines(
     write_scenes(tmp_path / "scenes", 6, 3)
     text = (Path(__file__).parent.parent / "docs/segment.md").read_text()
     (command,) = re.findall(r"^openmae pretrain .*$", text, re.MULTILINE)
-    assert main([*shlex.split(command)[1:], *TINY, "--epochs", "1", "--workers", "0"]) == 0
+    assert main([*shlex.split(command)[1:], *TINY, *"--epochs 1 --pictures 1 --evaluations 1 --workers 0".split()]) == 0
     commands = re.findall(r"^openmae segment .*$", text, re.MULTILINE)
     assert len(commands) == 5
     for command in commands:
