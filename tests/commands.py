@@ -13,16 +13,19 @@ QUICK = "--epochs 2 --batch-size 8 --micro-batch 8 --precision fp32 --device cpu
 
 
 def pretrain(data: object, out: object, *more: object) -> list[str]:
-    """The words of a tiny pre-training, by default of one epoch in one process.
+    """The words of a tiny pre-training, by default of one epoch in one process, with one picture and one look at the
+    features, which take longer than its steps.
 
     more: flags as they are typed (`"--epochs 2 --mask-ratio 0.5"`), the last of two alike wins; a Path is one word.
     """
-    return ["pretrain", str(data), "--out", str(out), *TINY, "--epochs", "1", "--workers", "0", *words(*more)]
+    quick = "--epochs 1 --pictures 1 --evaluations 1 --workers 0"
+    return ["pretrain", str(data), "--out", str(out), *TINY, *words(quick, *more)]
 
 
 def finetune(model: object, data: object, out: object, *more: object) -> list[str]:
-    """The words of a fine-tuning of two epochs in one process; `more` as in `pretrain`."""
-    return ["finetune", str(model), str(data), "--out", str(out), *QUICK, "--workers", "0", *words(*more)]
+    """The words of a fine-tuning of two epochs in one process, judged once; `more` as in `pretrain`."""
+    quick = "--evaluations 1 --workers 0"
+    return ["finetune", str(model), str(data), "--out", str(out), *QUICK, *words(quick, *more)]
 
 
 def segment(model: object, data: object, out: object, *more: object) -> list[str]:

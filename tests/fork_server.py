@@ -1,8 +1,8 @@
 """`python -m tests.fork_server FD`: has imported what trainings import, and becomes, forked, each process asked for.
 
-tests/processes.py asks over the socket FD: JSON, with the three standard streams and a pipe along. The new process's
-number goes back, and when it has ended its exit code goes into the pipe. Whoever is left when nobody asks any more is
-killed.
+The processes of a test run connect to the listening socket FD, and tests/processes.py asks: JSON, with the three
+standard streams and a pipe along. The new process's number goes back, and when it has ended its exit code goes into the
+pipe. What is left of those that somebody asked for is killed when he is gone; when all are, the server ends.
 """
 
 import atexit
@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import types
 from typing import Any
 
@@ -31,7 +32,7 @@ import openmae.recipes.pretrain.job
 import openmae.recipes.segment.job  # noqa: F401
 
 
-def serve(asked: socket.socket) -> dict[str, Any] | None:
+def serve(listening: socket.socket) -> dict[str, Any] | None:
     """What to be, in a process that is new; None in the server itself, in the end."""
     ended, wake = os.pipe()
     for end in (ended, wake):
@@ -39,30 +40,33 @@ def serve(asked: socket.socket) -> dict[str, Any] | None:
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     pipes: dict[int, int] = {}  # process -> where its end is told
-    while True:
-        ready, _, _ = select.select([asked, ended], [], [])
+    asking: dict[socket.socket, list[int]] = {listening.accept()[0]: []}  # who -> processes
+    while asking or select.select([listening], [], [], 0)[0]:
+        ready, _, _ = select.select([listening, ended, *asking], [], [])
         if ended in ready:
             os.read(ended, 4096)
             tell_ends(pipes)
-        if asked not in ready:
-            continue
-        text, places, _, _ = socket.recv_fds(asked, 2**20, 4)
-        if not text:
-            break
-        pid = os.fork()
-        if pid == 0:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for place in (asked.detach(), ended, wake, *pipes.values()):
+        if listening in ready:
+            asking[listening.accept()[0]] = []
+        for one in [one for one in asking if one in ready]:
+            text, places, _, _ = socket.recv_fds(one, 2**20, 4)
+            if not text:
+                for pid in {*asking.pop(one)} & {*pipes}:
+                    os.kill(pid, signal.SIGKILL)
+                one.close()
+                continue
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for place in (listening.detach(), *(each.detach() for each in asking), ended, wake, *pipes.values()):
+                    os.close(place)
+                return {**json.loads(text), "places": places}
+            pipes[pid] = places.pop()
+            for place in places:
                 os.close(place)
-            return {**json.loads(text), "places": places}
-        pipes[pid] = places.pop()
-        for place in places:
-            os.close(place)
-        asked.send(str(pid).encode())
-    for pid in pipes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            asking[one].append(pid)
+            one.send(str(pid).encode())
     return None
 
 
@@ -106,8 +110,25 @@ def become(what: dict[str, Any]) -> None:
         runpy.run_module("openmae", run_name="__main__", alter_sys=True)
 
 
+def leave(code: int) -> None:
+    """As Python ends, but that it does not take itself apart: the process would copy most of the server's memory for
+    that, two thirds of a second. It does where what was printed cannot be written, and says so."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+
+
 if __name__ == "__main__":
     gc.freeze()
     what = serve(socket.socket(fileno=int(sys.argv[1])))
     if what is not None:
-        become(what)
+        try:
+            become(what)
+        except SystemExit as ended:
+            if ended.code is None or isinstance(ended.code, int):
+                leave(ended.code or 0)
+            raise
+        leave(0)

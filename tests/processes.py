@@ -138,11 +138,19 @@ def steps_saved(run: Path) -> int:
 
 @functools.cache
 def _server() -> socket.socket:
-    """To ask it. It ends with this process."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command, folder = [sys.executable, "-m", "tests.fork_server", str(theirs.fileno())], Path(__file__).parents[1]
-    server = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=folder, start_new_session=True)
-    theirs.close()
-    atexit.register(server.wait, 60)
+    """To ask it: one for all processes of a test run, started by the first that needs it, which waits for its end."""
+    place = f"\0openmae-forks-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"  # a name, and no file
+    ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    while ours.connect_ex(place) != 0:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+            try:
+                listening.bind(place)
+            except OSError:  # another process was first, and is about to listen
+                continue
+            listening.listen()
+            command = [sys.executable, "-m", "tests.fork_server", str(listening.fileno())]
+            folder = Path(__file__).parents[1]
+            server = subprocess.Popen(command, pass_fds=[listening.fileno()], cwd=folder, start_new_session=True)
+            atexit.register(server.wait, 600)
     atexit.register(ours.close)  # before
     return ours

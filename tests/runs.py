@@ -32,7 +32,8 @@ class Runs:
 
     def finished(self) -> Path:
         """A pre-training of two blocks by `data`, 3 times through."""
-        return self.once("first", lambda out: done(pretrain(self.data(), out, "--depth 2 --epochs 3")))
+        flags = "--depth 2 --epochs 3 --pictures 10 --evaluations 10"
+        return self.once("first", lambda out: done(pretrain(self.data(), out, flags)))
 
     def evaluated(self) -> Path:
         """`finished` with kNN figures of `data`."""
@@ -58,7 +59,9 @@ class Runs:
     def segmenter(self) -> Path:
         """It, with the classes of `scenes` learnt somewhat."""
         encoder, data = self.scenes_encoder(), self.scenes()
-        return self.once("segmenter", lambda out: done(segment(encoder, data, out, "--epochs 40 --blr 1")))
+        return self.once(
+            "segmenter", lambda out: done(segment(encoder, data, out, "--epochs 40 --blr 1 --evaluations 2"))
+        )
 
     def objects(self) -> Path:
         """8 images with discs and squares as COCO has them in train/, 4 in val/."""

@@ -80,8 +80,8 @@ def test_the_readmes_commands_and_python_run(
             read_settings(words[0], words[1:])
             continue
         small = {
-            "pretrain": [*TINY, "--img-size", "32", "--epochs", "1"],
-            "finetune": ["--epochs", "1", "--batch-size", "8", "--precision", "fp32"],
+            "pretrain": [*TINY, *"--img-size 32 --epochs 1 --pictures 1 --evaluations 1".split()],
+            "finetune": "--epochs 1 --batch-size 8 --precision fp32 --evaluations 1".split(),
             "segment": "--epochs 1 --batch-size 4 --precision fp32 --workers 0 --evaluations 1".split(),
             "detect": "--epochs 1 --batch-size 4 --precision fp32 --workers 0 --evaluations 1 --channels 8".split(),
             **MEASURED_SMALL,
@@ -119,7 +119,8 @@ def test_the_pages_commands_run(
         if page == "features.md" and "onnx" in words:  # test_probe.py exports one, for seconds
             assert read_settings(words[0], words[1:]).model.name == "neighbours"
             continue
-        small = {"pretrain": [*TINY, "--img-size", "32", "--epochs", "1"], **MEASURED_SMALL}.get(words[0], [])
+        once = "--img-size 32 --epochs 1 --pictures 1 --evaluations 1".split()
+        small = {"pretrain": [*TINY, *once], **MEASURED_SMALL}.get(words[0], [])
         if "paper" in words and words[0] == "probe":  # 90 epochs
             small = ["--epochs", "10"]
         assert main([*words, *small]) == 0, capsys.readouterr().err
@@ -132,7 +133,7 @@ def test_the_pages_of_outlines(
     write_scenes(tmp_path / "scenes", 6, 3)
     text = (Path(__file__).parent.parent / "docs/segment.md").read_text()
     (command,) = re.findall(r"^openmae pretrain .*$", text, re.MULTILINE)
-    assert main([*shlex.split(command)[1:], *TINY, "--epochs", "1", "--workers", "0"]) == 0
+    assert main([*shlex.split(command)[1:], *TINY, *"--epochs 1 --pictures 1 --evaluations 1 --workers 0".split()]) == 0
     commands = re.findall(r"^openmae segment .*$", text, re.MULTILINE)
     assert len(commands) == 5
     for command in commands:

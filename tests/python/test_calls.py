@@ -35,7 +35,8 @@ from tests.runs import copy
 
 Values = dict[str, Any]
 SMALL: Values = {name.lstrip("-").replace("-", "_"): value for name, value in zip(TINY[::2], TINY[1::2], strict=True)}
-SMALL = {name: int(value) if value.isdecimal() else value for name, value in SMALL.items()} | {"workers": 0}
+SMALL = {name: int(value) if value.isdecimal() else value for name, value in SMALL.items()}
+SMALL |= {"workers": 0, "pictures": 1, "evaluations": 1}
 
 
 def test_what_type_checkers_are_told_is_what_the_settings_are() -> None:

@@ -33,7 +33,7 @@ TRAINING = f"""
 import os, signal, threading, time
 import openmae
 
-small = dict(epochs=200, pictures=1, evaluations=1, **{SMALL!r} | {{"workers": 2}})
+small = dict(epochs=200, **{SMALL!r} | {{"workers": 2}})
 before = signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(-1)
 signal.set_wakeup_fd(before[1])
 """

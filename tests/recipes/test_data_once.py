@@ -12,13 +12,13 @@ from tests.commands import TINY, Run
 from tests.images import write_images
 
 HERE = "--device cpu --workers 0".split()
-QUICK = [*"--epochs 1 --batch-size 8 --micro-batch 8 --precision fp32".split(), *HERE]
-BRIEF = [*TINY, "--epochs", "1", "--workers", "0"]
+QUICK = [*"--epochs 1 --batch-size 8 --micro-batch 8 --precision fp32 --evaluations 1".split(), *HERE]
+BRIEF = [*TINY, *"--epochs 1 --pictures 1 --evaluations 1 --workers 0".split()]
 
 EVERYTHING, BOTH = ("", "train", "val", "other"), ("train", "val")
 COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "pretrain": (["pretrain", "DATA", "--out", "NEW", *BRIEF], BOTH),
-    "finetune": (["finetune", "MODEL", "DATA", "--out", "NEW", *QUICK, "--evaluations", "1"], BOTH),
+    "finetune": (["finetune", "MODEL", "DATA", "--out", "NEW", *QUICK], BOTH),
     "knn": (["knn", "MODEL", "DATA", "--k", "3", *HERE], BOTH),
     "probe": (["probe", "MODEL", "DATA", *HERE], BOTH),
     "evaluate": (["evaluate", "CLASSIFIER", "DATA", *HERE], ("val",)),

@@ -32,6 +32,8 @@ from tests.images import picture, write_colours, write_images
 from tests.models import randomize
 from tests.processes import run_openmae, started_openmae, steps_saved, wait_for
 
+ONCE = "--evaluations 1 --head-from fresh".split()
+
 
 @pytest.fixture
 def model(finished: Path) -> Path:
@@ -46,7 +48,7 @@ def data(colours: Path) -> Path:
 def test_it_learns_and_leaves_a_whole_run(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
     plain = "--ra-magnitude 0 --random-erase 0 --mixup 0 --cutmix 0 --drop-path 0"
-    code, shown, errors = run(*finetune(model, data, out, "--epochs 40 --blr 0.1", plain))
+    code, shown, errors = run(*finetune(model, data, out, "--epochs 16 --blr 0.1", plain))
     assert code == 0, errors
     assert "classification: 3 classes; learnt from 24 images, judged by 24 others" in shown
     metrics = read_metrics(out)
@@ -76,7 +78,7 @@ def test_it_begins_with_the_pre_trained_weights(model: Path, data: Path, tmp_pat
     pretrained = openmae.load(model).encoder.state_dict()
     for more, same in (("", True), ("--from-scratch", False)):
         out = tmp_path / f"run{more}"
-        code, _, errors = run(*finetune(model, data, out, "--blr 1e-30", more))
+        code, _, errors = run(*finetune(model, data, out, "--blr 1e-30 --head-from fresh", more))
         assert code == 0, errors
         encoder = openmae.load(out).encoder.state_dict()
         assert torch.equal(encoder["blocks.0.attn.qkv.weight"], pretrained["blocks.0.attn.qkv.weight"]) == same
@@ -181,7 +183,7 @@ def test_every_option_trains_and_loads(model: Path, data: Path, tmp_path: Path, 
 
 
 def test_only_the_last_blocks_change(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
-    assert run(*finetune(model, data, tmp_path / "run", "--blocks 1 --blr 1"))[0] == 0
+    assert run(*finetune(model, data, tmp_path / "run", "--blocks 1 --blr 1 --head-from fresh"))[0] == 0
     before, after = (openmae.load(path).encoder.state_dict() for path in (model, tmp_path / "run"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if name.startswith("blocks.1.")}
@@ -199,7 +201,7 @@ def test_a_new_vit_takes_its_size_from_the_images(data: Path, tmp_path: Path, ru
 
 def test_another_resolution_keeps_the_weights(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
-    assert run(*finetune(model, data, out, "--img-size 32 --blr 1e-30"))[0] == 0
+    assert run(*finetune(model, data, out, "--img-size 32 --blr 1e-30 --head-from fresh"))[0] == 0
     encoder = openmae.load(out).encoder
     assert (encoder.img_size, encoder.grid, encoder.position_grid) == ((32, 32), (8, 8), (4, 4))
     expected = openmae.load(model).encoder.resized((32, 32))
@@ -239,7 +241,7 @@ def test_a_number_is_predicted_in_its_own_unit(model: Path, tmp_path: Path, run:
     file = tmp_path / "labels.csv"
     file.write_text("path,label\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
     out = tmp_path / "run"
-    words = "--epochs 80 --blr 0.3 --ra-magnitude 0 --random-erase 0 --drop-path 0"
+    words = "--epochs 40 --blr 0.3 --ra-magnitude 0 --random-erase 0 --drop-path 0"
     code, shown, errors = run(*finetune(model, file, out, words))
     assert code == 0, errors
     assert "regression: a number" in shown
@@ -274,7 +276,7 @@ def test_sampling_shows_each_class_as_often(model: Path, tmp_path: Path, monkeyp
         return cross_entropy(scores, wanted, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", hear)
-    words = "--balance sampling --mixup 0 --cutmix 0 --evaluations 1 --batch-size 12 --micro-batch 12"
+    words = "--balance sampling --mixup 0 --cutmix 0 --head-from fresh --batch-size 12 --micro-batch 12"
     out = tmp_path / "run"
     assert main(finetune(model, unequal(tmp_path / "data"), out, words)) == 0
     config = tomllib.loads((out / "config.toml").read_text())
@@ -290,7 +292,7 @@ def test_sampling_names_the_broken_file(model: Path, tmp_path: Path, run: Run) -
     data = unequal(tmp_path / "data")
     broken = sorted((data / "train/blue").iterdir())[0]
     broken.write_bytes(b"nothing")
-    words = "--balance sampling --max-broken 0.5 --epochs 4"
+    words = "--balance sampling --max-broken 0.5 --epochs 4 --head-from fresh"
     code, _, errors = run(*finetune(model, data, tmp_path / "run", words))
     assert code == 0, errors
     (line,) = (tmp_path / "run/broken.txt").read_text().splitlines()
@@ -306,7 +308,7 @@ def test_labels_that_cannot_be_balanced_so(model: Path, tmp_path: Path, run: Run
     for balance in ("weights", "sampling"):
         refused(run(*finetune(model, numbers, out, "--balance", balance)), "these labels are numbers: leave it out")
     refused(run(*finetune(model, labels, out, "--balance sampling")), "give --balance weights")
-    assert run(*finetune(model, labels, out, "--balance weights"))[0] == 0
+    assert run(*finetune(model, labels, out, "--balance weights --head-from fresh"))[0] == 0
 
 
 # ---------------------------------------------------------------- what does not go together
@@ -314,7 +316,7 @@ def test_labels_that_cannot_be_balanced_so(model: Path, tmp_path: Path, run: Run
 
 def test_batches_that_cannot_be_divided_so(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     """Also where a run goes on with another micro-batch."""
-    out = ["--out", tmp_path / "run", "--epochs", 20, "--batch-size", 64, "--workers", 0, "--mixup", 0.8]
+    out = ["--out", tmp_path / "run", "--epochs", 20, "--batch-size", 64, "--workers", 0, "--mixup", 0.8, *ONCE]
     assert run("finetune", model, data, *out, "--micro-batch", 32)[0] == 0
     refused(run("finetune", model, data, *out, "--micro-batch", 20), "mixup or cutmix: give a multiple of 32")
     alone = ["--out", tmp_path / "other", "--batch-norm", "--batch-size", 9, "--micro-batch", 8]
@@ -322,7 +324,7 @@ def test_batches_that_cannot_be_divided_so(model: Path, data: Path, tmp_path: Pa
 
 
 def test_steps_that_are_too_few(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
-    words = ["finetune", model, data, "--out", tmp_path / "run", "--workers", 0, "--evaluations", 1, "--epochs", 2]
+    words = ["finetune", model, data, "--out", tmp_path / "run", "--workers", 0, *ONCE, "--epochs", 2]
     refused(run(*words, "--batch-size", 1000), "24 images seen 2 times are 48 views", "lower it, or raise --epochs")
     code, shown, errors = run(*words, "--batch-size", 32)
     assert code == 0, errors
@@ -346,7 +348,7 @@ def test_a_run_goes_on_with_the_labels_it_began_with(model: Path, data: Path, tm
 
 def test_a_killed_run_resumes_to_the_same_bits(model: Path, data: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    flags = "--epochs 8 --ema-decay 0.9 --checkpoint-minutes 0"
+    flags = "--epochs 8 --ema-decay 0.9 --checkpoint-minutes 0 --evaluations 4"
     assert main(finetune(model, data, whole, flags)) == 0
     with started_openmae(
         finetune(model, data, killed, flags, "--workers 2"), tmp_path / "log", session=True
@@ -372,7 +374,7 @@ def test_the_micro_batch_changes_nothing_but_rounding(model: Path, data: Path, t
     losses = []
     for micro in (64, 32):
         out = tmp_path / str(micro)
-        words = f"--batch-size 64 --micro-batch {micro} --epochs 8 --evaluations 1"
+        words = f"--batch-size 64 --micro-batch {micro} --epochs 8 --head-from fresh"
         assert run(*finetune(model, data, out, words))[0] == 0
         losses.append([line["loss"] for line in read_metrics(out)])
     assert len(losses[0]) == 3
@@ -381,7 +383,7 @@ def test_the_micro_batch_changes_nothing_but_rounding(model: Path, data: Path, t
 
 def test_resume_takes_everything_from_the_run(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
-    assert run(*finetune(model, data, out, "--label-smoothing 0.2"))[0] == 0
+    assert run(*finetune(model, data, out, "--label-smoothing 0.2 --head-from fresh"))[0] == 0
     config = tomllib.loads((out / "config.toml").read_text())
     assert config["label_smoothing"] == 0.2
     code, shown, errors = run("finetune", "--resume", "--out", out)
@@ -392,7 +394,7 @@ def test_resume_takes_everything_from_the_run(model: Path, data: Path, tmp_path:
 
 def test_the_weights_kept_are_the_average(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
-    assert run(*finetune(model, data, out, "--ema-decay 0.5 --blr 1"))[0] == 0
+    assert run(*finetune(model, data, out, "--ema-decay 0.5 --blr 1 --head-from fresh"))[0] == 0
     newest = newest_checkpoint(out / "checkpoints")[0]
     assert newest is not None
     kept = openmae.load(out).state_dict()
@@ -411,7 +413,7 @@ def test_the_pages_commands_run(
     commands = re.findall(r"^openmae .*$", page, re.MULTILINE)
     assert len(commands) == 8
     for command in commands:
-        small = [] if "10%" in command else ["--epochs", "1"]
+        small = ["--evaluations", "1", *([] if "10%" in command else ["--epochs", "1"])]
         small += ["--labels", "2-per-class"] if "vit_tiny" in command else []
         assert main([*shlex.split(command)[1:], *QUICK, "--workers", "0", *small]) == 0
     capsys.readouterr()
@@ -425,7 +427,7 @@ def test_the_pages_commands_run(
 
 def test_a_sweep_over_the_blocks(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "sweep"
-    code, shown, errors = run(*finetune(model, data, out, "--blocks all,1,0.5,0"))
+    code, shown, errors = run(*finetune(model, data, out, "--blocks all,1,0.5,0 --head-from fresh"))
     assert code == 0, errors
     kept = json.loads((out / "sweep.json").read_text())
     assert "sweep" in shown
@@ -487,7 +489,7 @@ def test_labels_that_do_not_do(model: Path, tmp_path: Path, run: Run) -> None:
 
 def test_a_decoder_that_is_gone(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
-    assert run(*finetune(model, data, out))[0] == 0
+    assert run(*finetune(model, data, out, "--head-from fresh"))[0] == 0
     image = next((data / "val/red").iterdir())
     refused(
         run("reconstruct", out, image, "--out", tmp_path / "p.png"), "was fine-tuned and has no decoder", str(model)
@@ -522,7 +524,7 @@ def test_classes_are_in_the_order_that_people_count_and_a_run_of_before_keeps_it
     model: Path, dozen: Path, tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "run"
-    assert run(*finetune(model, dozen, out, "--epochs 1"))[0] == 0
+    assert run(*finetune(model, dozen, out, "--epochs 1 --head-from fresh"))[0] == 0
     assert names_in(out) == [str(number) for number in range(12)]
     assert run("finetune", "--resume", "--out", out)[0] == 0
     assert names_in(out) == [str(number) for number in range(12)]
@@ -544,7 +546,7 @@ def test_labels_that_changed_are_noticed_where_a_run_goes_on(model: Path, tmp_pa
         lines.append(f"{number}.png,{'ab'[number % 2]}")
     table, out = tmp_path / "t.csv", tmp_path / "run"
     table.write_text("\n".join(["path,label", *lines]))
-    assert run(*finetune(model, table, out, "--epochs 1"))[0] == 0
+    assert run(*finetune(model, table, out, "--epochs 1 --head-from fresh"))[0] == 0
     table.write_text("\n".join(["path,label", *lines[:-1], "19.png,a"]))
     refused(run("finetune", "--resume", "--out", out), "the images have changed", "or other labels")
 

@@ -174,6 +174,7 @@ def test_what_takes_long_is_done_where_it_is_asked_for(
     monkeypatch.setattr(folds, "_ways", quick)
     monkeypatch.setattr(folds, "_MOST_SECONDS", 0.0)
     monkeypatch.setattr(choose, "_LEAST_STEPS", 1)
+    monkeypatch.setattr(choose, "_MOST_EPOCHS", 10.0)
     code, shown, errors = run(*open_words(finished, colours, tmp_path / "run", "--evaluations 1"))
     assert code == 0, errors
     assert "by 3 folds of the 24 training labels: left out, for it would take" in shown

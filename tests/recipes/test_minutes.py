@@ -86,8 +86,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Pace]:
 
 
 def test_a_run_of_minutes_is_one_of_epochs(tmp_path: Path, data: Path, run: Run, measured: list[Pace]) -> None:
-    words = ["pretrain", data, "--out", tmp_path / "run", *TINY, "--workers", 0, "--keep", 100, "--pictures", 2]
-    words += ["--mask-schedule", "linear", "--mask-ratio-end", 0.5]
+    words = ["pretrain", data, "--out", tmp_path / "run", *TINY, "--workers", 0, "--keep", 100]
+    words += "--pictures 2 --evaluations 1 --mask-schedule linear --mask-ratio-end 0.5".split()
     timed = [*words, "--minutes", 10]
     code, output, errors = run(*timed)
     assert code == 0, errors

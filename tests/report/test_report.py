@@ -28,13 +28,11 @@ from openmae.report.page.pictures import MOST_EARLIER
 from openmae.report.page.run import MOST_BROKEN_FILES, write_report
 from openmae.report.plots import curves
 from openmae.report.plots.chart import Line, Plot
+from openmae.report.plots.figures import corruptions_picture, overview_picture, scatter_picture
 from openmae.report.plots.results import (
     MOST_NAMED,
     confusion_picture,
-    corruptions_picture,
-    overview_picture,
     reliability_picture,
-    scatter_picture,
     shares_picture,
 )
 from openmae.report.plots.style import BLUE
@@ -443,10 +441,16 @@ def words_of(svg: str) -> list[str]:
 def test_a_small_confusion_matrix_shows_every_class_and_count() -> None:
     labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 1, 0])
     names = ["cat", NASTY, "$x$", "never seen"]
-    words = words_of(confusion_picture(labels, predicted, names))
+    svg = confusion_picture(labels, predicted, names)
+    words = words_of(svg)
     assert [word for word in words if word.isdigit()] == ["1", "2", "2", "1"]  # 0-0, 0-1, 1-1, 2-0
     assert words.count("cat") == words.count("$x$") == 2
     assert "never seen" not in words
+    _, nothing, *cells = [one.get("fill", "") for one in ElementTree.fromstring(svg).iter(f"{SVG}rect")]
+    third, two_thirds, *whole = [int(cell[1:3], 16) for cell in cells]  # the redness of what is blue
+    assert int(nothing[1:3], 16) > third > two_thirds > whole[0] == whole[1]
+    shown = {one.text: one.get("fill") for one in ElementTree.fromstring(svg).iter(f"{SVG}text")}
+    assert (shown["2"], shown["cat"]) == ("#ffffff", None)  # on dark, beside the cells
     assert overview_picture(labels, predicted) == ""
 
 

@@ -37,6 +37,7 @@ def study(runs: Runs, finished: Path, data: Path) -> Path:
     def make(out: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("openmae.recipes.finetune.choose._LEAST_STEPS", 1)
+            patch.setattr("openmae.recipes.finetune.choose._MOST_EPOCHS", 40.0)
             done(adapt(finished, data, out, "--few-labels 2-per-class"))
 
     return runs.once("adapted", make)
@@ -130,6 +131,7 @@ def test_the_same_command_does_nothing_twice_and_more_seeds_are_added(
     refused(run(*adapt(other, data, mine, *same)), "holds a study with model = ", "choose another --out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("openmae.recipes.finetune.choose._LEAST_STEPS", 1)
+        patch.setattr("openmae.recipes.finetune.choose._MOST_EPOCHS", 40.0)
         code, output, errors = run(*adapt(finished, data, mine, *same, "--seeds 3 --no-scratch --worth 0.5"))
     assert code == 0, errors
     after = parts(mine)

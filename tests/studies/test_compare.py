@@ -67,7 +67,7 @@ def results(study: Path) -> dict[str, Any]:
 def test_mae_is_pretrains_bit_for_bit(study: Path, colours: Path, tmp_path: Path, run: Run) -> None:
     sizes = words(" ".join(f"--{name.replace('_', '-')} {value}" for name, value in SIZES.items()))
     rate = read_config(study / "mae/seed-0")["blr"]
-    again = words(QUICK, f"--epochs 2 --blr {rate}")
+    again = words(QUICK, f"--epochs 2 --blr {rate} --pictures 0 --evaluations 0")
     code, _, errors = run("pretrain", colours, "--out", tmp_path / "run", *again, *sizes)
     assert code == 0, errors
     theirs, ours = (load_model(at).model.state_dict() for at in (tmp_path / "run", study / "mae/seed-0"))
@@ -239,11 +239,12 @@ ONE = "--epochs 1 --seeds 1 --rates 1 --methods mae,random"
 
 def test_all_are_fine_tuned_alike(colours: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "_LEAST_STEPS", 1)
+    monkeypatch.setattr(choose, "_MOST_EPOCHS", 40.0)
     study = tmp_path / "study"
     code, output, errors = run(*compare(colours, study, ONE, "--finetune 50%"))
     assert code == 0, errors
     assert "Each method has the rate that pretrain would choose" in output
-    assert "All are fine-tuned on 50% (12 labels, 200 epochs)" in output
+    assert "All are fine-tuned on 50% (12 labels, 40 epochs)" in output
     assert re.search(r"By the speed of this machine it takes about: trainings \d+ s, fine-tunings \d+ s", output)
     rows = {row["name"]: row["of"] for row in results(study)["rows"]}
     mine, other = (read_config(study / f"finetuned/50%/{name}-seed-0") for name in ("mae", "random"))

@@ -29,7 +29,7 @@ from openmae.evaluate.corruptions import (
 from openmae.evaluate.judge import Judged
 from openmae.evaluate.metrics import accuracy
 from openmae.recipes.evaluate.keep import earlier_corruptions, result_picture, update_results
-from openmae.report.plots.results import corruptions_picture
+from openmae.report.plots.figures import corruptions_picture
 
 Scores = Callable[[CentredImages, Callable[[int], None]], tuple[Tensor, NDArray[np.int64]]]
 """Classifies images, telling how many are done -> scores (n, K), and the indices (n,) of those that could be read."""

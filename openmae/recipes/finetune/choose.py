@@ -46,7 +46,7 @@ _FINETUNE = {  # Table 9
 }
 _NORMALISED = ("norm_pix", "norm_pix_by_channel")
 _FEW_AT_ONCE = 8  # images; where fewer fit, blocks are computed again instead of kept
-_LEAST_STEPS = 500  # of auto
+_LEAST_STEPS, _MOST_EPOCHS = 500, 200.0  # of auto
 _GENTLE_CROP = 0.4  # share of an image's area that a crop has at least, where auto does not augment
 _GENTLEST_CROP, _FEWEST = 0.7, 100  # likewise, of so few labels (measured at 60: docs/log.md)
 _FEW_EPOCHS = 10  # of auto, which does not augment in as few; ten times as many call for all of the paper's
@@ -253,7 +253,7 @@ def _auto(
     most = 1024 if device.type != "cpu" else 256
     fitting = min(most, max(32, 2 ** round(math.log2(max(1, images / 40)))))
     batch_size = settings.batch_size or fitting
-    rule = min(200.0, max(20.0, round(100 * math.sqrt(10_000 / images))))
+    rule = min(_MOST_EPOCHS, max(20.0, round(100 * math.sqrt(10_000 / images))))
     enough = float(math.ceil(_LEAST_STEPS * batch_size / images))
     epochs = max(rule, enough) if settings.epochs is None else settings.epochs
     at_1024 = _rate(encoder, target)

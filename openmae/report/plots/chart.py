@@ -13,15 +13,13 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.report.plots.style import INK, percent, printable
+from openmae.report.plots.style import FONT, INK, LETTER, percent, printable
 
 Values = NDArray[np.float64]
 
 _WIDTH, HEIGHT = 360, 216
 _LEFT, _RIGHT, _TOP, _BELOW = 62, 346, 22, 35  # of what is drawn in
 _BETWEEN = 28  # two plots, one above the other
-_FONT = "'DejaVu Sans', Verdana, Geneva, Arial, Helvetica, sans-serif"
-_LETTER = 0.6  # about as wide as high
 _MARGIN, _MARGIN_OF_WORDS = 0.05, 0.2  # of a span, left free beside what is drawn
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _BETWEEN_POINTS = 8  # places on the line from one to the next, by which the legend keeps clear of it
@@ -116,7 +114,7 @@ def chart(plots: Sequence[Plot], shared: Across = Across(), height: float = HEIG
         parts.append(_text(across.place(tick), bottom + 13, said, "middle"))
     parts.append(_text((_LEFT + _RIGHT) / 2, bottom + 29, shared.label, "middle"))
     size = f'width="{_WIDTH}pt" height="{height:g}pt" viewBox="0 0 {_WIDTH} {height:g}"'
-    style = f'font-family="{_FONT}" font-size="10" fill="{INK}" stroke-linejoin="round"'
+    style = f'font-family="{FONT}" font-size="10" fill="{INK}" stroke-linejoin="round"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n' + "\n".join(parts) + "\n</svg>\n"
 
 
@@ -187,7 +185,7 @@ def _legend(plot: Plot, across: Axis, up: Axis) -> Iterator[str]:
     if not named:
         return
     high = 15 * len(named) + 4
-    wide = min(float(across.end - across.start), 34 + 10 * _LETTER * max(len(line.name) for line in named))
+    wide = min(float(across.end - across.start), 34 + 10 * LETTER * max(len(line.name) for line in named))
     drawn = [(across.places(line.x), up.places(line.y)) for line in plot.lines]
     between = np.linspace(0, 1, _BETWEEN_POINTS, endpoint=False)
     x, y = (

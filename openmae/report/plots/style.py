@@ -4,6 +4,8 @@ import re
 from typing import Any
 
 BLUE, GREY, INK = "#1f5fa8", "#c3cbd6", "#333333"
+FONT = "'DejaVu Sans', Verdana, Geneva, Arial, Helvetica, sans-serif"  # of SVG that is written without matplotlib
+LETTER = 0.6  # about as wide as high
 _NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 STYLE: Any = {  # matplotlib types its keys one by one
     "text.parse_math": False,  # names come from outside

@@ -13,6 +13,7 @@ from openmae.evaluate.metrics import Bin
 from openmae.files.disk import writing_results
 from openmae.files.whole import write_file
 from openmae.randomness import generator
+from openmae.report.plots.results import MOST_NAMED, confusion_picture, reliability_picture
 from openmae.report.sheets.gallery import Group, Tile, gallery, view_tiles
 from openmae.report.sheets.layout import as_jpeg
 from openmae.report.sheets.mistakes import mistakes
@@ -22,23 +23,26 @@ _MISTAKES, _RIGHT = 12, 6  # images in the pictures
 
 def draw_result(judged: Judged, found: dict[str, Any], folder: Path) -> list[Path]:
     """Writes every picture that the result gives into the folder; gives their paths. Raises UserError."""
-    from openmae.report.plots import results  # here: every training imports this file, matplotlib is large
-
     right = judged.right
     drawn: dict[str, str] = {}
     groups: list[Group] = []
     if right.task == "regression":
         values, scores = right.values[:, 0].astype(np.float32), judged.scores[:, 0].numpy()
-        drawn["scatter"] = results.scatter_picture(values, scores)
+        from openmae.report.plots.figures import scatter_picture  # here, and below: matplotlib is large
+
+        drawn["scatter"] = scatter_picture(values, scores)
         groups = _number_samples(judged, values, scores)
     elif right.task == "multi-label":
         groups = _label_samples(judged)
     else:
         labels, (predicted, _) = right.values.astype(np.int64), judged.predicted()
-        drawn["confusion"] = results.confusion_picture(labels, predicted, right.names)
-        drawn["overview"] = results.overview_picture(labels, predicted)
+        drawn["confusion"] = confusion_picture(labels, predicted, right.names)
+        if len(right.names) > MOST_NAMED:
+            from openmae.report.plots.figures import overview_picture
+
+            drawn["overview"] = overview_picture(labels, predicted)
         bins = [Bin(**one) for one in found["calibration"]]
-        drawn["reliability"] = results.reliability_picture(bins, found["figures"]["calibration_error"])
+        drawn["reliability"] = reliability_picture(bins, found["figures"]["calibration_error"])
         groups = _class_samples(judged)
     written = []
     with writing_results(folder):
