@@ -172,4 +172,5 @@ def _paper(one: Mapping[str, Any], placed: Mapping[float, Any], curve: Sequence[
         return None
     known = dict(sorted(known.items()))
     shares = np.array([*known.values()], np.float64) / 100
-    return Line(np.array([*known]), shares, GREY, *((1.6, DOT) if is_axis else (0, _MEAN)), pointed="paper")
+    width, marks = (1.6, DOT) if is_axis else (0.0, _MEAN)
+    return Line(np.array([*known]), shares, GREY, width, marks, pointed="paper")
