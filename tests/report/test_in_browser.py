@@ -146,6 +146,9 @@ def test_for_everybody(width: int, scheme: str, browser: Any, run: Path) -> None
     tab = Tab(browser, run.as_uri(), viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert tab.page.evaluate("document.documentElement.scrollWidth") == width
     assert tab.violations() == []
+    fills = [f"getComputedStyle(document.querySelector('{place}')).{what}" for place, what in
+             ((".chart g > rect", "fill"), ("body", "backgroundColor"))]  # fmt: skip
+    assert tab.page.evaluate(fills[0]) == tab.page.evaluate(fills[1])  # of a legend, whose words are light on dark
     tab.page.emulate_media(media="print", color_scheme=scheme)
     assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert tab.page.locator(".slider").is_hidden()
