@@ -910,7 +910,7 @@ def _true_indices(mask: Tensor, count: int) -> Tensor:
 
 def _check_width(name: str, dim: int, num_heads: int, axes: int) -> None:
     if dim % num_heads:
-        raise ValueError(f"{name} {dim} is no multiple of its {num_heads} heads")
+        raise BadValue(f"{name} {dim} is no multiple of its {num_heads} heads", "choose a width that its heads divide")
     if dim < 2 * axes or (axes == 2 and dim % 4):
         raise BadValue(f"{name} {dim} cannot hold sine-cosine positions of {axes} axes", "use a multiple of 4")
 

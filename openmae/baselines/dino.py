@@ -27,11 +27,9 @@ from openmae.model import ViT, sincos_positions
 STUDENT, TEACHER = 0.1, 0.04  # temperatures; the teacher's is not raised, which the paper does over 30 epochs
 CENTRE_KEPT, WATCH_KEPT = 0.9, 0.95  # from step to step
 LEAST_KNOWN, LEAST_KL = 0.01, 0.01  # nats; less of either is a collapse
-ONE_FROM, ALIKE_FROM = (
-    0.2,
-    0.5,
-)  # of the steps: from one prototype for all nothing comes back; but training may well begin
-# with a plateau on which all prototypes are alike
+# Of the steps: from one prototype for all nothing comes back, but training may well begin with a plateau on which all
+# prototypes are alike.
+ONE_FROM, ALIKE_FROM = 0.2, 0.5
 LOCAL_SIDE = 96 / 224
 
 

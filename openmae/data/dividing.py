@@ -8,6 +8,7 @@ from openmae.data.note import Note
 from openmae.data.opening import Data
 from openmae.data.sources.groups import groups_of, numbered
 from openmae.data.sources.identity import linked, same_content, same_file
+from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source, Subset
 from openmae.data.sources.table import TableSource
 from openmae.errors import UserError
@@ -59,14 +60,31 @@ def notes_on_copies(train: Source, val: Source) -> list[Note]:
 def together(data: Data) -> NDArray[np.int64] | None:
     """(n,) the group of each of all images, where some are to stay together: as asked for, as they lie in one sample of
     shards, as windows of one image, or because some files are links to others; else None."""
-    everything = data.all
-    groups = groups_of(everything, data.selection)
+    return together_of(data.all, data.selection)
+
+
+def together_of(source: Source, selection: Selection) -> NDArray[np.int64] | None:
+    """The same of the images of a source."""
+    groups = groups_of(source, selection)
     if groups is not None:
         return numbered(groups)
-    links = linked(everything)
-    if links is None and (samples := everything.together) is not None:
+    links = linked(source)
+    if links is None and (samples := source.together) is not None:
         return np.unique(samples, return_inverse=True)[1].astype(np.int64)
     return links
+
+
+def whole_groups(groups: NDArray[np.int64], order: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """(n,) the images of whole groups that are about so many together, looked at in the order of their images. groups:
+    (n,); one alone is never taken, for nothing would be left."""
+    sizes, chosen, have = np.bincount(groups), list[int](), 0
+    for group in dict.fromkeys(groups[order].tolist()):
+        if abs(have + sizes[group] - count) < abs(have - count) and have + sizes[group] < len(groups):
+            chosen.append(group)
+            have += int(sizes[group])
+    if not chosen and len(present := np.flatnonzero(sizes)) > 1:  # all are larger than twice as many
+        chosen = [int(present[sizes[present].argmin()])]
+    return np.isin(groups, chosen)
 
 
 def without_a_fifth(

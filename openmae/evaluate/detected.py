@@ -31,6 +31,7 @@ from openmae.transfer.detector import Detector
 
 _AT_ONCE = 8  # tiles, on a GPU
 _SAME = 0.5  # overlap from which two boxes of a class are of one object, as within a tile
+_HELD = 2**14  # objects of a large image, from which those go that so many surer ones leave no room for
 _MARGIN = 1 / 4  # of what two tiles share, that each of them tells of beyond its half of it
 
 
@@ -58,21 +59,24 @@ def detected(
     say: Callable[[float], None] = lambda share: None,
 ) -> Detected:
     """(H, W, C) as decoded -> the objects in it, at most so many, from so many tiles at once (one on a CPU). The model
-    is in evaluation. least: the score from which objects are told of, and held. say: hears what share of the image is
-    done, but not of its end."""
+    is in evaluation. least: the score from which objects are told of, and held: all of them, where `most` is None. say:
+    hears what share of the image is done, but not of its end."""
     size = (image.shape[0], image.shape[1])
     windows = [_whole(size, model.encoder.img_size)] if model.fits else _tiles(size, model.encoder.img_size)
     at_once = at_once or (1 if device.type == "cpu" else _AT_ONCE)
-    found = list[_Found]()
+    found, room = list[_Found](), _HELD
     for begin in range(0, len(windows), at_once):
         some = windows[begin : begin + at_once]
         seen = _in_windows(model, statistics, image, [window.placed for window in some], device, precision)
         sure = [one.at(one.scores >= least) for one in seen]
         found += [one.within(window.core, window.placed) for one, window in zip(sure, some, strict=True)]
+        if most is not None and sum(len(one.scores) for one in found) > room:
+            found = [_surest(_together(found), most)]
+            room = max(_HELD, 2 * len(found[0].scores))
         if begin + at_once < len(windows):
             say((begin + at_once) / len(windows))
-    together = _Found(*(torch.cat(parts) for parts in zip(*(one.parts() for one in found), strict=True)))
-    together = together.at(batched_nms(together.boxes, together.scores, together.classes, _SAME)[:most])
+    together = _together(found)
+    together = together.at(_told_once(together)[:most])
     return _as_objects(together, size, model.has_masks)
 
 
@@ -142,6 +146,25 @@ class _Found:
         x, y = (found.boxes[:, :2] + found.boxes[:, 2:]).T / 2
         top, left, bottom, right = core
         return found.at((y >= top) & (y < bottom) & (x >= left) & (x < right))
+
+
+def _together(found: list[_Found]) -> _Found:
+    return _Found(*(torch.cat(parts) for parts in zip(*(one.parts() for one in found), strict=True)))
+
+
+def _told_once(found: _Found) -> Tensor:
+    """(m,) which of them are told of, the surest first: the better of two that are of one object."""
+    return batched_nms(found.boxes, found.scores, found.classes, _SAME)
+
+
+def _surest(found: _Found, most: int) -> _Found:
+    """Without what is less sure than twice as many others that are told of already, so that it can no longer be among
+    the `most` surest, unless half of those turn out to be other tiles' objects. What is told of twice stays: the better
+    of the two may go yet."""
+    told = _told_once(found)
+    if len(told) < 2 * most:
+        return found
+    return found.at(found.scores >= found.scores[told[2 * most - 1]])
 
 
 @torch.no_grad()

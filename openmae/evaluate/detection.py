@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from openmae.console.progress import of_next
 from openmae.data.annotations.annotations import Annotated
-from openmae.data.annotations.drawing import as_runs
-from openmae.data.annotations.objects import Objects
+from openmae.data.annotations.drawing import as_runs, decompressed, runs
+from openmae.data.annotations.objects import Objects, Piece
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.views.statistics import Statistics
@@ -50,12 +51,29 @@ def _read(annotated: Annotated, pixels: PixelFormat, side: int | None, index: in
 
 @dataclass(frozen=True)
 class Seen:
-    """What an image of this size (H, W) shows, and what was found in it, as COCO's annotations."""
+    """What an image of this size (H, W) shows, and what was found in it, as COCO's annotations, the surest first."""
 
     index: int
     size: tuple[int, int]
     right: list[Annotation]
     found: list[Annotation]
+
+    def objects(self, least: float) -> Objects:
+        """What was found with this score or more, where outlines were judged with its pixels."""
+        sure = [one for one in self.found if one["score"] >= least]
+        boxes = np.array([one["bbox"] for one in sure], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        classes = np.array([one["category_id"] - 1 for one in sure], np.int64)
+        pieces = None
+        if any("segmentation" in one for one in self.found):
+            pieces = tuple(_piece(one["segmentation"], self.size) for one in sure)
+        return Objects(self.size, boxes.astype(np.float32), classes, np.zeros(len(sure), np.bool_), pieces)
+
+
+def _piece(segmentation: dict[str, Any], size: tuple[int, int]) -> Piece:
+    counts = segmentation["counts"]
+    found = runs(decompressed(counts.decode() if isinstance(counts, bytes) else counts), size)
+    return Piece(0, 0, np.zeros((0, 0), np.bool_)) if found is None else found
 
 
 def annotations_of(index: int, objects: Objects, masks: bool) -> list[Annotation]:
@@ -74,8 +92,8 @@ def annotations_of(index: int, objects: Objects, masks: bool) -> list[Annotation
             "iscrowd": int(objects.crowd[number]),
         }
         if masks and objects.pieces is not None:
-            runs = {"size": [height, width], "counts": as_runs(objects.pieces[number], objects.size)}
-            one["segmentation"] = mask.frPyObjects(runs, height, width)
+            lengths = {"size": [height, width], "counts": as_runs(objects.pieces[number], objects.size)}
+            one["segmentation"] = mask.frPyObjects(lengths, height, width)
         found.append(one)
     return found
 

@@ -105,11 +105,13 @@ def segmented(
 
 @dataclass(frozen=True)
 class Judged:
-    """counts (n, K, K): of each image that could be read, `indices` (n,) among all."""
+    """counts (n, K, K): of each image that could be read, `indices` (n,) among all. small: of those that were read in
+    parts, by their index, each so manieth pixel of what was found, where that was asked for."""
 
     counts: NDArray[np.int64]
     indices: NDArray[np.int64]
     unreadable: list[tuple[int, str]]
+    small: dict[int, NDArray[np.uint8]]
 
     def figures(self) -> dict[str, float]:
         """miou, dice, pixel_accuracy and mean_accuracy of all pixels together."""
@@ -134,32 +136,39 @@ def judge(
     batch_size: int = TILES,
     precision: Precision = "fp32",
     ranks: Ranks = ALONE,
+    step_of: Callable[[tuple[int, int]], int] | None = None,
     say: Callable[[float], None] = lambda done: None,
 ) -> Judged:
-    """Of all images, shared among the ranks; all get the whole. The model is in evaluation.
+    """Of all images, shared among the ranks; all get the whole. The model is in evaluation. step_of: of an image (H, W)
+    that is read in parts each so manieth pixel of what is found is kept, so that nobody has to look for it again.
 
     Raises UserError where none can be read.
     """
     mine = list(range(ranks.rank, len(annotated), ranks.size))
-    counts, indices, unreadable = [], [], []
+    counts, indices, unreadable, small = [], [], [], dict[int, NDArray[np.uint8]]()
     side = max(model.encoder.img_size)
     for done, read in enumerate(read_each(annotated, statistics.pixels, mine, workers, side), 1):
         if read.image is None or read.mask is None:
             unreadable.append((read.index, read.why_none))
         else:
             try:
-                own = np.zeros((model.classes, model.classes), np.int64)
+                own, kept = np.zeros((model.classes, model.classes), np.int64), list[NDArray[np.uint8]]()
+                step = step_of(read.mask.shape) if step_of and isinstance(read.image, LargeImage) else 0
                 for part in strips(model, statistics, read.image, device, batch_size, precision):
-                    rows = read.mask[part.top : part.bottom]
-                    own += confusion(rows, part.classes, model.classes)
+                    found = part.classes
+                    own += confusion(read.mask[part.top : part.bottom], found, model.classes)
+                    if step:
+                        kept.append(found[-part.top % step :: step, ::step].copy())
                     if part.bottom < len(read.mask):
                         say(done - 1 + part.bottom / len(read.mask))
                 counts.append(own)
                 indices.append(read.index)
+                if kept:
+                    small[read.index] = np.concatenate(kept)
             except BrokenImage as error:  # a part of a large one
                 unreadable.append((read.index, str(error)))
         say(done)
-    parts = ranks.gather((indices, counts, unreadable))
+    parts = ranks.gather((indices, counts, unreadable, small))
     order = sorted((index, place, part) for part, one in enumerate(parts) for place, index in enumerate(one[0]))
     if not order:
         why = next(one[2][0][1] for one in parts if one[2])
@@ -168,4 +177,5 @@ def judge(
         np.stack([parts[part][1][place] for _, place, part in order]),
         np.array([index for index, _, _ in order]),
         sorted(entry for one in parts for entry in one[2]),
+        {index: kept for one in parts for index, kept in one[3].items()},
     )

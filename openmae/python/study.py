@@ -17,7 +17,6 @@ from openmae.python.tables import table
 from openmae.python.training import as_far_as_let
 from openmae.report.page.ablation import is_ablation
 from openmae.report.page.run import write_report
-from openmae.report.plots.ablation import ablation_picture
 from openmae.report.plots.study import study_picture
 from openmae.studies.ablate import job as ablating
 from openmae.studies.ablate.settings import Ablate
@@ -93,12 +92,8 @@ class Study(os.PathLike[str]):
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """For notebooks: nothing is fetched from anywhere."""
-        results = self.results
-        if is_ablation(results):
-            svg = ablation_picture(results)
-        else:
-            svg = study_picture(results["figures"], results["encoders"]) if results.get("figures") else ""
-        picture = f'<div><img alt="Figures of each encoder, and the gain" src="{inline(svg)}"></div>' if svg else ""
+        svg = study_picture(self.results)
+        picture = f'<div><img alt="Figures of each, and their differences" src="{inline(svg)}"></div>' if svg else ""
         rows = self.table
         shown = rows.to_html(index=False, float_format="%.4g") if hasattr(rows, "to_html") and len(rows) else ""
         said = f"<p><b>{html.escape(str(self.path))}</b>: {html.escape(self.verdict)}</p>"

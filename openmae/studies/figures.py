@@ -1,9 +1,9 @@
 """What models are judged by in a study."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from openmae.data.tasks import Task
-from openmae.report.page.study import signed
+from openmae.report.plots.differences import said_bounds
 from openmae.studies.intervals import Interval
 
 
@@ -22,8 +22,8 @@ class Figure:
         return f"{100 * abs(value):.1f} points" if self.in_points else f"{abs(value):.3g}"
 
     def bounds(self, found: Interval) -> str:
-        """+1.9 to +4.7"""
-        return f"{signed(found.low, self.in_points)} to {signed(found.high, self.in_points)}"
+        """+1.9 to +4.7; of two seeds, which have no bounds, what each of them gave."""
+        return said_bounds(asdict(found), self.in_points)
 
 
 AGREEMENT = Figure("agreement", "neighbour agreement")

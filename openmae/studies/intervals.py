@@ -6,7 +6,8 @@ among all, for one more each way is allowed for (after Agresti and Min, Statisti
 How much the seeds differ is seen of few, and enters by Student's t. The two half-widths are put together as the sides
 of a right angle. That is wider than need be where both matter, and never too narrow: of normal deviations, intervals at
 95% cover the truth in 95% of cases or more with as few as two seeds, where adding the variances covers 87%
-(docs/log.md).
+(docs/log.md). All the same two seeds have no bounds here: where several hold together, Student's t with one degree of
+freedom makes them wider than whatever was found (+-100 points), so what is told of two is what each of them gave.
 """
 
 import math
@@ -22,12 +23,16 @@ from openmae.randomness import generator
 from openmae.studies.outcomes import Outcome
 
 RESAMPLES = 1000
+NO_BOUNDS = 2
+"""So many seeds have none."""
 _AT_ONCE = 2**22  # draws
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference, and the bounds that hold at `level`. by_images, by_seeds: half-widths that add up to it."""
+    """A difference, and the bounds that hold at `level`: no numbers where there are none. by_images, by_seeds:
+    half-widths that add up to it. each: the difference of each seed, where two are all there are, and hence no
+    bounds."""
 
     difference: float
     low: float
@@ -35,10 +40,14 @@ class Interval:
     level: float
     by_images: float
     by_seeds: float
+    each: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for results.json; None for what is no number."""
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+        found = {
+            name: value if math.isfinite(value) else None for name, value in asdict(self).items() if name != "each"
+        }
+        return found | ({"each": list(self.each)} if self.each else {})
 
 
 def level_of(questions: int) -> float:
@@ -94,9 +103,13 @@ def _joined(by_seed: NDArray[np.float64], spread: float, level: float) -> Interv
     """by_seed: (S,) the differences. spread: standard deviation of their mean where other images are drawn."""
     mean, tail = float(by_seed.mean()), 1 - (1 - level) / 2
     seeds, by_seeds = len(by_seed), 0.0
+    by_images = float(stats.norm.ppf(tail)) * spread
+    if seeds == NO_BOUNDS:
+        return Interval(
+            mean, math.nan, math.nan, level, by_images, math.nan, tuple(by_seed[np.isfinite(by_seed)].tolist())
+        )
     if seeds > 1:
         error = float(by_seed.std(ddof=1)) / math.sqrt(seeds)
         by_seeds = float(stats.t.ppf(tail, seeds - 1)) * error
-    by_images = float(stats.norm.ppf(tail)) * spread
     half = math.hypot(by_images, by_seeds)
     return Interval(mean, mean - half, mean + half, level, by_images, by_seeds)

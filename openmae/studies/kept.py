@@ -132,6 +132,8 @@ class Kept:
                 "another size, or other labels)",
                 "put them back, or choose another `out`",
             )
+        if {"data", "labels"} & {*differing}:  # of other images, all that follows from them
+            differing = [name for name in differing if name not in _IMAGES]
         if differing:
             said = differences(asked, self.asked, differing)
             raise UserError(f"{self.path} holds a study with {said}", "choose another `out`, or ask the same again")

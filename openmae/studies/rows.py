@@ -11,9 +11,10 @@ from openmae.errors import RUN_AGAIN, Interrupted, UserError
 from openmae.files.whole import write_file
 from openmae.report.page.ablation import ablation_table
 from openmae.report.page.run import write_report
-from openmae.report.plots.ablation import ablation_picture
+from openmae.report.plots.differences import has_bounds, said_bounds
+from openmae.report.plots.study import study_picture
 from openmae.studies.figures import RANKME, Figure
-from openmae.studies.intervals import Interval, level_of
+from openmae.studies.intervals import NO_BOUNDS, Interval, level_of
 from openmae.studies.judged import Judged
 from openmae.studies.study import Part, Study
 
@@ -99,32 +100,52 @@ class Rows:
         return found
 
     def sentence(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """What is shown, by the first figure that decides."""
-        figure = next(one for one in self.figures if one.decides)
-        others = [row for row in rows if row["against"].get(figure.name)]
-        if not others:
+        """What is shown, by the first figure that decides; then by which others it is otherwise, and of which rows."""
+        first, *others = [one for one in self.figures if one.decides]
+        compared = [row for row in rows if row["against"].get(first.name)]
+        if not compared:
             return f"Nothing can be compared with {self.usual} yet."
+        said, same = [f"By {first.said}: {self._shown(compared, first)}."], list[str]()
+        for one in others:
+            both = [row for row in compared if row["against"].get(one.name)]
+            differing = [row for row in both if _sign(row, one) != _sign(row, first)]
+            if differing:
+                said.append(f"Otherwise by {one.said}: {self._shown(differing, one)}.")
+            elif both and any(_has_bounds(row, one) for row in both):
+                same.append(one.said)
+        if same:
+            said.append(f"By {' and by '.join(same)} it is the same.")
+        return " ".join(said)
+
+    def _shown(self, rows: Sequence[Mapping[str, Any]], figure: Figure) -> str:
+        """Which of these are better, which are worse, and of which nobody knows."""
         shown = []
-        for better, word in ((True, "better"), (False, "worse")):
-            which = [row for row in others if _sign(row["against"][figure.name]) == (1 if better else -1)]
-            named = [f"{row['name']} ({figure.bounds(_interval(row['against'][figure.name]))})" for row in which]
+        for sign, word in ((1, "better"), (-1, "worse")):
+            which = [row for row in rows if _sign(row, figure) == sign]
+            named = [f"{row['name']} ({said_bounds(row['against'][figure.name], figure.in_points)})" for row in which]
             if named:
-                shown.append(f"{', '.join(named)} {'is' if len(named) == 1 else 'are'} {word} than {self.usual}")
-        rest = [row["name"] for row in others if _sign(row["against"][figure.name]) == 0]
-        if rest:
-            shown.append(f"{', '.join(rest)} {'is' if len(rest) == 1 else 'are'} not shown to differ from {self.usual}")
-        return f"By {figure.said}: {'; '.join(shown)}."
+                shown.append(f"{', '.join(named)} {_are(named)} {word} than {self.usual}")
+        rest = [row for row in rows if _sign(row, figure) == 0]
+        for of_two in (False, True):
+            if named := [row["name"] for row in rest if bool(row["against"][figure.name].get("each")) == of_two]:
+                why = ", for two seeds give no bounds" * of_two
+                shown.append(f"{', '.join(named)} {_are(named)} not shown to differ from {self.usual}{why}")
+        return "; ".join(shown)
 
     @property
     def rule(self) -> str:
         """What the bounds tell."""
         rankme = " RankMe tells trained from untrained encoders and ranks different ones badly."
+        bounds = (
+            "their bounds tell what other images of the same kind (the judging ones drawn anew, the same for both) and "
+            "other seeds (Student's t) might have given, and hold for all of them together in 95 of 100 cases "
+            f"({100 * self.level:.2f}% each)."
+        )
+        if len(self.seeds) == NO_BOUNDS:
+            bounds = "two seeds tell too little of how much seeds differ to give them bounds, so nothing is shown."
         return (
-            f"Differences to {self.usual} are means over the seeds; their bounds tell what other images of the same "
-            "kind (the judging ones drawn anew, the same for both) and other seeds (Student's t) might have given, and "
-            f"hold for all of them together in 95 of 100 cases ({100 * self.level:.2f}% each)."
-            + rankme
-            * any(one.name == RANKME.name for one in self.figures)
+            f"Differences to {self.usual} are means over the seeds; {bounds}"
+            f"{rankme * any(one.name == RANKME.name for one in self.figures)}"
         )
 
 
@@ -132,8 +153,11 @@ def few_seeds(seeds: int) -> list[str]:
     """What so few of them do not tell."""
     if seeds == 1:
         return ["One seed: the bounds tell nothing of what another one would have given."]
-    if seeds == 2:
-        return ["Two seeds tell hardly anything of how much seeds differ, so the bounds are wide: more narrow them."]
+    if seeds == NO_BOUNDS:
+        return [
+            "Two seeds give no bounds, so what each of them gave stands beside a difference: the same command with "
+            "--seeds 3 adds one, and bounds."
+        ]
     return []
 
 
@@ -155,7 +179,7 @@ def show(study: Study, results: dict[str, Any], tables: Sequence[Table] = ()) ->
     """Writes the picture and the page, and shows the tables, an ablation's by default, with what is to be known of
     them."""
     console = study.console
-    if svg := ablation_picture(results):
+    if svg := study_picture(results):
         write_file(study.path / PICTURE, svg.encode())
     write_report(study.path)
     for heads, rows in tables or [ablation_table(results)]:
@@ -195,10 +219,15 @@ def end(study: Study, results: dict[str, Any], *, is_part: bool, untrained: Sequ
     )
 
 
-def _sign(found: Mapping[str, Any]) -> int:
-    low, high = found.get("low"), found.get("high")
-    return 1 if low is not None and low > 0 else -1 if high is not None and high < 0 else 0
+def _sign(row: Mapping[str, Any], figure: Figure) -> int:
+    """1 where a row is shown to be better by this figure, -1 where it is worse."""
+    found = row["against"][figure.name]
+    return 0 if not has_bounds(found) else 1 if found["low"] > 0 else -1 if found["high"] < 0 else 0
 
 
-def _interval(found: Mapping[str, Any]) -> Interval:
-    return Interval(**{name: float("nan") if value is None else value for name, value in found.items()})
+def _has_bounds(row: Mapping[str, Any], figure: Figure) -> bool:
+    return has_bounds(row["against"][figure.name])
+
+
+def _are(named: Sequence[str]) -> str:
+    return "is" if len(named) == 1 else "are"

@@ -24,8 +24,12 @@ _MOST_NAMED = 5  # settings in a sentence
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], differing: Sequence[str]) -> str:
-    """epochs = 100, not 200, ...: of settings that differ."""
-    said = ", ".join(f"{name} = {before.get(name)}, not {now.get(name)}" for name in differing[:_MOST_NAMED])
+    """epochs = 100, not 200, ...: of settings that differ; none where one is not given."""
+
+    def of(values: Mapping[str, Any], name: str) -> str:
+        return "none" if values.get(name) is None else f"{values[name]}"
+
+    said = ", ".join(f"{name} = {of(before, name)}, not {of(now, name)}" for name in differing[:_MOST_NAMED])
     return said + f", and {len(differing) - _MOST_NAMED} more differences" * (len(differing) > _MOST_NAMED)
 
 

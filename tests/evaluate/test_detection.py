@@ -21,9 +21,10 @@ from openmae.data.annotations.drawing import as_runs, compressed, runs
 from openmae.data.annotations.objects import Objects, Piece, bounds, cut
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.views.statistics import Statistics
+from openmae.evaluate import detected as by_tiles
 from openmae.evaluate.average_precision import Compared, Kind
 from openmae.evaluate.detected import detected, pasted
-from openmae.evaluate.detection import annotations_of
+from openmae.evaluate.detection import Seen, annotations_of
 from openmae.transfer import detector
 from openmae.transfer.detector import Detector
 from tests.models import vit
@@ -137,6 +138,58 @@ def test_every_object_is_told_of_once(size: tuple[int, int]) -> None:
     middle = float(np.median(found.scores))
     sure = detected(spots(fits=False), statistics, image, CPU, least=middle)
     assert sure.scores.tolist() == found.scores[found.scores >= middle].tolist()
+
+
+def test_objects_that_cannot_be_among_the_surest_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an image of many tiles: what is told of is the same, and what is held does not grow with the image."""
+    draws = np.random.default_rng(0)
+    image = np.zeros((400, 300, 3), np.uint8)
+    for top in range(0, 390, 13):
+        for left in range(0, 290, 13):
+            height, width = draws.integers(4, 10, 2).tolist()
+            image[top : top + height, left : left + width] = 255
+    statistics, model = Statistics((0.4,) * 3, (0.2,) * 3, PixelFormat(3)), spots(fits=False)
+    whole = detected(model, statistics, image, CPU, most=50)
+    assert len(detected(model, statistics, image, CPU).objects) > 600
+    surest, held = by_tiles._surest, list[tuple[int, int]]()
+
+    def counted(found: Any, most: int) -> Any:
+        left = surest(found, most)
+        held.append((len(found.scores), len(left.scores)))
+        return left
+
+    monkeypatch.setattr(by_tiles, "_HELD", 150)
+    monkeypatch.setattr(by_tiles, "_surest", counted)
+    found = detected(model, statistics, image, CPU, most=50)
+    assert found.scores.tolist() == whole.scores.tolist()
+    surer = found.scores > found.scores[-1]  # of equal ones any may be the last
+    boxes = [{tuple(box) for box in one.objects.boxes[surer].tolist()} for one in (found, whole)]
+    assert boxes[0] == boxes[1]
+    assert len(boxes[0]) > 20
+    assert len(held) > 3
+    assert max(before for before, _ in held) < 450
+    detected(model, statistics, image, CPU)  # all of them are asked for: none may go
+    assert all(after < before for before, after in held)
+
+
+def test_what_was_found_is_had_again_from_its_annotations() -> None:
+    """Outlines pixel by pixel, one without a pixel too; no more is drawn than lies between an object's columns."""
+    size = (2**16, 2**15)  # 2 GB of pixels
+    pieces = (Piece(5, 100, np.eye(4, dtype=np.bool_)), Piece(0, 0, np.zeros((0, 0), np.bool_)))
+    corners = np.array([[100, 5, 104, 9], [0, 0, 0.5, 0.5]], np.float32)
+    objects = Objects(size, corners, np.array([1, 0]), np.zeros(2, np.bool_), pieces)
+    listed = annotations_of(3, objects, True)
+    seen = Seen(3, size, [], [{**one, "score": score} for one, score in zip(listed, (0.9, 0.2), strict=True)])
+    again = seen.objects(0.0)
+    assert again.boxes.tolist() == corners.tolist()
+    assert again.classes.tolist() == [1, 0]
+    assert again.pieces is not None
+    assert again.pieces[0][:2] == (5, 100)
+    assert np.array_equal(again.pieces[0].mask, np.eye(4, dtype=np.bool_))
+    assert again.pieces[1].mask.size == 0
+    assert len(seen.objects(0.5)) == 1
+    boxes = Seen(3, size, [], [{**one, "score": 0.9} for one in annotations_of(3, objects, False)])
+    assert boxes.objects(0.5).pieces is None
 
 
 def test_an_image_that_is_drawn_to_fit_has_its_boxes_back() -> None:

@@ -20,6 +20,7 @@ import openmae
 from openmae.data.annotations.tracing import signed_area
 from openmae.data.tiles import large
 from openmae.evaluate.segmentation import segmented
+from openmae.recipes.evaluate import outlined
 from openmae.recipes.predict import masks
 from openmae.transfer.segmenter import Segmenter
 from openmae.weights import Loaded, load_model, serialize
@@ -181,6 +182,30 @@ def test_large_tiffs_are_read_part_by_part_and_give_the_same(
     first, last = rows_of(tmp_path / "parts")
     assert first == {**rows_of(tmp_path / "whole")[0]}
     assert last["error"]
+
+
+def test_large_tiffs_are_judged_in_parts_and_drawn_of_what_was_found_then(
+    model: Path, scenes: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is looked for twice, and the same is kept as of whole images."""
+    data = tmp_path / "data"
+    for number in range(2):
+        image, mask = scene(np.random.default_rng(number), 500)
+        (data / "images").mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(data / "images" / f"{number}.tif", image, photometric="rgb", rowsperstrip=4)
+        (data / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(data / "masks" / f"{number}.png")
+    shutil.copy(scenes / "classes.csv", data)
+    kept = []
+    for size in (2**26, 0):
+        monkeypatch.setattr(large, "_LARGE", size)
+        place = copy(model, tmp_path / f"run-{size}")
+        code, _, errors = run("evaluate", place, data, "--workers", "0", "--split", "all")
+        assert code == 0, errors
+        (sheet,) = (place / "results").glob("data-*/outlines.jpg")
+        kept.append((results(place)[str(data)]["clean"]["figures"], sheet.read_bytes()))
+        monkeypatch.setattr(outlined, "segmented", None)
+    assert kept[0] == kept[1]
 
 
 def test_what_was_stopped_goes_on_and_gives_the_same(

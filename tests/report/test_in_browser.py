@@ -87,6 +87,35 @@ def test_charts_answer_to_mouse_and_keyboard(tab: Tab) -> None:
     assert f"{EVIL} 5.0%" in shares.locator(".pointed").inner_text()
 
 
+def test_charts_of_a_study_answer_with_names_and_bounds(browser: Any, tmp_path: Path) -> None:
+    """By touch, too; what they say is the row's name, its figure and its bounds."""
+    (tmp_path / "study.toml").write_text('study = "compare"\n[asked]\n')
+    figure = {"name": "knn", "said": "kNN top-1", "in_points": True}
+    apart = {"knn": {"difference": -0.1, "low": -0.12, "high": -0.08}}
+    rows = [
+        {"name": "mae", "of": {"knn": [0.6, 0.62, 0.61]}, "against": {}},
+        {"name": EVIL, "of": {"knn": [0.5, 0.52, 0.51]}, "against": apart},
+    ]
+    found = {"study": "compare", "axis": "method", "usual": "mae", "figures": [figure], "rows": rows}
+    found["seeds"] = 3  # the one fact that it kept: there are no empty boxes
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    tab = Tab(browser, write_report(tmp_path).as_uri(), viewport={"width": 420, "height": 800}, has_touch=True)
+    chart = tab.page.locator(".chart")
+    assert tab.page.locator(".facts div").count() == 1
+    chart.locator("svg").focus()
+    tab.page.keyboard.press("End")
+    tab.sees(".chart .pointed", f"method {EVIL}")
+    tab.sees(".chart .pointed", "mean 51.0%, -10.0 points (-12.0 to -8.0)")
+    chart.scroll_into_view_if_needed()
+    box = chart.locator("svg").bounding_box()
+    tab.page.touchscreen.tap(box["x"] + 0.25 * box["width"], box["y"] + 0.3 * box["height"])
+    tab.sees(".chart .pointed", "method mae")
+    tab.sees(".chart .pointed", "a seed 62.0%")
+    assert tab.errors == []
+    assert tab.violations() == []
+    tab.close()
+
+
 def test_the_slider_goes_through_training(tab: Tab) -> None:
     shown = tab.page.locator(".slides figure:visible")
     assert shown.count() == 1
@@ -117,6 +146,9 @@ def test_for_everybody(width: int, scheme: str, browser: Any, run: Path) -> None
     tab = Tab(browser, run.as_uri(), viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert tab.page.evaluate("document.documentElement.scrollWidth") == width
     assert tab.violations() == []
+    fills = [f"getComputedStyle(document.querySelector('{place}')).{what}" for place, what in
+             ((".chart g > rect", "fill"), ("body", "backgroundColor"))]  # fmt: skip
+    assert tab.page.evaluate(fills[0]) == tab.page.evaluate(fills[1])  # of a legend, whose words are light on dark
     tab.page.emulate_media(media="print", color_scheme=scheme)
     assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert tab.page.locator(".slider").is_hidden()

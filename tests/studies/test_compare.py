@@ -24,6 +24,7 @@ from openmae.studies.compare import trainings as job
 from openmae.studies.compare.named import NAMES, PUBLISHED
 from openmae.studies.compare.rates import Tried, best_of
 from openmae.studies.compare.settings import Compare
+from openmae.studies.compare.trainings import Aside
 from openmae.studies.judging import frozen_features, means_of, open_labelled
 from openmae.train.loop import Training
 from openmae.train.run import read_config
@@ -135,7 +136,13 @@ def test_the_table_has_figures_bounds_and_costs(study: Path, colours: Path, tmp_
         json.loads((model / "evaluations.json").read_text())[0]["top1"]
     )
     page = (study / "report.html").read_text()
-    for part in ("passes an image", "<td>6.0</td>", 'href="simclr/seed-1/report.html"', "data:image/svg"):
+    for part in (
+        "passes an image",
+        "<td>6.0</td>",
+        'href="simclr/seed-1/report.html"',
+        "Two seeds give no bounds",
+        'class="chart"',
+    ):
         assert part in page
     table = openmae.Study(study).table.to_dict("records")
     assert [(row["method"], row["figure"]) for row in table][:3] == [
@@ -264,8 +271,9 @@ def test_corrupted_images_judge_what_was_fine_tuned_or_the_linear_classifier(
     monkeypatch.setitem(SIZES, "img_size", 32)
     study = tmp_path / "study"
     asked = compare(colours, study, ONE, "--corruptions pixelate")
-    code, _, errors = run(*asked, "--finetune", "none")
+    code, output, errors = run(*asked, "--finetune", "none")
     assert code == 0, errors
+    assert re.search(r"By the speed of this machine it takes about: trainings \d+ s, corrupted images \d+ s", output)
     linear = {row["name"]: row["of"] for row in results(study)["rows"]}
     assert 0 <= linear["mae"]["corrupted"][0] <= 1
     code, _, errors = run(*asked, "--finetune", "50%")  # the same study: what there is stays
@@ -310,6 +318,19 @@ def test_the_best_rate_is_of_those_that_have_a_figure(figures: dict[float, float
         assert figures[best] == (min if is_loss else max)(known)
     else:
         assert abs(np.log(best)) == min(abs(np.log(times)) for times in figures)
+
+
+@given(st.lists(st.integers(0, 6), min_size=5, max_size=60), st.integers(0, 3))
+def test_groups_stay_together_when_images_are_held_out(groups: list[int], seed: int) -> None:
+    seen, away = Aside(None, seed).of(len(groups), np.array(groups))
+    assert sorted([*seen, *away]) == [*range(len(groups))]
+    assert len(seen)
+    assert len(away)
+    if len(set(groups)) > 1:
+        assert not {groups[index] for index in seen} & {groups[index] for index in away}
+    alone = Aside(None, seed).of(len(groups), None)[1]
+    assert np.array_equal(Aside(None, seed).of(len(groups), np.arange(len(groups)))[1], alone)
+    assert len(alone) == len(groups) // 5
 
 
 def test_supervised_learns_no_label_that_chooses_its_rate(colours: Path, tmp_path: Path, run: Run) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from openmae.evaluate.rank import rankme
+from openmae.report.plots.differences import shown_difference
 from openmae.studies.intervals import between, between_parts, level_of
 from openmae.studies.outcomes import Outcome
 
@@ -38,7 +39,7 @@ def test_the_bootstrap_is_the_paired_standard_error() -> None:
     assert found.high - found.low < 0.8 * (unpaired.high - unpaired.low)
 
 
-@given(st.lists(st.integers(0, 50), min_size=2, max_size=6))
+@given(st.lists(st.integers(0, 50), min_size=3, max_size=6))
 @settings(max_examples=20)
 def test_seeds_enter_as_students_t(rights: list[int]) -> None:
     """Of a model that another one's images are all wrong of."""
@@ -54,10 +55,26 @@ def test_seeds_enter_as_students_t(rights: list[int]) -> None:
     assert found.high - found.low == pytest.approx(2 * math.hypot(found.by_seeds, found.by_images), abs=1e-9)
 
 
+def test_two_seeds_have_no_bounds_but_what_each_of_them_gave() -> None:
+    """Of six differences together Student's t would give +-100 points for two seeds that are 4 points apart."""
+    pairs = [(shares(np.arange(100) < right), shares(np.zeros(100))) for right in (10, 14)]
+    found = between(pairs, level_of(6), seed=0)
+    assert found.difference == pytest.approx(0.12, abs=1e-6)
+    assert found.each == pytest.approx((0.1, 0.14), abs=1e-6)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    told = found.to_dict()
+    assert (told["low"], told["high"], told["by_seeds"]) == (None, None, None)
+    assert told["each"] == pytest.approx([0.1, 0.14], abs=1e-6)
+    assert shown_difference({"in_points": True}, told) == "+12.0 points (seeds: +10.0, +14.0)"
+    assert "each" not in between([*pairs, pairs[0]], 0.95, seed=0).to_dict()
+    assert "each" not in between(pairs[:1], 0.95, seed=0).to_dict()
+
+
 def test_equal_images_are_no_proof_of_equality() -> None:
     """As McNemar's exact test would not reject some difference among so few."""
     same = shares(np.ones(50))
-    found = between([(same, same), (same, same)], 0.95, seed=0)
+    found = between([(same, same)] * 3, 0.95, seed=0)
     assert found.low == pytest.approx(-1.96 / 50, rel=1e-3)
     assert found.high == -found.low
 

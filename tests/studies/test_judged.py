@@ -52,11 +52,11 @@ def test_each_file_is_read_once_and_what_no_seed_trained_counts_once(
         assert [len(found.by_seed("random", one)) for one in (KNN, LINEAR, FEW, RANKME)] == [1, 1, 2, 1]
         assert found.by_seed("mae", KNN) == [made[f"mae-seed-{seed}.npz"]["knn"].figure() for seed in (0, 1)]
         pairs = [(made[f"dino-seed-{seed}.npz"]["linear"], made["random.npz"]["linear"]) for seed in (0, 1)]
-        assert found.apart("dino", "random", LINEAR, 0.9, 3) == between(pairs, 0.9, 3)
+        assert found.apart("dino", "random", LINEAR, 0.9, 3).to_dict() == between(pairs, 0.9, 3).to_dict()
         assert found.apart("mae", "dino", FEW, 0.9, 3).difference == pytest.approx(
             -found.apart("dino", "mae", FEW, 0.9, 3).difference
         )
         without = [(np.array([8.0, 11 + seed]), np.array([8.0, 9.0])) for seed in (0, 1)]
         expected = between_parts([(11.0, 9.0), (12.0, 9.0)], without, 0.9)
-        assert found.apart("mae", "random", RANKME, 0.9, 3) == expected
+        assert found.apart("mae", "random", RANKME, 0.9, 3).to_dict() == expected.to_dict()
     assert set(reads.values()) == {1}

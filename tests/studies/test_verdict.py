@@ -87,6 +87,17 @@ def test_what_would_decide(by_images: float, by_seeds: float, wanted: str) -> No
     assert Findings([KNN], gain, None, None, 0.01, 2, "m", "r").verdict().sentence.endswith(f"until {wanted}")
 
 
+def test_two_seeds_decide_nothing() -> None:
+    two = {one: Interval(0.03, math.nan, math.nan, 0.95, 0, math.nan, (0.02, 0.04)) for one in ("knn", "linear")}
+    found = Findings([KNN, LINEAR], two, two, two, 0.01, 2, "vit.pth", "r").verdict()
+    assert found.kind == "undecided"
+    assert found.sentence == (
+        "Undecided: two seeds give no bounds (kNN top-1 seeds: +2.0, +4.0 and linear top-1 seeds: +2.0, +4.0); use the "
+        "released weights as they are (vit.pth) until more seeds tell."
+    )
+    assert "is 3.0 points (seeds: -2.0, -4.0) below that of the released" in found.beside
+
+
 def test_what_is_worth_having_is_asked_for() -> None:
     assert said((0.001, 0.006), worth=0.002).kind == "gain"
     assert said((-0.02, 0.03), worth=0.05).kind == "no gain"

@@ -209,6 +209,17 @@ class Values:
     def mask(self, pixels: NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """(H, W) the class of each pixel. pixels: as `label_image` gives them. Raises BrokenImage for a value that is
         no class."""
+        mask: NDArray[Any] = np.empty(pixels.shape[:2], index_type(self.count))
+        unknown = list[NDArray[Any]]()
+        for top in range(0, len(pixels), _ROWS):
+            mask[top : top + _ROWS] = self._rows(pixels[top : top + _ROWS], unknown)
+        if unknown:
+            raise self._unknown(np.concatenate(unknown))
+        return mask
+
+    def _rows(self, pixels: NDArray[Any], unknown: list[NDArray[Any]]) -> NDArray[Any]:
+        """Some rows of it, so that what is between numbers and classes takes little memory. unknown: gets the values
+        that are no class."""
         if self.is_colour:
             if pixels.ndim != 3:
                 raise BrokenImage("it has no colours, which name the classes of the others")
@@ -224,7 +235,7 @@ class Values:
             classes = np.where(self.classes[places] < 0, _IGNORE, self.classes[places]).astype(np.uint16)
             found = np.where(self.values[places] == packed, classes, np.uint16(_NOTHING))
         if (nothing := found == _NOTHING).any():
-            raise self._unknown(packed[nothing])
+            unknown.append(packed[nothing])
         mask = found.astype(index_type(self.count))
         mask[found == _IGNORE] = np.iinfo(mask.dtype).max
         return mask
@@ -242,3 +253,4 @@ class Values:
 
 
 _NOTHING, _IGNORE = 65_534, 65_535
+_ROWS = 1024  # of a mask, at once

@@ -61,10 +61,19 @@ def _crossings(ring: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.i
 
 
 def runs(counts: NDArray[np.int64], size: tuple[int, int]) -> Piece | None:
-    """The pixels of run lengths that make up the whole image; None where there are none."""
+    """The pixels of run lengths that make up the whole image; None where there are none. Raises ValueError where they
+    make up another one. No more of the image than the columns between the first pixel and the last is made."""
     height, width = size
+    edges = np.concatenate([[0], np.cumsum(counts)])
+    if edges[-1] != height * width:
+        raise ValueError(f"its run lengths are of {edges[-1]} pixels, and the image has {height * width}")
+    inside = np.flatnonzero(np.asarray(counts)[1::2])
+    if not len(inside):
+        return None
+    left, right = int(edges[2 * inside[0] + 1]) // height, -(-int(edges[2 * inside[-1] + 2]) // height)
     values = np.arange(len(counts)) % 2 == 1
-    return cut(np.repeat(values, counts).reshape(width, height).T)
+    within = np.diff(np.clip(edges, left * height, right * height))
+    return cut(np.repeat(values, within).reshape(right - left, height).T, 0, left)
 
 
 def as_runs(piece: Piece, size: tuple[int, int]) -> list[int]:

@@ -1,6 +1,8 @@
-"""A file whose pixels are labels -> their numbers, none changed: of a palette the index, not the colour."""
+"""A file whose pixels are labels -> their numbers, none changed: of a palette the index, not the colour. A TIFF that is
+too large to be decoded at once is decoded part by part, and held whole."""
 
 import io
+import math
 import warnings
 from contextlib import nullcontext
 from typing import Any
@@ -9,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from openmae.data.annotations.objects import MOST_BYTES
 from openmae.data.formats.decode import open_image, reasons
-from openmae.data.formats.header import check_size
+from openmae.data.formats.header import check_size, too_large
 from openmae.data.formats.orientation import upright
 from openmae.data.formats.pillow import orientation, pillow_image, quiet
+from openmae.data.formats.tiff_windows import TiffWindows, open_tiff_windows, tiff_of_window
 from openmae.data.signatures import ENOUGH, format_of
-from openmae.errors import BrokenImage, UserError
+from openmae.errors import BrokenImage, TooLarge, UserError
 
 LOSSY = "a lossy format, which changes numbers"
+_ROWS = 512  # that are decoded at once, of a large one
 _PILLOW = {"png": "PNG", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF"}
 _WHOLE = frozenset(("1", "L", "P", "I;16", "I;16B", "I"))
 _COLOUR = {"RGBA": "RGB", "RGB": "RGB", "LA": "L", "PA": "P"}
@@ -24,7 +29,12 @@ _COLOUR = {"RGBA": "RGB", "RGB": "RGB", "LA": "L", "PA": "P"}
 
 def label_size(data: bytes) -> tuple[int, int]:
     """(H, W) of the file, from its header alone. Raises BrokenImage."""
-    header = open_image(data).header
+    try:
+        header = open_image(data).header
+    except TooLarge:
+        if (parts := _parts(data)) is None:
+            raise
+        return parts.size()
     return header.height, header.width
 
 
@@ -32,6 +42,44 @@ def label_image(data: bytes, colours: bool = False) -> NDArray[Any]:
     """(H, W) integers, or (H, W, 3) of 8 bits where the file has colours. colours: whether a palette's count.
 
     Raises BrokenImage where it is none, and UserError where reading it needs a package that is not installed."""
+    try:
+        return _label_image(data, colours)
+    except TooLarge:
+        if (parts := _parts(data)) is None:
+            raise
+    with reasons():
+        return _in_parts(data, parts, colours)
+
+
+def _parts(data: bytes) -> TiffWindows | None:
+    """Where the strips or tiles of a TIFF lie, each of them small; None of others."""
+    if format_of(data[:ENOUGH]) != "tiff":
+        return None
+    with reasons():
+        return open_tiff_windows(data, _ROWS)
+
+
+def _in_parts(data: bytes, parts: TiffWindows, colours: bool) -> NDArray[Any]:
+    """The same of a large one, over its whole width and some rows at a time."""
+    (height, width), found = parts.size(), np.zeros((0, 0), np.uint8)
+
+    def read(offset: int, length: int) -> bytes:
+        return data[offset : offset + length]
+
+    for top in range(0, height, _ROWS):
+        rows = min(_ROWS, height - top)
+        part = _label_image(tiff_of_window(parts.window(read, (0, top, width, rows))), colours)
+        if top == 0:
+            shape = (height, width, *part.shape[2:])
+            if math.prod(shape) * part.itemsize > MOST_BYTES:
+                raise too_large(f"{height} x {width} pixels of labels")
+            found = np.empty(shape, part.dtype)
+        found[top : top + rows] = part
+    return found
+
+
+def _label_image(data: bytes, colours: bool) -> NDArray[Any]:
+    """Of one that is decoded at once. Raises TooLarge too."""
     with reasons():
         if not data:
             raise BrokenImage("the file is empty")

@@ -148,8 +148,8 @@ class DetectJob(OutlineJob[Detector]):
 
     def keep(self, whole: Detector, name: str) -> None:
         """With the images that were done best and worst."""
-        statistics = self.opened.start.statistics
-        keep_objects(self.here.folder.path, given(self.judged), self.opened.val, whole, statistics, name)
+        pixels = self.opened.start.statistics.pixels
+        keep_objects(self.here.folder.path, given(self.judged), self.opened.val, pixels, whole.side, name)
 
 
 def _target(found: Found, masks: bool) -> dict[str, Tensor]:

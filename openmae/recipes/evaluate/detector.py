@@ -35,8 +35,8 @@ class _Detecting:
         """With the images that were done best and worst, where they are kept."""
         if seen.run is None:
             return found_of(judged, seen.annotated)
-        model, statistics = seen.loaded.detector, seen.loaded.statistics
-        return keep_objects(seen.run, judged, seen.annotated, model, statistics, seen.name)
+        pixels, side = seen.loaded.statistics.pixels, seen.loaded.detector.side
+        return keep_objects(seen.run, judged, seen.annotated, pixels, side, seen.name)
 
     def show(self, found: dict[str, Any], console: Console) -> None:
         """A row for each class that occurs; how many objects count."""

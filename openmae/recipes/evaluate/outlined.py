@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from openmae.data.annotations.annotations import BACKGROUND, Annotated
@@ -15,7 +14,7 @@ from openmae.evaluate.confusion import most_confused, overlap_figures, overlaps
 from openmae.evaluate.segmentation import HEADLINE, Judged, read_each, segmented
 from openmae.recipes.evaluate.keep import best_and_worst, keep_drawn, unread_names
 from openmae.report.plots.results import shares_picture
-from openmae.report.sheets.outlines import Shown, outline_sheet
+from openmae.report.sheets.outlines import Shown, outline_sheet, step_of
 from openmae.transfer.segmenter import Segmenter
 
 
@@ -63,8 +62,13 @@ def _sheet(judged: Judged, annotated: Annotated, model: Segmenter, statistics: S
         chosen, read_each(annotated, statistics.pixels, indices, 0, max(model.encoder.img_size)), strict=True
     ):
         if read.image is not None and read.mask is not None:
-            found: NDArray[np.uint8] = segmented(model, statistics, read.image, device)
-            note = f"{chosen[place]}mIoU {own[place]:.0%}"
-            shown.append(Shown(read.image, read.mask, found, annotated.images.shown(read.index), note))
+            note, name = f"{chosen[place]}mIoU {own[place]:.0%}", annotated.images.shown(read.index)
+            image, right, found = read.image, read.mask, judged.small.get(read.index)
+            if found is None:
+                found = segmented(model, statistics, image, device)
+            else:
+                step = step_of((image.shape[0], image.shape[1]))
+                image, right = image[::step, ::step], right[::step, ::step].copy()
+            shown.append(Shown(image, right, found, name, note))
     names = annotated.right.names
     return outline_sheet(shown, names, IGNORED, names[0] == BACKGROUND)

@@ -12,6 +12,7 @@ from openmae.evaluate.tiled import TILES
 from openmae.recipes.evaluate.annotated import AnnotatedSet, evaluated, show_classes
 from openmae.recipes.evaluate.outlined import found_of, keep_outlines
 from openmae.recipes.evaluate.settings import Evaluate
+from openmae.report.sheets.outlines import step_of
 from openmae.weights import Loaded
 
 
@@ -31,7 +32,9 @@ class _Segmenting:
     def judge(self, seen: AnnotatedSet, device: torch.device, workers: int, say: Callable[[float], None]) -> Judged:
         """Of whole images, in tiles."""
         model, statistics = seen.loaded.segmenter.to(device), seen.loaded.statistics
-        return judge(model, statistics, seen.annotated, device, workers, batch_size=self.tiles, say=say)
+        return judge(
+            model, statistics, seen.annotated, device, workers, batch_size=self.tiles, step_of=step_of, say=say
+        )
 
     def found(self, seen: AnnotatedSet, judged: Judged) -> dict[str, Any]:
         """With the images that were done best and worst, where they are kept."""

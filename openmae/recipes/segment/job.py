@@ -34,6 +34,7 @@ from openmae.recipes.segment.settings import Segment
 from openmae.recipes.training.job import begun
 from openmae.recipes.training.kind import Here, JobKind
 from openmae.recipes.training.settings import given
+from openmae.report.sheets.outlines import step_of
 from openmae.train.loop import fit
 from openmae.transfer.segmenter import Segmenter
 
@@ -106,6 +107,7 @@ class SegmentJob(OutlineJob[Segmenter]):
             here.workers,
             precision=schedule.precision,
             ranks=here.ranks,
+            step_of=step_of,
         )
         return self.judged.figures(), self.judged.error()
 

@@ -9,17 +9,15 @@ results.json of one holds {"axis", "usual", "figures": [{"name", "said", "in_poi
 from collections.abc import Mapping
 from typing import Any
 
-from openmae.report.page.html import escaped, facts, numbers_table, paragraph, picture, section
-from openmae.report.page.study import bounds_of, mapping, runs_section, shown_value
+from openmae.report.page.html import escaped, facts, numbers_table, paragraph, section
+from openmae.report.page.study import charts_of, mapping, runs_section
+from openmae.report.plots.differences import shown_difference, shown_value
 
 PAPER = "paper"
 
 
 def ablation_page(results: Mapping[str, Any]) -> list[str]:
     """The body of the page. results: what results.json holds, of an ablation."""
-    from openmae.report.plots.ablation import ablation_picture  # here: every training imports this page
-
-    svg = ablation_picture(results)
     source = f" (paper, {results['source']})" if results.get("source") else ""
     return [
         facts(
@@ -33,7 +31,7 @@ def ablation_page(results: Mapping[str, Any]) -> list[str]:
             "What is shown",
             sentence_of(results),
             numbers_table(*ablation_table(results)),
-            f"<figure>{picture(svg.encode(), 'image/svg+xml', 'Figures of each setting')}</figure>" if svg else "",
+            charts_of(results),
             *(paragraph(str(note)) for note in results.get("notes") or ()),
         ),
         failed_section(results),
@@ -105,7 +103,10 @@ def _row(
         values = mapping(row.get("of")).get(one["name"]) or []
         mean = shown_value(one, sum(values) / len(values)) if values else without_figure(row)
         is_usual = row["name"] == usual
-        cells += [mean, "" if is_usual else bounds_of(one, mapping(mapping(row.get("against")).get(one["name"])))]
+        cells += [
+            mean,
+            "" if is_usual else shown_difference(one, mapping(mapping(row.get("against")).get(one["name"]))),
+        ]
         if one in theirs:
             paper = mapping(row.get("paper")).get(one["name"])
             cells += ["" if paper is None else f"{paper:.1f}%", str(mapping(row.get("as_paper")).get(one["name"], ""))]

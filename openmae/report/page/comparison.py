@@ -1,5 +1,5 @@
 """The page of a comparison of ways to pre-train: what was found of each and what it costs, the rates that were tried, a
-picture for each figure, and the runs.
+chart for each figure, and the runs.
 
 results.json of one is as an ablation's (ablation.py), with {"model", "images", "how_long", "cost_columns": [the heads
 of each row's "cells"], "rates": {"by", "is_loss", "in_points", "error", "methods": [{"method", "tried": [{"times",
@@ -11,9 +11,10 @@ from typing import Any
 
 from openmae.console.words import several
 from openmae.report.page.ablation import failed_section, how_far, rows_of, sentence_of, without_figure
-from openmae.report.page.html import details, escaped, facts, numbers_table, paragraph, picture, section
-from openmae.report.page.study import bounds_of, mapping, runs_section, shown_value, signed
+from openmae.report.page.html import details, escaped, facts, numbers_table, paragraph, section
+from openmae.report.page.study import charts_of, mapping, runs_section
 from openmae.report.plots.curves import is_number
+from openmae.report.plots.differences import has_bounds, said_bounds, shown_difference, shown_value, signed
 
 Table = tuple[tuple[str, ...], list[list[str]]]
 
@@ -43,9 +44,10 @@ def comparison_page(results: Mapping[str, Any]) -> list[str]:
             _figures(results),
             paragraph(
                 f"Below a mean over the seeds is how far it is from that of {usual}, and within what bounds; in bold "
-                "where these leave out 0. A method with wide bounds is not known to be as good as it looks."
+                "where these leave out 0. A method with wide bounds is not known to be as good as it looks; two seeds "
+                "have none, and what each of them gave stands there."
             ),
-            _pictures(results),
+            charts_of(results),
         ),
         section("What each costs", numbers_table(*cost_table(results))),
         section(
@@ -72,7 +74,7 @@ def figures_table(results: Mapping[str, Any]) -> Table:
     for row in rows_of(results):
         cells = [str(row["name"])]
         for one in figures:
-            bounds = bounds_of(one, _apart(row, one)).replace(" points", "")
+            bounds = shown_difference(one, _apart(row, one)).replace(" points", "")
             cells.append(_mean(row, one) + ("" if row["name"] == usual or bounds == "-" else f"\n{bounds}"))
         rows.append(cells)
     return (str(results.get("axis", "")), *(str(one.get("said", one["name"])) for one in figures)), rows
@@ -111,24 +113,13 @@ def _figures(results: Mapping[str, Any]) -> str:
 
 
 def _below(one: Mapping[str, Any], apart: Mapping[str, Any]) -> str:
-    if not all(is_number(apart.get(key)) for key in ("difference", "low", "high")):
-        return ""
     in_points = bool(one.get("in_points"))
-    mean, low, high = (signed(apart[key], in_points) for key in ("difference", "low", "high"))
-    mean = f"<b>{mean}</b>" if apart["low"] > 0 or apart["high"] < 0 else mean
-    return f"<br><small>{mean}<br>{low} to {high}</small>"
-
-
-def _pictures(results: Mapping[str, Any]) -> str:
-    """One for each figure, side by side as there is room."""
-    from openmae.report.plots.ablation import ablation_picture  # here: every training imports this page
-
-    found = []
-    for one in figures_in(results):
-        if svg := ablation_picture({**results, "figures": [one]}):
-            alt = f"{one.get('said', one['name'])} of each method"
-            found.append(f"<figure>{picture(svg.encode(), 'image/svg+xml', alt)}</figure>")
-    return f'<div class="curves">{"".join(found)}</div>' if found else ""
+    said = said_bounds(apart, in_points)
+    if not said or not is_number(apart.get("difference")):
+        return ""
+    mean = signed(apart["difference"], in_points)
+    mean = f"<b>{mean}</b>" if has_bounds(apart) and (apart["low"] > 0 or apart["high"] < 0) else mean
+    return f"<br><small>{mean}<br>{said}</small>"
 
 
 # ---------------------------------------------------------------- costs and rates

@@ -35,9 +35,10 @@ def details(summary: str, body: str) -> str:
 
 
 def facts(values: Mapping[str, str]) -> str:
-    """Names and short values, side by side in boxes."""
-    cells = "".join(f"<div><dt>{escaped(key)}</dt><dd>{escaped(value)}</dd></div>" for key, value in values.items())
-    return f'<dl class="facts">{cells}</dl>'
+    """Names and short values, side by side in boxes, without those that have none; "" for none."""
+    known = {key: value for key, value in values.items() if value}
+    cells = "".join(f"<div><dt>{escaped(key)}</dt><dd>{escaped(value)}</dd></div>" for key, value in known.items())
+    return f'<dl class="facts">{cells}</dl>' if cells else ""
 
 
 def settings_table(values: Mapping[str, Any]) -> str:

@@ -8,17 +8,18 @@ const SVG = "http://www.w3.org/2000/svg";
 
 function axisOf(text) {
   const [low, high, start, end] = text.split(" ").map(Number);
-  return { low, high, start, end };
+  return { low, high, start, end, isLog: text.endsWith("log") };
 }
 
 function valueAt(axis, place) {
   const share = (place - axis.start) / (axis.end - axis.start);
-  return axis.low * (1 - share) + axis.high * share;
+  const value = axis.low * (1 - share) + axis.high * share;
+  return axis.isLog ? 2 ** value : value;
 }
 
 // As many digits as a chart's lines are drawn to: some thousandth of the axis.
 function said(value, axis, shares) {
-  const span = axis.high - axis.low;
+  const span = axis.isLog ? value : axis.high - axis.low;
   if (shares) return (100 * value).toFixed(Math.max(0, Math.min(3, 1 - Math.floor(Math.log10(100 * span) - 1)))) + "%";
   const largest = Math.max(Math.abs(axis.low), Math.abs(axis.high));
   if (largest >= 1e15 || (largest < 1e-3 && largest > 0)) return value.toPrecision(3);
@@ -29,6 +30,8 @@ function said(value, axis, shares) {
 function plotOf(group) {
   const lines = [...group.querySelectorAll("polyline.line")].map((line) => ({
     name: line.dataset.name,
+    up: axisOf(line.dataset.up),
+    told: line.dataset.told ? JSON.parse(line.dataset.told) : [],
     colour: () => getComputedStyle(line).stroke,
     points: line.getAttribute("points").trim().split(" ").map((point) => point.split(",").map(Number)),
   }));
@@ -43,7 +46,7 @@ function plotOf(group) {
   return {
     label: group.dataset.label,
     across: axisOf(group.dataset.across),
-    up: axisOf(group.dataset.up),
+    named: group.dataset.named ? JSON.parse(group.dataset.named) : [],
     shares: group.dataset.shares === "1",
     lines,
     marks,
@@ -82,14 +85,16 @@ function answering(chart) {
     const x = places[at];
     words.replaceChildren();
     const head = document.createElement("div");
-    const { across, label } = plots[0];
+    const { across, label, named } = plots[0];
     const whole = label === "step" || label === "epoch";
     const value = valueAt(across, x);
-    head.textContent = `${label} ${whole ? Math.round(value).toLocaleString("en") : said(value, across, false)}`;
+    const name = named.find(([place]) => Math.abs(place - x) < 0.05);
+    const shown = whole ? Math.round(value).toLocaleString("en") : said(value, across, false);
+    head.textContent = `${label} ${name ? name[1] : shown}`;
     words.append(head);
     for (const plot of plots)
       plot.lines.forEach((line, number) => {
-        const [px, py] = nearest(line.points, x);
+        const point = nearest(line.points, x), [px, py] = point;
         const mark = plot.marks[number];
         // Lines that end earlier, or begin later, have nothing to say there.
         const near = Math.abs(px - x) < 4;
@@ -102,10 +107,11 @@ function answering(chart) {
         const dot = document.createElement("span");
         dot.textContent = "\u25cf ";
         dot.style.color = line.colour();
-        row.append(dot, `${line.name} ${said(valueAt(plot.up, py), plot.up, plot.shares)}`);
+        const told = line.told[line.points.indexOf(point)];
+        row.append(dot, `${line.name} ${told ?? said(valueAt(line.up, py), line.up, plot.shares)}`);
         words.append(row);
       });
-    const tops = plots.flatMap((plot) => [plot.up.start, plot.up.end]);
+    const tops = plots.flatMap((plot) => plot.lines.flatMap((line) => [line.up.start, line.up.end]));
     for (const [name, place] of [["x1", x], ["x2", x], ["y1", Math.min(...tops)], ["y2", Math.max(...tops)]])
       rule.setAttribute(name, place);
     rule.setAttribute("visibility", "visible");

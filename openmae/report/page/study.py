@@ -10,8 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 from openmae.console.words import duration
-from openmae.report.page.html import escaped, facts, numbers_table, paragraph, picture, section
+from openmae.report.page.html import drawn, escaped, facts, numbers_table, paragraph, section
 from openmae.report.plots.curves import is_number
+from openmae.report.plots.differences import shown_difference, shown_value
+from openmae.report.plots.study import said_of_charts, study_charts
 
 _SAID = {
     "gain": "worth it",
@@ -29,9 +31,7 @@ def study_page(results: Any) -> list[str]:
         return [paragraph("Nothing of this study is complete yet.")]
     figures = [one for one in results["figures"] if _is_figure(one)]
     encoders = {str(key): str(said) for key, said in mapping(results.get("encoders")).items()}
-    from openmae.report.plots.study import study_picture  # here: every training imports this page, matplotlib is large
-
-    svg = study_picture(figures, encoders)
+    charts = charts_of({**results, "figures": figures, "encoders": encoders})
     verdict = mapping(results.get("verdict"))
     return [
         section(
@@ -43,9 +43,7 @@ def study_page(results: Any) -> list[str]:
         section(
             "Figures",
             numbers_table(*study_table(figures, encoders)),
-            f"<figure>{picture(svg.encode(), 'image/svg+xml', 'Figures of each encoder and their difference')}</figure>"
-            if svg
-            else "",
+            charts,
             *(paragraph(str(note)) for note in results.get("notes") or ()),
         ),
         section("How it is judged", paragraph(str(results.get("rule") or ""))),
@@ -59,28 +57,14 @@ def study_table(figures: list[dict[str, Any]], encoders: Mapping[str, str]) -> t
     for one in figures:
         of, gain = one["of"], mapping(one.get("gain"))
         said = [shown_value(one, sum(of[key]) / len(of[key])) if of.get(key) else "" for key in encoders]
-        rows.append([str(one.get("said", one["name"])), *said, bounds_of(one, gain)])
+        rows.append([str(one.get("said", one["name"])), *said, shown_difference(one, gain)])
     return ("figure", *encoders.values(), "gain of going on"), rows
 
 
-def shown_value(one: Mapping[str, Any], value: float) -> str:
-    """A figure: a share in percent."""
-    return f"{100 * value:.1f}%" if one.get("in_points") else f"{value:.3g}"
-
-
-def bounds_of(one: Mapping[str, Any], gain: Mapping[str, Any]) -> str:
-    """A difference within its bounds; - where there is none."""
-    if not all(is_number(gain.get(key)) for key in ("difference", "low", "high")):
-        return "-"
-    in_points = bool(one.get("in_points"))
-    mean, low, high = (signed(gain[key], in_points) for key in ("difference", "low", "high"))
-    return f"{mean}{' points' * in_points} ({low} to {high})"
-
-
-def signed(value: float, in_points: bool) -> str:
-    """A difference, in points of a hundred where it is one of shares."""
-    shown = f"{100 * value:+.1f}" if in_points else f"{value:+.3g}"
-    return "0.0" if shown in ("-0.0", "+0.0") else shown
+def charts_of(results: Mapping[str, Any]) -> str:
+    """A chart of each figure, side by side as there is room, and what is to be known of them."""
+    charts = "".join(drawn(svg, f"{title} of each") for title, svg in study_charts(results).items())
+    return f'{paragraph(said_of_charts(results))}<div class="curves">{charts}</div>' if charts else ""
 
 
 def runs_section(runs: Any) -> str:

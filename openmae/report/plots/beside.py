@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from openmae.report.plots.chart import Line, Plot, chart
+from openmae.report.plots.chart import DOT, Line, Plot, chart
 from openmae.report.plots.curves import FEW, PALETTE, Metrics, name_of_curve, series, smoothed
 from openmae.report.plots.style import percent
 
@@ -35,4 +35,4 @@ def _line(metrics: Metrics, name: str, run: str, colour: str) -> Line | None:
     if not len(steps):
         return None
     few = len(steps) <= FEW
-    return Line(steps, smoothed(values) if name in _SMOOTHED and not few else values, colour, 1.6, few, name=run)
+    return Line(steps, smoothed(values) if name in _SMOOTHED and not few else values, colour, 1.6, DOT * few, name=run)

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from openmae.report.plots.chart import Across, Line, Plot, chart
+from openmae.report.plots.chart import DOT, Across, Line, Plot, chart
 from openmae.report.plots.style import BLUE, GREY, percent
 
 Metrics = Sequence[dict[str, Any]]
@@ -97,7 +97,7 @@ def evaluation_curve(metrics: Metrics) -> str:
     names = sorted({name for line in metrics for name in line if name.startswith("eval/")})
     found = {name.removeprefix("eval/"): series(metrics, name) for name in names}
     lines = [
-        Line(steps, values, PALETTE[number % len(PALETTE)], 1.5, marks=True, name=_SAID.get(name, name))
+        Line(steps, values, PALETTE[number % len(PALETTE)], 1.5, marks=DOT, name=_SAID.get(name, name))
         for number, (name, (steps, values)) in enumerate(found.items())
         if len(steps)
     ]
@@ -128,7 +128,7 @@ def blocks_curve(points: Sequence[tuple[str, float]], name: str) -> str:
     values = np.array([value for _, value in ordered], np.float64)
     shares = bool(((values >= 0) & (values <= 1)).all())
     said = [f"{100 * value:.1f}" if shares else f"{value:.3g}" for value in values.tolist()]
-    line = Line(np.arange(len(values), dtype=np.float64), values, BLUE, 1.6, marks=True, words=said)
+    line = Line(np.arange(len(values), dtype=np.float64), values, BLUE, 1.6, marks=DOT, words=said)
     plot = Plot(name, [line], percent if shares else None)
     return chart([plot], Across("last blocks that learn (0: the head alone)", [blocks for blocks, _ in ordered]))
 
@@ -166,7 +166,7 @@ def _lines(metrics: Metrics, name: str, smooth: bool = True) -> list[Line]:
     if not len(steps):
         return []
     if len(steps) <= FEW:
-        return [Line(steps, values, BLUE, 1.6, marks=True)]
+        return [Line(steps, values, BLUE, 1.6, marks=DOT)]
     if smooth:
         logged = Line(steps, values, GREY, 0.9, pointed="as logged")
         return [logged, Line(steps, smoothed(values), BLUE, pointed="smoothed")]

@@ -69,7 +69,8 @@ def trained(base: Base, rows: Sequence[Row], epochs: float | None) -> list[Train
             asked, images = _of_row(base, usual, row)
             planned = base.planned(asked, images)
         except UserError as error:
-            raise UserError(f"{row.name} cannot be trained ({error.what})", error.advice) from error
+            called = f"{next(iter(row.changes))} {row.name}" if len(row.changes) == 1 else row.name
+            raise UserError(f"{called} cannot be trained ({error.what})", error.advice) from error
         schedule = planned.course.schedule
         each = work_of(planned.architecture, planned.grad_checkpointing)
         found.append(Trained(row, asked, float(schedule.steps * schedule.batch_size * each)))

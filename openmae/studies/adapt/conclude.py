@@ -97,7 +97,7 @@ def conclude(study: Study, asked: Asked) -> tuple[Verdict | None, dict[str, Any]
         ],
     }
     write_file(study.path / RESULTS, json.dumps(results, indent=1).encode())
-    svg = study_picture(results["figures"], results["encoders"])  # type: ignore[arg-type]
+    svg = study_picture(results)
     write_file(study.path / PICTURE, svg.encode())
     write_report(study.path)
     return said, results
@@ -127,6 +127,6 @@ def _rule(figures: int, worth: float, level: float) -> str:
         "drawn anew, the same for both encoders) and other seeds (Student's t over those that were trained) might have "
         f"given, and hold for all {figures} figures together in 95 of 100 cases ({100 * level:.1f}% each). A gain is "
         "claimed where the bounds of a figure lie above 0 and no figure's lie below; no gain where all end below "
-        f"{points(worth)} of a hundred; else nothing is decided. From scratch means the "
-        "same model, images a step and number of steps."
+        f"{points(worth)} of a hundred; else nothing is decided. Two seeds give no bounds, and decide nothing. From "
+        "scratch means the same model, images a step and number of steps."
     )

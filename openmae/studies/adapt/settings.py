@@ -58,8 +58,8 @@ class Adapt(AskedHeads, AskedGroups, AskedReading):
     """Train from scratch too, with as many steps: what the released weights are worth."""
 
     seeds: int = 3
-    """How often everything is trained, 2 or more, each time with another seed; more may be added later by the same
-    command."""
+    """How often everything is trained, 2 or more, each time with another seed. Two decide nothing; more may be added
+    later by the same command."""
     few_labels: Annotated[str | None, arg(metavar="PART|none")] = None
     """Fine-tune with so few labels: a number such as 20-per-class, a share such as 10%, or none to leave it out.
     Default: 20-per-class, or what the smallest class has; 10% where images have no class of their own."""

@@ -1,9 +1,10 @@
 """What the figures of a study add up to, in a sentence.
 
-The rule, fixed before anything is measured: going on is worth it where a figure rises, by an interval of the
-difference that lies above 0 and reaches what is worth having, and none falls. The intervals of all figures hold
-together (Bonferroni). Where every interval ends below what is worth having, there is no gain; where one does not,
-nothing is decided. RankMe alone is no reason to go on, for noise raises it too; that it falls is one not to.
+The rule, fixed before anything is measured: going on is worth it where a figure rises, by an interval of the difference
+that lies above 0 and reaches what is worth having, and none falls. The intervals of all figures hold together
+(Bonferroni). Where every interval ends below what is worth having, there is no gain; where one does not, nothing is
+decided, and of two seeds, which give no interval, nothing is either. RankMe alone is no reason to go on, for noise
+raises it too; that it falls is one not to.
 """
 
 import math
@@ -71,6 +72,9 @@ class Findings:
                 f"Undecided: no gain is shown, but one of up to {most.amount(found.high)} is not ruled out "
                 f"({most.said}, {most.bounds(found)}, {over})",
             )
+        if two := [figure for figure in self.figures if self.gain[figure.name].each]:
+            each = _listed([f"{figure.said} {figure.bounds(self.gain[figure.name])}" for figure in two])
+            return "undecided", f"Undecided: two seeds give no bounds ({each})"
         if not told:
             return "undecided", "Undecided: the judging images do not tell"
         changes = _listed([f"{figure.said} by {figure.bounds(self.gain[figure.name])}" for figure in told])
@@ -104,6 +108,8 @@ class Findings:
 
     def _wanted(self) -> str:
         """What the bounds are wide for want of."""
+        if any(found.each for found in self.gain.values()):
+            return "more seeds"
         told = [self.gain[figure.name] for figure in self.figures if math.isfinite(self.gain[figure.name].high)]
         by_seeds = any(found.by_seeds > found.by_images for found in told)
         by_images = any(found.by_seeds <= found.by_images for found in told) or not told
@@ -132,15 +138,16 @@ class Findings:
 
 def _below(figure: Figure, found: Interval) -> str:
     """How one from scratch stands to another, which is better by what was found."""
-    if found.low > 0 or found.high < 0:
-        which = "below" if found.low > 0 else "above"
+    if found.low > 0 or found.high < 0 or found.each:
+        which = "below" if found.difference > 0 else "above"
         return f"{figure.amount(found.difference)} ({_turned(figure, found)}) {which}"
     return f"not to be told apart ({_turned(figure, found)}) from"
 
 
 def _turned(figure: Figure, found: Interval) -> str:
     """The bounds seen from the other side."""
-    return figure.bounds(Interval(-found.difference, -found.high, -found.low, found.level, 0, 0))
+    each = tuple(-one for one in found.each)
+    return figure.bounds(Interval(-found.difference, -found.high, -found.low, found.level, 0, 0, each))
 
 
 def points(worth: float) -> str:

@@ -1,7 +1,9 @@
 """What corruption costs each model: its mean error over kinds and severities of ImageNet-C's corruptions, of the same
 images corrupted in the same way."""
 
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,31 +13,51 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openmae.console.progress import counting
+from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.memory import in_memory
+from openmae.data.sources.source import Source
 from openmae.data.tasks import answers
+from openmae.errors import BrokenImage
 from openmae.evaluate.corruptions import SEVERITIES, Corrupted
 from openmae.evaluate.features import centred_images, extract, pooled
 from openmae.evaluate.predict import predict
 from openmae.evaluate.probe import linear_probe
+from openmae.model import Architecture
 from openmae.studies.judging import Labelled, Means, frozen_features, loaded_for
 from openmae.studies.outcomes import Outcome, save_outcomes
 from openmae.weights import Loaded
 
+_LOOKED_AT = 20  # images, of which one can be read
 Scores = Callable[[CentredImages, Callable[[int], None]], tuple[Tensor, NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)
 class Corruptions:
-    """kinds: of ImageNet-C's, at all severities. figure: its name."""
+    """kinds: of ImageNet-C's, at all severities. figure: its name. seconds: that judging a model takes here; None where
+    nothing tells."""
 
     kinds: Sequence[str]
     figure: str
+    seconds: float | None = None
 
     @property
     def sets(self) -> list[tuple[str, int]]:
         """Kind and severity of each corrupted copy of the val images."""
         return [(kind, severity) for kind in self.kinds for severity in SEVERITIES]
+
+
+def measure_corrupting(kind: str, source: Source, architecture: Architecture, pixels: PixelFormat) -> float:
+    """Seconds that an image takes in this process to be corrupted so, at all severities, by the first one that can be
+    read."""
+    (down, across), (high, wide) = architecture.img_size, architecture.patch_size
+    corrupted = Corrupted(source, pixels, (down, across), (high, wide), kind, SEVERITIES[-1], 0)
+    for index in range(min(_LOOKED_AT, len(source))):
+        with suppress(OSError, BrokenImage):
+            began = time.perf_counter()
+            corrupted.read(index)
+            return len(SEVERITIES) * (time.perf_counter() - began)
+    return 0.0
 
 
 def judge_corrupted(

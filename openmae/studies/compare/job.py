@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -19,15 +20,17 @@ from openmae.console.terminal import make_console
 from openmae.console.words import duration, several
 from openmae.distributed.ranks import refuse_ranks
 from openmae.errors import UserError
-from openmae.evaluate.corruptions import check_corruptible, kinds_of
+from openmae.evaluate.corruptions import KINDS, check_corruptible, kinds_of
 from openmae.files.address import whole_address
+from openmae.machine.cores import cores
 from openmae.model import Architecture
 from openmae.recipes.in_parts.about import digest
+from openmae.recipes.pretrain.build import Pretraining
 from openmae.recipes.training.settings import given
 from openmae.report.page.comparison import cost_table, figures_table, rates_table
 from openmae.studies.base import base_of
 from openmae.studies.compare.conclude import Asked, conclude
-from openmae.studies.compare.corrupted import Corruptions
+from openmae.studies.compare.corrupted import Corruptions, measure_corrupting
 from openmae.studies.compare.finetuned import shares_of, tuning_of
 from openmae.studies.compare.named import RANDOM, allowed, asked_for
 from openmae.studies.compare.parts import Parts, parts_of
@@ -46,7 +49,7 @@ from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
 
 _HEADS = ",num_heads="  # behind a model of --also
-_SPEED = "speed"
+_SPEED, _CORRUPTING = "speed", "corrupting"
 _SHAPE = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads")
 
 
@@ -142,7 +145,7 @@ def _beside(model: Path, loaded: Loaded, ours: Architecture) -> Beside:
 def _timed(plan: Plan, study: Study) -> Plan:
     """With how fast this machine is, and what that decides: how long fine-tunings may be within a budget."""
     settings = plan.settings
-    if settings.minutes is not None and not plan.tunings and not plan.tries:
+    if settings.minutes is not None and not plan.tunings and not plan.tries and plan.corruptions is None:
         return plan
     speed = Part(_SPEED, _SPEED, "how fast a training is here", plan.base.measured)
     study.do([speed], [speed])
@@ -152,7 +155,27 @@ def _timed(plan: Plan, study: Study) -> Plan:
         tuning_of(settings, one.labels, one.images, given(plan.opened.labelled), planned, plan.means.device, rate)
         for one in plan.tunings
     ]
-    return replace(plan, rate=rate, tunings=tunings)
+    return replace(plan, rate=rate, tunings=tunings, corruptions=_timed_corruptions(plan, study, planned, rate))
+
+
+def _timed_corruptions(plan: Plan, study: Study, planned: Pretraining, rate: float | None) -> Corruptions | None:
+    """With how long a model's take here: to make them, shared by the loader processes, and to be seen by it."""
+    asked, labelled = plan.corruptions, plan.opened.labelled
+    if asked is None or labelled is None:
+        return None
+
+    def measured() -> dict[str, Any]:
+        pixels = planned.statistics.pixels
+        return {kind: measure_corrupting(kind, labelled.val, plan.architecture, pixels) for kind in KINDS}
+
+    part = Part(_CORRUPTING, _CORRUPTING, "how fast images are corrupted here", measured)
+    study.do([part], [part])
+    each = study.figures(_CORRUPTING)
+    if each is None or rate is None:
+        return asked
+    making = sum(each[kind] for kind in asked.kinds) / max(1, min(plan.means.workers, cores()))
+    seeing = len(asked.sets) * forward(plan.architecture) / rate
+    return replace(asked, seconds=len(labelled.val) * (making + seeing))
 
 
 # ---------------------------------------------------------------- what is said

@@ -177,7 +177,8 @@ def _corrupted(plan: Plan, study: Study, model: _Model) -> Part:
 
     whole = partial(_unless_collapsed, study, model.training, do)
     after = _after(model) if most is None else _after(model, _tuned(model, most))
-    return Part(f"judged/{file.stem}", "corrupting", f"corrupting images for {model.said}", whole, after=after)
+    said = f"corrupting images for {model.said}"
+    return Part(f"judged/{file.stem}", "corrupting", said, whole, asked.seconds, after)
 
 
 def _most(tunings: Sequence[Tuning]) -> Tuning | None:

@@ -138,13 +138,26 @@ class Plan:
         return tuning.seconds * beside.operations / forward(self.architecture)
 
     @property
+    def _corrupted(self) -> int:
+        """Models that are judged on corrupted images: of one that stands beside, as it is or fine-tuned by each
+        seed."""
+        beside = len(self.seeds) if self.tunings else 1
+        return len(self.methods) * len(self.seeds) + len(self.beside) * beside
+
+    @property
     def in_all(self) -> dict[str, float | None]:
         """Seconds of what there is to do, by what it is."""
         trials = [self.seconds_of(name, self.trial(name)) for name in self.trainings for _ in self.tries]
         trainings = [self.seconds_of(name) for name in self.trainings for _ in self.seeds]
         models = [None] * len(self.methods) + [*self.beside]
         tunings = [self.seconds_of_tuning(one, model) for one in self.tunings for model in models for _ in self.seeds]
-        found = {"trials of rates": trials, "trainings": trainings, "fine-tunings": tunings}
+        corrupting = [self.corruptions.seconds] * self._corrupted if self.corruptions is not None else []
+        found = {
+            "trials of rates": trials,
+            "trainings": trainings,
+            "fine-tunings": tunings,
+            "corrupted images": corrupting,
+        }
         return {
             name: None if None in some else sum(one for one in some if one is not None)
             for name, some in found.items()

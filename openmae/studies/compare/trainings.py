@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from openmae.baselines.method import Collapsed
 from openmae.baselines.methods import forward_passes
 from openmae.commandline.flags import with_flags
+from openmae.data.dividing import together_of, whole_groups
 from openmae.errors import UserError
 from openmae.heads import Encoder
 from openmae.model import Architecture, grid_of
@@ -45,18 +46,21 @@ _MOST_ASIDE = 1000  # images, of a fifth
 
 @dataclass(frozen=True)
 class Aside:
-    """Images of DATA that a training does not see. rows: which of those that are learnt from; None for a fifth of them,
-    drawn by the seed."""
+    """Images of DATA that a training does not see. rows: which of those that are learnt from; None for about a fifth of
+    them, drawn by the seed, of whole groups where images belong together."""
 
     rows: NDArray[np.int64] | None
     seed: int
 
-    def of(self, images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(those that are seen, those that are not) of so many."""
+    def of(self, images: int, groups: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(those that are seen, those that are not) of so many. groups: (images,) of each, None where there are
+        none."""
         away = self.rows
         if away is None:
             count = min(_MOST_ASIDE, max(1, images // 5))
-            away = np.sort(generator(self.seed, "probe folds").permutation(images)[:count])
+            order = generator(self.seed, "probe folds").permutation(images)
+            chosen = np.zeros(images, np.bool_) if groups is None else whole_groups(groups, order, count)
+            away = np.flatnonzero(chosen) if chosen.any() else np.sort(order[:count])
         return np.setdiff1d(np.arange(images), away), away
 
 
@@ -100,7 +104,7 @@ def _at(choose: Callable[..., Pretrain], times: float, asked: Pretrain, images: 
 
 def _without(open_: Callable[..., Any], aside: Aside, asked: Pretrain, here: Here) -> Any:
     images = open_(asked, here)
-    seen, away = aside.of(len(images.train))
+    seen, away = aside.of(len(images.train), together_of(images.train, asked.selection))
     right = getattr(images, "right", None)
     labels = {} if right is None else {"right": right.at(seen)}
     return replace(images, train=images.train.take(seen), val=images.train.take(away), **labels)
