@@ -6,12 +6,13 @@ among all, for one more each way is allowed for (after Agresti and Min, Statisti
 How much the seeds differ is seen of few, and enters by Student's t. The two half-widths are put together as the sides
 of a right angle. That is wider than need be where both matter, and never too narrow: of normal deviations, intervals at
 95% cover the truth in 95% of cases or more with as few as two seeds, where adding the variances covers 87%
-(docs/log.md). All the same two seeds have no bounds here: where several hold together, Student's t with one degree of
+(docs/log.md). Where several models are compared with one, how much seeds differ is seen of all of them together
+(`together`). All the same two seeds have no bounds here: where several hold together, Student's t with one degree of
 freedom makes them wider than whatever was found (+-100 points), so what is told of two is what each of them gave.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,8 +32,8 @@ _AT_ONCE = 2**22  # draws
 @dataclass(frozen=True)
 class Interval:
     """A difference, and the bounds that hold at `level`: no numbers where there are none. by_images, by_seeds:
-    half-widths that add up to it. each: the difference of each seed, where two are all there are, and hence no
-    bounds."""
+    half-widths that add up to it. seeds: how many. each: the difference of each seed, where two are all there are, and
+    hence no bounds."""
 
     difference: float
     low: float
@@ -40,6 +41,7 @@ class Interval:
     level: float
     by_images: float
     by_seeds: float
+    seeds: int = 1
     each: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,15 +103,46 @@ def between_parts(
 
 def _joined(by_seed: NDArray[np.float64], spread: float, level: float) -> Interval:
     """by_seed: (S,) the differences. spread: standard deviation of their mean where other images are drawn."""
-    mean, tail = float(by_seed.mean()), 1 - (1 - level) / 2
+    mean, tail = float(by_seed.mean()), _tail(level)
     seeds, by_seeds = len(by_seed), 0.0
     by_images = float(stats.norm.ppf(tail)) * spread
     if seeds == NO_BOUNDS:
-        return Interval(
-            mean, math.nan, math.nan, level, by_images, math.nan, tuple(by_seed[np.isfinite(by_seed)].tolist())
-        )
+        each = tuple(by_seed[np.isfinite(by_seed)].tolist())
+        return Interval(mean, math.nan, math.nan, level, by_images, math.nan, seeds, each)
     if seeds > 1:
         error = float(by_seed.std(ddof=1)) / math.sqrt(seeds)
         by_seeds = float(stats.t.ppf(tail, seeds - 1)) * error
+    return _of_halves(mean, by_images, by_seeds, level, seeds)
+
+
+def _of_halves(mean: float, by_images: float, by_seeds: float, level: float, seeds: int) -> Interval:
     half = math.hypot(by_images, by_seeds)
-    return Interval(mean, mean - half, mean + half, level, by_images, by_seeds)
+    return Interval(mean, mean - half, mean + half, level, by_images, by_seeds, seeds)
+
+
+def together(found: Mapping[str, Interval]) -> dict[str, Interval]:
+    """Those of several models that are compared with one by the same figure, with how much seeds differ taken from all
+    of them that have as many: three seeds of one pair say little of it, and bounds from them alone are wider than most
+    of what is to be found.
+
+    A model's own spread counts where it is the larger one, so that one that is less steady than others is not taken for
+    as steady. As all are compared with the same runs, k models with S seeds are worth fewer than k (S - 1) degrees of
+    freedom: of equal deviations their differences agree by a half, which leaves (S - 1) 4k / (k + 3) (Box, Annals of
+    Mathematical Statistics 25, 1954, pages 290-302: the trace squared over the trace of the square). Of normal
+    deviations all bounds hold together in 95 of 100 cases also where one model's, or those of what they are compared
+    with, are three times the others' (docs/log.md).
+    """
+    pooled = dict(found)
+    for seeds in {one.seeds for one in found.values() if one.seeds > NO_BOUNDS}:
+        alike = {name: one for name, one in found.items() if one.seeds == seeds}
+        errors = {name: one.by_seeds / float(stats.t.ppf(_tail(one.level), seeds - 1)) for name, one in alike.items()}
+        of_all = math.sqrt(sum(error**2 for error in errors.values()) / len(alike))
+        freedom = (seeds - 1) * 4 * len(alike) / (len(alike) + 3)
+        for name, one in alike.items():
+            by_seeds = float(stats.t.ppf(_tail(one.level), freedom)) * max(of_all, errors[name])
+            pooled[name] = _of_halves(one.difference, one.by_images, by_seeds, one.level, seeds)
+    return pooled
+
+
+def _tail(level: float) -> float:
+    return 1 - (1 - level) / 2

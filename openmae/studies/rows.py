@@ -14,7 +14,7 @@ from openmae.report.page.run import write_report
 from openmae.report.plots.differences import has_bounds, said_bounds
 from openmae.report.plots.study import study_picture
 from openmae.studies.figures import RANKME, Figure
-from openmae.studies.intervals import NO_BOUNDS, Interval, level_of
+from openmae.studies.intervals import NO_BOUNDS, Interval, level_of, together
 from openmae.studies.judged import Judged
 from openmae.studies.study import Part, Study
 
@@ -52,12 +52,14 @@ class Rows:
         found: dict[str, dict[str, Interval]] = {name: {} for name in self.folders}
         usual = self.folders[self.usual]
         for one in self.figures:
-            done = {name: self._done(study, name, one) for name in self.folders}
+            done, alone = {name: self._done(study, name, one) for name in self.folders}, dict[str, Interval]()
             for name, folder in self.folders.items():
                 both = [seed for seed in done[name] if seed in done[self.usual]]
                 if name != self.usual and both:
                     mine = replace(judged, seeds=both)
-                    found[name][one.name] = mine.apart(folder, usual, one, self.level, self.seed)
+                    alone[name] = mine.apart(folder, usual, one, self.level, self.seed)
+            for name, interval in together(alone).items():
+                found[name][one.name] = interval
         return found
 
     def rows(self, study: Study, apart: Mapping[str, Mapping[str, Interval]]) -> list[dict[str, Any]]:
@@ -138,8 +140,8 @@ class Rows:
         rankme = " RankMe tells trained from untrained encoders and ranks different ones badly."
         bounds = (
             "their bounds tell what other images of the same kind (the judging ones drawn anew, the same for both) and "
-            "other seeds (Student's t) might have given, and hold for all of them together in 95 of 100 cases "
-            f"({100 * self.level:.2f}% each)."
+            "other seeds (Student's t, by how much seeds differ in all rows) might have given, and hold for all of "
+            f"them together in 95 of 100 cases ({100 * self.level:.2f}% each)."
         )
         if len(self.seeds) == NO_BOUNDS:
             bounds = "two seeds tell too little of how much seeds differ to give them bounds, so nothing is shown."

@@ -12,7 +12,7 @@ from scipy import stats
 
 from openmae.evaluate.rank import rankme
 from openmae.report.plots.differences import shown_difference
-from openmae.studies.intervals import between, between_parts, level_of
+from openmae.studies.intervals import Interval, between, between_parts, level_of, together
 from openmae.studies.outcomes import Outcome
 
 
@@ -69,6 +69,47 @@ def test_two_seeds_have_no_bounds_but_what_each_of_them_gave() -> None:
     assert shown_difference({"in_points": True}, told) == "+12.0 points (seeds: +10.0, +14.0)"
     assert "each" not in between([*pairs, pairs[0]], 0.95, seed=0).to_dict()
     assert "each" not in between(pairs[:1], 0.95, seed=0).to_dict()
+
+
+def of_seeds(figures: NDArray[np.float64], level: float) -> Interval:
+    """Of differences whose images say nothing."""
+    none = (np.zeros(2), np.zeros(2))
+    return between_parts([(one, 0.0) for one in figures.tolist()], [none] * len(figures), level)
+
+
+def test_one_model_alone_is_compared_as_before() -> None:
+    one = of_seeds(np.array([0.1, 0.2, 0.4]), 0.95)
+    assert together({"it": one}) == {"it": one}
+    assert together({}) == {}
+
+
+def test_how_much_seeds_differ_is_of_all_that_have_as_many() -> None:
+    three = {name: of_seeds(np.array(of), 0.95) for name, of in (("a", [1.0, 2, 3]), ("b", [5.0, 5, 5]))}
+    more = {"four": of_seeds(np.array([1.0, 2, 3, 4]), 0.95), "two": of_seeds(np.array([1.0, 2]), 0.95)}
+    found = together({**three, **more})
+    freedom = 2 * 4 * 2 / 5
+    own, of_both = 1 / math.sqrt(3), math.sqrt(1 / 6)
+    assert found["a"].by_seeds == pytest.approx(stats.t.ppf(0.975, freedom) * own)  # its own is the larger
+    assert found["b"].by_seeds == pytest.approx(stats.t.ppf(0.975, freedom) * of_both)
+    assert (found["b"].low, found["b"].high) == pytest.approx((5 - found["b"].by_seeds, 5 + found["b"].by_seeds))
+    assert found["four"] == more["four"]
+    assert found["two"].each == (1, 2)
+    assert math.isnan(found["two"].low)
+
+
+@pytest.mark.parametrize("deviations", [[1.0] * 9, [1.0] * 8 + [3], [3.0] + [1] * 8, [1.0] * 3])
+def test_all_bounds_together_hold_as_often_as_they_say(deviations: list[float]) -> None:
+    """Of models that are all as good as the first, with three seeds; also where one is less steady than others."""
+    draws, level = np.random.default_rng(7), level_of(len(deviations) - 1)
+    held, tries, narrower = 0, 300, list[float]()
+    for _ in range(tries):
+        figures = draws.normal(size=(len(deviations), 3)) * np.array(deviations)[:, None] + 5 * draws.normal(size=3)
+        alone = {str(at): of_seeds(one - figures[0], level) for at, one in enumerate(figures) if at}
+        found = together(alone)
+        held += all(one.low <= 0 <= one.high for one in found.values())
+        narrower.append(sum(one.by_seeds for one in found.values()) / sum(one.by_seeds for one in alone.values()))
+    assert held / tries >= 0.93
+    assert np.median(narrower) < (0.5 if len(deviations) > 3 else 0.8)
 
 
 def test_equal_images_are_no_proof_of_equality() -> None:
