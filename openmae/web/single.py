@@ -1,7 +1,7 @@
 """A page of page/ as one file that needs no server and no network: its style, its modules and its data lie in it.
 
-A browser opens it from a disk, where modules cannot import each other: they become functions in one script, in the order
-in which they need each other. The page says by their hashes which scripts and styles may run, and loads nothing.
+A browser opens it from a disk, where modules cannot import each other: they become functions in one script, in the
+order in which they need each other. The page says by their hashes which scripts and styles may run, and loads nothing.
 """
 
 import base64

@@ -1,5 +1,5 @@
-"""What a page without a server computes: the autoencoder, what its pixels are shown as, its errors and its attention, as
-one ONNX graph.
+"""What a page without a server computes: the autoencoder, what its pixels are shown as, its errors and its attention,
+as one ONNX graph.
 
 Shapes: C channels, H x W pixels of the model, N patches, V visible, Q hidden ones to predict, T class tokens, L blocks.
 """

@@ -25,6 +25,7 @@ VERSION = "1.30.0"
 NAME = f"onnxruntime-web-{VERSION}.tgz"
 SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
 REGISTRY = "https://registry.npmjs.org"
+_VARIABLES = ("npm_config_registry", "NPM_CONFIG_REGISTRY")
 SECONDS = 60  # that the registry may be silent
 _SCRIPT, _WASM = "package/dist/ort.wasm.bundle.min.mjs", "package/dist/ort-wasm-simd-threaded.wasm"
 _END = re.compile(r"export\{([^}]*)\};?\s*(?://# sourceMappingURL=\S*\s*)?$")
@@ -88,16 +89,17 @@ def runtime(given: Path | None, console: Console) -> Runtime:
 
 def address() -> str:
     """Of the registry that npm asks, too. Raises UserError for one that is no https or http."""
-    registry = os.environ.get("npm_config_registry") or os.environ.get("NPM_CONFIG_REGISTRY") or REGISTRY
+    registry = next(filter(None, map(os.environ.get, _VARIABLES)), REGISTRY)
     if not registry.startswith(("https://", "http://")):
         raise UserError(f"npm_config_registry is {registry}", f"give an address such as {REGISTRY}")
     return f"{registry.rstrip('/')}/onnxruntime-web/-/{NAME}"
 
 
 def _how_to_give() -> str:
+    where = f"{REGISTRY}/onnxruntime-web/-/{NAME}"
     return (
-        f"where there is a network, take {REGISTRY}/onnxruntime-web/-/{NAME} (npm pack onnxruntime-web@{VERSION} does), "
-        f"and give it here: --runtime {NAME}"
+        f"where there is a network, take {where} (npm pack onnxruntime-web@{VERSION} does), and give it here: --runtime "
+        f"{NAME}"
     )
 
 
