@@ -26,7 +26,7 @@ from openmae.targets import HOG, NormPix, OwnTarget
 INPUTS = ("levels", "visible", "hidden", "range", "estimate", "asking")
 OUTPUTS = ("picture", "errors", "attention")
 _OPSET = 20  # the first with GELU
-_LEAST = 4096  # numbers of a matrix that is rounded
+_LEAST = 1024  # numbers of a matrix that is rounded
 
 
 class Page(nn.Module):
@@ -106,7 +106,7 @@ def graph_of(model: MaskedAutoencoder, statistics: Statistics) -> bytes:
 def _bare(graph: Any) -> Any:
     """Without the notes on where in our code each part comes from, paths of this machine among them."""
     graph.producer_name = "openmae"
-    for part in (graph, graph.graph, *graph.graph.node, *graph.graph.input, *graph.graph.value_info):
+    for part in (graph, graph.graph, *graph.graph.node, *graph.graph.input, *graph.graph.output):
         del part.metadata_props[:]
     del graph.graph.value_info[:]
     for node in graph.graph.node:

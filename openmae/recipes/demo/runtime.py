@@ -98,8 +98,8 @@ def address() -> str:
 def _how_to_give() -> str:
     where = f"{REGISTRY}/onnxruntime-web/-/{NAME}"
     return (
-        f"where there is a network, take {where} (npm pack onnxruntime-web@{VERSION} does), and give it here: --runtime "
-        f"{NAME}"
+        f"where there is a network, take {where} (npm pack onnxruntime-web@{VERSION} does), and give it here: "
+        f"--runtime {NAME}"
     )
 
 
