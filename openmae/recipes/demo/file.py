@@ -84,7 +84,7 @@ def write_page(out: Path, settings: Demo, loaded: Loaded, console: Console) -> N
         console.print(cost, soft_wrap=True)
     if shown:
         console.print(
-            f"It holds {images(len(shown))} of yours, {samples.said}: leave them out by --no-samples where others may "
+            f"{images(len(shown))} of yours are in it, {samples.said}: --no-samples leaves them out, where others may "
             "not see them",
             style="yellow",
             soft_wrap=True,

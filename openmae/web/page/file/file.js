@@ -1,6 +1,6 @@
 // The page as one file: answers come from a model that lies in it, and nothing is asked of anybody.
 
-import { start } from "../demo.js";
+import { say, start } from "../demo.js";
 import { loaded } from "../drawing.js";
 import { drawMask } from "./masks.js";
 import { openModel } from "./model.js";
@@ -13,10 +13,7 @@ const [height, width] = about.size, patches = about.grid[0] * about.grid[1];
 let model = null;
 
 const answers = {
-  async about() {
-    model = await openModel();
-    return about;
-  },
+  about: async () => about,
   thumbnail: (_, number) => samples[number],
   async sample(number) {
     return opened(about.samples[number], readView(await loaded(samples[number]), about.size, channels), []);
@@ -45,7 +42,12 @@ const answers = {
   },
 };
 
-const asked = given => model({ ...given, shape: [channels, height, width] });
+// The page stands before the model is there, which takes a while.
+async function asked(given) {
+  if (!model) say("made-said", "Reading the model ...");
+  model ??= openModel();
+  return (await model)({ ...given, shape: [channels, height, width] });
+}
 
 function opened(name, levels, notes) {
   const range = shownRange(levels), [low, high] = range;
