@@ -13,7 +13,6 @@ from openmae.console.terminal import make_console
 from openmae.errors import UserError
 from openmae.machine.device import choose_device
 from openmae.recipes.demo.answers import Answers
-from openmae.recipes.demo.file import write_page
 from openmae.recipes.demo.others import neighbours_in, samples_of
 from openmae.recipes.demo.settings import Demo
 from openmae.web.server import PageServer
@@ -31,6 +30,8 @@ def run(settings: Demo) -> None:
     if len(loaded.encoder.img_size) != 2:
         raise UserError(f"{loaded.name} is for images of {len(loaded.encoder.img_size)} axes", "the page shows 2")
     if settings.to_file is not None:
+        from openmae.recipes.demo.file import write_page  # with torch's exporter, which takes a while
+
         write_page(settings.to_file, settings, loaded, console)
         return
     device = choose_device(settings.device)

@@ -5,7 +5,7 @@ import { Wrong } from "../asking.js";
 
 export async function openModel() {
   if (!globalThis.DecompressionStream) {
-    throw new Wrong("This browser is too old for this page: take Chrome or Edge 91, Firefox 113, Safari 16.4 or newer.");
+    throw new Wrong("This browser is too old for this page: take Chrome or Edge 97, Firefox 113, Safari 16.4 or newer.");
   }
   const [runtime, graph] = await Promise.all([unpacked("runtime"), unpacked("graph")]);
   Object.assign(ort.env.wasm, { numThreads: 1, wasmBinary: runtime });
