@@ -64,7 +64,8 @@ SECTIONS = {  # pages of docs/ by where the site has them; a page that is named 
 
 
 def build(folder: Path, demo: Path | None = None) -> None:
-    """Writes it all, with the demo where there is one. Raises ValueError for a link that leads nowhere, or a page that no section has."""
+    """Writes it all, with the demo where there is one. Raises ValueError for a link that leads nowhere, or a page that
+    no section has."""
     missing = {file.stem for file in (ROOT / "docs").glob("*.md")} - {"log"} - {*sum(SECTIONS.values(), ())}
     if missing:
         raise ValueError(f"no section of the site has docs/{', docs/'.join(sorted(missing))}.md")
