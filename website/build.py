@@ -24,7 +24,7 @@ LINK = re.compile(r"(\]\(|src=\")([^)\s\"]+)(\)|\")")
 NAMED = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml", ".sbatch": "bash", ".ipynb": "json"}
 SHOWN = """## See it
 
-<iframe src="try.html" title="A pre-trained model fills in what you hide" width="100%" height="1000"></iframe>
+<iframe src="try.html" title="A model fills in what you hide" loading="lazy" width="100%" height="1000"></iframe>
 
 *A model of `make quickstart`, in this page: it runs in your browser, and no image leaves it. Of yours, [`openmae demo
 RUN --to-file demo.html`](demo.md) makes such a file.*
