@@ -112,7 +112,8 @@ def test_the_graph_answers_as_torch_does(runs: Runs) -> None:
     assert 0 < abs(exact - about) < 0.01 * exact
 
 
-def test_a_graph_of_other_parts(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_graph_of_other_parts() -> None:
     model = tiny(target="pca", decoder="cross", decoder_layers=2, in_chans=1, patch_size=(16, 8)).eval()
     randomize(model)
     check(Runner(graph_of(model, statistics_of(model))), model, statistics_of(model), levels_of(model), 3)

@@ -173,19 +173,18 @@ def loaded(finished: Path) -> Loaded:
     return load_model(finished)
 
 
-def page_of(run: Path, runs: Runs, out: Path, exact: float) -> str:
-    """Where a browser finds the file that `demo --to-file` writes of it."""
+def write_page(run: Path, runs: Runs, out: Path, exact: float) -> None:
+    """What `demo --to-file` writes of it."""
     graph = runs.graph().read_bytes()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pages, "graph_of", lambda model, statistics: graph)
         patch.setattr(pages, "EXACT", exact)
         assert main(["demo", str(run), "--to-file", str(out), "--runtime", str(RUNTIME)]) == 0
-    return out.as_uri()
 
 
 @pytest.fixture(scope="module")
-def page(finished: Path, runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return page_of(finished, runs, tmp_path_factory.mktemp("page") / "demo.html", pages.EXACT)
+def page(finished: Path, runs: Runs) -> str:
+    return runs.once("demo.html", lambda out: write_page(finished, runs, out, pages.EXACT)).as_uri()
 
 
 @pytest.fixture
@@ -308,7 +307,8 @@ def test_a_file_of_any_width(width: int, scheme: str, browser: Any, page: str) -
 
 @needs_runtime
 def test_a_file_of_rounded_weights(browser: Any, finished: Path, loaded: Loaded, runs: Runs, tmp_path: Path) -> None:
-    tab = DemoTab(browser, page_of(finished, runs, tmp_path / "demo.html", 0), offline=True)
+    write_page(finished, runs, tmp_path / "demo.html", 0)
+    tab = DemoTab(browser, (tmp_path / "demo.html").as_uri(), offline=True)
     tab.sees("#made-said", "Error")
     tab.sees("#limits", "rounded to 8 bits")
     check_shown(tab, loaded, samples_of(finished, loaded, UNSAID).view(0).image, "true", 0.02)
