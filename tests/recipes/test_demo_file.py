@@ -219,7 +219,7 @@ def test_the_command_writes_one_file(
     assert packed_in(page, "graph") == rounded(graph)
 
     before = out.read_bytes()
-    monkeypatch.setattr(file, "TOLERANCE", -1.0)
+    monkeypatch.setattr("openmae.recipes.export.check.TOLERANCE", -1.0)
     refused(run(*words), "from torch's", "nothing was written")
     assert out.read_bytes() == before
     assert [*out.parent.iterdir()] == [out]

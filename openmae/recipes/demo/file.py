@@ -26,7 +26,8 @@ from openmae.recipes.demo.others import Others, samples_of
 from openmae.recipes.demo.pictures import address_of
 from openmae.recipes.demo.runtime import LICENCE, runtime
 from openmae.recipes.demo.settings import Demo
-from openmae.recipes.export.check import TOLERANCE, real_images
+from openmae.recipes.export.check import Compared, compared, real_images
+from openmae.recipes.export.formats.onnx import import_packages
 from openmae.report.sheets.pictures import fill, footer, tiles
 from openmae.targets import HOG, OwnTarget
 from openmae.web.single import single_page
@@ -47,21 +48,21 @@ def write_page(out: Path, settings: Demo, loaded: Loaded, console: Console) -> N
     """Writes the file, whole or not at all. Raises UserError."""
     check_out(out, ".html", ".htm", setting="to_file")
     model = _fitting(loaded, settings.model)
-    is_rounded = 4 * _numbers(model) > EXACT
+    import_packages()  # what is missing is said before anything is fetched
     browsers = runtime(settings.runtime, console)
     samples = samples_of(settings.model, loaded, settings.reading)
     shown = _views(samples) if settings.samples else []
     tried = shown or _photographs(loaded)
     graph = graph_of(model, loaded.statistics)
     found = _tried(graph, model, loaded, tried)
-    if not found.difference <= TOLERANCE:
+    if not found.compared.difference <= found.compared.allowed:
         raise UserError(
-            f"onnxruntime gives errors of patches that differ by {found.difference:.1e} from torch's, more than "
-            f"{TOLERANCE:.0e}",
+            f"onnxruntime gives errors of patches that differ by {found.compared.difference:.1e} from torch's, more "
+            f"than {found.compared.allowed:.0e}",
             "nothing was written; please report this",
         )
     cost = ""
-    if is_rounded:
+    if 4 * _numbers(model) > EXACT:
         graph = rounded(graph)
         after = _tried(graph, model, loaded, tried).theirs
         over = images(len(tried))
@@ -75,20 +76,14 @@ def write_page(out: Path, settings: Demo, loaded: Loaded, console: Console) -> N
             write_file(out, page)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror})", f"choose another {flag('to_file')}") from error
-    console.print(
-        f"Checked with onnxruntime on {images(len(tried))}: errors of patches differ from torch's by at most "
-        f"{found.difference:.1e}",
-        soft_wrap=True,
-    )
+    checked = f"Checked with onnxruntime on {images(len(tried))}: errors of patches differ from torch's by at most "
+    console.print(f"{checked}{found.compared.difference:.1e}", soft_wrap=True)
     if cost:
         console.print(cost, soft_wrap=True)
     if shown:
-        console.print(
-            f"{images(len(shown))} of yours are in it, {samples.said}: --no-samples leaves them out, where others may "
-            "not see them",
-            style="yellow",
-            soft_wrap=True,
-        )
+        inside = f"{images(len(shown))} of yours are in it, {samples.said}"
+        advice = "--no-samples leaves them out, where others may not see them"
+        console.print(f"{inside}: {advice}", style="yellow", soft_wrap=True)
     console.print(f"{out}: {len(page) / 1e6:,.1f} MB, open it in any browser", soft_wrap=True)
 
 
@@ -129,11 +124,11 @@ def _numbers(model: MaskedAutoencoder) -> int:
 
 @dataclass(frozen=True)
 class _Tried:
-    """Mean errors over some images, by torch and by the graph, and the largest difference of any patch's."""
+    """Mean errors over some images, by torch and by the graph; and how far those of patches are from each other."""
 
     ours: float
     theirs: float
-    difference: float
+    compared: Compared
 
 
 def _views(samples: Others) -> list[Tensor]:
@@ -152,16 +147,18 @@ def _photographs(loaded: Loaded) -> list[Tensor]:
 
 
 def _tried(graph: bytes, model: MaskedAutoencoder, loaded: Loaded, levels: Sequence[Tensor]) -> _Tried:
-    """Each image with a mask of its own, of the ratio and kind that the model learnt with."""
+    """Each image with a mask of its own, of the ratio and kind that the model learnt with. Raises UserError for errors
+    that are no numbers."""
     run, ours, theirs = Runner(graph), [], []
     masking = model.masking if model.masking.mask in MASKS else replace(model.masking, mask="random")
     for number, image in enumerate(levels):
         visible, _ = masking.draw(generator(0, "panel", index=number), model.encoder.grid)
-        found = fill(model, loaded.statistics, image, torch.from_numpy(visible)[None])
-        ours.append(found.errors[0].numpy())
-        theirs.append(run(image, visible.tolist(), found.output.queries[0].tolist())[1][0])
-    before, after = np.stack(ours), np.stack(theirs)
-    return _Tried(float(before.mean()), float(after.mean()), float(np.abs(before - after).max()))
+        filled = fill(model, loaded.statistics, image, torch.from_numpy(visible)[None])
+        ours.append(filled.errors[0].numpy())
+        theirs.append(run(image, visible.tolist(), filled.output.queries[0].tolist())[1][0])
+    before, after = (torch.from_numpy(np.stack(some)) for some in (ours, theirs))
+    found = compared(before, after, "onnxruntime", "errors of patches")
+    return _Tried(before.mean().item(), after.mean().item(), found)
 
 
 def _given(
