@@ -110,7 +110,7 @@ def _bare(graph: Any) -> Any:
         del part.metadata_props[:]
     del graph.graph.value_info[:]
     for node in graph.graph.node:
-        node.doc_string = ""
+        node.ClearField("doc_string")
     return graph
 
 
