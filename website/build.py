@@ -26,8 +26,8 @@ SHOWN = """## See it
 
 <iframe src="try.html" title="A model fills in what you hide" loading="lazy" width="100%" height="1000"></iframe>
 
-*A model of `make quickstart`, in this page: it runs in your browser, and no image leaves it. Of yours, [`openmae demo
-RUN --to-file demo.html`](demo.md) makes such a file.*
+*A small model, trained for minutes as by `make quickstart`: it runs in your browser, and no image leaves it. Of yours,
+[`openmae demo RUN --to-file demo.html`](demo.md) makes such a file.*
 
 """
 SECTIONS = {  # pages of docs/ by where the site has them; a page that is named nowhere is an error
