@@ -54,12 +54,16 @@ dist: .venv/ready
 	  && test -f "$$(bin/python -c 'import openmae, pathlib; print(pathlib.Path(openmae.__file__).parent)')/docs/data.md"
 	@ls -l dist
 
-# What makes it is in an environment of its own: nothing else needs it.
-site: .venv/ready
+# What makes it is in an environment of its own: nothing else needs it. The home page shows the demo of the quickstart's
+# run, or of a minute's training; without a network the site is made without it, where onnxruntime-web was never taken.
+site: .venv/tested
 	test -x .venv/zensical/bin/zensical || $(PYTHON) -m venv .venv/zensical
 	.venv/zensical/bin/python -m pip install --quiet --disable-pip-version-check zensical==0.0.73
 	rm -rf .venv/site
-	$(BIN)/python website/build.py .venv/site
+	run=openmae-quickstart/run; test -f $$run/model.safetensors || { run=.venv/quickstart/run; \
+	  test -f $$run/model.safetensors || $(BIN)/openmae quickstart --epochs 10 --out .venv/quickstart; }; \
+	  $(BIN)/openmae demo $$run --to-file .venv/demo.html || rm -f .venv/demo.html
+	$(BIN)/python website/build.py .venv/site .venv/demo.html
 	cd .venv/site && ../zensical/bin/zensical build --strict
 	@echo .venv/site/site/index.html
 

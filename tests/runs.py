@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from openmae.cli import main
+from openmae.recipes.demo.graph import graph_of
+from openmae.weights import load_model
 from tests.commands import detect, finetune, pretrain, segment
 from tests.images import write_colours, write_images
 from tests.scenes import write_objects, write_scenes
@@ -34,6 +36,11 @@ class Runs:
         """A pre-training of two blocks by `data`, 3 times through."""
         flags = "--depth 2 --epochs 3 --pictures 10 --evaluations 10"
         return self.once("first", lambda out: done(pretrain(self.data(), out, flags)))
+
+    def graph(self) -> Path:
+        """What `demo --to-file` makes of `finished` for browsers, as ONNX."""
+        loaded = load_model(self.finished())
+        return self.once("graph.onnx", lambda out: out.write_bytes(graph_of(loaded.autoencoder, loaded.statistics)))
 
     def evaluated(self) -> Path:
         """`finished` with kNN figures of `data`."""

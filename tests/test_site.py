@@ -37,3 +37,16 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "README.md links to lost.md, which is not there" in done.stderr
+
+
+def test_the_home_page_shows_the_demo_where_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/index.md").write_text((ROOT / "README.md").read_text())
+    (tmp_path / "demo.html").write_text("<p>demo</p>")
+    code = "import sys; sys.path.insert(0, 'website'); import build, pathlib; f, d = map(pathlib.Path, sys.argv[1:])"
+    words = [sys.executable, "-c", f"{code}; build.show(f, d)", tmp_path, tmp_path / "demo.html"]
+    subprocess.run(words, check=True, cwd=ROOT)
+    home = (tmp_path / "docs/index.md").read_text()
+    assert home.index('<iframe src="try.html"') < home.index("## Try it")
+    assert (tmp_path / "docs/try.html").read_text() == "<p>demo</p>"
+    assert "demo.md" in home

@@ -1,5 +1,6 @@
-"""The pages of the site, from the repository's own: `python website/build.py FOLDER` writes FOLDER/docs and
-FOLDER/zensical.toml, of which `zensical build` makes the site (`make site`).
+"""The pages of the site, from the repository's own: `python website/build.py FOLDER [DEMO]` writes FOLDER/docs and
+FOLDER/zensical.toml, of which `zensical build` makes the site (`make site`). DEMO: what `openmae demo --to-file` wrote,
+which the home page then shows; where it is not there, the site is without.
 
 README.md is its home, docs/ its how-tos; the reference is made of every command's --help and of the docstrings of the
 Python calls; code that a page links to becomes a page. Whatever link leads nowhere ends it with an error.
@@ -21,6 +22,14 @@ from openmae.cli import COMMANDS, main  # noqa: E402
 
 LINK = re.compile(r"(\]\(|src=\")([^)\s\"]+)(\)|\")")
 NAMED = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml", ".sbatch": "bash", ".ipynb": "json"}
+SHOWN = """## See it
+
+<iframe src="try.html" title="A model fills in what you hide" loading="lazy" width="100%" height="1000"></iframe>
+
+*A small model, trained for minutes as by `make quickstart`: it runs in your browser, and no image leaves it. Of yours,
+[`openmae demo RUN --to-file demo.html`](demo.md) makes such a file.*
+
+"""
 SECTIONS = {  # pages of docs/ by where the site has them; a page that is named nowhere is an error
     "Start": ("method", "faq"),
     "Tutorials": ("for-microscopy", "for-radiology", "for-satellites", "for-factories", "for-research"),
@@ -55,8 +64,9 @@ SECTIONS = {  # pages of docs/ by where the site has them; a page that is named 
 }
 
 
-def build(folder: Path) -> None:
-    """Writes it all. Raises ValueError for a link that leads nowhere, or a page that no section has."""
+def build(folder: Path, demo: Path | None = None) -> None:
+    """Writes it all, with the demo where there is one. Raises ValueError for a link that leads nowhere, or a page that
+    no section has."""
     missing = {file.stem for file in (ROOT / "docs").glob("*.md")} - {"log"} - {*sum(SECTIONS.values(), ())}
     if missing:
         raise ValueError(f"no section of the site has docs/{', docs/'.join(sorted(missing))}.md")
@@ -80,6 +90,20 @@ def build(folder: Path) -> None:
     )
     write(folder, "calls.md", python_page())
     (folder / "zensical.toml").write_text(configuration())
+    if demo is not None and demo.is_file():
+        show(folder, demo)
+    else:
+        print("The home page is without the demo: there is no file of it")
+
+
+def show(folder: Path, demo: Path) -> None:
+    """Puts the demo on the home page, before it says what to type."""
+    home, mark = folder / "docs/index.md", "## Try it\n"
+    text = home.read_text()
+    if text.count(mark) != 1:
+        raise ValueError("README.md has no place for the demo: it stands before 'Try it'")
+    home.write_text(text.replace(mark, SHOWN + mark))
+    (folder / "docs/try.html").write_bytes(demo.read_bytes())
 
 
 def rewritten(text: str, file: Path, written: dict[Path, str], left: list[Path], folder: Path) -> str:
@@ -184,4 +208,4 @@ toggle.name = "Light style"
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]))
+    build(*map(Path, sys.argv[1:3]))

@@ -1,12 +1,13 @@
 """What a patch attends to in an encoder.
 
-Shapes: B images, C channels, S sides in pixels, N patches, T class tokens, D / heads width of a head.
+Shapes: B images, C channels, S sides in pixels, N patches, V of them that are read, T class tokens,
+D / heads width of a head.
 """
 
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openmae.errors import BadValue
 from openmae.model import Block, ViT, patchify, turned
@@ -28,13 +29,20 @@ def attention_of(encoder: ViT, images: Tensor, patch: int, layer: int | None = N
     if not 0 <= patch < tokens.shape[1]:
         raise BadValue(f"patch {patch} is not one of this image's", f"give 0 to {tokens.shape[1] - 1}")
     state = next(islice(encoder.states(tokens), last - 1, None))  # (B, T + N, D)
-    block = encoder.blocks[last - 1]
+    turns = None if encoder.rope is None else encoder.turns(None)
+    return read_by(
+        encoder.blocks[last - 1], state, torch.tensor([encoder.class_tokens + patch]).to(images.device), turns
+    )
+
+
+def read_by(block: nn.Module, state: Tensor, token: Tensor, turns: Tensor | None) -> Tensor:
+    """The tokens (B, T + V, D) before a block -> (B, heads, T + V): the weights by which the token of this number, (1,)
+    int64, reads them all. turns: see `turned`."""
     assert isinstance(block, Block)
     batch, count, _ = state.shape
     qkv = block.attn.qkv(block.norm1(state)).view(batch, count, 3, block.attn.num_heads, -1)
-    q, k, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, heads, T + N, D / heads)
-    if encoder.rope is not None:
-        turns = encoder.turns(None)
+    q, k, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, heads, T + V, D / heads)
+    if turns is not None:
         q, k = turned(q, turns), turned(k, turns)
-    asking = q[:, :, encoder.class_tokens + patch, None]  # (B, heads, 1, D / heads)
+    asking = q.index_select(2, token)  # (B, heads, 1, D / heads)
     return (asking * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)[:, :, 0]

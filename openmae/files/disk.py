@@ -24,17 +24,17 @@ def room_on_disk(out: Path) -> Iterator[None]:
         ) from error
 
 
-def check_out(out: Path, *suffixes: str) -> None:
+def check_out(out: Path, *suffixes: str, setting: str = "out") -> None:
     """Makes the folder of `out`. Raises UserError, before anything long begins, where the result could not be written
-    to it."""
+    to it. setting: that names it."""
     if out.suffix.lower() not in suffixes:
-        raise UserError(f"`out` is {out}", f"give a file that ends in {' or '.join(suffixes)}")
+        raise UserError(f"`{setting}` is {out}", f"give a file that ends in {' or '.join(suffixes)}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{out.parent} cannot be made ({error.strerror})", "choose another `out`") from error
+        raise UserError(f"{out.parent} cannot be made ({error.strerror})", f"choose another `{setting}`") from error
     if out.is_dir():
-        raise UserError(f"`out` is {out}, which is a folder", "give a file")
+        raise UserError(f"`{setting}` is {out}, which is a folder", "give a file")
 
 
 @contextmanager

@@ -30,6 +30,7 @@ def about(loaded: Loaded, samples: Others, neighbours: Neighbours | None) -> dic
         "units": math.prod(encoder.grid) // (whole.masking.mask_unit**2 if whole is not None else 1),
         "layers": encoder.depth,
         "missing": _missing(loaded, says),
+        "limits": "",
         "fills": _fills(whole),
         "borrows": whole is not None and isinstance(whole.target, NormPix),
         "masks": list(MASKS),

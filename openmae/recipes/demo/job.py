@@ -2,6 +2,7 @@
 
 openmae demo runs/first
 openmae demo runs/first --neighbours your/images --port 8000 --no-open
+openmae demo runs/first --to-file demo.html
 """
 
 import os
@@ -20,7 +21,7 @@ from openmae.weights.loaded import say_origin
 
 
 def run(settings: Demo) -> None:
-    """Serves the page until it is interrupted. Raises UserError."""
+    """Serves the page until it is interrupted, or writes it to a file. Raises UserError."""
     console = make_console()
     if settings.port is not None and not 1 <= settings.port <= 65535:
         raise UserError(f"--port is {settings.port}", "give 1 to 65535, or leave it out for one that is free")
@@ -28,6 +29,11 @@ def run(settings: Demo) -> None:
     say_origin(loaded, console)
     if len(loaded.encoder.img_size) != 2:
         raise UserError(f"{loaded.name} is for images of {len(loaded.encoder.img_size)} axes", "the page shows 2")
+    if settings.to_file is not None:
+        from openmae.recipes.demo.file import write_page  # with torch's exporter, which takes a while
+
+        write_page(settings.to_file, settings, loaded, console)
+        return
     device = choose_device(settings.device)
     with PageServer(settings.port or 0) as server:
         samples = samples_of(settings.model, loaded, settings.reading)

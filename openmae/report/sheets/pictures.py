@@ -127,7 +127,7 @@ def fill(
         low, high = _shown_range(statistics.denormalize(pixels), images.dtype)
 
         def as_shown(normalised: Tensor) -> Tensor:
-            return _to_uint8((statistics.denormalize(normalised) - low) / (high - low))
+            return to_uint8((statistics.denormalize(normalised) - low) / (high - low))
 
         predicted = None
         if not isinstance(model.target, HOG | OwnTarget):  # from whose values there is no way back to a picture
@@ -139,7 +139,7 @@ def as_shown(statistics: Statistics, images: Tensor) -> Tensor:
     """Images (n, C, H, W) as the data has them -> (n, C, H, W) uint8, as they are shown."""
     scaled = statistics.denormalize(statistics.normalize(images))
     low, high = _shown_range(scaled, images.dtype)
-    return _to_uint8((scaled - low) / (high - low))
+    return to_uint8((scaled - low) / (high - low))
 
 
 def footer(model: MaskedAutoencoder, patch_stats: PatchStats, contrast: str = "") -> str:
@@ -289,7 +289,7 @@ def _shown_range(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return low.view(-1, 1, 1, 1), high.view(-1, 1, 1, 1)
 
 
-def _to_uint8(pixels: Tensor) -> Tensor:
+def to_uint8(pixels: Tensor) -> Tensor:
     """Pixels of 0..1 -> 0..255; a diverged model's NaN becomes black."""
     return (pixels * 255).nan_to_num().round().clamp(0, 255).to(torch.uint8)
 
@@ -335,7 +335,7 @@ def _glyphs(strength: Tensor) -> list[Image.Image]:
         light = (image[..., None, None] * strokes).amax(2)  # (rows, columns, CELL, CELL)
         rows, columns = light.shape[:2]
         flat = light.permute(0, 2, 1, 3).reshape(rows * CELL, columns * CELL)
-        pictures.append(Image.fromarray(_to_uint8(flat).numpy()))
+        pictures.append(Image.fromarray(to_uint8(flat).numpy()))
     return pictures
 
 

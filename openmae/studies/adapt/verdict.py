@@ -147,7 +147,7 @@ def _below(figure: Figure, found: Interval) -> str:
 def _turned(figure: Figure, found: Interval) -> str:
     """The bounds seen from the other side."""
     each = tuple(-one for one in found.each)
-    return figure.bounds(Interval(-found.difference, -found.high, -found.low, found.level, 0, 0, each))
+    return figure.bounds(Interval(-found.difference, -found.high, -found.low, found.level, 0, 0, found.seeds, each))
 
 
 def points(worth: float) -> str:

@@ -1,16 +1,15 @@
 // The page: what is chosen, what is asked of the model, and what of it is shown.
 
-import { Drawing, loaded } from "./drawing.js";
-import { Patches } from "./patches.js";
-import { ask, GONE, newest, Wrong } from "./server.js";
+import { newest, Wrong } from "./asking.js";
+import { Drawing } from "./drawing.js";
 import { Occlusion } from "./occlusion.js";
+import { Patches } from "./patches.js";
 
-const MOST_BYTES = 2 ** 29;
 const $ = id => document.getElementById(id);
 const state = { about: null, image: null, original: null, view: null, seed: 0, turn: 0, filled: null, attention: null };
 const seen = new Drawing($("seen")), made = new Drawing($("made"));
 const patches = new Patches($("patches"), () => { drawSeen(); return refresh(); }, () => { show("attention"); });
-let occlusion = null, playing = false;
+let answers = null, occlusion = null, playing = false;
 
 const VIEWS = {
   pixels: { pasted: "pasted in", predicted: "reconstruction", error: "error map" },
@@ -25,12 +24,20 @@ const NAMES = { random: "random", block: "blocks", grid: "a lattice", crop: "all
 
 // ---------------------------------------------------------------- beginning
 
+// source: where answers come from, such as server.js has it: about(), thumbnail(kind, number), sample(number),
+// neighbour(number), open(file), mask(asked), fill(asked), attention(asked), says(asked), occlude(asked), nearest(asked).
+export function start(source) {
+  answers = source;
+  return guarded(begin)();
+}
+
 async function begin() {
-  const about = state.about = await ask("about");
+  const about = state.about = await busy(answers.about());
   document.title = `${about.model} · openmae demo`;
   $("model").textContent = about.model;
   $("described").textContent = about.described;
   say("missing", about.missing);
+  say("limits", about.limits);
   // At least one patch hides, and one is left.
   Object.assign($("ratio"), { min: Math.ceil(100 / about.units), max: Math.floor(100 - 100 / about.units) });
   $("ratio").value = Math.round(100 * (about.ratio || 0.5));
@@ -49,7 +56,7 @@ async function begin() {
   patches.lay(...about.grid);
   strip($("samples"), about.samples.map((name, number) => ({ name, number })), "sample");
   $("samples-said").textContent = about.samples_said;
-  if (about.samples.length) await open("sample", 0);
+  if (about.samples.length) await open(answers.sample(0));
 }
 
 function views(shown) {
@@ -73,31 +80,27 @@ function strip(section, images, kind) {
   section.querySelector(".strip").replaceChildren(...images.map(({ name, number, said }) => {
     const button = document.createElement("button"), picture = document.createElement("img");
     button.type = "button";
-    Object.assign(picture, { src: `${kind}.png?number=${number}`, alt: "", loading: "lazy" });
+    Object.assign(picture, { src: answers.thumbnail(kind, number), alt: "", loading: "lazy" });
     const below = document.createElement("small");
     below.textContent = button.title = name;
     button.append(picture, below);
     if (said) button.append(Object.assign(document.createElement("small"), { textContent: said }));
-    button.addEventListener("click", () => open(kind, number));
+    button.addEventListener("click", guarded(() => open(answers[kind](number))));
     return button;
   }));
 }
 
 // ---------------------------------------------------------------- an image
 
-async function open(kind, number, file) {
+async function open(opened, name = "the image") {
   stop();
-  const name = file ? file.name : "";
-  tell(`Reading ${name || "the image"} ...`);
-  const path = file ? `open?name=${encodeURIComponent(name)}` : `${kind}?number=${number}`;
-  document.body.classList.add("busy");
+  tell(`Reading ${name} ...`);
   const turn = state.turn += 1;
-  const found = await ask(path, file ?? {}).finally(() => document.body.classList.remove("busy"));
-  const original = await loaded(found.picture);
+  const found = await busy(opened);
   if (turn !== state.turn) return; // another one was opened since
   say("alarm", "");
-  Object.assign(state, { image: found.image, original, filled: null, attention: null });
-  occlusion = state.about.task ? new Occlusion(state.about.windows, found.image) : null;
+  Object.assign(state, { image: found.image, original: found.picture, filled: null, attention: null });
+  occlusion = state.about.task ? new Occlusion(state.about.windows, found.image, answers.occlude) : null;
   $("notes").replaceChildren(...found.notes.map(note =>
     Object.assign(document.createElement("li"), { textContent: note })));
   $("seen-title").textContent = `${found.name}, masked`;
@@ -109,7 +112,7 @@ async function open(kind, number, file) {
 }
 
 async function nearest() {
-  const image = state.image, { nearest: found } = await ask("nearest", { image });
+  const image = state.image, { nearest: found } = await answers.nearest({ image });
   if (image !== state.image) return;
   $("nearest-said").textContent = state.about.neighbours;
   strip($("nearest"), found.map(one => ({ ...one, said: one.similarity.toFixed(3) })), "neighbour");
@@ -117,10 +120,9 @@ async function nearest() {
 
 function take(files) {
   if (!files.length) return;
-  if (files[0].size > MOST_BYTES) throw new Wrong(`${files[0].name} is larger than 512 MB: make it smaller first.`);
   const others = files.length > 1 ? `${files.length} files were dropped, and one is shown at a time: the first, ` +
     `${files[0].name}.` : "";
-  return open("", 0, files[0]).then(() => say("alarm", others));
+  return open(answers.open(files[0]), files[0].name).then(() => say("alarm", others));
 }
 
 // ---------------------------------------------------------------- what hides
@@ -128,7 +130,7 @@ function take(files) {
 async function draw() {
   const ratio = $("ratio").value / 100;
   $("ratio-said").textContent = `${$("ratio").value}%`;
-  const { hidden } = await ask(`mask?mask=${$("mask").value}&ratio=${ratio}&seed=${state.seed}`);
+  const { hidden } = await answers.mask({ mask: $("mask").value, ratio, seed: state.seed });
   await patches.set(hidden);
 }
 
@@ -153,12 +155,11 @@ function stop() {
 
 const refill = newest(async () => {
   const { image, about } = state, hidden = [...patches.hidden].sort((a, b) => a - b);
-  if (about.task) says(await ask("says", { image, hidden }));
+  if (about.task) says(await answers.says({ image, hidden }));
   if (about.fills) {
     if (hidden.length === 0 || hidden.length === patches.count) { state.filled = null; drawMade(); return; }
     const stats = $("visible-stats").checked ? "visible" : "true";
-    const filled = await ask("fill", { image, hidden, patch_stats: stats });
-    for (const name of ["predicted", "true"]) if (filled[name]) filled[name] = await loaded(filled[name]);
+    const filled = await answers.fill({ image, hidden, patch_stats: stats });
     if (image !== state.image) return;
     state.filled = filled;
   }
@@ -170,7 +171,7 @@ const refresh = () => guarded(refill)();
 const look = newest(async () => {
   const patch = patches.look ?? patches.active, layer = Number($("layer").value);
   patches.choose(patch);
-  state.attention = { patch, layer, ...await ask("attention", { image: state.image, patch, layer }) };
+  state.attention = { patch, layer, ...await answers.attention({ image: state.image, patch, layer }) };
   drawMade();
 });
 
@@ -261,7 +262,7 @@ function drawAttention() {
 const percent = share => `${(100 * share).toFixed(share > 0 && share < 0.0995 ? 1 : 0)}%`;
 const tell = text => { $("status").textContent = text; };
 
-function say(id, text) {
+export function say(id, text = "") {
   $(id).textContent = text;
   $(id).hidden = !text;
 }
@@ -278,14 +279,9 @@ function guarded(made) {
   };
 }
 
-async function isAlive() {
-  if (document.hidden) return;
-  try {
-    await ask("alive");
-    if ($("alarm").textContent === GONE) say("alarm", "");
-  } catch {
-    say("alarm", GONE);
-  }
+function busy(waited) {
+  document.body.classList.add("busy");
+  return waited.finally(() => document.body.classList.remove("busy"));
 }
 
 // ---------------------------------------------------------------- hands
@@ -310,5 +306,3 @@ $("invert").addEventListener("click", () =>
 $("brush").addEventListener("change", event => { patches.brush = Number(event.target.value); });
 $("visible-stats").addEventListener("change", refresh);
 $("layer").addEventListener("input", () => { $("layer-said").textContent = $("layer").value; guarded(look)(); });
-setInterval(isAlive, 4000);
-guarded(begin)();

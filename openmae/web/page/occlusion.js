@@ -1,11 +1,9 @@
 // Where covering a part of an image changes most what a model says of it, found window by window.
 
-import { ask } from "./server.js";
-
 const AT_ONCE = 8;
 
 export class Occlusion {
-  constructor(windows, image) { Object.assign(this, { windows, image, changes: [], top: null, busy: false }); }
+  constructor(windows, image, occlude) { Object.assign(this, { windows, image, occlude, changes: [], top: null, busy: false }); }
 
   // What is said most of the image; the first that is heard is of all of it.
   of(top) { this.top ??= top; }
@@ -16,7 +14,7 @@ export class Occlusion {
     try {
       for (let first = this.changes.length; first < this.windows.length; first += AT_ONCE) {
         const asked = { image: this.image, output: this.top.output, first, last: first + AT_ONCE };
-        this.changes.push(...(await ask("occlude", asked)).changes);
+        this.changes.push(...(await this.occlude(asked)).changes);
         told();
       }
     } finally {
