@@ -24,7 +24,7 @@ def choose_precision(device: torch.device) -> tuple[Precision, str]:
 
 def choose_device(wanted: Device) -> torch.device:
     """The device asked for, or the best there is. Raises UserError where it is not there."""
-    # Without it torch takes cuBLAS for one that may add in another order each time (`repeatable`); read at its first use.
+    # Without it torch takes cuBLAS for unrepeatable (see `repeatable`); it is read when cuBLAS is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
