@@ -13,7 +13,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +41,14 @@ PARTS = (
 )
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of what is found; the same one goes on")
     parser.add_argument("--seconds", type=float, default=840, help="for all that is still to be done")
     parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], default=None)
     parser.add_argument("--cifar", type=Path, help="folder with train/ and val/, a folder a class in each")
     parser.add_argument("--rehearse", action="store_true", help="at toy size on the CPU")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     began = time.monotonic()
     given.out.mkdir(parents=True, exist_ok=True)
     device = "cpu" if given.rehearse else "cuda"
@@ -80,40 +82,21 @@ def main() -> int:
     return 0
 
 
+NEEDED = (
+    "torch numpy PIL simplejpeg safetensors rich tyro tomli_w matplotlib sklearn skimage torchvision packaging pytest "
+    "hypothesis xdist transformers timm"
+).split()
+
+
 def lacking(device: str) -> str | None:
-    """What a part cannot do without, in a sentence; None where all is there."""
-    missing = []
-    for name in (
-        "torch",
-        "numpy",
-        "PIL",
-        "simplejpeg",
-        "safetensors",
-        "rich",
-        "tyro",
-        "tomli_w",
-        "matplotlib",
-        "sklearn",
-        "skimage",
-        "torchvision",
-        "packaging",
-        "pytest",
-        "hypothesis",
-        "xdist",
-    ):
-        try:
-            __import__(name)
-        except ImportError:
-            missing.append(name)
-    if missing:
-        return (
-            f"Python lacks {', '.join(missing)}: give their wheels by --wheels (docs/speed.md says how to collect them)"
-        )
+    """What the parts cannot do without, in a sentence; None where all is there."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        return f"Python lacks {', '.join(missing)}: give wheels by --wheels; docs/speed.md says how to collect them"
+    if device == "cpu":
+        return None
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
-        return "torch finds no GPU here: --rehearse does all of it at toy size on the CPU"
-    return None
+    return None if torch.cuda.is_available() else "torch finds no GPU: --rehearse does all at toy size on the CPU"
 
 
 def run(part: Part, given: argparse.Namespace, seconds: float) -> str:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -112,7 +112,7 @@ def size_of(here: Here) -> int:
 
 def named(race: Race, here: Here) -> list[Contender]:
     """Those of `openmae bench --compile` that the race names."""
-    settings = Bench(model=race.model, img_size=size_of(here), compile=True, decoder_depth=2 if here.rehearses else 8)  # type: ignore[arg-type]
+    settings = Bench(model=race.model, img_size=size_of(here), compile=True)  # type: ignore[arg-type]
     known = contenders_of(settings, torch.device(here.where.device))
     return [contender for contender in known if contender.name in race.names or contender is PRODUCT]
 
@@ -127,7 +127,7 @@ def with_and_without(race: Race, here: Here) -> list[Contender]:
 
 def switched(race: Race, here: Here) -> list[Contender]:
     """Ours, with one thing otherwise each."""
-    kind = architecture_of(race.model, size_of(here), decoder_depth=2 if here.rehearses else 8)
+    kind = architecture_of(race.model, size_of(here))
     return [*(switched_one(what, race.model, kind) for what in race.names), PRODUCT]
 
 
@@ -175,7 +175,7 @@ def steps(here: Here) -> int:
 
 def compared(race: Race, here: Here) -> dict[str, Any]:
     """The contenders' table."""
-    console, contenders = make_console(), race.contenders(race, here)
+    console, contenders = make_console(), contenders_in(race, here)
     title = f"{race.model}, {size_of(here)} pixels"
     rounds = 1 if here.rehearses else ROUNDS
     table = measured(title, contenders, here.where, race.micro_batch, rounds, console, race.reference)
@@ -203,7 +203,8 @@ def of_table(table: Table, contenders: Sequence[Contender], here: Here) -> dict[
 
 def profiled(race: Race, here: Here) -> dict[str, Any]:
     """Where five steps of ours go, compiled block by block."""
-    kind = architecture_of(race.model, size_of(here), decoder_depth=2 if here.rehearses else 8)
+    kind = architecture_of(race.model, size_of(here))
+    kind = replace(kind, depth=1, decoder_depth=1) if here.rehearses else kind
     stepper = switches.Switched(kind, switches.BLOCKS).start(here.where)
     stepper.resize(race.micro_batch or 1)
     for _ in range(3):
@@ -236,9 +237,22 @@ def steps_ahead(here: Here) -> int:
     return 0
 
 
+def contenders_in(race: Race, here: Here) -> list[Contender]:
+    """Its contenders; of a rehearsal, of one block each."""
+    contenders = race.contenders(race, here)
+    if not here.rehearses:
+        return contenders
+    return [one if one.architecture is None else shrunk(one, one.architecture) for one in contenders]
+
+
+def shrunk(one: Contender, architecture: Architecture) -> Contender:
+    kind = replace(architecture, depth=1, decoder_depth=1)
+    return replace(one, architecture=kind, work=replace(one.work, architecture=kind))  # type: ignore[type-var]
+
+
 def ahead(here: Here) -> Iterator[tuple[Contender, int]]:
     for race in races(here):
-        for contender in race.contenders(race, here) if race.micro_batch is not None else ():
+        for contender in contenders_in(race, here) if race.micro_batch is not None else ():
             if contender.compiled:
                 yield contender, race.micro_batch or 1
 

@@ -9,6 +9,7 @@ else in a section of its own. What an earlier OUT found of a section is replaced
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ Line = dict[str, Any]
 COMMAND = "(`bash benchmarks/gpu.sh --out OUT`)"
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--results", type=Path, default=None, help="default: benchmarks/RESULTS.md")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     lines = found(given.out)
     if not lines:
         print(f"{given.out} holds no results.jsonl of benchmarks/gpu.sh")

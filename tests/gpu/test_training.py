@@ -78,7 +78,9 @@ def test_a_fine_tuning_repeats(data: Path, finished: Path, tmp_path: Path) -> No
     """With mixing, branches left out, and an average of the weights."""
     found = []
     for name in ("one", "two"):
-        more = "--precision bf16 --drop-path 0.2 --mixup 0.8 --cutmix 1 --ema-decay 0.9 --batch-size 32 --micro-batch 32"
+        more = (
+            "--precision bf16 --drop-path 0.2 --mixup 0.8 --cutmix 1 --ema-decay 0.9 --batch-size 32 --micro-batch 32"
+        )
         assert main(finetune(finished, data, tmp_path / name, FLAGS, more)) == 0
         found.append(weights(tmp_path / name))
     assert found[0] == found[1]
