@@ -132,6 +132,7 @@ def started(names: list[str], given: argparse.Namespace, seconds: float) -> subp
     environment = {
         **os.environ,
         "TORCHINDUCTOR_CACHE_DIR": str(given.out / "compiled"),  # what is compiled once is not compiled again
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # as openmae's commands set it
         "OPENMAE_TEST_DEVICE": "cpu" if given.rehearse else "cuda",
     }
     with (given.out / f"{names[0]}.log").open("ab") as log:

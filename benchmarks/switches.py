@@ -105,10 +105,10 @@ class HalfResiduals(OneOf):
 
     def __init__(self, model: MaskedAutoencoder, what: str, where: Where) -> None:
         super().__init__(model, what, where)
-        embed = model.encoder.embed
+        embed, kind = model.encoder.embed, torch.bfloat16 if where.precision == "bf16" else torch.float32
 
         def rounded(patches: Tensor, places: Tensor | None = None) -> Tensor:
-            return embed(patches, places).to(torch.bfloat16)
+            return embed(patches, places).to(kind)
 
         model.encoder.embed = rounded  # type: ignore[method-assign]
 

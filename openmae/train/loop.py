@@ -333,8 +333,11 @@ class Steps(Generic[M, B]):
         """From here on; raised before anything has moved, on all ranks alike."""
         self.repeats, self.batches = False, None
         self.training.optimizer.zero_grad(set_to_none=True)
+        why = str(error).partition(" does not have")[0].split("\n")[0]
+        if "CuBLAS" in why:
+            why = "it was used before openmae, without CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment"
         self.training.console.print(
-            f"The last bits of this training differ from run to run on this GPU: {str(error).split('.')[0]}",
+            f"This training repeats but for the last bits: torch cannot add up in the same order each time here ({why})",
             soft_wrap=True,
         )
 

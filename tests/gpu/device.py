@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as commands do before anything is computed
 DEVICE = torch.device(os.environ.get("OPENMAE_TEST_DEVICE", "cuda"))
 ON_GPU = DEVICE.type == "cuda"
 FLAGS = f"--device {DEVICE.type}"

@@ -129,7 +129,7 @@ def test_where_memory_runs_out_micro_batches_are_halved(tmp_path: Path) -> None:
 def test_where_the_gpus_own_memory_runs_out(data: Path, tmp_path: Path, run: Run) -> None:
     """A step of a model, in the share of the memory that is left to this process."""
     words = "--img-size 224 --patch-size 16 --embed-dim 384 --depth 6 --num-heads 6"
-    words += " --epochs 3.2 --batch-size 64 --workers 4"  # 2 steps
+    words += " --epochs 3.2 --batch-size 64 --workers 4 --evaluations 0 --pictures 0"  # 2 steps
     try:
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(2**29 / torch.cuda.get_device_properties(DEVICE).total_memory)
