@@ -43,10 +43,10 @@ PARTS = (
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of what is found; the same one goes on")
+    parser.add_argument("--out", type=absolute, required=True, help="folder of what is found; the same one goes on")
     parser.add_argument("--seconds", type=float, default=840, help="for all that is still to be done")
     parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], default=None)
-    parser.add_argument("--cifar", type=Path, help="folder with train/ and val/, a folder a class in each")
+    parser.add_argument("--cifar", type=absolute, help="folder with train/ and val/, a folder a class in each")
     parser.add_argument("--rehearse", action="store_true", help="at toy size on the CPU")
     given = parser.parse_args(words)
     began = time.monotonic()
@@ -80,6 +80,10 @@ def main(words: Sequence[str] | None = None) -> int:
         end(ahead)
     print("\n".join(["", *said, f"python benchmarks/merge.py {given.out} puts it into benchmarks/RESULTS.md"]))
     return 0
+
+
+def absolute(path: str) -> Path:
+    return Path(path).absolute()
 
 
 NEEDED = (

@@ -6,7 +6,7 @@
 #   bash benchmarks/gpu.sh --out found --wheels wheels      first installs, aside, what lies in wheels/
 #   bash benchmarks/gpu.sh --out found --rehearse           all of it at toy size on the CPU, in minutes
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+clone=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3} wheels="" words=()
 while (($#)); do
   case $1 in
@@ -20,5 +20,5 @@ if [[ -n $wheels ]]; then
   "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --target "$site" "$wheels"/*.whl
   export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 fi
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-"$python" benchmarks/gpu.py "${words[@]}"
+export PYTHONPATH=$clone${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+"$python" "$clone/benchmarks/gpu.py" "${words[@]}"

@@ -337,7 +337,7 @@ class Steps(Generic[M, B]):
         if "CuBLAS" in why:
             why = "it was used before openmae, without CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment"
         self.training.console.print(
-            f"This training repeats but for the last bits: torch cannot add up in the same order each time here ({why})",
+            f"This training repeats but for its last bits: torch cannot add up in the same order each time ({why})",
             soft_wrap=True,
         )
 
