@@ -34,7 +34,7 @@ from openmae.report.plots.bench import Table
 from openmae.train.cost import flops, memory
 from openmae.train.environment import environment
 from openmae.train.profile import top_costs
-from openmae.train.run import read_metrics
+from openmae.train.run import has_begun, read_metrics
 
 ROUNDS = 3
 AT_ONCE = 3  # that are compiled ahead
@@ -103,6 +103,7 @@ class Race:
 FIRST = ("openmae", "openmae, compiled", "transformers", "transformers, compiled")
 OTHERS = ("openmae", "openmae, fast settings", "transformers", "transformers, eager attention", "lightly", "birder")
 ALONE = (switches.BLOCKS, switches.REPEATABLE, switches.FROM_HOST, switches.AHEAD, switches.FOREACH, switches.HALF)
+ALIKE = (switches.FROM_HOST, switches.AHEAD, switches.FOREACH)  # what is compiled of them is what BLOCKS has
 WHOLE = (switches.BLOCKS, switches.AUTOTUNED, switches.GRAPHS)
 
 
@@ -253,7 +254,7 @@ def shrunk(one: Contender, architecture: Architecture) -> Contender:
 def ahead(here: Here) -> Iterator[tuple[Contender, int]]:
     for race in races(here):
         for contender in contenders_in(race, here) if race.micro_batch is not None else ():
-            if contender.compiled:
+            if contender.compiled and contender.name not in ALIKE:
                 yield contender, race.micro_batch or 1
 
 
@@ -317,15 +318,17 @@ def cifar(here: Here) -> int:
         images = here.cifar
     run, classes = here.out / "cifar", here.out / "cifar-classes"
     for out, words, share in ((run, ("pretrain", images), 0.5), (classes, ("finetune", run, images), 1.0)):
-        if "ended" in about(here, out):
+        if any("ended" in line and line["training"] == out.name for line in found(here.out)):
             continue
-        if "minutes" not in about(here, out):  # a training that goes on keeps its own
-            minutes = LEAST if here.rehearses else (share * here.left - ASIDE) / 60
+        length: tuple[object, ...] = ()
+        if not has_begun(out):  # one that goes on keeps its own
+            minutes = round((share * here.left - ASIDE) / 60, 2)
             if minutes < LEAST:
                 return GOES_ON
-            note(here.out, {"part": "cifar", "training": out.name, "minutes": round(minutes, 2)})
+            note(here.out, {"part": "cifar", "training": out.name, "minutes": minutes})
+            length = ("--epochs", "2") if here.rehearses else ("--minutes", minutes)
         flags = (REHEARSED_WORDS if here.rehearses else WORDS)[words[0]].split()
-        code = openmae(*words, "--out", out, *flags, "--minutes", about(here, out)["minutes"])
+        code = openmae(*words, "--out", out, *flags, *length)
         if code:
             return GOES_ON if code in (GOES_ON, -signal.SIGTERM) else code
         lines = read_metrics(out)
@@ -334,15 +337,6 @@ def cifar(here: Here) -> int:
         line = {"ended": True, "figures": told, "steps": lines[-1]["step"], "machine": machine(here)}
         note(here.out, {"part": "cifar", "training": out.name, **line})
     return 0
-
-
-def about(here: Here, out: Path) -> dict[str, Any]:
-    """What is known of a training."""
-    told: dict[str, Any] = {}
-    for line in found(here.out):
-        if line["part"] == "cifar" and line.get("training") == out.name:
-            told |= line
-    return told
 
 
 def openmae(*words: object) -> int:

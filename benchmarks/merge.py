@@ -54,33 +54,27 @@ def table_of(race: Line) -> str:
     """Contenders below each other, beside the reference, the maker's peak, and the measured product."""
     table, peak = race["table"], race["peak_tflops"]
     by_name = {result["contender"]: result for result in table["results"]}
-    reference = by_name.get(table["reference"], {})
-    columns = ["", "images/s", f"times {table['reference']} (range)", "TFLOP/s"]
-    columns += [f"MFU (of {peak:g})"] * (peak is not None) + [
-        "of the matrix product",
-        "peak memory",
-        "times its memory",
-    ]
+    reference, product = by_name.get(table["reference"], {}), table["matmul_tflops"]
+
+    def shares(tflops: float) -> list[str]:
+        of_peak = [] if peak is None else [f"{tflops / peak:.1%}"]
+        return [number(tflops), *of_peak, f"{tflops / product:.0%}" if product else "-"]
+
     rows = []
     for result in table["results"]:
         memory, other = result["peak_memory"], reference.get("peak_memory")
         least, most = result["ratio_range"]
-        row = [result["contender"], number(result["images_per_second"])]
-        row += [f"{result['ratio']:.2f} ({least:.2f} to {most:.2f})", number(result["tflops"])]
-        row += [f"{result['tflops'] / peak:.1%}"] * (peak is not None)
-        row += [f"{result['tflops'] / result['matmul_tflops']:.0%}" if result["matmul_tflops"] else "-"]
-        row += [f"{memory / 1e9:.2f} GB" if memory else "-", f"{memory / other:.2f}" if memory and other else "-"]
-        rows.append(row)
+        times = f"{result['ratio']:.2f} ({least:.2f} to {most:.2f})"
+        held = (f"{memory / 1e9:.2f} GB", f"{memory / other:.2f}" if other else "-") if memory else ("-", "-")
+        rows.append([result["contender"], number(result["images_per_second"]), times, *shares(result["tflops"]), *held])
+    mfu = [] if peak is None else [f"MFU (of {peak:g})"]
+    columns = ["", "images/s", f"times {table['reference']} (range)", "TFLOP/s", *mfu, "of the matrix product"]
+    columns += ["peak memory", "times its memory"]
     rows += [[name, "failed", *["-"] * (len(columns) - 2)] for name, _ in table["failed"]]
-    if table["matmul_tflops"]:
-        product = [
-            number(table["matmul_tflops"]),
-            *[f"{table['matmul_tflops'] / (peak or 1):.1%}"] * (peak is not None),
-        ]
-        rows.append(["matrix product", "-", "-", *product, "100%", "-", "-"])
+    if product:
+        rows.append(["matrix product", "-", "-", *shares(product), "-", "-"])
     said = [f"{name} failed: {reason}." for name, reason in table["failed"]]
-    said += estimates(table["results"])
-    return "\n\n".join([f"### {table['title']}", grid(columns, rows), *said])
+    return "\n\n".join([f"### {table['title']}", grid(columns, rows), *said, *estimates(table["results"])])
 
 
 def estimates(results: list[Line]) -> list[str]:
