@@ -83,10 +83,8 @@ def estimates(results: list[Line]) -> list[str]:
     for result in results:
         estimate, taken = result.get("estimated_memory"), result["peak_memory"]
         if estimate and taken:
-            known.append(
-                f"{result['contender']} {estimate / 1e9:.2f} GB, of which {taken / estimate:.2f} times was taken"
-            )
-    return [f"Memory by estimate: {'; '.join(known)}."] if known else []
+            known.append(f"{result['contender']} {estimate / 1e9:.2f} GB, {taken / estimate:.2f}")
+    return [f"Memory by estimate, and how many times that was taken: {'; '.join(known)}."] if known else []
 
 
 # ---------------------------------------------------------------- the section of its own
