@@ -11,7 +11,7 @@ NEWEST ?= 3.14 3.13 3.12 3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-slow test-oldest test-newest dist site lint format lock audit clean
+.PHONY: quickstart test test-slow test-gpu test-oldest test-newest dist site lint format lock audit clean
 
 quickstart: .venv/ready
 	$(BIN)/openmae quickstart
@@ -23,6 +23,10 @@ test: .venv/tested
 
 test-slow: .venv/tested
 	$(BIN)/pytest -m slow
+
+# On a GPU; OPENMAE_TEST_DEVICE=cpu make test-gpu rehearses them without one.
+test-gpu: .venv/tested
+	$(BIN)/pytest -m gpu tests/gpu
 
 # Both in environments of their own, by what uv finds. Warnings are no errors there: old packages warn of newer ones,
 # and the newest of what they will change.

@@ -27,7 +27,6 @@ import numpy as np
 import simplejpeg
 import torch
 import torchvision
-import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -92,13 +91,16 @@ def torch_loader(folder: Path, load: Callable[[Path], torch.Tensor], batch: int 
 
 
 def wds_loader(shards: Path) -> Iterator[Any]:
+    import webdataset
+
     urls = sorted(str(path) for path in shards.glob("*.tar"))
     data = webdataset.WebDataset(urls, resampled=True, nodesplitter=None).shuffle(1000).decode("pil")
     data = data.to_tuple("jpg;jpeg;png").map_tuple(RELEASED).batched(BATCH, partial=False)
     return (batch[0] for batch in webdataset.WebLoader(data, batch_size=None, num_workers=CORES))
 
 
-def ours(data: Path, repeats: int = 1, batch: int = BATCH) -> Iterator[Any]:
+def ours(data: Path, repeats: int = 1, batch: int = BATCH, device: torch.device | None = None) -> Iterator[Any]:
+    """Batches, on the device where one is given."""
     stream = Stream(
         open_data(str(data)).all,
         View(PixelFormat(), (224, 224), (16, 16), Augmentation()),
@@ -108,7 +110,8 @@ def ours(data: Path, repeats: int = 1, batch: int = BATCH) -> Iterator[Any]:
         0,
         repeats,
     )
-    return stream.batches(0, batch, CORES)
+    batches = stream.batches(0, batch, CORES, pin=device is not None)
+    return batches if device is None else (one.to(device) for one in batches)
 
 
 def megapixels(photos: Path, out: Path, tiles: int, count: int = 16) -> Path:
@@ -130,6 +133,8 @@ def megapixels(photos: Path, out: Path, tiles: int, count: int = 16) -> Path:
 
 def tar_of(folder: Path, shards: Path) -> Path:
     """The files as they are, in one tar of the WebDataset layout."""
+    import webdataset
+
     shards.mkdir()
     with webdataset.TarWriter(str(shards / "0000.tar")) as tar:
         for number, path in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
@@ -216,6 +221,8 @@ def mean_megabytes(folder: Path) -> float:
 
 
 def machine() -> str:
+    import webdataset
+
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),

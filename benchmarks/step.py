@@ -162,11 +162,11 @@ def openmae(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "openmae.cli", *map(str, words)], check=True)
 
 
-def write_photos(folder: Path) -> None:
+def write_photos(folder: Path, count: int = PHOTOS) -> None:
     """JPEG files of 500 x 375 pixels with the detail of photographs: random pictures at several scales, added."""
     folder.mkdir()
     draws = np.random.default_rng(0)
-    for index in range(PHOTOS):
+    for index in range(count):
         image = np.zeros((375, 500, 3))
         for side, weight in ((3, 80), (12, 40), (60, 20)):
             coarse = draws.integers(0, 256, (side, side, 3), dtype=np.uint8)

@@ -155,7 +155,7 @@ def branches_kept(encoder: ViT, drop_path: float, noise: Tensor) -> Tensor:
     leave nothing out. drop_path: the chance of the last block's."""
     learns = [any(p.requires_grad for p in block.parameters()) for block in encoder.blocks]
     rates = torch.linspace(0, drop_path, encoder.depth) * torch.tensor(learns)
-    rates = rates.to(noise)[:, None]  # (L, 1)
+    rates = rates.to(noise, non_blocking=True)[:, None]  # (L, 1)
     return (noise.view(-1, encoder.depth, 2) >= rates) / (1 - rates)
 
 

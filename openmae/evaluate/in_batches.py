@@ -16,6 +16,7 @@ from torch import Tensor
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.pool import Hand, ordered
 from openmae.errors import BrokenImage
+from openmae.machine.device import fetching
 
 RowsOf = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) as decoded, on the CPU -> a row (B, ...) of each, on any device."""
@@ -42,12 +43,12 @@ def rows_of_each(
 ) -> Generator[Rows, None, None]:
     """Every image from `start` on. A batch is of the same `batch_size` images whatever `start` and `workers` are, and
     so are its rows to the last bit, on the same hardware, where `start` is a multiple of `batch_size`."""
-    waiting: tuple[range, list[int], Tensor] | None = None
+    waiting: tuple[range, list[int], Callable[[], Tensor]] | None = None
     for numbers, pixels, indices in _batches(images, batch_size, workers, start):
         rows = rows_of(pixels) if indices else torch.empty(0)
         if waiting is not None:  # while a GPU works on the next one
             yield _on_cpu(*waiting)
-        waiting = numbers, indices, rows
+        waiting = numbers, indices, fetching(rows)
     if waiting is not None:
         yield _on_cpu(*waiting)
 
@@ -68,8 +69,8 @@ def _reason(images: CentredImages, index: int, hand: Hand) -> str:
     return "it could not be read at first, and then it could"
 
 
-def _on_cpu(numbers: range, indices: list[int], rows: Tensor) -> Rows:
-    return Rows(numbers.start, numbers.stop, np.array(indices, np.int64), rows.cpu().numpy())
+def _on_cpu(numbers: range, indices: list[int], fetched: Callable[[], Tensor]) -> Rows:
+    return Rows(numbers.start, numbers.stop, np.array(indices, np.int64), fetched().numpy())
 
 
 def _batches(

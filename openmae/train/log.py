@@ -1,5 +1,6 @@
 """How far a run is, and what it leaves on the disk as it goes on: lines of the log, and checkpoints."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -39,14 +40,14 @@ class Position:
 
     def note(self, taken: Taken) -> None:
         """Counts a step; this waits for the device."""
-        self.norm = taken.norm.item() if torch.isfinite(taken.norm) else -1.0
-        if torch.isfinite(taken.loss + taken.norm):
-            self.loss_sum += taken.loss.item()
-            self.loss_steps += 1
-            self.dropped_in_a_row = 0
-        else:
+        self.norm = taken.norm if math.isfinite(taken.norm) else -1.0
+        if taken.is_dropped:
             self.dropped += 1
             self.dropped_in_a_row += 1
+        else:
+            self.loss_sum += taken.loss
+            self.loss_steps += 1
+            self.dropped_in_a_row = 0
 
 
 class Log:

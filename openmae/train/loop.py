@@ -16,7 +16,7 @@ from torch import nn
 from openmae.console.progress import Progress
 from openmae.distributed.ranks import Ranks
 from openmae.errors import INTERRUPTED, RUN_AGAIN, Interrupted, UserError
-from openmae.machine.device import autocast, is_out_of_memory
+from openmae.machine.device import autocast, is_out_of_memory, is_unrepeatable, repeatable
 from openmae.machine.heap import give_back_freed_memory
 from openmae.machine.kinds import Precision
 from openmae.machine.limits import memory_limit
@@ -237,7 +237,7 @@ class _Votes:
 
     def count(self, taken: Taken) -> None:
         """Those of all ranks, of a step."""
-        interrupted, again, is_due = taken.votes.tolist()
+        interrupted, again, is_due = taken.votes
         if interrupted or again:
             self.code = INTERRUPTED if interrupted else RUN_AGAIN
         self.is_due = self.is_due or is_due > 0
@@ -290,6 +290,7 @@ class Steps(Generic[M, B]):
         self.batches: Iterator[B] | None = None
         self.deaths = deaths
         self.rests = False
+        self.repeats = True
 
     def survive(self, step: int) -> None:
         """Takes less at once where starts were killed by what they took, in a container that lets them have so much
@@ -314,12 +315,31 @@ class Steps(Generic[M, B]):
         """The step of this number, which is the first one or follows the last one taken."""
         self._rest(number)
         while True:
-            if self.batches is None:
-                self.batches = self._begun(number)
-            taken = self._try(self.batches, votes)
+            try:
+                with repeatable(self.training.device) if self.repeats else nullcontext():
+                    if self.batches is None:
+                        self.batches = self._begun(number)
+                    taken = self._try(self.batches, votes)
+            except RuntimeError as error:
+                if not self.repeats or not is_unrepeatable(error):
+                    raise
+                self._let_vary(error)
+                continue
             if taken is not None:
                 return taken
             self._shrink()
+
+    def _let_vary(self, error: RuntimeError) -> None:
+        """From here on; raised before anything has moved, on all ranks alike."""
+        self.repeats, self.batches = False, None
+        self.training.optimizer.zero_grad(set_to_none=True)
+        why = str(error).partition(" does not have")[0].split("\n")[0]
+        if "CuBLAS" in why:
+            why = "it was used before openmae, without CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment"
+        self.training.console.print(
+            f"This training repeats but for its last bits: torch cannot add up in the same order each time ({why})",
+            soft_wrap=True,
+        )
 
     def _rest(self, number: int) -> None:
         """Lets rest what does so in the step of this number, and no other."""

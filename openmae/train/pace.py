@@ -75,7 +75,7 @@ class _Trial(Generic[M, B]):
             taken = self.steps.take(self.number)
             self.number += 1
             images, waited = images + len(taken.indices), waited + taken.waited
-            taken.loss.item()  # waits for a GPU
+            _ = taken.loss  # waits for a GPU
         told = self.ranks.gather((images, time.perf_counter() - began, waited))
         found = Pace(sum(one[0] for one in told), max(one[1] for one in told), max(one[2] for one in told))
         self.seconds_a_step = found.seconds / count

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from time import perf_counter
 
@@ -11,22 +12,45 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from openmae.distributed.sharding import gathered
-from openmae.machine.device import autocast
+from openmae.machine.device import autocast, fetching
 from openmae.machine.kinds import Precision
 from openmae.train.learner import B, Learner, M
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What came of a step. loss, norm: scalars on the device, maybe not computed yet, the same on all ranks; norm: of
-    the whole gradient, before clipping; votes: the ranks', added up; indices: of this rank's samples; waited: seconds
-    until its batches came."""
+    """What came of a step. indices: of this rank's samples; waited: seconds until its batches came. The other numbers
+    are the same on all ranks; the first one asked for waits until the device has computed the step, and no later one.
+    """
 
-    loss: Tensor
-    norm: Tensor
-    votes: Tensor
+    fetched: Callable[[], Tensor]
     indices: list[int]
     waited: float
+
+    @cached_property
+    def numbers(self) -> list[float]:
+        """Loss, norm, whether it is dropped, votes."""
+        return list(self.fetched().tolist())
+
+    @property
+    def loss(self) -> float:
+        """Of the batch."""
+        return self.numbers[0]
+
+    @property
+    def norm(self) -> float:
+        """Of the whole gradient, before clipping."""
+        return self.numbers[1]
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether loss or gradient was not finite, so that nothing moved."""
+        return self.numbers[2] > 0
+
+    @property
+    def votes(self) -> list[float]:
+        """The ranks', added up."""
+        return self.numbers[3:]
 
 
 def take_step(
@@ -67,11 +91,12 @@ def take_step(
                 (part * ranks.size).backward()
         loss += part.detach()
         indices += batch.indices.tolist()
-    told = ranks.sum(torch.cat([loss[None], torch.tensor(votes(), device=device)]))
+    told = ranks.sum(torch.cat([loss[None], torch.tensor(votes()).to(device, non_blocking=True)]))
     norm = gathered(nn.utils.get_total_norm(p.grad for p in learner.model.parameters() if p.grad is not None))
     if clip_grad < inf:
         nn.utils.clip_grads_with_norm_(learner.model.parameters(), clip_grad, norm)
-    optimizer.found_inf = (~torch.isfinite(told[0] + norm)).float()  # type: ignore[attr-defined]  # as GradScaler does
+    found_inf = (~torch.isfinite(told[0] + norm)).float()
+    optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # as GradScaler does
     optimizer.step()
     learner.level()
-    return Taken(told[0], norm, told[1:], indices, waited)
+    return Taken(fetching(torch.cat([told[:1], norm[None], found_inf[None], told[1:]])), indices, waited)

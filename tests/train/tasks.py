@@ -1,7 +1,7 @@
 """The smallest things that train: a linear regression, and one that asks for more memory than there is."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from openmae.train.optimizers import adamw
 from openmae.train.run import RunFolder
 
 QUIET = Console(quiet=True)
+CPU = torch.device("cpu")
 
 
 def no_loss(model: nn.Module, batch: Any) -> Tensor:
@@ -35,7 +36,7 @@ class Samples:
         return len(self.rows)
 
     def to(self, device: torch.device) -> "Samples":
-        return self
+        return replace(self, rows=self.rows.to(device))
 
 
 class Task:
@@ -43,11 +44,13 @@ class Task:
 
     ranks = ALONE
 
-    def __init__(self, micro_batch: int = 8, poison: Callable[[int], bool] = lambda step: False) -> None:
-        self.micro_batch, self.poison = micro_batch, poison
+    def __init__(
+        self, micro_batch: int = 8, poison: Callable[[int], bool] = lambda step: False, device: torch.device = CPU
+    ) -> None:
+        self.micro_batch, self.poison, self.device = micro_batch, poison, device
         self.data = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
         torch.manual_seed(1)
-        self.model = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 1))
+        self.model = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 1)).to(device)
 
     def batches_from(self, step: int, micro_batch: int) -> Iterator[Samples]:
         while True:
@@ -95,7 +98,7 @@ class Task:
                     lambda index: f"image{index}",
                     schedule,
                     run,
-                    torch.device("cpu"),
+                    self.device,
                     console,
                     after=after or {},
                 )
@@ -105,8 +108,8 @@ class Task:
 class TooLarge(Task):
     """Asks for more memory than any machine has where more than `most` samples come at once."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__()
+    def __init__(self, most: int, device: torch.device = CPU) -> None:
+        super().__init__(device=device)
         self.most, self.sizes, self.begun = most, list[int](), list[tuple[int, int]]()
 
     def batches_from(self, step: int, micro_batch: int) -> Iterator[Samples]:
@@ -117,6 +120,6 @@ class TooLarge(Task):
         if len(batch) > self.most:
             loss = Task.loss_of(model, batch)
             loss.backward()  # part of a gradient is there when memory ends
-            torch.empty(2**55)
+            torch.empty(2**55, device=self.device)
         self.sizes.append(len(batch))
         return Task.loss_of(model, batch)

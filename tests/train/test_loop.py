@@ -1,5 +1,6 @@
 """The loop against plain torch; micro-batches, memory that runs out, steps that are not finite, Ctrl-C."""
 
+import io
 import signal
 import time
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from openmae.errors import Interrupted, UserError
@@ -64,6 +66,26 @@ def test_where_memory_runs_out_micro_batches_are_halved_and_the_batch_stays(tmp_
     assert large.begun == [(0, 8), (0, 4), (0, 2)]
     assert large.sizes == [2] * 20
     for one, other in zip(large.model.parameters(), small.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_a_gpu_cannot_repeat_is_said_and_computed_all_the_same(tmp_path: Path) -> None:
+    """What torch raises then comes before anything has moved."""
+    fickle, plain, said = Task(), Task(), Console(record=True, file=io.StringIO())
+    refusals = [RuntimeError("roi_align_backward does not have a deterministic implementation. More of it.")]
+
+    def loss_of(model: nn.Module, batch: Samples) -> Tensor:
+        loss = Task.loss_of(model, batch)
+        if refusals:
+            loss.backward()
+            raise refusals.pop()
+        return loss
+
+    fickle.loss_of = loss_of  # type: ignore[method-assign]
+    fickle.train(tmp_path / "fickle", 3, console=said)
+    plain.train(tmp_path / "plain", 3)
+    assert "cannot add up in the same order each time (roi_align_backward)" in said.export_text()
+    for one, other in zip(fickle.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(one, other)
 
 

@@ -72,7 +72,8 @@ class Statistics:
     def _as_tensors(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.shape[1] != len(self.mean):
             raise ValueError(f"statistics of {len(self.mean)} channels do not fit images of {images.shape[1]}")
-        mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        of_channels = torch.tensor((self.mean, self.std))[:, None, :, None, None]
+        mean, std = of_channels.to(images.device, non_blocking=True)  # nobody waits for a GPU
         return mean, std
 
 

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import cycle, pairwise
 from pathlib import Path
@@ -72,11 +72,13 @@ class Ours:
 
     def start(self, where: Where) -> Stepper:
         """The model with fresh weights."""
-        rehearsed(_OurStepper(small(self.architecture).build(), False, where))
-        return _OurStepper(self.architecture.build(), self.compiled, where)
+        rehearsed(OurStepper(small(self.architecture).build(), False, where))
+        return OurStepper(self.architecture.build(), self.compiled, where)
 
 
-class _OurStepper:
+class OurStepper:
+    """Steps of our model as the training loop takes them, on batches that lie on the device."""
+
     def __init__(self, model: MaskedAutoencoder, compiled: bool, where: Where) -> None:
         self.base = _before(model)
         self.model, self.where, self.device, self.amount = model, where, torch.device(where.device), 0.0
@@ -85,9 +87,12 @@ class _OurStepper:
         self.learner = Learner(model, self._loss)
 
     def resize(self, micro_batch: int) -> None:
-        self.batches, self.amount = cycle(random_batches(self.model, micro_batch, _MASKS)), float(micro_batch)
+        """Random images, the same ones at every step, with other masks."""
+        self.batches: Iterator[Batch] = cycle(random_batches(self.model, micro_batch, _MASKS))
+        self.amount = float(micro_batch)
 
     def step(self) -> None:
+        """The training's."""
         take_step(
             self.learner,
             self.batches,
@@ -98,6 +103,7 @@ class _OurStepper:
         )
 
     def rest(self) -> None:
+        """Drops the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def _loss(self, _: MaskedAutoencoder, batch: Batch) -> Tensor:

@@ -46,7 +46,7 @@ def loss_of(
 
     def loss(model: Classifier, batch: Batch) -> Tensor:
         images = statistics.normalize(batch.images)
-        wanted = values[batch.indices.to(device)]
+        wanted = values[batch.indices.to(device, non_blocking=True)]
         if task == "classification":
             wanted = F.one_hot(wanted, classes).float()
         step, place = divmod(batch.start, batch_size)
