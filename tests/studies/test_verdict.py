@@ -88,7 +88,7 @@ def test_what_would_decide(by_images: float, by_seeds: float, wanted: str) -> No
 
 
 def test_two_seeds_decide_nothing() -> None:
-    two = {one: Interval(0.03, math.nan, math.nan, 0.95, 0, math.nan, (0.02, 0.04)) for one in ("knn", "linear")}
+    two = {one: Interval(0.03, math.nan, math.nan, 0.95, 0, math.nan, 2, (0.02, 0.04)) for one in ("knn", "linear")}
     found = Findings([KNN, LINEAR], two, two, two, 0.01, 2, "vit.pth", "r").verdict()
     assert found.kind == "undecided"
     assert found.sentence == (
