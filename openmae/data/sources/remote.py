@@ -78,6 +78,26 @@ def fetch_spans(spans: Sequence[Span]) -> list[bytes | OSError]:
     return _each(spans, lambda server, span: server.span(span), lambda span: span.url)
 
 
+def fetch_together(groups: Sequence[Sequence[Span]]) -> list[list[bytes | OSError]]:
+    """As `fetch_spans`, with one request for each group of spans, which follow each other in a file."""
+    whole = [Span(one[0].url, one[0].start, one[-1].start + one[-1].length - one[0].start) for one in groups]
+    found = [_parts(*each) for each in zip(groups, whole, fetch_spans(whole), strict=True)]
+    # The file may have become shorter, and hold some of them.
+    shorter = [n for n, one in enumerate(found) if isinstance(one[0], Refused | Short) and len(one) > 1]
+    again = iter(fetch_spans([span for number in shorter for span in groups[number]]))
+    for number in shorter:
+        found[number] = [next(again) for _ in groups[number]]
+    return found
+
+
+def _parts(spans: Sequence[Span], over: Span, data: bytes | OSError) -> list[bytes | OSError]:
+    """What a request for all of these spans says of each."""
+    if isinstance(data, OSError):
+        return [data] * len(spans)
+    starts = [span.start - over.start for span in spans]
+    return [data[start : start + span.length] for start, span in zip(starts, spans, strict=True)]
+
+
 def fetch_file(url: str) -> bytes:
     """A whole file. Raises FileNotFoundError where there is none, OSError after all tries."""
     return _single(_each([url], lambda server, url: server.file(url), str))
@@ -99,6 +119,10 @@ class Refused(OSError):
     """An answer that another try would not change."""
 
 
+class Short(OSError):
+    """Fewer bytes than were asked for: the answer was cut off, or the file ends there."""
+
+
 class _Server(ABC):
     """One protocol, as an fsspec filesystem of this process; errors of any kind may be raised."""
 
@@ -109,7 +133,7 @@ class _Server(ABC):
         """These bytes, not fewer."""
         data = await self._range(span)
         if len(data) != span.length:
-            raise OSError(f"gave {len(data):,} bytes where {span.length:,} were asked for")
+            raise Short(f"gave {len(data):,} bytes where {span.length:,} were asked for")
         return data
 
     @abstractmethod
@@ -325,4 +349,5 @@ async def _persist(ask: Callable[[], Awaitable[Result]], url: str, progress: _Pr
     advice = ""
     if type(error).__name__ in _UNREACHABLE:
         advice = f"; check the address{', AWS_ENDPOINT_URL' if url.startswith('s3') else ''} and the network"
-    return OSError(shown(f"{url}: {str(error) or type(error).__name__} ({PATIENCE.tries} tries){advice}"))
+    kind = Short if isinstance(error, Short) else OSError
+    return kind(shown(f"{url}: {str(error) or type(error).__name__} ({PATIENCE.tries} tries){advice}"))
