@@ -15,11 +15,11 @@ from scipy.stats import chisquare, kstest
 from openmae.data.loading import order as orders
 from openmae.data.loading.blocks import InBlocks, in_blocks
 from openmae.data.loading.order import LANE, Order
-from openmae.data.loading.permutation import ROUNDS, shuffled
 from openmae.data.opening import open_data
 from openmae.data.sources.folder import ImageFolder
 from openmae.data.sources.source import Source
 from openmae.distributed.ranks import Ranks
+from openmae.permutation import ROUNDS, shuffled
 from openmae.randomness import epoch_order
 from tests.data.streams import rows, stream_of
 from tests.images import write_images

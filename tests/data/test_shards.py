@@ -638,6 +638,58 @@ def test_s3_that_is_not_there(tmp_path: Path, s3: str, monkeypatch: pytest.Monke
         _ = open_data("s3://images/0.tar").all
 
 
+@pytest.fixture
+def old_bucket(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Source:
+    """Packed shards in a bucket, opened by somebody."""
+    write_packed(tmp_path / "bucket")
+    environment = {"ENDPOINT_URL": server.url, "ACCESS_KEY_ID": "old", "SECRET_ACCESS_KEY": "x"}
+    for name, value in {**environment, "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    source = open_data("s3://bucket").all
+    assert contents(source) == contents(open_data(str(tmp_path / "bucket")).all)
+    return source
+
+
+def test_credentials_that_were_renewed_are_taken(
+    old_bucket: Source, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of an epoch."""
+    assert "Credential=old/" in server.signed[-1]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "new")
+    server.fail = lambda number, path: "S3 ExpiredToken" if "=old/" in server.signed[number] else ""
+    assert old_bucket.read_many(range(6)) == [bytes([i]) * (100 + i) for i in range(6)]
+    assert "Credential=new/" in server.signed[-1]
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "tries"),
+    [
+        ("ExpiredToken", "the credentials have expired .*: renew them, and run the same command again", PATIENT.tries),
+        ("RequestTimeTooSkewed", "this machine's clock is wrong .*: set it, as by NTP", 1),
+    ],
+)
+def test_what_a_bucket_refuses_to_everybody_ends_the_command(
+    old_bucket: Source, server: Server, code: str, said: str, tries: int
+) -> None:
+    """No image of it is taken for a broken one."""
+    before = len(server.requests)
+    server.fail = lambda number, path: f"S3 {code}"
+    with pytest.raises(UserError, match=said):
+        old_bucket.read_many([0])
+    assert len(server.requests) - before == tries
+
+
+def test_a_folder_that_is_listed_otherwise_is_another_set(tmp_path: Path, server: Server) -> None:
+    """A run that began with all of it does not go on with less: it looks at the fingerprint."""
+    for name in ("0", "1"):
+        write_tar(tmp_path / f"s/{name}.tar", numbered(4 * int(name), 4))
+    first = open_data(f"{server.url}/s").all
+    (tmp_path / "s/1.tar").rename(tmp_path / "s/hidden")
+    second = open_data(f"{server.url}/s").all
+    assert (len(first), len(second)) == (8, 4)
+    assert first.fingerprint != second.fingerprint
+
+
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [("404", "no such file"), ("403", "answered 403"), ("no ranges", "does not give parts .*: download the shards")],

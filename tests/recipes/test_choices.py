@@ -386,6 +386,7 @@ def test_each_choice_is_printed_with_its_reason() -> None:
     flags = [line.split(":")[0] for line in lines[1:]]
     asked = [field.name for kind in Finetune.__bases__ for field in fields(kind)]  # of every command, and not chosen
     turns = ("vflip", "rotate90")  # off where they are left open: they are proposed, not chosen
+    turns += ("shuffle_block",)  # chosen with the images, and said where it is more than 1
     open_before = [
         name
         for name in vars(found)

@@ -20,10 +20,9 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from openmae.data.loading.permutation import ROUNDS, Keys, Numbers, shuffled
-from openmae.randomness import epoch_order, generator
+from openmae.permutation import ROUNDS, Keys, Numbers, shuffled
+from openmae.randomness import MOST_DRAWN, epoch_order, generator
 
-MOST_DRAWN = 1 << 22  # images whose order is kept, in 34 MB
 LANE = 8  # visits of a batch that read the same blocks
 LEAST_OPEN = 64  # blocks that a batch is mixed from
 _A_LANE = 2  # blocks that are open in it, or more where lanes are few
@@ -65,7 +64,7 @@ class Order:
     def at(self, epoch: int, positions: range) -> Numbers:
         """(n,) the images at some positions of an epoch."""
         if self.block is None or (self.block == 1 and self.images <= MOST_DRAWN):
-            return _drawn(self.seed, epoch, self.images)[positions.start : positions.stop]
+            return _drawn(self.seed, epoch, self.images)[positions.start : positions.stop].copy()
         keys, places = _keys(self.seed, epoch), np.arange(positions.start, positions.stop)
         if self.block == 1:
             return shuffled(places, np.array([self.images]), keys[:ROUNDS], _ALL)
@@ -125,7 +124,7 @@ def _chunk(order: Order, epoch: int, first: int) -> Numbers:
     return order.at(epoch, range(first, min(first + _CHUNK, order.images)))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _drawn(seed: int, epoch: int, images: int) -> Numbers:
     return epoch_order(seed, epoch, images)
 
