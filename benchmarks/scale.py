@@ -31,6 +31,7 @@ from openmae.data.loading import order as orders
 from openmae.data.loading.order import Order
 from openmae.data.loading.stream import Stream
 from openmae.data.opening import open_data
+from openmae.data.sources import remote
 from openmae.data.sources.source import Source
 from openmae.data.views.crop import Augmentation, View
 from openmae.masking import Masking
@@ -162,7 +163,7 @@ def serve(port: int, latency: float, failing: float) -> None:
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
-    app, draws, lock = DomainDispatcherApplication(create_backend_app, service="s3"), random.Random(0), threading.Lock()
+    app, draws, lock = DomainDispatcherApplication(create_backend_app), random.Random(0), threading.Lock()
     counts = {"requests": 0, "refused": 0, "bytes": 0}
 
     def behind(environment: dict[str, Any], start: Callable[..., Any]) -> Any:
@@ -204,7 +205,7 @@ def bucket(folder: Path, latency: float, failing: float) -> Iterator[str]:
     os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
     os.environ |= {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret"}
     client = boto3.client("s3")
-    while True:
+    while process.is_alive():
         try:
             client.create_bucket(Bucket="images")
             break
@@ -249,6 +250,7 @@ def s3(args: argparse.Namespace) -> None:
         shards_of(folder, args.shards, args.each)
         for latency, failing in ((0.0, 0.0), (0.05, 0.0), (0.05, 0.05), (0.2, 0.0)):
             with bucket(folder, latency, failing) as counts:
+                remote.servers.clear()
                 source = open_data("s3://images").all
                 said = f"{latency * 1000:.0f} ms, {failing:.0%}"
                 rows += [f"{said} | {block} | {streamed(source, block, counts)}" for block in (1, args.block)]
