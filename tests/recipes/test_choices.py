@@ -181,7 +181,7 @@ def test_how_many_images_are_read_at_once(images: int, size: float | None, block
         assert block_for(one, Console(file=shown, width=10_000)) == block
     assert ("come from a server" in shown.getvalue()) == (block > 1)
     if block == 84:
-        assert "84 that lie one after the other are read at once, 4.2 MB" in shown.getvalue()
+        assert "84 that lie one after the other are read at once, 4 MB" in shown.getvalue()
 
 
 @pytest.mark.parametrize(
