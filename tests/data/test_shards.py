@@ -620,7 +620,7 @@ def test_server_that_fails_for_good_is_given_up(
 
 
 def test_s3_that_is_not_there(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PATIENCE", QUICK)
+    monkeypatch.setattr(remote, "PATIENCE", PATIENT)
     with pytest.raises(UserError, match=r"no \.tar files"):
         _ = open_data("s3://images/nothing").all
     with pytest.raises(UserError, match="check that all shards are there"):
