@@ -11,6 +11,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from openmae.permutation import ROUNDS, shuffled
+
+MOST_DRAWN = 1 << 22
+"""Things whose random order is drawn and kept in memory, 34 MB; of more it is computed for those that are asked for."""
+
 Purpose = Literal[
     "sample",
     "visit",
@@ -150,3 +155,12 @@ def _place(allowed: range, wanted: int | None, purpose: Purpose, name: str) -> i
 def epoch_order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
     """The order in which an epoch visits its samples: (length,) every index once."""
     return generator(seed, "order", epoch=epoch).permutation(length)
+
+
+def some(seed: int, purpose: Purpose, things: int, count: int, *, index: int | None = None) -> NDArray[np.int64]:
+    """(count,) or (things,) whichever is less: which of so many things come first in a random order of them."""
+    draws = generator(seed, purpose, index=index)
+    if things <= MOST_DRAWN:
+        return draws.permutation(things)[:count]
+    keys = draws.integers(2**64, size=ROUNDS, dtype=np.uint64)
+    return shuffled(np.arange(min(count, things)), np.array([things]), keys, np.zeros(1, np.int64))

@@ -18,13 +18,14 @@ class Server:
     """url: of the served folder. fail: asked with the number of the request and its path, names what goes wrong:
     an HTTP status, "stall", "cut" (half of the content), "short" (half, as if that were all), "drip" (a byte now and
     then), "reset" (no answer), "no ranges", "gzip" (all of it, packed), an address to be asked instead, or "" for
-    nothing."""
+    nothing, or "S3 CODE", as S3 says why it refuses. signed: by whom requests were, where they were."""
 
     url: str
     fail: Callable[[int, str], str] = lambda number, path: ""
     requests: list[str] = field(default_factory=list)
     ranges: list[range] = field(default_factory=list)
     most_at_once: int = 0
+    signed: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -44,6 +45,7 @@ def serve(folder: Path) -> Iterator[Server]:
             with lock:
                 number = len(server.requests)
                 server.requests.append(self.path)
+                server.signed.append(self.headers.get("Authorization", ""))
                 at_once[0] += 1
                 server.most_at_once = max(server.most_at_once, at_once[0])
             try:
@@ -57,6 +59,13 @@ def serve(folder: Path) -> Iterator[Server]:
                 time.sleep(STALLED_SECONDS)
             if failure in ("stall", "reset"):
                 self.close_connection = True
+                return
+            if failure.startswith("S3 "):
+                said = f"<Error><Code>{failure[3:]}</Code><Message>it says so</Message></Error>".encode()
+                self.send_response(403)
+                self.send_header("Content-Length", str(len(said)))
+                self.end_headers()
+                self.wfile.write(said)
                 return
             if failure.isdecimal():
                 self.send_error(int(failure))

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from openmae.randomness import PURPOSES, Draws, Purpose, epoch_order, generator
+from openmae.randomness import PURPOSES, Draws, Purpose, epoch_order, generator, some
 
 COORDINATES = ("epoch", "index", "view")
 
@@ -51,6 +51,17 @@ def test_the_numbers_of_a_seed_are_those_of_earlier_releases(
 
 def test_so_is_an_order() -> None:
     assert epoch_order(7, 3, 6).tolist() == [1, 3, 5, 2, 4, 0]
+
+
+def test_some_of_so_many_things_are_the_first_of_their_order() -> None:
+    """As drawn for as many as memory holds; of more, computed."""
+    assert some(7, "few", 1000, 5).tolist() == generator(7, "few").permutation(1000)[:5].tolist()
+    assert some(7, "watch", 3, 5, index=1).tolist() == generator(7, "watch", index=1).permutation(3).tolist()
+    many = some(7, "few", 10**12, 2000)
+    assert many.tolist() == some(7, "few", 10**12, 3000)[:2000].tolist()
+    assert len({*many.tolist()}) == 2000
+    assert 0.45e12 < many.mean() < 0.55e12
+    assert many.tolist() != some(8, "few", 10**12, 2000).tolist()
 
 
 def test_purposes_share_numbers_where_one_says_why_and_nowhere_else() -> None:

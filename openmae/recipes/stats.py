@@ -37,7 +37,7 @@ from openmae.files.disk import check_out
 from openmae.files.whole import write_file
 from openmae.machine.workers import reading_workers
 from openmae.own import is_own
-from openmae.randomness import generator
+from openmae.randomness import some
 from openmae.recipes.asked import AskedFiles, AskedReading, Readers
 from openmae.recipes.levels import say_apart
 from openmae.recipes.nodata import missing_pixels, say_taken, warn_of_suspects
@@ -123,7 +123,7 @@ def _source(settings: Stats, console: Console) -> Source:
         return source
     if settings.most < 1:
         raise UserError(f"--most is {settings.most}", "give 1 or more")
-    return source.take(np.sort(generator(0, "few").permutation(len(source))[: settings.most]))
+    return source.take(np.sort(some(0, "few", len(source), settings.most)))
 
 
 def _show_images(found: Distribution, console: Console) -> None:

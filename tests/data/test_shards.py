@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -524,7 +525,60 @@ def test_http_and_s3_give_what_the_folder_gives(tmp_path: Path, server: Server, 
                 assert source.fingerprint == local.fingerprint
     with pytest.raises(FileNotFoundError):
         remote.fetch_file("s3://images/nothing")
+    apart = open_data(f"{server.url}/packed").all
+    before = len(server.requests)
+    assert apart.read_many(range(0, 40, 2)) == open_data(str(packed)).all.read_many(range(0, 40, 2))
+    assert len(server.requests) - before == 20
     assert server.most_at_once > 4  # images are fetched at the same time
+
+
+def test_images_that_follow_each_other_are_one_request(tmp_path: Path, server: Server) -> None:
+    source = open_data((write_packed(tmp_path, each=20), server.url)[1]).all
+    expected = contents(open_data(str(tmp_path)).all)
+    server.requests.clear()
+    assert source.read_many([3, 19, 4, 20, 5, 39]) == [expected[i][1] for i in (3, 19, 4, 20, 5, 39)]
+    assert sorted(server.requests) == ["/000000.tar"] * 2 + ["/000001.tar"] * 2
+
+
+@pytest.mark.parametrize("way", ["shorter", "removed", "another", "cut answers"])
+def test_shard_that_changes_while_it_is_read(
+    tmp_path: Path, server: Server, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is read at once, the images that are still there are read, and each of the others says why it is not."""
+    monkeypatch.setattr(remote, "PATIENCE", QUICK)
+    source = open_data((write_packed(tmp_path, shards=1, each=20), server.url)[1]).all
+    expected = contents(open_data(str(tmp_path)).all)
+    file = tmp_path / "000000.tar"
+    whole = file.read_bytes()
+    if way == "shorter":
+        file.write_bytes(whole[: whole.index(b"0012.jpg") + 512 + 50])
+    elif way == "removed":
+        file.unlink()
+    elif way == "another":
+        file.write_bytes(whole[:512] + whole[512:].replace(bytes([7]) * 107, bytes([8]) * 107))
+    else:
+        server.fail = lambda number, path: "short"
+    found = source.read_many(range(20))
+    lost = {"shorter": range(12, 20), "another": [7]}.get(way, range(20))
+    assert [i for i, data in enumerate(found) if isinstance(data, Exception)] == [*lost]
+    assert all(data == expected[i][1] for i, data in enumerate(found) if i not in lost)
+    said = {"shorter": "gave|416", "removed": "no such file", "another": "checksum", "cut answers": "gave|tries"}[way]
+    assert all(re.search(said, str(found[i])) for i in lost)
+
+
+def test_an_index_that_lies_asks_for_no_more_than_there_is(tmp_path: Path, server: Server) -> None:
+    """Places that overlap, go backwards, or lie far apart: every image is checked by itself."""
+    write_packed(tmp_path, shards=1, each=20)
+    index = read_index(tmp_path)
+    expected = contents(open_data(str(tmp_path)).all)
+    offset, size = index.offset.copy(), index.size.copy()
+    offset[5], size[6], offset[7] = offset[4], size[6] + 700, 0
+    remade = replace(
+        index, offset=offset, size=size, shards=(replace(index.shards[0], url=f"{server.url}/000000.tar"),)
+    )
+    found = ShardSource("it", remade).read_many(range(20))
+    assert [i for i, data in enumerate(found) if isinstance(data, BrokenImage) and "checksum" in str(data)] == [5, 6, 7]
+    assert all(found[i] == expected[i][1] for i in range(20) if i not in (5, 6, 7))
 
 
 @pytest.mark.parametrize("failure", ["503", "429", "500", "stall", "cut", "short", "reset"])
@@ -566,7 +620,7 @@ def test_server_that_fails_for_good_is_given_up(
 
 
 def test_s3_that_is_not_there(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PATIENCE", QUICK)
+    monkeypatch.setattr(remote, "PATIENCE", PATIENT)
     with pytest.raises(UserError, match=r"no \.tar files"):
         _ = open_data("s3://images/nothing").all
     with pytest.raises(UserError, match="check that all shards are there"):
@@ -582,6 +636,58 @@ def test_s3_that_is_not_there(tmp_path: Path, s3: str, monkeypatch: pytest.Monke
         monkeypatch.delenv(name)
     with pytest.raises(UserError, match="without credentials: set AWS_ACCESS_KEY_ID"):
         _ = open_data("s3://images/0.tar").all
+
+
+@pytest.fixture
+def old_bucket(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Source:
+    """Packed shards in a bucket, opened by somebody."""
+    write_packed(tmp_path / "bucket")
+    environment = {"ENDPOINT_URL": server.url, "ACCESS_KEY_ID": "old", "SECRET_ACCESS_KEY": "x"}
+    for name, value in {**environment, "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    source = open_data("s3://bucket").all
+    assert contents(source) == contents(open_data(str(tmp_path / "bucket")).all)
+    return source
+
+
+def test_credentials_that_were_renewed_are_taken(
+    old_bucket: Source, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of an epoch."""
+    assert "Credential=old/" in server.signed[-1]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "new")
+    server.fail = lambda number, path: "S3 ExpiredToken" if "=old/" in server.signed[number] else ""
+    assert old_bucket.read_many(range(6)) == [bytes([i]) * (100 + i) for i in range(6)]
+    assert "Credential=new/" in server.signed[-1]
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "tries"),
+    [
+        ("ExpiredToken", "the credentials have expired .*: renew them, and run the same command again", PATIENT.tries),
+        ("RequestTimeTooSkewed", "this machine's clock is wrong .*: set it, as by NTP", 1),
+    ],
+)
+def test_what_a_bucket_refuses_to_everybody_ends_the_command(
+    old_bucket: Source, server: Server, code: str, said: str, tries: int
+) -> None:
+    """No image of it is taken for a broken one."""
+    before = len(server.requests)
+    server.fail = lambda number, path: f"S3 {code}"
+    with pytest.raises(UserError, match=said):
+        old_bucket.read_many([0])
+    assert len(server.requests) - before == tries
+
+
+def test_a_folder_that_is_listed_otherwise_is_another_set(tmp_path: Path, server: Server) -> None:
+    """A run that began with all of it does not go on with less: it looks at the fingerprint."""
+    for name in ("0", "1"):
+        write_tar(tmp_path / f"s/{name}.tar", numbered(4 * int(name), 4))
+    first = open_data(f"{server.url}/s").all
+    (tmp_path / "s/1.tar").rename(tmp_path / "s/hidden")
+    second = open_data(f"{server.url}/s").all
+    assert (len(first), len(second)) == (8, 4)
+    assert first.fingerprint != second.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from openmae.data.formats.channels import PixelFormat
+from openmae.data.sources.joined import Joined
+from openmae.data.sources.source import Source
 from openmae.data.survey.directions import Directions
 from openmae.data.survey.sample import Survey
 from openmae.data.views.mixing import GROUP
@@ -28,6 +31,7 @@ from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain import choose as pretrain_choices
 from openmae.recipes.pretrain.build import architecture_of
 from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.blocks import block_for
 from openmae.recipes.training.encoder import Start
 from openmae.recipes.training.memory import usable_memory
 
@@ -141,6 +145,43 @@ def test_a_run_that_began_before_crops_could_be_chosen_goes_on_with_its_own() ->
     old = finetune_choices.settle(tuned, 50_000, Console(file=shown, width=10_000))
     assert (old.augmentation.crop_fit, old.head.learned_positions) == ("clamp", False)
     assert "whose RandAugment was weaker" in shown.getvalue()
+
+
+class Far(Source):
+    """So many images of so many bytes on a server; nobody reads them."""
+
+    fingerprint, class_names, labels = "far", (), np.zeros(0, np.int64)  # type: ignore[assignment]
+
+    def __init__(self, images: int, size: float | None) -> None:
+        self.images, self.size, self.location = images, size, "far"
+
+    def __len__(self) -> int:
+        return self.images
+
+    @property
+    def bytes_far(self) -> float | None:
+        return self.size
+
+    def name(self, index: int) -> str:
+        raise NotImplementedError
+
+    def read(self, index: int) -> bytes:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "block"),
+    [(10**9, None, 1), (10**9, 50_000.0, 84), (10**6, 2e7, 1), (20_000, 50_000.0, 20), (900, 50_000.0, 1), (9, 0.0, 1)],
+)
+def test_how_many_images_are_read_at_once(images: int, size: float | None, block: int) -> None:
+    shown = StringIO()
+    source = Far(images, size)
+    parts = Joined("both", [Far(3, None), source]) if size else source
+    for one in (source, parts):
+        assert block_for(one, Console(file=shown, width=10_000)) == block
+    assert ("come from a server" in shown.getvalue()) == (block > 1)
+    if block == 84:
+        assert "84 that lie one after the other are read at once, 4 MB" in shown.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -386,6 +427,7 @@ def test_each_choice_is_printed_with_its_reason() -> None:
     flags = [line.split(":")[0] for line in lines[1:]]
     asked = [field.name for kind in Finetune.__bases__ for field in fields(kind)]  # of every command, and not chosen
     turns = ("vflip", "rotate90")  # off where they are left open: they are proposed, not chosen
+    turns += ("shuffle_block",)  # chosen with the images, and said where it is more than 1
     open_before = [
         name
         for name in vars(found)

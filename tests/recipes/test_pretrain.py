@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import openmae
+from openmae.data.loading import order
 from openmae.evaluate.evaluation import untrained_twin
 from openmae.train.run import read_metrics
 from tests.commands import Run, pretrain, refused
 from tests.images import picture, write_images
 from tests.runs import copy
+from tests.servers import serve
 
 
 def test_run_folder_holds_what_is_promised(finished: Path, data: Path) -> None:
@@ -75,6 +78,50 @@ def test_resume_takes_data_and_settings_from_the_run(finished: Path, tmp_path: P
     assert code == 0, errors
     assert (again / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
     refused(run("pretrain", "--resume", "--out", again, "--mask-ratio", "0.5"), "mask_ratio = 0.75, not 0.5")
+
+
+def test_a_run_without_a_shuffle_block_in_its_config_keeps_the_order_that_it_began_with(
+    finished: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of so many images that a new run's would be computed."""
+    assert tomllib.loads((finished / "config.toml").read_text())["shuffle_block"] == 1
+    monkeypatch.setattr("openmae.data.loading.order.MOST_DRAWN", 10)
+    for name, is_old in (("old", True), ("new", False)):
+        order._chunk.cache_clear()
+        again = copy(finished, tmp_path / name)
+        shutil.rmtree(max((again / "checkpoints").iterdir()))
+        config = (again / "config.toml").read_text()
+        if is_old:
+            (again / "config.toml").write_text(config.replace("shuffle_block = 1\n", ""))
+        code, _, errors = run("pretrain", "--resume", "--out", again)
+        assert code == 0, errors
+        same = (again / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+        assert same == is_old
+        assert ("shuffle_block" in (again / "config.toml").read_text()) != is_old
+    order._chunk.cache_clear()
+
+
+def test_shards_on_a_server_are_read_in_blocks(
+    shards: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from the disk, with a request for many images; the same after a restart."""
+    monkeypatch.setattr("openmae.data.loading.memory.MOST_BYTES", 0)
+    flags = "--shuffle-block 10 --epochs 2 --evaluations 0 --pictures 0 --keep 9 --checkpoint-minutes 0"
+    near, far = tmp_path / "near", tmp_path / "far"
+    assert run(*pretrain(shards, near, flags))[0] == 0
+    learnt = load_file(near / "model.safetensors")
+    with serve(shards) as server:
+        code, _, errors = run(*pretrain(server.url, far, flags))
+        assert code == 0, errors
+        assert all(torch.equal(weights, learnt[name]) for name, weights in load_file(far / "model.safetensors").items())
+        shutil.rmtree(max((far / "checkpoints").iterdir()))
+        server.requests.clear()
+        code, _, errors = run("pretrain", "--resume", "--out", far)
+        assert code == 0, errors
+        assert 0 < len([path for path in server.requests if path.endswith(".tar")]) < 40
+    assert all(torch.equal(weights, learnt[name]) for name, weights in load_file(far / "model.safetensors").items())
+    refused(run(*pretrain(shards, near, flags, "--shuffle-block 5")), "shuffle_block = 10, not 5")
+    refused(run(*pretrain(shards, tmp_path / "none", "--shuffle-block 0")), "--shuffle-block is 0", "from 1 to 65,536")
 
 
 def test_a_runs_own_config_gives_its_settings_again(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:

@@ -5,7 +5,7 @@ A visit gives one view. Order, windows and what stands in for a broken image fol
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from openmae.data.annotations.annotations import Annotations
 from openmae.data.formats.decode import decode, open_image, patch_complaint
+from openmae.data.loading.order import Order
 from openmae.data.loading.pool import Hand
-from openmae.data.loading.stream import MOST_REPLACEMENTS, first_good, images_of, micro_batches
+from openmae.data.loading.stream import MOST_REPLACEMENTS, first_good, micro_batches
 from openmae.data.sources.source import Source
 from openmae.data.views.jitter import place
 from openmae.data.views.outlined import Found, OutlinedView, mask_in_window, objects_in_window, window_of
@@ -60,13 +61,18 @@ class OutlinedStream:
     steps: int
     seed: int
 
+    @cached_property
+    def order(self) -> Order:
+        """Of the visits."""
+        return Order(self.seed, len(self.source), None, self.batch_size)
+
     def batches(
         self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, part: range | None = None
     ) -> Iterator[OutlinedBatch]:
         """As `Stream.batches`."""
         steps = range(first_step, self.steps)
         make = partial(_make, self)
-        for made in micro_batches(make, self.batch_size, steps, MOST_VIEWS_A_PIECE, micro_batch, workers, part):
+        for made in micro_batches(make, self.order, steps, MOST_VIEWS_A_PIECE, micro_batch, workers, part):
             yield _batch(made, pin)
 
 
@@ -89,7 +95,7 @@ class _Made:
 
 
 def _make(stream: OutlinedStream, visits: range, hand: Hand) -> _Made:
-    indices, broken = images_of(visits, len(stream.source), stream.seed), list[tuple[int, str]]()
+    indices, broken = stream.order.of(visits), list[tuple[int, str]]()
     fetched = hand.read_each(stream.source, indices)
     views = []
     for visit, index, data in zip(visits, indices, fetched, strict=True):

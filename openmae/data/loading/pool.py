@@ -86,7 +86,7 @@ class Hand:
                 yield BrokenImage("it does not fit into memory")
                 return
             for index in indices[done:]:  # one at a time needs less, and shows which of them it is
-                yield from self.read_each(source, [index])
+                yield from self.read_each(source.singly, [index])
 
     def take(self, index: int) -> None:
         """To be called before image `index` is decoded. Raises BrokenImage where it has killed DEADLY workers."""
@@ -120,12 +120,17 @@ class SharedArray:
 
 
 def ordered(
-    work: Callable[[Task, Hand], Result], tasks: Iterable[Task], workers: int, ahead: int = AHEAD
+    work: Callable[[Task, Hand], Result],
+    tasks: Iterable[Task],
+    workers: int,
+    ahead: int = AHEAD,
+    whose: Callable[[Task], int] | None = None,
 ) -> Generator[Result, None, None]:
     """The results of `work` on each task, in order.
 
     workers: processes; 0 works in this one. Tasks (small ones) and results are pickled. Tasks
-    are taken from the iterator at most `ahead` a worker before their results are asked for.
+    are taken from the iterator at most `ahead` a worker before their results are asked for. whose: tasks of one number
+    go to one worker, for what it keeps; else to whoever has least to do.
     Raises what `work` raises (UserError as it is, anything else as RuntimeError with the worker's traceback), and
     UserError where the workers die without having touched an image.
     """
@@ -134,7 +139,7 @@ def ordered(
         for task in tasks:
             yield work(task, hand)
         return
-    crew = _Crew(work, workers)
+    crew = _Crew(work, workers, whose)
     try:
         yield from crew.results(iter(tasks), window=workers * ahead)
     finally:
@@ -160,8 +165,10 @@ class _Worker:
 class _Crew(Generic[Task, Result]):
     """The workers of one `ordered`."""
 
-    def __init__(self, work: Callable[[Task, Hand], Result], workers: int) -> None:
-        self.work = work
+    def __init__(
+        self, work: Callable[[Task, Hand], Result], workers: int, whose: Callable[[Task], int] | None = None
+    ) -> None:
+        self.work, self.whose = work, whose
         self.kills: Counter[int] = Counter()  # how many workers an image has ended
         self.crashes: Counter[int] = Counter()  # workers that a task has crashed, whichever image they had in hand
         self.losses: Counter[int] = Counter()  # workers that died over a task, no image in hand
@@ -202,7 +209,10 @@ class _Crew(Generic[Task, Result]):
         return _Worker(process, ours, np.frombuffer(noted, np.int64))
 
     def _give(self, number: int) -> None:
-        worker = min(self.workers, key=lambda worker: len(worker.given))
+        if self.whose is None:
+            worker = min(self.workers, key=lambda worker: len(worker.given))
+        else:
+            worker = self.workers[self.whose(self.tasks[number]) % len(self.workers)]
         if not worker.given:
             worker.still = 0.0
         worker.given.append(number)

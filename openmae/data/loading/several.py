@@ -5,8 +5,8 @@ An image is decoded once. View v of a visit is drawn from (seed, epoch, image, v
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openmae.data.formats.decode import decode, open_image, patch_complaint
+from openmae.data.loading.blocks import in_blocks
+from openmae.data.loading.order import Order
 from openmae.data.loading.pool import Hand
-from openmae.data.loading.stream import MOST_REPLACEMENTS, Batch, first_good, images_of, micro_batches
+from openmae.data.loading.stream import MOST_REPLACEMENTS, Batch, first_good, micro_batches
 from openmae.data.sources.source import Source
 from openmae.data.views.crop import View, cut, draw_crop, reduction
 from openmae.errors import BrokenImage, UserError
@@ -30,7 +32,7 @@ class SeveralViews:
     """Makes the batches of any steps: their `images` are (B, L), all views of an image after each other, for `split`;
     nothing is masked.
 
-    views: of one pixel format. batch_size counts images.
+    views: of one pixel format. batch_size counts images. shuffle_block: as an `Order` has it.
     """
 
     source: Source
@@ -38,14 +40,21 @@ class SeveralViews:
     batch_size: int
     steps: int
     seed: int
+    shuffle_block: int | None = 1
+
+    @cached_property
+    def order(self) -> Order:
+        """Of the visits."""
+        return Order(self.seed, len(self.source), self.shuffle_block, self.batch_size)
 
     def batches(
         self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, part: range | None = None
     ) -> Iterator[Batch]:
         """As `Stream.batches`."""
         steps = range(first_step, self.steps)
-        make = partial(_make, self)
-        for made in micro_batches(make, self.batch_size, steps, MOST_IMAGES_A_PIECE, micro_batch, workers, part):
+        share = self.batch_size if part is None else len(part)
+        make = partial(_make, replace(self, source=in_blocks(self.source, self.order, share, workers)))
+        for made in micro_batches(make, self.order, steps, MOST_IMAGES_A_PIECE, micro_batch, workers, part):
             yield _batch(made, pin)
 
     def split(self, images: Tensor) -> list[Tensor]:
@@ -72,7 +81,7 @@ class _Made:
 
 def _make(stream: SeveralViews, visits: range, hand: Hand) -> _Made:
     made = _Made(visits.start, [], [], [], "")
-    indices = images_of(visits, len(stream.source), stream.seed)
+    indices = stream.order.of(visits)
     for visit, index, data in zip(visits, indices, hand.read_each(stream.source, indices), strict=True):
 
         def make(

@@ -1,14 +1,14 @@
 """The training stream: one endless sequence of views, a function of (data, seed) and of nothing else.
 
-A visit is one decoding of an image: visit v is image v % n of pass v // n, in that pass's order. It gives
-`repeats` views; view p of the stream is view p % repeats of visit p // repeats. Step s takes views
-s * batch_size to (s + 1) * batch_size, of which each rank takes a run. Batches go on across the ends
-of epochs, so no image is left out, a batch may be larger than the data, and there is no pause.
+A visit is one decoding of an image, in an order that order.py tells of. It gives `repeats` views; view p of the stream
+is view p % repeats of visit p // repeats. Step s takes views s * batch_size to (s + 1) * batch_size, of which each rank
+takes a run. Batches go on across the ends of epochs, so no image is left out, a batch may be larger than the data, and
+there is no pause.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache, partial
+from functools import cache, cached_property, partial
 from itertools import chain, repeat
 from math import prod
 from typing import Any, TypeVar
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openmae.data.formats.decode import decode_masked, open_image, patch_complaint
+from openmae.data.loading.blocks import in_blocks
+from openmae.data.loading.order import LANE, Order
 from openmae.data.loading.pool import AHEAD, Hand, SharedArray, ordered
 from openmae.data.sources.source import Source
 from openmae.data.views.crop import Crop, View, cut, draw_crop, reduction
@@ -26,7 +28,7 @@ from openmae.data.views.missing import MAX_NODATA, MissingOf, NoCrop, usable
 from openmae.errors import BrokenImage, UserError
 from openmae.machine.memory import ram
 from openmae.masking import Masking
-from openmae.randomness import epoch_order, generator
+from openmae.randomness import generator
 
 _NONE: NDArray[np.int64] = np.zeros(0, np.int64)
 MOST_REPLACEMENTS = 100  # tries to replace a broken image before the batch is given up
@@ -112,6 +114,7 @@ class Stream:
     repeats: views of each decoded image, one after the other; batch_size counts views.
     max_nodata: share of a patch that may be missing, above which it is neither shown nor asked for; of a view's patches
         that may be such, above which another crop is drawn, or another image stands in where none will do.
+    shuffle_block: as an `Order` has it.
     """
 
     source: Source
@@ -122,6 +125,12 @@ class Stream:
     seed: int
     repeats: int = 1
     max_nodata: float = MAX_NODATA
+    shuffle_block: int | None = 1
+
+    @cached_property
+    def order(self) -> Order:
+        """Of the visits."""
+        return Order(self.seed, len(self.source), self.shuffle_block, -(-self.batch_size // self.repeats))
 
     def batches(
         self, first_step: int, micro_batch: int, workers: int, *, pin: bool = False, part: range | None = None
@@ -148,7 +157,15 @@ class Stream:
                     yield _Piece(begin + start, begin + stop, self._images(begin + start, begin + stop), slot)
                     slot = (slot + 1) % slots if slots else 0
 
-        made = ordered(partial(_make, self, ring), pieces(), workers, ahead)
+        reading = replace(self, source=in_blocks(self.source, self.order, -(-share // self.repeats), workers))
+        whose = whose_of(plan, part.start, self.batch_size)
+        made = ordered(
+            partial(_make, reading, ring),
+            pieces(),
+            workers,
+            ahead,
+            (lambda piece: whose(piece.start)) if self.order.in_blocks else None,
+        )
         return _assembled(made, plan, self.steps - first_step, ring, pin)
 
     def views(self, start: int, stop: int) -> Batch:
@@ -164,8 +181,9 @@ class Stream:
         workers = min(workers, room)
         room //= max(1, workers)
         most = min(MOST_VIEWS_A_PIECE, -(-batch // max(1, workers)))
-        # A visit's views in one piece, where batches and the ring allow it.
-        most = min(most + -most % self.repeats, batch)
+        # A visit's views, and a lane's visits, in one piece, where batches and the ring allow it.
+        together = self.repeats * LANE if self.order.in_blocks else self.repeats
+        most = min(most + -most % together, batch)
         ahead = max(1, min(AHEAD, room // min(self.repeats, most)))
         room //= ahead
         return workers, ahead, min(most, room - room % self.repeats or room)
@@ -173,7 +191,7 @@ class Stream:
     def _images(self, start: int, stop: int) -> list[int]:
         """The index of the image of each visit that gives the views."""
         visits = range(start // self.repeats, (stop - 1) // self.repeats + 1)
-        return images_of(visits, len(self.source), self.seed)
+        return self.order.of(visits)
 
 
 def _make(stream: Stream, ring: SharedArray | None, piece: _Piece, hand: Hand) -> _Made:
@@ -300,7 +318,7 @@ def first_good(
                 broken.append((index, str(error)))
             why = str(error)
             index = int(other().integers(len(source)))
-            data = next(hand.read_each(source, [index]))
+            data = next(hand.read_each(source.singly, [index]))
     return None, why
 
 
@@ -344,9 +362,16 @@ def runs(start: int, stop: int, most: int) -> list[tuple[int, int]]:
     return [(at, min(at + most, stop)) for at in range(start, stop, most)]
 
 
+def whose_of(plan: list[list[tuple[int, int]]], first: int, batch_size: int) -> Callable[[int], int]:
+    """The number of the piece of a batch, by where it starts in the stream: the same in every step, so that a loader
+    goes on with the blocks that it has. first: of the batch, that this process takes."""
+    numbers = {first + start: number for number, (start, _) in enumerate(chain.from_iterable(plan))}
+    return lambda start: numbers[start % batch_size]
+
+
 def micro_batches(
     make: Callable[[range, Hand], Made],
-    batch_size: int,
+    order: Order,
     steps: range,
     most: int,
     micro_batch: int,
@@ -355,28 +380,20 @@ def micro_batches(
 ) -> Iterator[list[Made]]:
     """What is made of the visits of each micro-batch, in order: of at most so many visits at once, by one of the
     workers. steps, micro_batch, workers, part: as of `Stream.batches`."""
-    part = range(batch_size) if part is None else part
+    part = range(order.batch) if part is None else part
     share = len(part)
     most = min(most, -(-min(micro_batch, share) // max(1, workers)))
+    most += -most % (LANE if order.in_blocks else 1)
     plan = [runs(start, min(start + micro_batch, share), most) for start in range(0, share, micro_batch)]
 
     def pieces() -> Iterator[range]:
         for step in steps:
-            begin = step * batch_size + part.start
+            begin = step * order.batch + part.start
             for start, stop in (one for parts in plan for one in parts):
                 yield range(begin + start, begin + stop)
 
-    made = ordered(make, pieces(), workers)
+    whose = whose_of(plan, part.start, order.batch)
+    made = ordered(make, pieces(), workers, whose=(lambda visits: whose(visits.start)) if order.in_blocks else None)
     for _ in steps:
         for parts in plan:
             yield [next(made) for _ in parts]
-
-
-def images_of(visits: range, length: int, seed: int) -> list[int]:
-    """The index of the image of each visit, of so many images."""
-    return [int(_cached_order(seed, visit // length, length)[visit % length]) for visit in visits]
-
-
-@lru_cache(maxsize=2)
-def _cached_order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
-    return epoch_order(seed, epoch, length)

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from openmae.data.shards.index import ShardIndex
 from openmae.data.sources.labels import LabelledSource, class_name
 from openmae.data.sources.open_file import MOST_BYTES, OpenFile
-from openmae.data.sources.remote import Span, fetch_spans, is_remote
+from openmae.data.sources.remote import Span, fetch_together, is_remote
 from openmae.data.sources.source import Names
 from openmae.errors import BrokenImage
 from openmae.files import address
 
 _MOST_OPEN = 64  # shards kept open by one process
+_MOST_TOGETHER = 1 << 24  # bytes of images that one request fetches
+_MOST_APART = 1 << 20  # bytes between two of them: headers, labels, captions
+_SAMPLE = 4096  # images whose sizes tell the mean of all
 
 
 class ShardSource(LabelledSource):
@@ -72,6 +75,13 @@ class ShardSource(LabelledSource):
         """As the index says."""
         return self.index.packed_as
 
+    @property
+    def bytes_far(self) -> float | None:
+        """By the index."""
+        if not self._is_far:
+            return None
+        return float(self.index.size[:: max(1, len(self) // _SAMPLE)].mean())
+
     def read(self, index: int) -> bytes:
         """The image's bytes. Raises OSError where its shard cannot be read, BrokenImage where they are not whole."""
         data = self.read_many([index])[0]
@@ -80,24 +90,37 @@ class ShardSource(LabelledSource):
         return data
 
     def read_many(self, indices: Sequence[int]) -> list[bytes | OSError | BrokenImage]:
-        """Each image's bytes, or what was raised instead; of remote shards, at the same time."""
-        spans = [self._span(index) for index in indices]
-        found: list[bytes | OSError | BrokenImage]
-        if any(is_remote(span.url) for span in spans):
-            ends = [self.index.shards[self.index.shard[index]].bytes for index in indices]
-            refusals = [self._refusal(span, end) for span, end in zip(spans, ends, strict=True)]
-            whole = [span for span, refusal in zip(spans, refusals, strict=True) if refusal is None]
-            fetched = iter(fetch_spans(whole))
-            found = [next(fetched) if refusal is None else refusal for refusal in refusals]
-        else:
-            found = [self._read_local(span) for span in spans]
-        return [self._checked(index, data) for index, data in zip(indices, found, strict=True)]
+        """Each image's bytes, or what was raised instead; of remote shards, at the same time, and by one request those
+        that follow each other."""
+        read = self._read_far if self._is_far else self._read_near
+        return [self._checked(index, data) for index, data in zip(indices, read(indices), strict=True)]
 
     def read_each(self, indices: Sequence[int]) -> Iterator[bytes | OSError | BrokenImage]:
         """Remote shards at the same time, local ones in turn."""
-        if any(is_remote(shard.url) for shard in self.index.shards):
-            return iter(self.read_many(indices))
-        return super().read_each(indices)
+        return iter(self.read_many(indices)) if self._is_far else super().read_each(indices)
+
+    @cached_property
+    def _is_far(self) -> bool:
+        return any(is_remote(shard.url) for shard in self.index.shards)
+
+    def _read_far(self, indices: Sequence[int]) -> list[bytes | OSError | BrokenImage]:
+        found: dict[int, bytes | OSError | BrokenImage] = {}
+        groups: list[list[tuple[int, Span]]] = []
+        for index in sorted({*indices}):
+            span = self._span(index)
+            if refusal := self._refusal(span, self.index.shards[self.index.shard[index]].bytes):
+                found[index] = refusal
+            elif groups and _follows(index, span, groups[-1]):
+                groups[-1].append((index, span))
+            else:
+                groups.append([(index, span)])
+        fetched = fetch_together([[span for _, span in group] for group in groups])
+        for group, read in zip(groups, fetched, strict=True):
+            found |= zip((index for index, _ in group), read, strict=True)
+        return [found[index] for index in indices]
+
+    def _read_near(self, indices: Sequence[int]) -> list[bytes | OSError | BrokenImage]:
+        return [self._read_local(self._span(index)) for index in indices]
 
     def _span(self, index: int) -> Span:
         shard = self.index.shards[self.index.shard[index]]
@@ -128,3 +151,11 @@ class ShardSource(LabelledSource):
         if isinstance(data, Exception) or self.index.crc32 is None or zlib.crc32(data) == self.index.crc32[index]:
             return data
         return BrokenImage(f"its bytes in {self._span(index).url} are not those that were packed (wrong checksum)")
+
+
+def _follows(index: int, span: Span, group: Sequence[tuple[int, Span]]) -> bool:
+    """Whether an image is read by one request with those before it."""
+    (_, first), (before, last) = group[0], group[-1]
+    gap, length = span.start - (last.start + last.length), span.start + span.length - first.start
+    is_next = index == before + 1 and span.url == last.url
+    return is_next and 0 <= gap <= _MOST_APART and length <= _MOST_TOGETHER

@@ -57,6 +57,11 @@ class Joined(Source):
         return iter(self.read_many(indices))
 
     @property
+    def bytes_far(self) -> float | None:
+        """The largest of those parts that come from a server."""
+        return max((size for part in self.parts if (size := part.bytes_far) is not None), default=None)
+
+    @property
     def fingerprint(self) -> str:
         """Of the parts' fingerprints."""
         return hashlib.sha256("\n".join(part.fingerprint for part in self.parts).encode()).hexdigest()

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from html import unescape
+from math import inf
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
@@ -44,6 +45,8 @@ _MOST_OF_A_FILE = 1 << 28  # bytes of one that is fetched whole: a list of shard
 
 # Errors of the libraries below, which need not be installed, by the names of their classes.
 _NO_CREDENTIALS = frozenset(("NoCredentialsError", "PartialCredentialsError"))
+_EXPIRED = frozenset(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"))  # S3's own, as the next
+_SKEWED = frozenset(("RequestTimeTooSkewed", "RequestInTheFuture"))
 _UNREACHABLE = frozenset(("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError"))
 
 servers: dict[tuple[int, str], "_Server"] = {}  # by process and protocol
@@ -78,6 +81,26 @@ def fetch_spans(spans: Sequence[Span]) -> list[bytes | OSError]:
     return _each(spans, lambda server, span: server.span(span), lambda span: span.url)
 
 
+def fetch_together(groups: Sequence[Sequence[Span]]) -> list[list[bytes | OSError]]:
+    """As `fetch_spans`, with one request for each group of spans, which follow each other in a file."""
+    whole = [Span(one[0].url, one[0].start, one[-1].start + one[-1].length - one[0].start) for one in groups]
+    found = [_parts(*each) for each in zip(groups, whole, fetch_spans(whole), strict=True)]
+    # The file may have become shorter, and hold some of them.
+    shorter = [n for n, one in enumerate(found) if isinstance(one[0], Refused | Short) and len(one) > 1]
+    again = iter(fetch_spans([span for number in shorter for span in groups[number]]))
+    for number in shorter:
+        found[number] = [next(again) for _ in groups[number]]
+    return found
+
+
+def _parts(spans: Sequence[Span], over: Span, data: bytes | OSError) -> list[bytes | OSError]:
+    """What a request for all of these spans says of each."""
+    if isinstance(data, OSError):
+        return [data] * len(spans)
+    starts = [span.start - over.start for span in spans]
+    return [data[start : start + span.length] for start, span in zip(starts, spans, strict=True)]
+
+
 def fetch_file(url: str) -> bytes:
     """A whole file. Raises FileNotFoundError where there is none, OSError after all tries."""
     return _single(_each([url], lambda server, url: server.file(url), str))
@@ -99,6 +122,10 @@ class Refused(OSError):
     """An answer that another try would not change."""
 
 
+class Short(OSError):
+    """Fewer bytes than were asked for: the answer was cut off, or the file ends there."""
+
+
 class _Server(ABC):
     """One protocol, as an fsspec filesystem of this process; errors of any kind may be raised."""
 
@@ -109,8 +136,11 @@ class _Server(ABC):
         """These bytes, not fewer."""
         data = await self._range(span)
         if len(data) != span.length:
-            raise OSError(f"gave {len(data):,} bytes where {span.length:,} were asked for")
+            raise Short(f"gave {len(data):,} bytes where {span.length:,} were asked for")
         return data
+
+    async def renew(self) -> None:  # noqa: B027 (there is nothing to do for most)
+        """Reads anew who asks, where that may change in time."""
 
     @abstractmethod
     async def _range(self, span: Span) -> bytes: ...
@@ -202,6 +232,16 @@ async def _body(answer: Any, most: int) -> bytes:
 class _S3(_Server):
     """s3://."""
 
+    def __init__(self, filesystem: Any) -> None:
+        super().__init__(filesystem)
+        self._renewed = -inf
+
+    async def renew(self) -> None:
+        """Of many requests that were refused at once, for one."""
+        if time.monotonic() > self._renewed + PATIENCE.pause:
+            self._renewed = time.monotonic()
+            await self.filesystem.set_session(refresh=True)
+
     async def _range(self, span: Span) -> bytes:
         return bytes(await self.filesystem._cat_file(span.url, start=span.start, end=span.start + span.length))
 
@@ -281,7 +321,7 @@ def _each(
 
         async def one(item: Item) -> Result | OSError:
             async with free:
-                return await _persist(lambda: ask(server, item), url_of(item), progress)
+                return await _persist(lambda: ask(server, item), url_of(item), progress, server)
 
         return await asyncio.gather(*(one(item) for item in items))
 
@@ -299,8 +339,11 @@ class _Progress:
         return self.last + PATIENCE.total - time.monotonic()
 
 
-async def _persist(ask: Callable[[], Awaitable[Result]], url: str, progress: _Progress) -> Result | OSError:
-    """Asks up to PATIENCE.tries times, unless the server has given nothing to anyone for PATIENCE.total seconds."""
+async def _persist(
+    ask: Callable[[], Awaitable[Result]], url: str, progress: _Progress, server: _Server
+) -> Result | OSError:
+    """Asks up to PATIENCE.tries times, unless the server has given nothing to anyone for PATIENCE.total seconds. Raises
+    UserError where it would answer no request at all."""
     error: Exception = OSError("the server has stopped answering")
     for attempt in range(PATIENCE.tries):
         if progress.patience_left() <= 0:
@@ -311,10 +354,19 @@ async def _persist(ask: Callable[[], Awaitable[Result]], url: str, progress: _Pr
             result = await asyncio.wait_for(ask(), max(PATIENCE.stall, progress.patience_left()))
             progress.last = time.monotonic()
             return result
-        except (FileNotFoundError, PermissionError, Refused) as refusal:
-            return type(refusal)(shown(f"{url}: {refusal}"))
         except UserError:
             raise
+        except OSError as failure:
+            if _code(failure) in _SKEWED:
+                raise UserError(
+                    f"{shown(url)} cannot be read: this machine's clock is wrong ({failure})",
+                    "set it, as by NTP, and run the same command again",
+                ) from failure
+            if isinstance(failure, FileNotFoundError | PermissionError | Refused) and _code(failure) not in _EXPIRED:
+                return type(failure)(shown(f"{url}: {failure}"))
+            error = failure
+            if _code(failure) in _EXPIRED:
+                await server.renew()
         except Exception as failure:  # the libraries below raise nearly every kind
             if type(failure).__name__ in _NO_CREDENTIALS:
                 raise UserError(
@@ -322,7 +374,19 @@ async def _persist(ask: Callable[[], Awaitable[Result]], url: str, progress: _Pr
                     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run aws configure",
                 ) from failure
             error = failure
+    if _code(error) in _EXPIRED:
+        raise UserError(
+            f"{shown(url)} cannot be read any more: the credentials have expired ({error})",
+            "renew them, and run the same command again",
+        ) from error
     advice = ""
     if type(error).__name__ in _UNREACHABLE:
         advice = f"; check the address{', AWS_ENDPOINT_URL' if url.startswith('s3') else ''} and the network"
-    return OSError(shown(f"{url}: {str(error) or type(error).__name__} ({PATIENCE.tries} tries){advice}"))
+    kind = Short if isinstance(error, Short) else OSError
+    return kind(shown(f"{url}: {str(error) or type(error).__name__} ({PATIENCE.tries} tries){advice}"))
+
+
+def _code(error: BaseException) -> str:
+    """What S3 calls it; empty where it does not say."""
+    response = getattr(error.__cause__, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""

@@ -102,6 +102,16 @@ class Source(ABC):
             yield from self.read_many([index])
 
     @property
+    def singly(self) -> "Source":
+        """The same images, to read one of them without others that are read at once for the sake of speed."""
+        return self
+
+    @property
+    def bytes_far(self) -> float | None:
+        """Mean size in bytes of the encoded images, where they come from a server; None where they do not."""
+        return None
+
+    @property
     @abstractmethod
     def fingerprint(self) -> str:
         """Changes when an image is added, removed, renamed or changes its size in bytes."""
@@ -154,6 +164,11 @@ class Remade(Source):
     def name(self, index: int) -> str:
         """As the source calls it."""
         return self.source.name(index)
+
+    @property
+    def bytes_far(self) -> float | None:
+        """The source's."""
+        return self.source.bytes_far
 
     @property
     def fingerprint(self) -> str:
@@ -215,6 +230,11 @@ class Subset(Source):
     def read_each(self, indices: Sequence[int]) -> Iterator[bytes | OSError | BrokenImage]:
         """As the whole source reads them."""
         return self.whole.read_each([int(self.indices[index]) for index in indices])
+
+    @property
+    def bytes_far(self) -> float | None:
+        """The whole source's."""
+        return self.whole.bytes_far
 
     @cached_property
     def fingerprint(self) -> str:

@@ -33,7 +33,7 @@ from openmae.data.survey.readings import (
 from openmae.data.views.crop import reduction
 from openmae.data.views.statistics import DEPTHS, Statistics
 from openmae.errors import BrokenImage, UserError
-from openmae.randomness import generator
+from openmae.randomness import some
 
 MOST_LOOKED_AT = 2048  # images of a sample
 
@@ -309,7 +309,7 @@ def choose_pixels(
 
 
 def _sample(source: Source, seed: int, most: int) -> list[int]:
-    chosen: list[int] = np.sort(generator(seed, "few").permutation(len(source))[:most]).tolist()
+    chosen: list[int] = np.sort(some(seed, "few", len(source), most)).tolist()
     return chosen
 
 

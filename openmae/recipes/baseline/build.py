@@ -54,7 +54,9 @@ def views_of(run: Baseline, source: Source, workers: int) -> Stream | SeveralVie
         return replace(stream, masking=kind.masking, repeats=1, view=replace(stream.view, noise=noise, finish=finish))
     course = run.course.schedule
     views = tuple(_view(stream.view, seen, run) for seen in kind.views)
-    return SeveralViews(stream.source, views, course.batch_size, course.steps, run.course.seed)
+    return SeveralViews(
+        stream.source, views, course.batch_size, course.steps, run.course.seed, run.course.shuffle_block
+    )
 
 
 def _view(view: View, seen: Seen, run: Baseline) -> View:

@@ -1,6 +1,7 @@
 """What `finetune` chooses where a setting was left open, the paper's or what fits the data; and what follows."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,10 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
             evaluations=settings.evaluations,
             keep_best=None if settings.keep_best == "none" else settings.keep_best,
             patience=settings.patience,
-            course=course_of(settings, images, console, least_micro_batch(settings), settings.min_lr or 0.0),
+            course=replace(
+                course_of(settings, images, console, least_micro_batch(settings), settings.min_lr or 0.0),
+                shuffle_block=settings.shuffle_block,
+            ),
             config=config,
         )
     except ValueError as error:

@@ -30,6 +30,7 @@ from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.finetune.sweep import sweep
 from openmae.recipes.levels import check_levels
 from openmae.recipes.training.best import FOLDER
+from openmae.recipes.training.blocks import block_for
 from openmae.recipes.training.job import begun, training_of
 from openmae.recipes.training.kind import Here, JobKind
 from openmae.recipes.training.minutes import trial_seconds
@@ -73,7 +74,8 @@ def finetune(settings: Finetune, console: Console) -> dict[str, float]:
 
 
 def _choose(settings: Finetune, labelled: Labelled, here: Here) -> Finetune:
-    start, settings = labelled.start, replace(settings, label_column=labelled.label_column)
+    block = settings.shuffle_block or block_for(labelled.train, here.console)
+    start, settings = labelled.start, replace(settings, label_column=labelled.label_column, shuffle_block=block)
     for source, seen in ((labelled.train, start.levels), (labelled.val, None)):
         check_levels(given(settings.model), start.statistics, source, here.workers, here.console, seen)
     if settings.keep_best is None:

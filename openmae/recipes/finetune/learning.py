@@ -81,6 +81,7 @@ class FinetuneJob(Job[Classifier]):
             self.course.schedule.batch_size,
             self.course.schedule.steps,
             self.course.seed,
+            shuffle_block=self.course.shuffle_block,
         )
 
     def loss(self) -> Callable[[Classifier, Batch], Tensor]:

@@ -20,7 +20,7 @@ from openmae.recipes.asked import (
     AskedTask,
     Loaders,
 )
-from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, FROM_0, SEED, SHARE, Bounds, check
+from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, BLOCK, FROM_0, SEED, SHARE, Bounds, check
 from openmae.recipes.training.settings import DERIVED as DERIVED
 from openmae.recipes.training.settings import (
     AskedCropFit,
@@ -35,6 +35,7 @@ from openmae.recipes.training.settings import (
     Recipe,
     Rotate90,
     Sharded,
+    ShuffleBlock,
     Sides,
     Switch,
     TimeoutMinutes,
@@ -55,6 +56,7 @@ _BOUNDS: Bounds = {
     "ra_magnitude": (lambda n: 0 <= n <= 10, "give a number from 0 to 10"),
     "crop_scale": (lambda pair: 0 < pair[0] <= pair[1] <= 1, "give two ascending numbers above 0 and up to 1"),
     "seed": SEED,
+    "shuffle_block": BLOCK,
     "folds": (lambda n: n == 0 or n >= 2, "give 2 or more, or 0 for none"),
     "blocks": (
         lambda text: all(part in ("all", "0.5") or part.isdecimal() for part in text.split(",")),
@@ -163,6 +165,7 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     seed: int = 0
     """Decides the fresh weights, what is held out, order, crops and augmentation."""
     max_broken: MaxBroken = 0.01
+    shuffle_block: ShuffleBlock = None
     precision: AskedPrecision = "auto"
     device: AskedDevice = "auto"
     workers: Loaders = None

@@ -110,6 +110,7 @@ def stream_of(run: Pretraining, source: Source, workers: int) -> Stream:
         run.course.seed,
         run.repeat_aug,
         run.max_nodata,
+        run.course.shuffle_block,
     )
 
 

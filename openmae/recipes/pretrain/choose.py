@@ -136,7 +136,7 @@ def settle(settings: Pretrain, images: int, console: Console) -> Pretraining:
         compile=settings.compile == "on",
         pictures=settings.pictures,
         evaluations=settings.evaluations,
-        course=course,
+        course=replace(course, shuffle_block=settings.shuffle_block),
         freeze_encoder=settings.freeze_encoder or 0.0,
     )
 

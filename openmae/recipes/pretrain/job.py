@@ -56,6 +56,7 @@ from openmae.recipes.pretrain.start import (
     say_images,
 )
 from openmae.recipes.pretrain.watch import FEWEST, Watch, most_looked_at
+from openmae.recipes.training.blocks import block_for
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import begun
 from openmae.recipes.training.kind import Here, Job, JobKind, Look
@@ -372,7 +373,8 @@ def _choose(settings: Pretrain, images: Images, here: Here) -> Pretrain:
     memory, look = memory_of(here.device, here.ranks), given(images.look)
     check_given(settings.mean, settings.std, look.levels, look.statistics)
     say_apart(apart(look.levels.sizes, look.levels.depths), here.console)
-    settings = replace(settings, from_bands=images.from_bands)
+    block = settings.shuffle_block or block_for(images.train, here.console)
+    settings = replace(settings, from_bands=images.from_bands, shuffle_block=block)
     return choose(settings, look, len(images.train), here.device, memory, here.console, images.start)
 
 

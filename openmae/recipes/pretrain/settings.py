@@ -14,7 +14,7 @@ from openmae.errors import UserError, of_user
 from openmae.masking import Masking
 from openmae.model import grid_of
 from openmae.recipes.asked import AskedDevice, AskedGroups, AskedPrecision, AskedReading, Loaders
-from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, FROM_0, SEED, SHARE, Bounds, check
+from openmae.recipes.training.ranges import ABOVE_0, BELOW_1, BLOCK, FROM_0, SEED, SHARE, Bounds, check
 from openmae.recipes.training.settings import DERIVED as DERIVED
 from openmae.recipes.training.settings import (
     AskedCropFit,
@@ -28,6 +28,7 @@ from openmae.recipes.training.settings import (
     Profile,
     Rotate90,
     Sharded,
+    ShuffleBlock,
     Sides,
     Switch,
     TimeoutMinutes,
@@ -54,6 +55,7 @@ _BOUNDS: Bounds = {
     "layer_decay": (lambda n: 0 < n <= 1, "give a number above 0 and up to 1"),
     "freeze_encoder": BELOW_1,
     "seed": SEED,
+    "shuffle_block": BLOCK,
     "std": (lambda numbers: min(numbers, default=0) > 0, "give numbers above 0"),
 }
 
@@ -165,6 +167,7 @@ class Pretrain(AskedGroups, AskedReading):
     Crops with more such patches are drawn again; where none will do, another image takes the turn. 1 takes all as they
     are, filled with the mean."""
     max_broken: MaxBroken = 0.01
+    shuffle_block: ShuffleBlock = None
 
     epochs: float | None = None
     """Times that every image is seen. Default: by their number, 800 to 1600 on a GPU, 20 to 800 on a CPU, and there as

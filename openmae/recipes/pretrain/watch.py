@@ -23,7 +23,7 @@ from openmae.evaluate.rank import rankme
 from openmae.heads import Encoder
 from openmae.machine.memory import ram
 from openmae.model import MaskedAutoencoder, ViT
-from openmae.randomness import generator
+from openmae.randomness import some
 from openmae.recipes.training.kind import Here
 from openmae.recipes.training.schedule import Course
 
@@ -62,12 +62,12 @@ class Watch:
         most = most_looked_at(passes)
         queries = min(MOST_QUERIES, most // 3)
         references = min(MOST_REFERENCES, most - queries)
-        order = generator(seed, "watch", index=0).permutation(len(train))
+        queries = queries if val is not None else min(queries, len(train) // 5)
+        order = some(seed, "watch", len(train), references + queries, index=0)
         if val is None:
-            queries = min(queries, len(train) // 5)
             asked, order = train.take(order[:queries]), order[queries:]
         else:
-            asked = val.take(generator(seed, "watch", index=1).permutation(len(val))[:queries])
+            asked = val.take(some(seed, "watch", len(val), queries, index=1))
         self.sources = [train.take(order[:references]), asked]
         # Starting processes takes longer than reading few images.
         self.workers = here.workers if sum(map(len, self.sources)) > _FEW else 0

@@ -17,6 +17,7 @@ ABOVE_0: tuple[Callable[[Any], bool], str] = (lambda n: 0 < n <= MOST, f"give a 
 FROM_0: tuple[Callable[[Any], bool], str] = (lambda n: 0 <= n <= MOST, f"give 0 or more, at most {MOST:g}")
 SHARE: tuple[Callable[[Any], bool], str] = (lambda n: 0 <= n <= 1, "give a share from 0 to 1")
 BELOW_1: tuple[Callable[[Any], bool], str] = (lambda n: 0 <= n < 1, "give a number from 0 and below 1")
+BLOCK: tuple[Callable[[Any], bool], str] = (lambda n: 1 <= n <= 1 << 16, "give a number from 1 to 65,536")
 SEED: tuple[Callable[[Any], bool], str] = (lambda n: 0 <= n < 2**63, "give a number from 0 and below 2**63")
 
 

@@ -21,7 +21,7 @@ class Course:
     """What every training is told, none of it open.
 
     data: DATA as it was given. max_broken: share of the files, 0 to 1, that may be broken. earlier: steps after which
-    the run was complete before it was made longer.
+    the run was complete before it was made longer. shuffle_block: as an `Order` has it.
     """
 
     data: str
@@ -30,6 +30,7 @@ class Course:
     shard: bool
     max_broken: float
     earlier: tuple[int, ...] = ()
+    shuffle_block: int | None = None
 
     @property
     def first_steps(self) -> int:

@@ -33,6 +33,15 @@ AskedCropFit = Annotated[
         "linear probe."
     ),
 ]
+ShuffleBlock = Annotated[
+    int | None,
+    arg(
+        metavar="IMAGES",
+        help="Images that lie one after the other in DATA and are read at once; blocks come in any order, and the "
+        "images of those that are open are shuffled (docs/scale.md). 1: any image may follow any other. Default: 1; of "
+        "many images on a server, as many as make 4 MB.",
+    ),
+]
 MaxBroken = Annotated[
     float,
     arg(help="Stop when more than this share of the files cannot be read; up to it they are replaced and listed."),
