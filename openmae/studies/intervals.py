@@ -133,8 +133,9 @@ def together(found: Mapping[str, Interval]) -> dict[str, Interval]:
     with, are three times the others' (docs/log.md).
     """
     pooled = dict(found)
-    for seeds in {one.seeds for one in found.values() if one.seeds > NO_BOUNDS}:
-        alike = {name: one for name, one in found.items() if one.seeds == seeds}
+    known = {name: one for name, one in found.items() if one.seeds > NO_BOUNDS and math.isfinite(one.by_seeds)}
+    for seeds in {one.seeds for one in known.values()}:
+        alike = {name: one for name, one in known.items() if one.seeds == seeds}
         errors = {name: one.by_seeds / float(stats.t.ppf(_tail(one.level), seeds - 1)) for name, one in alike.items()}
         of_all = math.sqrt(sum(error**2 for error in errors.values()) / len(alike))
         freedom = (seeds - 1) * 4 * len(alike) / (len(alike) + 3)

@@ -93,6 +93,10 @@ def test_how_much_seeds_differ_is_of_all_that_have_as_many() -> None:
     assert found["b"].by_seeds == pytest.approx(stats.t.ppf(0.975, freedom) * of_both)
     assert (found["b"].low, found["b"].high) == pytest.approx((5 - found["b"].by_seeds, 5 + found["b"].by_seeds))
     assert found["four"] == more["four"]
+    unknown = of_seeds(np.array([1.0, math.nan, 3]), 0.95)
+    beside = together({**three, "unknown": unknown})
+    assert (beside["a"], beside["b"]) == (found["a"], found["b"])  # one without a figure takes none from the others
+    assert math.isnan(beside["unknown"].low)
     assert found["two"].each == (1, 2)
     assert math.isnan(found["two"].low)
 
