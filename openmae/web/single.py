@@ -6,7 +6,6 @@ order in which they need each other. The page says by their hashes which scripts
 
 import base64
 import gzip
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,11 @@ from importlib import resources
 from posixpath import dirname, join, normpath
 from typing import Any
 
+from openmae.files.policy import policy
+
 _IMPORT = re.compile(r'^import (\{[^}]*\}) from "([^"]+)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) (\w+))", re.MULTILINE)
+_WASM = "'wasm-unsafe-eval'"  # which the model's runtime is
 _LINKS = (  # of index.html, to its parts
     '<link rel="icon" href="icon.svg" type="image/svg+xml">\n<link rel="stylesheet" href="demo.css">\n'
     '<script type="module" src="server.js"></script>\n'
@@ -35,19 +37,9 @@ def single_page(
     for script in scripts:
         if found := re.search(r"</script|<!--", script, re.IGNORECASE):
             raise ValueError(f"a script holds {found[0]}")
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "img-src data:",
-            f"style-src {_hash(style)}",
-            f"script-src {' '.join(map(_hash, scripts))} 'wasm-unsafe-eval'",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
     icon = base64.b64encode(_read("icon.svg").encode()).decode()
     head = (
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy(style, scripts, _WASM)}">\n'
         f'<link rel="icon" href="data:image/svg+xml;base64,{icon}">\n<style>{style}</style>\n'
     )
     given = json.dumps(values, allow_nan=False).replace("<", "\\u003c")
@@ -85,8 +77,3 @@ def bundled(entry: str) -> str:
 
 def _read(path: str) -> str:
     return (resources.files("openmae.web") / "page" / path).read_text("utf-8")
-
-
-def _hash(text: str) -> str:
-    """What a browser knows a script or a style by that a page allows."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -220,18 +220,7 @@ def test_hands_paint_and_the_file_shows_what_openmae_does(tab: DemoTab, loaded: 
     tab.sees("#limits", "need openmae demo")
     assert tab.page.locator("#nearest").is_hidden()
     check_shown(tab, loaded, image, "true", 0)
-    tab.page.get_by_role("button", name="Show all").click()
-    tab.sees("#made-said", "Nothing is hidden")
-    boxes = [tab.cell(patch).bounding_box() for patch in (0, 3)]
-    middles = [(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in boxes]
-    tab.page.mouse.move(*middles[0])
-    tab.page.mouse.down()
-    tab.page.mouse.move(*middles[1])
-    tab.page.mouse.up()
-    tab.sees("#status", "4 of 16")
-    for key in ("Home", "ArrowDown", "ArrowRight", " ", "Shift+ArrowRight"):
-        tab.page.keyboard.press(key)
-    tab.sees("#status", "6 of 16")
+    tab.paint()
     assert hidden_in(tab) == [0, 1, 2, 3, 5, 6]
     check_shown(tab, loaded, image, "true", 0)
     tab.page.get_by_label("Take the brightness and contrast").check()

@@ -1,11 +1,12 @@
 """The pieces that pages are made of. Everything from outside is escaped here."""
 
 import base64
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from openmae.files.policy import policy
 
 
 def escaped(value: Any) -> str:
@@ -112,22 +113,8 @@ _HERE = Path(__file__)
 _STYLE, _SCRIPT = (_HERE.with_name(name).read_text("utf-8") for name in ("page.css", "page.js"))
 
 
-def _hash(text: str) -> str:
-    """What a browser knows a script or a style by that a page allows."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
 # No script but ours runs, whatever a file or a class is called, and nothing is fetched from anywhere.
-_POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "img-src data:",
-        f"style-src {_hash(_STYLE)}",
-        f"script-src {_hash(_SCRIPT)}",
-        "base-uri 'none'",
-        "form-action 'none'",
-    ]
-)
+_POLICY = policy(_STYLE, [_SCRIPT])
 
 _PAGE = """<!doctype html>
 <html lang="en">
