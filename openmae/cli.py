@@ -78,6 +78,8 @@ COMPLETION = "--completion"
 
 TOGETHER = ("pretrain", "finetune", "segment", "detect", "knn", "probe", "doctor")
 """Those that several processes do as one."""
+SHARED = ("embed", "predict", "pack", "check", "stats")
+"""Those of which each of several processes does a part, by itself."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -159,8 +161,8 @@ def _run(command: str, argv: list[str]) -> int:
     # Large tensors on large pages: a step of ViT-B on 2 cores spends 0.1 s instead of 0.5 in the kernel (docs/log.md).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ["MPLBACKEND"] = "agg"  # we show nothing; that of a notebook may not exist here
-    if os.environ.get("WORLD_SIZE", "1") != "1" and command in COMMANDS and command not in TOGETHER:
-        from openmae.distributed.ranks import refuse_ranks
+    if os.environ.get("WORLD_SIZE", "1") != "1" and command in COMMANDS and command not in (*TOGETHER, *SHARED):
+        from openmae.distributed.started import refuse_ranks
 
         refuse_ranks("this")
     if command == "launch":

@@ -5,7 +5,6 @@ that was started alone is the only rank, and nothing here costs it anything. Ran
 folder. Nobody waits for a dead or hung process for long: see `heart`.
 """
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,12 +20,12 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from openmae.distributed.heartbeat import Heart
-from openmae.errors import Interrupted, NotWritten, RankLost, UserError, said_once
+from openmae.distributed.started import started
+from openmae.errors import Interrupted, NotWritten, RankLost, UserError
 
 T = TypeVar("T")
 
 _LAST_WORDS_SECONDS = 1.0  # for whoever says why all stop
-_MOST = 10**6  # ranks
 _GLANCE = 0.05  # seconds from one look at the store to the next
 _MOST_NAMED = 8  # ranks in a sentence
 
@@ -179,22 +178,12 @@ def joined(device: str, timeout: float) -> Iterator[Ranks]:
     timeout: seconds after which a rank that does not answer, or does not get on, is given up.
     Raises UserError where the environment does not make sense, RankLost where the others do not come.
     """
-    size = _number("WORLD_SIZE", 1)
+    rank, size, local_rank, local_size = started()
     if size == 1:
         yield ALONE
         return
-    rank, local_rank = _number("RANK"), _number("LOCAL_RANK", 0)
-    if rank >= size:  # nobody would ever answer it
-        raise UserError(
-            f"RANK is {rank} and WORLD_SIZE {size} in the environment", "start several processes with torchrun"
-        )
-    local_size = _number("LOCAL_WORLD_SIZE", 1)
     if device == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise UserError(
-                f"{local_size} processes were started on a machine with {torch.cuda.device_count()} GPUs",
-                "give torchrun --nproc-per-node as many as there are, or `device='cpu'`",
-            )
+        require_gpu(local_rank, local_size)
         torch.cuda.set_device(local_rank)
     elif device != "cpu":
         raise UserError(f"several processes cannot share an {device} device", "start one, or give `device='cpu'`")
@@ -264,23 +253,13 @@ def of_this_start(store: Store, rank: int, size: int, timeout: float) -> Store:
     return PrefixStore(name or mark, store)
 
 
-@said_once()
-def refuse_ranks(what: str) -> None:
-    """Raises UserError where several processes were started."""
-    if _number("WORLD_SIZE", 1) > 1:
+def require_gpu(local_rank: int, local_size: int) -> None:
+    """Raises UserError where this machine has none for a process of this number, of so many that run here."""
+    if local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"{what} is for one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']} in the environment",
-            "start it without torchrun",
+            f"{local_size} processes were started on a machine with {torch.cuda.device_count()} GPUs",
+            "give torchrun --nproc-per-node as many as there are, or `device='cpu'`",
         )
-
-
-def _number(name: str, default: int | None = None) -> int:
-    given = os.environ.get(name)
-    if given is None and default is not None:
-        return default
-    if given is None or not given.isdecimal() or int(given) > _MOST:
-        raise UserError(f"{name} is {given or 'not set'} in the environment", "start several processes with torchrun")
-    return int(given)
 
 
 def _is_of_the_network(error: RuntimeError) -> bool:

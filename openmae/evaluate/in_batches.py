@@ -39,12 +39,13 @@ class Rows:
 
 
 def rows_of_each(
-    images: CentredImages, rows_of: RowsOf, batch_size: int, workers: int, start: int = 0
+    images: CentredImages, rows_of: RowsOf, batch_size: int, workers: int, start: int = 0, stop: int | None = None
 ) -> Generator[Rows, None, None]:
-    """Every image from `start` on. A batch is of the same `batch_size` images whatever `start` and `workers` are, and
-    so are its rows to the last bit, on the same hardware, where `start` is a multiple of `batch_size`."""
+    """Every image from `start` on, and before `stop`. A batch is of the same `batch_size` images whatever `start`,
+    `stop` and `workers` are, and so are its rows to the last bit, on the same hardware, where `start` and `stop` are
+    multiples of `batch_size` or the last image."""
     waiting: tuple[range, list[int], Callable[[], Tensor]] | None = None
-    for numbers, pixels, indices in _batches(images, batch_size, workers, start):
+    for numbers, pixels, indices in _batches(images, batch_size, workers, start, len(images) if stop is None else stop):
         rows = rows_of(pixels) if indices else torch.empty(0)
         if waiting is not None:  # while a GPU works on the next one
             yield _on_cpu(*waiting)
@@ -74,11 +75,11 @@ def _on_cpu(numbers: range, indices: list[int], fetched: Callable[[], Tensor]) -
 
 
 def _batches(
-    images: CentredImages, batch_size: int, workers: int, start: int
+    images: CentredImages, batch_size: int, workers: int, start: int, total: int
 ) -> Generator[tuple[range, Tensor, list[int]], None, None]:
     """(which images, (B, C, H, W) those that can be read, their indices), cut at the multiples of `batch_size`."""
-    total = len(images)
-    rest = images.source if start == 0 else images.source.take(np.arange(start, total))
+    is_all = start == 0 and total == len(images)
+    rest = images.source if is_all else images.source.take(np.arange(start, total))
     loaded = CentredImages(rest, images.pixels, images.img_size, images.patch_size).batches(batch_size, workers)
     first = start
     parts: list[Tensor] = []

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openmae.distributed.ranks import ALONE, Ranks
+from openmae.distributed.ranks import ALONE, Ranks, require_gpu
+from openmae.distributed.started import Started
 from openmae.errors import UserError
 from openmae.machine.kinds import Device, Precision
 from openmae.machine.memory import ram
@@ -35,9 +36,12 @@ def choose_device(wanted: Device) -> torch.device:
     return torch.device(wanted)
 
 
-def device_of(device: torch.device, ranks: Ranks) -> torch.device:
-    """The one of that type that is this rank's."""
-    return torch.device("cuda", ranks.local_rank) if device.type == "cuda" and ranks.size > 1 else device
+def device_of(device: torch.device, ranks: Ranks | Started) -> torch.device:
+    """The one of that type that is this process's. Raises UserError where there are fewer than processes."""
+    if device.type != "cuda" or ranks.size == 1:
+        return device
+    require_gpu(ranks.local_rank, ranks.local_size)
+    return torch.device("cuda", ranks.local_rank)
 
 
 def memory_of(device: torch.device, ranks: Ranks = ALONE) -> int:

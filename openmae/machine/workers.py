@@ -3,11 +3,12 @@
 import torch
 
 from openmae.distributed.ranks import ALONE, Ranks
+from openmae.distributed.started import Started
 from openmae.errors import UserError
 from openmae.machine.cores import cores
 
 
-def workers_for(wanted: int | None, device: torch.device, ranks: Ranks = ALONE) -> int:
+def workers_for(wanted: int | None, device: torch.device, ranks: Ranks | Started = ALONE) -> int:
     """Loader processes of a rank: as asked, or its share of the cores, all but one of them beside a GPU; on a CPU half
     of them, for training takes them too."""
     of_rank = max(1, cores() // ranks.local_size)

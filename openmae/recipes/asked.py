@@ -29,6 +29,15 @@ AskedLabels = Annotated[
         "in all such as 60. The val images stay the same.",
     ),
 ]
+AskedPart = Annotated[
+    str | None,
+    arg(
+        metavar="K/N",
+        help="Do the K-th of N parts only, as one of N processes on any machines that see the files. The last one to "
+        "end puts all of it together, or the same command without --part, which says what is missing. Processes that "
+        "torchrun starts share the work likewise.",
+    ),
+]
 Loaders = Annotated[
     int | None, arg(help="Processes that load images; 0 loads in this one. Does not change the result.")
 ]

@@ -9,7 +9,8 @@ pre-training takes these figures from a sample of 2048 images.
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,16 +22,19 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from openmae.commandline.flags import flag, with_flags
-from openmae.console.progress import counting
+from openmae.console.progress import Say, counting
 from openmae.console.terminal import make_console
 from openmae.console.words import counted, pace
+from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.header import Depth
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
-from openmae.data.survey.distribution import PERCENTILES, Distribution, measure
+from openmae.data.survey.distribution import PERCENTILES, Block, Distribution, block_size, blocks, distribution, measure
 from openmae.data.survey.frames import FRAMES
-from openmae.data.survey.sample import settle
+from openmae.data.survey.nodata import Suspect
+from openmae.data.survey.sample import Settled, settle
 from openmae.data.views.statistics import WHITE
+from openmae.distributed.share import Share, share_here
 from openmae.errors import UserError
 from openmae.evaluate.suited import say_notes
 from openmae.files.disk import check_out
@@ -38,7 +42,9 @@ from openmae.files.whole import write_file
 from openmae.machine.workers import reading_workers
 from openmae.own import is_own
 from openmae.randomness import some
-from openmae.recipes.asked import AskedFiles, AskedReading, Readers
+from openmae.recipes.asked import AskedFiles, AskedPart, AskedReading, Readers
+from openmae.recipes.in_parts.folder import PartsFolder
+from openmae.recipes.in_parts.survey import READ_AS, add, is_shared, surveyed
 from openmae.recipes.levels import say_apart
 from openmae.recipes.nodata import missing_pixels, say_taken, warn_of_suspects
 from openmae.recipes.opened import tell
@@ -67,6 +73,7 @@ class Stats(AskedFiles, AskedReading):
     """What all pixels are converted to. Default: the deepest found, so that nothing is squeezed."""
     most: int | None = None
     """Read so many images only, drawn at random, the same every time. Default: all."""
+    part: AskedPart = None
     workers: Readers = None
 
 
@@ -77,7 +84,9 @@ def run(settings: Stats) -> None:
 
 def stats(settings: Stats) -> dict[str, Any]:
     """Does so, and gives the figures as settings of a pre-training of these images."""
+    share = share_here(settings.part)
     console = make_console()
+    console.quiet = not share.speaks
     workers = reading_workers(settings.workers)
     if settings.out is not None:
         check_out(settings.out, ".toml")
@@ -85,19 +94,61 @@ def stats(settings: Stats) -> dict[str, Any]:
     settled = settle(
         source, 0, settings.in_chans, settings.bands, settings.pixel_type, settings.reading, workers=workers
     )
+    with _measured(source, settled.pixels, settings, share, workers, console) as found:
+        return {} if found is None else _told(found, source, settled, settings, workers, console)
+
+
+@contextmanager
+def _measured(
+    source: Source, pixels: PixelFormat, settings: Stats, share: Share, workers: int, console: Console
+) -> Iterator[Distribution | None]:
+    """What all images are like; None where other processes still read some of them."""
+    if not is_shared(share, settings.out):
+        began = time.monotonic()
+        with counting("reading", len(source), console) as say:
+            found = measure(source, pixels, workers, say)
+        console.print(f"{settings.data}: {pace(len(source), time.monotonic() - began)}")
+        yield found
+        return
+    assert settings.out is not None
+    total, unit = len(source), block_size(len(source))
+
+    def read(parts: PartsFolder, say: Say) -> None:
+        numbers = range(parts.stop, share.span(total, unit).stop)
+        for block in blocks(source, pixels, numbers, workers, say):
+            add(parts, parts.stop + len(block), block.broken, block.arrays())
+
+    about = {"data_fingerprint": source.fingerprint, READ_AS: repr(pixels)}
+    with surveyed("stats", settings.out, about, share, unit, total, read, console) as whole:
+        if whole is None:
+            yield None
+            return
+        found = distribution(source, pixels, (Block.of(part.more(), part.left_out) for part in whole.finished))
+        if taken := _taken(found, settings):
+            values = " ".join(one.said for one in taken)
+            raise UserError(
+                f"{values} look like no-data in some images, which all have to be read without",
+                f"delete {whole.folder}, and give --nodata {values} to all processes",
+            )
+        yield found
+
+
+def _taken(found: Distribution, settings: Stats) -> list[Suspect]:
+    """Values that are taken for no-data, though nobody says so."""
+    return [one for one in found.suspected if one.is_usual] if settings.nodata is None else []
+
+
+def _told(
+    found: Distribution, source: Source, settled: Settled, settings: Stats, workers: int, console: Console
+) -> dict[str, Any]:
+    """Prints and writes them, without no-data, for which all images are read once more; gives them as settings."""
     pixels, why = settled.pixels, settled.why_channels
-    started = time.monotonic()
-    with counting("reading", len(source), console) as say:
-        found = measure(source, pixels, workers, say)
-    seconds = time.monotonic() - started
-    taken = [one for one in found.suspected if one.is_usual] if settings.nodata is None else []
-    if taken:
+    if taken := _taken(found, settings):
         pixels = replace(pixels, reading=replace(pixels.reading, nodata=tuple(one.value for one in taken)))
         with counting("reading without no-data", len(source), console) as say:
             found = measure(source, pixels, workers, say)
     which = f"bands {_words(pixels.bands)}" if pixels.bands is not None else with_flags(why)
     channels = "1 channel" if pixels.in_chans == 1 else f"{pixels.in_chans} channels"
-    console.print(f"{settings.data}: {pace(len(source), seconds)}")
     console.print(f"Read as {channels} of {_DEPTHS[pixels.depth]} ({which})")
     for name, reason in settled.choice.why.items():
         console.print(f"  {flag(name)} {getattr(pixels.reading, name)}: {with_flags(reason)}", soft_wrap=True)

@@ -30,6 +30,7 @@ ALIKE = {  # in all commands but these
     "workers": {"stats", "check", "pack"},  # train nothing beside them
     "task": set(),
     "hflip": set(),
+    "part": {"ablate", "compare"},  # share trainings, not images
 }
 
 

@@ -1,7 +1,9 @@
 """How the pixels of a whole data set are distributed: every image read once, each weighing the same."""
 
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +16,7 @@ from openmae.data.formats.decode import open_image
 from openmae.data.formats.header import Depth, Header
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
+from openmae.data.survey.as_arrays import Arrays, ends_of, of_ends
 from openmae.data.survey.frames import some_frames
 from openmae.data.survey.levels import Apart, apart
 from openmae.data.survey.moments import (
@@ -35,6 +38,10 @@ MOST_OF_ONE = 4096  # and of each
 
 _INTERVALS = 256
 _CHUNK = 16  # images a worker reads in one go; the sums are made in this order, whoever makes them
+_BLOCKS, _MOST_IN_BLOCK = 256, 65_536  # of a set, and images
+_KINDS = ("format", "mode", "depth", "channels", "frames")  # what a file's header says of it
+_Kind = tuple[Any, ...]
+_PLAIN = ("moments", "least", "most", "pixels", "sizes")
 
 
 @dataclass(frozen=True)
@@ -75,22 +82,53 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Of the images of a chunk: the sum of their moments (3, C), extremes (C,), and pixels: the sum of their shares of
-    each level (C, levels), or (n * k, C) float pixels that were drawn, not a number where they are missing. scales: of
-    each image, the root of its mean square. gaps, grey: how many images lack some pixels, or are stored as colour
-    though they are grey."""
+class Block:
+    """Of some images: the sum of their moments (3, C), extremes (C,), and pixels: the sum of their shares of each level
+    (C, levels), or (n * k, C) float pixels that were drawn, not a number where they are missing. scales: of each image,
+    the root of its mean square. sizes: (n, 2) height and width; kinds: how many have which (format, mode, depth,
+    channels, frames). gaps, grey: how many lack some pixels, or are stored as colour though they are grey."""
 
     moments: NDArray[np.float64]
     least: NDArray[np.float64]
     most: NDArray[np.float64]
     pixels: NDArray[Any]
     scales: list[float]
-    headers: list[Header]
+    sizes: NDArray[np.int32]
+    depths: list[Depth]
+    kinds: Counter[_Kind]
     broken: list[tuple[int, str]]
     ends: list[Ends]
     gaps: int
     grey: int
+
+    def __len__(self) -> int:
+        return len(self.sizes) + len(self.broken)
+
+    def arrays(self) -> Arrays:
+        """As plain arrays, without the reasons of `broken`."""
+        return {
+            **{name: getattr(self, name) for name in _PLAIN},
+            "scales": np.array(self.scales, np.float64),
+            "depths": np.array(self.depths, np.str_),
+            "kinds": np.array(json.dumps([*self.kinds.items()])),
+            "counts": np.array([self.gaps, self.grey]),
+            **of_ends(self.ends),
+        }
+
+    @classmethod
+    def of(cls, arrays: Arrays, broken: list[tuple[int, str]]) -> "Block":
+        """The same again."""
+        gaps, grey = arrays["counts"].tolist()
+        return cls(
+            **{name: arrays[name] for name in _PLAIN},
+            scales=arrays["scales"].tolist(),
+            depths=arrays["depths"].tolist(),
+            kinds=Counter({tuple(kind): count for kind, count in json.loads(str(arrays["kinds"]))}),
+            broken=broken,
+            ends=ends_of(arrays),
+            gaps=gaps,
+            grey=grey,
+        )
 
 
 def measure(
@@ -101,67 +139,111 @@ def measure(
     workers: processes that read; the result does not depend on them, to the last bit.
     Raises UserError where no image can be read.
     """
-    count = len(source)
-    of_each = max(1, min(MOST_OF_ONE, MOST_DRAWN // max(1, count))) if pixels.depth == "float32" else 0
-    chunks = (range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
+
+    return distribution(source, pixels, blocks(source, pixels, range(len(source)), workers, say))
+
+
+def block_size(count: int) -> int:
+    """Images of which sums are made first, and then the sums of these, whoever makes them: so the result does not
+    depend on how many processes share the images."""
+    return min(_MOST_IN_BLOCK, _CHUNK * max(1, -(-count // (_BLOCKS * _CHUNK))))
+
+
+def blocks(
+    source: Source, pixels: PixelFormat, numbers: range, workers: int, say: Callable[[int], None] = lambda done: None
+) -> Iterator[Block]:
+    """Of these images of the source, which begin where a block does, block by block; `say` hears how many are done."""
+    size, of_each = block_size(len(source)), _of_each(len(source), pixels)
+    chunks = (numbers[start : start + _CHUNK] for start in range(0, len(numbers), _CHUNK))
+    parts = ordered(partial(_measure, source, pixels, of_each), chunks, workers)
+    with closing(parts):
+        waiting: list[Block] = []
+        done = 0
+        for part in parts:
+            waiting.append(part)
+            done += len(part)
+            say(done)
+            if done % size == 0:
+                yield _together(waiting, pixels)
+                waiting = []
+        if waiting:
+            yield _together(waiting, pixels)
+
+
+def distribution(source: Source, pixels: PixelFormat, found: Iterable[Block]) -> Distribution:
+    """Of all blocks of a source, in order. Raises UserError where no image can be read."""
+    count, of_each = len(source), _of_each(len(source), pixels)
+    whole = _together(found, pixels)
+    images = count - len(whole.broken)
+    if not images:
+        raise UserError(
+            f"none of the {count:,} images in {source.location} can be read (the first: "
+            f"{source.shown(whole.broken[0][0])}: {whole.broken[0][1]})",
+            "check the files",
+        )
+    there = np.where(whole.moments[0] > 0, whole.moments[0] / images, 1)[:, None]
+    least, most = (np.where(whole.moments[0] > 0, ends, 0) for ends in (whole.least, whole.most))
+    shape = _of_drawn(whole.pixels) if of_each else _of_levels(whole.pixels / images / there)
+    kinds: tuple[Counter[Any], ...] = tuple(Counter() for _ in _KINDS)
+    for kind, number in whole.kinds.items():
+        for counter, value in zip(kinds, kind, strict=True):
+            counter[value] += number
+    formats, modes, depths, channels, frames = kinds
+    return Distribution(
+        from_moments(whole.moments / images, pixels),
+        least,
+        most,
+        *shape,
+        of_each,
+        whole.sizes,
+        formats,
+        modes,
+        depths,
+        channels,
+        frames,
+        whole.broken,
+        apart(np.array(whole.scales), whole.depths),
+        1 - whole.moments[0] / images,
+        whole.gaps,
+        suspects(whole.ends),
+        whole.grey,
+    )
+
+
+def _of_each(count: int, pixels: PixelFormat) -> int:
+    """Float pixels that are drawn of each image."""
+    return max(1, min(MOST_OF_ONE, MOST_DRAWN // max(1, count))) if pixels.depth == "float32" else 0
+
+
+def _together(parts: Iterable[Block], pixels: PixelFormat) -> Block:
+    """Added up in their order."""
     moments, least, most, summed = _nothing(pixels)
-    drawn: list[NDArray[np.float32]] = []
-    sizes: list[NDArray[np.int32]] = []
-    kinds: dict[str, Counter[Any]] = {name: Counter() for name in ("format", "mode", "depth", "channels", "frames")}
-    broken: list[tuple[int, str]] = []
+    drawn = [np.empty((0, pixels.in_chans), np.float32)]
     scales: list[float] = []
+    sizes = [np.empty((0, 2), np.int32)]
     depths: list[Depth] = []
+    kinds: Counter[_Kind] = Counter()
+    broken: list[tuple[int, str]] = []
     outermost: list[Ends] = []
-    done = gaps = grey = 0
-    for part in ordered(partial(_measure, source, pixels, of_each), chunks, workers):
+    gaps = grey = 0
+    for part in parts:
         moments += part.moments
         least, most = np.minimum(least, part.least), np.maximum(most, part.most)
-        if of_each:
+        if pixels.depth == "float32":
             drawn.append(part.pixels)
         else:
             summed += part.pixels
-        for name, counter in kinds.items():
-            counter.update(getattr(header, name) for header in part.headers)
-        sizes.append(np.array([(header.height, header.width) for header in part.headers], np.int32).reshape(-1, 2))
-        broken += part.broken
         scales += part.scales
-        depths += (header.depth for header in part.headers)
+        sizes.append(part.sizes)
+        depths += part.depths
+        kinds += part.kinds
+        broken += part.broken
         outermost += part.ends
         gaps += part.gaps
         grey += part.grey
-        done += len(part.headers) + len(part.broken)
-        say(done)
-    images = count - len(broken)
-    if not images:
-        raise UserError(
-            f"none of the {count:,} images in {source.location} can be read (the first: {source.shown(broken[0][0])}: "
-            f"{broken[0][1]})",
-            "check the files",
-        )
-    there = np.where(moments[0] > 0, moments[0] / images, 1)[:, None]
-    least, most = (np.where(moments[0] > 0, ends, 0) for ends in (least, most))
-    percentiles, levels, weights = _of_drawn(np.concatenate(drawn)) if of_each else _of_levels(summed / images / there)
-    return Distribution(
-        from_moments(moments / images, pixels),
-        least,
-        most,
-        percentiles,
-        levels,
-        weights,
-        of_each,
-        np.concatenate(sizes),
-        kinds["format"],
-        kinds["mode"],
-        kinds["depth"],
-        kinds["channels"],
-        kinds["frames"],
-        broken,
-        apart(np.array(scales), depths),
-        1 - moments[0] / images,
-        gaps,
-        suspects(outermost),
-        grey,
-    )
+    found = np.concatenate(drawn) if pixels.depth == "float32" else summed
+    shapes = np.concatenate(sizes)
+    return Block(moments, least, most, found, scales, shapes, depths, kinds, broken, outermost, gaps, grey)
 
 
 def _nothing(
@@ -173,7 +255,7 @@ def _nothing(
     return np.zeros((3, channels)), np.full(channels, np.inf), np.full(channels, -np.inf), np.zeros((channels, levels))
 
 
-def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[int], hand: Hand) -> _Part:
+def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[int], hand: Hand) -> Block:
     moments, least, most, summed = _nothing(pixels)
     drawn = [np.empty((0, pixels.in_chans), np.float32)]
     headers: list[Header] = []
@@ -212,7 +294,10 @@ def _measure(source: Source, pixels: PixelFormat, of_each: int, chunk: Sequence[
         scales.append(scale_of(own))
         least, most = np.fmin(least, low), np.fmax(most, high)
     found = np.concatenate(drawn) if of_each else summed
-    return _Part(moments, least, most, found, scales, headers, broken, outermost, gaps, grey)
+    sizes = np.array([(header.height, header.width) for header in headers], np.int32).reshape(-1, 2)
+    depths = [header.depth for header in headers]
+    kinds = Counter(tuple(getattr(header, name) for name in _KINDS) for header in headers)
+    return Block(moments, least, most, found, scales, sizes, depths, kinds, broken, outermost, gaps, grey)
 
 
 _Shape = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]

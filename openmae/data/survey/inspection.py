@@ -1,7 +1,7 @@
 """What every file of a data set is: one pass that reads and decodes each image once, in columns of few bytes."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -17,6 +17,7 @@ from openmae.data.formats.missing import Missing
 from openmae.data.formats.reading import UNSAID, Reading
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Source
+from openmae.data.survey.as_arrays import Arrays, ends_of, headers_of, of_ends, of_headers
 from openmae.data.survey.directions import MOST, Directions, Thumbnail, directions, thumbnail
 from openmae.data.survey.frames import some_frames
 from openmae.data.survey.moments import image_moments, is_grey, scale_of
@@ -68,7 +69,7 @@ class Inspection:
 
 
 @dataclass(frozen=True)
-class _Looked:
+class Looked:
     """What was found of a file, in the words of ROW; ends: of its values; reason: why it gives no image."""
 
     header: Header
@@ -87,32 +88,71 @@ def inspect(
     source: Source, workers: int, say: Callable[[int], None] = lambda done: None, reading: Reading = UNSAID
 ) -> Inspection:
     """Reads and decodes every image; `say` hears how many are done. The result does not depend on `workers`."""
-    count = len(source)
-    chunks = (range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
+
+    def told() -> Iterator[Looked]:
+        done = 0
+        for some in looked_at(source, range(len(source)), workers, reading):
+            yield from some
+            done += len(some)
+            say(done)
+
+    return inspection(told(), len(source), reading)
+
+
+def looked_at(source: Source, numbers: range, workers: int, reading: Reading) -> Iterator[list[Looked]]:
+    """Reads and decodes these images of the source, a few at a time, in order."""
+    some = frozenset(generator(0, "few").permutation(len(source))[:MOST].tolist())
+    chunks = (numbers[start : start + _CHUNK] for start in range(0, len(numbers), _CHUNK))
+    return ordered(partial(_inspect, source, reading, some), chunks, workers)
+
+
+def inspection(found: Iterable[Looked], count: int, reading: Reading) -> Inspection:
+    """Of all `count` images of a source, in order."""
     rows = np.zeros(count, ROW)
     numbers: dict[tuple[str, str, str, bool], int] = {}
     reasons: dict[int, str] = {}
     outermost: dict[Depth, list[Ends]] = {}
     smaller: list[Thumbnail] = []
-    some = frozenset(generator(0, "few").permutation(count)[:MOST].tolist())
-    done = 0
-    for part in ordered(partial(_inspect, source, reading, some), chunks, workers):
-        for one in part:
-            header = one.header
-            kind = numbers.setdefault((header.format, header.mode, header.depth, header.exact), len(numbers))
-            shape = (header.height, header.width, header.channels, header.frames)
-            rows[done] = (one.digest, one.size, *shape, kind, one.missing, one.scale, one.blank, one.grey)
-            if one.reason:
-                reasons[done] = one.reason
-            if one.ends is not None:
-                outermost.setdefault(header.depth, []).append(one.ends)
-            if one.small is not None:
-                smaller.append(one.small)
-            done += 1
-        say(done)
+    for index, one in enumerate(found):
+        header = one.header
+        kind = numbers.setdefault((header.format, header.mode, header.depth, header.exact), len(numbers))
+        shape = (header.height, header.width, header.channels, header.frames)
+        rows[index] = (one.digest, one.size, *shape, kind, one.missing, one.scale, one.blank, one.grey)
+        if one.reason:
+            reasons[index] = one.reason
+        if one.ends is not None:
+            outermost.setdefault(header.depth, []).append(one.ends)
+        if one.small is not None:
+            smaller.append(one.small)
     none = reading.nodata == ()  # as somebody says
     suspected = () if none else tuple(chain.from_iterable(map(suspects, outermost.values())))
     return Inspection(rows, list(numbers), reasons, suspected, reading.nodata, directions(smaller))
+
+
+def of_looked(found: Sequence[Looked]) -> Arrays:
+    """As plain arrays, without the reasons."""
+    small = [(index, one.small) for index, one in enumerate(found) if one.small is not None]
+    return {
+        **of_headers([one.header for one in found]),
+        **of_ends([one.ends for one in found if one.ends is not None]),
+        "digest": np.array([one.digest for one in found], "V16"),
+        "bytes": np.array([one.size for one in found], np.int64),
+        "facts": np.array([(one.missing, one.scale, one.blank, one.grey) for one in found], np.float64).reshape(-1, 4),
+        "small": np.array([picture for _, picture in small], np.uint8),
+        "small_of": np.array([index for index, _ in small], np.int64),
+    }
+
+
+def looked_of(arrays: Arrays, reasons: Mapping[int, str]) -> Iterator[Looked]:
+    """The same again. reasons: why one gives no image, by its place."""
+    outermost = iter(ends_of(arrays))
+    small = dict(zip(arrays["small_of"].tolist(), arrays["small"], strict=True))
+    each = zip(headers_of(arrays), arrays["digest"], arrays["bytes"].tolist(), arrays["facts"].tolist(), strict=True)
+    for index, (header, digest, size, (missing, scale, blank, grey)) in enumerate(each):
+        reason = reasons.get(index, "")
+        end = None if reason else next(outermost)
+        picture = small.get(index)
+        yield Looked(header, digest.tobytes(), size, missing, scale, bool(blank), bool(grey), end, reason, picture)
 
 
 def suspected_of(source: Source, workers: int, reading: Reading) -> tuple[Suspect, ...]:
@@ -121,7 +161,7 @@ def suspected_of(source: Source, workers: int, reading: Reading) -> tuple[Suspec
     return inspect(source.take(few), workers, reading=reading).suspected
 
 
-def _inspect(source: Source, reading: Reading, some: frozenset[int], chunk: Sequence[int], hand: Hand) -> list[_Looked]:
+def _inspect(source: Source, reading: Reading, some: frozenset[int], chunk: Sequence[int], hand: Hand) -> list[Looked]:
     """some: of which a small picture is kept."""
     found = []
     for index, data in zip(chunk, hand.read_each(source, chunk), strict=True):
@@ -138,9 +178,9 @@ def _inspect(source: Source, reading: Reading, some: frozenset[int], chunk: Sequ
             gaps = 0.0 if missing is None else float(missing.mean())
             facts = (digest, size, gaps, _scale(image, missing), _is_blank(image), is_grey(image))
             small = thumbnail(image, missing, header.height) if index in some else None
-            found.append(_Looked(header, *facts, ends=ends(image, missing), small=small))
+            found.append(Looked(header, *facts, ends=ends(image, missing), small=small))
         except (OSError, BrokenImage) as error:
-            found.append(_Looked(_NOTHING, digest, size, reason=str(error) or type(error).__name__))
+            found.append(Looked(_NOTHING, digest, size, reason=str(error) or type(error).__name__))
     return found
 
 

@@ -23,7 +23,6 @@ The exit code says how bad it is: 0 for nothing or notes, 1 for warnings, 2 for 
 read at all).
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -34,9 +33,8 @@ from rich.console import Console
 from rich.table import Table
 
 from openmae.commandline.flags import flag, with_flags
-from openmae.console.progress import counting
 from openmae.console.terminal import make_console
-from openmae.console.words import counted, pace
+from openmae.console.words import counted
 from openmae.data.dividing import check_apart
 from openmae.data.opening import SPLITS, Data, open_data
 from openmae.data.sources.groups import groups_of
@@ -46,17 +44,18 @@ from openmae.data.sources.source import Source
 from openmae.data.survey.bands import names_of, said
 from openmae.data.survey.findings import Finding, InspectedSplit, Severity, judge
 from openmae.data.survey.frames import FRAMES
-from openmae.data.survey.inspection import inspect
 from openmae.data.survey.readings import Choice, choose_reading, known_reading
 from openmae.data.survey.sample import MOST_LOOKED_AT, evidence, look
 from openmae.data.survey.shown import Shown
 from openmae.data.tasks import Taken, Task, answers, outputs_of, taken_for
+from openmae.distributed.share import share_here
 from openmae.errors import UserError
 from openmae.files.disk import check_out
 from openmae.machine.workers import reading_workers
+from openmae.recipes.check.inspected import inspected
 from openmae.recipes.check.inventory import require_parquet, write_inventory
 from openmae.recipes.check.settings import Check
-from openmae.recipes.check.shown import facts_of, findings_of, looked, shown_of
+from openmae.recipes.check.shown import Looked, facts_of, findings_of, looked, shown_of
 
 _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 _LISTED = 10  # classes that are named
@@ -70,14 +69,32 @@ def run(settings: Check) -> int:
 
 def check(settings: Check) -> list[Finding]:
     """Does so, and gives what was found, the worst first."""
+    share = share_here(settings.part)
     console = make_console()
+    console.quiet = not share.speaks
     if settings.out is not None:
         check_out(settings.out, ".csv", ".parquet")
         require_parquet(settings.out)
     found = looked(settings)
     opened, listing = found.annotated, found.listing
     data = opened.data if opened else open_data(settings.data, settings.selection, settings.reading, listing)
-    splits, choice = _inspected(data, settings, console, labelled=opened is None)
+    workers, sources = reading_workers(settings.workers), _sources(data)
+    choice = _read_as(next(iter(sources.values())), settings, workers, console)
+    with inspected(sources, settings, choice.reading, share, workers, console) as seen:
+        if seen is None:  # others still read
+            return []
+        splits = [
+            InspectedSplit(name, source, one, *(_labels(source) if opened is None else (None, ())))
+            for (name, source), one in zip(sources.items(), seen, strict=True)
+        ]
+        return _reported(splits, choice, data, found, settings, console)
+
+
+def _reported(
+    splits: list[InspectedSplit], choice: Choice, data: Data, found: Looked, settings: Check, console: Console
+) -> list[Finding]:
+    """Judges what is in the splits and what stands beside them; prints and writes it."""
+    opened, listing = found.annotated, found.listing
     splits, taken, findings = _taken_for(splits, settings.task)
     notes = [*notes_on(split.source for split in splits)]
     console.print(f"Splits: {data.taken or 'none'}", soft_wrap=True)
@@ -106,21 +123,6 @@ def check(settings: Check) -> list[Finding]:
     told = [f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in _STYLES]
     console.print("Nothing is wrong with that." if not counts else f"{told[0]}, {told[1]}, {told[2]}.")
     return findings
-
-
-def _inspected(data: Data, settings: Check, console: Console, labelled: bool) -> tuple[list[InspectedSplit], Choice]:
-    """The splits, every file read, and how files are read that leave it open. labelled: whether labels are looked
-    for."""
-    workers, sources = reading_workers(settings.workers), _sources(data)
-    choice = _read_as(next(iter(sources.values())), settings, workers, console)
-    started = time.monotonic()
-    splits = []
-    for name, source in sources.items():
-        with counting(f"reading {name}".strip(), len(source), console) as say:
-            found = inspect(source, workers, say, choice.reading)
-        splits.append(InspectedSplit(name, source, found, *(_labels(source) if labelled else (None, ()))))
-    console.print(f"{settings.data}: {pace(sum(map(len, sources.values())), time.monotonic() - started)}")
-    return splits, choice
 
 
 def _of_bands(source: Source, console: Console) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from openmae.recipes.asked import AskedGroups, AskedReading, AskedTask, Readers
+from openmae.recipes.asked import AskedGroups, AskedPart, AskedReading, AskedTask, Readers
 
 
 @dataclass(frozen=True)
@@ -27,4 +27,5 @@ class Check(AskedGroups, AskedReading):
     task: AskedTask = None
     masks_hold: Literal["classes", "objects"] | None = None
     """What the numbers in mask images are: classes of pixels, or numbers of objects. Default: as they look."""
+    part: AskedPart = None
     workers: Readers = None

@@ -17,17 +17,18 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from openmae.console.terminal import make_console
-from openmae.console.words import encodable, pace, several, size_of
+from openmae.console.words import encodable, several, size_of
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
 from openmae.data.survey.sample import levels_of
+from openmae.distributed.share import Share, share_here
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.embedding import Embedder, embedder_of
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.suited import suited
 from openmae.files.disk import check_out, room_on_disk
-from openmae.machine.device import choose_device, choose_precision
+from openmae.machine.device import choose_device, choose_precision, device_of
 from openmae.machine.kinds import Precision
 from openmae.machine.workers import workers_for
 from openmae.recipes.embed.components import draw_components
@@ -50,12 +51,14 @@ _MUCH = 1e8  # bytes of grids, from which on it is said how many they are
 
 def run(settings: Embed) -> None:
     """Embeds what is not embedded yet, and looks for what is asked. Raises UserError."""
-    console = make_console()
     _check(settings)
+    share = share_here(settings.part)
+    console = make_console()
+    console.quiet = not share.speaks
     loaded = load_model(settings.model, **settings.heads)
     say_origin(loaded, console)
-    device = choose_device(settings.device)
-    workers = workers_for(settings.workers, device)
+    device = device_of(choose_device(settings.device), share.start)
+    workers = workers_for(settings.workers, device, share.start)
     column = label_column(settings.label_column, settings.data, settings.model, loaded, console)
     settings = replace(settings, label_column=column)
     data = open_data(settings.data, settings.selection, settings.reading)
@@ -81,7 +84,10 @@ def run(settings: Embed) -> None:
         console.print(f"{settings.out} has their features already: {_of_what(about)}")
     else:
         with room_on_disk(settings.out.parent):
-            about = _embed(settings, images, embedder, about, labels, workers, console)
+            done = _embed(settings, images, embedder, about, labels, workers, share, console)
+        if done is None:
+            return
+        about = done
     if settings.pool == "patches":
         picture = settings.picture or settings.out.with_name(f"{settings.out.stem}-pca.png")
         draw_components(settings.out, images, about["left_out"], picture, console)
@@ -190,9 +196,11 @@ def _embed(
     about: dict[str, Any],
     labels: LabelTexts,
     workers: int,
+    share: Share,
     console: Console,
-) -> dict[str, Any]:
-    """Embeds all images, writes the file, and says so; returns what it says of itself."""
+) -> dict[str, Any] | None:
+    """Embeds this process's share of the images; where all are then embedded, writes the file, says so, and returns
+    what it says of itself."""
     out, source = settings.out, images.source
     *grid, width = embedder.shape
     batch_size = batch_size_for(settings.batch_size, embedder.device)
@@ -203,8 +211,10 @@ def _embed(
             console.print(f"About {size_of(size * len(images))}, and as much again until it is done")
         if settings.batch_size is None:
             batch_size = min(batch_size, max(1, PART_BYTES // size))
-    work = Work(out, "embedding", images, embedder, batch_size, workers)
+    work = Work(out, "embedding", images, embedder, batch_size, workers, share=share)
     with worked_through(work, partial(FEATURES.settle, out, about), console) as done:
+        if done is None:
+            return None
         count = len(images) - len(done.left_out)
         about = {**about, "width": width, "left_out": [index for index, _ in done.left_out]}
         broken = list_broken(out, source, done.left_out)
@@ -212,7 +222,7 @@ def _embed(
         rows = ((part.indices, part.rows()) for part in done.finished if len(part.indices))
         columns = _columns(source, labels)
         write_features(out, done.parts.folder, about, count, embedder.shape, rows, columns)
-    console.print(f"{pace(done.images, done.seconds)}\n{out}: {_of_what(about)}")
+    console.print(f"{out}: {_of_what(about)}")
     if broken is not None:
         are = "is" if len(done.left_out) == 1 else "are"
         console.print(f"{len(done.left_out):,} that could not be read {are} left out: {broken}", style="yellow")

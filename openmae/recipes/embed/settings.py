@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.heads import Tokens
-from openmae.recipes.asked import AskedDevice, AskedFiles, AskedHeads, AskedPrecision, AskedReading, Loaders
+from openmae.recipes.asked import AskedDevice, AskedFiles, AskedHeads, AskedPart, AskedPrecision, AskedReading, Loaders
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Embed(AskedHeads, AskedFiles, AskedReading):
     than an image usually is to its fifth nearest, and copies by their pixels."""
     outliers: bool = False
     """List the images from the least to the most similar to their nearest: FILE-outliers.csv and .png."""
+    part: AskedPart = None
     precision: AskedPrecision = "auto"
     device: AskedDevice = "auto"
     batch_size: int | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from openmae.distributed.ranks import refuse_ranks
+from openmae.distributed.started import refuse_ranks
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.model import SIZES

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openmae.console.words import duration
-from openmae.distributed.ranks import refuse_ranks
+from openmae.distributed.started import refuse_ranks
 from openmae.errors import UserError
 from openmae.evaluate.predict import said
 from openmae.files.parsing import read_json

@@ -73,20 +73,20 @@ class Kind:
         if out.exists():
             parts.remove()
             raise UserError(f"another process has just written {out}", "run the same command again to use it")
-        before = read_job(parts.folder)
-        if not before:
-            for beside in self.companions(out):
-                if beside.exists():
-                    parts.remove()
-                    raise UserError(
-                        f"{beside} exists and would be written anew", "choose another --out, or move it away"
-                    )
-            parts.begin(about)
-        elif differing := self._differing(before, about):
-            raise UserError(
-                f"{self.under_way} that was not finished, {parts.folder}, is of {differing}",
-                "finish it with its own settings, delete that folder, or choose another --out",
-            )
+        with parts.settling() as before:
+            if not before:
+                for beside in self.companions(out):
+                    if beside.exists():
+                        parts.remove()
+                        raise UserError(
+                            f"{beside} exists and would be written anew", "choose another --out, or move it away"
+                        )
+                parts.begin(about)
+            elif differing := self._differing(before, about):
+                raise UserError(
+                    f"{self.under_way} that was not finished, {parts.folder}, is of {differing}",
+                    "finish it with its own settings, delete that folder, or choose another --out",
+                )
 
     def _differing(self, before: dict[str, Any], now: dict[str, Any]) -> str:
         """How two descriptions differ in what decides the result; empty where they do not."""

@@ -8,8 +8,8 @@ and all of them are decoded at every visit. What the bound costs in sharpness is
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,25 +35,29 @@ from openmae.data.sources.labels import NO_LABEL
 from openmae.data.sources.source import Names, Source
 from openmae.data.survey.findings import most_broken
 from openmae.data.tasks import Task, taken_for_names
+from openmae.distributed.share import Share, share_here
 from openmae.errors import BrokenImage, Interrupted, UserError
 from openmae.files.disk import room_on_disk
-from openmae.files.whole import take_lock, write_file
+from openmae.files.whole import write_file
 from openmae.machine.workers import reading_workers
+from openmae.recipes.in_parts.said import say_done, still_missing
 from openmae.recipes.opened import tell
 from openmae.recipes.pack.reading import packing_for
 from openmae.recipes.pack.settings import Pack
+from openmae.recipes.pack.sharing import packing, put_together
 from openmae.recipes.pack.split import PackedSplit
 
 BROKEN = "broken.txt"
-LOCK = ".lock"
 _AHEAD = 2
 _ENOUGH_TO_TELL = 64  # images after which it can be said how much room all of them need
 
 
 def run(settings: Pack) -> None:
     """Packs, and says what came of it and how to train on it. Raises UserError."""
-    console = make_console()
     _check_ranges(settings)
+    share = share_here(settings.part)
+    console = make_console()
+    console.quiet = not share.speaks
     data = open_data(settings.data, settings.selection, settings.reading)
     titles: tuple[Split | None, ...] = SPLITS if data.has_splits else (None,)
     _check_place(settings, titles)
@@ -62,23 +66,55 @@ def run(settings: Pack) -> None:
     if apart and groups_of(data.train, settings.selection) is not None:
         check_apart(data, *apart)
     tell(data, console, *apart)
-    with room_on_disk(settings.shards), _only_one(settings.shards):
-        for split in splits:
-            split.settle()
-        _say_what_is_there(splits, console)
-        left_out: list[str] = []
-        parts: list[FinishedShard] = []
-        total, before = sum(map(len, splits)), sum(split.images_finished for split in splits)
-        try:
-            with counting("packing", total, console, before) as say:
-                progress = _Progress(total - before, say)
-                for split in splits:
-                    parts += _pack(split, settings, progress, left_out)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; the same command goes on with the first shard that is not finished") from None
-        finally:
+    with room_on_disk(settings.shards), packing(settings.shards, share, partial(_settle, splits, share)) as of:
+        if of == share.of:  # else others pack, and this one only writes what tells of all
+            _say_what_is_there(splits, share, console)
+            _pack_all(splits, settings, share, console)
+        with put_together(settings.shards, share, of, lambda: not _missing(splits, of)) as is_ours:
+            if not share.is_whole:
+                say_done(share, is_ours, console)
+            if is_ours:
+                left_out: list[str] = []
+                try:
+                    parts = [part for split in splits for part in _indexed(split, settings, left_out)]
+                finally:
+                    _write_list(settings.shards / BROKEN, left_out)
+                _summarise(settings, parts, len(left_out), console)
+            elif share.is_whole:
+                missing = _missing(splits, of)
+                shards = sum(len(one.span(len(split.shards))) for split in splits for one in missing)
+                raise still_missing(missing, several(shards, "shard"))
+
+
+def _settle(splits: list[PackedSplit], share: Share) -> None:
+    for split in splits:
+        split.settle(share)
+
+
+def _missing(splits: list[PackedSplit], of: int) -> list[Share]:
+    """The shares of the work that are not there yet."""
+    found = [(split, split.found()) for split in splits]
+
+    def is_there(share: Share) -> bool:
+        return all(number in there for split, there in found for number in split.of(share))
+
+    return [share for share in Share(1, of).all() if not is_there(share)]
+
+
+def _pack_all(splits: list[PackedSplit], settings: Pack, share: Share, console: Console) -> None:
+    """Writes the shards of this process's share that are not there yet. Raises UserError, Interrupted."""
+    total, before = (sum(split.images(share, only) for split in splits) for only in (False, True))
+    left_out: list[str] = []
+    try:
+        with counting("packing", total, console, before) as say:
+            progress = _Progress(total - before, say)
+            for split in splits:
+                _pack(split, settings, share, progress, left_out)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on with the first shard that is not finished") from None
+    finally:
+        if share.is_whole:  # the others' would be missing from it
             _write_list(settings.shards / BROKEN, left_out)
-    _summarise(settings, parts, len(left_out), console)
 
 
 @dataclass
@@ -97,22 +133,23 @@ class _Progress:
         self.say(self.done, f"{self.written / 1e6:,.0f} MB")
 
 
-def _say_what_is_there(splits: list[PackedSplit], console: Console) -> None:
-    there, shards = sum(len(split.finished) for split in splits), sum(len(split.shards) for split in splits)
+def _say_what_is_there(splits: list[PackedSplit], share: Share, console: Console) -> None:
+    there = sum(number in split.finished for split in splits for number in split.of(share))
+    shards = sum(len(split.of(share)) for split in splits)
     if there == shards and all((split.folder / INDEX).exists() for split in splits):
         console.print("Already packed: nothing to do")
     elif there:
         console.print(f"Resuming: {there:,} of {several(shards, 'shard')} are there")
 
 
-def _pack(split: PackedSplit, settings: Pack, progress: _Progress, left_out: list[str]) -> list[FinishedShard]:
-    """Writes the shards that are not there yet, and the index. Adds to left_out `path<TAB>reason` of each image that
-    is not in them. Raises UserError where these are too many."""
-    finished = dict(split.finished)
-    missing = [number for number in range(len(split.shards)) if number not in finished]
+def _pack(split: PackedSplit, settings: Pack, share: Share, progress: _Progress, left_out: list[str]) -> None:
+    """Writes the shards of this share that are not there yet. Adds to left_out `path<TAB>reason` of each image that is
+    not in them. Raises UserError where these are too many."""
+    missing = [number for number in split.of(share) if number not in split.finished]
     before = len(left_out)
-    for part in finished.values():
-        left_out += [_line(split, image) for image in part.left_out]
+    for number in split.of(share):
+        if number in split.finished:
+            left_out += [_line(split, image) for image in split.finished[number].left_out]
     tasks = (split.order[chunk.start : chunk.stop] for number in missing for chunk in split.chunks(number))
     results = ordered(
         partial(_pack_chunk, split.source, split.packing), tasks, reading_workers(settings.workers), _AHEAD
@@ -125,8 +162,16 @@ def _pack(split: PackedSplit, settings: Pack, progress: _Progress, left_out: lis
                     _check_share(split, settings, left_out, before)
                     written = sum(len(outcome.data) for outcome in outcomes if isinstance(outcome, Packed))
                     _check_room(split.folder, progress, len(outcomes), written)
-                finished[number] = writer.finish()
-    parts = [finished[number] for number in range(len(split.shards))]
+                writer.finish()
+
+
+def _indexed(split: PackedSplit, settings: Pack, left_out: list[str]) -> list[FinishedShard]:
+    """Writes the index of a split whose shards are all there; gives what is in them. Adds to left_out, and raises, as
+    `_pack` does."""
+    found, before = split.found(), len(left_out)
+    parts = [found[number] for number in range(len(split.shards))]
+    left_out += [_line(split, image) for part in parts for image in part.left_out]
+    _check_share(split, settings, left_out, before)
     _write_index(split, parts)
     return parts
 
@@ -247,17 +292,6 @@ def _check_place(settings: Pack, titles: tuple[Split | None, ...]) -> None:
         and any(e.name not in ours and e.name[0] != "." for e in shards.iterdir())
     ):
         raise UserError(f"{shards} holds something else than packed splits", "choose another SHARDS")
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Keeps a second process from packing into the same folder. Raises UserError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = take_lock(folder / LOCK)
-    if lock is None:
-        raise UserError(f"another process packs into {folder}", "wait for it, or choose another SHARDS")
-    with lock:
-        yield
 
 
 def _check_share(split: PackedSplit, settings: Pack, left_out: list[str], before: int) -> None:

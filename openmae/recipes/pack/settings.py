@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from openmae.data.sources.windows import Tiling
-from openmae.recipes.asked import AskedGroups, AskedReading
+from openmae.recipes.asked import AskedGroups, AskedPart, AskedReading
 
 SHORT_SIDE = 256
 
@@ -31,6 +31,7 @@ class Pack(AskedGroups, AskedReading):
     """Decides the order of the images, which is shuffled for whoever reads shards from front to back."""
     max_broken: float = 0.01
     """Stop when more than this share of the images cannot be read; up to it they are left out and listed."""
+    part: AskedPart = None
     workers: int | None = None
     """Processes that decode and encode; 0 does it in this one. Default: one a core. Does not change the result."""
 

@@ -19,6 +19,7 @@ from openmae.data.sources.labels import NO_LABEL
 from openmae.data.sources.source import Source
 from openmae.data.sources.windows import Windows
 from openmae.data.tasks import Task
+from openmae.distributed.share import Share
 from openmae.errors import UserError
 from openmae.files.whole import write_file
 from openmae.randomness import generator
@@ -70,16 +71,27 @@ class PackedSplit:
         width = max(4, len(str(count - 1)))
         return [self.folder / f"{number:0{width}d}.tar" for number in range(count)]
 
+    def of(self, share: Share) -> range:
+        """The numbers of the shards of one of several processes."""
+        return share.span(len(self.shards))
+
     @cached_property
     def finished(self) -> dict[int, FinishedShard]:
-        """The shards that earlier sessions finished, by their numbers."""
+        """The shards that were there at the start, by their numbers."""
+        return self.found()
+
+    def found(self) -> dict[int, FinishedShard]:
+        """Those that are there now, whoever has written them."""
         found = {number: read_finished(shard) for number, shard in enumerate(self.shards)}
         return {number: part for number, part in found.items() if part is not None}
 
-    @property
-    def images_finished(self) -> int:
-        """How many images these shards hold or have left out."""
-        return sum(len(part) + len(part.left_out) for part in self.finished.values())
+    def images(self, share: Share, finished: bool) -> int:
+        """How many images a share has; if `finished`, in shards that held them, or left them out, at the start."""
+        numbers = self.of(share)
+        if not finished:
+            return len(range(len(self))[numbers.start * self.shard_size : numbers.stop * self.shard_size])
+        there = [self.finished[number] for number in numbers if number in self.finished]
+        return sum(len(part) + len(part.left_out) for part in there)
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
@@ -121,8 +133,8 @@ class PackedSplit:
             said["exact"] = self.packing.exact
         return {"reading": said} if said else {}
 
-    def settle(self) -> None:
-        """Notes in the folder what is packed there, and removes what a killed process left half-written.
+    def settle(self, share: Share) -> None:
+        """Notes in the folder what is packed there, and removes what a killed process left half-written of the share.
 
         Raises UserError where something else is there already.
         """
@@ -149,4 +161,11 @@ class PackedSplit:
             write_file(file, json.dumps(self.identity, indent=1).encode())
         for names in (".*.part", ".index.*", f"{PARTS}/.*"):
             for leftover in self.folder.glob(names):
-                leftover.unlink()
+                if share.is_whole or _number(leftover) in self.of(share):
+                    leftover.unlink()
+
+
+def _number(leftover: Path) -> int:
+    """Of the shard that a file called .0007.tar.part belongs to; -1 where it is of none."""
+    number = leftover.name[1:].split(".")[0]
+    return int(number) if number.isdecimal() else -1

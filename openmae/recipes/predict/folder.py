@@ -19,24 +19,25 @@ from rich.console import Console
 
 from openmae.commandline.flags import with_flags
 from openmae.console.progress import Say, of_next
-from openmae.console.words import encodable, pace, several
+from openmae.console.words import encodable, several
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.geotiff import Placed, placed, placed_in
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.opening import open_images
 from openmae.data.sources.source import Source
 from openmae.data.tiles.large import AnyImage
+from openmae.distributed.share import Share
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.segmentation import decoded_whole, large_of
 from openmae.evaluate.suited import suited
 from openmae.files.disk import room_on_disk
 from openmae.files.tables import SUFFIXES, Columns, TableWriter
 from openmae.files.whole import WholeFile, write_file
-from openmae.machine.device import choose_device
+from openmae.machine.device import choose_device, device_of
 from openmae.machine.workers import workers_for
 from openmae.recipes.in_parts.about import Kind, as_json, digest
 from openmae.recipes.in_parts.folder import Part, PartsFolder, opened_parts, parts_folder
-from openmae.recipes.in_parts.work import PART_SECONDS, to_the_end
+from openmae.recipes.in_parts.work import PART_SECONDS, all_of_them, require_some
 from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import images_said, part_of, tell
 from openmae.recipes.predict.mask_files import mask_places
@@ -135,12 +136,13 @@ class InSheet:
     is_placed: bool
 
 
-def predict_folder(finder: type[Finder], settings: Predict, loaded: Loaded, console: Console) -> None:
-    """Writes what is not there yet of all images, and what tells of them. Raises UserError, Interrupted."""
+def predict_folder(finder: type[Finder], settings: Predict, loaded: Loaded, share: Share, console: Console) -> None:
+    """Writes what is not there yet of this process's share of the images; the last one, what tells of all. Raises
+    UserError, Interrupted."""
     own = _check_asked(finder, settings)
     loaded.check_numbers(TRAINED_WELL)
-    device = choose_device(settings.device)
-    workers = workers_for(settings.workers, device)
+    device = device_of(choose_device(settings.device), share.start)
+    workers = workers_for(settings.workers, device, share.start)
     data = open_images(settings.images, settings.selection, settings.reading)
     source = part_of(data, settings.split)
     _check_folder(settings.out, source)
@@ -174,7 +176,7 @@ def predict_folder(finder: type[Finder], settings: Predict, loaded: Loaded, cons
             return
         model.to(device)
         asked = Asked(settings.out, source, mask_places(source), loaded, names, device, settings, workers)
-        _find(finder(asked), about, console)
+        _find(finder(asked), about, share, console)
 
 
 def _check_asked(finder: type[Finder], settings: Predict) -> dict[str, Any]:
@@ -204,24 +206,21 @@ def _check_folder(out: Path, source: Source) -> None:
         raise UserError(f"--out is {out}, which is not empty", "give a new folder")
 
 
-def _find(finder: Finder, about: dict[str, Any], console: Console) -> None:
-    """Finds what is left, and writes what tells of all of it; the table comes last."""
+def _find(finder: Finder, about: dict[str, Any], share: Share, console: Console) -> None:
+    """Finds what is left of the share; the last process to end writes what tells of all of it, the table last."""
     asked = finder.asked
-    table, source, total = asked.out / TABLE, asked.source, len(asked.source)
-    with opened_parts(table) as parts:
+    table, source, smaller = asked.out / TABLE, asked.source, "give a smaller --batch-size"
+    with opened_parts(table, share) as parts:
         finder.kind.settle(table, about, parts)
-        parts.read()
-        before, started = parts.stop, time.monotonic()
-        with to_the_end(parts, source, total, finder.doing, "give a smaller --batch-size", console) as say:
-            _go_on(finder, parts, say)
-        left_out = parts.left_out
-        seconds = time.monotonic() - started
-        finder.finish(parts.finished)
-        write_file(asked.out / SHEET, as_jpeg(finder.sheet([*_first(finder, parts.finished)], parts.finished)))
-        _write_table(finder, parts.finished, {**about, "unreadable": len(left_out)})
-        told = np.concatenate([_told(part) for part in parts.finished])
-        parts.remove()
-    console.print(pace(total - before, seconds))
+        with all_of_them(parts, len(source), finder.doing, smaller, partial(_go_on, finder, parts), console) as whole:
+            if whole is None:
+                return
+            require_some(whole, source)
+            left_out = whole.left_out
+            finder.finish(whole.finished)
+            write_file(asked.out / SHEET, as_jpeg(finder.sheet([*_first(finder, whole.finished)], whole.finished)))
+            _write_table(finder, whole.finished, {**about, "unreadable": len(left_out)})
+            told = np.concatenate([_told(part) for part in whole.finished])
     finder.show(told, console)
     if left_out:
         index, reason = left_out[0]
@@ -255,11 +254,12 @@ def _see(source: Source, pixels: PixelFormat, side: int | None, index: int, hand
 
 
 def _go_on(finder: Finder, parts: PartsFolder, say: Say) -> None:
-    """Adds parts up to the last image; what is found in an image is written before."""
+    """Adds parts up to the last image of the share; what is found in an image is written before."""
     asked, before = finder.asked, parts.stop
+    stop = parts.share.span(len(asked.source)).stop
     waiting = _Waiting(finder, parts)
     see = partial(_see, asked.source, asked.loaded.statistics.pixels, finder.side)
-    seen_each = ordered(see, range(before, len(asked.source)), asked.workers, ahead=1)
+    seen_each = ordered(see, range(before, stop), asked.workers, ahead=1)
     try:
         for index, seen in enumerate(seen_each, before):
             if seen.image is None:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from openmae.commandline.flags import with_flags
 from openmae.console.terminal import make_console
-from openmae.console.words import encodable, pace, several
+from openmae.console.words import encodable, several
 from openmae.data.opening import Data, open_images
 from openmae.data.sources.labels import several as labels_in
 from openmae.data.sources.source import Source
+from openmae.distributed.share import Share, share_here
 from openmae.errors import UserError
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.in_batches import RowsOf
@@ -28,7 +29,7 @@ from openmae.files.disk import check_out, room_on_disk
 from openmae.files.tables import SUFFIXES, Columns, TableWriter, require_writer
 from openmae.files.whole import WholeFile, write_file
 from openmae.heads import Answering
-from openmae.machine.device import autocast, choose_device
+from openmae.machine.device import autocast, choose_device, device_of
 from openmae.machine.kinds import Precision
 from openmae.machine.workers import workers_for
 from openmae.recipes.in_parts.about import KEY, SAME_IMAGES, Kind, as_json, digest
@@ -60,11 +61,13 @@ PREDICTIONS = Kind(
 
 def run(settings: Predict) -> None:
     """Predicts what is not predicted yet, and sorts where that is asked for. Raises UserError."""
+    share = share_here(settings.part)
     console = make_console()
+    console.quiet = not share.speaks
     loaded = load_model(settings.model, **settings.heads)
     say_origin(loaded, console)
     if loaded.outlines is not None:
-        _predict_outlines(settings, loaded, console)
+        _predict_outlines(settings, loaded, share, console)
         return
     if not settings.out.suffix and not isinstance(loaded.model, Answering):
         _ = loaded.segmenter  # which says what to do
@@ -72,8 +75,9 @@ def run(settings: Predict) -> None:
     check_out(settings.out, *SUFFIXES)
     require_writer(settings.out, "--out")
     predictions = _asked(settings, loaded)
-    device = choose_device(settings.device)
-    batch_size, workers = batch_size_for(settings.batch_size, device), workers_for(settings.workers, device)
+    device = device_of(choose_device(settings.device), share.start)
+    batch_size = batch_size_for(settings.batch_size, device)
+    workers = workers_for(settings.workers, device, share.start)
     data = open_images(settings.images, settings.selection, settings.reading)
     source = part_of(data, settings.split)
     tell(data, console)
@@ -91,21 +95,22 @@ def run(settings: Predict) -> None:
             console.print(f"{settings.out} has their predictions already")
         else:
             scores_of = _scores_of(loaded, settings.precision, device)
-            work = Work(settings.out, "predicting", images, scores_of, batch_size, workers, predictions.told)
-            _predict(work, predictions, about, console)
+            work = Work(settings.out, "predicting", images, scores_of, batch_size, workers, predictions.told, share)
+            if not _predict(work, predictions, about, console):
+                return
     if settings.sort is not None:
         with room_on_disk(settings.sort):
             sort_images(settings.sort, settings.sort_by, source, settings.out, predictions, console)
 
 
-def _predict_outlines(settings: Predict, loaded: Loaded, console: Console) -> None:
+def _predict_outlines(settings: Predict, loaded: Loaded, share: Share, console: Console) -> None:
     """A folder of what is outlined. Raises UserError, Interrupted."""
     # with torchvision, which takes a while
     from openmae.recipes.predict.folder import predict_folder
     from openmae.recipes.predict.masks import Masks
     from openmae.recipes.predict.objects import Objects
 
-    predict_folder(Masks if loaded.outlines == "segmentation" else Objects, settings, loaded, console)
+    predict_folder(Masks if loaded.outlines == "segmentation" else Objects, settings, loaded, share, console)
 
 
 def _asked(settings: Predict, loaded: Loaded) -> Predictions:
@@ -174,13 +179,15 @@ def _scores_of(loaded: Loaded, precision: Precision, device: torch.device) -> Ro
     return scores_of
 
 
-def _predict(work: Work, predictions: Predictions, about: dict[str, Any], console: Console) -> None:
-    """Predicts what is left, writes the table, and says what came out."""
+def _predict(work: Work, predictions: Predictions, about: dict[str, Any], console: Console) -> bool:
+    """Predicts what is left of this process's share; where all are then predicted, writes the table, and says what came
+    out. Gives whether it did."""
     out, summary = work.out, Summary(predictions)
     with worked_through(work, partial(PREDICTIONS.settle, out, about), console) as done:
+        if done is None:
+            return False
         about = {**about, "unreadable": len(done.left_out)}
         _write(done, work, predictions, about, summary)
-    console.print(pace(done.images, done.seconds))
     summary.show(console)
     console.print(f"{out}: {several(about['images'], 'row')}", highlight=False, soft_wrap=True)
     if done.left_out:
@@ -191,6 +198,7 @@ def _predict(work: Work, predictions: Predictions, about: dict[str, Any], consol
             style="yellow",
             soft_wrap=True,
         )
+    return True
 
 
 def _write(done: Done, work: Work, predictions: Predictions, about: dict[str, Any], summary: Summary) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from openmae.machine.kinds import Precision
-from openmae.recipes.asked import AskedDevice, AskedFiles, AskedHeads, AskedReading, Loaders
+from openmae.recipes.asked import AskedDevice, AskedFiles, AskedHeads, AskedPart, AskedReading, Loaders
 
 TABLE = "predictions.csv"
 """In a folder of what is outlined in images, what is said of each."""
@@ -42,6 +42,7 @@ class Predict(AskedHeads, AskedFiles, AskedReading):
     """Put the images into a folder for each class, too."""
     sort_by: Literal["copy", "link"] = "copy"
     """Whether these are copies, or symbolic links to where the images lie."""
+    part: AskedPart = None
     precision: Precision = "fp32"
     """fp32 gives the figures of openmae evaluate; bf16 is faster on a GPU."""
     device: AskedDevice = "auto"

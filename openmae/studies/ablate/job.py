@@ -16,7 +16,7 @@ from rich.console import Console
 
 from openmae.console.terminal import make_console
 from openmae.console.words import duration, several
-from openmae.distributed.ranks import refuse_ranks
+from openmae.distributed.started import refuse_ranks
 from openmae.errors import UserError
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.pretrain.settings import Pretrain

@@ -20,7 +20,7 @@ from openmae.console.words import several
 from openmae.data.fewer_labels import fewer_labels
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
-from openmae.distributed.ranks import refuse_ranks
+from openmae.distributed.started import refuse_ranks
 from openmae.errors import UserError
 from openmae.files.address import whole_address
 from openmae.recipes.finetune.job import finetune

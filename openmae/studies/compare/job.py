@@ -18,7 +18,7 @@ from rich.console import Console
 
 from openmae.console.terminal import make_console
 from openmae.console.words import duration, several
-from openmae.distributed.ranks import refuse_ranks
+from openmae.distributed.started import refuse_ranks
 from openmae.errors import UserError
 from openmae.evaluate.corruptions import KINDS, check_corruptible, kinds_of
 from openmae.files.address import whole_address

@@ -8,11 +8,12 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from openmae.distributed.share import share_of
 from openmae.errors import UserError
 from openmae.heads import Pool
 from openmae.recipes.asked import AskedDevice, AskedGroups, AskedPrecision, AskedReading, AskedTask, Loaders
 from openmae.recipes.training.ranges import ABOVE_0, SEED, Bounds, within
-from openmae.studies.shares import check_shared, share_of
+from openmae.studies.shares import check_shared
 
 GROUPS = {"budget": "training", "seeds": "judging", "jobs": "machine"}  # of --help, by their first setting
 _BOUNDS: Bounds = {**dict.fromkeys(("epochs", "seeds", "jobs"), ABOVE_0), "seed": SEED}
@@ -123,4 +124,7 @@ class Compare(AskedGroups, AskedReading):
     @property
     def share(self) -> tuple[int, int] | None:
         """(K, N) of --part."""
-        return None if self.part is None else share_of(self.part)
+        if self.part is None:
+            return None
+        share = share_of(self.part)
+        return share.number, share.of
