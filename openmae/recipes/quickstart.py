@@ -30,6 +30,9 @@ from openmae.recipes.reconstruct import Reconstruct, reconstruct
 SQUARE = 80  # pixels; the squares of a picture's chessboard belong to train and val in turn
 CROP = 64
 CROPS = {"train": 100, "val": 40}  # of each picture
+_HIDDEN = (
+    0.5  # of the picture's patches: what is filled in of three quarters, as in training, takes longer than minutes
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,9 @@ def run(settings: Quickstart) -> None:
         ),
         console,
     )
-    console.print("\n3. What it fills in, on images that it has never seen")
-    reconstruct(Reconstruct(run_folder, tuple(map(str, _one_of_each(images / "val", 8))), picture), console)
+    console.print("\n3. What it fills in where half is hidden, on images that it has never seen")
+    shown = tuple(map(str, _one_of_each(images / "val", 8)))
+    reconstruct(Reconstruct(run_folder, shown, picture, mask_ratio=_HIDDEN), console)
     console.print("\n4. What its features know: from which picture is a crop?")
     prove(Proof(run_folder, str(images)), ["knn", "linear"])
     console.print(

@@ -95,6 +95,8 @@ def test_what_is_computed_is_what_the_served_page_shows(settings: dict[str, Any]
     statistics = statistics_of(model)
     for count in (1, 5, 15):
         check(by_torch(model, statistics), model, statistics, levels_of(model), count)
+    grey = levels_of(model)[:, :1].expand(-1, model.encoder.in_chans, -1, -1).contiguous()
+    check(by_torch(model, statistics), model, statistics, grey, 4)
 
 
 def test_the_graph_answers_as_torch_does(runs: Runs) -> None:
@@ -103,7 +105,9 @@ def test_the_graph_answers_as_torch_does(runs: Runs) -> None:
     graph = runs.graph().read_bytes()
     run = Runner(graph)
     for count in (1, 4, 15, 16):
-        check(run, model, loaded.statistics, levels_of(model, count), count)
+        levels = levels_of(model, count)
+        check(run, model, loaded.statistics, levels, count)
+    check(run, model, loaded.statistics, levels[:, :1].expand_as(levels).contiguous(), 4)
     assert str(Path(__file__).parent.parent.parent).encode() not in graph  # no path of whoever made it
     smaller = rounded(graph)
     assert len(smaller) < len(graph)

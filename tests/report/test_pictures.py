@@ -17,7 +17,7 @@ from openmae.model import MaskedAutoencoder, create_model, patchify, take
 from openmae.report.sheets.layout import ROWS_IN_ONE_BLOCK, Row, elide, sheet, tile_size, wrap
 from openmae.report.sheets.neighbours import CaptionedImage, captioned_sheet
 from openmae.report.sheets.outlines import colours
-from openmae.report.sheets.pictures import GREY, columns, footer, panel, save_picture, stretched
+from openmae.report.sheets.pictures import GREY, columns, fill, footer, panel, save_picture, stretched
 
 
 class Oracle(nn.Module):
@@ -164,6 +164,25 @@ def test_the_error_is_the_training_loss() -> None:
     with torch.no_grad():
         loss = model(statistics_of(model).normalize(images), visible=visible).loss
     assert np.mean(errors) == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("target", ["pixel", "norm_pix", "pca"])
+def test_pictures_that_look_grey_are_filled_in_with_grey(target: str) -> None:
+    model = small_model(target=target)
+    images, visible = some_images(model, 3), some_visible(model, 3)
+    hidden = torch.from_numpy(hidden_pixels(model, visible))[:, None].expand_as(images)
+    coloured = fill(model, statistics_of(model), images, visible).predicted
+    images[0] = images[0, :1]  # grey
+    images[1] = torch.where(hidden[1], images[1], images[1, :1])  # grey but for what nobody sees
+    images[2] = torch.where(hidden[2], images[2, :1], images[2])  # whose colours are seen
+    found = fill(model, statistics_of(model), images, visible).predicted
+    assert coloured is not None
+    assert found is not None
+    differ = [bool((one.amax(0) - one.amin(0) > 0).any()) for one in found]
+    assert differ == [False, False, True]
+    assert (coloured[2].amax(0) - coloured[2].amin(0) > 0).any()
+    assert "Where all that is visible is grey" in footer(model, "true")
+    assert "Where all that is visible is grey" not in footer(small_model(1, target=target), "true")
 
 
 def test_all_hidden_patches_are_predicted_where_training_predicts_some() -> None:

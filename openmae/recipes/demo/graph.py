@@ -20,7 +20,7 @@ from openmae.evaluate.attention import read_by
 from openmae.model import MaskedAutoencoder, patchify, take, unpatchify
 from openmae.recipes.export.formats.graph import quiet
 from openmae.recipes.export.formats.onnx import import_packages
-from openmae.report.sheets.pictures import estimated_statistics, to_uint8
+from openmae.report.sheets.pictures import estimated_statistics, grey_as_seen, to_uint8
 from openmae.targets import HOG, NormPix, OwnTarget
 
 INPUTS = ("levels", "visible", "hidden", "range", "estimate", "asking")
@@ -65,7 +65,9 @@ class Page(nn.Module):
             mean, std = (torch.where(estimate > 0, *pair) for pair in zip(estimated, (mean, std), strict=True))
         assert not isinstance(target, HOG | OwnTarget), "they have no pixels"
         found = unpatchify(target.to_pixels(everywhere, mean, std), encoder.grid, encoder.patch_size)
-        picture = to_uint8((self.statistics.denormalize(found) - shown[0]) / (shown[1] - shown[0]))
+        is_hidden = unpatchify(mask[..., None].expand_as(patches), encoder.grid, encoder.patch_size)
+        scaled = grey_as_seen(self.statistics.denormalize(found), levels, is_hidden)
+        picture = to_uint8((scaled - shown[0]) / (shown[1] - shown[0]))
 
         token = asking.long() + encoder.class_tokens
         turns = None if encoder.rope is None else encoder.turns(visible)

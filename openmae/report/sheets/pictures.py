@@ -126,13 +126,12 @@ def fill(
         hidden = unpatchify(output.mask[..., None].expand_as(patches), model.encoder.grid, model.encoder.patch_size)
         low, high = _shown_range(statistics.denormalize(pixels), images.dtype)
 
-        def as_shown(normalised: Tensor) -> Tensor:
-            return to_uint8((statistics.denormalize(normalised) - low) / (high - low))
-
         predicted = None
         if not isinstance(model.target, HOG | OwnTarget):  # from whose values there is no way back to a picture
-            predicted = as_shown(_predicted_pixels(model, output, patches, patch_stats))
-        return Filled(as_shown(pixels), hidden, predicted, errors, output, target)
+            found = statistics.denormalize(_predicted_pixels(model, output, patches, patch_stats))
+            predicted = to_uint8((grey_as_seen(found, images, hidden) - low) / (high - low))
+        original = to_uint8((statistics.denormalize(pixels) - low) / (high - low))
+        return Filled(original, hidden, predicted, errors, output, target)
 
 
 def as_shown(statistics: Statistics, images: Tensor) -> Tensor:
@@ -163,6 +162,7 @@ def _said_of_target(model: MaskedAutoencoder, patch_stats: PatchStats) -> str:
     error = "Error: mean squared error over the hidden patches, as in training"
     flat = f"{error}; flat patches of the right brightness score about 1."
     target = model.target
+    greys = " Where all that is visible is grey, so is what is filled in." if model.encoder.in_chans == 3 else ""
     if isinstance(target, OwnTarget):
         return f"This model predicts {target.name}, which cannot be turned back into pixels. {error}."
     if isinstance(target, HOG):
@@ -176,7 +176,7 @@ def _said_of_target(model: MaskedAutoencoder, patch_stats: PatchStats) -> str:
         if isinstance(target, NormPixByChannel):
             what = "colour, brightness and" if model.encoder.in_chans > 1 else what
         elif model.encoder.in_chans > 1:
-            tints = " Tints are the model's own: a patch has one brightness for all colours."
+            tints = f" Tints are the model's own: a patch has one brightness for all colours.{greys}"
         source = (
             "are taken from the original, so this picture shows more than the model knows."
             if patch_stats == "true"
@@ -188,10 +188,11 @@ def _said_of_target(model: MaskedAutoencoder, patch_stats: PatchStats) -> str:
             f"{source}{tints} {flat}"
         )
     if isinstance(target, Pixel):
-        return f"Hidden patches are shown as the model predicts them, visible ones as they are in the input. {error}."
+        shown = "Hidden patches are shown as the model predicts them, visible ones as they are in the input."
+        return f"{shown}{greys} {error}."
     return (
         f"Of a hidden patch the model predicts only the {target.values} leading principal components, of "
-        f"{len(target.mean)}; finer detail is not predicted and not shown. {error}."
+        f"{len(target.mean)}; finer detail is not predicted and not shown.{greys} {error}."
     )
 
 
@@ -287,6 +288,15 @@ def _shown_range(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         low, high = low.where(is_narrow, 0.0), high.where(is_narrow, 1.0)
     high = torch.maximum(high, low + 1e-6 * (1 + low.abs()))  # flat images are black
     return low.view(-1, 1, 1, 1), high.view(-1, 1, 1, 1)
+
+
+def grey_as_seen(predicted: Tensor, images: Tensor, hidden: Tensor) -> Tensor:
+    """Predicted pixels (n, C, H, W) as they are shown: of a picture of three channels of which all that is visible is
+    grey, in grey. images: as the data has them; hidden: True = hidden; both of that shape."""
+    if images.shape[1] != 3:
+        return predicted
+    is_grey = ((images == images[:, :1]) | hidden).flatten(1).all(dim=1)[:, None, None, None]
+    return torch.where(is_grey, predicted.mean(dim=1, keepdim=True), predicted)
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
