@@ -14,6 +14,7 @@ from openmae.commandline.flags import with_flags
 from openmae.commandline.interrupts import GOES_ON, RESUMABLE, Interrupts
 from openmae.commandline.words import refuse_empty_words, refuse_unknown_flags, repeated, suggestion, with_config_file
 from openmae.console.words import printable
+from openmae.distributed.share import SHARED
 from openmae.errors import INTERRUPTED, NOT_WRITTEN, RUN_AGAIN, Interrupted, NotWritten, RankLost, UserError, said_once
 from openmae.files.address import hide
 from openmae.version import __version__
@@ -78,8 +79,6 @@ COMPLETION = "--completion"
 
 TOGETHER = ("pretrain", "finetune", "segment", "detect", "knn", "probe", "doctor")
 """Those that several processes do as one."""
-SHARED = ("embed", "predict", "pack", "check", "stats")
-"""Those of which each of several processes does a part, by itself."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from openmae.distributed.started import ALONE, Started, refuse_ranks, started
 from openmae.errors import UserError
 
+SHARED = ("embed", "predict", "pack", "check", "stats")
+"""Commands of which each of several processes does a part, by itself."""
+
 
 @dataclass(frozen=True)
 class Share:

@@ -184,6 +184,18 @@ def test_the_parts_of_a_study_on_this_machine(tmp_path: Path, colours: Path) -> 
     assert json.loads((tmp_path / "study/results.json").read_text())["complete"]
 
 
+@pytest.mark.slow
+def test_a_pass_over_all_images_is_shared_on_this_machine(tmp_path: Path, data: Path, run: Run) -> None:
+    out, alone = tmp_path / "stats.toml", tmp_path / "alone.toml"
+    words = ["stats", str(data), "--out", str(out), "--workers", "0"]
+    for job in launched(Launch("local", gpus=0, parts=2, hours=0.1), words):
+        job.wait()
+    said = [file.read_text() for file in sorted((tmp_path / "stats.toml-slurm").glob("*_0_log.out"))]
+    assert ["Part" in text for text in said] == [True, True], said
+    assert run(*words[:3], alone)[0] == 0
+    assert out.read_bytes() == alone.read_bytes()
+
+
 def test_each_part_of_an_array_is_another(tmp_path: Path, slurm: FakeSlurm, run: Run) -> None:
     """And is asked for a GPU, which it has to use; the script in the study's folder is no obstacle to the study."""
     from submitit.core.utils import DelayedSubmission
@@ -198,6 +210,13 @@ def test_each_part_of_an_array_is_another(tmp_path: Path, slurm: FakeSlurm, run:
         assert read_settings(command[0], command[1:]).share[1] == 3
     script = slurm.script.read_text()
     assert "#SBATCH --gpus-per-node=1" in script
+    shared = ["predict", "RUN", "DATA", "--out", str(tmp_path / "masks")]
+    assert run("launch", "slurm", "--parts", 2, "--", *shared)[0] == 0
+    tasks = [
+        DelayedSubmission.load(tmp_path / f"masks-slurm/4711_{number}_submitted.pkl").function for number in (0, 1)
+    ]
+    assert [list(task.command)[-4:] for task in tasks] == [["--device", "cuda", "--part", f"{n}/2"] for n in (1, 2)]
+    assert tasks[0].out == tmp_path / "masks/.predictions.csv.part"  # where a part shows that a start was of use
     assert "#SBATCH --requeue" in script
 
 
@@ -247,7 +266,7 @@ def children(pid: int) -> list[int]:
     ("words", "said"),
     [
         ("slurm pretrain DATA --out RUN", ["comes after --"]),
-        ("slurm --", ["there is nothing to launch", "pretrain, finetune, probe, ablate, compare after --"]),
+        ("slurm --", ["there is nothing to launch", "pretrain, finetune, probe, ablate, compare, embed, "]),
         ("slurm -- knn RUN DATA", ["'knn' cannot be launched"]),
         ("slurm -- pretrain DATA", ["add --out RUN"]),
         ("slurm -- pretrain DATA --out RUN --batchsize 8", ["no flag --batchsize", "did you mean --batch-size?"]),
@@ -258,11 +277,18 @@ def children(pid: int) -> list[int]:
         ("slurm --gpu 8 -- pretrain DATA --out RUN", ["no flag --gpu", "--gpus"]),
         ("slurm --nodes 0 -- pretrain DATA --out RUN", ["--nodes is 0", "1 or more"]),
         ("slurm --parts 0 -- ablate DATA --out S --study target", ["--parts is 0", "1 or more"]),
-        ("slurm --parts 8 -- pretrain DATA --out RUN", ["--parts is 8, and pretrain has none", "ablate and compare"]),
+        (
+            "slurm --parts 8 -- pretrain DATA --out RUN",
+            ["pretrain has none", "ablate, compare, embed"],
+        ),
         ("slurm --gpus 8 -- ablate DATA --out S --study target", ["this starts 8", "--parts 8 --gpus 1"]),
         ("slurm --parts 8 -- ablate DATA --out S --study target --part 1/2", ["ablate has --part"]),
         ("slurm --parts 8 -- compare DATA --out S --jobs 2", ["--parts is 8, and compare has --jobs 2"]),
         ("slurm --parts 8 -- ablate DATA --out . --study target", ["not empty and is not a study"]),
+        ("slurm --gpus 8 -- embed RUN DATA --out f.parquet", ["this starts 8", "--parts 8, and --gpus 1"]),
+        ("slurm --parts 8 -- pack DATA SHARDS", ["pack uses no GPU", "--gpus 0"]),
+        ("slurm --parts 8 --gpus 0 -- stats DATA", ["add --out FILE"]),
+        ("slurm --parts 8 -- embed RUN DATA --out f.parquet --part 1/2", ["embed has --part"]),
         ("slurm --hours 0 -- pretrain DATA --out RUN", ["--hours is 0", "above 0"]),
         ("slurm --gpus 2 --processes 2 -- pretrain DATA --out RUN", ["--processes 2 with --gpus 2"]),
         ("slurm --set mail-type=END signal=INT@5 -- pretrain DATA --out RUN", ["--set signal", "itself"]),

@@ -1,8 +1,9 @@
 """Hand a training to a cluster's scheduler, which runs it on several machines and queues it again when it stops early;
-or a study, as an array of jobs that share it.
+or what jobs of an array share: a study, or one pass over all images.
 
     openmae launch slurm --nodes 2 --gpus 8 --hours 24 --partition gpu -- pretrain DATA --out RUN --batch-size 4096
     openmae launch slurm --parts 8 --hours 4 -- ablate DATA --out STUDY --study mask-ratio
+    openmae launch slurm --parts 16 --hours 2 -- embed RUN DATA --out vectors.parquet
     openmae launch local --gpus 0 --processes 2 -- pretrain DATA --out RUN       the same without a scheduler, to try
 
 submitit (https://github.com/facebookincubator/submitit) writes the job and starts as many tasks as there are GPUs. Each
@@ -16,6 +17,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stderr
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +25,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from openmae.console.terminal import make_console
+from openmae.distributed.share import SHARED
 from openmae.errors import UserError
 from openmae.files.address import whole
 from openmae.files.study import check_place
 from openmae.machine.kinds import Device
 from openmae.recipes.finetune.settings import Finetune
+from openmae.recipes.in_parts.folder import parts_folder
 from openmae.recipes.launch.settings import Launch
 from openmae.recipes.launch.task import LaunchedTraining
+from openmae.recipes.predict.settings import TABLE
 from openmae.recipes.probe.linear import Probe
 from openmae.train.run import RunFolder
 
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
 LOGS = "slurm"
 """Folder in the run folder that holds the job: its script, and what each task says."""
 STUDIES = ("ablate", "compare")
-LAUNCHED = ("pretrain", "finetune", "probe", *STUDIES)
+LAUNCHED = ("pretrain", "finetune", "probe", *STUDIES, *SHARED)
 SAVING_SECONDS = 180
 """From Slurm's signal to the end: the two minutes that a training may take to save, and one to queue it again."""
 MOST_STARTS = 10_000
@@ -75,7 +80,8 @@ def _said(settings: Launch, command: Sequence[str], jobs: "Sequence[Job[None]]")
     ways = {"watch it": f"tail -F {folder}/{logs}_0_log.out", **ways}
     if is_study:
         ways["so far"] = f"openmae report {shlex.quote(str(jobs[0].paths.stdout.parent.parent))}"
-    ways["afterwards"] = f"the same launch again goes on where the {'study' if is_study else 'run'} was"
+    what = "it" if command[0] in SHARED else f"the {'study' if is_study else 'run'}"
+    ways["afterwards"] = f"the same launch again goes on where {what} was"
     for name, way in ways.items():
         yield f"  {name + ':':<13} {way}"
 
@@ -85,12 +91,12 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
     _check(settings)
     if settings.where == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UserError("there is no sbatch and srun here", "run this where jobs are submitted, or try launch local")
-    out, device = _checked(settings, command, read)
+    place = _checked(settings, command, read)
     words = list(command)
-    if settings.gpus and device == "auto":  # a machine whose GPU torch does not find must not train on its CPU for days
+    if settings.gpus and place.device == "auto":  # where torch finds no GPU, no CPU is to compute for days
         words += ["--device", "cuda"]
-    parameters = _parameters(settings, out)
-    _check_lines(settings, out)
+    parameters = _parameters(settings, place.jobs)
+    _check_lines(settings, place.jobs)
     try:
         from submitit import AutoExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -98,14 +104,14 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
     except ImportError as error:
         raise UserError("launching jobs needs submitit", "pip install submitit") from error
     executor = AutoExecutor(
-        out / LOGS, settings.where, slurm_max_num_timeout=MOST_STARTS, local_max_num_timeout=MOST_STARTS
+        place.jobs, settings.where, slurm_max_num_timeout=MOST_STARTS, local_max_num_timeout=MOST_STARTS
     )
     executor.update_parameters(**parameters)
     # A job that is submitted from within a job is none of its parts.
     with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
         try:
             with redirect_stderr(io.StringIO()):  # submitit says what sbatch says
-                return executor.submit_array(_parts(settings, words, out.absolute()))
+                return executor.submit_array(_parts(settings, words, place.kept.absolute()))
         except (FailedJobError, FailedSubmissionError) as error:
             said = (
                 (str(error).strip().splitlines() or ["it says nothing"])[0].removeprefix("sbatch: error: ").rstrip(".")
@@ -151,6 +157,16 @@ _OURS = {"signal", "requeue", "no-requeue", "open-mode", "output", "error", "arr
 }
 
 
+@dataclass(frozen=True)
+class _Place:
+    """jobs: the folder of the job, its script, and what each task says. kept: the folder in which a new file shows that
+    a start was of use. device: that the command asks for."""
+
+    jobs: Path
+    kept: Path
+    device: Device
+
+
 def _parts(settings: Launch, words: Sequence[str], out: Path) -> list[LaunchedTraining]:
     """What each job does."""
     if settings.parts == 1:
@@ -160,8 +176,8 @@ def _parts(settings: Launch, words: Sequence[str], out: Path) -> list[LaunchedTr
     return [LaunchedTraining((*words, "--part", share), out, parts=beside) for share in shares]
 
 
-def _checked(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]], Any]) -> tuple[Path, Device]:
-    """(the folder of a command that can be launched, the device it asks for). Raises UserError."""
+def _checked(settings: Launch, command: Sequence[str], read: Callable[[Sequence[str]], Any]) -> _Place:
+    """Of a command that can be launched. Raises UserError."""
     processes = settings.nodes * _tasks(settings)
     if not command or command[0] not in LAUNCHED:
         said = f"'{command[0]}' cannot be launched" if command else "there is nothing to launch"
@@ -172,13 +188,15 @@ def _checked(settings: Launch, command: Sequence[str], read: Callable[[Sequence[
             "put it into ~/.netrc on the cluster, and leave it out of the address",
         )
     inner = read(command)
+    if command[0] in SHARED:
+        return _of_shared(settings, command[0], inner)
     if command[0] in STUDIES:
         _check_study(settings, command[0], inner)
-        return inner.out, inner.device
+        return _Place(inner.out / LOGS, inner.out, inner.device)
     if settings.parts > 1:
         raise UserError(
             f"--parts is {settings.parts}, and {command[0]} has none",
-            f"share a training by --nodes and --gpus; --parts is for {' and '.join(STUDIES)}",
+            f"share a training by --nodes and --gpus; --parts is for {', '.join(STUDIES + SHARED)}",
         )
     if isinstance(inner, Probe) and inner.recipe != "paper":
         raise UserError("probe computes features once, which needs no cluster", "run it here, or add --recipe paper")
@@ -190,9 +208,32 @@ def _checked(settings: Launch, command: Sequence[str], read: Callable[[Sequence[
             raise UserError(
                 f"a sweep over --blocks is for one process, and this starts {processes}", "launch each part"
             )
-        return out, inner.device
+        return _Place(out / LOGS, out, inner.device)
     with RunFolder(out):  # raises where it holds something else, or another process trains in it
-        return out, inner.device
+        return _Place(out / LOGS, out, inner.device)
+
+
+def _of_shared(settings: Launch, command: str, inner: Any) -> _Place:
+    """Of one pass over all images. inner: its settings. Raises UserError."""
+    device: Device | None = getattr(inner, "device", None)
+    out: Path | None = inner.shards if command == "pack" else inner.out
+    if (processes := settings.nodes * _tasks(settings)) > 1:
+        raise UserError(
+            f"a part of {command} is one process, and this starts {processes}",
+            f"give --parts {processes}, and --gpus {0 if device is None else min(1, settings.gpus)}",
+        )
+    if device is None and settings.gpus:
+        raise UserError(f"{command} uses no GPU", "give --gpus 0")
+    if out is None:
+        raise UserError(f"{command} has to keep what it finds", "add --out FILE to it")
+    _check_part(settings, command, inner)
+    kept = out if command == "pack" else parts_folder(out / TABLE if command == "predict" and not out.suffix else out)
+    return _Place(out.with_name(f"{out.name}-{LOGS}"), kept, device or "cpu")
+
+
+def _check_part(settings: Launch, command: str, inner: Any) -> None:
+    if settings.parts > 1 and inner.part is not None:
+        raise UserError(f"--parts says which part each job is, and {command} has --part", "leave that out")
 
 
 def _check_study(settings: Launch, command: str, inner: Any) -> None:
@@ -202,8 +243,7 @@ def _check_study(settings: Launch, command: str, inner: Any) -> None:
             f"a study trains in one process, and this starts {processes}",
             f"give --parts {processes} --gpus {min(1, settings.gpus)}: as many jobs, which share it",
         )
-    if settings.parts > 1 and inner.part is not None:
-        raise UserError(f"--parts says which part each job is, and {command} has --part", "leave that out")
+    _check_part(settings, command, inner)
     if settings.parts > 1 and inner.jobs > 1:
         raise UserError(f"--parts is {settings.parts}, and {command} has --jobs {inner.jobs}", "leave one of them out")
     check_place(inner.out)

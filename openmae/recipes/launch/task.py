@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MOST_FRUITLESS = 3
 """Starts in a row that ended by themselves without a new checkpoint, after which the job is not queued again."""
 _HOLD_SECONDS = 600
+_KEPT = ("checkpoints/step-*", "parts/**/*.json", "*.npz")
 _AGAIN = (signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -29,8 +30,8 @@ class LaunchedTraining:
     """What each task of a job runs: one of the processes that train together, watched over.
 
     A child, so that this one can always hear a signal, and so that the job goes on also where the training's process
-    leaves at once. fruitless: starts in a row, before this one, that led to nothing. parts: jobs that share a study, of
-    which this is one.
+    leaves at once. fruitless: starts in a row, before this one, that led to nothing. parts: jobs that share the work,
+    of which this is one.
     """
 
     command: tuple[str, ...]
@@ -131,5 +132,5 @@ class _Child:
 
 
 def _kept(out: Path) -> frozenset[str]:
-    """Checkpoints, and of a study the parts that are done; by whichever of the jobs that share it."""
-    return frozenset(str(path) for kept in ("checkpoints/step-*", "parts/**/*.json") for path in out.rglob(kept))
+    """Checkpoints, and the parts that are done of what jobs share; by whichever of them."""
+    return frozenset(str(path) for kept in _KEPT for path in out.rglob(kept))
