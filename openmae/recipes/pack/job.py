@@ -35,7 +35,7 @@ from openmae.data.sources.labels import NO_LABEL
 from openmae.data.sources.source import Names, Source
 from openmae.data.survey.findings import most_broken
 from openmae.data.tasks import Task, taken_for_names
-from openmae.distributed.share import Share, share_here
+from openmae.distributed.share import WHOLE, Share, share_here
 from openmae.errors import BrokenImage, Interrupted, UserError
 from openmae.files.disk import room_on_disk
 from openmae.files.whole import write_file
@@ -78,7 +78,9 @@ def run(settings: Pack) -> None:
                 try:
                     parts = [part for split in splits for part in _indexed(split, settings, left_out)]
                 finally:
-                    _write_list(settings.shards / BROKEN, left_out)
+                    _write_list(_list_of(settings, WHOLE), left_out)
+                for other in Share(1, of).all() if of > 1 else ():
+                    _list_of(settings, other).unlink(missing_ok=True)
                 _summarise(settings, parts, len(left_out), console)
             elif share.is_whole:
                 missing = _missing(splits, of)
@@ -113,8 +115,12 @@ def _pack_all(splits: list[PackedSplit], settings: Pack, share: Share, console: 
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on with the first shard that is not finished") from None
     finally:
-        if share.is_whole:  # the others' would be missing from it
-            _write_list(settings.shards / BROKEN, left_out)
+        _write_list(_list_of(settings, share), left_out)
+
+
+def _list_of(settings: Pack, share: Share) -> Path:
+    """Where what is left out of a share stands, until all of it stands in one."""
+    return settings.shards / (BROKEN if share.is_whole else f"broken-{share.number}.txt")
 
 
 @dataclass
@@ -159,7 +165,7 @@ def _pack(split: PackedSplit, settings: Pack, share: Share, progress: _Progress,
             with ShardWriter(split.shards[number]) as writer:
                 for places, outcomes in zip(split.chunks(number), results, strict=False):
                     _add(writer, split, places, outcomes, left_out)
-                    _check_share(split, settings, left_out, before)
+                    _check_share(split, settings, share, left_out, before)
                     written = sum(len(outcome.data) for outcome in outcomes if isinstance(outcome, Packed))
                     _check_room(split.folder, progress, len(outcomes), written)
                 writer.finish()
@@ -171,7 +177,7 @@ def _indexed(split: PackedSplit, settings: Pack, left_out: list[str]) -> list[Fi
     found, before = split.found(), len(left_out)
     parts = [found[number] for number in range(len(split.shards))]
     left_out += [_line(split, image) for part in parts for image in part.left_out]
-    _check_share(split, settings, left_out, before)
+    _check_share(split, settings, WHOLE, left_out, before)
     _write_index(split, parts)
     return parts
 
@@ -285,22 +291,18 @@ def _check_place(settings: Pack, titles: tuple[Split | None, ...]) -> None:
         raise UserError(f"{shards} is a file", "give a folder for the shards")
     if data.is_dir() and shards.resolve().is_relative_to(data.resolve()):
         raise UserError(f"{shards} lies in {data}, whose images it would mix with", "give a folder elsewhere")
-    ours = {*titles, BROKEN}
-    if (
-        None not in titles
-        and shards.is_dir()
-        and any(e.name not in ours and e.name[0] != "." for e in shards.iterdir())
-    ):
+    there = [entry.name for entry in shards.iterdir()] if shards.is_dir() and None not in titles else []
+    if any(name not in {*titles, BROKEN} and not name.startswith((".", "broken-")) for name in there):
         raise UserError(f"{shards} holds something else than packed splits", "choose another SHARDS")
 
 
-def _check_share(split: PackedSplit, settings: Pack, left_out: list[str], before: int) -> None:
+def _check_share(split: PackedSplit, settings: Pack, share: Share, left_out: list[str], before: int) -> None:
     """before: how many of left_out belong to an earlier split."""
     if len(left_out) - before > most_broken(settings.max_broken, len(split)):
         first = "; ".join(line.replace("\t", ": ") for line in left_out[before : before + 3])
         raise UserError(
             f"{len(left_out) - before} of {len(split)} images cannot be read, more than --max-broken "
-            f"{settings.max_broken:g} allows ({first}); all found so far are listed in {settings.shards / BROKEN}",
+            f"{settings.max_broken:g} allows ({first}); all found so far are listed in {_list_of(settings, share)}",
             "mend or remove them, or raise --max-broken",
         )
 
