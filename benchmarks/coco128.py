@@ -1,6 +1,6 @@
 """A detector learns 128 photographs by heart: whether boxes, outlines, 80 classes, crowds and RLE go through whole.
 
-    python benchmarks/coco128.py ARCHIVES OUT                    two hours and a half of one core
+    python benchmarks/coco128.py ARCHIVES OUT                    an hour and a half of one core
     python benchmarks/coco128.py ARCHIVES OUT --images 8         some minutes
 
 ARCHIVES has coco128.tar. OUT gets the photographs twice, to learn from and to be judged by, an encoder (192 wide, 4
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("archives", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--epochs", type=float, default=200.0)
+    parser.add_argument("--epochs", type=float, default=250.0)
     parser.add_argument("--rate", type=float, default=1e-3)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
