@@ -49,14 +49,14 @@ def share_of(part: str) -> Share:
     """K/N. Raises UserError."""
     number, _, of = part.partition("/")
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise UserError(f"--part is '{part}'", "give K/N, such as 2/8: K from 1 to N")
+        raise UserError(f"`part` is '{part}'", "give K/N, such as 2/8: K from 1 to N")
     return Share(int(number), int(of))
 
 
 def share_here(part: str | None) -> Share:
     """What --part says, else what the process was started as. Raises UserError."""
     if part is not None:
-        refuse_ranks("--part")
+        refuse_ranks("`part`")
         return share_of(part)
     start = started()
     return Share(start.rank + 1, start.size, start)

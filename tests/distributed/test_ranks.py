@@ -424,7 +424,7 @@ def test_too_many_broken_files_of_one_rank_end_the_run_in_its_words(tmp_path: Pa
         ("knn RUN DATA --k 0", "--k is 0"),
         ("probe RUN DATA --recipe paper", "add --out RUN"),
         ("doctor --timeout 0", "--timeout is 0"),
-        ("embed RUN DATA --out a.npy", "openmae embed: this is for one process, and WORLD_SIZE is 16"),
+        ("evaluate RUN DATA", "openmae evaluate: this is for one process, and WORLD_SIZE is 16"),
         ("launch local -- pretrain DATA --out RUN", "openmae launch: this is for one process"),
     ],
 )

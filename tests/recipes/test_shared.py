@@ -41,7 +41,7 @@ def test_who_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     here = share_here(None)
     assert (str(here), here.speaks, here.start.local_size) == ("3/4", False, 2)
-    with pytest.raises(UserError, match="--part is for one process"):
+    with pytest.raises(UserError, match="`part` is for one process"):
         share_here("1/2")
 
 
