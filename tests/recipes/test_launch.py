@@ -210,6 +210,7 @@ def test_each_part_of_an_array_is_another(tmp_path: Path, slurm: FakeSlurm, run:
         assert read_settings(command[0], command[1:]).share[1] == 3
     script = slurm.script.read_text()
     assert "#SBATCH --gpus-per-node=1" in script
+    assert "#SBATCH --job-name=openmae-study" in script
     shared = ["predict", "RUN", "DATA", "--out", str(tmp_path / "masks")]
     assert run("launch", "slurm", "--parts", 2, "--", *shared)[0] == 0
     tasks = [

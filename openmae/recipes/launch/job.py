@@ -95,8 +95,8 @@ def launch(settings: Launch, command: Sequence[str], read: Callable[[Sequence[st
     words = list(command)
     if settings.gpus and place.device == "auto":  # where torch finds no GPU, no CPU is to compute for days
         words += ["--device", "cuda"]
-    parameters = _parameters(settings, place.jobs)
-    _check_lines(settings, place.jobs)
+    parameters = _parameters(settings, place.out)
+    _check_lines(settings, place.out)
     try:
         from submitit import AutoExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -159,9 +159,10 @@ _OURS = {"signal", "requeue", "no-requeue", "open-mode", "output", "error", "arr
 
 @dataclass(frozen=True)
 class _Place:
-    """jobs: the folder of the job, its script, and what each task says. kept: the folder in which a new file shows that
-    a start was of use. device: that the command asks for."""
+    """out: what the command writes. jobs: the folder of the job, its script, and what each task says. kept: the folder
+    in which a new file shows that a start was of use. device: that the command asks for."""
 
+    out: Path
     jobs: Path
     kept: Path
     device: Device
@@ -192,7 +193,7 @@ def _checked(settings: Launch, command: Sequence[str], read: Callable[[Sequence[
         return _of_shared(settings, command[0], inner)
     if command[0] in STUDIES:
         _check_study(settings, command[0], inner)
-        return _Place(inner.out / LOGS, inner.out, inner.device)
+        return _Place(inner.out, inner.out / LOGS, inner.out, inner.device)
     if settings.parts > 1:
         raise UserError(
             f"--parts is {settings.parts}, and {command[0]} has none",
@@ -208,9 +209,9 @@ def _checked(settings: Launch, command: Sequence[str], read: Callable[[Sequence[
             raise UserError(
                 f"a sweep over --blocks is for one process, and this starts {processes}", "launch each part"
             )
-        return _Place(out / LOGS, out, inner.device)
+        return _Place(out, out / LOGS, out, inner.device)
     with RunFolder(out):  # raises where it holds something else, or another process trains in it
-        return _Place(out / LOGS, out, inner.device)
+        return _Place(out, out / LOGS, out, inner.device)
 
 
 def _of_shared(settings: Launch, command: str, inner: Any) -> _Place:
@@ -228,7 +229,7 @@ def _of_shared(settings: Launch, command: str, inner: Any) -> _Place:
         raise UserError(f"{command} has to keep what it finds", "add --out FILE to it")
     _check_part(settings, command, inner)
     kept = out if command == "pack" else parts_folder(out / TABLE if command == "predict" and not out.suffix else out)
-    return _Place(out.with_name(f"{out.name}-{LOGS}"), kept, device or "cpu")
+    return _Place(out, out.with_name(f"{out.name}-{LOGS}"), kept, device or "cpu")
 
 
 def _check_part(settings: Launch, command: str, inner: Any) -> None:
