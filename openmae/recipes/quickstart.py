@@ -2,7 +2,7 @@
 
     openmae quickstart
 
-Under 4 minutes on 2 CPU cores. The images are crops of 19 photographs and micrographs that scikit-image and
+4 to 5 minutes on 2 CPU cores. The images are crops of 19 photographs and micrographs that scikit-image and
 scikit-learn install. A classifier on frozen features has to tell from which picture a crop comes; train and val
 crops come from different squares of each picture, so that no pixel of the one is in the other.
 """
@@ -37,7 +37,7 @@ _HIDDEN = (
 
 @dataclass(frozen=True)
 class Quickstart:
-    """Pre-train on real images that come along, and show that it worked; under 4 minutes on 2 cores."""
+    """Pre-train on real images that come along, and show that it worked; 4 to 5 minutes on 2 cores."""
 
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("openmae-quickstart")
     """Folder to write: images/, and run/, an ordinary run folder."""
