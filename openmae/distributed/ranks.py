@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from openmae.distributed.heartbeat import Heart
+from openmae.distributed.share import Share
 from openmae.distributed.started import started
 from openmae.errors import Interrupted, NotWritten, RankLost, UserError
 
@@ -47,9 +48,7 @@ class Ranks:
 
     def share(self, count: int, unit: int = 1) -> range:
         """This rank's part of 0..count: runs that differ by at most one `unit`, whole units but for the end."""
-        units = -(-count // unit)
-        first, last = (min(count, rank * units // self.size * unit) for rank in (self.rank, self.rank + 1))
-        return range(first, last)
+        return Share(self.rank + 1, self.size).span(count, unit)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of the ranks' tensors of this shape, on every rank."""

@@ -5,7 +5,7 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from openmae.commandline.flags import flag
 from openmae.console.words import several
+from openmae.data.survey.as_arrays import Arrays
 from openmae.distributed.share import WHOLE, Share
 from openmae.errors import UserError
 from openmae.files.whole import locked, take_lock, write_file
 from openmae.recipes.in_parts.said import still_missing
-
-Arrays = Mapping[str, NDArray[Any]]
 
 _LOCK, _JOB = "lock", "job.json"
 _SHARED = "shared"  # of the job: among how many, and of how many images the smallest share is

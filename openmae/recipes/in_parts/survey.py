@@ -12,10 +12,11 @@ import numpy as np
 from rich.console import Console
 
 from openmae.console.progress import Say
+from openmae.data.survey.as_arrays import Arrays
 from openmae.distributed.share import Share
 from openmae.errors import UserError
 from openmae.recipes.in_parts.about import SAME_IMAGES, Kind
-from openmae.recipes.in_parts.folder import Arrays, PartsFolder, opened_parts, parts_folder
+from openmae.recipes.in_parts.folder import PartsFolder, opened_parts, parts_folder
 from openmae.recipes.in_parts.work import all_of_them
 
 READ_AS = "read_as"

@@ -6,12 +6,11 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from openmae.distributed.share import share_of
 from openmae.errors import UserError
 from openmae.heads import Pool
 from openmae.recipes.asked import AskedDevice, AskedGroups, AskedPrecision, AskedReading, AskedTask, Loaders
 from openmae.recipes.training.ranges import ABOVE_0, SEED, Bounds, within
-from openmae.studies.shares import check_shared
+from openmae.studies.shares import check_shared, share_in
 
 GROUPS = {"epochs": "training", "seeds": "judging", "jobs": "machine"}  # of --help, by their first setting
 _BOUNDS: Bounds = {
@@ -101,7 +100,4 @@ class Ablate(AskedGroups, AskedReading):
     @property
     def share(self) -> tuple[int, int] | None:
         """(K, N) of --part."""
-        if self.part is None:
-            return None
-        share = share_of(self.part)
-        return share.number, share.of
+        return share_in(self.part)
