@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from openmae.data.survey.as_arrays import Arrays
 from openmae.distributed.share import WHOLE, Share
 from openmae.errors import UserError
 from openmae.files.whole import locked, take_lock, write_file
+from openmae.recipes.in_parts.claim import claimed
 from openmae.recipes.in_parts.said import still_missing
 
 _LOCK, _JOB = "lock", "job.json"
@@ -112,25 +113,19 @@ class PartsFolder:
             yield self
             return
         whole = PartsFolder(self.folder)
-        with self._claim(whole, total) as is_ours:
+        with self._claim(total) as is_ours:
+            if is_ours:
+                whole.read(total)
             yield whole if is_ours else None
 
-    def _claim(self, whole: "PartsFolder", total: int) -> AbstractContextManager[bool]:
-        """Whether all parts are there, and no other process puts them together: that is settled one after the other, so
-        that of several that end at once the last one finds them all."""
-        if self.share.is_whole:  # which has the lock already, and would give it up by taking it twice
-            whole.read(total)
-            if missing := self._missing():
-                images = sum(len(share.span(total, self.unit)) for share in missing)
-                raise still_missing(missing, several(images, "image"))
-            return nullcontext(True)
-        try:
-            with locked(self.folder / _JOB):
-                lock = None if self._missing() else take_lock(self.folder / _LOCK)
-                whole.read(total)
-        except FileNotFoundError:  # the folder: another one has just done so
-            lock = None
-        return nullcontext(False) if lock is None else _held(lock)
+    def _claim(self, total: int) -> AbstractContextManager[bool]:
+        """Whether this process is to put the parts together."""
+        if not self.share.is_whole:
+            return claimed(self.folder, _JOB, _LOCK, lambda: not self._missing())
+        if missing := self._missing():
+            images = sum(len(share.span(total, self.unit)) for share in missing)
+            raise still_missing(missing, several(images, "image"))
+        return nullcontext(True)  # it has the lock already, and would give it up by taking it twice
 
     def _missing(self) -> list[Share]:
         """Who has not ended yet, be it that there was nothing to do: the file comes after the last one only."""
@@ -212,12 +207,6 @@ def opened_parts(out: Path, share: Share = WHOLE, unit: int = 1) -> Iterator[Par
         raise UserError(f"another process is writing {which}{out}", "wait for it, or choose another --out")
     with lock:
         yield PartsFolder(folder, share, unit)
-
-
-@contextmanager
-def _held(lock: IO[str]) -> Iterator[bool]:
-    with lock:
-        yield True
 
 
 def _read_part(file: Path) -> Part:

@@ -1,13 +1,14 @@
 """Several processes that pack into one folder, each its own shards; one of them writes the index in the end."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
 from openmae.distributed.share import Share
 from openmae.errors import UserError
 from openmae.files.whole import locked, take_lock, write_file
+from openmae.recipes.in_parts.claim import claimed
 
 LOCK = ".lock"
 _SHARED = ".shared"
@@ -38,17 +39,11 @@ def packing(folder: Path, share: Share, settle: Callable[[], None]) -> Iterator[
 def put_together(folder: Path, share: Share, of: int, is_all_there: Callable[[], bool]) -> Iterator[bool]:
     """Whether this process is to write what tells of all shards: the one that all belong to, or the last one to end."""
     if share.is_whole:  # which has the lock already, and would give it up by taking it twice
-        is_ours = of == 1 or is_all_there()
-        yield is_ours
+        claim: AbstractContextManager[bool] = nullcontext(of == 1 or is_all_there())
     else:
-        with locked(folder / _GATE):  # so that of several that end at once the last one finds all
-            lock = take_lock(folder / LOCK) if is_all_there() else None
-        is_ours = lock is not None
-        if lock is None:
-            yield False
-        else:
-            with lock:
-                yield True
+        claim = claimed(folder, _GATE, LOCK, is_all_there)
+    with claim as is_ours:
+        yield is_ours
     if is_ours:
         (folder / _SHARED).unlink(missing_ok=True)
 
