@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pyarrow import parquet
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -21,10 +23,11 @@ from openmae.data.opening import Data, open_data
 from openmae.data.sources import identity
 from openmae.data.sources.groups import group_numbers, groups_of
 from openmae.data.sources.selection import Selection
-from openmae.data.sources.source import Source
+from openmae.data.sources.source import Source, Without
 from openmae.data.tasks import Answers, Task
 from openmae.errors import UserError
 from openmae.evaluate.probe import folds_of
+from openmae.own import Own
 from openmae.recipes.pretrain.job import sources_of
 from tests.commands import Run, finetune, pretrain, refused
 from tests.images import picture
@@ -240,6 +243,48 @@ def test_pictures_of_a_pre_training_are_of_groups_that_it_does_not_learn(tmp_pat
     one = write_table(tmp_path, [(f"{i}.png", "a", "p0") for i in range(60)])
     train, _, shown = sources_of(open_data(str(one), Selection(group_column="patient")), 0)
     assert (len(train), len(shown)) == (60, 6)
+
+
+class Billion:
+    """A data set of 10^9 images, each a grey of its own."""
+
+    def __len__(self) -> int:
+        return 10**9
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        return np.full((4, 4), index % 251, np.uint8)
+
+
+def test_pictures_are_set_aside_of_a_billion_images_without_a_list_of_all() -> None:
+    tracemalloc.start()
+    try:
+        whole = open_data(Own.of(Billion()))
+        train, val, shown = sources_of(whole, 3)
+        assert (len(train), val, len(shown)) == (10**9 - 8, None, 8)
+        aside = {shown.name(index) for index in range(8)}
+        assert len(aside) == 8
+        assert not aside & {train.name(at) for at in range(0, 10**9 - 8, 10**6)}
+        assert train.name(len(train) - 1) == whole.train.name(10**9 - 1)
+        assert train.fingerprint != sources_of(whole, 4)[0].fingerprint
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.integers(2, 60).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), max_size=n - 1))))
+def test_all_but_some_are_those_of_a_list(drawn: tuple[int, set[int]]) -> None:
+    count, aside = drawn
+    whole = open_data(Own.of([(np.full((4, 4), i, np.uint8), i % 2) for i in range(count)])).train
+    left = np.array(sorted(aside, reverse=True), np.int64)
+    computed, listed = Without(whole, left), whole.without(left)
+    assert (len(computed), names_of(computed)) == (len(listed), names_of(listed))
+    every = range(len(listed))
+    assert computed.read_many(every) == listed.read_many(every) == [listed.read(index) for index in every]
+    assert [*computed.read_each(every)] == [*listed.read_each(every)]
+    assert computed.labels.tolist() == listed.labels.tolist()
+    assert computed.read(-1) == listed.read(-1)
+    with pytest.raises(IndexError):
+        computed.read(len(listed))
 
 
 # ---------------------------------------------------------------- one file

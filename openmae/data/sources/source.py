@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from openmae.console.words import in_a_line
 from openmae.errors import BrokenImage
+from openmae.randomness import MOST_DRAWN
 
 LabelKind = Literal["written", "folders", "listed"]
 """Where labels come from. written: text or numbers beside the images, which may mean classes, several labels at once,
@@ -151,6 +152,12 @@ class Source(ABC):
         """These images only, in this order."""
         return Subset(self, indices)
 
+    def without(self, indices: NDArray[np.int64]) -> "Subset":
+        """All images but these, in the order they have."""
+        if len(self) <= MOST_DRAWN:
+            return self.take(np.delete(np.arange(len(self)), indices))
+        return Without(self, indices)
+
 
 class Remade(Source):
     """Another source's images in another form, one for one: what `read` gives is the subclass's."""
@@ -211,25 +218,29 @@ class Subset(Source):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def _of(self, index: int) -> int:
+        """Which image of the whole source image `index` is."""
+        return int(self.indices[index])
+
     def name(self, index: int) -> str:
         """As the whole source calls it."""
-        return self.whole.name(int(self.indices[index]))
+        return self.whole.name(self._of(index))
 
     def file(self, index: int) -> str | None:
         """The whole source's."""
-        return self.whole.file(int(self.indices[index]))
+        return self.whole.file(self._of(index))
 
     def read(self, index: int) -> bytes:
         """As the whole source reads it."""
-        return self.whole.read(int(self.indices[index]))
+        return self.whole.read(self._of(index))
 
     def read_many(self, indices: Sequence[int]) -> list[bytes | OSError | BrokenImage]:
         """As the whole source reads them."""
-        return self.whole.read_many([int(self.indices[index]) for index in indices])
+        return self.whole.read_many([self._of(index) for index in indices])
 
     def read_each(self, indices: Sequence[int]) -> Iterator[bytes | OSError | BrokenImage]:
         """As the whole source reads them."""
-        return self.whole.read_each([int(self.indices[index]) for index in indices])
+        return self.whole.read_each([self._of(index) for index in indices])
 
     @property
     def bytes_far(self) -> float | None:
@@ -266,3 +277,31 @@ class Subset(Source):
     def packed_as(self) -> Mapping[str, Any]:
         """The whole source's."""
         return self.whole.packed_as
+
+
+class Without(Subset):
+    """All images of another source but a few; which they are is computed, where a list of many would be large."""
+
+    def __init__(self, whole: Source, left_out: NDArray[np.int64]) -> None:
+        self.whole, self.left_out = whole, np.unique(left_out)
+        self.location = whole.location
+
+    def __len__(self) -> int:
+        return len(self.whole) - len(self.left_out)
+
+    def _of(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index = int(index) % len(self)
+        before = self.left_out - np.arange(len(self.left_out))  # of each one left out, how many stay before it
+        return index + int(np.searchsorted(before, index, side="right"))
+
+    @property
+    def indices(self) -> NDArray[np.int64]:  # type: ignore[override]
+        """(n,) computed for whoever needs all."""
+        return np.delete(np.arange(len(self.whole)), self.left_out)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the whole source and of which images are left out."""
+        return hashlib.sha256(b"without" + self.whole.fingerprint.encode() + self.left_out.tobytes()).hexdigest()

@@ -38,7 +38,7 @@ from openmae.errors import UserError
 from openmae.evaluate.suited import say_notes
 from openmae.machine.device import memory_of
 from openmae.model import MaskedAutoencoder, patchify
-from openmae.randomness import generator
+from openmae.randomness import generator, some
 from openmae.recipes.levels import say_apart
 from openmae.recipes.nodata import say_missing, warn_of_suspects
 from openmae.recipes.opened import tell
@@ -192,14 +192,15 @@ def sources_of(data: Data, seed: int) -> tuple[Source, Source | None, Source]:
     source = data.train
     if data.has_splits:
         val = data.val
-        return source, val, val.take(generator(seed, "held out").permutation(len(val))[:8])
-    order = generator(seed, "held out").permutation(len(source))
+        return source, val, val.take(some(seed, "held out", len(val), 8))
     aside = held_out(len(source))
     if aside == 0:  # too few to set any aside
-        return source, None, source.take(order[:8])
+        return source, None, source.take(some(seed, "held out", len(source), 8))
     if (groups := together(data)) is not None:
+        order = generator(seed, "held out").permutation(len(source))
         return _whole_groups_aside(source, groups, order, aside)
-    return source.take(np.sort(order[aside:])), None, source.take(order[:aside])
+    chosen = some(seed, "held out", len(source), aside)
+    return source.without(chosen), None, source.take(chosen)
 
 
 def _whole_groups_aside(
