@@ -71,10 +71,9 @@ def near_duplicates(
 
     progress: told how many of the vectors are compared with all that come after them.
     """
-    unit = _unit(vectors)
     found = Pairs(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64), 0)
-    for rows, columns in _blocks(len(unit), above=True):
-        similar = unit[rows.start : rows.stop].to(device) @ unit[columns.start : columns.stop].to(device).T
+    for rows, columns in _blocks(len(vectors), above=True):
+        similar = _unit(vectors, rows, device) @ _unit(vectors, columns, device).T
         is_pair = similar >= threshold - ROUNDING
         if rows == columns:
             is_pair = is_pair.triu(1)
@@ -89,7 +88,7 @@ def near_duplicates(
             )
             if len(found.similarity) > 2 * most:
                 found = found.closest(most)
-        if columns.stop == len(unit):
+        if columns.stop == len(vectors):
             progress(rows.stop)
     return found.closest(most)
 
@@ -107,25 +106,25 @@ def mean_similarity(
     if len(vectors) < 2:
         raise ValueError("one vector has no neighbours")
     k = min(k, len(vectors) - 1)
-    unit = _unit(vectors)
     means: list[Tensor] = []
     best = torch.empty(0)
-    for rows, columns in _blocks(len(unit), above=False):
+    for rows, columns in _blocks(len(vectors), above=False):
         if columns.start == 0:
             best = torch.empty(len(rows), 0, device=device)
-        similar = unit[rows.start : rows.stop].to(device) @ unit[columns.start : columns.stop].to(device).T
+        similar = _unit(vectors, rows, device) @ _unit(vectors, columns, device).T
         if rows == columns:
             similar.fill_diagonal_(-torch.inf)  # no neighbour of itself
         together = torch.cat([best, similar], dim=1)
         best = together.topk(min(k, together.shape[1]), dim=1).values
-        if columns.stop == len(unit):
+        if columns.stop == len(vectors):
             means.append(best.clamp(-1, 1).mean(dim=1).cpu())
             progress(rows.stop)
     return torch.cat(means).numpy()
 
 
-def _unit(vectors: NDArray[np.float32]) -> Tensor:
-    return F.normalize(torch.tensor(vectors), dim=1)
+def _unit(vectors: NDArray[np.float32], rows: range, device: torch.device) -> Tensor:
+    """These rows of vectors that may lie in a file, of length 1."""
+    return F.normalize(torch.tensor(vectors[rows.start : rows.stop]).to(device), dim=1)
 
 
 def _largest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:

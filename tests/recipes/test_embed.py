@@ -551,6 +551,18 @@ def test_all_searches_in_one_go_without_embedding_twice(
     again = run(*words)[1]
     assert out.stat().st_mtime_ns == before
     assert again[again.index("Nearest") :] == said[said.index("Nearest") :]
+    lists = {name: (tmp_path / f"f-{name}.csv").read_text() for name in ("duplicates", "outliers")}
+    code, said, errors = run(*words, "--index", "faiss")
+    assert code == 0, errors
+    assert re.search(r"An index of 1 cells, of which 1 .* finds 100\.0% of the 14 nearest \(measured on 7", said)
+    for name, before in lists.items():
+        rows, exact = ([*csv.reader(io.StringIO(text))] for text in ((tmp_path / f"f-{name}.csv").read_text(), before))
+        assert [row[1:] for row in rows] == [row[1:] for row in exact]
+        np.testing.assert_allclose([float(row[0]) for row in rows[1:]], [float(row[0]) for row in exact[1:]], atol=2e-6)
+    assert not list(tmp_path.glob(".f*"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    refused(run(*words, "--index", "faiss"), "--index faiss needs faiss: pip install 'openmae[faiss]'")
+    monkeypatch.undo()
     assert run(*words[:5], "--search", query, "--picture", tmp_path / "new/s.png")[0] == 0
     assert (tmp_path / "new/s.png").exists()
     (data / "class0/006.jpg").unlink()

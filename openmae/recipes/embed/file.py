@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -99,7 +99,7 @@ def write_features(
 def read_vectors(out: Path) -> Iterator[NDArray[np.float32]]:
     """The vectors (m, D), or grids (m, h, w, D), some at a time, in the order of the file. Raises UserError where it is
     damaged."""
-    try:
+    with _whole(out):
         if out.suffix.lower() == ".parquet":
             _, parquet = _pyarrow()
             with parquet.ParquetFile(out) as file:
@@ -110,8 +110,13 @@ def read_vectors(out: Path) -> Iterator[NDArray[np.float32]]:
             stored = np.load(out, mmap_mode="r")
             for start in range(0, len(stored), ROWS):
                 yield np.array(stored[start : start + ROWS])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{out} is damaged ({error})", "delete it, and embed again") from error
+
+
+def map_vectors(file: Path) -> NDArray[np.float32]:
+    """All (n, D) of a .npy, of which memory holds what is looked at. Raises UserError where it is damaged."""
+    with _whole(file):
+        found: NDArray[np.float32] = np.load(file, mmap_mode="r")
+        return found
 
 
 def _vectors(rows: Any) -> NDArray[np.float32]:
@@ -125,7 +130,7 @@ def _vectors(rows: Any) -> NDArray[np.float32]:
 
 def read_grids(out: Path, rows: Sequence[int]) -> NDArray[np.float32]:
     """The grids (n, h, w, D) of these rows of the file, ascending. Raises UserError where it is damaged."""
-    try:
+    with _whole(out):
         if out.suffix.lower() != ".parquet":
             return np.array(np.load(out, mmap_mode="r")[list(rows)])
         _, parquet = _pyarrow()
@@ -140,6 +145,13 @@ def read_grids(out: Path, rows: Sequence[int]) -> NDArray[np.float32]:
                     found.append(_vectors(table)[wanted])
                 first = stop
         return np.concatenate(found)
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[None]:
+    """Turns what comes of a damaged file into one sentence."""
+    try:
+        yield
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{out} is damaged ({error})", "delete it, and embed again") from error
 

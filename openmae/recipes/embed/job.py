@@ -26,6 +26,7 @@ from openmae.distributed.share import Share, share_here
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.embedding import Embedder, embedder_of
 from openmae.evaluate.features import centred_images
+from openmae.evaluate.indexed import require_index
 from openmae.evaluate.suited import suited
 from openmae.files.disk import check_out, room_on_disk
 from openmae.machine.device import choose_device, choose_precision, device_of
@@ -36,6 +37,7 @@ from openmae.recipes.embed.file import FEATURES, Columns, require_writer, write_
 from openmae.recipes.embed.labels import LabelTexts
 from openmae.recipes.embed.neighbours import Findings
 from openmae.recipes.embed.settings import Embed
+from openmae.recipes.embed.vectors import Vectors
 from openmae.recipes.in_parts.about import digest
 from openmae.recipes.in_parts.work import PART_BYTES, Work, batch_size_for, list_broken, worked_through
 from openmae.recipes.learnt import label_column
@@ -92,15 +94,18 @@ def run(settings: Embed) -> None:
         picture = settings.picture or settings.out.with_name(f"{settings.out.stem}-pca.png")
         draw_components(settings.out, images, about["left_out"], picture, console)
         return
-    findings = Findings(settings.out, images, labels, about["left_out"], device, console)
-    if queries:
-        vectors = embedder(torch.stack([_tensor(pixels) for _, pixels in queries])).cpu().numpy()
-        picture = settings.picture or findings.beside("search", ".png")
-        findings.search([path for path, _ in queries], [p for _, p in queries], vectors, settings.nearest, picture)
-    if settings.duplicates:
-        findings.duplicates(settings.threshold)
-    if settings.outliers:
-        findings.outliers(settings.nearest)
+    with Vectors(settings.out, len(source) - len(about["left_out"]), about["width"]) as vectors:
+        findings = Findings(settings.out, images, labels, about["left_out"], vectors, device, console)
+        if queries:
+            found = embedder(torch.stack([_tensor(pixels) for _, pixels in queries])).cpu().numpy()
+            picture = settings.picture or findings.beside("search", ".png")
+            findings.search([path for path, _ in queries], [p for _, p in queries], found, settings.nearest, picture)
+        if settings.index == "faiss" and (settings.duplicates or settings.outliers):
+            findings.index(settings.nearest if settings.outliers else 1)
+        if settings.duplicates:
+            findings.duplicates(settings.threshold)
+        if settings.outliers:
+            findings.outliers(settings.nearest)
 
 
 def _precision(settings: Embed, device: torch.device) -> Precision:
@@ -114,6 +119,8 @@ def _precision(settings: Embed, device: torch.device) -> Precision:
 def _check(settings: Embed) -> None:
     check_out(settings.out, ".parquet", ".npy")
     require_writer(settings.out)
+    if settings.index == "faiss":
+        require_index()
     if settings.nearest < 1:
         raise UserError(f"--nearest is {settings.nearest}", "give 1 or more")
     if settings.threshold is not None and not 0 <= settings.threshold <= 1:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from openmae.console.progress import counting
 from openmae.console.words import encodable, in_a_line
@@ -21,17 +22,22 @@ from openmae.data.loading.in_order import CentredImages
 from openmae.data.sources.source import Source
 from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.copies import LEAST, Picture, agreement, picture
+from openmae.evaluate.indexed import Near
 from openmae.evaluate.neighbours import mean_similarity, near_duplicates, nearest
 from openmae.files.spreadsheets import cells
 from openmae.files.whole import write_file
+from openmae.randomness import some
 from openmae.recipes.embed.file import read_vectors
 from openmae.recipes.embed.labels import LabelTexts
+from openmae.recipes.embed.vectors import Vectors
 from openmae.report.sheets.layout import ROWS_IN_ONE_BLOCK
 from openmae.report.sheets.neighbours import CaptionedImage, captioned_sheet
 from openmae.report.sheets.pictures import save_picture
 
 MOST_PAIRS = 100_000  # in the list of duplicates
 MOST_COMPARED = 20_000  # pairs whose pixels are compared, a few ms each
+_COPIES = 16  # of an image, that an index looks for
+_ASKED = 16384  # of many images, whose nearest tell what is usual
 _USUAL = 5  # an image is nearest to copies and then to others
 _IN_MEMORY = 512  # pictures of them, 0.4 MB each
 _OWN = 4  # names that the query may have among the images, by links
@@ -54,11 +60,19 @@ class Findings:
         images: CentredImages,
         labels: LabelTexts,
         left_out: Sequence[int],
+        vectors: Vectors,
         device: torch.device,
         console: Console,
     ) -> None:
         self.out, self.images, self.labels, self.device, self.console = out, images, labels, device, console
         self.indices = np.delete(np.arange(len(images)), left_out)  # of the images, by row of the file
+        self.vectors = vectors
+        self.near: Near | None = None
+
+    def index(self, k: int) -> None:
+        """Finds most of the k nearest to each at once, and of copies so many as tell, for the lists below."""
+        if len(self.vectors) > 1:
+            self.near = self.vectors.near(max(k, _COPIES), self.console)
 
     def beside(self, what: str, suffix: str) -> Path:
         """The file that something found is written to."""
@@ -74,7 +88,7 @@ class Findings:
     ) -> None:
         """Shows the k nearest to each query (Q, D), of which files and pixels (H, W, C) are given; a query that is one
         of the images is not near to itself. Raises OSError."""
-        similarity, rows = nearest(torch.tensor(vectors), map(torch.tensor, read_vectors(self.out)), k + _OWN)
+        similarity, rows = nearest(torch.tensor(vectors), self._chunks(), k + _OWN)
         sheet: list[list[CaptionedImage]] = []
         for query, image, values, found in zip(queries, pixels, similarity.clamp(-1, 1), rows, strict=True):
             is_query = _Itself(self.images.source, query)
@@ -96,8 +110,7 @@ class Findings:
 
     def duplicates(self, threshold: float | None) -> None:
         """Lists pairs of at least this similarity; None: those that are copies by their pixels too. Raises OSError."""
-        vectors = self._all_vectors()
-        found = self._copies(vectors) if threshold is None else self._similar(vectors, threshold, MOST_PAIRS)
+        found = self._copies() if threshold is None else self._similar(threshold, MOST_PAIRS)
         columns, listed, sheet = found.columns, self.beside("duplicates", ".csv"), self.beside("duplicates", ".png")
         rows = ((*(f"{v:.6f}" for v in own), *self._row(a), *self._row(b)) for own, a, b in found.rows)
         _write_csv(listed, (*columns, "path", "label", "path_2", "label_2"), rows)
@@ -116,19 +129,22 @@ class Findings:
         which = "All" if found.total == len(found.rows) else f"The {len(found.rows):,} closest"
         self.console.print(f"{which} are in {listed}; picture: {sheet}")
 
-    def _similar(self, vectors: NDArray[np.float32], threshold: float, most: int) -> "_Found":
+    def _similar(self, threshold: float, most: int) -> "_Found":
         """The pairs of at least this similarity, the closest of them at most."""
-        with counting("comparing", len(vectors), self.console) as say:
-            pairs = near_duplicates(vectors, threshold, most, self.device, say)
+        if self.near is not None:
+            pairs = self.near.pairs(threshold, most)
+        else:
+            with counting("comparing", len(self.vectors), self.console) as say:
+                pairs = near_duplicates(self.vectors.all, threshold, most, self.device, say)
         of = zip(pairs.similarity.tolist(), pairs.first.tolist(), pairs.second.tolist(), strict=True)
         rows = [((value,), a, b) for value, a, b in of]
         alike = f"a similarity of {threshold:g} or more"
         return _Found(("similarity",), rows, pairs.total, f"of {alike}", f"have {alike}")
 
-    def _copies(self, vectors: NDArray[np.float32]) -> "_Found":
+    def _copies(self) -> "_Found":
         """Those of the pairs that are more alike than is usual which are copies by their pixels too."""
-        usual = self._usual(vectors)
-        alike = self._similar(vectors, usual, MOST_COMPARED)
+        usual = self._usual()
+        alike = self._similar(usual, MOST_COMPARED)
         agreements = self._agreements([(a, b) for _, a, b in alike.rows])
         self._say_compared(usual, len(agreements), alike.total)
         both = zip(alike.rows, agreements, strict=True)
@@ -142,13 +158,17 @@ class Findings:
         said = f"whose pixels agree to {LEAST:g} or more"
         return _Found(("similarity", "pixels"), rows, len(rows), said, "are copies of each other")
 
-    def _usual(self, vectors: NDArray[np.float32]) -> float:
-        """What the similarity of an image to its fifth nearest usually is, the median of them: copies are more similar,
-        whatever the encoder finds alike, and a few copies of each image do not move it."""
-        if len(vectors) < 2:
+    def _usual(self) -> float:
+        """What the similarity of an image to its fifth nearest usually is, the median of them, or of some thousands:
+        copies are more similar, whatever the encoder finds alike, and a few copies of each image do not move it."""
+        count = len(self.vectors)
+        if count < 2:
             return 1.0
-        every = torch.from_numpy(vectors)
-        similarity, _ = nearest(every, [every], _USUAL + 1, self.device)  # itself is the first
+        if self.near is not None:
+            return float(np.median(self.near.similarity[:, :_USUAL][:, -1]))
+        asked = np.sort(some(0, "few", count, _ASKED))
+        queries = torch.tensor(self.vectors.all[asked])
+        similarity, _ = nearest(queries, self._chunks(), _USUAL + 1, self.device)  # itself is the first
         return float(similarity[:, -1].median())
 
     def _agreements(self, pairs: Sequence[tuple[int, int]]) -> list[tuple[float, bool]]:
@@ -182,16 +202,18 @@ class Findings:
 
     def outliers(self, k: int) -> None:
         """Lists all images, from the least to the most similar to the k nearest. Raises UserError, OSError."""
-        vectors = self._all_vectors()
-        if len(vectors) < 2:
+        if len(self.vectors) < 2:
             raise UserError("one image has nothing to differ from", "--outliers needs two or more")
-        with counting("comparing", len(vectors), self.console) as say:
-            means = mean_similarity(vectors, k, self.device, say)
+        k = min(k, len(self.vectors) - 1)
+        if self.near is not None:
+            means = self.near.mean_similarity(k)
+        else:
+            with counting("comparing", len(self.vectors), self.console) as say:
+                means = mean_similarity(self.vectors.all, k, self.device, say)
         order = np.argsort(means, kind="stable").tolist()
         listed, picture = self.beside("outliers", ".csv"), self.beside("outliers", ".png")
         header = ("mean_similarity", "path", "label")
         _write_csv(listed, header, ((f"{means[row]:.6f}", *self._row(row)) for row in order))
-        k = min(k, len(vectors) - 1)
         self.console.print(f"\nLeast similar to the {k} nearest (the median image: {np.median(means):.4f}):")
         table = self._table("mean similarity", "image")
         for row in order[:_ROWS_SHOWN]:
@@ -203,8 +225,8 @@ class Findings:
         save_picture(captioned_sheet([""] * len(sheet[0]), sheet, footer), picture)
         self.console.print(f"All, the strangest first, are in {listed}; picture: {picture}")
 
-    def _all_vectors(self) -> NDArray[np.float32]:
-        return np.concatenate(list(read_vectors(self.out)))
+    def _chunks(self) -> Iterator[Tensor]:
+        return map(torch.tensor, read_vectors(self.out))
 
     def _table(self, figure: str, *images: str) -> Table:
         table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False)

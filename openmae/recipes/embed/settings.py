@@ -45,6 +45,9 @@ class Embed(AskedHeads, AskedFiles, AskedReading):
     than an image usually is to its fifth nearest, and copies by their pixels."""
     outliers: bool = False
     """List the images from the least to the most similar to their nearest: FILE-outliers.csv and .png."""
+    index: Literal["exact", "faiss"] = "exact"
+    """How --duplicates and --outliers find what is near. exact: each image is compared with every other, which of
+    millions takes days; faiss: an index, which finds most of the nearest, and says how many of them."""
     part: AskedPart = None
     precision: AskedPrecision = "auto"
     device: AskedDevice = "auto"
