@@ -1,9 +1,10 @@
-"""What a billion images ask of a machine, and reading them from an object store; three tables, in Markdown. Times are
+"""What a billion images ask of a machine, and reading them from an object store; tables, in Markdown. Times are
 of the processor where nothing is waited for.
 
 python benchmarks/scale.py order      memory, start and resume of 10^9 simulated images, by order
 python benchmarks/scale.py shuffle    how well batches are mixed, of shards that are sorted by class
 python benchmarks/scale.py s3         a stream from a local S3 (moto) with latency and answers of 503
+python benchmarks/scale.py near       neighbours among 10^6 simulated vectors by an index (--vectors, --width)
 """
 
 import argparse
@@ -12,6 +13,7 @@ import math
 import multiprocessing
 import os
 import random
+import resource
 import tempfile
 import threading
 import time
@@ -19,6 +21,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ from openmae.data.opening import open_data
 from openmae.data.sources import remote
 from openmae.data.sources.source import Source
 from openmae.data.views.crop import Augmentation, View
+from openmae.evaluate.indexed import near
 from openmae.masking import Masking
 
 BILLION, BATCH = 10**9, 256
@@ -287,12 +291,65 @@ def asked(address: str) -> list[int]:
         return [int(number) for number in answer.read().split()]
 
 
+# ---------------------------------------------------------------- neighbours
+
+
+def near_ones(args: argparse.Namespace) -> None:
+    """Of vectors in 10,000 clusters that lie on a surface of 16 dimensions."""
+    draws = np.random.default_rng(0)
+    basis = draws.normal(size=(16, args.width)).astype(np.float32)
+    centres = draws.normal(size=(10_000, 16)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        shape = (args.vectors, args.width)
+        vectors = np.lib.format.open_memmap(Path(folder) / "vectors.npy", "w+", np.float32, shape)
+        for start in range(0, args.vectors, 10**5):
+            count = min(10**5, args.vectors - start)
+            inner = centres[draws.integers(10_000, size=count)] + draws.normal(0, 0.3, (count, 16))
+            noise = draws.normal(0, 0.1, (count, args.width))
+            vectors[start : start + count] = inner.astype(np.float32) @ basis + noise
+        vectors.flush()
+        before, began, phases = used_by_children(), time.monotonic(), dict[str, float]()
+        found = near(Path(folder) / "vectors.npy", args.nearest, Path(folder), partial(note, phases, began))
+        seconds = used_by_children() - before
+        own = memory()
+        pairs = found.pairs(0.999, 1000).total
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+    # What comparing all with all takes: of so many, by so many at once, measured.
+    few = draws.normal(size=(2048, args.width)).astype(np.float32)
+    began = time.process_time()
+    for _ in range(20):
+        few @ few.T
+    exact = (time.process_time() - began) / 20 * (args.vectors / 2048) ** 2
+    until = ", ".join(f"{doing} {at:.0f} s" for doing, at in phases.items())
+    row = f"{args.vectors:,} x {args.width} | {seconds:,.0f} s ({until} on a clock) | {exact:,.0f} s | {peak:,.0f} MB"
+    size = 4 * args.vectors * args.width / 1e6
+    head = f"vectors | an index, of the processor | all with all | memory at most, of {size:,.0f} MB"
+    table(
+        f"{head} | memory of who asks | looked through | recall of {args.nearest} | pairs above 0.999",
+        [f"{row} | {own:,.0f} MB | {found.looked_through:,} of {found.cells:,} cells | {found.recall:.2%} | {pairs:,}"],
+    )
+
+
+def note(phases: dict[str, float], began: float, doing: str, done: int) -> None:
+    """When each phase ended."""
+    phases[doing] = time.monotonic() - began
+
+
+def used_by_children() -> float:
+    """Seconds of the processor."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("order", "shuffle", "s3"))
+    parser.add_argument("part", choices=("order", "shuffle", "s3", "near"))
     parser.add_argument("--drawn", type=int, default=orders.MOST_DRAWN * 8, help="images of the drawn order")
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--each", type=int, default=400)
     parser.add_argument("--block", type=int, default=84)
+    parser.add_argument("--vectors", type=int, default=10**6)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--nearest", type=int, default=16)
     asked_for = parser.parse_args()
-    {"order": order, "shuffle": shuffle, "s3": s3}[asked_for.part](asked_for)
+    {"order": order, "shuffle": shuffle, "s3": s3, "near": near_ones}[asked_for.part](asked_for)
