@@ -10,6 +10,9 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from openmae.data.sources.remote import Patience
+
+PATIENT = Patience(pause=0.02)  # with which a busy machine does not fail, of clients that soon ask again
 STALLED_SECONDS = 1.5  # long after the clients of the tests have given up
 
 

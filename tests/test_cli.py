@@ -80,7 +80,7 @@ def test_commands_begin_without_any_extra_and_help_needs_nothing_of_posix() -> N
         for extra in requirements["optional-dependencies"].values()
         for one in extra
         if not one.startswith("openmae")
-    } | {"cv2", "imagecorruptions"}
+    } | {"cv2", "imagecorruptions", "faiss"}
     check = (
         f"import builtins, importlib, runpy, sys; sys.modules.update(dict.fromkeys({sorted(optional)}))\n"
         "whole = builtins.__import__; runpy.run_module('tests.elsewhere', run_name='__main__')\n"

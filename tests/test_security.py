@@ -21,6 +21,7 @@ from rich.table import Table
 from openmae.console.terminal import make_console
 from openmae.console.words import on_one_line
 from openmae.data.opening import open_data
+from openmae.data.sources import remote
 from openmae.errors import BrokenImage, UserError
 from openmae.recipes.evaluate.keep import folder_name
 from openmae.report.page.run import write_report
@@ -30,7 +31,7 @@ from tests.images import encoded, picture
 from tests.mutations import bounded
 from tests.processes import run_openmae
 from tests.runs import copy
-from tests.servers import Server, serve
+from tests.servers import PATIENT, Server, serve
 
 SECRETS = ("hunter2", "s3cr3t", "S1GN")
 
@@ -258,6 +259,7 @@ def assert_without_secrets(run: Path, *texts: str) -> None:
 
 def test_no_secret_is_kept_or_printed(www: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = tmp_path / "runs"
+    monkeypatch.setattr(remote, "PATIENCE", PATIENT)
     with serve(www) as server:
         url = with_secrets(server)
         words = pretrain(url, runs / "first")

@@ -36,9 +36,8 @@ from openmae.data.sources.source import Names, Source
 from openmae.data.tasks import Task, answers, task_of
 from openmae.errors import BrokenImage, UserError
 from tests.images import picture
-from tests.servers import Server, serve
+from tests.servers import PATIENT, Server, serve
 
-PATIENT = remote.Patience(pause=0.02)  # with which a busy machine does not fail
 QUICK = remote.Patience(tries=5, stall=0.5, total=4.0, pause=0.02)  # where a server is waited for in vain
 
 
