@@ -89,5 +89,5 @@ def test_an_index_that_dies_is_one_sentence(vectors: NDArray[np.float32], tmp_pa
 
     with pytest.raises(UserError, match=r"the index could not be made: it was killed \(out of memory\?\)"):
         near(tmp_path / "v.npy", K, tmp_path, kill)
-    with pytest.raises(UserError, match="the index could not be made: .*No such file"):
+    with pytest.raises(UserError, match=r"the index could not be made: .*No such file"):
         near(tmp_path / "v.npy", K, tmp_path / "missing", lambda doing, done: None)
