@@ -16,10 +16,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 quickstart: .venv/ready
 	$(BIN)/openmae quickstart
 
+# One more than there are cores, since tests of processes wait for them now and then.
+AT_ONCE = --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --maxprocesses 8 --dist worksteal
+
 # Compiled once here, not in each process that tests start, also where PYTHONDONTWRITEBYTECODE is set.
 test: .venv/tested
 	$(BIN)/python -m compileall -q openmae
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+	$(BIN)/pytest $(AT_ONCE)
 
 test-slow: .venv/tested
 	$(BIN)/pytest -m slow
@@ -31,7 +34,7 @@ test-gpu: .venv/tested
 # Both in environments of their own, by what uv finds. Warnings are no errors there: old packages warn of newer ones,
 # and the newest of what they will change.
 OF_TESTS := --no-header --no-annotate --extra dev --extra corruptions --no-emit-package opencv-python
-OF_PYTEST := -m pytest -p no:cacheprovider -W default --numprocesses auto --maxprocesses 8 --dist worksteal
+OF_PYTEST := -m pytest -p no:cacheprovider -W default $(AT_ONCE)
 
 test-oldest: .venv/tools/bin/uv .venv/override.in
 	.venv/tools/bin/uv pip compile --quiet --python-version 3.11 --resolution lowest-direct $(OF_TESTS) \

@@ -357,6 +357,7 @@ def embed(
     duplicates: bool = False,
     threshold: float | None = None,
     outliers: bool = False,
+    index: Literal["exact", "faiss"] = "exact",
     part: Text | None = None,
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",

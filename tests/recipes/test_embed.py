@@ -297,7 +297,10 @@ def in_a_process(*given: Any, **settings: Any) -> Any:
     return process
 
 
-@pytest.mark.parametrize(("kind", "pool"), [("parquet", "mean"), ("npy", "mean"), ("parquet", "patches")])
+@pytest.mark.parametrize(
+    ("kind", "pool"),
+    [("parquet", "mean"), ("npy", "mean"), pytest.param("parquet", "patches", marks=pytest.mark.slow)],
+)
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     kind: str, pool: str, model: Path, slow_images: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -638,7 +641,7 @@ def test_the_pages_commands_and_python_run(
     (tmp_path / "RUN/model.safetensors").write_bytes(model.read_bytes())
     text = (Path(__file__).parents[2] / "docs/embed.md").read_text()
     commands = re.findall(r"^openmae .*$", text, re.MULTILINE)
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         code, _, errors = run(*shlex.split(command)[1:])
         assert code == 0, errors

@@ -289,6 +289,7 @@ def windows(scenes: Path, model: Loaded) -> torch.Tensor:
     return model.statistics.normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
+@pytest.mark.slow
 def test_the_papers_head_as_onnx(model: Path, scenes: Path, tmp_path: Path, run: Run) -> None:
     linear = load_model(model)
     upernet = Segmenter(linear.encoder, 3, "upernet")
