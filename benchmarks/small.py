@@ -135,7 +135,7 @@ def trained(row: str, name: str, labels: int, draw: int, out: Path) -> tuple[flo
 def cells(given: argparse.Namespace) -> Iterator[tuple[str, int, int, str]]:
     """(set, labels, draw, row), one draw after the other."""
     names = [name for name in given.sets or SETS if SETS[name].tuned or not given.quick]
-    for draw in DRAWS[: 1 if given.quick else None]:
+    for draw in given.draws or DRAWS[: 1 if given.quick else None]:
         for labels in given.labels or ((60,) if given.quick else LABELS):
             for name in names:
                 if labels <= {"faces": 60}.get(name, 500):  # it has 120 to learn from
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--sets", type=lambda text: text.split(","))
     parser.add_argument("--labels", type=lambda text: [int(number) for number in text.split(",")])
+    parser.add_argument("--draws", type=lambda text: [int(number) for number in text.split(",")])
     given = parser.parse_args()
     file, began = given.out / "cells.jsonl", time.monotonic()
     given.out.mkdir(parents=True, exist_ok=True)
