@@ -11,7 +11,7 @@ from openmae.data.opening import Data
 from openmae.data.survey.sample import Survey, survey
 from openmae.errors import of_user
 from openmae.machine.device import memory_of
-from openmae.recipes.plan.estimate import work_of
+from openmae.recipes.plan.estimate import first_work
 from openmae.recipes.plan.speed import dry_run
 from openmae.recipes.pretrain.build import Pretraining, build
 from openmae.recipes.pretrain.choose import choose, one_channel, settle
@@ -71,7 +71,7 @@ class Base:
             schedule.precision,
             schedule.batch_size,
             schedule.micro_batch,
-            work_of(model.architecture, planned.grad_checkpointing),
+            first_work(model.architecture, planned.grad_checkpointing),
             time.perf_counter() + MEASURED_SECONDS,
             _QUIET,
         )

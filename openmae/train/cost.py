@@ -19,6 +19,9 @@ from openmae.train.tracing import Line, autocast_like, line, traced
 # ---------------------------------------------------------------- operations
 
 
+_PLACES = 64  # of a training, whose mask ratios are averaged
+
+
 @dataclass(frozen=True)
 class Flops:
     """Floating-point operations of one image, those of matrix products alone; a multiply-add is two.
@@ -69,6 +72,16 @@ def flops(architecture: Architecture, visible: int | None = None, queries: int |
     # The recomputation ends where nothing more is asked for: before the last product of each block.
     spared = architecture.depth * _linear(memory, inner, width) + last
     return Flops(encoder, decoder, step, blocks + decoder_blocks - spared)
+
+
+def mean_work(architecture: Architecture, recomputes: bool) -> float:
+    """Operations of an image's step, the mean of a training whose mask ratio may change. recomputes: whether blocks are
+    checkpointed."""
+    masking, grid = architecture.masking, grid_of(architecture.img_size, architecture.patch_size)
+    count = 1 if masking.mask_schedule == "constant" else _PLACES
+    shares = [(place + 0.5) / count for place in range(count)]  # of the way, or what a random ratio draws
+    found = [flops(architecture, *masking.counts(grid, masking.ratio(share, share))) for share in shares]
+    return sum(one.step + (one.recomputed if recomputes else 0) for one in found) / count
 
 
 def _decoder(architecture: Architecture, memory: int, asked: int) -> tuple[int, int, int]:

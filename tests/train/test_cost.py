@@ -3,8 +3,9 @@
 import math
 import sys
 import time
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from openmae.machine.device import autocast
 from openmae.machine.kinds import Precision
 from openmae.masking import Masking
 from openmae.model import Architecture, MaskedAutoencoder, create_model
-from openmae.train.cost import activation_bytes, flops, largest_micro_batch, memory, parameters
+from openmae.train.cost import activation_bytes, flops, largest_micro_batch, mean_work, memory, parameters
 from tests.processes import run_openmae
 
 CPU = torch.device("cpu")
@@ -73,6 +74,35 @@ def test_operations_are_those_that_torch_counts(different: dict[str, Any]) -> No
     assert found.step == counted(model)
     model.checkpoint_blocks()
     assert found.step + found.recomputed == counted(model)
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "random"])
+def test_a_training_whose_ratio_changes_costs_the_mean(
+    schedule: Literal["linear", "cosine", "random"], recomputes: bool
+) -> None:
+    counts: dict[int, int] = {}
+    rising, falling = (
+        Masking(first, mask_schedule=schedule, mask_ratio_end=last) for first, last in ((0.3, 0.9), (0.9, 0.3))
+    )
+    draws = np.random.default_rng(0).random(2000)
+
+    def cost(ratio: float) -> int:
+        visible = int(16 * (1 - ratio) + 1e-9)
+        if visible not in counts:
+            model = model_of(masking=Masking(1 - (visible + 0.5) / 16))
+            if recomputes:
+                model.checkpoint_blocks()
+            counts[visible] = counted(model)
+        return counts[visible]
+
+    for masking in (rising, falling):
+        mean = np.mean([cost(masking.ratio(step / 2000, draw)) for step, draw in enumerate(draws)])
+        found = mean_work(model_of(masking=masking).architecture, recomputes)
+        assert found == pytest.approx(mean, rel=0.02)
+    assert len(counts) > 8
+    constant = model_of().architecture
+    assert mean_work(constant, False) == flops(constant).step
 
 
 @given(

@@ -14,7 +14,7 @@ from openmae.recipes.pretrain.build import Pretraining
 from openmae.recipes.pretrain.choose import FAST_DEPTH, FAST_FRACTION, settle
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.memory import usable_memory
-from openmae.train.cost import Flops, Memory, flops, largest_micro_batch, memory, parameters
+from openmae.train.cost import Flops, Memory, flops, largest_micro_batch, mean_work, memory, parameters
 
 COUNTS = (1, 8, 16, 32, 64)  # of GPUs that are simulated
 BACKWARD = 2 / 3  # of a step: two of every three products
@@ -95,14 +95,14 @@ class Estimate:
         return self.planned.course.schedule.precision
 
     @property
-    def work(self) -> int:
+    def work(self) -> float:
         """Operations of all steps together."""
-        return self.views * work_of(self.architecture, self.recomputes)
+        return self.views * mean_work(self.architecture, self.recomputes)
 
     @property
     def images_per_second(self) -> float:
         """Of one device."""
-        return self.speed.rate / work_of(self.architecture, self.recomputes)
+        return self.speed.rate / mean_work(self.architecture, self.recomputes)
 
     @property
     def memory(self) -> Memory:
@@ -170,8 +170,8 @@ class Estimate:
         return self.other if self.other is not None and changed.precision != self.settings.precision else self.speed
 
 
-def work_of(architecture: Architecture, recomputes: bool) -> int:
-    """Operations of an image's step."""
+def first_work(architecture: Architecture, recomputes: bool) -> int:
+    """Operations of an image's step at the first mask ratio, as `dry_run` takes them."""
     found = flops(architecture)
     return found.step + (found.recomputed if recomputes else 0)
 

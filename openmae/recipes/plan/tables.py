@@ -45,6 +45,7 @@ def _show_run(estimate: Estimate, price: float | None, device: str, console: Con
     settings, scaled, flops = estimate.settings, estimate.scaled(estimate.gpus), estimate.flops
     encoder, decoder = parameters(estimate.architecture)
     (height, width), (rows, columns) = estimate.architecture.img_size, estimate.architecture.patch_size
+    first = "" if settings.mask_schedule == "constant" else " at the first mask ratio"
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row(
         "model",
@@ -58,7 +59,7 @@ def _show_run(estimate: Estimate, price: float | None, device: str, console: Con
     )
     table.add_row(
         "work",
-        f"{si(flops.step)}FLOP an image, {flops.encoder / flops.forward:.0%} of it in the encoder; "
+        f"{si(flops.step)}FLOP an image{first}, {flops.encoder / flops.forward:.0%} of it in the encoder; "
         f"{si(estimate.work)}FLOP in all",
     )
     table.add_row(

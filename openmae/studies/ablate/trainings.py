@@ -16,7 +16,6 @@ from openmae.files.whole import write_file
 from openmae.model import SIZES
 from openmae.randomness import generator
 from openmae.recipes.finetune.settings import Finetune
-from openmae.recipes.plan.estimate import work_of
 from openmae.recipes.pretrain.choose import most_minutes
 from openmae.recipes.pretrain.job import held_out
 from openmae.recipes.pretrain.settings import Pretrain
@@ -25,6 +24,7 @@ from openmae.studies.ablate.named import Row
 from openmae.studies.ablate.settings import Ablate
 from openmae.studies.base import Base
 from openmae.studies.trainings import asked_of_data
+from openmae.train.cost import mean_work
 
 _OF_A_MODEL = {"micro_batch", "grad_checkpointing", "compile"}
 _FOLLOWS = {  # of a setting that varies: what is chosen for it anew
@@ -43,7 +43,7 @@ def epochs_of(settings: Ablate, base: Base, rate: float) -> float:
     if minutes is None:
         return wished
     planned = base.planned(base.asked, base.images)
-    each = work_of(planned.architecture, planned.grad_checkpointing) / rate
+    each = mean_work(planned.architecture, planned.grad_checkpointing) / rate
     fitting = float(f"{minutes * 60 / each / base.images:.3g}")
     if fitting * base.images < planned.course.schedule.batch_size:
         raise UserError(f"--minutes {minutes:g} are not enough for a step here", "give more")
@@ -72,7 +72,7 @@ def trained(base: Base, rows: Sequence[Row], epochs: float | None) -> list[Train
             called = f"{next(iter(row.changes))} {row.name}" if len(row.changes) == 1 else row.name
             raise UserError(f"{called} cannot be trained ({error.what})", error.advice) from error
         schedule = planned.course.schedule
-        each = work_of(planned.architecture, planned.grad_checkpointing)
+        each = mean_work(planned.architecture, planned.grad_checkpointing)
         found.append(Trained(row, asked, float(schedule.steps * schedule.batch_size * each)))
     return found
 

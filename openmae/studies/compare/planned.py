@@ -8,7 +8,6 @@ from pathlib import Path
 from openmae.console.words import duration
 from openmae.files.address import whole_address
 from openmae.model import Architecture
-from openmae.recipes.plan.estimate import work_of
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.settings import given
 from openmae.studies.base import Base
@@ -21,6 +20,7 @@ from openmae.studies.compare.trainings import Aside, forward, in_common, operati
 from openmae.studies.figures import Figure, corrupted_figure, figures_of, finetuned_figure
 from openmae.studies.judging import Labelled, Means
 from openmae.studies.opened import Opened
+from openmae.train.cost import mean_work
 
 _LEAST_BATCH = 32
 
@@ -118,7 +118,7 @@ class Plan:
 
     def operations(self, method: str) -> float:
         """Of an image's training."""
-        return work_of(self.architecture, False) if method == MAE else operations(method, self.architecture)
+        return mean_work(self.architecture, False) if method == MAE else operations(method, self.architecture)
 
     def seconds_of(self, method: str, trial: Pretrain | None = None) -> float | None:
         """Of the steps of a training, or of a trial; None where nothing tells."""
