@@ -70,6 +70,13 @@ def _shares(values: Tensor, levels: int) -> Tensor:
     return counts.view(len(values), levels) / values.shape[1]
 
 
+def values(img_size: tuple[int, ...], in_chans: int) -> tuple[int, int]:
+    """How many are kept of an image of two sides: (raw pixels, histograms)."""
+    height, width = (min(side, RAW_SIDE) for side in img_size)
+    textures = [scale for scale in _SCALES if min(img_size) // scale >= 3]
+    return in_chans * height * width, _LEVELS * in_chans + _PATTERNS * len(textures)
+
+
 def whitened(train: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Both (n, D) and (m, D), centred and of about equal variance along each direction of the training set, for a
     cosine to compare what images differ in and not what they share: of dark images all point the same way.

@@ -1,6 +1,7 @@
 """What needs no encoder, against scikit-image, scikit-learn and numpy."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.tasks import Answers
 from openmae.data.views.statistics import Statistics
-from openmae.evaluate.baselines import histograms, patterns, raw_pixels, whitened
+from openmae.evaluate.baselines import histograms, patterns, raw_pixels, values, whitened
 from openmae.evaluate.knn import knn_predict
 from openmae.evaluate.metrics import accuracy
 
@@ -34,6 +35,14 @@ def test_what_is_known_of_patterns_is_scikit_images() -> None:
     image[:, 6:] = 200
     expected = local_binary_pattern(image, 8, 1, "uniform")[1:-1, 1:-1]
     np.testing.assert_array_equal(patterns(torch.from_numpy(image.astype(np.float32))[None])[0].numpy(), expected)
+
+
+@pytest.mark.parametrize(("side", "channels"), [(32, 3), (224, 3), (96, 1), (8, 2), (4, 1)])
+def test_how_many_values_are_kept_is_known_before(side: int, channels: int) -> None:
+    images = torch.zeros(2, channels, side, side, dtype=torch.uint8)
+    statistics = Statistics((0.5,) * channels, (0.2,) * channels, PixelFormat(channels))
+    kept = raw_pixels(images).shape[1], histograms(statistics)(images).shape[1]
+    assert values((side, side), channels) == kept
 
 
 def test_histograms_count_each_channels_levels() -> None:

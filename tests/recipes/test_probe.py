@@ -13,6 +13,7 @@ from rich.console import Console
 
 from openmae.data.tasks import Task
 from openmae.errors import UserError
+from openmae.evaluate.baselines import values
 from openmae.evaluate.evaluation import Evaluation
 from openmae.evaluate.probe import STRENGTHS
 from openmae.recipes.probe.bank import check_room
@@ -167,6 +168,20 @@ def test_what_is_kept_says_how_it_came_about(finished: Path, data: Path, tmp_pat
 def an_evaluation(number: int) -> Evaluation:
     values = dict.fromkeys(Evaluation.__dataclass_fields__)
     return replace(Evaluation(**values), kind="knn", features="pre-trained", data=str(number), top1=0.5, k=20)  # type: ignore[arg-type]
+
+
+def test_features_that_memory_has_no_room_for(
+    finished: Path, data: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = copy(finished, tmp_path / "run")
+    encoder = load_model(out).encoder
+    width, (pixels, histograms) = encoder.embed_dim, values(encoder.img_size, encoder.in_chans)
+    for flags, each in (("", 2 * width + 2 * pixels + histograms), ("--no-baselines", width)):
+        words, needed = ["knn", out, data, "--workers", 0, *flags.split()], 40 * 4 * each
+        monkeypatch.setattr("openmae.recipes.probe.job.ram", lambda needed=needed: 2 * needed)
+        assert run(*words)[0] == 0
+        monkeypatch.setattr("openmae.recipes.probe.job.ram", lambda needed=needed: 2 * needed - 1)
+        refused(run(*words), "features of 40 images take", "fewer images")
 
 
 @pytest.mark.parametrize(("rival", "bold"), [(0.85, True), (0.89, False), (0.95, False)])

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from openmae.commandline.flags import with_flags
 from openmae.console.notebook import shown_in_cell
 from openmae.console.terminal import make_console
+from openmae.console.words import size_of
 from openmae.data.fewer_labels import asked_labels
 from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
@@ -22,6 +23,7 @@ from openmae.data.tasks import Taken, answers
 from openmae.distributed.ranks import Ranks, joined
 from openmae.errors import UserError, said_once
 from openmae.evaluate import knn
+from openmae.evaluate.baselines import values as baseline_values
 from openmae.evaluate.evaluation import Evaluation, How, Kind, evaluate
 from openmae.evaluate.features import Readout, readouts
 from openmae.evaluate.suited import suited
@@ -84,7 +86,6 @@ def _prove(
         settings = replace(settings, label_column=column)
     taken, train, val = ranks.each_in_turn(lambda: _split(settings, console))
     ranks.agree(f"{train.fingerprint} {val.fingerprint}", f"{settings.data} holds other images")
-    encoders = 2 if settings.baselines else 1  # the untrained one is asked in the same places
     workers = workers_for(settings.workers, device, ranks)
     with ranks.together():
         console.print(with_flags(str(taken)), soft_wrap=True)
@@ -93,7 +94,7 @@ def _prove(
         asked = answers(val, taken.task, right.names)
         if out is not None:
             check_room(len(train), loaded.encoder.embed_dim)
-        _check_memory(len(train) + len(val), encoders * len(places), loaded.encoder.embed_dim)
+        _check_memory(len(train) + len(val), len(places), loaded.encoder, settings.baselines)
     if "knn" in kinds and k > len(train):
         console.print(f"--k {k} is more than the {len(train):,} training images: all of them vote", style="yellow")
     with ranks.together():
@@ -177,14 +178,19 @@ def _places(settings: Proof, encoder: ViT) -> list[Readout]:
     return readouts(encoder, layers, list(dict.fromkeys(pools)))
 
 
-def _check_memory(images: int, places: int, width: int) -> None:
+def _check_memory(images: int, places: int, encoder: ViT, baselines: bool) -> None:
     """Raises UserError where the features would not fit, before an hour of encoding."""
-    needed = images * places * width * 4
+    values, advice = places * encoder.embed_dim, "compare fewer layers at once, or give fewer images"
+    if baselines:
+        pixels, histograms = baseline_values(encoder.img_size, encoder.in_chans)
+        values = 2 * values + 2 * pixels + histograms  # an untrained encoder beside it, and pixels whitened as well
+        advice += ", or measure the model alone by --no-baselines"
+    needed = 4 * images * values
     if needed > _MOST_OF_RAM * ram():
         raise UserError(
-            f"features of {images:,} images in {places} places take {needed / 1e9:,.0f} GB, and the machine has "
-            f"{ram() / 1e9:,.0f} GB of memory",
-            "compare fewer layers at once, or give fewer images",
+            f"features of {images:,} images take {size_of(needed)} ({places} of the model's own each), and the machine "
+            f"has {size_of(ram())} of memory",
+            advice,
         )
 
 
