@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import random
 import resource
+import socket
 import tempfile
 import threading
 import time
@@ -203,7 +204,9 @@ def bucket(folder: Path, latency: float, failing: float) -> Iterator[str]:
     """The files of a folder in a bucket; gives the address of its counts."""
     import boto3
 
-    port = random.randrange(20_000, 60_000)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(port, latency, failing), daemon=True)
     process.start()
     os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
