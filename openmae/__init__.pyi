@@ -275,6 +275,7 @@ def ablate(
     set: tuple[Text, ...] | list[Text] | Text = (),
     epochs: float | None = None,
     minutes: float | None = None,
+    finetune_epochs: float | None = None,
     seeds: int = 3,
     pool: Literal["mean", "class"] = "mean",
     task: Literal["classification", "multi-label", "regression"] | None = None,

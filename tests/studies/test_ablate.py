@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
 
 import openmae
 from openmae.data.opening import open_data
@@ -24,10 +25,11 @@ from openmae.studies.ablate import job
 from openmae.studies.ablate.grid import check_names, folder_name, study_of
 from openmae.studies.ablate.named import STUDIES
 from openmae.studies.ablate.settings import Ablate
-from openmae.studies.ablate.trainings import trained
+from openmae.studies.ablate.trainings import Tuned, trained, tuned
 from openmae.studies.base import base_of
 from openmae.studies.given import in_common
 from openmae.studies.judging import means_of
+from openmae.studies.opened import open_all
 from openmae.train.run import read_config
 from tests.commands import Run, refused, words
 from tests.processes import run_openmae, start_openmae, started_openmae, wait_for
@@ -162,6 +164,8 @@ def test_other_code_and_changed_images_are_refused(study: Path, colours: Path, t
     [
         ("--study mask-ration", ["--study is mask-ration", "mask-ratio"]),
         ("", ["nothing is to vary"]),
+        ("--study target --finetune-epochs 2", ["--finetune-epochs is of --study partial"]),
+        ("--study partial --finetune-epochs 0", ["--finetune-epochs is 0"]),
         ("--vary mask_ration=0.5,0.7", ["no setting 'mask_ration' of pretrain (did you mean mask_ratio?)"]),
         ("--vary mask_ratio=0.5,1.5", ["mask_ratio is 1.5", "below 1"]),
         ("--vary mask_ratio=0.5,many", ["--mask-ratio is many: give a number"]),
@@ -314,6 +318,38 @@ def test_every_row_of_a_study_can_be_trained(names: tuple[str, ...], colours: Pa
             assert found["encoder"].work > 2 * found["decoder"].work  # Table 1c: 3.3 for ViT-L
 
 
+def test_fine_tunings_take_what_is_said(colours: Path) -> None:
+    """By torch's own count of the operations."""
+    given = {"data": str(colours), "out": "s", "set": SET, "device": "cpu", "workers": 0, "study": "partial"}
+    free = settings_of("ablate", Ablate, {**given, "epochs": 8.0})
+    means = means_of(free, Console(quiet=True), {})
+    opened = open_all(free, means, "")
+    assert opened.labelled is not None
+    base = base_of(free, in_common(free.set), opened.data, means)
+    encoder = base.planned(base.asked, base.images).architecture.build().encoder
+    with FlopCounterMode(display=False) as counter:
+        encoder(torch.zeros(1, 3, *encoder.img_size))
+    epoch = 3 * counter.get_total_flops() * len(opened.labelled.train)
+    rows = [row for row in study_of(free).rows if row.name in ("0", "all")]
+
+    def found(rate: float, **how_long: float) -> Tuned:
+        asked = settings_of("ablate", Ablate, {**given, **how_long})
+        return tuned(asked, base, rows, opened.labelled, rate)
+
+    chosen = found(epoch, epochs=8.0)
+    assert chosen.epochs is None
+    usual = chosen.seconds["all"]  # an epoch takes a second
+    assert usual >= 20
+    assert chosen.seconds["0"] == pytest.approx(usual / 3)
+    asked = found(epoch, finetune_epochs=3.0)
+    assert asked.epochs == 3
+    assert asked.seconds == pytest.approx({"0": 1, "all": 3}, rel=0.15)  # it does not count all of attention
+    rate = epoch * usual / 120  # all of them take two minutes
+    assert found(rate, minutes=1.0).epochs == pytest.approx(usual / 2, rel=0.15)
+    assert found(rate, minutes=1.0).seconds["all"] == pytest.approx(60, rel=0.01)
+    assert found(rate, minutes=3.0).epochs is None
+
+
 def test_colours_are_jittered_and_nothing_else(colours: Path) -> None:
     """Views with a colour jitter (Table 1e) show the same crops with the same patches hidden, in other colours."""
     asked = settings_of(
@@ -380,10 +416,12 @@ def test_a_grid_of_several_settings(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_partial_fine_tuning_data_size_and_no_labels(colours: Path, tmp_path: Path, run: Run) -> None:
     tiny = "--epochs 2 --seeds 1"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("openmae.recipes.finetune.choose._LEAST_STEPS", 1)
-        code, output, errors = run(*ablate(colours, tmp_path / "partial", "--study partial", tiny))
+    code, output, errors = run(*ablate(colours, tmp_path / "partial", "--study partial", tiny, "--finetune-epochs 3"))
     assert code == 0, errors
+    assert "those of the fine-tunings about" in output
+    assert read_config(tmp_path / "partial/finetuned/all-seed-0")["epochs"] == 3
+    other = ablate(colours, tmp_path / "partial", "--study partial", tiny, "--finetune-epochs 4")
+    refused(run(*other), "finetune_epochs")
     found = results(tmp_path / "partial")
     assert [row["name"] for row in found["rows"]] == ["0", "0.5", "all"]
     assert all(len(row["of"]["finetuned"]) == 1 for row in found["rows"])

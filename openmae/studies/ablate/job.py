@@ -27,11 +27,13 @@ from openmae.studies.ablate.named import Named, Row
 from openmae.studies.ablate.settings import Ablate
 from openmae.studies.ablate.trainings import (
     Trained,
+    Tuned,
     epochs_of,
     finetuned,
     of_part,
     part_of_images,
     trained,
+    tuned,
 )
 from openmae.studies.base import Base, base_of
 from openmae.studies.figures import FINETUNED, Figure, figures_of
@@ -70,6 +72,7 @@ class Plan:
     trainings: Mapping[str, Trained]
     rate: float
     usual: float
+    tunings: Tuned | None
 
     @property
     def seeds(self) -> range:
@@ -79,7 +82,7 @@ class Plan:
     @property
     def finetunes(self) -> bool:
         """Whether rows differ in how one encoder is fine-tuned."""
-        return any(row.blocks is not None for row in self.rows)
+        return self.tunings is not None
 
     @property
     def figures(self) -> list[Figure]:
@@ -113,7 +116,8 @@ def run(settings: Ablate) -> None:
     rate = _rate(study)
     epochs = epochs_of(settings, base, rate)
     trainings = {one.row.name: one for one in trained(base, begun, epochs)}
-    plan = Plan(settings, named, opened, means, base, rows, trainings, rate, epochs)
+    tunings = tuned(settings, base, rows, given(opened.labelled), rate) if is_for_labels else None
+    plan = Plan(settings, named, opened, means, base, rows, trainings, rate, epochs, tunings)
     parts, parts_of = _parts(plan, study)
     asked = _question(plan, parts, parts_of)
     console.print(_said(plan, parts), soft_wrap=True)
@@ -139,7 +143,9 @@ def _rows(named: Named, base: Base) -> list[Row]:
 
 
 def _asked(settings: Ablate, named: Named, opened: Opened) -> dict[str, Any]:
-    own = {"study": settings.study, "rows": [row.name for row in named.rows], "vary": sorted(settings.vary)}
+    epochs = settings.finetune_epochs
+    length = {} if epochs is None else {"finetune_epochs": epochs}
+    own = {**length, "study": settings.study, "rows": [row.name for row in named.rows], "vary": sorted(settings.vary)}
     return what_decides(settings, opened, own)
 
 
@@ -153,16 +159,24 @@ def _said(plan: Plan, parts: Sequence[Part]) -> str:
     seconds = [one.work / plan.rate for one in plan.trainings.values()]
     asks = f"{plan.settings.study or 'A grid'}{f' (paper, {plan.named.source})' if plan.named.source else ''}"
     trainings = plan.settings.seeds * len(seconds)
-    more = f" and {plan.settings.seeds * len(plan.rows)} fine-tunings" if plan.finetunes else ""
+    tunings = () if plan.tunings is None else [*plan.tunings.seconds.values()]
+    more = f" and {plan.settings.seeds * len(tunings)} fine-tunings" if tunings else ""
+    take = f", those of the fine-tunings about {_lasting(plan, tunings)}" if tunings else ""
     shared = f", shared by {plan.settings.jobs} processes" if plan.settings.jobs > 1 else ""
     return (
         f"\n{asks}: {plan.named.axis} {', '.join(row.name for row in plan.rows)}; "
         f"{several(plan.settings.seeds, 'seed')}, {several(trainings, 'training')}{more}, each "
         f"{plan.usual:.3g} epochs of {several(images, 'image')}, "
         f"judged by {by}.\nBy the speed of this machine the steps of all trainings take about "
-        f"{duration(plan.settings.seeds * sum(seconds))} ({duration(min(seconds))} to {duration(max(seconds))} each)"
-        f"{shared}; starting and judging come to that, with {several(len(parts), 'part')} in all."
+        f"{_lasting(plan, seconds)}{take}{shared}; starting and judging come to that, with "
+        f"{several(len(parts), 'part')} in all."
     )
+
+
+def _lasting(plan: Plan, seconds: Sequence[float]) -> str:
+    """What takes so many seconds each, of every seed."""
+    each = f"{duration(min(seconds))} to {duration(max(seconds))} each"
+    return f"{duration(plan.settings.seeds * sum(seconds))} ({each})"
 
 
 def _question(plan: Plan, parts: Sequence[Part], parts_of: Mapping[tuple[str, int], Sequence[str]]) -> Asked:
@@ -242,12 +256,12 @@ def _finetuned(plan: Plan, study: Study, row: Row, seed: int) -> Part:
     training = f"{folder_name(_PRETRAINED)}/seed-{seed}"
     folder, settings = study.path / FINETUNED, plan.settings
     name, first = f"{folder_name(row)}-seed-{seed}", f"{folder_name(row)}-seed-{settings.seed}"
-    labelled, blocks, file = given(plan.opened.labelled), given(row.blocks), Judged(study, [seed]).file(
-        folder_name(row), seed, FINETUNED
-    )  # fmt: skip
+    labelled, tunings = given(plan.opened.labelled), given(plan.tunings)
+    file = Judged(study, [seed]).file(folder_name(row), seed, FINETUNED)
 
     def do() -> dict[str, Any]:
-        asked = finetuned(settings, study.path / training, folder / name, blocks, seed)
+        model, run = str(study.path / training), folder / name
+        asked = replace(finetuned(settings, given(row.blocks)), model=model, out=run, seed=seed, epochs=tunings.epochs)
         if name != first:
             asked = like(asked, folder / first)
         finetune(asked, plan.means.console)
@@ -255,6 +269,5 @@ def _finetuned(plan: Plan, study: Study, row: Row, seed: int) -> Part:
         return judge_finetuned(folder / name, held_out, plan.means, file)
 
     after = (training,) if name == first else (training, f"{FINETUNED}/{first}")
-    return Part(
-        f"{FINETUNED}/{name}", "fine-tuning", f"fine-tuning the last blocks, {row.name}, seed {seed}", do, after=after
-    )
+    said, seconds = f"fine-tuning the last blocks, {row.name}, seed {seed}", tunings.seconds[row.name]
+    return Part(f"{FINETUNED}/{name}", "fine-tuning", said, do, seconds, after=after)

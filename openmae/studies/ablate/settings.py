@@ -14,7 +14,7 @@ from openmae.studies.shares import check_shared, share_in
 
 GROUPS = {"epochs": "training", "seeds": "judging", "jobs": "machine"}  # of --help, by their first setting
 _BOUNDS: Bounds = {
-    **dict.fromkeys(("minutes", "epochs", "seeds", "jobs"), ABOVE_0),
+    **dict.fromkeys(("minutes", "epochs", "finetune_epochs", "seeds", "jobs"), ABOVE_0),
     "seed": SEED,
 }
 
@@ -67,6 +67,10 @@ class Ablate(AskedGroups, AskedReading):
     """Time for a training with the usual setting, instead, by the speed that is measured here first; all others see as
     many images."""
 
+    finetune_epochs: float | None = None
+    """Of partial, times that each fine-tuning sees every labelled image. Default: what finetune would choose, and no
+    more than fit into --minutes."""
+
     seeds: int = 3
     """How often everything is trained, each time with another seed; more may be added later by the same command."""
     pool: Pool = "mean"
@@ -95,6 +99,8 @@ class Ablate(AskedGroups, AskedReading):
             raise UserError(
                 "nothing is to vary", "give --study mask-ratio or another one, or --vary mask_ratio=0.25,0.5,0.75"
             )
+        if self.finetune_epochs is not None and self.study != "partial":
+            raise UserError("--finetune-epochs is of --study partial, and nothing else fine-tunes", "leave it out")
         check_shared(self.part, self.jobs)
 
     @property

@@ -7,7 +7,7 @@ warm-up and epochs. Only what a row's model needs follows it: the micro-batch, a
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from openmae.recipes.training.settings import given
 from openmae.studies.ablate.named import Row
 from openmae.studies.ablate.settings import Ablate
 from openmae.studies.base import Base
+from openmae.studies.judging import Labelled
 from openmae.studies.trainings import asked_of_data
+from openmae.studies.tuning import chosen, seconds_of
 from openmae.train.cost import mean_work
 
 _OF_A_MODEL = {"micro_batch", "grad_checkpointing", "compile"}
@@ -136,20 +138,42 @@ def of_part(asked: Pretrain, table: Path) -> Pretrain:
     return replace(asked, data=str(table), splits=None, include=None, exclude=None, group_column=None)
 
 
-def finetuned(settings: Ablate, model: Path, run: Path, blocks: str, seed: int) -> Finetune:
-    """The settings of a fine-tuning of the last blocks with all labels."""
+def finetuned(settings: Ablate, blocks: str = "all") -> Finetune:
+    """The settings of a fine-tuning of the last blocks with all labels, but for its model and folder."""
     return Finetune(
-        model=str(model),
         data=settings.labels or settings.data,
-        out=run,
         blocks=blocks,
+        epochs=settings.finetune_epochs,
         folds=0,
         task=settings.task,
         pool=settings.pool,
-        seed=seed,
         evaluations=1,
         precision=settings.precision,
         device=settings.device,
         workers=settings.workers,
         **asked_of_data(settings),
     )
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Fine-tunings. epochs: that each has, None for what `finetune` chooses. seconds: of each row here."""
+
+    epochs: float | None
+    seconds: Mapping[str, float]
+
+
+def tuned(settings: Ablate, base: Base, rows: Sequence[Row], labelled: Labelled, rate: float) -> Tuned:
+    """How long those of the rows are, and take. Raises UserError for what cannot be."""
+    planned, images, asked = base.planned(base.asked, base.images), len(labelled.train), finetuned(settings)
+
+    def of(epochs: float | None, blocks: str) -> float:
+        one = replace(asked, epochs=epochs, blocks=blocks)
+        full = chosen(one, planned, labelled, images, base.means.device)
+        return seconds_of(full, planned.architecture, images, rate)
+
+    epochs = settings.finetune_epochs
+    if epochs is None and settings.minutes is not None and (most := of(None, "all")) > settings.minutes * 60:
+        usual = given(chosen(asked, planned, labelled, images, base.means.device).epochs)
+        epochs = float(f"{usual * settings.minutes * 60 / most:.3g}")
+    return Tuned(epochs, {row.name: of(epochs, given(row.blocks)) for row in rows})

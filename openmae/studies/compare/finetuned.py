@@ -10,23 +10,18 @@ from rich.console import Console
 
 from openmae.data.fewer_labels import fewer_labels
 from openmae.errors import UserError
-from openmae.machine.device import memory_of
-from openmae.model import ViT
-from openmae.recipes.finetune.choose import choose
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.build import Pretraining
-from openmae.recipes.training.encoder import Start
 from openmae.recipes.training.settings import given
 from openmae.studies.compare.settings import NONE, Compare
-from openmae.studies.compare.trainings import forward
 from openmae.studies.figures import FINETUNED
 from openmae.studies.judging import Labelled, Means, judge_finetuned, open_labelled
 from openmae.studies.trainings import asked_of_data, took
+from openmae.studies.tuning import chosen, seconds_of
 
 USUAL = ("1%", "10%", "100%")
 SHARE = 1 / 3  # of a method's budget, that a fine-tuning takes at most
-_PASSES = 3  # forward passes of a step
 _QUIET = Console(quiet=True)
 
 
@@ -94,26 +89,17 @@ def tuning_of(
 
     Raises UserError for what cannot be.
     """
-    with torch.device("meta"):
-        encoder: ViT = planned.architecture.build().encoder
-    start = Start(encoder, planned.statistics, "pixel", is_new=False)
     asked = _asked(settings, labels)
-    full = _chosen(asked, start, labelled, images, device)
-    each = _PASSES * forward(planned.architecture)
-    is_cut = False
-    if settings.minutes is not None and rate is not None:
-        most = settings.minutes * 60 * SHARE * rate / each / images
-        is_cut = most < given(full.epochs)
-        if is_cut:
-            epochs = max(float(f"{most:.3g}"), given(full.batch_size) / images)
-            full = _chosen(replace(asked, epochs=epochs), start, labelled, images, device)
-    seconds = None if rate is None else given(full.epochs) * images * each / rate
+    full = chosen(asked, planned, labelled, images, device)
+    if rate is None:
+        return Tuning(labels, images, full, None, is_cut=False)
+    seconds, is_cut = seconds_of(full, planned.architecture, images, rate), False
+    if settings.minutes is not None and seconds > settings.minutes * 60 * SHARE:
+        most, is_cut = given(full.epochs) * settings.minutes * 60 * SHARE / seconds, True
+        epochs = max(float(f"{most:.3g}"), given(full.batch_size) / images)
+        full = chosen(replace(asked, epochs=epochs), planned, labelled, images, device)
+        seconds = seconds_of(full, planned.architecture, images, rate)
     return Tuning(labels, images, full, seconds, is_cut)
-
-
-def _chosen(asked: Finetune, start: Start, labelled: Labelled, images: int, device: torch.device) -> Finetune:
-    full = choose(asked, start, labelled.task, images, device, _QUIET, memory_of(device))
-    return replace(full, micro_batch=None, grad_checkpointing="auto")  # which a start chooses for its machine
 
 
 def _asked(settings: Compare, labels: str) -> Finetune:

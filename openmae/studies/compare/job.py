@@ -37,7 +37,7 @@ from openmae.studies.compare.parts import Parts, parts_of
 from openmae.studies.compare.planned import Beside, Plan
 from openmae.studies.compare.rates import LEAST_STEPS, held_out
 from openmae.studies.compare.settings import Compare
-from openmae.studies.compare.trainings import check_method, forward, in_common
+from openmae.studies.compare.trainings import check_method, in_common
 from openmae.studies.figures import corrupted_figure
 from openmae.studies.given import in_common as given_in_common
 from openmae.studies.jobs import end_with_starter, work
@@ -45,6 +45,7 @@ from openmae.studies.judging import means_of
 from openmae.studies.opened import open_all, what_decides
 from openmae.studies.rows import Rows, end, few_seeds, show
 from openmae.studies.study import Part, Study
+from openmae.studies.tuning import forward
 from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
 

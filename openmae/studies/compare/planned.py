@@ -16,10 +16,11 @@ from openmae.studies.compare.finetuned import Tuning
 from openmae.studies.compare.named import MAE, RANDOM, SUPERVISED
 from openmae.studies.compare.rates import aside_of, epochs_of, held_out
 from openmae.studies.compare.settings import Compare
-from openmae.studies.compare.trainings import Aside, forward, in_common, operations
+from openmae.studies.compare.trainings import Aside, in_common, operations
 from openmae.studies.figures import Figure, corrupted_figure, figures_of, finetuned_figure
 from openmae.studies.judging import Labelled, Means
 from openmae.studies.opened import Opened
+from openmae.studies.tuning import forward
 from openmae.train.cost import mean_work
 
 _LEAST_BATCH = 32

@@ -6,7 +6,6 @@ from the speed of its own steps, and are then the same for all seeds. The rate i
 (rates.py).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -22,7 +21,7 @@ from openmae.commandline.flags import with_flags
 from openmae.data.dividing import together_of, whole_groups
 from openmae.errors import UserError
 from openmae.heads import Encoder
-from openmae.model import Architecture, grid_of
+from openmae.model import Architecture
 from openmae.randomness import generator
 from openmae.recipes.baseline.job import check, kind_of
 from openmae.recipes.pretrain.build import Images, build
@@ -34,8 +33,8 @@ from openmae.studies.base import Base
 from openmae.studies.compare.named import MAE, RANDOM
 from openmae.studies.rows import COLLAPSED
 from openmae.studies.trainings import Kind, like, train
+from openmae.studies.tuning import forward
 from openmae.train.checkpoint import save_model
-from openmae.train.cost import flops
 from openmae.weights.loaded import model_json
 
 _ITS_OWN = {"micro_batch", "grad_checkpointing", "compile"}
@@ -147,8 +146,3 @@ def _untrained(asked: Pretrain, run: Path, base: Base) -> dict[str, Any]:
 def operations(method: str, architecture: Architecture) -> float:
     """Floating-point operations of the training that an image takes."""
     return forward_passes(method, architecture) * forward(architecture)
-
-
-def forward(architecture: Architecture) -> float:
-    """Floating-point operations of the encoder's forward pass over a whole image."""
-    return flops(architecture, math.prod(grid_of(architecture.img_size, architecture.patch_size)), 0).encoder
