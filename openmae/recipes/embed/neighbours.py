@@ -36,7 +36,7 @@ from openmae.report.sheets.pictures import save_picture
 
 MOST_PAIRS = 100_000  # in the list of duplicates
 MOST_COMPARED = 20_000  # pairs whose pixels are compared, a few ms each
-_COPIES = 16  # of an image, that an index looks for
+_COPIES = 32  # of an image, that an index looks for
 _ASKED = 16384  # of many images, whose nearest tell what is usual
 _USUAL = 5  # an image is nearest to copies and then to others
 _IN_MEMORY = 512  # pictures of them, 0.4 MB each
