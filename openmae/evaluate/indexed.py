@@ -102,9 +102,9 @@ def near(vectors: Path, k: int, folder: Path, hear: Hear) -> Near:
             for line in process.stdout:
                 told = json.loads(line)
                 hear(told["doing"], told["done"])
-        finally:
-            if sys.exc_info()[0] is not None:
-                process.kill()
+        except BaseException:
+            process.kill()
+            raise
     listener.join()
     if process.returncode:
         ended = "".join(complaints).strip() if process.returncode > 0 else "it was killed (out of memory?)"

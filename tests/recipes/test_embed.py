@@ -35,6 +35,7 @@ from openmae.evaluate import copies, neighbours
 from openmae.evaluate.embedding import embed, embedder_of
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.in_batches import rows_of_each
+from openmae.files.left import left_in
 from openmae.heads import Classifier
 from openmae.recipes.embed import job as recipe
 from openmae.recipes.in_parts import work
@@ -451,6 +452,7 @@ def test_files_of_others_are_not_written_over(model: Path, tmp_path: Path, run: 
         ("MODEL DATA --out f.npy --picture a.png", "--picture is of a search"),
         ("MODEL DATA --out f.npy --search DATA.png --picture a.jpg", "a name that ends in .png"),
         ("MODEL DATA --out f.npy --pool max", "--pool is max"),
+        ("MODEL DATA --out f.npy --index faiss --search DATA.png", "--index is of --duplicates and --outliers"),
         ("tokenless DATA --out f.npy --pool class", "no class token"),
         ("MODEL single --out f.npy --outliers", "--outliers needs two or more"),
         ("MODEL DATA --out f.npy --pool patches --outliers", "--outliers compares whole images"),
@@ -554,6 +556,10 @@ def test_all_searches_in_one_go_without_embedding_twice(
     again = run(*words)[1]
     assert out.stat().st_mtime_ns == before
     assert again[again.index("Nearest") :] == said[said.index("Nearest") :]
+    left = tmp_path / ".f.parquet.near.abcdefgh.part"  # by a killed one
+    left.mkdir()
+    os.utime(left, (0, 0))
+    left_in.cache_clear()  # as in another process
     lists = {name: (tmp_path / f"f-{name}.csv").read_text() for name in ("duplicates", "outliers")}
     code, said, errors = run(*words, "--index", "faiss")
     assert code == 0, errors

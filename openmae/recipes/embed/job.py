@@ -100,7 +100,7 @@ def run(settings: Embed) -> None:
             found = embedder(torch.stack([_tensor(pixels) for _, pixels in queries])).cpu().numpy()
             picture = settings.picture or findings.beside("search", ".png")
             findings.search([path for path, _ in queries], [p for _, p in queries], found, settings.nearest, picture)
-        if settings.index == "faiss" and (settings.duplicates or settings.outliers):
+        if settings.index == "faiss":
             findings.index(settings.nearest if settings.outliers else 1)
         if settings.duplicates:
             findings.duplicates(settings.threshold)
@@ -120,6 +120,8 @@ def _check(settings: Embed) -> None:
     check_out(settings.out, ".parquet", ".npy")
     require_writer(settings.out)
     if settings.index == "faiss":
+        if not (settings.duplicates or settings.outliers):
+            raise UserError("--index is of --duplicates and --outliers", "give one of them too")
         require_index()
     if settings.nearest < 1:
         raise UserError(f"--nearest is {settings.nearest}", "give 1 or more")

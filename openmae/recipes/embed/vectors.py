@@ -1,6 +1,5 @@
 """The vectors of a finished table as one array on disk, whatever holds them, and their neighbours by an index."""
 
-import tempfile
 from contextlib import ExitStack
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,11 +14,13 @@ from rich.console import Console
 from openmae.console.progress import Say, counting
 from openmae.evaluate.indexed import Near, near
 from openmae.files.disk import room_on_disk
+from openmae.files.whole import folder_beside
 from openmae.recipes.embed.file import map_vectors, read_vectors
 
 
 class Vectors:
-    """Of `out`, (n, D) float32. A folder beside it, gone at the end, holds what is made of them."""
+    """Of `out`, (n, D) float32. A folder beside it, gone at the end, holds what is made of them; of a killed
+    process it goes when the next one looks."""
 
     def __init__(self, out: Path, count: int, width: int) -> None:
         self.out, self.shape = out, (count, width)
@@ -55,8 +56,7 @@ class Vectors:
 
     @cached_property
     def _folder(self) -> Path:
-        folder = tempfile.TemporaryDirectory(dir=self.out.parent, prefix=f".{self.out.name}.near-")
-        return Path(self._until_then.enter_context(folder))
+        return self._until_then.enter_context(folder_beside(self.out.with_name(f"{self.out.name}.near")))
 
     def near(self, k: int, console: Console) -> Near:
         """The k nearest of each by an index, and what it misses is said. Raises UserError, OSError."""
