@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from openmae.train.run import read_config
 from openmae.weights import load_model
 from tests.commands import Run, refused, words
 from tests.images import picture
-from tests.processes import run_openmae, started_openmae
+from tests.processes import run_openmae, started_openmae, wait_for
 from tests.runs import Runs, copy, done
 
 SMALL = "--epochs 3 --batch-size 8 --workers 0 --device cpu --precision fp32 --seeds 2"
@@ -229,9 +228,14 @@ def test_a_study_that_is_killed_goes_on_to_the_same_figures(finished: Path, colo
     whole = run_openmae(adapt(finished, colours, tmp_path / "whole", more))
     assert whole.returncode == 0, whole.stderr
     asked, draws, kills = adapt(finished, colours, tmp_path / "killed", more), random.Random(0), 0
-    for _ in range(12):
+
+    def files() -> int:
+        return len([*(tmp_path / "killed").rglob("*")])
+
+    for _ in range(4):
+        most = files() + draws.randint(2, 10)
         with started_openmae(asked, tmp_path / "log", session=True) as process:
-            time.sleep(draws.uniform(3, 8))
+            wait_for(lambda most=most, process=process: files() > most or process.poll() is not None)
             if process.poll() is not None:
                 break
             os.killpg(process.pid, signal.SIGKILL)
