@@ -41,21 +41,14 @@ class Near:
 
     def pairs(self, threshold: float, most: int) -> Pairs:
         """Those that were found of at least this similarity, all counted, the `most` closest given."""
-        found = Pairs(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64), 0)
+        found = Pairs.none()
         for rows, similarity, number in self._parts():
             here, column = np.nonzero(similarity >= threshold)
             one, other, values = rows[here], number[here, column], similarity[here, column]
             # Of two that found each other, the first tells of it.
             is_new = (one < other) | ~(self.number[other] == one[:, None]).any(axis=1)
             one, other, values = one[is_new], other[is_new], values[is_new].clip(-1, 1)
-            found = Pairs(
-                np.concatenate([found.similarity, values]),
-                np.concatenate([found.first, np.minimum(one, other)]),
-                np.concatenate([found.second, np.maximum(one, other)]),
-                found.total + len(values),
-            )
-            if len(found.similarity) > 2 * most:
-                found = found.closest(most)
+            found = found.more(values, np.minimum(one, other), np.maximum(one, other), most)
         return found.closest(most)
 
     def mean_similarity(self, k: int) -> NDArray[np.float32]:

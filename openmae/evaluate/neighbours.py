@@ -30,6 +30,23 @@ class Pairs:
     second: NDArray[np.int64]
     total: int
 
+    @classmethod
+    def none(cls) -> "Pairs":
+        """To begin with."""
+        return cls(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64), 0)
+
+    def more(
+        self, similarity: NDArray[np.float32], first: NDArray[np.int64], second: NDArray[np.int64], most: int
+    ) -> "Pairs":
+        """These and others, all counted; a few times the `most` closest of them are kept."""
+        both = Pairs(
+            np.concatenate([self.similarity, similarity]),
+            np.concatenate([self.first, first]),
+            np.concatenate([self.second, second]),
+            self.total + len(similarity),
+        )
+        return both.closest(most) if len(both.similarity) > 2 * most else both
+
     def closest(self, most: int) -> "Pairs":
         """The `most` closest of these, ties in the order of their numbers."""
         order = np.lexsort((self.second, self.first, -self.similarity))[:most]
@@ -71,7 +88,7 @@ def near_duplicates(
 
     progress: told how many of the vectors are compared with all that come after them.
     """
-    found = Pairs(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64), 0)
+    found = Pairs.none()
     for rows, columns in _blocks(len(vectors), above=True):
         similar = _unit(vectors, rows, device) @ _unit(vectors, columns, device).T
         is_pair = similar >= threshold - ROUNDING
@@ -80,14 +97,7 @@ def near_duplicates(
         if is_pair.any():
             first, second = (part.cpu().numpy() for part in is_pair.nonzero(as_tuple=True))
             values = similar[is_pair].clamp(-1, 1).cpu().numpy()
-            found = Pairs(
-                np.concatenate([found.similarity, values]),
-                np.concatenate([found.first, first + rows.start]),
-                np.concatenate([found.second, second + columns.start]),
-                found.total + len(values),
-            )
-            if len(found.similarity) > 2 * most:
-                found = found.closest(most)
+            found = found.more(values, first + rows.start, second + columns.start, most)
         if columns.stop == len(vectors):
             progress(rows.stop)
     return found.closest(most)

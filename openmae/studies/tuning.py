@@ -39,3 +39,23 @@ def seconds_of(full: Finetune, architecture: Architecture, images: int, rate: fl
     depth = architecture.depth
     learning = depth if full.blocks == "all" else min(depth, float(given(full.blocks)))
     return given(full.epochs) * images * (1 + 2 * learning / depth) * forward(architecture) / rate
+
+
+def fitting(
+    asked: Finetune,
+    planned: Pretraining,
+    labelled: Labelled,
+    images: int,
+    device: torch.device,
+    rate: float,
+    most: float | None,
+) -> tuple[Finetune, float, bool]:
+    """(what is chosen, the seconds that it takes, whether it has fewer epochs than asked to take `most` seconds); a
+    step at least."""
+    full = chosen(asked, planned, labelled, images, device)
+    seconds = seconds_of(full, planned.architecture, images, rate)
+    if most is None or seconds <= most:
+        return full, seconds, False
+    epochs = max(float(f"{given(full.epochs) * most / seconds:.3g}"), given(full.batch_size) / images)
+    full = chosen(replace(asked, epochs=epochs), planned, labelled, images, device)
+    return full, seconds_of(full, planned.architecture, images, rate), True

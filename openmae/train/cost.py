@@ -40,6 +40,10 @@ class Flops:
         """Of encoder and decoder."""
         return self.encoder + self.decoder
 
+    def work(self, recomputes: bool) -> int:
+        """Of a step. recomputes: whether blocks are checkpointed."""
+        return self.step + (self.recomputed if recomputes else 0)
+
 
 def flops(architecture: Architecture, visible: int | None = None, queries: int | None = None) -> Flops:
     """Of one image of which `visible` patches are shown and `queries` predicted; default: as its masking says, at the
@@ -81,7 +85,7 @@ def mean_work(architecture: Architecture, recomputes: bool) -> float:
     count = 1 if masking.mask_schedule == "constant" else _PLACES
     shares = [(place + 0.5) / count for place in range(count)]  # of the way, or what a random ratio draws
     found = [flops(architecture, *masking.counts(grid, masking.ratio(share, share))) for share in shares]
-    return sum(one.step + (one.recomputed if recomputes else 0) for one in found) / count
+    return sum(one.work(recomputes) for one in found) / count
 
 
 def _decoder(architecture: Architecture, memory: int, asked: int) -> tuple[int, int, int]:

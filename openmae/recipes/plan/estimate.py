@@ -170,12 +170,6 @@ class Estimate:
         return self.other if self.other is not None and changed.precision != self.settings.precision else self.speed
 
 
-def first_work(architecture: Architecture, recomputes: bool) -> int:
-    """Operations of an image's step at the first mask ratio, as `dry_run` takes them."""
-    found = flops(architecture)
-    return found.step + (found.recomputed if recomputes else 0)
-
-
 def _neighbours(settings: Pretrain) -> list[str]:
     """The next smaller and the next larger model; none of a model of one's own sizes."""
     if settings.model is None or (settings.embed_dim, settings.depth, settings.num_heads) != (None, None, None):

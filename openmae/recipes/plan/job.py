@@ -28,7 +28,7 @@ from openmae.machine.heap import keep_freed_memory
 from openmae.machine.kinds import Precision
 from openmae.machine.workers import workers_for
 from openmae.recipes.opened import tell
-from openmae.recipes.plan.estimate import Estimate, first_work
+from openmae.recipes.plan.estimate import Estimate
 from openmae.recipes.plan.settings import Plan
 from openmae.recipes.plan.speed import Measured, Speed, dry_run, read_measured
 from openmae.recipes.plan.tables import show
@@ -40,7 +40,7 @@ from openmae.recipes.training.memory import USABLE_MEMORY, usable_memory
 from openmae.recipes.training.minutes import Budget, refuse_both
 from openmae.recipes.training.ranges import MOST
 from openmae.recipes.training.settings import given, shown
-from openmae.train.cost import largest_micro_batch
+from openmae.train.cost import flops, largest_micro_batch
 from openmae.train.pace import Pace
 
 PIXELS = 224  # a side, and channels, of photographs: where there is no DATA to look at
@@ -203,7 +203,7 @@ def _measure(
     def speed(precision: Precision, share: float) -> Speed:
         usable, most = usable_memory(room, device.type, 0), schedule.micro_batch
         most = largest_micro_batch(model.architecture, precision, most, usable, most, again, device.type)
-        work, deadline = first_work(model.architecture, again), began + seconds * share
+        work, deadline = flops(model.architecture).work(again), began + seconds * share
         return dry_run(model, device, precision, schedule.batch_size, max(1, most), work, deadline, console)
 
     try:

@@ -25,7 +25,7 @@ from openmae.studies.ablate.settings import Ablate
 from openmae.studies.base import Base
 from openmae.studies.judging import Labelled
 from openmae.studies.trainings import asked_of_data
-from openmae.studies.tuning import chosen, seconds_of
+from openmae.studies.tuning import chosen, fitting, seconds_of
 from openmae.train.cost import mean_work
 
 _OF_A_MODEL = {"micro_batch", "grad_checkpointing", "compile"}
@@ -166,14 +166,13 @@ class Tuned:
 def tuned(settings: Ablate, base: Base, rows: Sequence[Row], labelled: Labelled, rate: float) -> Tuned:
     """How long those of the rows are, and take. Raises UserError for what cannot be."""
     planned, images, asked = base.planned(base.asked, base.images), len(labelled.train), finetuned(settings)
+    is_free = settings.minutes is None or settings.finetune_epochs is not None
+    most = None if is_free else given(settings.minutes) * 60
+    full, _, is_cut = fitting(asked, planned, labelled, images, base.means.device, rate, most)
+    epochs = full.epochs if is_cut else settings.finetune_epochs
 
-    def of(epochs: float | None, blocks: str) -> float:
+    def seconds(blocks: str) -> float:
         one = replace(asked, epochs=epochs, blocks=blocks)
-        full = chosen(one, planned, labelled, images, base.means.device)
-        return seconds_of(full, planned.architecture, images, rate)
+        return seconds_of(chosen(one, planned, labelled, images, base.means.device), planned.architecture, images, rate)
 
-    epochs = settings.finetune_epochs
-    if epochs is None and settings.minutes is not None and (most := of(None, "all")) > settings.minutes * 60:
-        usual = given(chosen(asked, planned, labelled, images, base.means.device).epochs)
-        epochs = float(f"{usual * settings.minutes * 60 / most:.3g}")
-    return Tuned(epochs, {row.name: of(epochs, given(row.blocks)) for row in rows})
+    return Tuned(epochs, {row.name: seconds(given(row.blocks)) for row in rows})

@@ -13,12 +13,11 @@ from openmae.errors import UserError
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.build import Pretraining
-from openmae.recipes.training.settings import given
 from openmae.studies.compare.settings import NONE, Compare
 from openmae.studies.figures import FINETUNED
 from openmae.studies.judging import Labelled, Means, judge_finetuned, open_labelled
 from openmae.studies.trainings import asked_of_data, took
-from openmae.studies.tuning import chosen, seconds_of
+from openmae.studies.tuning import chosen, fitting
 
 USUAL = ("1%", "10%", "100%")
 SHARE = 1 / 3  # of a method's budget, that a fine-tuning takes at most
@@ -90,15 +89,10 @@ def tuning_of(
     Raises UserError for what cannot be.
     """
     asked = _asked(settings, labels)
-    full = chosen(asked, planned, labelled, images, device)
     if rate is None:
-        return Tuning(labels, images, full, None, is_cut=False)
-    seconds, is_cut = seconds_of(full, planned.architecture, images, rate), False
-    if settings.minutes is not None and seconds > settings.minutes * 60 * SHARE:
-        most, is_cut = given(full.epochs) * settings.minutes * 60 * SHARE / seconds, True
-        epochs = max(float(f"{most:.3g}"), given(full.batch_size) / images)
-        full = chosen(replace(asked, epochs=epochs), planned, labelled, images, device)
-        seconds = seconds_of(full, planned.architecture, images, rate)
+        return Tuning(labels, images, chosen(asked, planned, labelled, images, device), None, is_cut=False)
+    most = None if settings.minutes is None else settings.minutes * 60 * SHARE
+    full, seconds, is_cut = fitting(asked, planned, labelled, images, device, rate, most)
     return Tuning(labels, images, full, seconds, is_cut)
 
 
