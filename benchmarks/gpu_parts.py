@@ -18,6 +18,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "300")
 import switches
 import torch
 from gpu import GOES_ON, LEAVE, found, note

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or torch's idle threads take the cores from onnxruntime's
+os.environ.setdefault("GOMP_SPINCOUNT", "300")
 import torch
 from torch import Tensor
 

@@ -25,10 +25,12 @@ import statistics
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import muon
 import numpy as np
 import torch
 from PIL import Image
@@ -68,7 +70,8 @@ LIKE: dict[str, dict[str, Any]] = {
         "decoder_num_heads": 3,
     },
 }
-# What differs from the choice: settings of pretrain, and of these: times (the rate chosen), warmup (share of epochs).
+# What differs from the choice: settings of pretrain, and of these: times (the rate chosen), warmup (share of epochs),
+# muon (which pretrain does not have).
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "all": {
         "as chosen": {},
@@ -92,6 +95,12 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "batch 32": {"batch_size": 32},
         "pixels": {"norm_pix_loss": False},
         "4 class tokens": {"class_tokens": 4},
+        "fast": {
+            "decoder": "cross",
+            "predict_fraction": 0.25,
+        },  # what `--recipe fast` changes beside the decoder's depth
+        "Muon": {"muon": True},
+        "Muon, batch 128": {"muon": True, "batch_size": 128},
     },
     "cifar": {"patch 2": {"patch_size": 2}, "patch 8": {"patch_size": 8}},
     "digits": {"patch 4": {"patch_size": 4}},
@@ -202,7 +211,7 @@ def cells(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def resolved(cell: dict[str, Any], images: Path, run: Path) -> Pretrain:
     """The settings, with as many epochs as the operations are enough for."""
     differs = dict(settings_of(cell["set"])[cell["setting"]])
-    times, warmup = differs.pop("times", None), differs.pop("warmup", None)
+    times, warmup, has_muon = (differs.pop(name, None) for name in ("times", "warmup", "muon"))
     pure = Pretrain(
         data=str(next(images.glob("images*"))),
         out=run,
@@ -219,7 +228,11 @@ def resolved(cell: dict[str, Any], images: Path, run: Path) -> Pretrain:
         quiet, cpu = Console(quiet=True), torch.device("cpu")
         return choose(replace(pure, epochs=epochs), look, len(source), cpu, 1 << 33, quiet)
 
-    views = cell["minutes"] * 60 * cell["gflops"] * 1e9 / flops(architecture_of(chosen(1.0))).step
+    one = chosen(1.0)
+    step = flops(architecture_of(one)).step
+    if has_muon:
+        step += muon.flops(architecture_of(one).build()) / one.batch_size
+    views = cell["minutes"] * 60 * cell["gflops"] * 1e9 / step
     epochs = float(f"{views / len(source):.4g}")
     asked = replace(pure, epochs=epochs)
     if times is not None:
@@ -234,7 +247,9 @@ def measured(cell: dict[str, Any], archives: Path, out: Path) -> dict[str, Any]:
         shutil.rmtree(run, ignore_errors=True)
     (out / "running").write_text(key)
     began = time.monotonic()
-    pretrain(resolved(cell, images, run), Console(width=200))
+    has_muon = settings_of(cell["set"])[cell["setting"]].get("muon", False)
+    with muon.in_place_of_adamw() if has_muon else nullcontext():
+        pretrain(resolved(cell, images, run), Console(width=200))
     seconds = time.monotonic() - began
     found = prove(Proof(run, str(images / "judged.csv"), baselines=False, workers=0), ["knn", "linear"])
     figures = {one.kind: one.top1 for one in found} | {"rankme": found[0].rankme}

@@ -25,6 +25,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command sets them
+os.environ.setdefault("GOMP_SPINCOUNT", "300")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import numpy as np
 import torch

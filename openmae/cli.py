@@ -154,9 +154,12 @@ def _complain(command: str, sentence: str) -> None:
 
 
 def _run(command: str, argv: list[str]) -> int:
-    # Idle torch threads sleep instead of spinning, which would take the cores from the loader's processes:
-    # 15% more images/s on 2 cores. Read when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Idle torch threads sleep, for spinning would take the cores from the loader's processes and from other trainings;
+    # but they look some microseconds first, since to be woken takes longer than the gap between two small operations
+    # (docs/log.md; GNU's OpenMP alone has a number for it). Read when torch is first imported.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "300")
     # Large tensors on large pages: a step of ViT-B on 2 cores spends 0.1 s instead of 0.5 in the kernel (docs/log.md).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ["MPLBACKEND"] = "agg"  # we show nothing; that of a notebook may not exist here

@@ -20,6 +20,7 @@ import types
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as openmae.cli has it before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "300")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import sklearn.metrics  # noqa: F401 - where labels are judged

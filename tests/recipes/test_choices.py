@@ -256,6 +256,19 @@ def test_a_short_pre_training_takes_small_batches_for_more_steps(images: int, ep
 WIDTHS = st.integers(1, 40).map(lambda times: 48 * times)
 
 
+def test_few_steps_from_a_fitted_head_have_a_lower_rate() -> None:
+    """In proportion below 500 steps (docs/log.md has the curve); a head that knows nothing yet needs all of it."""
+
+    def rate(steps: float, **more: object) -> float:
+        return finetuning(3200, batch_size=32, epochs=steps / 100, **more).blr or 0.0
+
+    whole = rate(500)
+    assert rate(5000) == whole
+    assert [rate(steps) / whole for steps in (250, 70)] == pytest.approx([0.5, 0.14])
+    assert rate(70, head_from="fresh") == rate(500, head_from="fresh") == whole
+    assert rate(70, recipe="paper") == rate(5000, recipe="paper")
+
+
 @settings(max_examples=20)
 @given(st.integers(1, 8192), WIDTHS, WIDTHS)
 def test_narrower_encoders_learn_at_a_higher_rate(batch_size: int, narrow: int, wide: int) -> None:

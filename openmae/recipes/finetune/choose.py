@@ -262,14 +262,21 @@ def _auto(
     epochs = max(rule, enough) if settings.epochs is None else settings.epochs
     at_1024 = _rate(encoder, target)
     rate = at_1024 * math.sqrt(batch_size / 1024)
+    reason = f"{at_1024:g} at batch 1024, square-root scaling below"
+    steps = epochs * images / batch_size
+    if 0 < steps < _LEAST_STEPS and (settings.head_from or paper["head_from"][0]) == "probe":
+        # A head that fits already is steep: at the whole rate the loss rises up to a hundredfold, and so few steps do
+        # not bring it back (docs/log.md).
+        rate *= steps / _LEAST_STEPS
+        reason += f", and a part of it for {steps:,.0f} steps from a head that fits already"
     return {
         "batch_size": (fitting, f"for {images:,} images; between 32 and {most} on this machine"),
         "epochs": (
             max(rule, enough),
-            f"fewer for more images; {images:,} make {epochs * images / batch_size:,.0f} steps",
+            f"fewer for more images; {images:,} make {steps:,.0f} steps",
         ),
         "warmup_epochs": (epochs / 20, "5% of the epochs"),
-        "blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: {at_1024:g} at batch 1024, square-root scaling below"),
+        "blr": (rate * 256 / batch_size, f"a rate of {rate:.2g}: {reason}"),
         "min_lr": (0.0, "the cosine's own end"),
         "positions": ("fixed", "sines of the place, which are exact for any image size"),
         **_augmentation(paper, epochs, images),
