@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-_COEFFICIENTS, _STEPS = (3.4445, -4.775, 2.0315), 5  # of the Newton-Schulz iteration, as torch.optim.Muon has them
+_STEPS = 5  # of the Newton-Schulz iteration, as torch.optim.Muon has them
 
 
 def _is_for_muon(name: str, parameter: nn.Parameter) -> bool:
@@ -39,6 +39,7 @@ class MuonAndAdamW(Optimizer):
         self._adamw = AdamW(groups, betas=betas)
         super().__init__([{"params": matrices, "lr_scale": 1.0}, *groups], {"lr": 0.0})
         self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]
+        self._muon.state = self._adamw.state = self.state  # which checkpoints keep
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

@@ -95,10 +95,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "batch 32": {"batch_size": 32},
         "pixels": {"norm_pix_loss": False},
         "4 class tokens": {"class_tokens": 4},
-        "fast": {
-            "decoder": "cross",
-            "predict_fraction": 0.25,
-        },  # what `--recipe fast` changes beside the decoder's depth
+        # What `--recipe fast` changes beside the decoder's depth.
+        "fast": {"decoder": "cross", "predict_fraction": 0.25},
         "Muon": {"muon": True},
         "Muon, batch 128": {"muon": True, "batch_size": 128},
     },
@@ -229,9 +227,10 @@ def resolved(cell: dict[str, Any], images: Path, run: Path) -> Pretrain:
         return choose(replace(pure, epochs=epochs), look, len(source), cpu, 1 << 33, quiet)
 
     one = chosen(1.0)
-    step = flops(architecture_of(one)).step
+    architecture = architecture_of(one)
+    step = flops(architecture).step
     if has_muon:
-        step += muon.flops(architecture_of(one).build()) / one.batch_size
+        step += muon.flops(architecture.build()) / one.batch_size
     views = cell["minutes"] * 60 * cell["gflops"] * 1e9 / step
     epochs = float(f"{views / len(source):.4g}")
     asked = replace(pure, epochs=epochs)
