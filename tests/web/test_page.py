@@ -124,11 +124,20 @@ def test_each_view_mask_and_neighbour(tab: DemoTab) -> None:
 
 def test_files_that_are_dropped(tab: DemoTab) -> None:
     good = encoded(picture(3, (30, 40)), "PNG")
+    late: list[Any] = []
+    tab.page.wait_for_selector("#nearest button")
+    tab.page.route("**/nearest", lambda route: late.append(route), times=1)  # the first file's come after the second's
     tab.drop(("mine.png", good))
     tab.sees("#seen-title", "mine.png, masked")
     tab.sees("#notes", "Of 40 x 30 pixels the model sees the middle, at 16 x 16.")
     tab.drop(*[(f"{number}.png", good) for number in range(50)])
-    tab.sees("#alarm", "50 files were dropped, and one is shown at a time: the first, 0.png.")
+    said = "50 files were dropped, and one is shown at a time: the first, 0.png."
+    tab.sees("#alarm", said)
+    with tab.page.expect_response("**/nearest") as answered:
+        late[0].continue_()
+    answered.value.finished()
+    tab.page.evaluate("new Promise(done => setTimeout(done))")
+    tab.sees("#alarm", said)
     tab.errors.clear()
     tab.drop(("<img src=x onerror=alert(1)>", b"no image"))
     tab.sees("#alarm", "<img src=x onerror=alert(1)>: its first bytes are of no image format")

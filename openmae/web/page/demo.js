@@ -92,13 +92,13 @@ function strip(section, images, kind) {
 
 // ---------------------------------------------------------------- an image
 
-async function open(opened, name = "the image") {
+async function open(opened, name = "the image", others = "") {
   stop();
   tell(`Reading ${name} ...`);
   const turn = state.turn += 1;
   const found = await busy(opened);
   if (turn !== state.turn) return; // another one was opened since
-  say("alarm", "");
+  say("alarm", others); // here, not at the end: by then it may be another's
   Object.assign(state, { image: found.image, original: found.picture, filled: null, attention: null });
   occlusion = state.about.task ? new Occlusion(state.about.windows, found.image, answers.occlude) : null;
   $("notes").replaceChildren(...found.notes.map(note =>
@@ -122,7 +122,7 @@ function take(files) {
   if (!files.length) return;
   const others = files.length > 1 ? `${files.length} files were dropped, and one is shown at a time: the first, ` +
     `${files[0].name}.` : "";
-  return open(answers.open(files[0]), files[0].name).then(() => say("alarm", others));
+  return open(answers.open(files[0]), files[0].name, others);
 }
 
 // ---------------------------------------------------------------- what hides
