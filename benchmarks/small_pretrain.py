@@ -46,6 +46,7 @@ from openmae.recipes.pretrain.job import pretrain
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.probe.job import prove
 from openmae.recipes.probe.settings import Proof
+from openmae.recipes.training.settings import pair
 from openmae.train.cost import flops
 from openmae.train.environment import environment
 from openmae.train.run import read_config, read_metrics
@@ -71,7 +72,7 @@ LIKE: dict[str, dict[str, Any]] = {
     },
 }
 # What differs from the choice: settings of pretrain, and of these: times (the rate chosen), warmup (share of epochs),
-# muon (which pretrain does not have).
+# small (share of the operations for images of half the side, which come first), muon (which pretrain does not have).
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "all": {
         "as chosen": {},
@@ -95,6 +96,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "batch 32": {"batch_size": 32},
         "pixels": {"norm_pix_loss": False},
         "4 class tokens": {"class_tokens": 4},
+        "a quarter on images half as large": {"small": 0.25},
+        "half on images half as large": {"small": 0.5},
         # What `--recipe fast` changes beside the decoder's depth.
         "fast": {"decoder": "cross", "predict_fraction": 0.25},
         "Muon": {"muon": True},
@@ -206,10 +209,10 @@ def cells(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     yield {"set": name, "minutes": minutes, "setting": setting, "seed": seed, **how}
 
 
-def resolved(cell: dict[str, Any], images: Path, run: Path) -> Pretrain:
-    """The settings, with as many epochs as the operations are enough for."""
+def resolved(cell: dict[str, Any], images: Path, run: Path) -> list[Pretrain]:
+    """The settings of one training after the other, with as many epochs as the operations are enough for."""
     differs = dict(settings_of(cell["set"])[cell["setting"]])
-    times, warmup, has_muon = (differs.pop(name, None) for name in ("times", "warmup", "muon"))
+    times, warmup, has_muon, small = (differs.pop(name, None) for name in ("times", "warmup", "muon", "small"))
     pure = Pretrain(
         data=str(next(images.glob("images*"))),
         out=run,
@@ -222,21 +225,29 @@ def resolved(cell: dict[str, Any], images: Path, run: Path) -> Pretrain:
     source = open_data(pure.data, pure.selection, pure.reading).train
     look = survey(source, pure.seed, reading=pure.reading)
 
-    def chosen(epochs: float) -> Pretrain:
-        quiet, cpu = Console(quiet=True), torch.device("cpu")
-        return choose(replace(pure, epochs=epochs), look, len(source), cpu, 1 << 33, quiet)
+    def chosen(settings: Pretrain) -> Pretrain:
+        return choose(settings, look, len(source), torch.device("cpu"), 1 << 33, Console(quiet=True))
 
-    one = chosen(1.0)
-    architecture = architecture_of(one)
-    step = flops(architecture).step
-    if has_muon:
-        step += muon.flops(architecture.build()) / one.batch_size
-    views = cell["minutes"] * 60 * cell["gflops"] * 1e9 / step
-    epochs = float(f"{views / len(source):.4g}")
-    asked = replace(pure, epochs=epochs)
+    def lasting(settings: Pretrain, share: float = 1.0) -> Pretrain:
+        one = chosen(replace(settings, epochs=1.0))
+        architecture = architecture_of(one)
+        step = flops(architecture).step
+        if has_muon:
+            step += muon.flops(architecture.build()) / one.batch_size
+        views = share * cell["minutes"] * 60 * cell["gflops"] * 1e9 / step
+        return replace(settings, epochs=float(f"{views / len(source):.4g}"))
+
+    if small is not None:
+        whole = chosen(replace(pure, epochs=1.0))
+        half = tuple(length // 2 for length in pair(whole.img_size))
+        first = lasting(replace(pure, img_size=half, patch_size=whole.patch_size, out=run / "first"), small)
+        last = lasting(replace(pure, img_size=whole.img_size, patch_size=whole.patch_size, out=run / "last"), 1 - small)
+        going_on = {"from_": str(run / "first"), "layer_decay": 1.0, "freeze_encoder": 0.0, "blr": chosen(last).blr}
+        return [first, replace(last, **going_on)]
+    asked = lasting(pure)
     if times is not None:
-        asked = replace(asked, blr=chosen(epochs).blr * times)
-    return asked if warmup is None else replace(asked, warmup_epochs=warmup * epochs)
+        asked = replace(asked, blr=chosen(asked).blr * times)
+    return [asked if warmup is None else replace(asked, warmup_epochs=warmup * asked.epochs)]
 
 
 def measured(cell: dict[str, Any], archives: Path, out: Path) -> dict[str, Any]:
@@ -247,13 +258,16 @@ def measured(cell: dict[str, Any], archives: Path, out: Path) -> dict[str, Any]:
     (out / "running").write_text(key)
     began = time.monotonic()
     has_muon = settings_of(cell["set"])[cell["setting"]].get("muon", False)
+    trainings = resolved(cell, images, run)
     with muon.in_place_of_adamw() if has_muon else nullcontext():
-        pretrain(resolved(cell, images, run), Console(width=200))
+        for settings in trainings:
+            pretrain(settings, Console(width=200))
+    last = trainings[-1].out
     seconds = time.monotonic() - began
-    found = prove(Proof(run, str(images / "judged.csv"), baselines=False, workers=0), ["knn", "linear"])
+    found = prove(Proof(last, str(images / "judged.csv"), baselines=False, workers=0), ["knn", "linear"])
     figures = {one.kind: one.top1 for one in found} | {"rankme": found[0].rankme}
-    config = read_config(run)
-    losses = [line["loss"] for line in read_metrics(run) if "loss" in line]
+    config = read_config(last)
+    losses = [line["loss"] for line in read_metrics(last) if "loss" in line]
     if not all(map(math.isfinite, losses)):
         print("NOT FINITE", cell, flush=True)
     shutil.rmtree(run)
@@ -261,7 +275,8 @@ def measured(cell: dict[str, Any], archives: Path, out: Path) -> dict[str, Any]:
         **cell,
         **figures,
         "loss": losses[-1],
-        **{name: config[name] for name in ("epochs", "steps", "batch_size", "blr", "img_size", "patch_size")},
+        "epochs": sum(settings.epochs for settings in trainings),
+        **{name: config[name] for name in ("steps", "batch_size", "blr", "img_size", "patch_size")},
         "seconds": round(seconds, 1),
         "judging": round(time.monotonic() - began - seconds, 1),
         "commit": environment()["commit"],
