@@ -25,17 +25,16 @@ import statistics
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import muon
 import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
 from small_sets import digits, windows
+from torch import nn
 
 from openmae.data.opening import open_data
 from openmae.data.survey.sample import survey
@@ -49,6 +48,7 @@ from openmae.recipes.probe.settings import Proof
 from openmae.recipes.training.settings import pair
 from openmae.train.cost import flops
 from openmae.train.environment import environment
+from openmae.train.muon import moves
 from openmae.train.run import read_config, read_metrics
 
 JUDGED = {"train": 200, "val": 200}  # of each class of CIFAR-10: labelled, and apart from what is learnt from
@@ -72,7 +72,7 @@ LIKE: dict[str, dict[str, Any]] = {
     },
 }
 # What differs from the choice: settings of pretrain, and of these: times (the rate chosen), warmup (share of epochs),
-# small (share of the operations for images of half the side, which come first), muon (which pretrain does not have).
+# small (share of the operations for images of half the side, which come first).
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "all": {
         "as chosen": {},
@@ -100,8 +100,10 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "half on images half as large": {"small": 0.5},
         # What `--recipe fast` changes beside the decoder's depth.
         "fast": {"decoder": "cross", "predict_fraction": 0.25},
-        "Muon": {"muon": True},
-        "Muon, batch 128": {"muon": True, "batch_size": 128},
+        "Muon": {"optimizer": "muon"},
+        "Muon, half the rate": {"optimizer": "muon", "times": 0.5},
+        "Muon, rate x2": {"optimizer": "muon", "times": 2},
+        "Muon, batch 128": {"optimizer": "muon", "batch_size": 128},
     },
     "cifar": {"patch 2": {"patch_size": 2}, "patch 8": {"patch_size": 8}},
     "digits": {"patch 4": {"patch_size": 4}},
@@ -209,10 +211,20 @@ def cells(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     yield {"set": name, "minutes": minutes, "setting": setting, "seed": seed, **how}
 
 
+def flops_of_muon(model: nn.Module) -> float:
+    """Of the products that make a step's updates orthogonal."""
+    total = 0.0
+    for name, parameter in model.named_parameters():
+        if moves(name, parameter):
+            short, long = sorted(parameter.shape)
+            total += 5 * (2 * 2 * short * short * long + 2 * short**3)
+    return total
+
+
 def resolved(cell: dict[str, Any], images: Path, run: Path) -> list[Pretrain]:
     """The settings of one training after the other, with as many epochs as the operations are enough for."""
     differs = dict(settings_of(cell["set"])[cell["setting"]])
-    times, warmup, has_muon, small = (differs.pop(name, None) for name in ("times", "warmup", "muon", "small"))
+    times, warmup, small = (differs.pop(name, None) for name in ("times", "warmup", "small"))
     pure = Pretrain(
         data=str(next(images.glob("images*"))),
         out=run,
@@ -232,8 +244,8 @@ def resolved(cell: dict[str, Any], images: Path, run: Path) -> list[Pretrain]:
         one = chosen(replace(settings, epochs=1.0))
         architecture = architecture_of(one)
         step = flops(architecture).step
-        if has_muon:
-            step += muon.flops(architecture.build()) / one.batch_size
+        if one.optimizer == "muon":
+            step += flops_of_muon(architecture.build()) / one.batch_size
         views = share * cell["minutes"] * 60 * cell["gflops"] * 1e9 / step
         return replace(settings, epochs=float(f"{views / len(source):.4g}"))
 
@@ -257,11 +269,9 @@ def measured(cell: dict[str, Any], archives: Path, out: Path) -> dict[str, Any]:
         shutil.rmtree(run, ignore_errors=True)
     (out / "running").write_text(key)
     began = time.monotonic()
-    has_muon = settings_of(cell["set"])[cell["setting"]].get("muon", False)
     trainings = resolved(cell, images, run)
-    with muon.in_place_of_adamw() if has_muon else nullcontext():
-        for settings in trainings:
-            pretrain(settings, Console(width=200))
+    for settings in trainings:
+        pretrain(settings, Console(width=200))
     last = trainings[-1].out
     seconds = time.monotonic() - began
     found = prove(Proof(last, str(images / "judged.csv"), baselines=False, workers=0), ["knn", "linear"])

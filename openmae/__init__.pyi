@@ -99,6 +99,7 @@ def pretrain(
     batch_size: int | None = None,
     micro_batch: int | None = None,
     grad_checkpointing: Literal["auto", "on", "off"] = "auto",
+    optimizer: Literal["adamw", "muon"] | None = None,
     blr: float | None = None,
     weight_decay: float = 0.05,
     layer_decay: float | None = None,

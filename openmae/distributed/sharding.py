@@ -30,6 +30,18 @@ def placed(value: Tensor | None, like: Tensor, ranks: Ranks) -> Tensor:
     return ranks.spread(value)
 
 
+def parted(whole: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of what all ranks have, sharded as `like` is."""
+    if _nothing_is_sharded():
+        return whole
+    from torch.distributed.tensor import DTensor, Replicate
+
+    if not isinstance(like, DTensor):
+        return whole
+    everywhere = DTensor.from_local(whole, like.device_mesh, [Replicate()] * like.device_mesh.ndim, run_check=False)
+    return everywhere.redistribute(placements=like.placements)
+
+
 def _nothing_is_sharded() -> bool:
     """Whether what shards has not even been imported, which takes the better part of a second."""
     return "torch.distributed.tensor" not in sys.modules

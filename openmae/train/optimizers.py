@@ -27,16 +27,16 @@ def adamw(
     lr_scale: of a parameter's name; what its rate is multiplied by. decay_tokens: class and mask tokens too, as the
     released pre-training does (not its fine-tuning).
     """
-    groups = _groups(model, weight_decay, lr_scale, decay_tokens)
+    groups = grouped(model, weight_decay, lr_scale, decay_tokens)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
 def lars(model: nn.Module) -> "LARS":
     """LARS over what learns, without decay; the loop sets the rate (paper, Table 10: the linear probe)."""
-    return LARS(_groups(model, 0.0, lambda name: 1.0))
+    return LARS(grouped(model, 0.0, lambda name: 1.0))
 
 
-def _groups(
+def grouped(
     model: nn.Module, weight_decay: float, lr_scale: Callable[[str], float], decay_tokens: bool = False
 ) -> list[dict[str, Any]]:
     """One group for each scale and decay that occur, in the order of the parameters."""

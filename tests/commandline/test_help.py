@@ -20,6 +20,7 @@ DIFFERENT = {  # between pretrain and finetune, and why
     "patch_size": "it is the model's",
     "micro_batch": "--batch-norm makes it a part of the result",
     "num_heads": "it is for weights that do not say it",
+    "optimizer": "LARS is for the paper's probe, Muon for pre-training",
     "epochs": "without any, a classifier is its linear probe",
     "seed": "other things are drawn",
     "evaluations": "other things are measured",

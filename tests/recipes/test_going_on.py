@@ -464,10 +464,14 @@ def test_a_setting_called_by_a_word_of_pythons(tmp_path: Path, run: Run, data: P
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("more", ["", "--shard --grad-checkpointing on --micro-batch 3"])
-def test_two_processes_let_it_rest_as_one_does(encoder: Path, data: Path, tmp_path: Path, run: Run, more: str) -> None:
+def test_two_processes_let_it_rest_as_one_does(
+    encoder: Path, data: Path, tmp_path: Path, run: Run, more: str, optimizer: str
+) -> None:
     """Replicated and sharded, each with its own way to have no gradient; and a run of two goes on as one."""
-    flags = ("--epochs 4 --freeze-encoder 0.5 --batch-size 10 --micro-batch 4 --evaluations 2", more)
+    always = "--epochs 4 --freeze-encoder 0.5 --batch-size 10 --micro-batch 4 --evaluations 2 --optimizer"
+    flags = (f"{always} {optimizer}", more)
     one, two = tmp_path / "one", tmp_path / "two"
     code, _, errors = run(*going_on(encoder, data, one, flags[0]))
     assert code == 0, errors

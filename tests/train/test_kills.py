@@ -95,9 +95,9 @@ def test_a_killed_loader_process_changes_nothing(data: Path, whole: Path, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_twenty_five_kills_leave_the_same_bits(data: Path, tmp_path: Path, workers: int) -> None:
-    long = "--epochs 150 --pictures 2 --checkpoint-minutes 0"
+@pytest.mark.parametrize(("workers", "optimizer"), [(0, "adamw"), (2, "muon")])
+def test_twenty_five_kills_leave_the_same_bits(data: Path, tmp_path: Path, workers: int, optimizer: str) -> None:
+    long = f"--epochs 150 --pictures 2 --checkpoint-minutes 0 --optimizer {optimizer}"
     assert main(pretrain(data, tmp_path / "whole", long)) == 0
     words = pretrain(data, tmp_path / "killed", long, f"--workers {workers}")
     assert kill(words, tmp_path / "killed", kills=25, seed=workers) == 25

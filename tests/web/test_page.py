@@ -125,8 +125,12 @@ def test_each_view_mask_and_neighbour(tab: DemoTab) -> None:
 def test_files_that_are_dropped(tab: DemoTab) -> None:
     good = encoded(picture(3, (30, 40)), "PNG")
     late: list[Any] = []
+
+    def hold(route: Any) -> None:  # the first file's neighbours come after all of the second's
+        late.append(route)
+
     tab.page.wait_for_selector("#nearest button")
-    tab.page.route("**/nearest", lambda route: late.append(route), times=1)  # the first file's come after the second's
+    tab.page.route("**/nearest", hold, times=1)
     tab.drop(("mine.png", good))
     tab.sees("#seen-title", "mine.png, masked")
     tab.sees("#notes", "Of 40 x 30 pixels the model sees the middle, at 16 x 16.")

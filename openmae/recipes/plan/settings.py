@@ -16,9 +16,9 @@ GROUPS = {"model": "model", "epochs": "schedule", "gpus": "cost"}  # of --help, 
 DERIVED = tuple(
     (
         "steps image_count earlier from from_bands group_column group_by out resume mean std norm_pix_loss norm_pix_by "
-        "crop_scale crop_fit repeat_aug hflip vflip rotate90 colour_jitter max_broken max_nodata warmup_epochs blr "
-        "weight_decay layer_decay freeze_encoder decay_tokens clip_grad seed compile workers pictures evaluations "
-        "checkpoint_minutes keep log shard shuffle_block timeout_minutes profile"
+        "crop_scale crop_fit repeat_aug hflip vflip rotate90 colour_jitter max_broken max_nodata warmup_epochs "
+        "optimizer blr weight_decay layer_decay freeze_encoder decay_tokens clip_grad seed compile workers pictures "
+        "evaluations checkpoint_minutes keep log shard shuffle_block timeout_minutes profile"
     ).split()
 )
 

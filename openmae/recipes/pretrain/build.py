@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -46,6 +46,7 @@ class Pretraining:
     colour_jitter: float
     repeat_aug: int
     max_nodata: float
+    optimizer: Literal["adamw", "muon"]
     weight_decay: float
     layer_decay: float
     decay_tokens: bool

@@ -69,6 +69,7 @@ from openmae.train.checkpoint import save_model
 from openmae.train.compiling import compiled
 from openmae.train.cost import flops
 from openmae.train.loop import Rest, fit
+from openmae.train.muon import Muon
 from openmae.train.optimizers import adamw, layer_scale
 from openmae.weights import model_json
 
@@ -275,9 +276,13 @@ class PretrainJob(Job[MaskedAutoencoder]):
         return lambda _, batch: loss(batch.images, batch.visible, batch.queries)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """The paper's; with layer-wise decay where it goes on from weights."""
-        scale = layer_scale(self.run.layer_decay, self.run.architecture.depth)
-        return adamw(self.model, (0.9, 0.95), self.run.weight_decay, scale, self.run.decay_tokens)
+        """The paper's, or Muon; with layer-wise decay where it goes on from weights."""
+        run, betas = self.run, (0.9, 0.95)
+        scale = layer_scale(run.layer_decay, run.architecture.depth)
+        if run.optimizer == "adamw":
+            return adamw(self.model, betas, run.weight_decay, scale, run.decay_tokens)
+        products = torch.bfloat16 if self.course.schedule.precision == "bf16" else torch.float32
+        return Muon(self.model, betas, run.weight_decay, scale, run.decay_tokens, products)
 
     def looks(self) -> Mapping[int, Look[MaskedAutoencoder]]:
         """Panels and measurements, evenly over the run."""

@@ -184,6 +184,9 @@ class Pretrain(AskedGroups, AskedReading):
     grad_checkpointing: Switch = "auto"
     """Compute each block again in the backward pass instead of keeping it: a quarter slower, a fraction of the memory.
     auto: where hardly an image fits otherwise."""
+    optimizer: Literal["adamw", "muon"] | None = None
+    """adamw: the paper's. muon: the matrices of blocks move along their momentum made orthogonal, with AdamW's rates,
+    and AdamW moves the rest. Default: adamw."""
     blr: float | None = None
     """Base learning rate; the rate is blr x batch_size / 256. Default: 1.5e-4 x sqrt(4096 / batch_size),
     and 384 / width times that for encoders narrower than 384, up to the paper's rate of 2.4e-3."""

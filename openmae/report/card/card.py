@@ -48,6 +48,7 @@ _RECIPE = {  # settings of config.toml that matter, and what they are called
     "labels": "labels used",
     "balance": "classes balanced by",
     "pool": "pooling",
+    "optimizer": "optimizer",
     "layer_decay": "layer-wise decay",
     "freeze_encoder": "share of the steps in which the decoder learnt alone",
     "drop_path": "drop path",
