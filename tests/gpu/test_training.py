@@ -157,8 +157,10 @@ def test_nothing_in_a_step_waits(data: Path, finished: Path, tmp_path: Path, mon
                 torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(loop, "take_step", taken)
-    assert main(pretrain(data, tmp_path / "a", LARGER, FLAGS, "--epochs 2 --precision bf16 --colour-jitter 0.2")) == 0
-    assert len(watched) > 3
+    more = "--epochs 2 --precision bf16 --colour-jitter 0.2 --optimizer"
+    for optimizer in ("adamw", "muon"):
+        assert main(pretrain(data, tmp_path / optimizer, LARGER, FLAGS, more, optimizer)) == 0
+    assert len(watched) > 6
     watched.clear()
     words = finetune(finished, data, tmp_path / "b", FLAGS, "--drop-path 0.2 --mixup 0.8 --ema-decay 0.9 --clip-grad 1")
     assert main(words) == 0
