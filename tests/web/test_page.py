@@ -47,6 +47,16 @@ class DemoTab(Tab):
             named,
         )
 
+    def held(self, address: str) -> list[Any]:
+        """Where the next request of such an address will be, until it is told to go on."""
+        late: list[Any] = []
+
+        def hold(route: Any) -> None:
+            late.append(route)
+
+        self.page.route(address, hold, times=1)
+        return late
+
     def cell(self, patch: int) -> Any:
         return self.page.locator("[role=gridcell]").nth(patch)
 
@@ -102,7 +112,9 @@ def test_mouse_and_keyboard_paint_and_the_page_shows_what_comes_of_it(tab: DemoT
     assert (tab.canvas("seen")[:4] == 128).all()
 
 
-def test_each_view_mask_and_neighbour(tab: DemoTab) -> None:
+def test_each_view_mask_and_neighbour(tab: DemoTab, server: PageServer) -> None:
+    from playwright.sync_api import expect
+
     seen = {"pasted in": tab.canvas("made").tobytes()}
     for view, said in (("error map", "Error"), ("original", "The original"), ("attention", "row 1, column 1")):
         tab.page.get_by_role("radio", name=view).check()
@@ -116,6 +128,15 @@ def test_each_view_mask_and_neighbour(tab: DemoTab) -> None:
     tab.page.get_by_label("Hide by").select_option("block")
     tab.page.locator("#ratio").fill("50")
     tab.sees("#status", "8 of 16")
+    late = tab.held("**/mask?mask=grid*")  # what is wished for before comes after
+    with tab.page.expect_request("**/mask?mask=grid*"):
+        tab.page.get_by_label("Hide by").select_option("grid")
+    tab.page.get_by_label("Hide by").select_option("random")
+    with tab.page.expect_response("**/mask?mask=random*"):
+        late[0].continue_()
+    wished = asking(server)("mask?mask=random&ratio=0.5&seed=0", None)["hidden"]
+    for patch in range(16):
+        expect(tab.cell(patch)).to_have_attribute("aria-selected", str(patch in wished).lower())
     tab.page.get_by_role("button", name="Play over the ratio").click()
     tab.sees("#status", "15 of 16")
     tab.page.locator("#samples button").last.click()
@@ -124,13 +145,8 @@ def test_each_view_mask_and_neighbour(tab: DemoTab) -> None:
 
 def test_files_that_are_dropped(tab: DemoTab) -> None:
     good = encoded(picture(3, (30, 40)), "PNG")
-    late: list[Any] = []
-
-    def hold(route: Any) -> None:  # the first file's neighbours come after all of the second's
-        late.append(route)
-
     tab.page.wait_for_selector("#nearest button")
-    tab.page.route("**/nearest", hold, times=1)
+    late = tab.held("**/nearest")  # the first file's neighbours come after all of the second's
     tab.drop(("mine.png", good))
     tab.sees("#seen-title", "mine.png, masked")
     tab.sees("#notes", "Of 40 x 30 pixels the model sees the middle, at 16 x 16.")

@@ -127,12 +127,12 @@ function take(files) {
 
 // ---------------------------------------------------------------- what hides
 
-async function draw() {
+const draw = newest(async () => {
   const ratio = $("ratio").value / 100;
   $("ratio-said").textContent = `${$("ratio").value}%`;
   const { hidden } = await answers.mask({ mask: $("mask").value, ratio, seed: state.seed });
   await patches.set(hidden);
-}
+});
 
 async function play() {
   if (playing) return stop();
@@ -297,7 +297,7 @@ $("tools").addEventListener("change", event => {
   if (event.target.value === "look" && state.view !== "attention") show("attention");
 });
 $("mask").addEventListener("change", guarded(draw));
-$("ratio").addEventListener("input", guarded(newest(draw)));
+$("ratio").addEventListener("input", guarded(draw));
 $("again").addEventListener("click", guarded(async () => { state.seed += 1; await draw(); }));
 $("play").addEventListener("click", guarded(play));
 $("clear").addEventListener("click", () => patches.set([]));
