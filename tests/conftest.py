@@ -21,10 +21,6 @@ from tests.runs import Runs
 if "PYTEST_XDIST_WORKER" in os.environ:
     atexit.register(os._exit, 0)
 
-# One thread for models this small: on a busy machine, threads that wait for each other take ten times as long.
-# Set before torch is imported, and inherited by the processes that tests start.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 # A shell that starts the tests in the background has Ctrl-C ignored, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

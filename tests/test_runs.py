@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.runs import Runs, copy
 
@@ -53,3 +54,8 @@ def test_a_change_is_seen(tmp_path: Path, change: str) -> None:
         (made / "a.png").unlink()
     with pytest.raises(AssertionError, match=r"a test has changed x-rays, which all share: .*\.png"):
         runs.check()
+
+
+def test_this_process_trains_with_as_many_threads_as_those_that_it_starts() -> None:
+    """Sums of other threads are other bits: what ran here would differ from what ran there, and never agree."""
+    assert str(torch.get_num_threads()) == os.environ["OMP_NUM_THREADS"]
