@@ -13,8 +13,8 @@ from tests.commands import Run
 
 
 def test_quickstart_does_its_steps(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quickstart, "CROPS", {"train": 10, "val": 4})
-    code, output, errors = run("quickstart", "--out", tmp_path / "q", "--epochs", "0.2")
+    monkeypatch.setattr(quickstart, "CROPS", {"train": 3, "val": 2})
+    code, output, errors = run("quickstart", "--out", tmp_path / "q", "--epochs", "2")
     assert code == 0, errors
     assert all(f"\n{number}. " in f"\n{output}" for number in (1, 2, 3, 4))
     assert "openmae pretrain your/images --out runs/first" in output
