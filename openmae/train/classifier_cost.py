@@ -12,32 +12,37 @@ from openmae.heads import Classifier
 from openmae.machine.kinds import Precision
 from openmae.model import ViT
 from openmae.train.cost import ALLOCATOR_SHARE
+from openmae.train.lanes import ONE, Lanes
 from openmae.train.tracing import Line, autocast_like, line, traced
 
 _VALUES, _MATRICES = 40, 6  # floats of a block that are kept of a token, an element of its width; of a pair of tokens
-
+_OF_A_LANE = 1.5  # of the weights' bytes: gradients, and copies in bfloat16
 _SHALLOW = 2  # blocks: one alone has its peak elsewhere
 
 
-def step_bytes(encoder: ViT, precision: Precision, micro_batch: int, averages: int, again: bool) -> int:
+def step_bytes(
+    encoder: ViT, precision: Precision, micro_batch: int, averages: int, again: bool, lanes: Lanes = ONE
+) -> int:
     """At most, of a CPU's memory, where all of the encoder learns: weights, gradients, what the optimizer keeps
     (`averages` of a weight) and what is there for the backward pass. Outputs are few beside it.
 
-    again: whether blocks are computed again in the backward pass.
+    again: whether blocks are computed again in the backward pass. lanes: it is computed in.
     """
-    weights = 4 * sum(parameter.numel() for parameter in encoder.parameters())
+    weights = 4.0 * sum(parameter.numel() for parameter in encoder.parameters())
     arguments = tuple(encoder.arguments().items())
     kept, most = _lines(arguments, precision, again)
     everything = _lines(arguments, precision, False)[0](micro_batch)  # blocks computed again come from the same heap
-    return (2 + averages) * weights + max(kept(micro_batch), most(micro_batch)) + round(ALLOCATOR_SHARE * everything)
+    weights *= 2 + averages + _OF_A_LANE * (lanes.of(micro_batch).count - 1)
+    return round(weights) + max(kept(micro_batch), most(micro_batch)) + round(ALLOCATOR_SHARE * everything)
 
 
-def rough_step_bytes(encoder: ViT, micro_batch: int, averages: int) -> int:
+def rough_step_bytes(encoder: ViT, micro_batch: int, averages: int, lanes: Lanes = ONE) -> int:
     """More than that, found at once: where it is there, nothing has to be found more exactly, which takes seconds."""
-    weights = 4 * sum(parameter.numel() for parameter in encoder.parameters())
+    weights = 4.0 * sum(parameter.numel() for parameter in encoder.parameters())
     tokens = encoder.class_tokens + math.prod(encoder.grid)
     a_block = 4 * tokens * (_VALUES * encoder.embed_dim + _MATRICES * encoder.num_heads * tokens)
-    return (2 + averages) * weights + micro_batch * (encoder.depth + 1) * a_block
+    weights *= 2 + averages + _OF_A_LANE * (lanes.of(micro_batch).count - 1)
+    return round(weights) + micro_batch * (encoder.depth + 1) * a_block
 
 
 @lru_cache(maxsize=16)

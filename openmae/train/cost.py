@@ -14,6 +14,7 @@ from torch import Tensor
 from openmae.machine.kinds import Precision
 from openmae.model import Architecture, MaskedAutoencoder, grid_of
 from openmae.targets import make_target
+from openmae.train.lanes import ONE, Lanes
 from openmae.train.tracing import Line, autocast_like, line, traced
 
 # ---------------------------------------------------------------- operations
@@ -171,9 +172,11 @@ def memory(
     micro_batch: int,
     grad_checkpointing: bool = False,
     device_type: str = "cpu",
+    lanes: Lanes = ONE,
 ) -> Memory:
     """What a step needs whose micro-batches are of so many images; at most that, where it takes one micro-batch only,
-    since gradients then come as activations go.
+    since gradients then come as activations go. lanes: it is computed in, each with gradients, and bfloat16 copies of
+    the weights, of its own.
 
     device_type: "cpu", where bfloat16 attention keeps its weights, or a GPU's. Not counted: the program itself (some
     hundred MB), the batches that wait for their turn, and a GPU's libraries. On a CPU the C library's allocator keeps
@@ -181,13 +184,14 @@ def memory(
     both decoders' sizes, with and without recomputation) grew the process by 0.85 to 1.29 times the estimate. On a GPU
     it has not been compared with torch.cuda.max_memory_allocated yet, and what its allocator cannot use comes on top.
     """
-    count = sum(parameters(architecture))
+    count, others = sum(parameters(architecture)), lanes.of(micro_batch).count - 1
     lives = _lives(architecture, precision, grad_checkpointing, device_type)
     activations = lives.kept(micro_batch) + lives.passing(micro_batch)
     if device_type == "cpu":  # blocks that are computed again come from the same heap
         everything = activation_bytes(architecture, precision, micro_batch, device_type=device_type)
         activations += round(ALLOCATOR_SHARE * everything)
-    return Memory(4 * count, 4 * count, 8 * count, activations)
+    activations += others * 2 * count * (precision == "bf16")
+    return Memory(4 * count, 4 * count * (1 + others), 8 * count, activations)
 
 
 def activation_bytes(
@@ -210,6 +214,7 @@ def largest_micro_batch(
     most: int,
     grad_checkpointing: bool = False,
     device_type: str = "cpu",
+    lanes: Lanes = ONE,
 ) -> int:
     """The largest power of two, or the whole batch, up to `most` images that a step can take at once in `free_bytes`;
     0 where one is too many."""
@@ -218,7 +223,7 @@ def largest_micro_batch(
     fits = (
         size
         for size in sorted(sizes, reverse=True)
-        if memory(architecture, precision, size, grad_checkpointing, device_type).total <= free_bytes
+        if memory(architecture, precision, size, grad_checkpointing, device_type, lanes).total <= free_bytes
     )
     return next(fits, 0)
 

@@ -22,6 +22,7 @@ from openmae.machine.kinds import Precision
 from openmae.machine.limits import memory_limit
 from openmae.train.checkpoint import KEEP, newest_checkpoint, restore
 from openmae.train.deaths import ENOUGH, Deaths
+from openmae.train.lanes import ONE, Lanes
 from openmae.train.learner import B, Learner, M
 from openmae.train.log import Log, Position
 from openmae.train.profile import profiled
@@ -78,7 +79,7 @@ class Training(Generic[M, B]):
     batches_from: this rank's endless stream from a step on, in micro-batches of at most the size given, which never
     cross a step. name_of: what to call a sample when its gradient is not finite. after: what to do after certain steps,
     on all ranks; the numbers that the lead's returns are logged. is_enough: asked on all ranks after those, once what
-    they found is written, whether the training ends there.
+    they found is written, whether the training ends there. lanes: those of `take_step`, for large micro-batches.
     """
 
     learner: Learner[M, B]
@@ -92,6 +93,7 @@ class Training(Generic[M, B]):
     after: Mapping[int, Callable[[], dict[str, Any]]]
     rest: Rest | None = None
     is_enough: Callable[[int], bool] = lambda step: False
+    lanes: Lanes = ONE
 
 
 def fit(training: Training[M, B]) -> Position:
@@ -288,6 +290,7 @@ class Steps(Generic[M, B]):
         share = learner.ranks.share(schedule.batch_size, schedule.least_micro_batch)
         self.share, self.micro_batch = len(share), min(schedule.micro_batch, len(share))
         self.batches: Iterator[B] | None = None
+        self.lanes = ONE
         self.deaths = deaths
         self.rests = False
         self.repeats = True
@@ -355,7 +358,9 @@ class Steps(Generic[M, B]):
         """The batches from that step on. Where several train, after they found a micro-batch that all of them hold:
         later, one alone could not take a smaller one while the others wait for its gradient."""
         while True:
-            batches = self.training.batches_from(number, self.micro_batch)
+            least = self.schedule.least_micro_batch
+            self.lanes = self.training.lanes.of(self.micro_batch, least)
+            batches = self.training.batches_from(number, self.lanes.part(self.micro_batch, self.share, least))
             if self.learner.ranks.size == 1 or self.learner.shard:
                 return batches
             first = next(batches)
@@ -387,6 +392,7 @@ class Steps(Generic[M, B]):
                 clip_grad=self.schedule.clip_grad,
                 device=self.training.device,
                 precision=self.schedule.precision,
+                lanes=self.lanes,
                 votes=votes,
             )
         except (RuntimeError, MemoryError) as error:

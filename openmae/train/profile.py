@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from openmae.train.run import RunFolder
@@ -53,8 +54,11 @@ def profiled(run: RunFolder, wanted: bool, console: Console) -> Iterator[Profile
         )
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    everywhere = _ExperimentalConfig(profile_all_threads=True)  # of lanes too
     plan = schedule(wait=SKIPPED - 1, warmup=1, active=RECORDED, repeat=1)
-    with profile(activities=activities, schedule=plan, on_trace_ready=write) as recorder:
+    with profile(
+        activities=activities, schedule=plan, on_trace_ready=write, experimental_config=everywhere
+    ) as recorder:
         profiler.recorder = recorder
         yield profiler
     if profiler.taken < SKIPPED + RECORDED:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf
 from time import perf_counter
 
@@ -14,6 +14,7 @@ from torch.profiler import record_function
 from openmae.distributed.sharding import gathered
 from openmae.machine.device import autocast, fetching
 from openmae.machine.kinds import Precision
+from openmae.train.lanes import ONE, Lanes
 from openmae.train.learner import B, Learner, M
 
 
@@ -63,11 +64,13 @@ def take_step(
     device: torch.device,
     precision: Precision,
     clip_grad: float = inf,
+    lanes: Lanes = ONE,
     votes: Callable[[], tuple[float, ...]] = tuple,
 ) -> Taken:
     """One optimizer step over `batch_size` samples, in the micro-batches that come; nothing in it waits for a GPU.
 
-    share: how many of the samples are this rank's; default all. clip_grad: largest norm of the whole gradient. votes:
+    share: how many of the samples are this rank's; default all. clip_grad: largest norm of the whole gradient. lanes:
+    in which micro-batches are computed at once, where one process trains alone by a loss that changes nothing. votes:
     gives numbers, when the gradient is there, that are added up over the ranks in the exchange that the loss needs
     anyway.
     Where loss or gradient is not finite on any rank, neither the weights nor the optimizer's averages move, on all of
@@ -78,19 +81,29 @@ def take_step(
     indices: list[int] = []
     waited, share = 0.0, batch_size if share is None else share
     ranks = learner.ranks
+
+    def part_of(batch: B) -> Tensor:
+        with record_function("forward"), autocast(device, precision):
+            return learner.loss(batch.to(device)) * (len(batch) / batch_size)
+
     while len(indices) < share:
-        began = perf_counter()
+        began, parts = perf_counter(), list[B]()
         with record_function("wait for images"):
-            batch = next(batches)
+            while len(parts) < lanes.count and len(indices) < share:
+                parts.append(next(batches))
+                indices += parts[-1].indices.tolist()
         waited += perf_counter() - began
-        is_last = len(indices) + len(batch) >= share
+        if lanes.count > 1:
+            learning = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
+            for part in lanes.backward([partial(part_of, batch) for batch in parts], learning):
+                loss += part
+            continue
+        is_last = len(indices) >= share
         with learner.accumulating(is_last), ranks.waiting() if is_last else nullcontext():
-            with record_function("forward"), autocast(device, precision):
-                part = learner.loss(batch.to(device)) * (len(batch) / batch_size)
+            part = part_of(parts[0])
             with record_function("backward"):  # gradients are averaged over the ranks, and the batch is all of theirs
                 (part * ranks.size).backward()
         loss += part.detach()
-        indices += batch.indices.tolist()
     told = ranks.sum(torch.cat([loss[None], torch.tensor(votes()).to(device, non_blocking=True)]))
     norm = gathered(nn.utils.get_total_norm(p.grad for p in learner.model.parameters() if p.grad is not None))
     if clip_grad < inf:

@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from openmae.distributed.ranks import ALONE
+from openmae.train.lanes import ONE
 from openmae.train.learner import Learner
 from openmae.train.log import Position
 from openmae.train.loop import Schedule, Training, fit
@@ -43,6 +44,7 @@ class Task:
     """Linear regression whose stream, like the real one, is a function of the step."""
 
     ranks = ALONE
+    lanes = ONE
 
     def __init__(
         self, micro_batch: int = 8, poison: Callable[[int], bool] = lambda step: False, device: torch.device = CPU
@@ -101,6 +103,7 @@ class Task:
                     self.device,
                     console,
                     after=after or {},
+                    lanes=self.lanes,
                 )
             )
 

@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import cycle, pairwise
+from itertools import chain, cycle, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from openmae.data.loading.stream import Batch
 from openmae.machine.device import autocast, is_out_of_memory
 from openmae.machine.kinds import Precision
 from openmae.model import Architecture, MaskedAutoencoder
+from openmae.train.lanes import ONE, Lanes
 from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
 from openmae.train.step import take_step
@@ -85,10 +86,15 @@ class OurStepper:
         self.optimizer = _optimizer(model, self.device)
         self.forward: Callable[..., Any] = torch.compile(model, dynamic=False) if compiled else model
         self.learner = Learner(model, self._loss)
+        self.most = ONE if compiled else Lanes.here(self.device)
 
     def resize(self, micro_batch: int) -> None:
         """Random images, the same ones at every step, with other masks."""
-        self.batches: Iterator[Batch] = cycle(random_batches(self.model, micro_batch, _MASKS))
+        self.lanes = self.most.of(micro_batch)
+        part = self.lanes.part(micro_batch, micro_batch)
+        sizes = [min(part, micro_batch - begun) for begun in range(0, micro_batch, part)]
+        parts = [random_batches(self.model, size, _MASKS) for size in sizes]
+        self.batches: Iterator[Batch] = cycle(chain.from_iterable(zip(*parts, strict=True)))
         self.amount = float(micro_batch)
 
     def step(self) -> None:
@@ -100,6 +106,7 @@ class OurStepper:
             batch_size=int(self.amount),
             device=self.device,
             precision=self.where.precision,
+            lanes=self.lanes,
         )
 
     def rest(self) -> None:

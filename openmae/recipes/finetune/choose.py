@@ -28,6 +28,7 @@ from openmae.recipes.training.open import Values, fill, filled, kept
 from openmae.recipes.training.schedule import course_of
 from openmae.recipes.training.settings import given, pair, sides_of
 from openmae.train.classifier_cost import rough_step_bytes, step_bytes
+from openmae.train.lanes import Lanes
 
 _SCRATCH = {  # Table 11
     "batch_size": 4096,
@@ -126,14 +127,18 @@ def _for_machine(settings: Finetune, encoder: ViT, batch_size: int, device: torc
             seen = ViT(**{**encoder.arguments(), "img_size": sides, "position_grid": None})
     except ValueError as error:
         raise of_user(error) from error
-    if rough_step_bytes(seen, settings.micro_batch or most, averages) <= usable:
+    lanes = Lanes.here(device)
+    if rough_step_bytes(seen, settings.micro_batch or most, averages, lanes) <= usable:
         return {"micro_batch": (most, why), "grad_checkpointing": kept}
+
+    def needed(size: int, again: bool) -> int:
+        return step_bytes(seen, precision, size, averages, again, lanes)
 
     def fitting(again: bool) -> int:
         """The most at once, 0 where even the least is too much."""
         sizes = [size for size in (most, 32, 16, 8, 4, 2, 1) if least <= size <= most]
         sizes = sizes if settings.micro_batch is None else [settings.micro_batch]
-        return next((size for size in sizes if step_bytes(seen, precision, size, averages, again) <= usable), 0)
+        return next((size for size in sizes if needed(size, again) <= usable), 0)
 
     least = min(most, GROUP if settings.mixup or settings.cutmix else 1)  # views are mixed in groups
     again = settings.grad_checkpointing == "on"
@@ -143,8 +148,8 @@ def _for_machine(settings: Finetune, encoder: ViT, batch_size: int, device: torc
         again, at_once = True, fitting(again=True)
     why = f"{why}, in {size_of(memory)} of memory"
     if not at_once:
-        needed = size_of(step_bytes(seen, precision, settings.micro_batch or least, averages, again))
-        why = f"{why}, which may be too little: a step may take {needed}; a smaller --img-size or model takes less"
+        takes = size_of(needed(settings.micro_batch or least, again))
+        why = f"{why}, which may be too little: a step may take {takes}; a smaller --img-size or model takes less"
     return {"micro_batch": (at_once or least, why), "grad_checkpointing": kept}
 
 

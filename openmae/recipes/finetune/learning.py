@@ -54,6 +54,8 @@ class FinetuneJob(Job[Classifier]):
         """Raises UserError for what cannot be built."""
         self.run, self.labelled, self.here, self.course = run, labelled, here, run.course
         self.model = build(run.head, labelled.start.encoder, len(labelled.right.names), run.course.seed)
+        # Batch norms see a micro-batch, and weights of classes are of those in it.
+        self.in_lanes = not run.head.batch_norm and run.balance != "weights"
         self.averages = (1 if run.rule.optimizer == "lars" else 2) + bool(run.rule.ema_decay)
         right = labelled.right
         self.order = balanced(right, run.course.seed) if run.balance == "sampling" else None

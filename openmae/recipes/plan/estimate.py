@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import torch
 from rich.console import Console
 
 from openmae.errors import UserError
@@ -15,6 +16,7 @@ from openmae.recipes.pretrain.choose import FAST_DEPTH, FAST_FRACTION, settle
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.memory import usable_memory
 from openmae.train.cost import Flops, Memory, flops, largest_micro_batch, mean_work, memory, parameters
+from openmae.train.lanes import Lanes
 
 COUNTS = (1, 8, 16, 32, 64)  # of GPUs that are simulated
 BACKWARD = 2 / 3  # of a step: two of every three products
@@ -107,15 +109,21 @@ class Estimate:
     @property
     def memory(self) -> Memory:
         """Of one device."""
-        return memory(self.architecture, self.precision, self.micro_batch, self.recomputes, self.device_type)
+        device = self.device_type
+        return memory(self.architecture, self.precision, self.micro_batch, self.recomputes, device, self.lanes)
 
     @property
     def largest(self) -> int:
         """Images that fit at once; 0 where not even one does."""
         share = -(-self.batch_size // self.gpus)
         return largest_micro_batch(
-            self.architecture, self.precision, share, self.usable, share, self.recomputes, self.device_type
+            self.architecture, self.precision, share, self.usable, share, self.recomputes, self.device_type, self.lanes
         )
+
+    @property
+    def lanes(self) -> Lanes:
+        """Of one device, as here."""
+        return Lanes.here(torch.device(self.device_type))
 
     @property
     def usable(self) -> int:

@@ -41,6 +41,7 @@ from openmae.recipes.training.minutes import Budget, refuse_both
 from openmae.recipes.training.ranges import MOST
 from openmae.recipes.training.settings import given, shown
 from openmae.train.cost import flops, largest_micro_batch
+from openmae.train.lanes import Lanes
 from openmae.train.pace import Pace
 
 PIXELS = 224  # a side, and channels, of photographs: where there is no DATA to look at
@@ -202,7 +203,8 @@ def _measure(
 
     def speed(precision: Precision, share: float) -> Speed:
         usable, most = usable_memory(room, device.type, 0), schedule.micro_batch
-        most = largest_micro_batch(model.architecture, precision, most, usable, most, again, device.type)
+        lanes = Lanes.here(device)
+        most = largest_micro_batch(model.architecture, precision, most, usable, most, again, device.type, lanes)
         work, deadline = flops(model.architecture).work(again), began + seconds * share
         return dry_run(model, device, precision, schedule.batch_size, max(1, most), work, deadline, console)
 

@@ -19,6 +19,7 @@ from openmae.files.parsing import read_json
 from openmae.machine.kinds import Precision
 from openmae.model import SIZES, MaskedAutoencoder
 from openmae.recipes.bench.steps import random_batches
+from openmae.train.lanes import Lanes
 from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
 from openmae.train.step import take_step
@@ -136,13 +137,17 @@ def dry_run(
     def fits(seconds: float) -> bool:
         return time.perf_counter() + seconds < deadline
 
-    count, batches = 1, repeat(*random_batches(model, 1, masks=1))
+    def batches_of(count: int) -> Iterator[Batch]:
+        part = Lanes.here(device).of(count).part(count, count)
+        return repeat(*random_batches(model, part, masks=1))
+
+    count, batches = 1, batches_of(1)
     step(batches, count)  # memory is fetched, and the processor's libraries start
     times = [step(batches, count)]
     # As many images as leave time for a few steps: a processor works better on many.
     while 2 * count <= most and fits((FEW_STEPS + 1) * 2 * sum(times[0])):
         count *= 2
-        batches = repeat(*random_batches(model, count, masks=1))
+        batches = batches_of(count)
         times = [step(batches, count)]
     with counting(f"measuring in {precision}", MOST_STEPS * count, console) as say:
         while len(times) < MOST_STEPS and fits(sum(times[-1])):
@@ -181,8 +186,10 @@ class _Clock:
     ) -> tuple[float, float]:
         """Seconds of a step without its update, and of that."""
         began = time.perf_counter()
-        learner = Learner(model, _loss_of)
-        taken = take_step(learner, batches, optimizer, batch_size=count, device=device, precision=precision)
+        learner, lanes = Learner(model, _loss_of), Lanes.here(device).of(count)
+        taken = take_step(
+            learner, batches, optimizer, batch_size=count, device=device, precision=precision, lanes=lanes
+        )
         _ = taken.norm  # waits for the device
         return time.perf_counter() - began - self.updating, self.updating
 

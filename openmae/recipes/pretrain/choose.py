@@ -26,6 +26,7 @@ from openmae.recipes.training.schedule import course_of
 from openmae.recipes.training.settings import given, pair, shown
 from openmae.train.compiling import PAYS_FROM, PAYS_FROM_MINUTES, missing_compiler
 from openmae.train.cost import flops, largest_micro_batch
+from openmae.train.lanes import Lanes
 
 PAPER = "the paper's (Table 8)"
 FAST_FRACTION, FAST_DEPTH = 0.25, 4
@@ -164,7 +165,8 @@ def _for_machine(
     most = min(batch_size, _MOST_ON_A_CPU) if device.type == "cpu" else batch_size
 
     def fitting(again: bool) -> int:
-        return largest_micro_batch(architecture, precision, batch_size, usable, most, again, device.type)
+        lanes = Lanes.here(device)
+        return largest_micro_batch(architecture, precision, batch_size, usable, most, again, device.type, lanes)
 
     again, why_again = settings.grad_checkpointing == "on", "there is memory enough without"
     at_once = settings.micro_batch or fitting(again)

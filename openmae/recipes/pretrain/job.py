@@ -236,6 +236,7 @@ class PretrainJob(Job[MaskedAutoencoder]):
         """Raises UserError where too many of the images are of no use."""
         self.run, self.images, self.here, self.course = run, images, here, run.course
         self.model, began = build(run, images.start)
+        self.in_lanes = not run.compile
         if began:
             said = "\n  ".join(map(with_flags, began))
             here.console.print(f"Going on from {given(run.origin).model}:\n  {said}", soft_wrap=True)

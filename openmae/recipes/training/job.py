@@ -43,6 +43,7 @@ from openmae.recipes.training.settings import Settings, given
 from openmae.report.loggers.following import Followers
 from openmae.report.loggers.logger import loggers_of
 from openmae.report.page.run import write_report
+from openmae.train.lanes import ONE, Lanes
 from openmae.train.learner import Learner
 from openmae.train.loop import Training
 from openmae.train.optimizers import averaged
@@ -285,6 +286,7 @@ def training_of(job: Job[Any], here: Here, plan: Plan | None = None) -> Training
         {step: partial(look, step) for step in {*looks, schedule.steps}},
         job.rest,
         is_enough,
+        Lanes.here(here.device) if job.in_lanes and ranks.size == 1 else ONE,
     )
 
 

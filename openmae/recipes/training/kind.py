@@ -48,7 +48,8 @@ class Job(ABC, Generic[M]):
     order, but for `save`, which is the lead's.
 
     broken: counts the files of the images that are learnt from. averages: that the optimizer keeps of a weight. rest:
-    what does not learn in the first steps. ended_at: the step after which the training ended before its time.
+    what does not learn in the first steps. ended_at: the step after which the training ended before its time. in_lanes:
+    whether micro-batches may be computed at the same time: the loss is a mean over the images, and changes nothing.
     """
 
     model: M
@@ -57,6 +58,7 @@ class Job(ABC, Generic[M]):
     averages: int = 2
     rest: Rest | None = None
     ended_at: int | None = None
+    in_lanes: bool = False
 
     def begin(self) -> None:
         """What a run leaves before its first step, beside its settings; the lead alone writes. Raises OSError."""
