@@ -231,27 +231,32 @@ def test_a_huge_model_is_estimated_without_its_weights() -> None:
 
 
 REAL = """
+import sys
 from itertools import repeat
 import torch
 from openmae.data.loading.stream import Batch
 from openmae.model import create_model
 from openmae.train.cost import memory
+from openmae.train.lanes import Lanes
 from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
 from openmae.train.step import take_step
+
+lanes = Lanes(int(sys.argv[1]))
 
 def resident(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
 
 def train(model, batch, precision):
-    visible, queries = model.draw(batch)
-    images = torch.randn(batch, 3, *model.encoder.img_size)
-    batches = repeat(Batch(images, visible, queries, torch.zeros(batch, 0), torch.arange(batch), 0, []))
+    part = lanes.part(batch, batch)
+    visible, queries = model.draw(part)
+    images = torch.randn(part, 3, *model.encoder.img_size)
+    batches = repeat(Batch(images, visible, queries, torch.zeros(part, 0), torch.arange(part), 0, []))
     optimizer = adamw(model, (0.9, 0.95), 0.05)
     for _ in range(2):
         learner = Learner(model, lambda m, b: m(b.images, b.visible, b.queries).loss)
         take_step(learner, batches, optimizer,
-                  batch_size=batch, device=torch.device("cpu"), precision=precision)
+                  batch_size=batch, device=torch.device("cpu"), precision=precision, lanes=lanes)
 
 tiny = dict(img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
             decoder_num_heads=2)
@@ -260,13 +265,14 @@ before = resident("VmRSS")
 sizes = dict(embed_dim=96, num_heads=2, depth=8, decoder_embed_dim=64, decoder_depth=3, decoder_num_heads=4)
 model = create_model("vit_tiny", img_size=256, **sizes)
 train(model, 32, "fp32")
-print(resident("VmHWM") - before, memory(model.architecture, "fp32", 32).total)
+print(resident("VmHWM") - before, memory(model.architecture, "fp32", 32, lanes=lanes).total)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_is_what_a_process_takes() -> None:
-    ran = run_openmae([], code=REAL)
+@pytest.mark.parametrize("lanes", ["1", "2"])
+def test_memory_is_what_a_process_takes(lanes: str) -> None:
+    ran = run_openmae([lanes], code=REAL)
     assert ran.returncode == 0, ran.stderr
     grown, estimated = map(int, ran.stdout.split())
     assert grown > 2e8
