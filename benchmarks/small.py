@@ -20,7 +20,9 @@ import shutil
 import statistics
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -143,20 +145,30 @@ def cells(given: argparse.Namespace) -> Iterator[tuple[str, int, int, str]]:
                     yield from ((name, labels, draw, row) for row in ROWS)
 
 
+def said(figures: list[float], sign: str = "") -> str:
+    """Their mean in hundredths, with its standard error where there are several."""
+    if not figures:
+        return "-"
+    error = f" ± {100 * statistics.stdev(figures) / math.sqrt(len(figures)):.1f}" if len(figures) > 1 else ""
+    return f"{100 * statistics.mean(figures):{sign}.1f}{error}"
+
+
 def table(lines: list[dict[str, Any]]) -> str:
-    """Means over the draws, with the standard error of the mean over them, a table for each kind of set."""
-    shown = []
-    for tuned in (False, True):
-        shown.append(f"\n{'Sets that choices were made by' if tuned else 'Sets kept aside'}\n")
-        shown.append(f"| set | labels | {' | '.join(ROWS)} |\n|---|---|{'---|' * len(ROWS)}")
-        for name in (name for name in SETS if SETS[name].tuned is tuned):
-            for labels in LABELS:
-                found = []
-                for row in ROWS:
-                    here = [x["figure"] for x in lines if (x["set"], x["labels"], x["row"]) == (name, labels, row)]
-                    error = statistics.stdev(here) / math.sqrt(len(here)) if len(here) > 1 else None
-                    said = f"{statistics.mean(here):.3f}" if here else "-"
-                    found.append(said + (f" ± {error:.3f}" if error is not None else ""))
+    """Means over the draws, with the standard error of the mean over them, for each kind of set; then by how much `now`
+    is ahead of each other row, by the draws that have both."""
+    shown, by_draw = [], defaultdict[tuple[str, int, str], dict[int, float]](dict)
+    for line in lines:
+        by_draw[line["set"], line["labels"], line["row"]][line["draw"]] = line["figure"]
+    for title, rows, ahead in (("", ROWS, False), (": what now is ahead by", ROWS[:-1], True)):
+        for tuned in (False, True):
+            shown.append(f"\n{'Sets that choices were made by' if tuned else 'Sets kept aside'}{title}\n")
+            shown.append(f"| set | labels | {' | '.join(rows)} |\n|---|---|{'---|' * len(rows)}")
+            for name, labels in product((name for name in SETS if SETS[name].tuned is tuned), LABELS):
+                now, found = by_draw[name, labels, "now"], []
+                for row in rows:
+                    here = by_draw[name, labels, row]
+                    pairs = [now[draw] - figure for draw, figure in here.items() if draw in now]
+                    found.append(said(pairs, "+") if ahead else said([*here.values()]))
                 if any(cell != "-" for cell in found):
                     metric = HEADLINE[SETS[name].task]  # type: ignore[index]
                     shown.append(f"| {name} ({metric}) | {labels} | {' | '.join(found)} |")
