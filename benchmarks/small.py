@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -156,23 +156,33 @@ def said(figures: list[float], sign: str = "") -> str:
 def table(lines: list[dict[str, Any]]) -> str:
     """Means over the draws, with the standard error of the mean over them, for each kind of set; then by how much `now`
     is ahead of each other row, by the draws that have both."""
-    shown, by_draw = [], defaultdict[tuple[str, int, str], dict[int, float]](dict)
+    by_draw = defaultdict[tuple[str, int, str], dict[int, float]](dict)
     for line in lines:
         by_draw[line["set"], line["labels"], line["row"]][line["draw"]] = line["figure"]
-    for title, rows, ahead in (("", ROWS, False), (": what now is ahead by", ROWS[:-1], True)):
+
+    def figure(name: str, labels: int, row: str) -> str:
+        return said([*by_draw[name, labels, row].values()])
+
+    def ahead(name: str, labels: int, row: str) -> str:
+        now = by_draw[name, labels, "now"]
+        return said([now[draw] - here for draw, here in by_draw[name, labels, row].items() if draw in now], "+")
+
+    shown = []
+    for title, rows, cell in (("", ROWS, figure), (": what now is ahead by", ROWS[:-1], ahead)):
         for tuned in (False, True):
             shown.append(f"\n{'Sets that choices were made by' if tuned else 'Sets kept aside'}{title}\n")
             shown.append(f"| set | labels | {' | '.join(rows)} |\n|---|---|{'---|' * len(rows)}")
-            for name, labels in product((name for name in SETS if SETS[name].tuned is tuned), LABELS):
-                now, found = by_draw[name, labels, "now"], []
-                for row in rows:
-                    here = by_draw[name, labels, row]
-                    pairs = [now[draw] - figure for draw, figure in here.items() if draw in now]
-                    found.append(said(pairs, "+") if ahead else said([*here.values()]))
-                if any(cell != "-" for cell in found):
-                    metric = HEADLINE[SETS[name].task]  # type: ignore[index]
-                    shown.append(f"| {name} ({metric}) | {labels} | {' | '.join(found)} |")
+            shown += lines_of(tuned, rows, cell)
     return "\n".join(shown).strip() + "\n"
+
+
+def lines_of(tuned: bool, rows: Sequence[str], cell: Callable[[str, int, str], str]) -> Iterator[str]:
+    """One for each set and number of labels that has a cell."""
+    for name, labels in product((name for name in SETS if SETS[name].tuned is tuned), LABELS):
+        found = [cell(name, labels, row) for row in rows]
+        if any(one != "-" for one in found):
+            metric = HEADLINE[SETS[name].task]  # type: ignore[index]
+            yield f"| {name} ({metric}) | {labels} | {' | '.join(found)} |"
 
 
 def main() -> None:

@@ -28,21 +28,24 @@ def step_bytes(
 
     again: whether blocks are computed again in the backward pass. lanes: it is computed in.
     """
-    weights = 4.0 * sum(parameter.numel() for parameter in encoder.parameters())
     arguments = tuple(encoder.arguments().items())
     kept, most = _lines(arguments, precision, again)
     everything = _lines(arguments, precision, False)[0](micro_batch)  # blocks computed again come from the same heap
-    weights *= 2 + averages + _OF_A_LANE * (lanes.of(micro_batch).count - 1)
-    return round(weights) + max(kept(micro_batch), most(micro_batch)) + round(ALLOCATOR_SHARE * everything)
+    passing = max(kept(micro_batch), most(micro_batch)) + round(ALLOCATOR_SHARE * everything)
+    return _beside(encoder, micro_batch, averages, lanes) + passing
 
 
 def rough_step_bytes(encoder: ViT, micro_batch: int, averages: int, lanes: Lanes = ONE) -> int:
     """More than that, found at once: where it is there, nothing has to be found more exactly, which takes seconds."""
-    weights = 4.0 * sum(parameter.numel() for parameter in encoder.parameters())
     tokens = encoder.class_tokens + math.prod(encoder.grid)
     a_block = 4 * tokens * (_VALUES * encoder.embed_dim + _MATRICES * encoder.num_heads * tokens)
-    weights *= 2 + averages + _OF_A_LANE * (lanes.of(micro_batch).count - 1)
-    return round(weights) + micro_batch * (encoder.depth + 1) * a_block
+    return _beside(encoder, micro_batch, averages, lanes) + micro_batch * (encoder.depth + 1) * a_block
+
+
+def _beside(encoder: ViT, micro_batch: int, averages: int, lanes: Lanes) -> int:
+    """Bytes of weights, gradients and averages, and of what a lane has of its own."""
+    weights = 4 * sum(parameter.numel() for parameter in encoder.parameters())
+    return round((2 + averages + _OF_A_LANE * (lanes.of(micro_batch).count - 1)) * weights)
 
 
 @lru_cache(maxsize=16)

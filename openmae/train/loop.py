@@ -79,7 +79,7 @@ class Training(Generic[M, B]):
     batches_from: this rank's endless stream from a step on, in micro-batches of at most the size given, which never
     cross a step. name_of: what to call a sample when its gradient is not finite. after: what to do after certain steps,
     on all ranks; the numbers that the lead's returns are logged. is_enough: asked on all ranks after those, once what
-    they found is written, whether the training ends there. lanes: those of `take_step`, for large micro-batches.
+    they found is written, whether the training ends there. lanes: at most, of `take_step`.
     """
 
     learner: Learner[M, B]

@@ -86,6 +86,7 @@ def take_step(
         with record_function("forward"), autocast(device, precision):
             return learner.loss(batch.to(device)) * (len(batch) / batch_size)
 
+    learning = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
     while len(indices) < share:
         began, parts = perf_counter(), list[B]()
         with record_function("wait for images"):
@@ -94,7 +95,6 @@ def take_step(
                 indices += parts[-1].indices.tolist()
         waited += perf_counter() - began
         if lanes.count > 1:
-            learning = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
             for part in lanes.backward([partial(part_of, batch) for batch in parts], learning):
                 loss += part
             continue

@@ -16,11 +16,9 @@ from torch import nn
 from openmae.machine.kinds import Precision
 from openmae.model import MaskedAutoencoder, create_model
 from openmae.recipes.bench.steps import OurStepper, Where, random_batches
-from openmae.train import lanes as lanes_of
-from openmae.train.lanes import ONE, Lanes
+from openmae.train.lanes import MOST_LANES, ONE, Lanes
 from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
-from openmae.train.profile import RECORDED
 from openmae.train.step import take_step
 from tests.commands import Run, finetune, pretrain
 from tests.processes import run_openmae, started_openmae, steps_saved, wait_for
@@ -39,10 +37,10 @@ def test_no_more_at_once_than_said_and_few_cores_idle(threads: int, micro_batch:
     micro_batch = max(least, micro_batch // least * least)
     all_lanes = Lanes.among(threads)
     lanes = all_lanes.of(micro_batch, least)
-    for some, most in ((all_lanes, lanes_of.MOST_LANES), (lanes, min(all_lanes.count, micro_batch // least))):
+    for some, most in ((all_lanes, MOST_LANES), (lanes, min(all_lanes.count, micro_batch // least))):
         assert 1 <= some.count <= most
         assert some.threads >= 1
-    assert threads - all_lanes.count * all_lanes.threads <= threads % lanes_of.MOST_LANES
+    assert threads - all_lanes.count * all_lanes.threads <= threads % MOST_LANES
     part = lanes.part(micro_batch, share, least)
     assert part % least == 0
     assert part > 0
@@ -118,24 +116,19 @@ def test_runs_on_two_threads_are_those_of_smaller_micro_batches_on_one(
 ) -> None:
     """Of 8 images at once, 4 a lane."""
     seen = seen_lanes(monkeypatch)
-    for name, words, together, alone in (
-        ("pretrain", lambda out, flags: pretrain(data, out, "--epochs 3 --pictures 1", flags), 8, 4),
-        (
-            "finetune",
-            lambda out, flags: finetune(finished, colours, out, "--batch-size 8 --drop-path 0.1", flags),
-            8,
-            4,
-        ),
+    for name, words in (
+        ("pretrain", lambda *more: pretrain(data, *more, "--epochs 3 --pictures 1")),
+        ("finetune", lambda *more: finetune(finished, colours, *more, "--batch-size 8 --drop-path 0.1")),
     ):
         torch.set_num_threads(2)
-        code, _, errors = run(*words(tmp_path / f"two-{name}", f"--micro-batch {together}"))
+        code, _, errors = run(*words(tmp_path / f"two-{name}", "--micro-batch 8"))
         assert code == 0, errors
         assert seen
         assert set(seen) == {(2, 1, 2)}
         assert torch.get_num_threads() == 2
         torch.set_num_threads(1)
         seen.clear()
-        code, _, errors = run(*words(tmp_path / f"one-{name}", f"--micro-batch {alone}"))
+        code, _, errors = run(*words(tmp_path / f"one-{name}", "--micro-batch 4"))
         assert code == 0, errors
         assert not seen
         two, one = (tmp_path / f"{which}-{name}/model.safetensors" for which in ("two", "one"))
@@ -162,7 +155,7 @@ def test_a_profile_is_of_all_lanes(tmp_path: Path) -> None:
     task.train(tmp_path / "run", 12, profile=True)
     rows = [line.split() for line in (tmp_path / "run/profile/top.txt").read_text().splitlines()[2:]]
     calls = {row[3]: int(row[2]) for row in rows}
-    assert calls["forward"] == calls["backward"] == 2, (rows, RECORDED)
+    assert calls["forward"] == calls["backward"] == 2, rows
 
 
 @pytest.mark.usefixtures("threads")

@@ -91,10 +91,7 @@ class OurStepper:
     def resize(self, micro_batch: int) -> None:
         """Random images, the same ones at every step, with other masks."""
         self.lanes = self.most.of(micro_batch)
-        part = self.lanes.part(micro_batch, micro_batch)
-        sizes = [min(part, micro_batch - begun) for begun in range(0, micro_batch, part)]
-        parts = [random_batches(self.model, size, _MASKS) for size in sizes]
-        self.batches: Iterator[Batch] = cycle(chain.from_iterable(zip(*parts, strict=True)))
+        self.batches: Iterator[Batch] = cycle(random_parts(self.model, micro_batch, self.lanes, _MASKS))
         self.amount = float(micro_batch)
 
     def step(self) -> None:
@@ -222,6 +219,13 @@ def random_batches(model: MaskedAutoencoder, size: int, masks: int) -> list[Batc
         batch = Batch(images, visible, queries, torch.zeros(size, 0), torch.arange(size), 0, [])
         batches.append(batch.to(device))
     return batches
+
+
+def random_parts(model: MaskedAutoencoder, size: int, lanes: Lanes, masks: int) -> list[Batch]:
+    """As `random_batches`, each of them in the parts that lanes compute at once."""
+    part = lanes.part(size, size)
+    sizes = [min(part, size - begun) for begun in range(0, size, part)]
+    return [*chain.from_iterable(zip(*(random_batches(model, one, masks) for one in sizes), strict=True))]
 
 
 def _images(count: int, in_chans: int, img_size: tuple[int, ...]) -> Tensor:

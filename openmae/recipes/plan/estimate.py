@@ -109,8 +109,9 @@ class Estimate:
     @property
     def memory(self) -> Memory:
         """Of one device."""
-        device = self.device_type
-        return memory(self.architecture, self.precision, self.micro_batch, self.recomputes, device, self.lanes)
+        return memory(
+            self.architecture, self.precision, self.micro_batch, self.recomputes, self.device_type, self.lanes
+        )
 
     @property
     def largest(self) -> int:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.machine.kinds import Precision
 from openmae.model import SIZES, MaskedAutoencoder
-from openmae.recipes.bench.steps import random_batches
+from openmae.recipes.bench.steps import random_parts
 from openmae.train.lanes import Lanes
 from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
@@ -129,17 +129,16 @@ def dry_run(
     """
     model.to(device).train()
     optimizer = adamw(model, (0.9, 0.95), 0.05)
-    clock = _Clock(optimizer)
+    clock, most_lanes = _Clock(optimizer), Lanes.here(device)
 
     def step(batches: Iterator[Batch], count: int) -> tuple[float, float]:
-        return clock.timed(model, batches, optimizer, count, device, precision)
+        return clock.timed(model, batches, optimizer, count, device, precision, most_lanes.of(count))
 
     def fits(seconds: float) -> bool:
         return time.perf_counter() + seconds < deadline
 
     def batches_of(count: int) -> Iterator[Batch]:
-        part = Lanes.here(device).of(count).part(count, count)
-        return repeat(*random_batches(model, part, masks=1))
+        return cycle(random_parts(model, count, most_lanes.of(count), masks=1))
 
     count, batches = 1, batches_of(1)
     step(batches, count)  # memory is fetched, and the processor's libraries start
@@ -183,10 +182,11 @@ class _Clock:
         count: int,
         device: torch.device,
         precision: Precision,
+        lanes: Lanes,
     ) -> tuple[float, float]:
         """Seconds of a step without its update, and of that."""
         began = time.perf_counter()
-        learner, lanes = Learner(model, _loss_of), Lanes.here(device).of(count)
+        learner = Learner(model, _loss_of)
         taken = take_step(
             learner, batches, optimizer, batch_size=count, device=device, precision=precision, lanes=lanes
         )
