@@ -9,7 +9,8 @@ ARCHIVES has nuclei.tar, cifar10-train.tar.gz and cifar10-test.tar.gz. OUT gets 
 (pre-trained once, 128 wide and 4 deep), cells.jsonl with a line for each cell (set, labels, draw, row), and table.md. A
 draw decides which labels are taken, the order, the views and the fresh weights. Rows: raw pixels, histograms, an
 untrained encoder's probe, scratch; kNN and probe on the pre-trained features; fine-tuned with the choices of before and
-of now. Sets that choices were made by (`tuned`) stand apart from those that are reported.
+of now; and both with an encoder that began with the weights of one of CIFAR-10's 50,000 images (20 epochs; --from) and
+went on as long as the set's own. Sets that choices were made by (`tuned`) stand apart from those that are reported.
 """
 
 import argparse
@@ -43,7 +44,10 @@ from openmae.recipes.probe.settings import Proof
 
 LABELS, DRAWS = (20, 60, 500), (0, 1, 2)
 FEATURES = {"raw pixels": "raw", "histograms": "histogram", "untrained": "untrained probe"}
-ROWS = ("raw", "histogram", "untrained probe", "scratch", "kNN", "probe", "before", "now")
+GONE_ON = ", photographs first"  # the rows whose encoder has gone on from one of photographs
+FRESH = ("raw", "histogram", "untrained probe", "scratch", "kNN", "probe", "before", "now")
+ROWS = (*FRESH, "probe" + GONE_ON, "now" + GONE_ON)
+OTHERS = tuple(row for row in ROWS if row != "now")
 QUIET = Console(quiet=True)
 
 
@@ -61,12 +65,15 @@ def before(images: int) -> dict[str, Any]:
     }
 
 
-def encoder_of(name: str, out: Path) -> Path:
-    """The run that pre-trained it, or goes on doing so."""
-    about, run = ENCODERS[name], out / "encoders" / name
+def encoder_of(name: str, given: argparse.Namespace, first: Path | None = None) -> Path:
+    """The run that pre-trained it, or goes on doing so. first: the run whose weights it began with, or fresh ones."""
+    about, out = ENCODERS[name], given.out
+    run = out / "encoders" / (name if first is None else f"{name}-from-{first.name}")
     if not (run / "report.html").exists():
+        write_set(name, given.archives, out / "sets")
         pretrain(
             Pretrain(
+                from_=None if first is None else str(first),
                 data=str(out / "sets" / name),
                 out=run,
                 model="vit_tiny",
@@ -79,7 +86,7 @@ def encoder_of(name: str, out: Path) -> Path:
                 img_size=about.img_size,
                 patch_size=about.patch_size,
                 epochs=about.epochs,
-                batch_size=64,
+                batch_size=about.batch_size,
                 blr=8e-3,
                 warmup_epochs=2,
                 pictures=1,
@@ -90,11 +97,17 @@ def encoder_of(name: str, out: Path) -> Path:
     return run
 
 
-def frozen(name: str, labels: int, draw: int, out: Path) -> dict[str, tuple[float, float | None]]:
-    """Figures of what needs no training but a classifier."""
+def encoder_for(name: str, given: argparse.Namespace, row: str) -> Path:
+    """Of a set's images, gone on from one of photographs where the row says so."""
+    first = encoder_of("photographs", given) if row.endswith(GONE_ON) else None
+    return encoder_of(SETS[name].encoder, given, first)
+
+
+def frozen(row: str, name: str, labels: int, draw: int, given: argparse.Namespace) -> dict[str, tuple[float, None]]:
+    """Figures of what needs no training but a classifier; with an encoder that has gone on, of its probe alone."""
     settings = Proof(
-        model=encoder_of(SETS[name].encoder, out) / "model.safetensors",
-        data=str(out / "sets" / SETS[name].encoder / f"{name}.csv"),
+        model=encoder_for(name, given, row) / "model.safetensors",
+        data=str(given.out / "sets" / SETS[name].encoder / f"{name}.csv"),
         labels=str(labels),
         task=SETS[name].task,
         seed=draw,
@@ -102,21 +115,22 @@ def frozen(name: str, labels: int, draw: int, out: Path) -> dict[str, tuple[floa
     )
     found = {}
     for one in prove(settings, ["knn", "linear"]):
-        row = FEATURES.get(one.features, {"knn": "kNN", "linear": "probe"}[one.kind])
-        if one.kind == "linear" or row == "kNN":  # raw pixels, histograms and an untrained encoder by the linear figure
-            found[row] = (one.headline, None)
-    return found
+        which = FEATURES.get(one.features, {"knn": "kNN", "linear": "probe"}[one.kind])
+        if one.kind == "linear" or which == "kNN":  # raw pixels, histograms, an untrained encoder: by the linear figure
+            found[which] = (one.headline, None)
+    return {row: found["probe"]} if row.endswith(GONE_ON) else found
 
 
-def trained(row: str, name: str, labels: int, draw: int, out: Path) -> tuple[float, float | None]:
+def trained(row: str, name: str, labels: int, draw: int, given: argparse.Namespace) -> tuple[float, float | None]:
     """The figure of a fine-tuning and its standard error over the test images."""
     settings: dict[str, Any] = {"hflip": name != "digits"}  # which mean something else in a mirror
-    settings |= {"folds": FOLDS} if row == "now" else before(labels)  # asked for: the machine's speed decides nothing
-    run = out / "runs" / f"{name}-{labels}-{draw}-{row}"
+    # Folds are asked for, so that the machine's speed decides nothing
+    settings |= {"folds": FOLDS} if row.startswith("now") else before(labels)
+    run = given.out / "runs" / f"{name}-{labels}-{draw}-{row.replace(' ', '-')}"
     finetune(
         Finetune(
-            model=str(encoder_of(SETS[name].encoder, out)),
-            data=str(out / "sets" / SETS[name].encoder / f"{name}.csv"),
+            model=str(encoder_for(name, given, row)),
+            data=str(given.out / "sets" / SETS[name].encoder / f"{name}.csv"),
             out=run,
             labels=str(labels),
             task=SETS[name].task,
@@ -142,7 +156,7 @@ def cells(given: argparse.Namespace) -> Iterator[tuple[str, int, int, str]]:
         for labels in given.labels or ((60,) if given.quick else LABELS):
             for name in names:
                 if labels <= {"faces": 60}.get(name, 500):  # it has 120 to learn from
-                    yield from ((name, labels, draw, row) for row in ROWS)
+                    yield from ((name, labels, draw, row) for row in given.rows or ROWS)
 
 
 def said(figures: list[float], sign: str = "") -> str:
@@ -168,7 +182,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         return said([now[draw] - here for draw, here in by_draw[name, labels, row].items() if draw in now], "+")
 
     shown = []
-    for title, rows, cell in (("", ROWS, figure), (": what now is ahead by", ROWS[:-1], ahead)):
+    for title, rows, cell in (("", ROWS, figure), (": what now is ahead by", OTHERS, ahead)):
         for tuned in (False, True):
             shown.append(f"\n{'Sets that choices were made by' if tuned else 'Sets kept aside'}{title}\n")
             shown.append(f"| set | labels | {' | '.join(rows)} |\n|---|---|{'---|' * len(rows)}")
@@ -193,6 +207,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--sets", type=lambda text: text.split(","))
     parser.add_argument("--labels", type=lambda text: [int(number) for number in text.split(",")])
+    parser.add_argument("--rows", type=lambda text: text.split(";"), help="separated by semicolons")
     parser.add_argument("--draws", type=lambda text: [int(number) for number in text.split(",")])
     given = parser.parse_args()
     file, began = given.out / "cells.jsonl", time.monotonic()
@@ -208,12 +223,13 @@ def main() -> None:
         if time.monotonic() - began > 60 * given.minutes:
             print("Time is up; the same command goes on")
             break
-        write_set(SETS[name].encoder, given.archives, given.out / "sets")
-        start, found = time.monotonic(), {}
-        if row in ("scratch", "before", "now"):
-            found = {row: trained(row, name, labels, draw, given.out)}
-        else:
-            found = frozen(name, labels, draw, given.out)
+        encoder_for(name, given, row)
+        start = time.monotonic()
+        found: dict[str, tuple[float, float | None]] = (
+            {row: trained(row, name, labels, draw, given)}
+            if row.startswith(("scratch", "before", "now"))
+            else {**frozen(row, name, labels, draw, given)}
+        )
         for which, (figure, error) in found.items():
             line = {"set": name, "tuned": SETS[name].tuned, "labels": labels, "draw": draw, "row": which}
             line |= {"figure": figure, "error": error, "seconds": round(time.monotonic() - start, 1), "commit": commit}

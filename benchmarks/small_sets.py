@@ -32,6 +32,7 @@ class Encoder:
     patch_size: int
     epochs: int
     rows: Callable[[Path], Rows]
+    batch_size: int = 64
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,14 @@ def cifar(archives: Path) -> Rows:
                     yield Image.open(tar.extractfile(member)).convert("RGB"), split, {names[parts[-2]]: parts[-2]}
 
 
+def photographs(archives: Path) -> Rows:
+    """All 50,000 of CIFAR-10 that are there to learn from, without labels."""
+    with tarfile.open(archives / "cifar10-train.tar.gz") as tar:
+        for member in tar:
+            if member.isfile():
+                yield Image.open(tar.extractfile(member)).convert("RGB"), "train", {}
+
+
 def crops(archives: Path) -> Rows:
     """The quickstart's: from which of 19 pictures is a crop?"""
     from tempfile import TemporaryDirectory
@@ -121,6 +130,7 @@ ENCODERS = {
     "crops": Encoder(64, 8, 150, crops),
     "digits": Encoder(16, 2, 150, digits),
     "faces": Encoder(24, 3, 800, faces),
+    "photographs": Encoder(32, 4, 20, photographs, batch_size=256),
 }
 SETS = {
     "density": Set("nuclei", tuned=True),
