@@ -16,6 +16,7 @@ from openmae.errors import UserError
 from openmae.heads import Pool
 from openmae.machine.device import autocast
 from openmae.machine.kinds import Precision
+from openmae.machine.lanes import Lanes
 from openmae.model import ViT, patchify
 
 Function = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> features (B, ...)
@@ -148,14 +149,19 @@ def extract_each(
 ) -> tuple[list[Tensor], Tensor]:
     """As `extract`, several features of each image, which is read once."""
     part = ranks.share(len(images), batch_size)  # in whole batches: rounding depends on what is computed together
+    lanes, at_once = Lanes.here(device), _at_once(images, device, batch_size)
+
+    def features_of(some: Tensor) -> list[Tensor]:
+        with torch.inference_mode():
+            return [function(some).float().cpu() for function in functions]
+
     tables: list[Tensor] = []
     indices: list[int] = []
     for batch, batch_indices in images.part(part).batches(batch_size, workers) if len(part) else ():
         start, end = len(indices), len(indices) + len(batch_indices)
-        on_device = batch.to(device)
-        with torch.inference_mode():
-            parts = on_device.split(_at_once(images, device, batch_size))
-            found = [torch.cat([function(part).float().cpu() for part in parts]) for function in functions]
+        here = lanes.of(min(at_once, len(batch)))
+        by_part = here.each(features_of, batch.to(device).split(here.part(at_once, len(batch))))
+        found = [torch.cat(rows) for rows in zip(*by_part, strict=True)]
         if not tables:
             tables = [torch.empty(len(part), *rows.shape[1:]) for rows in found]
         for table, rows in zip(tables, found, strict=True):

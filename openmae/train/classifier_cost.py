@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from openmae.heads import Classifier
 from openmae.machine.kinds import Precision
+from openmae.machine.lanes import ONE, Lanes
 from openmae.model import ViT
 from openmae.train.cost import ALLOCATOR_SHARE
-from openmae.train.lanes import ONE, Lanes
 from openmae.train.tracing import Line, autocast_like, line, traced
 
 _VALUES, _MATRICES = 40, 6  # floats of a block that are kept of a token, an element of its width; of a pair of tokens

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from openmae.machine.kinds import Precision
+from openmae.machine.lanes import ONE, Lanes
 from openmae.model import Architecture, MaskedAutoencoder, grid_of
 from openmae.targets import make_target
-from openmae.train.lanes import ONE, Lanes
 from openmae.train.tracing import Line, autocast_like, line, traced
 
 # ---------------------------------------------------------------- operations

@@ -19,10 +19,10 @@ from openmae.errors import INTERRUPTED, RUN_AGAIN, Interrupted, UserError
 from openmae.machine.device import autocast, is_out_of_memory, is_unrepeatable, repeatable
 from openmae.machine.heap import give_back_freed_memory
 from openmae.machine.kinds import Precision
+from openmae.machine.lanes import ONE, Lanes
 from openmae.machine.limits import memory_limit
 from openmae.train.checkpoint import KEEP, newest_checkpoint, restore
 from openmae.train.deaths import ENOUGH, Deaths
-from openmae.train.lanes import ONE, Lanes
 from openmae.train.learner import B, Learner, M
 from openmae.train.log import Log, Position
 from openmae.train.profile import profiled

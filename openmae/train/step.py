@@ -14,7 +14,7 @@ from torch.profiler import record_function
 from openmae.distributed.sharding import gathered
 from openmae.machine.device import autocast, fetching
 from openmae.machine.kinds import Precision
-from openmae.train.lanes import ONE, Lanes
+from openmae.machine.lanes import ONE, Lanes
 from openmae.train.learner import B, Learner, M
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from openmae.distributed.ranks import ALONE
-from openmae.train.lanes import ONE
+from openmae.machine.lanes import ONE
 from openmae.train.learner import Learner
 from openmae.train.log import Position
 from openmae.train.loop import Schedule, Training, fit

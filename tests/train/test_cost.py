@@ -237,7 +237,7 @@ import torch
 from openmae.data.loading.stream import Batch
 from openmae.model import create_model
 from openmae.train.cost import memory
-from openmae.train.lanes import Lanes
+from openmae.machine.lanes import Lanes
 from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
 from openmae.train.step import take_step

@@ -1,4 +1,4 @@
-"""Micro-batches at the same time: the bits of one after the other, in real runs too, and no more at once than said."""
+"""Parts of a batch at the same time: the bits of one after the other, in real runs too, no more at once than said."""
 
 import os
 import signal
@@ -13,14 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from openmae.data.formats.channels import PixelFormat
+from openmae.data.opening import open_data
+from openmae.data.views.statistics import Statistics
+from openmae.evaluate.features import centred_images, extract, extract_each, pooled
 from openmae.machine.kinds import Precision
+from openmae.machine.lanes import MOST_LANES, ONE, Lanes
 from openmae.model import MaskedAutoencoder, create_model
 from openmae.recipes.bench.steps import OurStepper, Where, random_batches
-from openmae.train.lanes import MOST_LANES, ONE, Lanes
 from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
 from openmae.train.step import take_step
 from tests.commands import Run, finetune, pretrain
+from tests.images import write_images
 from tests.processes import run_openmae, started_openmae, steps_saved, wait_for
 from tests.train.tasks import CPU, Task, TooLarge
 
@@ -167,6 +172,31 @@ def test_benchmarks_take_the_steps_of_a_training(monkeypatch: pytest.MonkeyPatch
     stepper.resize(1)
     stepper.step()
     assert seen == [(2, 1, 2)]
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_features_are_those_of_smaller_batches_on_one_thread(precision: Precision, tmp_path: Path) -> None:
+    """Nine images are five and four; one alone has all threads."""
+    encoder, source = model_of(False).encoder.eval(), open_data(str(write_images(tmp_path, 9))).all
+    grey = Statistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), PixelFormat(3))
+    function, images = pooled(encoder, grey, "mean", precision=precision), centred_images(encoder, grey, source)
+    seen = []
+
+    def watched(batch: torch.Tensor) -> torch.Tensor:
+        seen.append((len(batch), torch.get_num_threads(), torch.is_grad_enabled()))
+        return function(batch)
+
+    found, indices = extract_each(images, [watched, lambda batch: batch.float().mean((2, 3))], CPU, 0)
+    assert sorted(seen) == [(4, 1, False), (5, 1, False)]
+    extract(images.part(range(1)), watched, CPU, 0)
+    assert seen[2:] == [(1, 2, False)]
+    torch.set_num_threads(1)
+    pixels = torch.cat([batch for batch, _ in images.batches(9, 0)])
+    with torch.inference_mode():
+        assert torch.equal(found[0], torch.cat([function(part) for part in pixels.split(5)]))
+    assert torch.equal(found[1], pixels.float().mean((2, 3)))
+    assert indices.tolist() == list(range(9))
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from openmae.data.loading.stream import Batch
 from openmae.machine.device import autocast, is_out_of_memory
 from openmae.machine.kinds import Precision
+from openmae.machine.lanes import ONE, Lanes
 from openmae.model import Architecture, MaskedAutoencoder
-from openmae.train.lanes import ONE, Lanes
 from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
 from openmae.train.step import take_step

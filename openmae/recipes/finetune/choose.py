@@ -18,6 +18,7 @@ from openmae.errors import of_user
 from openmae.files.address import whole_address
 from openmae.machine.device import choose_precision
 from openmae.machine.kinds import Precision
+from openmae.machine.lanes import Lanes
 from openmae.model import ViT
 from openmae.recipes.finetune.build import Finetuning, Head, Rule
 from openmae.recipes.finetune.folds import why_not
@@ -28,7 +29,6 @@ from openmae.recipes.training.open import Values, fill, filled, kept
 from openmae.recipes.training.schedule import course_of
 from openmae.recipes.training.settings import given, pair, sides_of
 from openmae.train.classifier_cost import rough_step_bytes, step_bytes
-from openmae.train.lanes import Lanes
 
 _SCRATCH = {  # Table 11
     "batch_size": 4096,

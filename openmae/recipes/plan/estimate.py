@@ -9,6 +9,7 @@ from rich.console import Console
 
 from openmae.errors import UserError
 from openmae.machine.kinds import Precision
+from openmae.machine.lanes import Lanes
 from openmae.model import SIZES, Architecture
 from openmae.recipes.plan.speed import Speed
 from openmae.recipes.pretrain.build import Pretraining
@@ -16,7 +17,6 @@ from openmae.recipes.pretrain.choose import FAST_DEPTH, FAST_FRACTION, settle
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.memory import usable_memory
 from openmae.train.cost import Flops, Memory, flops, largest_micro_batch, mean_work, memory, parameters
-from openmae.train.lanes import Lanes
 
 COUNTS = (1, 8, 16, 32, 64)  # of GPUs that are simulated
 BACKWARD = 2 / 3  # of a step: two of every three products

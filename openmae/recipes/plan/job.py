@@ -26,6 +26,7 @@ from openmae.errors import UserError
 from openmae.machine.device import choose_device, has_fast_bf16, is_out_of_memory, memory_of
 from openmae.machine.heap import keep_freed_memory
 from openmae.machine.kinds import Precision
+from openmae.machine.lanes import Lanes
 from openmae.machine.workers import workers_for
 from openmae.recipes.opened import tell
 from openmae.recipes.plan.estimate import Estimate
@@ -41,7 +42,6 @@ from openmae.recipes.training.minutes import Budget, refuse_both
 from openmae.recipes.training.ranges import MOST
 from openmae.recipes.training.settings import given, shown
 from openmae.train.cost import flops, largest_micro_batch
-from openmae.train.lanes import Lanes
 from openmae.train.pace import Pace
 
 PIXELS = 224  # a side, and channels, of photographs: where there is no DATA to look at

@@ -17,9 +17,9 @@ from openmae.data.loading.stream import Batch
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.machine.kinds import Precision
+from openmae.machine.lanes import Lanes
 from openmae.model import SIZES, MaskedAutoencoder
 from openmae.recipes.bench.steps import random_parts
-from openmae.train.lanes import Lanes
 from openmae.train.learner import Learner
 from openmae.train.optimizers import adamw
 from openmae.train.step import take_step

@@ -14,6 +14,7 @@ from openmae.data.survey.sample import Survey, as_grey
 from openmae.errors import UserError
 from openmae.machine.device import choose_precision
 from openmae.machine.kinds import Precision
+from openmae.machine.lanes import Lanes
 from openmae.model import DECODERS, PAPERS_DECODER, SIZES, Architecture
 from openmae.own import is_own
 from openmae.recipes.pretrain.build import Pretraining, architecture_of, check_own, mask_digest, statistics_of
@@ -26,7 +27,6 @@ from openmae.recipes.training.schedule import course_of
 from openmae.recipes.training.settings import given, pair, shown
 from openmae.train.compiling import PAYS_FROM, PAYS_FROM_MINUTES, missing_compiler
 from openmae.train.cost import flops, largest_micro_batch
-from openmae.train.lanes import Lanes
 
 PAPER = "the paper's (Table 8)"
 FAST_FRACTION, FAST_DEPTH = 0.25, 4

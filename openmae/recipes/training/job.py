@@ -24,6 +24,7 @@ from openmae.errors import Interrupted, NotWritten, UserError, said_once
 from openmae.files.disk import room_on_disk
 from openmae.machine.device import choose_device, device_of
 from openmae.machine.heap import keep_freed_memory
+from openmae.machine.lanes import ONE, Lanes
 from openmae.machine.workers import workers_for
 from openmae.recipes.training.kind import C, Here, J, Job, JobKind, O
 from openmae.recipes.training.longer import CHANGES, entries, made_longer
@@ -43,7 +44,6 @@ from openmae.recipes.training.settings import Settings, given
 from openmae.report.loggers.following import Followers
 from openmae.report.loggers.logger import loggers_of
 from openmae.report.page.run import write_report
-from openmae.train.lanes import ONE, Lanes
 from openmae.train.learner import Learner
 from openmae.train.loop import Training
 from openmae.train.optimizers import averaged

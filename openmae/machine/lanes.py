@@ -1,16 +1,20 @@
-"""Several micro-batches at once on a CPU, each on cores of its own.
+"""Several parts of a batch at once on a CPU, each on cores of its own.
 
 Where all cores share one operation, they wait for the slowest of them at the end of each, and small ones are over
-before the others are awake. Lanes meet once a micro-batch. Measured on two cores: docs/speed.md.
+before the others are awake. Lanes meet once a batch. Measured on two cores: docs/speed.md.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
+
+Part = TypeVar("Part")
+Found = TypeVar("Found")
 
 MOST_LANES = 4
 """Python's own work is done for one lane at a time, and every lane has gradients of its own."""
@@ -18,7 +22,7 @@ MOST_LANES = 4
 
 @dataclass(frozen=True)
 class Lanes:
-    """count: micro-batches at once. threads: that each of them computes with."""
+    """count: parts at once. threads: that each of them computes with."""
 
     count: int = 1
     threads: int = 1
@@ -46,25 +50,36 @@ class Lanes:
             return -(-share // (self.count * least)) * least
         return micro_batch // (self.count * least) * least
 
-    def backward(self, losses: Sequence[Callable[[], Tensor]], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-        """Computes the losses (scalars, one a lane) at the same time, and adds their gradients to those of the
-        parameters, one loss after the other: the same bits as one by one, with as many threads as a lane has.
+    def each(self, make: Callable[[Part], Found], parts: Sequence[Part]) -> list[Found]:
+        """What `make` makes of the parts, in their order, computed at the same time: the same bits as one by one, with
+        as many threads as a lane has. Modes of torch that hold for one thread alone are for `make` to set.
 
-        Raises what the first loss raises, once all lanes have ended."""
+        Raises what the first part raises, once all that have begun have ended."""
+        if self.count == 1:
+            return [make(part) for part in parts]
 
-        def taken(loss_of: Callable[[], Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        def made(part: Part) -> Found:
             torch.set_num_threads(self.threads)  # of this thread
-            torch.set_autocast_cache_enabled(False)  # shared by all lanes; a weight is asked for once a lane anyway
-            loss = loss_of()
-            with record_function("backward"):
-                return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
+            torch.set_autocast_cache_enabled(False)  # shared by all lanes; a weight is asked for once a part anyway
+            return make(part)
 
         threads = torch.get_num_threads()
         try:
             with ThreadPoolExecutor(self.count) as pool:
-                found = list(pool.map(taken, losses))
+                return list(pool.map(made, parts))
         finally:
             torch.set_num_threads(threads)  # what threads begin with that are made from here on
+
+    def backward(self, losses: Sequence[Callable[[], Tensor]], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Computes the losses (scalars) by `each`, and adds their gradients to those of the parameters, one loss after
+        the other."""
+
+        def taken(loss_of: Callable[[], Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+            loss = loss_of()
+            with record_function("backward"):
+                return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
+
+        found = self.each(taken, losses)
         for _, gradients in found:
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
