@@ -91,6 +91,16 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
+def threads() -> Iterator[None]:
+    """Two of torch's, where tests have one."""
+    import torch
+
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def brief_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     """What doctor measures is measured for less long."""
     monkeypatch.setattr("openmae.recipes.doctor.disk.MOST_BYTES", 20 * 10**6)

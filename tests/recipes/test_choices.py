@@ -340,6 +340,14 @@ def test_the_memory_decides_how_many_images_go_through_at_once() -> None:
     assert pretraining(50_000, CPU, side=32).micro_batch == 64
 
 
+@pytest.mark.usefixtures("threads")
+def test_each_lane_has_so_many_where_that_takes_little() -> None:
+    small = {"embed_dim": 128, "depth": 4, "num_heads": 4}
+    assert pretraining(50_000, CPU, side=32, **small).micro_batch == 128
+    assert pretraining(50_000, CPU, side=32, batch_size=96, **small).micro_batch == 96
+    assert pretraining(50_000, CPU, recipe="paper", model="vit_base", memory=64 * 10**9).micro_batch == 64
+
+
 @pytest.mark.parametrize("model", SIZES)
 def test_create_model_makes_what_pretrain_makes(model: str) -> None:
     chosen = architecture_of(pretraining(10_000, model=model))

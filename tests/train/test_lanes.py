@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -53,14 +52,6 @@ def test_no_more_at_once_than_said_and_few_cores_idle(threads: int, micro_batch:
         assert lanes.count * part <= micro_batch
     else:
         assert lanes.count * (part - least) < share <= lanes.count * part
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Two of them, where tests have one."""
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
 
 
 def model_of(checkpointed: bool) -> MaskedAutoencoder:

@@ -32,7 +32,8 @@ PAPER = "the paper's (Table 8)"
 FAST_FRACTION, FAST_DEPTH = 0.25, 4
 """Of `--recipe fast`: the share of the hidden patches that is predicted (CrossMAE, arXiv 2401.14391), and the decoder's
 blocks, with which ViT-L fine-tunes as well as with 8 (paper, Table 1a)."""
-_MOST_ON_A_CPU = 64  # more of them are no faster
+_MOST_ON_A_CPU = 64  # images at once, in each lane where that takes little; more of them are no faster
+_LITTLE = 2 * 10**9  # bytes
 _FEW_AT_ONCE = 8  # fewer images use a processor badly
 _LEAST_GRID = {
     8: 8,
@@ -163,10 +164,13 @@ def _for_machine(
     precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"
     batch_size, usable = given(settings.batch_size), usable_memory(memory, device.type, settings.workers)
     most = min(batch_size, _MOST_ON_A_CPU) if device.type == "cpu" else batch_size
+    lanes = Lanes.here(device)
 
     def fitting(again: bool) -> int:
-        lanes = Lanes.here(device)
-        return largest_micro_batch(architecture, precision, batch_size, usable, most, again, device.type, lanes)
+        def largest(room: int, most: int) -> int:
+            return largest_micro_batch(architecture, precision, batch_size, room, most, again, device.type, lanes)
+
+        return max(largest(usable, most), largest(min(usable, _LITTLE), most * lanes.count))
 
     again, why_again = settings.grad_checkpointing == "on", "there is memory enough without"
     at_once = settings.micro_batch or fitting(again)
