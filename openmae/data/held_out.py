@@ -1,6 +1,8 @@
 """Which labelled images are learnt from and which judge: DATA's own splits, or a part that is held out, the same images
 every time."""
 
+import re
+
 import numpy as np
 
 from openmae.data.dividing import check_apart, divided, together, without_a_fifth
@@ -40,9 +42,13 @@ def _check_classes(train: Source, val: Source, location: str) -> None:
     """Raises UserError where what was learnt could not be judged: the splits' classes are not the same two or more."""
     learnt, judged = {*occurring(train)}, {*occurring(val)}
     if unknown := judged - learnt:
-        raise UserError(
-            f"{val.location} has classes that {train.location} lacks ({', '.join(sorted(unknown))})", "mend the labels"
+        of_table = train.location == val.location
+        said = ("val", f"train of {location}") if of_table else (val.location, train.location)
+        numbers = all(re.fullmatch(r"[+-]?\d+([.]\d*)?", name) for name in learnt | judged)
+        advice = "mend the labels" + (
+            ", or, if they are numbers to predict, give `task='regression'`" if numbers else ""
         )
+        raise UserError(f"{said[0]} has classes that {said[1]} lacks ({', '.join(sorted(unknown))})", advice)
     if len(learnt) < 2 or len(judged) < 2:
         raise UserError(f"a split of {location} has one class", "give each split two or more")
     if missing := learnt - judged:

@@ -15,12 +15,12 @@ from openmae.evaluate.predict import HEADLINE, measure
 from openmae.randomness import generator
 
 STRENGTHS = steps_of_ten(-6, 2, 2)  # inverse regularisation, on standardised features, from strong to weak
-FALLBACK = 1e-2  # where there are too few images to choose
+USUAL = 0.1  # where there are too few images to choose: of 4 to 200 nearly as good as the best (docs/log.md)
+_LEAST_FOR_CHOICE = 5  # images
 FOLDS = 5
 MOST_FOR_ALL_FOLDS = 1000  # images; of more than that, one fold tells enough
 PATIENCE = 3  # weaker strengths with a worse figure since the best one, and no more are tried,
 _TRIED = 0.1  # but for those up to this: below, where classes differ little along strong directions, all may be chance
-_LEAST_FOR_CHOICE = 5  # images
 CPU = torch.device("cpu")
 _ROUGH = 1e-4  # tolerance while choosing, scikit-learn's own
 
@@ -72,7 +72,8 @@ def linear_probe(
 
     Features are standardised by their mean and deviation. For numbers the strength is that of STRENGTHS which predicts
     each image best from the others. Of classes and labels, up to MOST_FOR_ALL_FOLDS images, each of 5 folds chooses it
-    by the task's headline figure, of more the first one alone; then all images are used.
+    by the task's headline figure, of equals the one nearest to USUAL, of more the first fold alone; then all images are
+    used. Where no class has 5 images it is USUAL: a fold would be told without most of what it asks for.
     """
     known = _Known.of(train_features, right, device)
     strength, start = _chosen(known, seed, progress)
@@ -127,14 +128,16 @@ def linear_predict(
 
 
 def _chosen(known: _Known, seed: int, progress: Callable[[int, int], None]) -> tuple[float, Linear | None]:
-    """The strength with the best figure on held-out folds, the strongest of equals, and a model to begin from."""
+    """The strength with the best figure on held-out folds, of equals the nearest to USUAL, and where to begin."""
     train, targets, right, variance = known.features, known.targets, known.right, known.directions.variance
     if right.task == "regression":
         return _chosen_for_numbers(train, targets, variance), None
     folds = folds_of(right, seed)
     models: list[Linear | None] = [None] * len(folds)
-    best, chosen, start, worse = -math.inf, FALLBACK, None, 0
-    for number, strength in enumerate(STRENGTHS if folds else ()):
+    if not folds or (right.groups is None and len(folds) < FOLDS and len(train) <= MOST_FOR_ALL_FOLDS):
+        return USUAL, None
+    best, chosen, start, worse = -math.inf, USUAL, None, 0
+    for number, strength in enumerate(STRENGTHS):
         progress(number, len(STRENGTHS))
         figures = []
         for fold, (rest, held_out) in enumerate(folds):
@@ -146,11 +149,16 @@ def _chosen(known: _Known, seed: int, progress: Callable[[int, int], None]) -> t
             figures.append(measure(scores, asked)[HEADLINE[right.task]])
         figure = float(np.nanmean(figures)) if not np.isnan(figures).all() else -math.inf
         worse += figure < best  # equal ones are a plateau, such as that of always saying the largest class
-        if figure > best:
+        if figure > best or (figure == best and _from_usual(strength) < _from_usual(chosen)):
             best, chosen, start, worse = figure, strength, models[0], 0
         if worse >= PATIENCE and strength >= _TRIED:
             break
     return chosen, start
+
+
+def _from_usual(strength: float) -> float:
+    """How many times it is stronger or weaker, as a logarithm."""
+    return abs(math.log(strength / USUAL))
 
 
 def _chosen_for_numbers(train: Tensor, targets: Tensor, variance: Tensor) -> float:
@@ -158,11 +166,11 @@ def _chosen_for_numbers(train: Tensor, targets: Tensor, variance: Tensor) -> flo
     them (as scikit-learn's RidgeCV). In principal directions the influence of an image on its own prediction is a sum.
     """
     if len(train) < _LEAST_FOR_CHOICE:
-        return FALLBACK
+        return USUAL
     rows, wanted = train.double(), targets.double()
     rows, wanted = rows - rows.mean(0), wanted - wanted.mean(0)
     along = rows.T @ wanted  # (R, 1)
-    best, chosen = math.inf, FALLBACK
+    best, chosen = math.inf, USUAL
     for strength in STRENGTHS:
         shrunk = 1 / (len(rows) * variance.double() + 1 / strength)  # (R,)
         error = wanted - rows @ (shrunk[:, None] * along)

@@ -181,6 +181,7 @@ def test_what_is_ignored(tmp_path: Path) -> None:
         write(tmp_path, f"images/{number}.png", picture(number, (20, 30)))
         write(tmp_path, f"masks/{number}.png", values)
     write(tmp_path, "classes.csv", "index,name\n0,road\n7,Void\n1,car\n")
+    write(tmp_path, "images/classes.csv", "path,label,split\n0.png,few,train\n1.png,many,val\n")  # of other labels
     opened = open_annotated(str(tmp_path), "segment")
     assert opened.names == ("road", "car")
     expected = np.array([0, 1, *[255] * 254])[values]

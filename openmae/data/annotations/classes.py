@@ -50,13 +50,25 @@ def find_class_list(folders: Iterable[Path]) -> ClassList | None:
     found: list[ClassList] = []
     for folder in dict.fromkeys(folders):
         for name in FILES:
-            if (folder / name).is_file():
+            if (folder / name).is_file() and not _names_images(folder / name):
                 found.append(read_class_list(folder / name))
                 break
     for other in found[1:]:
         if (other.names, other.indices, other.colours) != (found[0].names, found[0].indices, found[0].colours):
             raise UserError(f"{found[0].file} and {other.file} name different classes", "keep one of them")
     return found[0] if found else None
+
+
+def _names_images(file: Path) -> bool:
+    """Whether it is a table of images and their labels, which somebody called so too."""
+    if file.suffix != ".csv":
+        return False
+    try:
+        with file.open(encoding="utf-8-sig") as opened:
+            first = opened.readline(_MOST_BYTES)
+    except (OSError, ValueError):  # whoever reads it says so
+        return False
+    return "path" in {cell.strip(' "\r\n').lower() for cell in first.split(",")}
 
 
 def read_class_list(file: Path) -> ClassList:
