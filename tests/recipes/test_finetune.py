@@ -47,7 +47,7 @@ def data(colours: Path) -> Path:
 
 def test_it_learns_and_leaves_a_whole_run(model: Path, data: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
-    plain = "--ra-magnitude 0 --random-erase 0 --mixup 0 --cutmix 0 --drop-path 0"
+    plain = "--ra-magnitude 0 --random-erase 0 --mixup 0 --cutmix 0 --drop-path 0 --head-from fresh"
     code, shown, errors = run(*finetune(model, data, out, "--epochs 16 --blr 0.1", plain))
     assert code == 0, errors
     assert "classification: 3 classes; learnt from 24 images, judged by 24 others" in shown
