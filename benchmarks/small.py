@@ -45,9 +45,8 @@ from openmae.recipes.probe.settings import Proof
 LABELS, DRAWS = (20, 60, 500), (0, 1, 2)
 FEATURES = {"raw pixels": "raw", "histograms": "histogram", "untrained": "untrained probe"}
 GONE_ON = ", photographs first"  # the rows whose encoder has gone on from one of photographs
-FRESH = ("raw", "histogram", "untrained probe", "scratch", "kNN", "probe", "before", "now")
-ROWS = (*FRESH, "probe" + GONE_ON, "now" + GONE_ON)
-OTHERS = tuple(row for row in ROWS if row != "now")
+ROWS = ("raw", "histogram", "untrained probe", "scratch", "kNN", "probe", "before", "now")
+ROWS += ("probe" + GONE_ON, "now" + GONE_ON)
 QUIET = Console(quiet=True)
 
 
@@ -103,17 +102,19 @@ def encoder_for(name: str, given: argparse.Namespace, row: str) -> Path:
     return encoder_of(SETS[name].encoder, given, first)
 
 
-def frozen(row: str, name: str, labels: int, draw: int, given: argparse.Namespace) -> dict[str, tuple[float, None]]:
+def frozen(
+    row: str, name: str, labels: int, draw: int, encoder: Path, out: Path
+) -> dict[str, tuple[float, float | None]]:
     """Figures of what needs no training but a classifier; with an encoder that has gone on, of its probe alone."""
     settings = Proof(
-        model=encoder_for(name, given, row) / "model.safetensors",
-        data=str(given.out / "sets" / SETS[name].encoder / f"{name}.csv"),
+        model=encoder / "model.safetensors",
+        data=str(out / "sets" / SETS[name].encoder / f"{name}.csv"),
         labels=str(labels),
         task=SETS[name].task,
         seed=draw,
         workers=0,
     )
-    found = {}
+    found: dict[str, tuple[float, float | None]] = {}
     for one in prove(settings, ["knn", "linear"]):
         which = FEATURES.get(one.features, {"knn": "kNN", "linear": "probe"}[one.kind])
         if one.kind == "linear" or which == "kNN":  # raw pixels, histograms, an untrained encoder: by the linear figure
@@ -121,16 +122,16 @@ def frozen(row: str, name: str, labels: int, draw: int, given: argparse.Namespac
     return {row: found["probe"]} if row.endswith(GONE_ON) else found
 
 
-def trained(row: str, name: str, labels: int, draw: int, given: argparse.Namespace) -> tuple[float, float | None]:
+def trained(row: str, name: str, labels: int, draw: int, encoder: Path, out: Path) -> tuple[float, float | None]:
     """The figure of a fine-tuning and its standard error over the test images."""
     settings: dict[str, Any] = {"hflip": name != "digits"}  # which mean something else in a mirror
     # Folds are asked for, so that the machine's speed decides nothing
     settings |= {"folds": FOLDS} if row.startswith("now") else before(labels)
-    run = given.out / "runs" / f"{name}-{labels}-{draw}-{row.replace(' ', '-')}"
+    run = out / "runs" / f"{name}-{labels}-{draw}-{row.replace(' ', '-')}"
     finetune(
         Finetune(
-            model=str(encoder_for(name, given, row)),
-            data=str(given.out / "sets" / SETS[name].encoder / f"{name}.csv"),
+            model=str(encoder),
+            data=str(out / "sets" / SETS[name].encoder / f"{name}.csv"),
             out=run,
             labels=str(labels),
             task=SETS[name].task,
@@ -182,7 +183,8 @@ def table(lines: list[dict[str, Any]]) -> str:
         return said([now[draw] - here for draw, here in by_draw[name, labels, row].items() if draw in now], "+")
 
     shown = []
-    for title, rows, cell in (("", ROWS, figure), (": what now is ahead by", OTHERS, ahead)):
+    others = [row for row in ROWS if row != "now"]
+    for title, rows, cell in (("", ROWS, figure), (": what now is ahead by", others, ahead)):
         for tuned in (False, True):
             shown.append(f"\n{'Sets that choices were made by' if tuned else 'Sets kept aside'}{title}\n")
             shown.append(f"| set | labels | {' | '.join(rows)} |\n|---|---|{'---|' * len(rows)}")
@@ -223,13 +225,9 @@ def main() -> None:
         if time.monotonic() - began > 60 * given.minutes:
             print("Time is up; the same command goes on")
             break
-        encoder_for(name, given, row)
+        of = (row, name, labels, draw, encoder_for(name, given, row), given.out)
         start = time.monotonic()
-        found: dict[str, tuple[float, float | None]] = (
-            {row: trained(row, name, labels, draw, given)}
-            if row.startswith(("scratch", "before", "now"))
-            else {**frozen(row, name, labels, draw, given)}
-        )
+        found = {row: trained(*of)} if row.startswith(("scratch", "before", "now")) else frozen(*of)
         for which, (figure, error) in found.items():
             line = {"set": name, "tuned": SETS[name].tuned, "labels": labels, "draw": draw, "row": which}
             line |= {"figure": figure, "error": error, "seconds": round(time.monotonic() - start, 1), "commit": commit}

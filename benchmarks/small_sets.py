@@ -75,19 +75,23 @@ def cifar(archives: Path) -> Rows:
     """Photographs of six classes, in three pairs."""
     names = {name: f"{a}-{b}" for a, b in PAIRS for name in (a, b)}
     for split, most in (("train", EACH_TRAIN), ("val", EACH_TEST)):
-        with tarfile.open(archives / f"cifar10-{'train' if split == 'train' else 'test'}.tar.gz") as tar:
-            for member in tar:
-                parts = Path(member.name).parts
-                if member.isfile() and parts[-2] in names and int(Path(parts[-1]).stem) < most:
-                    yield Image.open(tar.extractfile(member)).convert("RGB"), split, {names[parts[-2]]: parts[-2]}
+        for image, file in of_cifar(archives / f"cifar10-{'train' if split == 'train' else 'test'}.tar.gz"):
+            if (label := file.parent.name) in names and int(file.stem) < most:
+                yield image.convert("RGB"), split, {names[label]: label}
 
 
 def photographs(archives: Path) -> Rows:
     """All 50,000 of CIFAR-10 that are there to learn from, without labels."""
-    with tarfile.open(archives / "cifar10-train.tar.gz") as tar:
+    for image, _ in of_cifar(archives / "cifar10-train.tar.gz"):
+        yield image.convert("RGB"), "train", {}
+
+
+def of_cifar(archive: Path) -> Iterator[tuple[Image.Image, Path]]:
+    """Its images, not decoded yet, and CLASS/NUMBER.png of each."""
+    with tarfile.open(archive) as tar:
         for member in tar:
             if member.isfile():
-                yield Image.open(tar.extractfile(member)).convert("RGB"), "train", {}
+                yield Image.open(tar.extractfile(member)), Path(member.name)
 
 
 def crops(archives: Path) -> Rows:

@@ -1,12 +1,11 @@
 """Which labelled images are learnt from and which judge: DATA's own splits, or a part that is held out, the same images
 every time."""
 
-import re
-
 import numpy as np
 
 from openmae.data.dividing import check_apart, divided, together, without_a_fifth
 from openmae.data.opening import Data
+from openmae.data.sources.labels import number_of
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Taken, Task, occurring, some, taken_for
 from openmae.errors import UserError
@@ -44,10 +43,8 @@ def _check_classes(train: Source, val: Source, location: str) -> None:
     if unknown := judged - learnt:
         of_table = train.location == val.location
         said = ("val", f"train of {location}") if of_table else (val.location, train.location)
-        numbers = all(re.fullmatch(r"[+-]?\d+([.]\d*)?", name) for name in learnt | judged)
-        advice = "mend the labels" + (
-            ", or, if they are numbers to predict, give `task='regression'`" if numbers else ""
-        )
+        are_numbers = all(number_of(name) is not None for name in learnt | judged)
+        advice = "mend the labels" + ", or, if they are numbers to predict, give `task='regression'`" * are_numbers
         raise UserError(f"{said[0]} has classes that {said[1]} lacks ({', '.join(sorted(unknown))})", advice)
     if len(learnt) < 2 or len(judged) < 2:
         raise UserError(f"a split of {location} has one class", "give each split two or more")

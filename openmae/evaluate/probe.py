@@ -16,11 +16,11 @@ from openmae.randomness import generator
 
 STRENGTHS = steps_of_ten(-6, 2, 2)  # inverse regularisation, on standardised features, from strong to weak
 USUAL = 0.1  # where there are too few images to choose: of 4 to 200 nearly as good as the best (docs/log.md)
-_LEAST_FOR_CHOICE = 5  # images
 FOLDS = 5
 MOST_FOR_ALL_FOLDS = 1000  # images; of more than that, one fold tells enough
 PATIENCE = 3  # weaker strengths with a worse figure since the best one, and no more are tried,
 _TRIED = 0.1  # but for those up to this: below, where classes differ little along strong directions, all may be chance
+_LEAST_FOR_CHOICE = 5  # images
 CPU = torch.device("cpu")
 _ROUGH = 1e-4  # tolerance while choosing, scikit-learn's own
 
@@ -133,9 +133,9 @@ def _chosen(known: _Known, seed: int, progress: Callable[[int, int], None]) -> t
     if right.task == "regression":
         return _chosen_for_numbers(train, targets, variance), None
     folds = folds_of(right, seed)
-    models: list[Linear | None] = [None] * len(folds)
     if not folds or (right.groups is None and len(folds) < FOLDS and len(train) <= MOST_FOR_ALL_FOLDS):
         return USUAL, None
+    models: list[Linear | None] = [None] * len(folds)
     best, chosen, start, worse = -math.inf, USUAL, None, 0
     for number, strength in enumerate(STRENGTHS):
         progress(number, len(STRENGTHS))

@@ -128,8 +128,8 @@ def test_few_labels_of_many_classes_are_used(count: int) -> None:
     ours, best = [], []
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(len(digits.target))
-        first = [np.flatnonzero(digits.target[order] == label)[:2] for label in range(10)]
-        train = order[np.concatenate([np.array(first)[:, 0], np.array(first)[:, 1]])[:count]]
+        two = np.array([np.flatnonzero(digits.target[order] == label)[:2] for label in range(10)])
+        train = order[two.T.ravel()[:count]]
         test = np.setdiff1d(order, train)
         labels = torch.from_numpy(digits.target[train])
         features = torch.from_numpy(digits.data.astype(np.float32))

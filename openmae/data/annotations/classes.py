@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from openmae.data.annotations.annotations import index_type
 from openmae.data.annotations.label_images import grey_of
+from openmae.data.sources.table import columns_of
 from openmae.errors import BrokenImage, UserError
 from openmae.files.parsing import read_json
 
@@ -61,14 +62,7 @@ def find_class_list(folders: Iterable[Path]) -> ClassList | None:
 
 def _names_images(file: Path) -> bool:
     """Whether it is a table of images and their labels, which somebody called so too."""
-    if file.suffix != ".csv":
-        return False
-    try:
-        with file.open(encoding="utf-8-sig") as opened:
-            first = opened.readline(_MOST_BYTES)
-    except (OSError, ValueError):  # whoever reads it says so
-        return False
-    return "path" in {cell.strip(' "\r\n').lower() for cell in first.split(",")}
+    return "path" in (name.lower() for name in columns_of(file))
 
 
 def read_class_list(file: Path) -> ClassList:
