@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rich.console import Console
 from torch.nn import functional as F
 
 from openmae.data.formats.channels import PixelFormat
@@ -110,12 +111,12 @@ def test_the_stream_is_the_same_for_any_workers_pieces_and_starts(dtype: Depth, 
 
 def test_floats_in_memory_lack_what_they_lack_in_their_files() -> None:
     stream = stream_of(scenes("float32"))
-    loaded, pixels = in_memory(stream.source, stream.view.pixels, (24, 24), 0)
+    loaded, pixels = in_memory(stream.source, stream.view.pixels, (24, 24), 0, Console(quiet=True))
     assert isinstance(loaded, InMemory)
     kept = replace(stream, source=loaded, view=replace(stream.view, pixels=pixels))
     assert rows(kept.batches(0, 12, 0)) == rows(stream.batches(0, 12, 0))
     integers = stream_of(scenes("uint16"))
-    assert in_memory(integers.source, integers.view.pixels, (24, 24), 0)[0] is integers.source
+    assert in_memory(integers.source, integers.view.pixels, (24, 24), 0, Console(quiet=True))[0] is integers.source
 
 
 def test_values_that_stand_for_no_data_in_files_are_levels_in_memory() -> None:
@@ -130,7 +131,7 @@ def test_values_that_stand_for_no_data_in_files_are_levels_in_memory() -> None:
         (1.0, [*images, floats], PixelFormat(3, None, "float32", Reading(nodata=(1.0,)))),
     ):
         source = Files([as_npy(image) for image in files])
-        loaded, kept = in_memory(source, pixels, (24, 24), 0)
+        loaded, kept = in_memory(source, pixels, (24, 24), 0, Console(quiet=True))
         assert isinstance(loaded, InMemory), value
         for index in range(len(files)):
             found, missing = decode_masked(loaded.read(index), kept)

@@ -15,6 +15,7 @@ from PIL import Image
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
+from rich.console import Console
 
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.decode import decode, open_image
@@ -126,7 +127,7 @@ def test_a_batch_of_one_is_its_image() -> None:
 def test_arrays_that_do_not_fit_are_named_as_they_lie_from_memory_too() -> None:
     source = Files([npy(np.zeros((5, 20, 24), np.uint8)), npy(np.zeros((6, 20, 24), np.uint8))])
     pixels = PixelFormat(5, None, "uint8", Reading(layout="chw"))
-    loaded, kept = in_memory(source, pixels, (16, 16), 0)
+    loaded, kept = in_memory(source, pixels, (16, 16), 0, Console(quiet=True))
     assert isinstance(loaded, InMemory)
     np.testing.assert_array_equal(decode(loaded.read(0), kept), np.zeros((20, 24, 5)))
     with pytest.raises(BrokenImage, match="it has 6 channels and 5 are wanted"):

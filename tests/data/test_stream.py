@@ -1,5 +1,6 @@
 """Views, and the stream that a run is a function of."""
 
+import io
 import math
 import os
 import random
@@ -20,6 +21,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 from scipy.stats import ks_2samp
 from timm.data import create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
@@ -565,10 +567,10 @@ def test_a_stream_is_the_same_from_every_source(tmp_path: Path) -> None:
 
 def test_a_stream_from_memory_is_the_stream_from_files(source: Source) -> None:
     small = source.take(np.array([i for i in range(len(source)) if "large" not in source.name(i)]))
-    told: list[tuple[int, int]] = []
-    loaded, pixels = in_memory(small, PixelFormat(), (16, 16), 1, lambda done, of: told.append((done, of)))
+    console = Console(file=io.StringIO(), force_terminal=True, width=90)
+    loaded, pixels = in_memory(small, PixelFormat(), (16, 16), 1, console)
     assert isinstance(loaded, InMemory)
-    assert told[-1] == (16, 16)
+    assert "16 of 16 images" in console.file.getvalue()  # type: ignore[attr-defined]
     assert loaded.fingerprint == small.fingerprint
     for workers in (0, 2):
         batches, expected = (stream_of(s).batches(0, 6, workers) for s in (loaded, small))
@@ -586,7 +588,7 @@ def test_what_is_broken_in_the_middle_is_the_same_from_memory(tmp_path: Path) ->
     whole = encoded(picture(50, (60, 60)), "PNG")
     (tmp_path / "05.png").write_bytes(whole[: len(whole) // 2])  # opens, but does not decode
     source = open_data(str(tmp_path)).all
-    loaded, _ = in_memory(source, PixelFormat(), (16, 16), 0)
+    loaded, _ = in_memory(source, PixelFormat(), (16, 16), 0, Console(quiet=True))
     assert isinstance(loaded, InMemory)
     streams = [stream_of(s, batch_size=13) for s in (loaded, source)]
     streams = [replace(stream, view=replace(stream.view, augmentation=Augmentation((0.05, 0.1)))) for stream in streams]
@@ -617,13 +619,23 @@ def test_a_long_strip_is_not_enlarged_whole() -> None:
 
 
 def test_images_that_would_be_reduced_do_not_stay_in_memory(source: Source) -> None:
-    assert in_memory(source, PixelFormat(), (16, 16), 0)[0] is source
+    assert in_memory(source, PixelFormat(), (16, 16), 0, Console(quiet=True))[0] is source
+
+
+def test_large_images_that_are_never_reduced_stay_in_memory(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(encoded(picture(number, (90, 70)), "PNG"))
+    source = open_data(str(tmp_path)).all
+    assert reduction((90, 70), (16, 16)) == 2  # what is asked of a JPEG of this size
+    loaded, _ = in_memory(source, PixelFormat(), (16, 16), 0, Console(quiet=True))
+    assert isinstance(loaded, InMemory)
+    assert rows(stream_of(loaded).batches(0, 6, 0)) == rows(stream_of(source).batches(0, 6, 0))
 
 
 def test_bands_are_chosen_once(tmp_path: Path) -> None:
     np.save(tmp_path / "all.npy", np.random.default_rng(0).integers(0, 256, (9, 20, 20, 5), np.uint8))
     source = open_data(str(tmp_path / "all.npy")).all
-    loaded, pixels = in_memory(source, PixelFormat(2, (4, 1)), (16, 16), 0)
+    loaded, pixels = in_memory(source, PixelFormat(2, (4, 1)), (16, 16), 0, Console(quiet=True))
     assert isinstance(loaded, InMemory)
     for index in range(9):
         expected = decode(source.read(index), PixelFormat(2, (4, 1)))

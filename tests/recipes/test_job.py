@@ -37,7 +37,7 @@ class Denoise(Job[nn.Sequential]):
         self.measured: list[int] = []
 
     def stream(self) -> Stream:
-        stream = stream_of(self.run, self.images.train, self.here.workers)
+        stream = stream_of(self.run, self.images.train, self.here.workers, self.here.console)
         return replace(stream, masking=None, view=replace(stream.view, noise=16 * 16 * 3))
 
     def loss(self) -> Callable[[nn.Sequential, Batch], Tensor]:

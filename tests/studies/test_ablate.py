@@ -358,7 +358,7 @@ def test_colours_are_jittered_and_nothing_else(colours: Path) -> None:
     base = base_of(asked, in_common(asked.set), open_data(str(colours)), means_of(asked, Console(quiet=True), {}))
     rows = {row.name: row for row in study_of(asked).rows}
     plain, jittered, again = (
-        next(stream_of(base.planned(one.asked, base.images), base.data.train, 0).batches(0, 1, 0))
+        next(stream_of(base.planned(one.asked, base.images), base.data.train, 0, Console(quiet=True)).batches(0, 1, 0))
         for name in ("random size", "random size, colours", "random size, colours")
         for one in trained(base, [rows[name]], 2.0)
     )

@@ -1,15 +1,18 @@
-"""Small sets stay decoded in memory: an image of 32 pixels a side takes longer to decode than to use."""
+"""Small sets stay decoded in memory: a small image, or a PNG of any size, takes longer to decode than to use."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
+from openmae.console.progress import counting
 from openmae.data.formats.channels import PixelFormat
-from openmae.data.formats.decode import decode_masked, open_image, read_header
+from openmae.data.formats.decode import decode_masked, open_image
+from openmae.data.formats.header import OpenedImage
 from openmae.data.loading.pool import Hand, ordered
 from openmae.data.sources.source import Remade, Source
 from openmae.data.views.crop import reduction
@@ -44,30 +47,31 @@ def in_memory(
     pixels: PixelFormat,
     img_size: tuple[int, int],
     workers: int,
-    say: Callable[[int, int], None] = lambda done, of: None,
+    console: Console,
 ) -> tuple[Source, PixelFormat]:
     """The source decoded in memory, and how to decode that; or what was given, where it is too large for that.
 
-    A stream of the one equals a stream of the other: images with frames to choose from, and images so large that
+    A stream of the one equals a stream of the other: images with frames to choose from, and JPEGs so large that
     a crop of them is decoded at a smaller size, are left as they are, and so are those of 8 or 16 bits that lack some
     of their pixels, for an array of them cannot say which.
-    say: told how many of how many images are done.
     """
     most = min(MOST_BYTES, int(ram() * MOST_OF_RAM))
     if not _looks_small(source, pixels, img_size, most):
         return source, pixels
     chunks = [range(at, min(at + _CHUNK, len(source))) for at in range(0, len(source), _CHUNK)]
     blob, ends, broken = bytearray(), np.zeros(len(source), np.int64), {}
-    for chunk, found in zip(chunks, ordered(partial(_decoded, source, pixels, img_size), chunks, workers), strict=True):
-        for index, image in zip(chunk, found, strict=True):
-            if image is None or len(blob) > most:
-                return source, pixels
-            if isinstance(image, str):
-                broken[index] = image
-            else:
-                blob += image
-            ends[index] = len(blob)
-        say(chunk.stop, len(source))
+    decoded = ordered(partial(_decoded, source, pixels, img_size), chunks, workers)
+    with counting("decoding into memory", len(source), console) as say:
+        for chunk, found in zip(chunks, decoded, strict=True):
+            for index, image in zip(chunk, found, strict=True):
+                if image is None or len(blob) > most:
+                    return source, pixels
+                if isinstance(image, str):
+                    broken[index] = image
+                else:
+                    blob += image
+                ends[index] = len(blob)
+            say(chunk.stop)
     # What is missing is not a number there; a value that says so in files may be any level once it is converted.
     kept = replace(pixels, bands=None, reading=replace(pixels.reading, layout="hwc", nodata=None))
     return InMemory(source, np.frombuffer(blob, np.uint8), ends, broken), kept
@@ -88,8 +92,7 @@ def _decoded(
             opened = open_image(data, pixels.reading)
             header = opened.header
             total += header.height * header.width * pixels.in_chans * np.dtype(pixels.depth).itemsize
-            is_large = reduction((header.height, header.width), img_size) > 1 or total > _MOST_OF_A_CHUNK
-            if header.frames > 1 or is_large:
+            if header.frames > 1 or _is_reduced(opened, img_size) or total > _MOST_OF_A_CHUNK:
                 found.append(None)
                 continue
             file = io.BytesIO()
@@ -116,11 +119,17 @@ def _looks_small(source: Source, pixels: PixelFormat, img_size: tuple[int, int],
     sample = np.linspace(0, len(source) - 1, min(_SAMPLE, len(source))).astype(int).tolist()
     for data in source.read_each(sample):
         try:
-            header = read_header(data, pixels.reading)
+            opened = open_image(data, pixels.reading)
         except (OSError, BrokenImage):
             continue
-        if header.frames > 1 or reduction((header.height, header.width), img_size) > 1:
+        if opened.header.frames > 1 or _is_reduced(opened, img_size):
             return False
-        sizes.append(header.height * header.width)
+        sizes.append(opened.header.height * opened.header.width)
     bytes_a_pixel = pixels.in_chans * np.dtype(pixels.depth).itemsize
     return bool(sizes) and float(np.mean(sizes)) * bytes_a_pixel * len(source) < most
+
+
+def _is_reduced(opened: OpenedImage, img_size: tuple[int, int]) -> bool:
+    """Whether some crop of it is decoded at a smaller size."""
+    header = opened.header
+    return opened.reduces and reduction((header.height, header.width), img_size) > 1

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+from rich.console import Console
 
 from openmae.baselines.beit import VIEWS, BEiT, sampled
 from openmae.baselines.method import Method, Seen, Size
@@ -45,9 +46,9 @@ def build(run: Baseline, images: int, right: Answers | None) -> Method:
     return method
 
 
-def views_of(run: Baseline, source: Source, workers: int) -> Stream | SeveralViews:
+def views_of(run: Baseline, source: Source, workers: int, console: Console) -> Stream | SeveralViews:
     """The crops of a pre-training, with what the method hides of them; or the method's own views."""
-    stream, kind = stream_of(run, source, workers), METHODS[run.method]
+    stream, kind = stream_of(run, source, workers, console), METHODS[run.method]
     if not kind.views:
         noise = kind.noise * run.architecture.in_chans * run.architecture.img_size[0] * run.architecture.img_size[1]
         finish = _rand_augment(run.statistics) if kind is Supervised else None

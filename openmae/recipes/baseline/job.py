@@ -176,13 +176,13 @@ class BaselineJob(Job[Method]):
     def prepare(self) -> None:
         """BEiT's words."""
         if isinstance(self.model, BEiT):
-            stream = views_of(self.run, self.images.train, self.here.workers)
+            stream = views_of(self.run, self.images.train, self.here.workers, self.here.console)
             assert isinstance(stream, Stream)
             fit_words(self.model, stream, self.run.statistics)
 
     def stream(self) -> Stream | SeveralViews:
         """The method's views."""
-        self.views = views_of(self.run, self.images.train, self.here.workers)
+        self.views = views_of(self.run, self.images.train, self.here.workers, self.here.console)
         return self.views
 
     def loss(self) -> Callable[[Method, Batch], Tensor]:

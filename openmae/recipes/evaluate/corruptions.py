@@ -52,7 +52,7 @@ def measure_corruptions(
     nothing.
     """
     images = judged.images
-    source, pixels = in_memory(images.source, images.pixels, images.img_size, workers)
+    source, pixels = in_memory(images.source, images.pixels, images.img_size, workers, console)
     errors = {} if place is None else earlier_corruptions(*place, clean, seed)
     missing = [(kind, severity) for kind, severity in wanted if severity not in errors.get(kind, {})]
     if len(missing) < len(wanted):

@@ -74,6 +74,7 @@ class FinetuneJob(Job[Classifier]):
         """Augmented views, of smaller classes more often where they are balanced."""
         run, encoder = self.run, self.model.encoder
         loaded, pixels = self._train
+        _ = self._val  # now: later the training's own line is on the terminal
         down, across = encoder.patch_size
         noise = 2 * encoder.depth if run.head.drop_path else 0
         return Stream(
@@ -200,15 +201,17 @@ class FinetuneJob(Job[Classifier]):
     @cached_property
     def _train(self) -> tuple[Source, PixelFormat]:
         """Decoded in memory where they are small; once for the head's views and for the training."""
-        start = self.labelled.start
-        return in_memory(self.labelled.train, start.statistics.pixels, self.run.head.img_size, self.here.workers)
+        return self._in_memory(self.labelled.train)
 
     @cached_property
     def _val(self) -> CentredImages:
         """Decoded in memory where they are small."""
-        start = self.labelled.start
-        val, pixels = in_memory(self.labelled.val, start.statistics.pixels, self.run.head.img_size, self.here.workers)
-        return replace(centred_images(self.model.encoder, start.statistics, val), pixels=pixels)
+        val, pixels = self._in_memory(self.labelled.val)
+        return replace(centred_images(self.model.encoder, self.labelled.start.statistics, val), pixels=pixels)
+
+    def _in_memory(self, source: Source) -> tuple[Source, PixelFormat]:
+        pixels, here = self.labelled.start.statistics.pixels, self.here
+        return in_memory(source, pixels, self.run.head.img_size, here.workers, here.console)
 
     def told(self, whole: Classifier, precision: Precision = "fp32") -> Told:
         """What it says of the val images, in the labels' own unit."""

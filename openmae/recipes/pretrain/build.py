@@ -97,11 +97,11 @@ def build(run: Pretraining, start: Start | None = None) -> tuple[MaskedAutoencod
     return model, lines
 
 
-def stream_of(run: Pretraining, source: Source, workers: int) -> Stream:
+def stream_of(run: Pretraining, source: Source, workers: int, console: Console) -> Stream:
     """What the model learns from: random crops of the images, and which of their patches hide."""
     height, width = run.architecture.img_size
     down, across = run.architecture.patch_size
-    loaded, pixels = in_memory(source, run.statistics.pixels, (height, width), workers)
+    loaded, pixels = in_memory(source, run.statistics.pixels, (height, width), workers, console)
     return Stream(
         loaded,
         View(pixels, (height, width), (down, across), run.augmentation, _jitter(run)),

@@ -256,7 +256,7 @@ class PretrainJob(Job[MaskedAutoencoder]):
 
     def stream(self) -> Stream:
         """Views with patches hidden; a target that is fitted is fitted to the first of them."""
-        stream = stream_of(self.run, self.images.train, self.here.workers)
+        stream = stream_of(self.run, self.images.train, self.here.workers, self.here.console)
         if isinstance(self.model.target, PCA):
             self.model.target.fit(_sample_patches(stream, self.run.statistics, self.model.encoder.patch_size))
         return stream

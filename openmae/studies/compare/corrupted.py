@@ -68,7 +68,7 @@ def judge_corrupted(
     loaded = loaded_for(model, labelled.val, means)
     scores_of = _finetuned(loaded, means) if is_finetuned else _linear(model, loaded, labelled, means)
     images = centred_images(loaded.encoder, loaded.statistics, labelled.val)
-    source, pixels = in_memory(images.source, images.pixels, images.img_size, means.workers)
+    source, pixels = in_memory(images.source, images.pixels, images.img_size, means.workers, means.console)
     names = tuple(loaded.info["class_names"]) if is_finetuned else labelled.right.names
     right = answers(labelled.val, labelled.task, names).values
     wrong, seen, count = np.zeros(len(right)), np.zeros(len(right)), len(images)

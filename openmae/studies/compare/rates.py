@@ -142,7 +142,8 @@ def held_out_loss(run: Run[Any], means: Means) -> float:
     job = run.job
     source, schedule = job.images.val, job.course.schedule
     batch = min(schedule.batch_size, len(source))
-    stream = views_of(job.run, source, 0) if isinstance(job, BaselineJob) else stream_of(job.run, source, 0)
+    views = views_of if isinstance(job, BaselineJob) else stream_of
+    stream = views(job.run, source, 0, means.console)
     stream = replace(stream, batch_size=batch, steps=max(1, min(_LOOKED_AT, len(source)) // batch))
     model, loss, device = job.model.eval(), run.training.learner.loss_of, means.device
     with torch.no_grad(), autocast(device, schedule.precision):
