@@ -21,7 +21,7 @@ from openmae.cli import main
 from openmae.data.tasks import Answers
 from openmae.heads import Classifier
 from openmae.model import ViT
-from openmae.recipes.finetune import frozen
+from openmae.recipes.finetune import frozen, learning
 from openmae.recipes.finetune.build import Head, build
 from openmae.recipes.finetune.loss import balanced
 from openmae.train.checkpoint import newest_checkpoint
@@ -114,9 +114,16 @@ def test_it_begins_with_the_probe_of_the_features(model: Path, data: Path, tmp_p
     np.testing.assert_allclose(scores.softmax(1), oracle.predict_proba(scaler.transform(val)), atol=2e-3)
     found = json.loads((out / "compared.json").read_text())
     assert [row["name"] for row in found["rows"]] == [
+        "linear probe on raw pixels", "linear probe on histograms",
         "kNN on frozen features", "linear probe on frozen features", "fine-tuned",
     ]  # fmt: skip
-    assert found["rows"][1]["figure"] == oracle.score(scaler.transform(val), asked)
+    assert found["rows"][3]["figure"] == oracle.score(scaler.transform(val), asked)
+    code, told, errors = run("probe", out / "probe", data, "--workers", 0)
+    assert code == 0, errors
+    for row in found["rows"][:2]:  # what `probe` has beside a model
+        name = row["name"].removeprefix("linear probe on ")
+        line = next(line for line in told.splitlines() if line.startswith(f"│ {name} "))
+        assert f"{row['figure']:.1%}" in line
     assert "differ by less than chance does on 24 images" in shown.replace("\n", " ")
     assert "Fine-tuning and what is simpler" in (out / "report.html").read_text()
     refused(run(*finetune(model, data, tmp_path / "x", "--head-from probe --from-scratch")), "leave one of them out")
@@ -144,6 +151,7 @@ def test_nearest_neighbours_are_kept_where_they_are_ahead(
     nothing = SimpleNamespace(strength=1e-9, layer=lambda: (torch.zeros(3, 24), torch.tensor([9.0, 0, 0])))
     for name in ("linear_probe", "probe_of_strength"):
         monkeypatch.setattr(frozen, name, lambda *asked: nothing)
+    monkeypatch.setattr(learning, "MOST_PLAIN", 0)
     out = tmp_path / "run"
     code, shown, errors = run(*finetune(model, data, out, "--blr 1e-30 --epochs 1"))
     assert code == 0, errors

@@ -1,5 +1,5 @@
-"""What the encoder knows before it learns: the linear probe that a fine-tuning may begin with, and the figures of that
-and of nearest neighbours, to judge the fine-tuning by.
+"""What the encoder knows before it learns: the linear probe that a fine-tuning may begin with, and the figures of that,
+of nearest neighbours, and of what needs no encoder, to judge the fine-tuning by.
 
 Head first, then all blocks: Kumar et al., arXiv 2202.10054 (LP-FT). A fresh head's first gradients turn features that
 were good; one that fits them already leaves them as they are but for what labels ask for. What training begins with is
@@ -19,15 +19,18 @@ from openmae.data.loading.stream import Batch
 from openmae.data.tasks import Answers
 from openmae.data.views.statistics import Statistics
 from openmae.distributed.ranks import Ranks
+from openmae.evaluate.baselines import histograms, raw_pixels
 from openmae.evaluate.features import Function, Readout, extract_each, pooled
 from openmae.evaluate.knn import MOST_BYTES, Bank, bank_bytes, knn_predict
 from openmae.evaluate.predict import HEADLINE, measure, standard_error
 from openmae.evaluate.probe import linear_probe, probe_of_strength
 from openmae.heads import Classifier
+from openmae.report.page.compared import PLAIN
 
 FOLDER = "probe"  # of a run, for the encoder as it was with that head: a MODEL
 KNN_FOLDER = "knn"  # the same with nearest neighbours
 KNN, PROBE = "kNN on frozen features", "linear probe on frozen features"
+MOST_PLAIN = 2_000  # training images, of which raw pixels are fitted in 13 s on two cores
 _AT_ONCE = 256  # images
 _VIEWS, _MOST_VIEWS = 8, 2048  # of an image, and of fewer images together, that the layer is fitted to
 Labelled = tuple[CentredImages, Answers]
@@ -72,6 +75,28 @@ def look_at(
     return shared if judged is None else judged  # type: ignore[return-value]
 
 
+def without_encoder(
+    statistics: Statistics, train: Labelled, val: Labelled, seed: int, device: torch.device, workers: int, ranks: Ranks
+) -> list[dict[str, Any]]:
+    """Rows, as of Frozen, of linear probes on the pixels themselves and on histograms of colours and texture, for the
+    lead; [] on the other ranks, who share the reading. Raises UserError where no image can be read."""
+    tables: list[list[Tensor]] = []
+    answered: list[Answers] = []
+    for images, answers in (train, val):
+        found, indices = extract_each(
+            images, [raw_pixels, histograms(statistics)], device, workers, _AT_ONCE, ranks=ranks
+        )
+        tables.append(found)
+        answered.append(answers.at(indices.numpy()))
+    if not ranks.leads:
+        return []
+    rows = []
+    for name, learnt, judging in zip(PLAIN, *tables, strict=True):
+        scores = linear_probe(learnt, answered[0], seed, _solving(device))(judging)
+        rows.append(_row(name, scores, answered[1], None))
+    return rows
+
+
 def layer_of_views(
     model: Classifier, statistics: Statistics, views: Iterable[Batch], right: Answers, found: Frozen
 ) -> tuple[Tensor, Tensor]:
@@ -98,7 +123,7 @@ def _judged(
     tables: list[list[Tensor]], answered: list[Answers], place: Readout, seed: int, device: torch.device
 ) -> Frozen:
     """Of (train, val): features of the head and of nearest neighbours."""
-    device = device if device.type != "mps" else torch.device("cpu")  # which lacks float64 and eigenvalues
+    device = _solving(device)
     (of_head, to_compare), (val_of_head, val_to_compare) = tables
     right, asked = answered
     probe = linear_probe(of_head, right, seed, device)
@@ -107,16 +132,19 @@ def _judged(
         KNN: knn_predict(to_compare, right, val_to_compare, device=device),
         PROBE: val_of_head @ weight.T + bias,
     }
-    metric = HEADLINE[asked.task]
-    figures = {name: measure(found, asked)[metric] for name, found in scores.items()}
-    rows = [
-        {
-            "name": name,
-            "figure": figures[name],
-            "error": standard_error(metric, found, asked),
-            "weights": FOLDER if name == PROBE else None,
-        }
-        for name, found in scores.items()
-    ]
-    is_best = figures[KNN] > figures[PROBE] and bank_bytes(len(to_compare), to_compare.shape[1]) <= MOST_BYTES
+    rows = [_row(name, found, asked, FOLDER if name == PROBE else None) for name, found in scores.items()]
+    knn, linear = (row["figure"] for row in rows)
+    is_best = knn > linear and bank_bytes(len(to_compare), to_compare.shape[1]) <= MOST_BYTES
     return Frozen(weight, bias, probe.strength, rows, Bank(place, to_compare, right) if is_best else None)
+
+
+def _row(name: str, scores: Tensor, asked: Answers, weights: str | None) -> dict[str, Any]:
+    """As compared.json has it."""
+    metric = HEADLINE[asked.task]
+    figure, error = measure(scores, asked)[metric], standard_error(metric, scores, asked)
+    return {"name": name, "figure": figure, "error": error, "weights": weights}
+
+
+def _solving(device: torch.device) -> torch.device:
+    """Where classifiers are fitted."""
+    return device if device.type != "mps" else torch.device("cpu")  # which lacks float64 and eigenvalues

@@ -16,6 +16,7 @@ from openmae.data.loading.memory import in_memory
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
+from openmae.data.tasks import Answers
 from openmae.data.views.crop import View
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.judge import Judged, judge
@@ -30,7 +31,7 @@ from openmae.recipes.finetune.build import Finetuning, build, finish_of
 from openmae.recipes.finetune.compared import put_rows
 from openmae.recipes.finetune.folds import Told, keep_ways
 from openmae.recipes.finetune.frozen import FOLDER as PROBE_FOLDER
-from openmae.recipes.finetune.frozen import KNN_FOLDER, Frozen, layer_of_views, look_at
+from openmae.recipes.finetune.frozen import KNN_FOLDER, MOST_PLAIN, Frozen, layer_of_views, look_at, without_encoder
 from openmae.recipes.finetune.labelled import Labelled
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.training.best import FOLDER, BestWeights
@@ -120,8 +121,7 @@ class FinetuneJob(Job[Classifier]):
         if not self.run.head.from_probe:
             return None
         statistics, here = self.labelled.start.statistics, self.here
-        train = centred_images(self.model.encoder, statistics, self.labelled.train)
-        learnt, judging = (train, self.labelled.right), (self._val, self.labelled.asked)
+        learnt, judging = self._centred
         found = look_at(self.model, statistics, learnt, judging, self.course.seed, here.workers, here.ranks)
         self._set_head(found.weight, found.bias)
         return found
@@ -150,15 +150,26 @@ class FinetuneJob(Job[Classifier]):
     def prepare(self) -> None:
         """Fits the head, and keeps what the features are worth as they are."""
         found = self.fit_head()
-        if found is not None and self.here.ranks.leads:
-            self._keep_frozen(found)
+        if found is not None:
+            self._keep_frozen(found, self._without_encoder())
         self.fit_head_to_views(found)
 
-    def _keep_frozen(self, found: Frozen) -> None:
-        """In RUN/probe, RUN/knn and compared.json; where it cannot be, says so."""
+    def _without_encoder(self) -> list[dict[str, Any]]:
+        """Rows of compared.json, where labels are few; on the lead."""
+        if self.labelled.count > MOST_PLAIN or len(self.labelled.val) > 10 * MOST_PLAIN:
+            return []
+        here, statistics = self.here, self.labelled.start.statistics
+        learnt, judging = self._centred
+        return without_encoder(statistics, learnt, judging, self.course.seed, here.device, here.workers, here.ranks)
+
+    def _keep_frozen(self, found: Frozen, simpler: list[dict[str, Any]]) -> None:
+        """In RUN/probe, RUN/knn and compared.json, by the lead; where it cannot be, says so."""
         here, path = self.here, self.here.folder.path
+        if not here.ranks.leads:
+            return
         metric = HEADLINE[self.labelled.asked.task]
-        told = "; ".join(f"{row['name']} {shown_value(metric, row['figure'], row['error'])}" for row in found.rows)
+        rows = simpler + found.rows
+        told = "; ".join(f"{row['name']} {shown_value(metric, row['figure'], row['error'])}" for row in rows)
         here.console.print(f"Before anything is learnt: {told} ({called(metric)} on val)", soft_wrap=True)
         try:
             if self.course.schedule.steps:
@@ -167,7 +178,7 @@ class FinetuneJob(Job[Classifier]):
             else:  # it is what the run leaves
                 found.rows[-1]["weights"] = ""
             self._keep_neighbours(found)
-            put_rows(path, self._about, found.rows, begins=True)
+            put_rows(path, self._about, rows, begins=True)
         except OSError as error:
             said = f"warning: what is simpler is not kept: {error}"
             here.console.print(said, style="yellow", soft_wrap=True)
@@ -206,8 +217,15 @@ class FinetuneJob(Job[Classifier]):
     @cached_property
     def _val(self) -> CentredImages:
         """Decoded in memory where they are small."""
-        val, pixels = self._in_memory(self.labelled.val)
-        return replace(centred_images(self.model.encoder, self.labelled.start.statistics, val), pixels=pixels)
+        return self._whole(*self._in_memory(self.labelled.val))
+
+    @property
+    def _centred(self) -> tuple[tuple[CentredImages, Answers], tuple[CentredImages, Answers]]:
+        """Training and val images as they are judged, and what is right."""
+        return (self._whole(*self._train), self.labelled.right), (self._val, self.labelled.asked)
+
+    def _whole(self, source: Source, pixels: PixelFormat) -> CentredImages:
+        return replace(centred_images(self.model.encoder, self.labelled.start.statistics, source), pixels=pixels)
 
     def _in_memory(self, source: Source) -> tuple[Source, PixelFormat]:
         pixels, here = self.labelled.start.statistics.pixels, self.here
