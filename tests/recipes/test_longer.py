@@ -5,6 +5,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from openmae.recipes.pretrain.settings import Pretrain
+from openmae.recipes.training.longer import made_longer
 from openmae.train.optimizers import WarmupCosine
 from openmae.train.run import read_config, read_metrics
 from tests.commands import Run, pretrain, refused
@@ -32,6 +34,13 @@ def test_a_complete_run_is_made_longer_and_stays_exact(tmp_path: Path, data: Pat
     code, said, errors = run(*words, "--epochs", 3)
     assert code == 0, errors
     assert "was complete after 1 epochs, 4 steps: 2 more begin with its last weights" in said
+    assert "The warm-up alone" not in said
+    _, said = made_longer(Pretrain(epochs=3.25), out)
+    assert "The warm-up alone takes 0.5, so the rate only rises" in said
+    assert "--epochs 6 lets it fall" in said
+    code, said, errors = run("pretrain", "--resume", "--out", out)
+    assert code == 0, errors
+    assert "This run is complete after 3 epochs: a larger --epochs makes it longer" in said
     assert (out / "checkpoints" / f"step-{first['steps']:08d}" / "model.safetensors").read_bytes() == before
     config, lines = read_config(out), read_metrics(out)
     assert (config["steps"], config["epochs"], config["earlier"]) == (14, 3.0, [[4, 1.0]])
@@ -69,5 +78,5 @@ def test_more_images_are_gone_on_with(tmp_path: Path, data: Path, run: Run) -> N
     refused(run(*words), "the images have changed since the run", "--from")
     code, said, errors = run(*going_on, tmp_path / "more")
     assert code == 0, errors
-    assert "The images have changed since MODEL learnt from them: they are 45 now, and were 36 then" in said
+    assert "The images have changed since MODEL learnt from them: 45 to learn from now, 36 then" in said
     assert read_config(tmp_path / "more")["image_count"] == 45

@@ -221,7 +221,7 @@ def test_runs_stand_side_by_side(full_run: Path, tmp_path: Path) -> None:
     """What differs, common charts, figures, pictures; the loss where it says nothing is said to."""
     other = a_run(tmp_path, "other", mask_ratio=0.5, data=f"images/{NASTY}")
     write_metrics(other, [a_line(step) for step in range(10, 501, 10)])
-    (other / "evaluations.json").write_text(json.dumps([an_evaluation("knn", "pre-trained", 0.55)]))
+    (other / "evaluations.json").write_text(json.dumps([an_evaluation("knn", "pre-trained", 0.55, step=400)]))
     file = tmp_path / "pages" / "compare.html"
     write_beside([full_run, other], file)
     page = Page(file.read_text())
@@ -230,6 +230,7 @@ def test_runs_stand_side_by_side(full_run: Path, tmp_path: Path) -> None:
     assert cells["Status"] == ["complete", "at step 500 of 1,000"]
     assert cells["mask_ratio"] == ["", "0.5"]
     assert [cell[:5] for cell in cells["kNN, pre-trained (layer 12, mean) on flowers"]] == ["61.2%", "55.0%"]
+    assert cells["kNN, pre-trained (layer 12, mean) on flowers"][1].endswith(" (after 400 steps)")
     assert "data" not in re.findall("<th>(.*?)</th>", file.read_text()[: file.read_text().index("that all share")])
     assert "the runs differ in mask_ratio" in page.text
     lines = re.findall('class="line" data-name="([^"]*)"', file.read_text())
@@ -276,9 +277,9 @@ def test_gpus_are_counted(tmp_path: Path) -> None:
 def test_what_is_better_by_more_than_its_error_is_bold_and_the_latest_figure_counts(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     entries = [
-        an_evaluation("knn", "pre-trained", 0.9),
+        an_evaluation("knn", "pre-trained", 0.9, step=1000),
         an_evaluation("knn", "untrained", 0.3),
-        an_evaluation("knn", "pre-trained", 0.6),
+        an_evaluation("knn", "pre-trained", 0.6, step=1000),
     ]
     (run / "evaluations.json").write_text(json.dumps(entries))
     write_report(run)
@@ -286,7 +287,9 @@ def test_what_is_better_by_more_than_its_error_is_bold_and_the_latest_figure_cou
     assert "<b>60.0% ± 4.9</b>" in html  # the root of 0.6 x 0.4 / 100
     assert "<td>30.0% ± 4.6</td>" in html
     assert "90.0%" not in html
+    assert " steps<" not in html
     entries += [
+        an_evaluation("knn", "pre-trained", 0.123, step=800),  # the run has gone on since
         an_evaluation("linear", "pre-trained", 0.9),
         an_evaluation("linear", "histograms", 0.87, balanced_accuracy=0.81, auroc=0.95),
         an_evaluation("knn", "pre-trained", None, task="regression", data="ages", r2=0.5, error=0.1),
@@ -296,6 +299,7 @@ def test_what_is_better_by_more_than_its_error_is_bold_and_the_latest_figure_cou
     (run / "evaluations.json").write_text(json.dumps(entries))
     write_report(run)
     html = (run / "report.html").read_text()
+    assert ", after 800 steps<" in html
     for said in ("<td>90.0% ± 3.0</td>", "balanced 81.0%", "AUROC 95.0%", "<td>0.500 ± 0.100</td>", "<td>0.300</td>"):
         assert said in html
     assert html.count("<b>") == 1

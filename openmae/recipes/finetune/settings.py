@@ -145,8 +145,8 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     clip_grad: ClipGrad = None
 
     crop_scale: tuple[float, float] | None = None
-    """Least and most share of an image's area in a random crop; 1 1 takes whole images. Default: 0.08 1, as the
-    released code."""
+    """Least and most share of an image's area in a random crop; 1 1 takes whole images. Paper: 0.08 1, as
+    the released code."""
     crop_fit: AskedCropFit = None
     hflip: Hflip = True
     vflip: Vflip = None

@@ -81,14 +81,12 @@ def run(settings: Pretrain) -> None:
     """Trains, and says what to do with the result. Raises UserError, Interrupted, NotWritten, RankLost."""
     console = make_console(outlives_terminal=True)
     pretrain(settings, console)
-    before = (
-        "" if settings.from_ is None else f"\n  what MODEL's knew:         openmae knn {settings.from_} LABELLED_FOLDER"
-    )
+    before = "" if settings.from_ is None else f"\n  what MODEL's knew:         openmae knn {settings.from_} LABELLED"
     console.print(
         f"\nThe encoder is in {settings.out}. Look at:   {settings.out}/report.html\n"
         f"  what it fills in:          openmae reconstruct {settings.out} IMAGE --out picture.png\n"
-        f"  what its features know:    openmae knn {settings.out} LABELLED_FOLDER{before}\n"
-        f"  what to learn with it:     openmae finetune {settings.out} LABELLED_FOLDER --out RUN\n"
+        f"  what its features know:    openmae knn {settings.out} LABELLED{before}\n"
+        f"  what to learn with it:     openmae finetune {settings.out} LABELLED --out RUN\n"
         "                             (classes; the same with segment for masks, with detect for boxes and outlines)\n"
         f"  in Python:                 openmae.load('{settings.out}').encode(images)",
         soft_wrap=True,

@@ -110,8 +110,8 @@ def say_images(settings: Pretrain, train: Source, console: Console) -> None:
         said = "MODEL learnt from these images already: they are gone on with, under a new schedule"
     else:
         count = config.get("image_count")
-        then = f", and were {count:,} then" if isinstance(count, int) else ""
-        said = f"The images have changed since MODEL learnt from them: they are {len(train):,} now{then}"
+        then = f", {count:,} then" if isinstance(count, int) else ""
+        said = f"The images have changed since MODEL learnt from them: {len(train):,} to learn from now{then}"
     console.print(said, soft_wrap=True)
 
 

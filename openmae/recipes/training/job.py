@@ -27,7 +27,7 @@ from openmae.machine.heap import keep_freed_memory
 from openmae.machine.lanes import ONE, Lanes
 from openmae.machine.workers import workers_for
 from openmae.recipes.training.kind import C, Here, J, Job, JobKind, O
-from openmae.recipes.training.longer import CHANGES, entries, made_longer
+from openmae.recipes.training.longer import CHANGES, complete_after, entries, made_longer
 from openmae.recipes.training.minutes import (
     Budget,
     Plan,
@@ -40,7 +40,7 @@ from openmae.recipes.training.minutes import (
 )
 from openmae.recipes.training.open import asked_for, stored
 from openmae.recipes.training.room import check_room, check_sharded, check_shares, enough_memory, tell_ranks, written
-from openmae.recipes.training.settings import Settings, given
+from openmae.recipes.training.settings import Settings, given, shown
 from openmae.report.loggers.following import Followers
 from openmae.report.loggers.logger import loggers_of
 from openmae.report.page.run import write_report
@@ -175,7 +175,11 @@ def _job(
             changes = CHANGES if longer else ()
             for complaint in folder.settle(config, opened.fingerprint, (*may_differ, *changes), asked):
                 here.console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
-            here.console.print(longer, soft_wrap=True, end="\n" if longer else "")
+            if longer:
+                here.console.print(longer, soft_wrap=True)
+            elif folder.has_begun and schedule.steps and (epochs := complete_after(folder.path)) is not None:
+                said = f"This run is complete after {shown(epochs)} epochs: a larger --epochs makes it longer"
+                here.console.print(said, soft_wrap=True)
             identity = _identity(config, opened.fingerprint, may_differ)
             followers.follow(folder.path, identity, goes_on=folder.has_begun)
             if not folder.has_begun:

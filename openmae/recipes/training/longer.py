@@ -4,6 +4,7 @@ config.toml has `earlier`, the steps and epochs after which the run was complete
 is again a function of its settings, wherever it is stopped and gone on with.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,31 @@ def ends_of(run: Path) -> Ends:
 def made_longer(settings: Settings, run: Path) -> tuple[Ends, str]:
     """(the ends of a run that goes on, what is said where it is made longer now, or nothing). Raises UserError."""
     config, ends = read_config(run), ends_of(run)
-    epochs, asked = config.get("epochs"), given(settings.epochs)
-    if not isinstance(epochs, int | float) or not has_checkpoint(run / "checkpoints", config.get("steps")):
-        return ends, ""
-    if asked <= epochs:
+    epochs, asked = complete_after(run), given(settings.epochs)
+    if epochs is None or asked <= epochs:
         return ends, ""
     if not config["steps"]:
         raise UserError(f"{run} holds a run of no steps, which cannot be made longer", "choose another --out")
     said = (
-        f"The run in {run} was complete after {shown(float(epochs))} epochs, {several(config['steps'], 'step')}: "
+        f"The run in {run} was complete after {shown(epochs)} epochs, {several(config['steps'], 'step')}: "
         f"{shown(asked - epochs)} more begin with its last weights, a new warm-up and a new cosine"
     )
-    return [*ends, (config["steps"], float(epochs))], said
+    warmup = config.get("warmup_epochs") or 0.0
+    if asked - epochs <= warmup:
+        said += (
+            f". The warm-up alone takes {shown(warmup)}, so the rate only rises, and the run ends at its height: "
+            f"--epochs {shown(math.ceil(epochs + 5 * warmup))} lets it fall"
+        )
+    return [*ends, (config["steps"], epochs)], said
+
+
+def complete_after(run: Path) -> float | None:
+    """How many epochs a run took that is complete; None where it is not. Raises UserError where it is no run."""
+    config = read_config(run)
+    epochs = config.get("epochs")
+    if isinstance(epochs, int | float) and has_checkpoint(run / "checkpoints", config.get("steps")):
+        return float(epochs)
+    return None
 
 
 def entries(steps: int, ends: Ends, images: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from openmae.console.words import several
 from openmae.errors import UserError
 from openmae.files.whole import write_file
-from openmae.report.page.evaluations import KINDS, features_of, is_evaluation, said_figure
+from openmae.report.page.evaluations import KINDS, dated, features_of, is_evaluation, said_figure
 from openmae.report.page.headline import headline
 from openmae.report.page.html import details, drawn, flat, numbers_table, page, pairs_table, paragraph, section
 from openmae.report.page.left import Left, read_left
@@ -89,7 +89,8 @@ def _figures(runs: Mapping[str, Left]) -> str:
         found: dict[str, str] = {}
         for entry in left.evaluations:
             if is_evaluation(entry):
-                found[_asked(entry)] = said_figure(entry)
+                earlier = dated(entry, left).get("earlier")
+                found[_asked(entry)] = said_figure(entry) + (f" ({earlier})" if earlier else "")
         for of, entry in left.results.items():
             clean = entry.get("clean") if isinstance(entry, dict) else None
             if isinstance(clean, dict) and isinstance(clean.get("figures"), dict):

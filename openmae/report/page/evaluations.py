@@ -14,7 +14,7 @@ _FIGURES = {"multi-label": "mean_ap", "regression": "r2"}  # that a task is judg
 
 def evaluations_section(left: Left) -> str:
     """A table for each set of images; "" where nothing is known."""
-    found = [entry for entry in left.evaluations if is_evaluation(entry)]
+    found = [dated(entry, left) for entry in left.evaluations if is_evaluation(entry)]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for entry in found:
         key = tuple(str(entry.get(name, "")) for name in ("data", "task", "train_images", "val_images", "classes"))
@@ -24,6 +24,15 @@ def evaluations_section(left: Left) -> str:
         for file in sorted(left.path.glob("layers-*.svg"))
     )
     return section("What the features know", *(_evaluation_table(group) for group in groups.values()), *layers)
+
+
+def dated(entry: dict[str, Any], left: Left) -> dict[str, Any]:
+    """With `earlier`, "after 14 steps", where it is of the model as it was then, and the run has gone on since."""
+    step, last = entry.get("step"), left.config.get("steps")
+    is_own = entry.get("features") in ("pre-trained", "fine-tuned")
+    if is_own and isinstance(step, int) and isinstance(last, int) and step != last:
+        return {**entry, "earlier": f"after {step:,} steps"}
+    return entry
 
 
 def is_evaluation(entry: dict[str, Any]) -> bool:
@@ -63,7 +72,8 @@ def _evaluation_table(entries: list[dict[str, Any]]) -> str:
 
 def features_of(entry: dict[str, Any]) -> tuple[str, str]:
     """What the row is called, and in small print how the features were taken."""
-    parts = [f"layer {entry['layer']}" if entry.get("layer") is not None else "", entry.get("pool") or ""]
+    layer = f"layer {entry['layer']}" if entry.get("layer") is not None else ""
+    parts = [layer, entry.get("pool"), entry.get("earlier")]
     return str(entry.get("features", "")), ", ".join(str(part) for part in parts if part)
 
 
