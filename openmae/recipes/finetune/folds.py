@@ -6,6 +6,7 @@ not seen it (stratified k-fold cross-validation, Kohavi 1995). val chooses nothi
 the features less.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openmae.commandline.flags import flag
+from openmae.console.progress import counting
 from openmae.console.words import duration
 from openmae.data.tasks import Answers
 from openmae.errors import UserError
@@ -39,7 +41,7 @@ MOST_LABELS, LEAST_LABELS = 500, 10  # that ways are compared by where nobody as
 NEAR = 0.25  # of a standard error: as good as equal
 FOLDS = 3
 _WAY = ("minutes", "epochs", "blr", "batch_size", "layer_decay", "crop_scale", "ema_decay")  # settings that say one
-_MOST_SECONDS = 600.0  # of such a comparison
+_MOST_SECONDS = 1200.0  # of such a comparison
 PROBE, USUAL = "the probe as it is", "as usual"
 _FARTHEST = (PROBE, USUAL)
 """Compared alone where all ways would take too long. On six sets of 60 labels the better of these two was as good on
@@ -54,10 +56,11 @@ Told = tuple[Tensor, NDArray[np.int64]]
 @dataclass(frozen=True)
 class Trials:
     """What is tried. chosen: what follows from settings for so many images, on all ranks. told: what a model says of
-    the val images that learnt the others. images_per_second: of such a training."""
+    the val images that learnt the others; the last argument is called after each of its steps. images_per_second: of
+    such a training."""
 
     chosen: Callable[[Finetune, int], Finetuning]
-    told: Callable[[Finetuning, Labelled], Told]
+    told: Callable[[Finetuning, Labelled, Callable[[], None]], Told]
     images_per_second: Callable[[Finetuning, Labelled], float]
 
 
@@ -109,14 +112,17 @@ def with_ways(settings: Finetune, labelled: Labelled, here: Here, trials: Trials
         said += f"; --folds {len(folds)} tries all {len(seconds)} ways in {duration(whole)}"
     here.console.print(f"{begins} ({said})", soft_wrap=True)
     rows, losses = [], []
-    for name, way in ways.items():
-        told, indices = _held_out(way, labelled, folds, trials)
-        asked = labelled.right.at(indices)
-        told = calibrated(told, asked)
-        rows.append(_row(name, told, asked, runs[name]))
-        each = np.full(images, np.nan)
-        each[indices] = _losses(told, asked)
-        losses.append(each)
+    total = sum(runs[name].course.schedule.steps for name in ways) * len(folds)
+    with counting("comparing ways", total, here.console, items="steps") as say:
+        done = itertools.count(1)
+        for name, way in ways.items():
+            told, indices = _held_out(way, labelled, folds, trials, lambda: say(next(done)))
+            asked = labelled.right.at(indices)
+            told = calibrated(told, asked)
+            rows.append(_row(name, told, asked, runs[name]))
+            each = np.full(images, np.nan)
+            each[indices] = _losses(told, asked)
+            losses.append(each)
     taken = here.ranks.from_lead(list(ways)[least_changed(losses)])
     found = {
         "metric": HEADLINE[labelled.right.task],
@@ -188,7 +194,11 @@ def _ways(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
 
 
 def _held_out(
-    way: Finetune, labelled: Labelled, folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]], trials: Trials
+    way: Finetune,
+    labelled: Labelled,
+    folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    trials: Trials,
+    hear: Callable[[], None],
 ) -> Told:
     """What models say of the folds that they did not learn; which images these are."""
     scores, indices = [], []
@@ -200,7 +210,7 @@ def _held_out(
             right=labelled.right.at(rest),
             asked=labelled.right.at(held_out),
         )
-        told, which = trials.told(trials.chosen(way, len(rest)), part)
+        told, which = trials.told(trials.chosen(way, len(rest)), part, hear)
         scores.append(told)
         indices.append(held_out[which])
     return torch.cat(scores), np.concatenate(indices)

@@ -11,6 +11,7 @@ and the linear probe are one job: they differ in settings alone.
 """
 
 import gc
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 
@@ -108,11 +109,11 @@ def _compare(settings: Finetune, labelled: Labelled, here: Here) -> tuple[Finetu
         job.model.to(here.device)
         return job
 
-    def told(run: Finetuning, part: Labelled) -> Told:
+    def told(run: Finetuning, part: Labelled, hear: Callable[[], None]) -> Told:
         job = job_of(run, part)
         job.fit_head_to_views(job.fit_head())
         training = training_of(job, quiet)
-        fit_aside(training)
+        fit_aside(training, hear)
         with averaged(training.optimizer):
             found = job.told(training.learner.whole())
         gc.collect()  # the processes that loaded

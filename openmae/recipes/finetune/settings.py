@@ -93,7 +93,7 @@ class Finetune(AskedHeads, AskedGroups, AskedReading):
     folds: Annotated[int | None, arg(metavar="N")] = None
     """Where labels are few: compare ways to fine-tune, from the linear probe as it is to many epochs, by N-fold
     cross-validation inside the training labels, and take the best; 0 takes the usual one. Default: 3 from 10 to 500
-    labels, where it takes no more than 10 minutes."""
+    labels, where it takes no more than 20 minutes."""
     balance: Literal["none", "weights", "sampling"] = "none"
     """For classes of unequal size: weigh the loss by one over the size of the class, or show each class as often."""
 
