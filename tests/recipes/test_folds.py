@@ -223,7 +223,10 @@ def test_fresh_weights_learn_beside(finished: Path, colours: Path, tmp_path: Pat
     assert code == 0, errors
     assert "is complete" in shown
     rows = {row["name"]: row for row in json.loads((out / "compared.json").read_text())["rows"]}
-    assert list(rows)[-3:] == ["linear probe on frozen features", "fine-tuned", "from scratch"]
+    assert list(rows) == [
+        "linear probe on raw pixels", "linear probe on histograms",
+        "kNN on frozen features", "linear probe on frozen features", "fine-tuned", "from scratch",
+    ]  # fmt: skip
     assert run(*finetune(finished, colours, plain, "--evaluations 1 --blr 0.01 --from-scratch"))[0] == 0
     (alone,) = json.loads((plain / "compared.json").read_text())["rows"]
     assert rows["from scratch"] == {**alone, "name": "from scratch", "weights": "scratch"}

@@ -42,8 +42,8 @@ NEAR = 0.25  # of a standard error: as good as equal
 FOLDS = 3
 _WAY = ("minutes", "epochs", "blr", "batch_size", "layer_decay", "crop_scale", "ema_decay")  # settings that say one
 _MOST_SECONDS = 1200.0  # of such a comparison
-PROBE, USUAL = "the probe as it is", "as usual"
-_FARTHEST = (PROBE, USUAL)
+_AS_IS, _USUAL = "the probe as it is", "as usual"
+_FARTHEST = (_AS_IS, _USUAL)
 """Compared alone where all ways would take too long. On six sets of 60 labels the better of these two was as good on
 the mean as the best of four (docs/log.md)."""
 _GENTLE_EPOCHS, _GENTLE_RATE, _GENTLE_CROP = 0.375, 1 / 3, (0.7, 1.0)  # of the plain way's; measured: docs/log.md
@@ -51,6 +51,8 @@ _SMALL_CROP = (0.4, 1.0)
 
 Told = tuple[Tensor, NDArray[np.int64]]
 """Scores (n, K), and which of the images (n,) they are of."""
+Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Which images are learnt from, and which are held out, in turn."""
 
 
 @dataclass(frozen=True)
@@ -96,33 +98,24 @@ def with_ways(settings: Finetune, labelled: Labelled, here: Here, trials: Trials
         return replace(settings, folds=0), labelled
     ways = _ways(settings, trials.chosen(settings, images))
     runs = {name: trials.chosen(way, images) for name, way in ways.items()}
-    rate = here.ranks.from_lead(trials.images_per_second(runs[USUAL], labelled))
-    seconds = {name: run.course.schedule.steps * run.course.schedule.batch_size * len(folds) / rate
-               for name, run in runs.items()}  # fmt: skip
-    whole, most = sum(seconds.values()), math.inf if is_asked else _MOST_SECONDS
-    begins = f"Which way, by {len(folds)} folds of the {images:,} training labels"
-    if whole > most:
-        ways = {name: ways[name] for name in _FARTHEST}
-    if sum(seconds[name] for name in ways) > most:
-        said = f"left out, for it would take {duration(whole)} (--folds {len(folds)} does it all the same)"
+    rate = here.ranks.from_lead(trials.images_per_second(runs[_USUAL], labelled))
+    seconds = {name: len(folds) * _views(run) / rate for name, run in runs.items()}
+    most = math.inf if is_asked else _MOST_SECONDS
+    tried = next((names for names in (tuple(ways), _FARTHEST) if sum(map(seconds.__getitem__, names)) <= most), ())
+    begins, whole = (
+        f"Which way, by {len(folds)} folds of the {images:,} training labels",
+        duration(sum(seconds.values())),
+    )
+    if not tried:
+        said = f"left out, for it would take {whole} (--folds {len(folds)} does it all the same)"
         here.console.print(f"{begins}: {said}", soft_wrap=True)
         return replace(settings, folds=0), labelled
-    said = f"about {duration(sum(seconds[name] for name in ways))}; --folds 0 leaves it out"
-    if whole > most:
-        said += f"; --folds {len(folds)} tries all {len(seconds)} ways in {duration(whole)}"
+    said = f"about {duration(sum(map(seconds.__getitem__, tried)))}; --folds 0 leaves it out"
+    if len(tried) < len(ways):
+        said += f"; --folds {len(folds)} tries all {len(ways)} ways in {whole}"
     here.console.print(f"{begins} ({said})", soft_wrap=True)
-    rows, losses = [], []
-    total = sum(runs[name].course.schedule.steps for name in ways) * len(folds)
-    with counting("comparing ways", total, here.console, items="steps") as say:
-        done = itertools.count(1)
-        for name, way in ways.items():
-            told, indices = _held_out(way, labelled, folds, trials, lambda: say(next(done)))
-            asked = labelled.right.at(indices)
-            told = calibrated(told, asked)
-            rows.append(_row(name, told, asked, runs[name]))
-            each = np.full(images, np.nan)
-            each[indices] = _losses(told, asked)
-            losses.append(each)
+    ways = {name: ways[name] for name in tried}
+    rows, losses = _compared(ways, runs, labelled, folds, trials, here.console)
     taken = here.ranks.from_lead(list(ways)[least_changed(losses)])
     found = {
         "metric": HEADLINE[labelled.right.task],
@@ -133,6 +126,34 @@ def with_ways(settings: Finetune, labelled: Labelled, here: Here, trials: Trials
     }
     _show(found, here.console)
     return replace(ways[taken], folds=len(folds)), replace(labelled, ways=found)
+
+
+def _compared(
+    ways: dict[str, Finetune],
+    runs: dict[str, Finetuning],
+    labelled: Labelled,
+    folds: Folds,
+    trials: Trials,
+    console: Console,
+) -> tuple[list[dict[str, Any]], list[NDArray[np.float64]]]:
+    """Of each way its row, and the losses of all images as `least_changed` takes them. runs: of the ways on all
+    labels."""
+    rows, losses, done = [], [], itertools.count(1)
+    steps = sum(trials.chosen(way, len(rest)).course.schedule.steps for way in ways.values() for rest, _ in folds)
+    with counting("comparing ways", steps, console, items="steps") as say:
+        for name, way in ways.items():
+            told, indices = _held_out(way, labelled, folds, trials, lambda: say(next(done)))
+            asked = labelled.right.at(indices)
+            told = calibrated(told, asked)
+            rows.append(_row(name, told, asked, runs[name]))
+            each = np.full(labelled.count, np.nan)
+            each[indices] = _losses(told, asked)
+            losses.append(each)
+    return rows, losses
+
+
+def _views(run: Finetuning) -> int:
+    return run.course.schedule.steps * run.course.schedule.batch_size
 
 
 def least_changed(losses: Sequence[NDArray[np.float64]]) -> int:
@@ -187,7 +208,7 @@ def _ways(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
     gentle = replace(
         settings, epochs=max(1.0, round(_GENTLE_EPOCHS * epochs)), blr=_GENTLE_RATE * blr, crop_scale=_GENTLE_CROP
     )
-    ways = {PROBE: replace(settings, epochs=0.0), "gently": gentle, USUAL: settings}
+    ways = {_AS_IS: replace(settings, epochs=0.0), "gently": gentle, _USUAL: settings}
     if plain.config["crop_scale"][0] > _SMALL_CROP[0]:  # which helps or harms by what is asked, not by how many labels
         ways["with smaller crops"] = replace(settings, crop_scale=_SMALL_CROP)
     return ways
@@ -196,7 +217,7 @@ def _ways(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
 def _held_out(
     way: Finetune,
     labelled: Labelled,
-    folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    folds: Folds,
     trials: Trials,
     hear: Callable[[], None],
 ) -> Told:

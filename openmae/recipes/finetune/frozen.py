@@ -39,7 +39,8 @@ Labelled = tuple[CentredImages, Answers]
 @dataclass(frozen=True)
 class Frozen:
     """What was found of an encoder. weight (K, D), bias (K,): of the linear probe as a layer on what the head reads;
-    of numbers in their own unit. strength: of its regularisation. rows: figures on val, as compared.json has them.
+    of numbers in their own unit. strength: of its regularisation. rows: figures on val, as compared.json has them, the
+    probe's the last.
     bank: what nearest neighbours know, where they do better than the probe and it is not too large to be kept; on the
     lead alone."""
 
@@ -51,11 +52,19 @@ class Frozen:
 
 
 def look_at(
-    model: Classifier, statistics: Statistics, train: Labelled, val: Labelled, seed: int, workers: int, ranks: Ranks
+    model: Classifier,
+    statistics: Statistics,
+    train: Labelled,
+    val: Labelled,
+    seed: int,
+    workers: int,
+    ranks: Ranks,
+    plain: bool = False,
 ) -> Frozen:
     """The best linear classifier of what the model's head reads of whole images, as `openmae probe` fits it; how good
     it is on val, and how good nearest neighbours are, as `openmae knn` finds them. The same on all ranks, which share
-    the encoding. The model is left in evaluation.
+    the encoding. The model is left in evaluation. plain: linear probes on the pixels themselves and on histograms of
+    colours and texture have rows too, the first ones.
 
     Raises UserError where no image can be read.
     """
@@ -63,6 +72,8 @@ def look_at(
     device = next(model.parameters()).device
     functions: list[Function] = [lambda images: model.features(statistics.normalize(images))]
     functions.append(pooled(model.encoder, statistics, model.pool))
+    if plain:
+        functions += [raw_pixels, histograms(statistics)]
     tables: list[list[Tensor]] = []
     answered: list[Answers] = []
     for images, answers in (train, val):
@@ -73,28 +84,6 @@ def look_at(
     judged = _judged(tables, answered, place, seed, device) if ranks.leads else None
     shared = ranks.from_lead(None if judged is None else replace(judged, bank=None))
     return shared if judged is None else judged  # type: ignore[return-value]
-
-
-def without_encoder(
-    statistics: Statistics, train: Labelled, val: Labelled, seed: int, device: torch.device, workers: int, ranks: Ranks
-) -> list[dict[str, Any]]:
-    """Rows, as of Frozen, of linear probes on the pixels themselves and on histograms of colours and texture, for the
-    lead; [] on the other ranks, who share the reading. Raises UserError where no image can be read."""
-    tables: list[list[Tensor]] = []
-    answered: list[Answers] = []
-    for images, answers in (train, val):
-        found, indices = extract_each(
-            images, [raw_pixels, histograms(statistics)], device, workers, _AT_ONCE, ranks=ranks
-        )
-        tables.append(found)
-        answered.append(answers.at(indices.numpy()))
-    if not ranks.leads:
-        return []
-    rows = []
-    for name, learnt, judging in zip(PLAIN, *tables, strict=True):
-        scores = linear_probe(learnt, answered[0], seed, _solving(device))(judging)
-        rows.append(_row(name, scores, answered[1], None))
-    return rows
 
 
 def layer_of_views(
@@ -122,9 +111,9 @@ def layer_of_views(
 def _judged(
     tables: list[list[Tensor]], answered: list[Answers], place: Readout, seed: int, device: torch.device
 ) -> Frozen:
-    """Of (train, val): features of the head and of nearest neighbours."""
-    device = _solving(device)
-    (of_head, to_compare), (val_of_head, val_to_compare) = tables
+    """Of (train, val): features of the head and of nearest neighbours, and, where they are asked for, of PLAIN."""
+    device = device if device.type != "mps" else torch.device("cpu")  # which lacks float64 and eigenvalues
+    (of_head, to_compare, *plain), (val_of_head, val_to_compare, *val_plain) = tables
     right, asked = answered
     probe = linear_probe(of_head, right, seed, device)
     weight, bias = probe.layer()
@@ -132,19 +121,19 @@ def _judged(
         KNN: knn_predict(to_compare, right, val_to_compare, device=device),
         PROBE: val_of_head @ weight.T + bias,
     }
-    rows = [_row(name, found, asked, FOLDER if name == PROBE else None) for name, found in scores.items()]
-    knn, linear = (row["figure"] for row in rows)
-    is_best = knn > linear and bank_bytes(len(to_compare), to_compare.shape[1]) <= MOST_BYTES
-    return Frozen(weight, bias, probe.strength, rows, Bank(place, to_compare, right) if is_best else None)
-
-
-def _row(name: str, scores: Tensor, asked: Answers, weights: str | None) -> dict[str, Any]:
-    """As compared.json has it."""
+    for name, learnt, judging in zip(PLAIN, plain, val_plain, strict=False):  # of none there are no features
+        scores[name] = linear_probe(learnt, right, seed, device)(judging)
     metric = HEADLINE[asked.task]
-    figure, error = measure(scores, asked)[metric], standard_error(metric, scores, asked)
-    return {"name": name, "figure": figure, "error": error, "weights": weights}
-
-
-def _solving(device: torch.device) -> torch.device:
-    """Where classifiers are fitted."""
-    return device if device.type != "mps" else torch.device("cpu")  # which lacks float64 and eigenvalues
+    figures = {name: measure(found, asked)[metric] for name, found in scores.items()}
+    rows = [
+        {
+            "name": name,
+            "figure": figures[name],
+            "error": standard_error(metric, scores[name], asked),
+            "weights": FOLDER if name == PROBE else None,
+        }
+        for name in (*PLAIN, KNN, PROBE)
+        if name in scores
+    ]
+    is_best = figures[KNN] > figures[PROBE] and bank_bytes(len(to_compare), to_compare.shape[1]) <= MOST_BYTES
+    return Frozen(weight, bias, probe.strength, rows, Bank(place, to_compare, right) if is_best else None)

@@ -16,7 +16,6 @@ from openmae.data.loading.memory import in_memory
 from openmae.data.loading.stream import Batch, Stream
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Answers
 from openmae.data.views.crop import View
 from openmae.evaluate.features import centred_images
 from openmae.evaluate.judge import Judged, judge
@@ -31,7 +30,7 @@ from openmae.recipes.finetune.build import Finetuning, build, finish_of
 from openmae.recipes.finetune.compared import put_rows
 from openmae.recipes.finetune.folds import Told, keep_ways
 from openmae.recipes.finetune.frozen import FOLDER as PROBE_FOLDER
-from openmae.recipes.finetune.frozen import KNN_FOLDER, MOST_PLAIN, Frozen, layer_of_views, look_at, without_encoder
+from openmae.recipes.finetune.frozen import KNN, KNN_FOLDER, MOST_PLAIN, Frozen, layer_of_views, look_at
 from openmae.recipes.finetune.labelled import Labelled
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.training.best import FOLDER, BestWeights
@@ -116,13 +115,15 @@ class FinetuneJob(Job[Classifier]):
         if self.here.ranks.leads and not self.here.folder.has_begun:
             keep_ways(self.here.folder.path, self.labelled.ways)
 
-    def fit_head(self) -> Frozen | None:
-        """The head is fitted to the features as they are, where it begins so; what that is worth."""
+    def fit_head(self, plain: bool = False) -> Frozen | None:
+        """The head is fitted to the features as they are, where it begins so; what that is worth. plain: and what is
+        worth without an encoder."""
         if not self.run.head.from_probe:
             return None
         statistics, here = self.labelled.start.statistics, self.here
-        learnt, judging = self._centred
-        found = look_at(self.model, statistics, learnt, judging, self.course.seed, here.workers, here.ranks)
+        learnt = (self._whole(*self._train), self.labelled.right)
+        judging = (self._val, self.labelled.asked)
+        found = look_at(self.model, statistics, learnt, judging, self.course.seed, here.workers, here.ranks, plain)
         self._set_head(found.weight, found.bias)
         return found
 
@@ -149,27 +150,17 @@ class FinetuneJob(Job[Classifier]):
 
     def prepare(self) -> None:
         """Fits the head, and keeps what the features are worth as they are."""
-        found = self.fit_head()
-        if found is not None:
-            self._keep_frozen(found, self._without_encoder())
+        labelled = self.labelled
+        found = self.fit_head(plain=labelled.count <= MOST_PLAIN and len(labelled.val) <= 10 * MOST_PLAIN)
+        if found is not None and self.here.ranks.leads:
+            self._keep_frozen(found)
         self.fit_head_to_views(found)
 
-    def _without_encoder(self) -> list[dict[str, Any]]:
-        """Rows of compared.json, where labels are few; on the lead."""
-        if self.labelled.count > MOST_PLAIN or len(self.labelled.val) > 10 * MOST_PLAIN:
-            return []
-        here, statistics = self.here, self.labelled.start.statistics
-        learnt, judging = self._centred
-        return without_encoder(statistics, learnt, judging, self.course.seed, here.device, here.workers, here.ranks)
-
-    def _keep_frozen(self, found: Frozen, simpler: list[dict[str, Any]]) -> None:
-        """In RUN/probe, RUN/knn and compared.json, by the lead; where it cannot be, says so."""
+    def _keep_frozen(self, found: Frozen) -> None:
+        """In RUN/probe, RUN/knn and compared.json; where it cannot be, says so."""
         here, path = self.here, self.here.folder.path
-        if not here.ranks.leads:
-            return
         metric = HEADLINE[self.labelled.asked.task]
-        rows = simpler + found.rows
-        told = "; ".join(f"{row['name']} {shown_value(metric, row['figure'], row['error'])}" for row in rows)
+        told = "; ".join(f"{row['name']} {shown_value(metric, row['figure'], row['error'])}" for row in found.rows)
         here.console.print(f"Before anything is learnt: {told} ({called(metric)} on val)", soft_wrap=True)
         try:
             if self.course.schedule.steps:
@@ -178,7 +169,7 @@ class FinetuneJob(Job[Classifier]):
             else:  # it is what the run leaves
                 found.rows[-1]["weights"] = ""
             self._keep_neighbours(found)
-            put_rows(path, self._about, rows, begins=True)
+            put_rows(path, self._about, found.rows, begins=True)
         except OSError as error:
             said = f"warning: what is simpler is not kept: {error}"
             here.console.print(said, style="yellow", soft_wrap=True)
@@ -192,7 +183,7 @@ class FinetuneJob(Job[Classifier]):
         model = neighbours_of(self.model.encoder, found.bank, K, TEMPERATURE)
         with whole_folder(place) as aside:
             save_model(aside, model, self._info(model, 0, {}))
-        found.rows[0]["weights"] = KNN_FOLDER
+        next(row for row in found.rows if row["name"] == KNN)["weights"] = KNN_FOLDER
 
     @property
     def _about(self) -> dict[str, Any]:
@@ -218,11 +209,6 @@ class FinetuneJob(Job[Classifier]):
     def _val(self) -> CentredImages:
         """Decoded in memory where they are small."""
         return self._whole(*self._in_memory(self.labelled.val))
-
-    @property
-    def _centred(self) -> tuple[tuple[CentredImages, Answers], tuple[CentredImages, Answers]]:
-        """Training and val images as they are judged, and what is right."""
-        return (self._whole(*self._train), self.labelled.right), (self._val, self.labelled.asked)
 
     def _whole(self, source: Source, pixels: PixelFormat) -> CentredImages:
         return replace(centred_images(self.model.encoder, self.labelled.start.statistics, source), pixels=pixels)

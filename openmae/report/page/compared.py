@@ -14,8 +14,8 @@ from openmae.report.plots.curves import is_number
 
 COMPARED = "compared.json"
 FINETUNED, BEST, SCRATCH = "fine-tuned", "fine-tuned, its best look at val", "from scratch"
-PLAIN = ("linear probe on raw pixels", "linear probe on histograms")
-_TOLD_BY = dict(zip(PLAIN, ("pixels as they are", "colours and texture"), strict=True))
+PLAIN = {"linear probe on raw pixels": "pixels as they are", "linear probe on histograms": "colours and texture"}
+"""What needs no encoder: its row, and what that goes by."""
 _KNN_NOTE = "Its bank of labelled images was not kept with this run: openmae knn MODEL DATA --out RUN keeps one"
 
 
@@ -49,7 +49,7 @@ def verdict(found: Mapping[str, Any], run: str) -> str:
         return f"Use {where}: the {other['name']} is ahead of the {one} by more than its error."
     said = f"The {other['name']} is ahead of the {one} by more than its error"
     if other["name"] in PLAIN:
-        return f"{said}: {_TOLD_BY[other['name']]} tell more of these labels. No model of that is kept."
+        return f"{said}: {PLAIN[other['name']]} tell more of these labels. No model of that is kept."
     return f"{said}. {_KNN_NOTE}."
 
 
