@@ -7,6 +7,7 @@ fitted to views, as they are learnt from: a layer that is fitted to a few dozen 
 crops have a loss of 9 where one fitted to crops has 0.5 (measured: docs/log.md).
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +24,7 @@ from openmae.evaluate.baselines import histograms, raw_pixels
 from openmae.evaluate.features import Function, Readout, extract_each, pooled
 from openmae.evaluate.knn import MOST_BYTES, Bank, bank_bytes, knn_predict
 from openmae.evaluate.predict import HEADLINE, measure, standard_error
-from openmae.evaluate.probe import linear_probe, probe_of_strength
+from openmae.evaluate.probe import USUAL, linear_probe, probe_of_strength
 from openmae.heads import Classifier
 from openmae.report.page.compared import PLAIN
 
@@ -91,7 +92,11 @@ def layer_of_views(
 ) -> tuple[Tensor, Tensor]:
     """Weight (K, D) and bias (K,) of the linear layer that fits several views of each image, as strongly regularised as
     the probe is beside its images. views: at least as many as images, each in its turn; of few images _VIEWS of
-    each. The model is left in evaluation."""
+    each. The model is left in evaluation.
+
+    Of classes and labels, no weaker than USUAL: the probe's is chosen by what it tells right, which a head many times
+    as steep may do as well, and what then is mixed or smoothed costs so much that the features are torn first: of 500
+    labels the end was 3 points below that of a fresh head (docs/log.md)."""
     model.eval()
     device = next(model.parameters()).device
     enough = max(len(right.values), min(_VIEWS * len(right.values), _MOST_VIEWS))
@@ -104,7 +109,8 @@ def layer_of_views(
             if sum(map(len, indices)) >= enough:
                 break
     asked = right.at(torch.cat(indices).numpy())
-    strength = found.strength * len(right.values) / len(asked.values)
+    most = math.inf if right.task == "regression" else USUAL
+    strength = min(found.strength, most) * len(right.values) / len(asked.values)
     return probe_of_strength(torch.cat(features), asked, strength).layer()
 
 
