@@ -41,6 +41,7 @@ from openmae.recipes.pretrain.job import pretrain
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.probe.job import prove
 from openmae.recipes.probe.settings import Proof
+from openmae.report.page.folds import CROSS_VALIDATION
 
 LABELS, DRAWS = (20, 60, 500), (0, 1, 2)
 FEATURES = {"raw pixels": "raw", "histograms": "histogram", "untrained": "untrained probe"}
@@ -102,9 +103,7 @@ def encoder_for(name: str, given: argparse.Namespace, row: str) -> Path:
     return encoder_of(SETS[name].encoder, given, first)
 
 
-def frozen(
-    row: str, name: str, labels: int, draw: int, encoder: Path, out: Path
-) -> dict[str, tuple[float, float | None]]:
+def frozen(row: str, name: str, labels: int, draw: int, encoder: Path, out: Path) -> dict[str, dict[str, Any]]:
     """Figures of what needs no training but a classifier; with an encoder that has gone on, of its probe alone."""
     settings = Proof(
         model=encoder / "model.safetensors",
@@ -114,16 +113,16 @@ def frozen(
         seed=draw,
         workers=0,
     )
-    found: dict[str, tuple[float, float | None]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for one in prove(settings, ["knn", "linear"]):
         which = FEATURES.get(one.features, {"knn": "kNN", "linear": "probe"}[one.kind])
         if one.kind == "linear" or which == "kNN":  # raw pixels, histograms, an untrained encoder: by the linear figure
-            found[which] = (one.headline, None)
+            found[which] = {"figure": one.headline, "error": None}
     return {row: found["probe"]} if row.endswith(GONE_ON) else found
 
 
-def trained(row: str, name: str, labels: int, draw: int, encoder: Path, out: Path) -> tuple[float, float | None]:
-    """The figure of a fine-tuning and its standard error over the test images."""
+def trained(row: str, name: str, labels: int, draw: int, encoder: Path, out: Path) -> dict[str, Any]:
+    """The figure of a fine-tuning and its standard error over the test images; of folds, what each way had."""
     settings: dict[str, Any] = {"hflip": name != "digits"}  # which mean something else in a mirror
     # Folds are asked for, so that the machine's speed decides nothing
     settings |= {"folds": FOLDS} if row.startswith("now") else before(labels)
@@ -146,8 +145,13 @@ def trained(row: str, name: str, labels: int, draw: int, encoder: Path, out: Pat
     )
     rows = json.loads((run / "compared.json").read_text())["rows"]
     found = next(one for one in rows if one["weights"] == "")  # the run's own: of the probe, where folds chose that
+    told = {"figure": found["figure"], "error": found["error"]}
+    if row.startswith("now"):
+        folds = json.loads((run / CROSS_VALIDATION).read_text())
+        each = {way["name"]: [round(way["figure"], 4), round(way["loss"], 4)] for way in folds["ways"]}
+        told |= {"way": folds["taken"], "folds": each}
     shutil.rmtree(run)
-    return found["figure"], found["error"]
+    return told
 
 
 def cells(given: argparse.Namespace) -> Iterator[tuple[str, int, int, str]]:
@@ -228,13 +232,13 @@ def main() -> None:
         of = (row, name, labels, draw, encoder_for(name, given, row), given.out)
         start = time.monotonic()
         found = {row: trained(*of)} if row.startswith(("scratch", "before", "now")) else frozen(*of)
-        for which, (figure, error) in found.items():
+        for which, told in found.items():
             line = {"set": name, "tuned": SETS[name].tuned, "labels": labels, "draw": draw, "row": which}
-            line |= {"figure": figure, "error": error, "seconds": round(time.monotonic() - start, 1), "commit": commit}
+            line |= told | {"seconds": round(time.monotonic() - start, 1), "commit": commit}
             lines.append(line)
             with file.open("a") as out:
                 out.write(json.dumps(line) + "\n")
-            print(f"{name}, {labels} labels, draw {draw}, {which}: {figure:.3f}", flush=True)
+            print(f"{name}, {labels} labels, draw {draw}, {which}: {told['figure']:.3f}", flush=True)
     (given.out / "table.md").write_text(table(lines))
     print(table(lines))
 
