@@ -32,10 +32,13 @@ def entries(run: Path) -> list[dict[str, object]]:
     return json.loads((run / "evaluations.json").read_text())  # type: ignore[no-any-return]
 
 
-def test_knn_and_probe_print_a_table_and_keep_it(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+def test_knn_and_probe_print_a_table_and_keep_it(
+    finished: Path, data: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = copy(finished, tmp_path / "run")
-    for command in ("knn", "probe", "knn"):
-        code, output, errors = run(command, model, data, "--workers", "0")
+    monkeypatch.chdir(data.parent)
+    for command, place in (("knn", data), ("probe", data), ("knn", data.name)):
+        code, output, errors = run(command, model, place, "--workers", "0")
         assert code == 0, errors
         assert all(name in output for name in ("raw pixels", "histograms", "untrained", "pre-trained"))
     kept = json.loads((model / "evaluations.json").read_text())

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -94,10 +95,11 @@ class Findings:
             is_query = _Itself(self.images.source, query)
             all_near = list(zip(values.tolist(), found.tolist(), strict=True))
             others = [(value, row) for value, row in all_near if not is_query(int(self.indices[row]))]
-            near = others[:k]
+            told = _told([value for value, _ in others[:k]])
+            near = [(value, row) for value, (_, row) in zip(told, others[:k], strict=True)]
             table = self._table("similarity", "image")
             for value, row in near:
-                table.add_row(f"{value:.4f}", *self._named(row))
+                table.add_row(value, *self._named(row))
             without = ", itself left out" if len(others) < len(all_near) else ""
             self.console.print(f"\nNearest to {in_a_line(str(query))}{without}:")
             self.console.print(table)
@@ -123,7 +125,8 @@ class Findings:
         for own, a, b in found.rows[:_ROWS_SHOWN]:
             table.add_row("  ".join(f"{value:.4f}" for value in own), *self._named(a), *self._named(b))
         self.console.print(table)
-        tiles = [[self._tile(a, own[0]), self._tile(b, own[0])] for own, a, b in found.rows[:_PAIRS_PICTURED]]
+        pictured = [(f"{own[0]:.4f}", a, b) for own, a, b in found.rows[:_PAIRS_PICTURED]]
+        tiles = [[self._tile(a, value), self._tile(b, value)] for value, a, b in pictured]
         footer = f"The {len(tiles)} closest of {_pairs(found.total)}. {_SIMILARITY}"
         save_picture(captioned_sheet(("", ""), tiles, footer), sheet)
         which = "All" if found.total == len(found.rows) else f"The {len(found.rows):,} closest"
@@ -214,12 +217,15 @@ class Findings:
         listed, picture = self.beside("outliers", ".csv"), self.beside("outliers", ".png")
         header = ("mean_similarity", "path", "label")
         _write_csv(listed, header, ((f"{means[row]:.6f}", *self._row(row)) for row in order))
-        self.console.print(f"\nLeast similar to the {k} nearest (the median image: {np.median(means):.4f}):")
+        first = order[: max(_ROWS_SHOWN, _OUTLIERS_PICTURED)]
+        median, *told = _told([float(np.median(means)), *means[first].tolist()])
+        shown = list(zip(first, told, strict=True))
+        self.console.print(f"\nLeast similar to the {k} nearest (the median image: {median}):")
         table = self._table("mean similarity", "image")
-        for row in order[:_ROWS_SHOWN]:
-            table.add_row(f"{means[row]:.4f}", *self._named(row))
+        for row, value in shown[:_ROWS_SHOWN]:
+            table.add_row(value, *self._named(row))
         self.console.print(table)
-        tiles = [self._tile(row, float(means[row])) for row in order[:_OUTLIERS_PICTURED]]
+        tiles = [self._tile(row, value) for row, value in shown[:_OUTLIERS_PICTURED]]
         sheet = [tiles[at : at + _OUTLIERS_A_ROW] for at in range(0, len(tiles), _OUTLIERS_A_ROW)]
         footer = f"Least similar to their {k} nearest images, of which each figure is the mean. {_SIMILARITY}"
         save_picture(captioned_sheet([""] * len(sheet[0]), sheet, footer), picture)
@@ -250,14 +256,14 @@ class Findings:
         name = in_a_line(self._name(row))
         return (name, self._label(row)) if self.labels.classes else (name,)
 
-    def _tile(self, row: int, similarity: float) -> CaptionedImage:
+    def _tile(self, row: int, similarity: str) -> CaptionedImage:
         source, index = self.images.source, int(self.indices[row])
         try:
             pixels = self.images.view(source.read(index))
         except (OSError, BrokenImage):  # it was readable when it was embedded
             pixels = None
         label = self._label(row)
-        return CaptionedImage(pixels, f"{similarity:.4f} {label}".strip(), "/".join(Path(self._name(row)).parts[-2:]))
+        return CaptionedImage(pixels, f"{similarity} {label}".strip(), "/".join(Path(self._name(row)).parts[-2:]))
 
 
 @dataclass(frozen=True)
@@ -288,6 +294,12 @@ class _Itself:
             return is_called_so and self.source.read(index) == self.query.read_bytes()
         except (OSError, BrokenImage):
             return False
+
+
+def _told(similarities: Sequence[float]) -> list[str]:
+    """In four decimals, or in six where most are above 0.999, as of an encoder that has learnt little."""
+    decimals = 6 if similarities and statistics.median(similarities) > 0.999 else 4
+    return [f"{value:.{decimals}f}" for value in similarities]
 
 
 def _pairs(count: int) -> str:

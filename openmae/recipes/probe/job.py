@@ -27,6 +27,7 @@ from openmae.evaluate.baselines import values as baseline_values
 from openmae.evaluate.evaluation import Evaluation, How, Kind, evaluate
 from openmae.evaluate.features import Readout, readouts
 from openmae.evaluate.suited import suited
+from openmae.files.address import whole_address
 from openmae.heads import Pool
 from openmae.machine.device import choose_device, choose_precision, device_of
 from openmae.machine.memory import ram
@@ -127,7 +128,7 @@ def _prove(
             if cell is not None:
                 cell.show(what, done / of if of else 0.0)
 
-        what = settings.data + settings.selection.beside(WHOLE)
+        what = whole_address(settings.data) + settings.selection.beside(WHOLE)
         what += "" if settings.labels is None else f" (--labels {settings.labels})"
         known: list[knn.Bank] = []
         evaluations = evaluate(
