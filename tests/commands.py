@@ -12,6 +12,17 @@ TINY = (  # a model that trains in milliseconds a step
 QUICK = "--epochs 2 --batch-size 8 --micro-batch 8 --precision fp32 --device cpu".split()
 
 
+def in_one_process(run: Run, command: str) -> Run:
+    """`run` that gives this command `--workers 0` where a test says nothing else: forking the tests' own process takes
+    longer than to decode what they have."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        is_open = words[0] == command and "--workers" not in words
+        return run(*words, *(("--workers", 0) if is_open else ()))
+
+    return call
+
+
 def pretrain(data: object, out: object, *more: object) -> list[str]:
     """The words of a tiny pre-training, by default of one epoch in one process, with one picture and one look at the
     features, which take longer than its steps.

@@ -82,7 +82,7 @@ class Runs:
     def detector(self) -> Path:
         """It, with the objects of `objects` learnt."""
         encoder, data = self.objects_encoder(), self.objects()
-        flags = "--epochs 50 --batch-size 2 --blr 0.4 --clip-grad 1 --layer-decay 1 --evaluations 2 --scale 1 1"
+        flags = "--epochs 25 --batch-size 2 --blr 0.4 --clip-grad 1 --layer-decay 1 --evaluations 2 --scale 1 1"
         return self.once("detector", lambda out: done(detect(encoder, data, out, flags, "--channels 16")))
 
     def check(self) -> None:

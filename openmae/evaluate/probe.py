@@ -153,6 +153,8 @@ def _chosen(known: _Known, seed: int, progress: Callable[[int, int], None]) -> t
             best, chosen, start, worse = figure, strength, models[0], 0
         if worse >= PATIENCE and strength >= _TRIED:
             break
+        if best == 1.0 and strength >= USUAL and _from_usual(strength) >= _from_usual(chosen):
+            break  # no figure is better, and none to come is nearer
     return chosen, start
 
 

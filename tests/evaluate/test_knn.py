@@ -73,6 +73,7 @@ def test_neighbours_are_those_of_brute_force_and_of_equals_the_first(
 @pytest.mark.parametrize("task", ["classification", "multi-label", "regression"])
 def test_the_classifier_says_what_knn_says_also_of_equals_and_as_a_graph(task: Task) -> None:
     """Of images that are there twice under other labels the first votes; scikit-learn agrees where none are."""
+    torch.manual_seed(3)  # of others two neighbours may be nearly as far, and which is nearer goes with the batch
     encoder = ViT((8, 8), (4, 4), 1, 16, 1, 2)
     bank, images = rows(30 * 64, 1, 6).view(30, 1, 8, 8), rows(9 * 64, 1, 7).view(9, 1, 8, 8)
     bank[20:] = bank[:10]

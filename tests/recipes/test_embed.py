@@ -41,7 +41,7 @@ from openmae.recipes.embed import job as recipe
 from openmae.recipes.in_parts import work
 from openmae.recipes.in_parts.folder import parts_folder
 from openmae.weights import load_model, model_json, serialize
-from tests.commands import Run, refused
+from tests.commands import Run, in_one_process, refused
 from tests.evaluate.outliers import sorted_means
 from tests.images import picture, write_images
 from tests.processes import SMALL_FILES, run_openmae, started_openmae, wait_for
@@ -72,6 +72,11 @@ def save_model(
     statistics = Statistics((0.4,) * in_chans, (0.2,) * in_chans, form)
     file.write_bytes(serialize(model, model_json(model, statistics, {"step": 7, "model": None})))
     return file
+
+
+@pytest.fixture
+def run(run: Run) -> Run:
+    return in_one_process(run, "embed")
 
 
 @pytest.fixture(scope="module")
@@ -627,6 +632,18 @@ def test_no_duplicates_is_said(model: Path, tmp_path: Path, run: Run) -> None:
     said = run("embed", model, data, "--out", tmp_path / "f.npy", "--duplicates", "--threshold", 1)[1]
     assert "No two images have a similarity of 1 or more" in said
     assert (tmp_path / "f-duplicates.csv").read_bytes() == b"similarity,path,label,path_2,label_2\r\n"
+
+
+def test_where_all_are_alike_digits_tell_them_apart(model: Path, tmp_path: Path, run: Run) -> None:
+    shades = picture(1).point(lambda value: value // 2)
+    for number in range(6):
+        shades.point(lambda value, more=number: value + more).save(tmp_path / f"{number}.png")
+    out = tmp_path / "f.parquet"
+    said = run("embed", model, tmp_path, "--out", out, "--outliers", "--nearest", 2, "--precision", "fp32")[1]
+    means = sorted_means(read_parquet(out)[0], 2)
+    assert 0.999 < means.min() < 0.99999
+    told = [float(value) for value in re.findall(r"^ +(0\.\d{6}) ", said, re.MULTILINE)]
+    np.testing.assert_allclose(told, np.sort(means), atol=2e-6)
 
 
 def test_a_damaged_file_is_one_sentence(model: Path, tmp_path: Path, run: Run) -> None:

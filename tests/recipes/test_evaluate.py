@@ -27,9 +27,14 @@ from openmae.evaluate import corruptions
 from openmae.recipes.evaluate.keep import read_results, update_results
 from openmae.recipes.evaluate.part import may_be_learnt
 from openmae.weights import serialize
-from tests.commands import Run, pretrain, refused
+from tests.commands import Run, in_one_process, pretrain, refused
 from tests.images import picture, write_images
 from tests.recipes.classifiers import NAMES, a_model, images, scores_of
+
+
+@pytest.fixture
+def run(run: Run) -> Run:
+    return in_one_process(run, "evaluate")
 
 
 def only_result(run: Path) -> dict:
