@@ -122,7 +122,7 @@ def frozen(row: str, name: str, labels: int, draw: int, encoder: Path, out: Path
 
 
 def trained(row: str, name: str, labels: int, draw: int, encoder: Path, out: Path) -> dict[str, Any]:
-    """The figure of a fine-tuning and its standard error over the test images; of folds, what each way had."""
+    """The figure of a fine-tuning and its standard error over the test images; what each way had on how many folds."""
     settings: dict[str, Any] = {"hflip": name != "digits"}  # which mean something else in a mirror
     # Folds are asked for, so that the machine's speed decides nothing
     settings |= {"folds": FOLDS} if row.startswith("now") else before(labels)
@@ -148,7 +148,7 @@ def trained(row: str, name: str, labels: int, draw: int, encoder: Path, out: Pat
     told = {"figure": found["figure"], "error": found["error"]}
     if row.startswith("now"):
         folds = json.loads((run / CROSS_VALIDATION).read_text())
-        each = {way["name"]: [round(way["figure"], 4), round(way["loss"], 4)] for way in folds["ways"]}
+        each = {way["name"]: [round(way["figure"], 4), round(way["loss"], 4), way["folds"]] for way in folds["ways"]}
         told |= {"way": folds["taken"], "folds": each}
     shutil.rmtree(run)
     return told

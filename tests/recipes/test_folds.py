@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from openmae.data.tasks import Answers
 from openmae.recipes.finetune import choose, folds, job
 from openmae.recipes.finetune.build import Finetuning
-from openmae.recipes.finetune.folds import NEAR, Trials, calibrated, least_changed, why_not
+from openmae.recipes.finetune.folds import BEHIND, LEAST_TOLD, NEAR, Trials, calibrated, in_race, least_changed, why_not
 from openmae.recipes.finetune.settings import Finetune
 from openmae.train.run import read_config
 from tests.commands import Run, finetune, refused
@@ -53,18 +54,19 @@ def open_words(model: Path, data: Path, out: Path, *more: object) -> list[str]:
 def test_the_best_way_on_held_out_labels_is_taken(
     finished: Path, colours: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Figures are scikit-learn's of scores that no model has learnt; and nothing of what was tried stays in the run."""
+    """Figures are scikit-learn's of scores that no model has learnt, one that is behind is not tried on all folds, and
+    nothing of what was tried stays in the run."""
     monkeypatch.setattr(folds, "_ways", quick)
+    monkeypatch.setattr(folds, "LEAST_TOLD", 12)
     told: list[tuple[np.ndarray, Answers]] = []
     row_of = folds._row
-    monkeypatch.setattr(
-        folds,
-        "_row",
-        lambda name, scores, asked, run: (
-            told.append((scores.softmax(1).numpy(), asked)),
-            row_of(name, scores, asked, run),
-        )[1],
-    )
+
+    def heard(name: str, found: list[folds.Told], right: Answers, run: Finetuning) -> dict[str, Any]:
+        scores, asked, _ = folds._at_best(found, right)
+        told.append((scores.softmax(1).numpy(), asked))
+        return row_of(name, found, right, run)
+
+    monkeypatch.setattr(folds, "_row", heard)
     out = tmp_path / "run"
     code, shown, errors = run(*open_words(finished, colours, out, "--folds 4 --evaluations 1"))
     assert code == 0, errors
@@ -72,9 +74,12 @@ def test_the_best_way_on_held_out_labels_is_taken(
     found = json.loads((out / "cross-validation.json").read_text())
     assert [row["name"] for row in found["ways"]] == ["the probe as it is", "gently", "as usual"]
     for row, (shares, asked) in zip(found["ways"], told, strict=True):
-        assert len(asked.values) == 24
+        assert len(asked.values) == 6 * row["folds"]
         assert row["figure"] == pytest.approx(accuracy_score(asked.values, shares.argmax(1)))
         assert row["loss"] == pytest.approx(log_loss(asked.values, shares, labels=[0, 1, 2]), rel=1e-3, abs=1e-6)
+    assert {row["folds"] for row in found["ways"]} == {2}
+    assert "as usual (2 of 4 folds)" in shown
+    assert "clearly behind" in shown
     assert found["taken"] == min(found["ways"], key=lambda row: row["loss"])["name"] == "as usual"
     assert "Taken: as usual" in shown
     assert "Which way to fine-tune" in (out / "report.html").read_text()
@@ -152,6 +157,20 @@ def test_features_are_changed_where_that_is_clearly_better() -> None:
     unread = plain.copy()
     unread[:5] = np.nan
     assert least_changed([unread, plain]) == 0
+
+
+def test_a_way_that_is_clearly_behind_is_out_of_the_race() -> None:
+    draws = np.random.default_rng(0)
+    best = draws.gamma(1.0, size=LEAST_TOLD)
+    noise = draws.normal(size=LEAST_TOLD)
+    noise -= noise.mean()
+    error = BEHIND * noise.std(ddof=1) / np.sqrt(LEAST_TOLD)
+    losses = {"behind": best + noise + 1.1 * error, "best": best, "near": best + noise + 0.9 * error}
+    assert [*in_race(losses)] == ["best", "near"]
+    unread = best.copy()
+    unread[0] = np.nan
+    assert [*in_race({**losses, "best": unread})] == ["behind", "best", "near"]  # of too few to tell
+    assert [*in_race({"best": best})] == ["best"]
 
 
 def test_who_says_the_way_is_asked_no_more(finished: Path, colours: Path, tmp_path: Path, run: Run) -> None:

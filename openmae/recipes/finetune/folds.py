@@ -3,13 +3,12 @@
 A way learns from all folds but one and is judged by that one, in turn: so each label is told once by a model that has
 not seen it (stratified k-fold cross-validation, Kohavi 1995). val chooses nothing. The way that told them best
 (by likelihood, each at its best temperature) then learns from all labels; where two are as good, the one that changes
-the features less.
+the features less. A way that is clearly behind on some folds is not tried on the others (a race: Maron & Moore 1994).
 """
 
-import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,8 @@ from openmae.report.page.folds import CROSS_VALIDATION, loss_name, taken_way, wa
 MOST_LABELS, LEAST_LABELS = 500, 10  # that ways are compared by where nobody asks for it
 NEAR = 0.25  # of a standard error: as good as equal
 FOLDS = 3
+BEHIND, LEAST_TOLD = 2.0, 30
+"""Standard errors by which a way is clearly behind another, of so many images that both told."""
 _WAY = ("minutes", "epochs", "blr", "batch_size", "layer_decay", "crop_scale", "ema_decay")  # settings that say one
 _MOST_SECONDS = 1200.0  # of such a comparison
 _AS_IS, _USUAL = "the probe as it is", "as usual"
@@ -110,46 +111,65 @@ def with_ways(settings: Finetune, labelled: Labelled, here: Here, trials: Trials
         said = f"left out, for it would take {whole} (--folds {len(folds)} does it all the same)"
         here.console.print(f"{begins}: {said}", soft_wrap=True)
         return replace(settings, folds=0), labelled
-    said = f"about {duration(sum(map(seconds.__getitem__, tried)))}; --folds 0 leaves it out"
+    said = f"at most about {duration(sum(map(seconds.__getitem__, tried)))}; --folds 0 leaves it out"
     if len(tried) < len(ways):
         said += f"; --folds {len(folds)} tries all {len(ways)} ways in {whole}"
     here.console.print(f"{begins} ({said})", soft_wrap=True)
     ways = {name: ways[name] for name in tried}
-    rows, losses = _compared(ways, runs, labelled, folds, trials, here.console)
-    taken = here.ranks.from_lead(list(ways)[least_changed(losses)])
+    told, taken = _raced(ways, labelled, folds, trials, here)
     found = {
         "metric": HEADLINE[labelled.right.task],
         "folds": len(folds),
         "labels": images,
-        "ways": rows,
+        "ways": [_row(name, told[name], labelled.right, runs[name]) for name in ways],
         "taken": taken,
     }
     _show(found, here.console)
     return replace(ways[taken], folds=len(folds)), replace(labelled, ways=found)
 
 
-def _compared(
-    ways: dict[str, Finetune],
-    runs: dict[str, Finetuning],
-    labelled: Labelled,
-    folds: Folds,
-    trials: Trials,
-    console: Console,
-) -> tuple[list[dict[str, Any]], list[NDArray[np.float64]]]:
-    """Of each way its row, and the losses of all images as `least_changed` takes them. runs: of the ways on all
-    labels."""
-    rows, losses, done = [], [], itertools.count(1)
-    steps = sum(trials.chosen(way, len(rest)).course.schedule.steps for way in ways.values() for rest, _ in folds)
-    with counting("comparing ways", steps, console, items="steps") as say:
-        for name, way in ways.items():
-            told, indices = _held_out(way, labelled, folds, trials, lambda: say(next(done)))
-            asked = labelled.right.at(indices)
-            told = calibrated(told, asked)
-            rows.append(_row(name, told, asked, runs[name]))
-            each = np.full(labelled.count, np.nan)
-            each[indices] = _losses(told, asked)
-            losses.append(each)
-    return rows, losses
+def _raced(
+    ways: dict[str, Finetune], labelled: Labelled, folds: Folds, trials: Trials, here: Here
+) -> tuple[dict[str, list[Told]], str]:
+    """What each way told of the folds that it was tried on, and which way is taken. All ranks together."""
+    told: dict[str, list[Told]] = {name: [] for name in ways}
+    steps = {
+        name: [trials.chosen(way, len(rest)).course.schedule.steps for rest, _ in folds] for name, way in ways.items()
+    }
+    left, done = [*ways], 0
+
+    def hear() -> None:
+        nonlocal done
+        done += 1
+        say(done)
+
+    with counting("comparing ways", sum(map(sum, steps.values())), here.console, items="steps") as say:
+        for place, fold in enumerate(folds):
+            for name in left:
+                told[name].append(_held_out(ways[name], labelled, fold, trials, hear))
+            losses = {name: _losses_of(told[name], labelled) for name in left}
+            left, before = here.ranks.from_lead([*in_race(losses)]), left
+            done += sum(sum(steps[name][place + 1 :]) for name in before if name not in left)
+            if len(left) == 1:
+                break
+    return told, here.ranks.from_lead(left[least_changed([losses[name] for name in left])])
+
+
+def in_race(losses: dict[str, NDArray[np.float64]]) -> Iterator[str]:
+    """Those ways that may still be the best: whose losses (n,) of the images, nan for one that was not told, are not
+    above those of the one with the least by more than BEHIND standard errors of the difference."""
+    best = min(losses.values(), key=lambda each: float(np.nanmean(each)))
+    for name, each in losses.items():
+        ahead, error = _behind(each, best)
+        if ahead <= BEHIND * error or np.isfinite(each - best).sum() < LEAST_TOLD:
+            yield name
+
+
+def _behind(losses: NDArray[np.float64], best: NDArray[np.float64]) -> tuple[float, float]:
+    """By how much losses are above the best ones on average, and the standard error of that."""
+    more = losses - best
+    more = more[~np.isnan(more)]
+    return float(more.mean()), float(more.std(ddof=1)) / math.sqrt(len(more))
 
 
 def _views(run: Finetuning) -> int:
@@ -164,9 +184,8 @@ def least_changed(losses: Sequence[NDArray[np.float64]]) -> int:
     means = [float(np.nanmean(each)) for each in losses]
     best = losses[int(np.argmin(means))]
     for place, each in enumerate(losses):
-        ahead = each - best
-        ahead = ahead[~np.isnan(ahead)]
-        if ahead.mean() <= NEAR * ahead.std(ddof=1) / math.sqrt(len(ahead)):
+        more, error = _behind(each, best)
+        if more <= NEAR * error:
             return place
     return int(np.argmin(means))
 
@@ -217,28 +236,41 @@ def _ways(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
 def _held_out(
     way: Finetune,
     labelled: Labelled,
-    folds: Folds,
+    fold: tuple[NDArray[np.int64], NDArray[np.int64]],
     trials: Trials,
     hear: Callable[[], None],
 ) -> Told:
-    """What models say of the folds that they did not learn; which images these are."""
-    scores, indices = [], []
-    for rest, held_out in folds:
-        part = replace(
-            labelled,
-            train=labelled.train.take(rest),
-            val=labelled.train.take(held_out),
-            right=labelled.right.at(rest),
-            asked=labelled.right.at(held_out),
-        )
-        told, which = trials.told(trials.chosen(way, len(rest)), part, hear)
-        scores.append(told)
-        indices.append(held_out[which])
-    return torch.cat(scores), np.concatenate(indices)
+    """What a model says of the fold's images that it did not learn; which of all images these are."""
+    rest, held_out = fold
+    part = replace(
+        labelled,
+        train=labelled.train.take(rest),
+        val=labelled.train.take(held_out),
+        right=labelled.right.at(rest),
+        asked=labelled.right.at(held_out),
+    )
+    scores, which = trials.told(trials.chosen(way, len(rest)), part, hear)
+    return scores, held_out[which]
 
 
-def _row(name: str, scores: Tensor, asked: Answers, run: Finetuning) -> dict[str, Any]:
+def _at_best(told: Sequence[Told], right: Answers) -> tuple[Tensor, Answers, NDArray[np.int64]]:
+    """Of all folds that a way was tried on its calibrated scores, what is right, and which images these are."""
+    indices = np.concatenate([which for _, which in told])
+    asked = right.at(indices)
+    return calibrated(torch.cat([scores for scores, _ in told]), asked), asked, indices
+
+
+def _losses_of(told: Sequence[Told], labelled: Labelled) -> NDArray[np.float64]:
+    """(n,) of all images, nan for those that were not told."""
+    scores, asked, indices = _at_best(told, labelled.right)
+    each = np.full(labelled.count, np.nan)
+    each[indices] = _losses(scores, asked)
+    return each
+
+
+def _row(name: str, told: Sequence[Told], right: Answers, run: Finetuning) -> dict[str, Any]:
     """As cross-validation.json has it."""
+    scores, asked, _ = _at_best(told, right)
     metric = HEADLINE[asked.task]
     loss, figures = loss_name(metric), measure(scores, asked)
     steps, rate = run.course.schedule.steps, float(run.config["blr"]) * run.course.schedule.batch_size / 256
@@ -246,6 +278,7 @@ def _row(name: str, scores: Tensor, asked: Answers, run: Finetuning) -> dict[str
     said = f"{steps:,} steps, a rate of {shown(rate)}, crops of {least:.0%}" if steps else "no steps"
     return {
         "name": name,
+        "folds": len(told),
         "figure": figures[metric],
         "error": standard_error(metric, scores, asked),
         "loss": figures[loss],

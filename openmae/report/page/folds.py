@@ -1,7 +1,8 @@
 """Ways that were compared by cross-validation: cross-validation.json of a run, as a section of its page.
 
-{"metric": "top1", "folds": 5, "labels": 60, "taken": "gently", "ways": [{"name", "figure", "error", "loss",
-"loss_error", "settings"}, ...]}: figures over all labels, each told by a model that had not learnt it.
+{"metric": "top1", "folds": 5, "labels": 60, "taken": "gently", "ways": [{"name", "folds", "figure", "error", "loss",
+"loss_error", "settings"}, ...]}: figures over the labels of so many folds, all of them where the way was not left out
+on the way there, each told by a model that had not learnt it.
 """
 
 import math
@@ -26,7 +27,7 @@ def ways_table(found: Mapping[str, Any]) -> tuple[Sequence[str], list[Sequence[s
     loss = loss_name(metric)
     rows: list[Sequence[str]] = [
         (
-            row["name"],
+            row["name"] + (f" ({_tried(found, row)} of {found['folds']} folds)" if _is_out(found, row) else ""),
             shown_value(metric, row["figure"], row["error"]) if math.isfinite(row["figure"]) else "-",
             shown_value(loss, row["loss"], row["loss_error"]) if math.isfinite(row["loss"]) else "-",
             row["settings"],
@@ -36,10 +37,22 @@ def ways_table(found: Mapping[str, Any]) -> tuple[Sequence[str], list[Sequence[s
     return ("way", name_of(metric), name_of(loss), "settings"), rows
 
 
+def _tried(found: Mapping[str, Any], row: Mapping[str, Any]) -> int:
+    """On how many folds a way was tried; older runs, in which it was all of them, do not say it."""
+    return int(row.get("folds", found["folds"]))
+
+
+def _is_out(found: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    return _tried(found, row) < found["folds"]
+
+
 def taken_way(found: Mapping[str, Any]) -> str:
     """Which way was taken, a sentence."""
     least = "error" if loss_name(found["metric"]) == "rmse" else "loss"
-    return f"Taken: {found['taken']}, which has the least {least}, or as good as that and changes features less."
+    said = f"Taken: {found['taken']}, which has the least {least}, or as good as that and changes features less."
+    if any(_is_out(found, row) for row in found["ways"]):
+        said += " What is clearly behind is not tried on more folds, nor is the last one that is left."
+    return said
 
 
 def folds_section(found: Any) -> str:
