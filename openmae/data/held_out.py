@@ -1,13 +1,18 @@
 """Which labelled images are learnt from and which judge: DATA's own splits, or a part that is held out, the same images
 every time."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from openmae.data.dividing import check_apart, divided, together, without_a_fifth
 from openmae.data.opening import Data
+from openmae.data.sources.groups import group_numbers
 from openmae.data.sources.labels import number_of
+from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Taken, Task, occurring, some, taken_for
+from openmae.data.tasks import Answers, Taken, Task, answers, occurring, some, taken_for
 from openmae.errors import UserError
 from openmae.randomness import generator
 
@@ -35,6 +40,12 @@ def split_for(data: Data, task: Task | None, seed: int) -> tuple[Taken, Source, 
             train, val = hold_out(data.all, seed)
     check_apart(data, train, val)
     return taken, train, val
+
+
+def answers_to_learn(train: Source, task: Task, selection: Selection, names: Sequence[str] | None = None) -> Answers:
+    """What is right for the images that are learnt from, and which of them belong together: what is cross-validated
+    among them leaves out whole groups. names: as `answers` takes them. Raises UserError."""
+    return replace(answers(train, task, names), groups=group_numbers(train, selection))
 
 
 def _check_classes(train: Source, val: Source, location: str) -> None:

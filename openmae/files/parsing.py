@@ -1,6 +1,8 @@
-"""JSON and TOML that may come from anywhere: what cannot be read is one kind of error, and nothing is nested deeply."""
+"""JSON and TOML that may come from anywhere: what cannot be read is one kind of error, and nothing is nested deeply.
+And JSON that anything reads."""
 
 import json
+import math
 import tomllib
 from typing import Any
 
@@ -13,6 +15,23 @@ def read_json(text: str | bytes) -> Any:
         return _shallow(json.loads(text))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def to_json(value: Any, indent: int | None = None) -> bytes:
+    """JSON of dicts, lists and plain values, null for numbers that are not finite, which Python would write as NaN and
+    nothing else reads."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False).encode()
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, allow_nan=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_toml(text: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import hashlib
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,9 +15,9 @@ from rich.console import Console
 from openmae.commandline.flags import with_flags
 from openmae.console.progress import counting
 from openmae.data.formats.reading import Reading
-from openmae.data.held_out import split_for
+from openmae.data.held_out import answers_to_learn, split_for
 from openmae.data.opening import Data, open_data
-from openmae.data.sources.groups import group_numbers, groups_of
+from openmae.data.sources.groups import groups_of
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source, Subset
 from openmae.data.tasks import Answers, Task, answers
@@ -143,7 +143,7 @@ def open_labelled(data: str, means: Means, seed: int, console: Console) -> Label
     taken, train, val = split_for(opened, means.task, seed)
     tell(opened, console, train, val)
     console.print(with_flags(str(taken)), soft_wrap=True)
-    right = replace(answers(train, taken.task), groups=group_numbers(train, means.selection))
+    right = answers_to_learn(train, taken.task, means.selection)
     asked = answers(val, taken.task, right.names)
     return Labelled(data, taken.task, train, val, right, asked, units_of(val, means.selection))
 

@@ -15,7 +15,7 @@ import tomli_w
 
 from openmae.errors import UserError
 from openmae.files.address import shown
-from openmae.files.parsing import read_json, read_toml
+from openmae.files.parsing import read_json, read_toml, to_json
 from openmae.files.whole import take_lock, write_file
 from openmae.train.checkpoint import newest_record
 from openmae.train.environment import environment
@@ -208,7 +208,7 @@ class RunFolder:
                 complaints.append(self._set_aside(file, "it has changed since the checkpoint was saved"))
             kept = b""
         lines = [line for text in found[len(kept) :].splitlines() if (line := _line(text)) is not None]
-        kept += b"".join(json.dumps(line).encode() + b"\n" for line in lines if line.get("step", 0) <= step)
+        kept += b"".join(to_json(line) + b"\n" for line in lines if line.get("step", 0) <= step)
         self._logged, self._digest = len(kept), hashlib.sha256(kept)
         if found or kept:
             write_file(file, kept)
@@ -223,7 +223,7 @@ class RunFolder:
         with the next one."""
         if not self.leads:
             return
-        self._unwritten += json.dumps(line).encode() + b"\n"
+        self._unwritten += to_json(line) + b"\n"
         self.flush()
 
     def flush(self) -> None:

@@ -268,6 +268,18 @@ def test_labels_of_an_npz_are_judged_by_their_header(tmp_path: Path) -> None:
         _ = open_data(str(tmp_path / "a.npz")).all
 
 
+def test_columns_of_an_npz_say_which_classes_an_image_has(tmp_path: Path) -> None:
+    images = np.stack([noise(8, 8) for _ in range(3)])
+    for labels, names in (([[1, 0], [1, 1], [0, 1]], ["0", "0;1", "1"]), ([[0, 19], [2, 3], [1, 1]], None)):
+        np.savez(tmp_path / "a.npz", images=images, labels=np.array(labels))
+        if names is None:
+            with pytest.raises(UserError, match=r"labels of .* have 2 columns, and not only 0 and 1"):
+                _ = open_data(str(tmp_path / "a.npz")).all
+        else:
+            source = open_data(str(tmp_path / "a.npz")).all
+            assert [source.class_names[number] for number in source.labels] == names
+
+
 @pytest.mark.usefixtures("little_memory")
 def test_what_packs_zeros_alone_is_refused(tmp_path: Path) -> None:
     """By a header: what stands behind it does not matter."""

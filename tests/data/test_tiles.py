@@ -27,6 +27,7 @@ from openmae.data.held_out import split_for
 from openmae.data.opening import open_data
 from openmae.data.shards.packing import Packing, pack_image
 from openmae.data.sources.groups import groups_of
+from openmae.data.sources.known_labels import known_labels
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.data.sources.windows import Tiling, image_of, window_of
@@ -549,3 +550,18 @@ def test_windows_of_an_image_of_five_gigabytes_take_little_memory(tmp_path: Path
 def test_how_empty_windows_may_be_is_asked_of_windows_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`tile_min_detail` is for windows, and images are taken whole: give `tile`"):
         open_data(str(write_images(tmp_path / "x", 4)), Selection(tile_min_detail=0.5))
+
+
+def test_windows_have_the_labels_that_are_known_of_their_images(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.fromarray(texture(40, 80, seed=number)).save(tmp_path / f"{number}.png")
+    (tmp_path / "t.csv").write_text("path,label\n0.png,a\n1.png,\n2.png,b\n")
+    source = tiled(tmp_path / "t.csv", "40")
+    numbers, names = known_labels(source)
+    told = {image_of(source.name(index)): number for index, number in enumerate(numbers.tolist())}
+    assert len(numbers) == 6
+    assert [names[told[f"{number}.png"]] if told[f"{number}.png"] >= 0 else None for number in range(3)] == [
+        "a",
+        None,
+        "b",
+    ]

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import tomllib
 from pathlib import Path
@@ -142,6 +143,27 @@ def test_it_begins_with_the_probe_of_the_features(model: Path, data: Path, tmp_p
     kept = load_model(tmp_path / "none").classifier.state_dict()
     assert all(torch.equal(kept[name], value) for name, value in probe.state_dict().items())
     refused(run(*words, "--epochs", 1), "no steps, which cannot be made longer", "choose another --out")
+
+
+def test_a_run_shorter_than_an_epoch_begins_with_a_head_that_knows_all_classes(
+    model: Path, data: Path, tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "run"
+    words = finetune(model, data, out, "--evaluations 1 --blr 1e-30 --head-from probe")
+    for name, value in (("--epochs", "0.04"), ("--batch-size", "1")):  # one step of one image
+        words[words.index(name) + 1] = value
+    code, _, errors = run(*words)
+    assert code == 0, errors
+    assert read_metrics(out)[-1]["step"] == 1
+    rows = {row["name"]: row["figure"] for row in json.loads((out / "compared.json").read_text())["rows"]}
+    assert rows["fine-tuned"] == rows[frozen.PROBE] == 1
+    # Stopped before its first step it may begin otherwise, and nothing of the other start stays.
+    for place in (out / "checkpoints", out / "metrics.jsonl", out / "model.safetensors"):
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    code, _, errors = run(*words, "--head-from", "fresh")
+    assert code == 0, errors
+    assert [row["name"] for row in json.loads((out / "compared.json").read_text())["rows"]] == ["fine-tuned"]
+    assert not (out / "probe").exists()
 
 
 def test_nearest_neighbours_are_kept_where_they_are_ahead(

@@ -14,13 +14,16 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, log_loss
 
 from openmae.data.tasks import Answers
+from openmae.evaluate.probe import folds_of
 from openmae.recipes.finetune import choose, folds, job
 from openmae.recipes.finetune.build import Finetuning
 from openmae.recipes.finetune.folds import BEHIND, LEAST_TOLD, NEAR, Trials, calibrated, in_race, least_changed, why_not
+from openmae.recipes.finetune.labelled import Labelled
 from openmae.recipes.finetune.settings import Finetune
 from openmae.train.run import read_config
 from tests.commands import Run, finetune, refused
 from tests.distributed.by_hand import together
+from tests.images import picture
 
 
 def quick(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
@@ -173,6 +176,30 @@ def test_a_way_that_is_clearly_behind_is_out_of_the_race() -> None:
     assert [*in_race({"best": best})] == ["best"]
 
 
+def test_folds_leave_out_whole_groups(
+    finished: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a patient whose other images were learnt a model knows more than of a stranger."""
+    for number in range(36):
+        place = tmp_path / "data" / "ab"[number % 2] / f"patient{number // 3}-{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        picture(number, (16, 16)).save(place)
+    seen: list[Labelled] = []
+    monkeypatch.setattr(
+        job, "with_ways", lambda settings, labelled, here, trials: (seen.append(labelled), (settings, labelled))[1]
+    )
+    words = finetune(finished, tmp_path / "data", tmp_path / "run", "--group-by", "name:patient[0-9]+")
+    words[words.index("--epochs") + 1] = "0"
+    code, _, errors = run(*words)
+    assert code == 0, errors
+    (labelled,) = seen
+    for rest, held_out in folds_of(labelled.right, 0, 3, most_for_all=labelled.count):
+        learnt, told = ({labelled.train.name(index).split("-")[0][2:] for index in part} for part in (rest, held_out))
+        assert learnt
+        assert told
+        assert not learnt & told
+
+
 def test_who_says_the_way_is_asked_no_more(finished: Path, colours: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
     for more, said in (("--epochs 3", "--epochs"), ("--blr 1e-3", "--blr"), ("--from-scratch", "begins fresh")):
@@ -214,15 +241,16 @@ def test_what_takes_long_is_done_where_it_is_asked_for(
 def test_a_run_that_is_the_probe_is_complete(
     finished: Path, colours: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways = {"the probe as it is": {"epochs": 0.0}, "as usual": {"epochs": 4.0, "blr": 1e-30}}
+    ways = {"the probe as it is": {"epochs": 0.0}, "as usual": {"epochs": 40.0, "blr": 1e-30}}
     monkeypatch.setattr(
         folds, "_ways", lambda asked, plain: {name: replace(asked, **way) for name, way in ways.items()}
     )
     out = tmp_path / "run"
-    words = open_words(finished, colours, out, "--folds 2")
+    words = open_words(finished, colours, out, "--folds 3 --labels 2-per-class")  # which make two folds
     code, shown, errors = run(*words)
     assert code == 0, errors
     assert "Taken: the probe as it is" in shown
+    assert (json.loads((out / "cross-validation.json").read_text())["folds"], read_config(out)["folds"]) == (2, 3)
     assert "kNN on frozen features" in shown
     weights = (out / "model.safetensors").read_bytes()
     for again in (words, ["finetune", "--out", out, "--resume"]):
@@ -231,12 +259,14 @@ def test_a_run_that_is_the_probe_is_complete(
         assert "is complete: 0 of 0 steps are taken" in shown.replace("\n", " ")
         assert "Which way" not in shown
     assert (out / "model.safetensors").read_bytes() == weights
+    words = open_words(finished, colours, tmp_path / "x", "--folds 3 --labels 1-per-class")
+    refused(run(*words), "--folds 3", "no class has two labels")
 
 
 def test_fresh_weights_learn_beside(finished: Path, colours: Path, tmp_path: Path, run: Run) -> None:
     """In a run that is complete, too: what --from-scratch alone trains, as a row of the table."""
     out, plain = tmp_path / "run", tmp_path / "plain"
-    words = finetune(finished, colours, out, "--evaluations 1 --blr 0.01")
+    words = finetune(finished, colours, out, "--evaluations 1 --blr 0.01 --vflip on --exclude nothing")
     assert run(*words)[0] == 0
     code, shown, errors = run(*words, "--with-scratch")
     assert code == 0, errors
@@ -246,7 +276,8 @@ def test_fresh_weights_learn_beside(finished: Path, colours: Path, tmp_path: Pat
         "linear probe on raw pixels", "linear probe on histograms",
         "kNN on frozen features", "linear probe on frozen features", "fine-tuned", "from scratch",
     ]  # fmt: skip
-    assert run(*finetune(finished, colours, plain, "--evaluations 1 --blr 0.01 --from-scratch"))[0] == 0
+    more = "--evaluations 1 --blr 0.01 --from-scratch --vflip on --exclude nothing"
+    assert run(*finetune(finished, colours, plain, more))[0] == 0
     (alone,) = json.loads((plain / "compared.json").read_text())["rows"]
     assert rows["from scratch"] == {**alone, "name": "from scratch", "weights": "scratch"}
     weights, again = (load_file(place / "model.safetensors") for place in (out / "scratch", plain))
@@ -254,6 +285,7 @@ def test_fresh_weights_learn_beside(finished: Path, colours: Path, tmp_path: Pat
     assert "from scratch" in shown
     assert "from scratch" in (out / "report.html").read_text()
     refused(run(*words, "--with-scratch", "--from-scratch"), "--with-scratch", "leave it out")
+    refused(run(*words, "--with-scratch", "--epochs", 0, "--out", tmp_path / "x"), "--epochs 0 learns nothing")
     refused(
         run(*words, "--with-scratch", "--blocks", "1,0", "--out", tmp_path / "x"),
         "asks for several",

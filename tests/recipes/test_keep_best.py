@@ -98,6 +98,7 @@ def test_patience_ends_a_run(colours: Path, finished: Path, tmp_path: Path, run:
     assert list(looks(out, "val_loss")) == [3, 6, 9]
     info = json.loads((out / "model.json").read_text())["provenance"]
     assert (info["step"], info["ended_early"]) == (9, True)
+    assert "ended early, after step 9 of 12" in (out / "report.html").read_text()
     log = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
     (out / "metrics.jsonl").write_text("".join(log[:-1]))  # as if killed before its last line
     for name in ("model.json", "model.safetensors"):

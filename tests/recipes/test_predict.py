@@ -196,6 +196,19 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(suffix: str, model: P
     assert sorted_files(tmp_path / "sorted") == expected_places(rows_of(out))
 
 
+def test_parts_that_begin_at_once_sort_into_one_folder(model: Path, tmp_path: Path, run: Run) -> None:
+    """One of them writes whose the folder is while the others look."""
+    data, place = images(tmp_path / "data", 6), tmp_path / "sorted"
+    place.mkdir()
+    (place / "..openmae-sort.json.part").write_bytes(b"half")
+    words = ("predict", model, data, "--out", tmp_path / "p.csv", "--workers", 0, "--sort", place)
+    code, _, errors = run(*words)
+    assert code == 0, errors
+    (place / "other.txt").write_text("")
+    (place / ".openmae-sort.json").unlink()
+    refused(run(*words), "is not empty")
+
+
 def test_a_table_is_not_written_over_nor_mixed(model: Path, tmp_path: Path, run: Run) -> None:
     data, out = images(tmp_path / "data", 6), tmp_path / "p.csv"
     words = ("predict", model, data, "--out", out, "--workers", 0)
@@ -223,7 +236,7 @@ def test_a_table_is_not_written_over_nor_mixed(model: Path, tmp_path: Path, run:
         ("SEVERAL DATA --out p.csv --threshold 1.5", "--threshold is 1.5: give a probability"),
         ("SEVERAL DATA --out p.csv --top-k 2", "--top-k is for classes, and this model's task is multi-label"),
         ("NUMBER DATA --out p.csv --sort s", "--sort is for classes"),
-        ("JOINED DATA --out p.csv --sort s", "and one is 'a;b': rename it in model.json"),
+        ("JOINED DATA --out p.csv --sort s", "and one is 'a;b': leave --sort out, or fine-tune"),
         ("MODEL empty --out p.csv", "holds no images"),
         ("MODEL missing --out p.csv", "missing does not exist"),
         ("MODEL missing.png --out p.csv", "missing.png is no file"),

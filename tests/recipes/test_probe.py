@@ -253,14 +253,14 @@ def test_labels_that_are_no_classes(
 
 
 def test_the_papers_probe_trains_a_linear_layer_by_lars(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
-    words = ("--recipe", "paper", "--epochs", "3", "--batch-size", "8", "--workers", "0")
+    words = ("--recipe", "paper", "--epochs", "3", "--batch-size", "8", "--workers", "0", "--alpha", "white")
     code, output, errors = run("probe", finished, data, *words, "--out", tmp_path / "p")
     assert code == 0, errors
     assert "hardly enough to learn anything" in output
     config = read_config(tmp_path / "p")
     expected = {
         "blocks": "0", "pool": "class", "batch_norm": True, "optimizer": "lars", "epochs": 3.0, "batch_size": 8,
-        "blr": 0.1, "weight_decay": 0.0, "mixup": 0.0, "ra_magnitude": 0.0,
+        "blr": 0.1, "weight_decay": 0.0, "mixup": 0.0, "ra_magnitude": 0.0, "alpha": "white",
     }  # fmt: skip
     assert {key: config[key] for key in expected} == expected
     assert config["warmup_epochs"] < 3
@@ -270,6 +270,19 @@ def test_the_papers_probe_trains_a_linear_layer_by_lars(finished: Path, data: Pa
         code, output, errors = run("knn", model, data, *plain, *more)
         assert code == 0, errors
         assert "fine-tuned" in output
+
+
+def test_one_image_tells_nothing(finished: Path, tmp_path: Path, run: Run) -> None:
+    rows = []
+    for number in range(6):
+        picture(number, (16, 16)).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{number}.5,{'val' if number == 5 else 'train'}")
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *rows]))
+    model = copy(finished, tmp_path / "run")
+    code, output, errors = run("probe", model, tmp_path / "table.csv", "--workers", "0", "--no-baselines")
+    assert code == 0, errors
+    assert "1 image, judged by" in output
+    assert "So few cannot tell how good that is" in output
 
 
 def test_settings_that_do_not_go_together(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:

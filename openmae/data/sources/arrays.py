@@ -181,17 +181,24 @@ def open_npz_array(path: Path, name: str) -> ArraysInMemory:
             if (count := len(labels) if labels.ndim else 1) != len(images):
                 raise UserError(f"{path} has {count:,} {label_name} for {len(images):,} {name}", "give each image one")
             try:
-                numbers, classes = _numbered(labels)
+                numbers, classes = _numbered(labels, f"{label_name} of {path}")
             except ValueError as error:  # text that is none
                 raise UserError(f"{label_name} of {path} cannot be read ({error})", "save it anew") from error
     return ArraysInMemory(path, name, images, numbers, classes, checksum)
 
 
-def _numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
-    """Numbers and names of labels (n,) or (n, 1), or of a column a class (n, K), 1 where it applies; none of others."""
+def _numbered(labels: NDArray[Any], what: str) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """Numbers and names of labels (n,) or (n, 1), or of a column a class (n, K), 1 where it applies; none of others.
+    Raises UserError where columns hold anything else, ValueError where text is none."""
     if labels.ndim and labels.size == len(labels):
         return number_labels(label_text(label) for label in labels.reshape(-1).tolist())[:2]
     if labels.ndim == 2:
+        if not np.isin(labels, (0, 1)).all():
+            raise UserError(
+                f"{what} have {labels.shape[1]:,} columns, and not only 0 and 1 in them, which would say which classes "
+                "an image has",
+                "give each image one label or number, or a column a class with 1 where it applies",
+            )
         return number_labels(label_text(np.flatnonzero(row).tolist()) for row in labels)[:2]
     return None, ()
 

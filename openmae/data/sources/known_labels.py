@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 
 from openmae.data.sources.joined import Joined
 from openmae.data.sources.labels import NO_LABEL, LabelledSource
-from openmae.data.sources.source import Source, Subset
+from openmae.data.sources.source import Remade, Source, Subset
+from openmae.data.sources.windows import Windows
 from openmae.errors import UserError
 
 Labels = tuple[NDArray[np.int64], tuple[str, ...]]
@@ -17,6 +18,11 @@ def known_labels(source: Source) -> Labels:
     if isinstance(source, Subset):
         numbers, names = known_labels(source.whole)
         return numbers[source.indices], names
+    if isinstance(source, Remade):
+        return known_labels(source.source)
+    if isinstance(source, Windows):
+        numbers, names = known_labels(source.source)
+        return numbers[source.places.of], names
     if isinstance(source, Joined):
         return _joined([known_labels(part) for part in source.parts])
     if isinstance(source, LabelledSource):

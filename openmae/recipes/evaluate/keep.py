@@ -1,6 +1,5 @@
 """What a classifier says of a set of images, judged, and kept in its run: results.json, results/, report.html."""
 
-import json
 import math
 import re
 import zlib
@@ -17,7 +16,7 @@ from openmae.evaluate.corruptions import DEFINITION
 from openmae.evaluate.judge import Judged
 from openmae.files.address import whole_address
 from openmae.files.disk import writing_results
-from openmae.files.parsing import read_json
+from openmae.files.parsing import read_json, to_json
 from openmae.files.whole import locked, write_file
 from openmae.report.page.run import write_report
 from openmae.report.sheets.layout import as_jpeg
@@ -119,7 +118,7 @@ def update_results(run: Path, name: str, part: str, value: dict[str, Any]) -> No
         entry = {**results.get(name, {}), part: value}
         if part == "clean" and not _is_of(entry.get("corruptions"), value):
             entry.pop("corruptions", None)
-        write_file(run / "results.json", json.dumps({**results, name: entry}, indent=1).encode())
+        write_file(run / "results.json", to_json({**results, name: entry}, indent=1))
         write_report(run)
 
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from openmae.data.views.crop import BEFORE_CROP_FIT, Augmentation
 from openmae.data.views.mixing import GROUP, Mixing
 from openmae.data.views.statistics import Statistics
 from openmae.errors import of_user
-from openmae.files.address import whole_address
 from openmae.machine.device import choose_precision
 from openmae.machine.kinds import Precision
 from openmae.machine.lanes import Lanes
@@ -23,9 +21,9 @@ from openmae.model import ViT
 from openmae.recipes.finetune.build import Finetuning, Head, Rule
 from openmae.recipes.finetune.folds import why_not
 from openmae.recipes.finetune.settings import Finetune
-from openmae.recipes.training.encoder import Start
+from openmae.recipes.training.encoder import NORMALISED, Start, first_rate
 from openmae.recipes.training.memory import usable_memory
-from openmae.recipes.training.open import Values, fill, filled, kept
+from openmae.recipes.training.open import Values, fill, filled, kept_whole
 from openmae.recipes.training.schedule import course_of
 from openmae.recipes.training.settings import given, pair, sides_of
 from openmae.train.classifier_cost import rough_step_bytes, step_bytes
@@ -46,7 +44,6 @@ _FINETUNE = {  # Table 9
     "random_erase": 0.25,
     "ema_decay": 0.0,
 }
-_NORMALISED = ("norm_pix", "norm_pix_by_channel")
 _FEW_AT_ONCE = 8  # images; where fewer fit, blocks are computed again instead of kept
 _LEAST_STEPS, _MOST_EPOCHS = 500, 200.0  # of auto
 _GENTLE_CROP = 0.4  # share of an image's area that a crop has at least, where auto does not augment
@@ -158,7 +155,7 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
 
     Raises UserError for what cannot be trained.
     """
-    config = _config(settings)
+    config = kept_whole(settings)
     if settings.crop_fit is None and (settings.ra_magnitude or settings.random_erase):
         console.print(
             "warning: this run began with an older openmae, whose RandAugment was weaker and which erased a little "
@@ -211,13 +208,6 @@ def settle(settings: Finetune, images: int, console: Console) -> Finetuning:
         raise of_user(error) from error
 
 
-def _config(settings: Finetune) -> dict[str, Any]:
-    """MODEL and DATA are kept as whole paths, so that the run can be gone on with from any folder."""
-    values, model = kept(settings), given(settings.model)
-    model = whole_address(model) if Path(model).exists() else model
-    return {**values, "model": model, "data": whole_address(given(settings.data))}
-
-
 def _paper(encoder: ViT, target: str | None, is_probe: bool) -> Values:
     """Table 9, or Table 11 from fresh weights. Of a probe, what Table 10 has is set already."""
     is_base = encoder.embed_dim <= 768
@@ -226,7 +216,7 @@ def _paper(encoder: ViT, target: str | None, is_probe: bool) -> Values:
     if target is None:
         values: dict[str, Any] = {**_SCRATCH, "epochs": 300.0 if is_base else 200.0, "drop_path": min(0.2, drop_path)}
     else:
-        finer = is_base and target in _NORMALISED
+        finer = is_base and target in NORMALISED
         values = {
             **_FINETUNE,
             "epochs": 100.0 if is_base else 50.0,
@@ -265,7 +255,7 @@ def _auto(
     rule = min(_MOST_EPOCHS, max(20.0, round(100 * math.sqrt(10_000 / images))))
     enough = float(math.ceil(_LEAST_STEPS * batch_size / images))
     epochs = max(rule, enough) if settings.epochs is None else settings.epochs
-    at_1024 = _rate(encoder, target)
+    at_1024 = first_rate(encoder, target)
     rate = at_1024 * math.sqrt(batch_size / 1024)
     reason = f"{at_1024:g} at batch 1024, square-root scaling below"
     steps = epochs * images / batch_size
@@ -297,14 +287,6 @@ def _head(settings: Finetune, images: int) -> Values:
     if images > _FEW_LABELS:
         return {"head_from": ("fresh", f"{images:,} labels teach it on the way")}
     return {"head_from": ("probe", f"the features as they are, then all that learns, for {images:,} labels")}
-
-
-def _rate(encoder: ViT, target: str | None) -> float:
-    """The learning rate at batch 1024: the paper's; for encoders narrower than any in it, twice ViT-B's."""
-    is_narrow = encoder.embed_dim < 768
-    if target is None:
-        return 2e-3 if is_narrow else 8e-4
-    return 2e-3 if encoder.embed_dim == 768 and target in _NORMALISED else 4e-3
 
 
 def _augmentation(paper: Values, epochs: float, images: int) -> Values:

@@ -1,7 +1,6 @@
 """compared.json of a run: fine-tuning beside what is simpler, on the same val images, and which to use."""
 
-import json
-import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +8,23 @@ from rich.console import Console
 from rich.table import Table
 
 from openmae.errors import UserError
-from openmae.files.parsing import read_json
+from openmae.files.parsing import read_json, to_json
 from openmae.files.whole import write_file
 from openmae.report.page.compared import COMPARED, heading, verdict
 from openmae.report.page.results import shown_value
+from openmae.report.plots.curves import is_number
 
 
-def put_rows(run: Path, about: dict[str, Any], rows: list[dict[str, Any]], begins: bool = False) -> None:
-    """Writes rows in place of those of the same name, and below the others; where the run begins, in place of all.
+def put_rows(
+    run: Path, about: dict[str, Any], rows: list[dict[str, Any]], instead_of: Collection[str] | None = None
+) -> None:
+    """Writes rows below the others, in place of those of the same names, or of these.
 
     about: "metric", and how many "images" judge. Raises OSError.
     """
-    kept = [] if begins else _read(run).get("rows", [])
-    names = [row["name"] for row in rows]
-    rows = [row for row in kept if row["name"] not in names] + rows
-    write_file(run / COMPARED, json.dumps({**about, "rows": rows}, indent=1).encode())
+    gone = [row["name"] for row in rows] if instead_of is None else instead_of
+    rows = [row for row in _read(run).get("rows", []) if row["name"] not in gone] + rows
+    write_file(run / COMPARED, to_json({**about, "rows": rows}, indent=1))
 
 
 def show_compared(run: Path, console: Console) -> None:
@@ -35,7 +36,7 @@ def show_compared(run: Path, console: Console) -> None:
     metric = found["metric"]
     table = Table("", heading(found), "weights")
     for row in rows:
-        value = shown_value(metric, row["figure"], row["error"]) if math.isfinite(row["figure"]) else "-"
+        value = shown_value(metric, row["figure"], row["error"]) if is_number(row["figure"]) else "-"
         where = "-" if row["weights"] is None else str(run / row["weights"])
         table.add_row(row["name"], value, where)
     table.columns[1].justify = "right"

@@ -6,7 +6,6 @@ not seen it (stratified k-fold cross-validation, Kohavi 1995). val chooses nothi
 the features less. A way that is clearly behind on some folds is not tried on the others (a race: Maron & Moore 1994).
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from openmae.data.tasks import Answers
 from openmae.errors import UserError
 from openmae.evaluate.predict import HEADLINE, measure, standard_error
 from openmae.evaluate.probe import folds_of
+from openmae.files.parsing import to_json
 from openmae.files.whole import write_file
 from openmae.recipes.finetune.build import Finetuning
 from openmae.recipes.finetune.labelled import Labelled
@@ -43,6 +43,7 @@ BEHIND, LEAST_TOLD = 2.0, 30
 """Standard errors by which a way is clearly behind another, of so many images that both told."""
 _WAY = ("minutes", "epochs", "blr", "batch_size", "layer_decay", "crop_scale", "ema_decay")  # settings that say one
 _MOST_SECONDS = 1200.0  # of such a comparison
+_NO_FOLDS = "no class has two labels, or of a class all are of one group"
 _AS_IS, _USUAL = "the probe as it is", "as usual"
 _FARTHEST = (_AS_IS, _USUAL)
 """Compared alone where all ways would take too long. On six sets of 60 labels the better of these two was as good on
@@ -94,8 +95,12 @@ def with_ways(settings: Finetune, labelled: Labelled, here: Here, trials: Trials
         if settings.folds and (reason := _against(settings, labelled)):
             what = f"--folds {settings.folds} compares ways to fine-tune, and does not go with {reason}"
             raise UserError(what, "leave one of them out")
-    folds = folds_of(labelled.right, settings.seed, FOLDS if settings.folds is None else settings.folds)
+    asked = FOLDS if settings.folds is None else settings.folds
+    folds = folds_of(labelled.right, settings.seed, asked, most_for_all=images)
     if len(folds) < 2:
+        with here.ranks.together():
+            if is_asked:
+                raise UserError(f"--folds {asked} cannot hold any labels back: {_NO_FOLDS}", "leave it out")
         return replace(settings, folds=0), labelled
     ways = _ways(settings, trials.chosen(settings, images))
     runs = {name: trials.chosen(way, images) for name, way in ways.items()}
@@ -125,7 +130,7 @@ def with_ways(settings: Finetune, labelled: Labelled, here: Here, trials: Trials
         "taken": taken,
     }
     _show(found, here.console)
-    return replace(ways[taken], folds=len(folds)), replace(labelled, ways=found)
+    return replace(ways[taken], folds=asked), replace(labelled, ways=found)
 
 
 def _raced(
@@ -304,4 +309,4 @@ def keep_ways(run: Path, found: dict[str, Any] | None) -> None:
     if found is None:
         (run / CROSS_VALIDATION).unlink(missing_ok=True)
     else:
-        write_file(run / CROSS_VALIDATION, json.dumps(found, indent=1).encode())
+        write_file(run / CROSS_VALIDATION, to_json(found, indent=1))

@@ -87,19 +87,24 @@ def look_at(
     return shared if judged is None else judged  # type: ignore[return-value]
 
 
+def views_of(images: int) -> int:
+    """How many `layer_of_views` takes: of few images _VIEWS of each, of any one."""
+    return max(images, min(_VIEWS * images, _MOST_VIEWS))
+
+
 def layer_of_views(
     model: Classifier, statistics: Statistics, views: Iterable[Batch], right: Answers, found: Frozen
 ) -> tuple[Tensor, Tensor]:
     """Weight (K, D) and bias (K,) of the linear layer that fits several views of each image, as strongly regularised as
-    the probe is beside its images. views: at least as many as images, each in its turn; of few images _VIEWS of
-    each. The model is left in evaluation.
+    the probe is beside its images. views: `views_of` so many images at least, each in its turn. The model is left in
+    evaluation.
 
     Of classes and labels, no weaker than USUAL: the probe's is chosen by what it tells right, which a head many times
     as steep may do as well, and what then is mixed or smoothed costs so much that the features are torn first: of 500
     labels the end was 3 points below that of a fresh head (docs/log.md)."""
     model.eval()
     device = next(model.parameters()).device
-    enough = max(len(right.values), min(_VIEWS * len(right.values), _MOST_VIEWS))
+    enough = views_of(len(right.values))
     features: list[Tensor] = []
     indices: list[Tensor] = []
     with torch.no_grad():

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from openmae.commandline.flags import with_flags
 from openmae.data.fewer_labels import asked_labels
-from openmae.data.held_out import split_for
+from openmae.data.held_out import answers_to_learn, split_for
 from openmae.data.opening import open_data
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, Taken, Task, answers, outputs_before
@@ -72,7 +72,8 @@ def open_labelled(settings: Finetune, here: Here) -> Labelled:
             say_turned(settings, here.console)
     taken, train, val = here.ranks.each_in_turn(lambda: _split(settings, here.console))
     task, is_former = taken.task, here.ranks.from_lead(_is_former(here))
-    right = answers(train, task, outputs_before(train, task) if is_former else None)
+    names = outputs_before(train, task) if is_former else None
+    right = answers_to_learn(train, task, settings.selection, names)
     asked = answers(val, task, right.names)
     start = (
         fresh(settings, train, here.workers, here.console)

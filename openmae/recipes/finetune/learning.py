@@ -30,7 +30,7 @@ from openmae.recipes.finetune.build import Finetuning, build, finish_of
 from openmae.recipes.finetune.compared import put_rows
 from openmae.recipes.finetune.folds import Told, keep_ways
 from openmae.recipes.finetune.frozen import FOLDER as PROBE_FOLDER
-from openmae.recipes.finetune.frozen import KNN, KNN_FOLDER, MOST_PLAIN, Frozen, layer_of_views, look_at
+from openmae.recipes.finetune.frozen import KNN, KNN_FOLDER, MOST_PLAIN, Frozen, layer_of_views, look_at, views_of
 from openmae.recipes.finetune.labelled import Labelled
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.training.best import FOLDER, BestWeights
@@ -38,7 +38,7 @@ from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.kind import Here, Job, Look
 from openmae.recipes.training.schedule import evenly
 from openmae.recipes.training.settings import given
-from openmae.report.page.compared import BEST, FINETUNED
+from openmae.report.page.compared import BEST, COMPARED, FINETUNED
 from openmae.report.page.results import called, shown_value
 from openmae.train.checkpoint import save_model
 from openmae.train.optimizers import adamw, keep_average, lars, layer_scale
@@ -111,9 +111,13 @@ class FinetuneJob(Job[Classifier]):
         return dict.fromkeys(self.looked, self._validate)
 
     def begin(self) -> None:
-        """Which ways were compared before."""
+        """Which ways were compared before; nothing stays of another start that was stopped before its first step."""
         if self.here.ranks.leads and not self.here.folder.has_begun:
-            keep_ways(self.here.folder.path, self.labelled.ways)
+            path = self.here.folder.path
+            keep_ways(path, self.labelled.ways)
+            (path / COMPARED).unlink(missing_ok=True)
+            for folder in (PROBE_FOLDER, KNN_FOLDER):
+                shutil.rmtree(path / folder, ignore_errors=True)
 
     def fit_head(self, plain: bool = False) -> Frozen | None:
         """The head is fitted to the features as they are, where it begins so; what that is worth. plain: and what is
@@ -135,9 +139,11 @@ class FinetuneJob(Job[Classifier]):
         layer, right = None, self.labelled.right
         with here.ranks.together():
             if here.ranks.leads:
-                at_once = course.schedule.micro_batch
-                views = self.broken.watch(self.stream().batches(0, at_once, here.workers))
                 right = right if self.order is None else right.at(self.order)
+                stream = self.stream()
+                steps = -(-views_of(len(right.values)) // stream.batch_size)  # however short the training is
+                parts = replace(stream, steps=steps).batches(0, course.schedule.micro_batch, here.workers)
+                views = self.broken.watch(parts)
                 layer = layer_of_views(self.model, self.labelled.start.statistics, views, right, found)
         self._set_head(*given(here.ranks.from_lead(layer)))
 
@@ -169,7 +175,7 @@ class FinetuneJob(Job[Classifier]):
             else:  # it is what the run leaves
                 found.rows[-1]["weights"] = ""
             self._keep_neighbours(found)
-            put_rows(path, self._about, found.rows, begins=True)
+            put_rows(path, self._about, found.rows)
         except OSError as error:
             said = f"warning: what is simpler is not kept: {error}"
             here.console.print(said, style="yellow", soft_wrap=True)
@@ -177,7 +183,6 @@ class FinetuneJob(Job[Classifier]):
     def _keep_neighbours(self, found: Frozen) -> None:
         """RUN/knn, where they did better than the probe. Raises OSError."""
         place = self.here.folder.path / KNN_FOLDER
-        shutil.rmtree(place, ignore_errors=True)  # of another run
         if found.bank is None:
             return
         model = neighbours_of(self.model.encoder, found.bank, K, TEMPERATURE)
@@ -321,4 +326,4 @@ class FinetuneJob(Job[Classifier]):
         rows = [{"name": FINETUNED, **row, "weights": ""}]
         if best is not None and best["metric"] == metric and best["step"] != self._last:
             rows.append({"name": BEST, "figure": best["figure"], "error": best["error"], "weights": FOLDER})
-        put_rows(self.here.folder.path, self._about, rows)
+        put_rows(self.here.folder.path, self._about, rows, instead_of=(FINETUNED, BEST))

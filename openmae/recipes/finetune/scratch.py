@@ -1,7 +1,7 @@
 """The same training from fresh weights beside a fine-tuning: what pre-training is worth, as a row of its table."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from openmae.distributed.started import refuse_ranks
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.model import SIZES
+from openmae.recipes.asked import AskedGroups, AskedHeads, AskedReading
 from openmae.recipes.finetune.compared import put_rows
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.training.open import stored
@@ -21,8 +22,9 @@ from openmae.train.run import read_config
 
 FOLDER = "scratch"  # of a run
 _OF_THE_LABELS = (
-    "model", "data", "labels", "label_column", "task", "balance", "seed", "pool", "batch_norm", "img_size",
-    "patch_size", "crop_fit", "hflip", "precision", "device", "workers", "evaluations",
+    *(field.name for asked in (AskedHeads, AskedGroups, AskedReading) for field in fields(asked)),
+    "model", "data", "labels", "task", "balance", "seed", "pool", "batch_norm", "img_size", "patch_size", "crop_fit",
+    "hflip", "vflip", "rotate90", "precision", "device", "workers", "evaluations",
 )  # fmt: skip
 """Settings that both have; how long and at what rate fresh weights learn is chosen for them, where it was left open."""
 
@@ -32,6 +34,8 @@ def check_scratch(settings: Finetune) -> None:
     refuse_ranks("--with-scratch")
     if settings.from_scratch or settings.model in SIZES:
         raise UserError("--with-scratch is for a run that begins with weights which have learnt", "leave it out")
+    if settings.epochs == 0:
+        raise UserError("--epochs 0 learns nothing, and --with-scratch would learn as long", "leave one of them out")
 
 
 def train_beside(

@@ -1,20 +1,18 @@
 """What segment and detect choose alike."""
 
 import math
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from openmae.console.words import size_of
 from openmae.errors import of_user
-from openmae.files.address import whole_address
 from openmae.model import ViT
 from openmae.recipes.outline.opened import Outlined
 from openmae.recipes.outline.settings import Outline
 from openmae.recipes.training.best import ENOUGH_TO_TELL
+from openmae.recipes.training.encoder import first_rate
 from openmae.recipes.training.memory import usable_memory
-from openmae.recipes.training.open import Values, kept
+from openmae.recipes.training.open import Values
 from openmae.recipes.training.settings import given, pair
 from openmae.train.classifier_cost import rough_step_bytes
 
@@ -27,13 +25,6 @@ _RATE, _WIDE = 0.016, 768  # at batch 1024, of a width of 128; from which width 
 def most_minutes(settings: Outline, device: torch.device) -> float | None:
     """What a run may take where nobody says how long."""
     return MOST_MINUTES if device.type == "cpu" and settings.recipe != "paper" else None
-
-
-def config_of(settings: Outline) -> dict[str, Any]:
-    """MODEL and DATA are kept as whole paths, so that the run can be gone on with from any folder."""
-    values, model = kept(settings), given(settings.model)
-    model = whole_address(model) if Path(model).exists() else model
-    return {**values, "model": model, "data": whole_address(given(settings.data))}
 
 
 def keeps_best(settings: Outline, images: int) -> tuple[str, str]:
@@ -53,14 +44,6 @@ def warm_up(settings: Outline, values: Values) -> tuple[float, str]:
     if epochs and values["warmup_epochs"][0] >= epochs:
         return epochs / 20, "5% of the epochs"
     return values["warmup_epochs"][0], values["warmup_epochs"][1]
-
-
-def first_rate(encoder: ViT, target: str | None) -> float:
-    """The learning rate at batch 1024, as fine-tuning takes it: the paper's; for narrower encoders twice ViT-B's."""
-    is_narrow = encoder.embed_dim < 768
-    if target is None:
-        return 2e-3 if is_narrow else 8e-4
-    return 2e-3 if encoder.embed_dim == 768 and target == "norm_pix" else 4e-3
 
 
 def rate_of_places(width: int, batch_size: int, why: str) -> Values:

@@ -7,9 +7,9 @@ from rich.console import Console
 from openmae.data.views.crop import Augmentation
 from openmae.data.views.jitter import Jitter
 from openmae.errors import of_user
-from openmae.recipes.outline.choose import config_of
 from openmae.recipes.outline.job import Outlining, Trunk
 from openmae.recipes.outline.settings import Decay, Outline
+from openmae.recipes.training.open import kept_whole
 from openmae.recipes.training.schedule import Course, course_of
 from openmae.recipes.training.settings import given, pair
 from openmae.train.optimizers import RateCourse, WarmupCosine, WarmupLinear, WarmupSteps
@@ -20,7 +20,7 @@ def settled(settings: Outline, images: int, console: Console) -> Outlining:
     try:
         turns = Augmentation(hflip=settings.hflip, vflip=settings.vflip == "on", rotate90=settings.rotate90 == "on")
         return Outlining(
-            config=config_of(settings),
+            config=kept_whole(settings),
             course=falling(course_of(settings, images, console, 1, settings.min_lr or 0.0), settings.decay),
             model=given(settings.model),
             trunk=Trunk(

@@ -136,7 +136,7 @@ def _asked(settings: Predict, loaded: Loaded) -> Predictions:
     if settings.sort is not None and task == "multi-label" and joined is not None:
         raise UserError(
             f"--sort reads labels from the table, where ; and | stand between them, and one is '{joined}'",
-            "rename it in model.json, or leave --sort out",
+            "leave --sort out, or fine-tune with labels that have none",
         )
     threshold = THRESHOLD if settings.threshold is None else settings.threshold
     return Predictions(task, [encodable(name) for name in names], settings.top_k or 1, threshold)

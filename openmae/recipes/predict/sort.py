@@ -59,7 +59,7 @@ def check_sort(folder: Path, by: Literal["copy", "link"], source: Source, about:
                     f"--sort is {folder}, which has images sorted by another model or of other IMAGES",
                     "give another folder, or delete that one",
                 )
-        elif any(folder.iterdir()):
+        elif any(not place.name.startswith(".") for place in folder.iterdir()):  # another part may write its mark
             raise UserError(f"--sort is {folder}, which is not empty", "give a new folder")
         else:
             write_file(mark, as_json(now))
@@ -85,8 +85,8 @@ def sort_images(
             for index, (said, error) in enumerate(_rows(table, next(iter(predictions.columns)))):
                 labels = labels_in(said or "") if predictions.task == "multi-label" else [said or ""]
                 names = [UNREADABLE] if error else [below[label] for label in labels] or [NONE]
-                for name in names:
-                    lost += not _put(folder / name, places, source, index, by)
+                put = [_put(folder / name, places, source, index, by) for name in names]
+                lost += not all(put)
                 say(index + 1)
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on where it was") from None

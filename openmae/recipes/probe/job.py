@@ -14,9 +14,8 @@ from openmae.console.notebook import shown_in_cell
 from openmae.console.terminal import make_console
 from openmae.console.words import size_of
 from openmae.data.fewer_labels import asked_labels
-from openmae.data.held_out import split_for
+from openmae.data.held_out import answers_to_learn, split_for
 from openmae.data.opening import open_data
-from openmae.data.sources.groups import group_numbers
 from openmae.data.sources.selection import WHOLE
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Taken, answers
@@ -91,7 +90,7 @@ def _prove(
     with ranks.together():
         console.print(with_flags(str(taken)), soft_wrap=True)
         loaded = suited(loaded, train, settings.reading, workers, console)
-        right = replace(answers(train, taken.task), groups=group_numbers(train, settings.selection))
+        right = answers_to_learn(train, taken.task, settings.selection)
         asked = answers(val, taken.task, right.names)
         if out is not None:
             check_room(len(train), loaded.encoder.embed_dim)

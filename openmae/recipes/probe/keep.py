@@ -1,6 +1,5 @@
 """evaluations.json of a run: figures of several commands, also of such as run at the same time."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from openmae.errors import UserError
 from openmae.evaluate.evaluation import Evaluation
-from openmae.files.parsing import read_json
+from openmae.files.parsing import read_json, to_json
 from openmae.files.whole import locked, write_file
 from openmae.report.page.run import write_report
 
@@ -27,7 +26,7 @@ def keep(evaluations: Sequence[Evaluation], run: Path) -> None:
     asked = [_question(entry) for entry in new]
     with _locked(file):
         kept = [entry for entry in _read(file) if _question(entry) not in asked]
-        write_file(file, json.dumps(kept + new, indent=1).encode())
+        write_file(file, to_json(kept + new, indent=1))
         write_report(run)
 
 

@@ -22,7 +22,7 @@ from openmae.console.terminal import make_console
 from openmae.errors import UserError, said_once
 from openmae.evaluate.evaluation import Evaluation
 from openmae.evaluate.predict import said
-from openmae.recipes.asked import AskedGroups, AskedReading
+from openmae.recipes.asked import AskedGroups, AskedHeads, AskedReading
 from openmae.recipes.finetune.choose import LINEAR_PROBE
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.finetune.settings import Finetune
@@ -79,27 +79,16 @@ def keep_classifier(settings: Probe, out: Path) -> None:
 
     Raises UserError.
     """
-    asked: dict[str, Any] = {field.name: getattr(settings, field.name) for field in fields(AskedGroups)}
-    asked |= {field.name: getattr(settings, field.name) for field in fields(AskedReading)}
-    asked |= settings.heads
     console = make_console()
     figures = finetune(
         Finetune(
-            model=str(settings.model),
-            data=settings.data,
             out=out,
             blocks="0",
             epochs=0,
             head_from="probe",
             keep_best="none",
-            labels=settings.labels,
-            task=settings.task,
             pool="class" if settings.pool == "class" else None,
-            **asked,
-            seed=settings.seed,
-            precision=settings.precision,
-            device=settings.device,
-            workers=settings.workers,
+            **_of_both(settings),
         ),
         Console(quiet=True),  # the table's command says what labels are taken for
     )
@@ -109,6 +98,13 @@ def keep_classifier(settings: Probe, out: Path) -> None:
         f"  openmae predict {out} IMAGES --out predictions.csv",
         soft_wrap=True,
     )
+
+
+def _of_both(settings: Probe) -> dict[str, Any]:
+    """What a probe and a fine-tuning are asked alike."""
+    asked = (field.name for kind in (AskedHeads, AskedGroups, AskedReading) for field in fields(kind))
+    names = (*asked, "data", "labels", "task", "seed", "precision", "device", "workers")
+    return {"model": str(settings.model)} | {name: getattr(settings, name) for name in names}
 
 
 def _check_place(settings: Probe, asked: str) -> None:
@@ -125,32 +121,23 @@ def _by_the_paper(settings: Probe) -> None:
             raise UserError("--recipe paper trains, so it needs a run folder", "add --out RUN")
         _check_place(settings, "--recipe paper")
         width = load_model(settings.model, **settings.heads).encoder.embed_dim
-    epochs = settings.epochs or (_EPOCHS if width < _LARGE else _EPOCHS_OF_LARGE)
+    usual = _EPOCHS if width < _LARGE else _EPOCHS_OF_LARGE
+    epochs = usual if settings.epochs is None else settings.epochs
     paper: dict[str, Any] = {**LINEAR_PROBE}
-    batch_size = settings.batch_size or paper["batch_size"]
     chosen = {
         **paper,
         "pool": settings.pool or paper["pool"],
         "warmup_epochs": min(paper["warmup_epochs"], epochs / 5),
-        "batch_size": batch_size,
     }
-    asked: dict[str, Any] = {field.name: getattr(settings, field.name) for field in fields(AskedGroups)}
-    asked |= settings.heads
+    if settings.batch_size is not None:
+        chosen["batch_size"] = settings.batch_size
     console = make_console()
     finetune(
         Finetune(
-            model=str(settings.model),
-            data=settings.data,
             out=settings.out,
             recipe="paper",
             epochs=epochs,
-            task=settings.task,
-            labels=settings.labels,
-            **asked,
-            seed=settings.seed,
-            precision=settings.precision,
-            device=settings.device,
-            workers=settings.workers,
+            **_of_both(settings),
             **chosen,
         ),
         console,

@@ -7,11 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from openmae.console.words import several
 from openmae.evaluate.evaluation import BASELINES, Evaluation, Kind
 from openmae.evaluate.predict import HEADLINE
 from openmae.evaluate.probe import STRENGTHS
 from openmae.files.whole import write_file
 from openmae.report.page.results import stands_out
+from openmae.report.plots.curves import is_number
 from openmae.report.plots.layers import layers_curve
 
 SAID: dict[str, str] = {"knn": "kNN", "linear": "linear"}
@@ -32,10 +34,15 @@ def show_table(evaluations: Sequence[Evaluation], console: Console) -> None:
     first = evaluations[0]
     what = {"classification": f" of {first.classes} classes", "multi-label": f" with {first.classes} labels"}
     console.print(
-        f"{first.val_images:,} images{what.get(first.task, '')}, judged by the features of {first.train_images:,} "
-        f"others{_said_of_guessing(first)}",
+        f"{several(first.val_images, 'image')}{what.get(first.task, '')}, judged by the features of "
+        f"{first.train_images:,} others{_said_of_guessing(first)}",
         soft_wrap=True,
     )
+    if not any(is_number(e.headline) for e in evaluations):
+        console.print(
+            "So few cannot tell how good that is: give more val images, that differ in their labels", style="yellow"
+        )
+        return
     kinds = list(dict.fromkeys(e.kind for e in evaluations))
     columns = [
         (name, kind)

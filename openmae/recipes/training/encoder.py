@@ -20,6 +20,9 @@ from openmae.recipes.training.settings import given, pair
 from openmae.weights import Loaded, is_timm_name, load_model
 from openmae.weights.loaded import say_origin
 
+NORMALISED = ("norm_pix", "norm_pix_by_channel")
+"""Targets after which the paper fine-tunes ViT-B otherwise than after pixels."""
+
 
 class AskedEncoder(Protocol):
     """What a training on labels is asked of its encoder."""
@@ -57,6 +60,15 @@ class Start:
     licence: str | None = None
     levels: Levels | None = None
     """Of the images that are learnt from, where they had to be looked at for fresh weights."""
+
+
+def first_rate(encoder: ViT, target: str | None) -> float:
+    """The learning rate at batch 1024 where labels are learnt: the paper's; for encoders narrower than any in it, twice
+    ViT-B's. target: of `Start`."""
+    is_narrow = encoder.embed_dim < 768
+    if target is None:
+        return 2e-3 if is_narrow else 8e-4
+    return 2e-3 if encoder.embed_dim == 768 and target in NORMALISED else 4e-3
 
 
 def loaded_model(settings: AskedEncoder, console: Console) -> Loaded | None:

@@ -1,11 +1,13 @@
 """Settings that the user left open: taken from what was chosen, or from the run that goes on."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from openmae.commandline.flags import flag, with_flags
+from openmae.files.address import whole_address
 from openmae.recipes.training.settings import Settings, shown
 
 OF_A_START = ("resume", "out", "profile", "minutes")
@@ -37,6 +39,14 @@ def kept(settings: Settings) -> dict[str, Any]:
     """The settings as config.toml has them: by the names of their flags, without those of one start alone."""
     values = {field.name.rstrip("_"): getattr(settings, field.name) for field in fields(settings)}
     return {name: value for name, value in values.items() if name not in OF_A_START}
+
+
+def kept_whole(settings: Settings) -> dict[str, Any]:
+    """As `kept`, MODEL and DATA as whole addresses, so that the run can be gone on with from any folder."""
+    values = kept(settings)
+    model = values["model"]
+    model = whole_address(model) if Path(model).exists() else model  # else a name of the Hub's, of timm's, of a size
+    return {**values, "model": model, "data": whole_address(values["data"])}
 
 
 def asked_for(settings: Settings) -> list[str]:

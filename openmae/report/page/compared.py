@@ -1,7 +1,7 @@
 """Fine-tuning beside what is simpler: compared.json of a run, as a section of its page, and in a sentence.
 
 {"metric": "top1", "images": 132, "rows": [{"name", "figure", "error", "weights"}, ...]}: error, the standard error over
-the images, is None where the figure has none that is as simple; weights: the folder inside the run, "" the run itself.
+the images, is None where so few have none; weights: the folder inside the run, "" the run itself.
 """
 
 import math
@@ -27,7 +27,7 @@ def heading(found: Mapping[str, Any]) -> str:
 def verdict(found: Mapping[str, Any], run: str) -> str:
     """Which to use, in a sentence or two; "" where the figures cannot tell. The best look is no row of its own here: it
     was chosen by these images."""
-    rows = [row for row in found["rows"] if row["name"] != BEST and math.isfinite(row["figure"])]
+    rows = [row for row in found["rows"] if row["name"] != BEST and is_number(row["figure"])]
     own = next((row for row in rows if row["weights"] == ""), None)  # the probe where that is what the run leaves
     others = sorted((row for row in rows if row is not own), key=lambda row: -row["figure"])
     if own is None or not others:
@@ -35,7 +35,9 @@ def verdict(found: Mapping[str, Any], run: str) -> str:
     other, name = others[0], own["name"]
     one = "fine-tuned one" if name == FINETUNED else name
     ahead = own["figure"] - other["figure"]
-    chance = math.hypot(own["error"] or 0.0, other["error"] or 0.0)
+    if own["error"] is None or other["error"] is None:
+        return ""
+    chance = math.hypot(own["error"], other["error"])
     where = f"{run}/{other['weights']}" if other["weights"] else None
     if abs(ahead) <= chance:
         also = f"; the {other['name']} is in {where}" if where else ""

@@ -28,7 +28,7 @@ def evaluations_section(left: Left) -> str:
 
 def dated(entry: dict[str, Any], left: Left) -> dict[str, Any]:
     """With `earlier`, "after 14 steps", where it is of the model as it was then, and the run has gone on since."""
-    step, last = entry.get("step"), left.config.get("steps")
+    step, last = entry.get("step"), left.last
     is_own = entry.get("features") in ("pre-trained", "fine-tuned")
     if is_own and isinstance(step, int) and isinstance(last, int) and step != last:
         return {**entry, "earlier": f"after {step:,} steps"}

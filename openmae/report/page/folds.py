@@ -5,12 +5,12 @@
 on the way there, each told by a model that had not learnt it.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openmae.report.page.html import numbers_table, paragraph, section
 from openmae.report.page.results import name_of, shown_value
+from openmae.report.plots.curves import is_number
 
 CROSS_VALIDATION = "cross-validation.json"
 _LOSS = {"r2": "rmse"}  # what decides is called, of numbers; of labels it is "loss"
@@ -28,8 +28,8 @@ def ways_table(found: Mapping[str, Any]) -> tuple[Sequence[str], list[Sequence[s
     rows: list[Sequence[str]] = [
         (
             row["name"] + (f" ({_tried(found, row)} of {found['folds']} folds)" if _is_out(found, row) else ""),
-            shown_value(metric, row["figure"], row["error"]) if math.isfinite(row["figure"]) else "-",
-            shown_value(loss, row["loss"], row["loss_error"]) if math.isfinite(row["loss"]) else "-",
+            shown_value(metric, row["figure"], row["error"]) if is_number(row["figure"]) else "-",
+            shown_value(loss, row["loss"], row["loss_error"]) if is_number(row["loss"]) else "-",
             row["settings"],
         )
         for row in found["ways"]

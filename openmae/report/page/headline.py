@@ -20,7 +20,7 @@ def headline(left: Left) -> dict[str, str]:
     return {
         **(_judged_facts(left.model, left.metrics) if left.kind in _JUDGED else {}),
         **_best_facts(read_left_json(left.path / "best" / "model.json")),
-        **_facts(left.config, left.metrics, left.starts),
+        **_facts(left),
     }
 
 
@@ -57,16 +57,17 @@ def _best_facts(info: Any) -> dict[str, str]:
         return {}
 
 
-def _facts(config: dict[str, Any], metrics: list[dict[str, Any]], starts: Sequence[dict[str, Any]]) -> dict[str, str]:
-    found = {"Status": _status(config, metrics)}
+def _facts(left: Left) -> dict[str, str]:
+    config, metrics = left.config, left.metrics
+    found = {"Status": _status(left)}
     if "from" in config:
         found["Began with"] = str(config["from"])
     _, losses = series(metrics, "loss")
     if len(losses):
-        found["Final loss" if found["Status"] == "complete" else "Loss"] = f"{losses[-1]:.4f}"
+        found["Loss" if found["Status"].startswith("at step") else "Final loss"] = f"{losses[-1]:.4f}"
     if seconds := _training_seconds(config, metrics):
         found["Training time"] = duration(seconds)
-    if device := _device(config, starts):
+    if device := _device(config, left.starts):
         found["Device"] = device
     _, dropped = series(metrics, "dropped")
     if len(dropped) and dropped[-1]:
@@ -74,13 +75,16 @@ def _facts(config: dict[str, Any], metrics: list[dict[str, Any]], starts: Sequen
     return found
 
 
-def _status(config: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
-    steps, _ = series(metrics, "step")
+def _status(left: Left) -> str:
+    steps, _ = series(left.metrics, "step")
     reached = int(steps.max()) if len(steps) else 0
-    total = config.get("steps")
+    total = left.config.get("steps")
     if not is_number(total):
         return f"at step {reached:,}"
-    return "complete" if reached >= total else f"at step {reached:,} of {total:,}"
+    if reached >= total:
+        return "complete"
+    is_over = is_number(left.last) and left.last == reached
+    return f"ended early, after step {reached:,} of {total:,}" if is_over else f"at step {reached:,} of {total:,}"
 
 
 def _training_seconds(config: dict[str, Any], metrics: list[dict[str, Any]]) -> float | None:

@@ -30,6 +30,13 @@ class Left:
         return self.model.get("kind")
 
     @property
+    def last(self) -> Any:
+        """The step after which nothing more is learnt; None where it is not known."""
+        origin = self.model.get("provenance")
+        ended_early = isinstance(origin, dict) and origin.get("ended_early")
+        return origin.get("step") if ended_early else self.config.get("steps")  # type: ignore[union-attr]
+
+    @property
     def asked(self) -> dict[str, Any]:
         """The settings that the user set; empty for runs that do not tell."""
         names = {name for start in self.starts for name in as_list(start.get("asked")) if isinstance(name, str)}
