@@ -43,7 +43,6 @@ BEHIND, LEAST_TOLD = 2.0, 30
 """Standard errors by which a way is clearly behind another, of so many images that both told."""
 _WAY = ("minutes", "epochs", "blr", "batch_size", "layer_decay", "crop_scale", "ema_decay")  # settings that say one
 _MOST_SECONDS = 1200.0  # of such a comparison
-_NO_FOLDS = "no class has two labels, or of a class all are of one group"
 _AS_IS, _USUAL = "the probe as it is", "as usual"
 _FARTHEST = (_AS_IS, _USUAL)
 """Compared alone where all ways would take too long. On six sets of 60 labels the better of these two was as good on
@@ -91,46 +90,58 @@ def with_ways(settings: Finetune, labelled: Labelled, here: Here, trials: Trials
     is_asked, images = settings.folds is not None, labelled.count
     if settings.folds == 0 or (not is_asked and (labelled.start.is_new or why_not(settings, images))):
         return settings, labelled
-    with here.ranks.together():
-        if settings.folds and (reason := _against(settings, labelled)):
-            what = f"--folds {settings.folds} compares ways to fine-tune, and does not go with {reason}"
-            raise UserError(what, "leave one of them out")
     asked = FOLDS if settings.folds is None else settings.folds
     folds = folds_of(labelled.right, settings.seed, asked, most_for_all=images)
+    with here.ranks.together():
+        if is_asked:
+            _check(settings, labelled, folds)
     if len(folds) < 2:
-        with here.ranks.together():
-            if is_asked:
-                raise UserError(f"--folds {asked} cannot hold any labels back: {_NO_FOLDS}", "leave it out")
         return replace(settings, folds=0), labelled
     ways = _ways(settings, trials.chosen(settings, images))
     runs = {name: trials.chosen(way, images) for name, way in ways.items()}
     rate = here.ranks.from_lead(trials.images_per_second(runs[_USUAL], labelled))
     seconds = {name: len(folds) * _views(run) / rate for name, run in runs.items()}
-    most = math.inf if is_asked else _MOST_SECONDS
-    tried = next((names for names in (tuple(ways), _FARTHEST) if sum(map(seconds.__getitem__, names)) <= most), ())
-    begins, whole = (
-        f"Which way, by {len(folds)} folds of the {images:,} training labels",
-        duration(sum(seconds.values())),
-    )
+    tried, said = _in_time(seconds, len(folds), is_asked)
+    here.console.print(f"Which way, by {len(folds)} folds of the {images:,} training labels{said}", soft_wrap=True)
     if not tried:
-        said = f"left out, for it would take {whole} (--folds {len(folds)} does it all the same)"
-        here.console.print(f"{begins}: {said}", soft_wrap=True)
         return replace(settings, folds=0), labelled
-    said = f"at most about {duration(sum(map(seconds.__getitem__, tried)))}; --folds 0 leaves it out"
-    if len(tried) < len(ways):
-        said += f"; --folds {len(folds)} tries all {len(ways)} ways in {whole}"
-    here.console.print(f"{begins} ({said})", soft_wrap=True)
-    ways = {name: ways[name] for name in tried}
-    told, taken = _raced(ways, labelled, folds, trials, here)
+    told, taken = _raced({name: ways[name] for name in tried}, labelled, folds, trials, here)
     found = {
         "metric": HEADLINE[labelled.right.task],
         "folds": len(folds),
         "labels": images,
-        "ways": [_row(name, told[name], labelled.right, runs[name]) for name in ways],
+        "ways": [_row(name, told[name], labelled.right, runs[name]) for name in tried],
         "taken": taken,
     }
     _show(found, here.console)
     return replace(ways[taken], folds=asked), replace(labelled, ways=found)
+
+
+def _check(settings: Finetune, labelled: Labelled, folds: Folds) -> None:
+    """Raises UserError where folds are asked for that cannot be."""
+    if reason := _against(settings, labelled):
+        what = f"--folds {settings.folds} compares ways to fine-tune, and does not go with {reason}"
+        raise UserError(what, "leave one of them out")
+    if len(folds) < 2:
+        what = "no class has two labels, or of each all are of one group"
+        raise UserError(f"--folds {settings.folds} cannot hold any labels back: {what}", "leave it out")
+
+
+def _in_time(seconds: dict[str, float], folds: int, is_asked: bool) -> tuple[Sequence[str], str]:
+    """Which ways are tried, by how long each takes; none where those would take too long and nobody asks for them. And
+    what to say of it."""
+    most = math.inf if is_asked else _MOST_SECONDS
+
+    def total(names: Sequence[str]) -> float:
+        return sum(seconds[name] for name in names)
+
+    everything = tuple(seconds)
+    whole, of_all = duration(total(everything)), f"--folds {folds}"
+    tried = next((names for names in (everything, _FARTHEST) if total(names) <= most), ())
+    if not tried:
+        return tried, f": left out, for it would take {whole} ({of_all} does it all the same)"
+    more = "" if tried == everything else f"; {of_all} tries all {len(everything)} ways in {whole}"
+    return tried, f" (at most about {duration(total(tried))}; --folds 0 leaves it out{more})"
 
 
 def _raced(

@@ -1,7 +1,7 @@
 """What a fine-tuning learns and leaves: the part of the run that the loop does not know."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,6 @@ from openmae.data.formats.channels import PixelFormat
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.loading.memory import in_memory
 from openmae.data.loading.stream import Batch, Stream
-from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.data.views.crop import View
 from openmae.evaluate.features import centred_images
@@ -35,8 +34,8 @@ from openmae.recipes.finetune.labelled import Labelled
 from openmae.recipes.finetune.loss import Unit, balanced, loss_of
 from openmae.recipes.training.best import FOLDER, BestWeights
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.kind import Here, Job, Look
-from openmae.recipes.training.schedule import evenly
+from openmae.recipes.training.judged import JudgedJob
+from openmae.recipes.training.kind import Here
 from openmae.recipes.training.settings import given
 from openmae.report.page.compared import BEST, COMPARED, FINETUNED
 from openmae.report.page.results import called, shown_value
@@ -47,12 +46,15 @@ from openmae.weights import model_json
 MOST_VALIDATED = 256  # images at once
 
 
-class FinetuneJob(Job[Classifier]):
-    """Learns labels; is judged by the val images as it goes on. figures: those of the last look at them."""
+class FinetuneJob(JudgedJob[Classifier]):
+    """Learns labels."""
+
+    run: Finetuning
 
     def __init__(self, run: Finetuning, labelled: Labelled, here: Here) -> None:
         """Raises UserError for what cannot be built."""
-        self.run, self.labelled, self.here, self.course = run, labelled, here, run.course
+        super().__init__(run, labelled.start, here, len(labelled.val), run.keep_best)
+        self.labelled = labelled
         self.model = build(run.head, labelled.start.encoder, len(labelled.right.names), run.course.seed)
         # Batch norms see a micro-batch, and weights of classes are of those in it.
         self.in_lanes = not run.head.batch_norm and run.balance != "weights"
@@ -63,12 +65,7 @@ class FinetuneJob(Job[Classifier]):
         self.broken = BrokenFiles(shown, here.folder, run.course.max_broken)
         self.unit = Unit(right)
         self.finishing = finish_of(run, labelled.start.statistics)
-        self.figures: dict[str, float] = {}
         self.judged: Judged | None = None
-        self.best: BestWeights | None = None
-        self.looked = evenly(self.course.schedule.steps, max(1, run.evaluations))
-        if run.keep_best is not None and here.ranks.leads:
-            self.best = BestWeights(here.folder.path, run.keep_best, here.folder.has_begun, here.console)
 
     def stream(self) -> Stream:
         """Augmented views, of smaller classes more often where they are balanced."""
@@ -89,7 +86,7 @@ class FinetuneJob(Job[Classifier]):
 
     def loss(self) -> Callable[[Classifier, Batch], Tensor]:
         """As the labels are."""
-        start, right = self.labelled.start, self.labelled.right
+        start, right = self.start, self.labelled.right
         return loss_of(self.run, start.statistics, right, self.order, self.here.device)
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -100,15 +97,11 @@ class FinetuneJob(Job[Classifier]):
             optimizer = lars(self.model)
         else:
             scale = layer_scale(rule.layer_decay, self.model.encoder.depth)
-            betas = (0.9, 0.95) if self.labelled.start.target is None else (0.9, 0.999)
+            betas = (0.9, 0.95) if self.start.target is None else (0.9, 0.999)
             optimizer = adamw(self.model, betas, rule.weight_decay, scale)
         if rule.ema_decay:
             keep_average(optimizer, rule.ema_decay)
         return optimizer
-
-    def looks(self) -> Mapping[int, Look[Classifier]]:
-        """The val images are classified, evenly over the run and at its end."""
-        return dict.fromkeys(self.looked, self._validate)
 
     def begin(self) -> None:
         """Which ways were compared before; nothing stays of another start that was stopped before its first step."""
@@ -124,7 +117,7 @@ class FinetuneJob(Job[Classifier]):
         worth without an encoder."""
         if not self.run.head.from_probe:
             return None
-        statistics, here = self.labelled.start.statistics, self.here
+        statistics, here = self.start.statistics, self.here
         learnt = (self._whole(*self._train), self.labelled.right)
         judging = (self._val, self.labelled.asked)
         found = look_at(self.model, statistics, learnt, judging, self.course.seed, here.workers, here.ranks, plain)
@@ -144,7 +137,7 @@ class FinetuneJob(Job[Classifier]):
                 steps = -(-views_of(len(right.values)) // stream.batch_size)  # however short the training is
                 parts = replace(stream, steps=steps).batches(0, course.schedule.micro_batch, here.workers)
                 views = self.broken.watch(parts)
-                layer = layer_of_views(self.model, self.labelled.start.statistics, views, right, found)
+                layer = layer_of_views(self.model, self.start.statistics, views, right, found)
         self._set_head(*given(here.ranks.from_lead(layer)))
 
     def _set_head(self, weight: Tensor, bias: Tensor) -> None:
@@ -171,7 +164,7 @@ class FinetuneJob(Job[Classifier]):
         try:
             if self.course.schedule.steps:
                 with whole_folder(path / PROBE_FOLDER) as aside:
-                    self._save(self.model, 0, aside, {"strength": found.strength})
+                    self.save_in(aside, self.model, 0, {"strength": found.strength})
             else:  # it is what the run leaves
                 found.rows[-1]["weights"] = ""
             self._keep_neighbours(found)
@@ -195,16 +188,6 @@ class FinetuneJob(Job[Classifier]):
         """For compared.json."""
         return {"metric": HEADLINE[self.labelled.asked.task], "images": len(self.labelled.val)}
 
-    def is_enough(self, step: int) -> bool:
-        """Where no look of so many was better than the best."""
-        if self.best is None or self.run.patience is None:
-            return False
-        return self.best.is_enough(self.run.patience, self.looked, step, self.course.schedule.steps)
-
-    def beside(self, views: float) -> float:
-        """The val images, which only go forward, a third of a step's work."""
-        return max(1, self.run.evaluations) * len(self.labelled.val) / 3
-
     @cached_property
     def _train(self) -> tuple[Source, PixelFormat]:
         """Decoded in memory where they are small; once for the head's views and for the training."""
@@ -216,15 +199,15 @@ class FinetuneJob(Job[Classifier]):
         return self._whole(*self._in_memory(self.labelled.val))
 
     def _whole(self, source: Source, pixels: PixelFormat) -> CentredImages:
-        return replace(centred_images(self.model.encoder, self.labelled.start.statistics, source), pixels=pixels)
+        return replace(centred_images(self.model.encoder, self.start.statistics, source), pixels=pixels)
 
     def _in_memory(self, source: Source) -> tuple[Source, PixelFormat]:
-        pixels, here = self.labelled.start.statistics.pixels, self.here
+        pixels, here = self.start.statistics.pixels, self.here
         return in_memory(source, pixels, self.run.head.img_size, here.workers, here.console)
 
     def told(self, whole: Classifier, precision: Precision = "fp32") -> Told:
         """What it says of the val images, in the labels' own unit."""
-        here, statistics = self.here, self.labelled.start.statistics
+        here, statistics = self.here, self.start.statistics
         scores, indices = predict(
             whole,
             statistics,
@@ -237,34 +220,22 @@ class FinetuneJob(Job[Classifier]):
         )
         return self.unit.of_labels(scores), indices
 
-    def _validate(self, whole: Classifier, step: int) -> dict[str, Any]:
-        """Judges it, and keeps its weights: the last ones as `evaluate` will find them."""
-        is_last, here = step == self._last, self.here
-        scores, indices = self.told(whole, "fp32" if is_last else self.course.schedule.precision)
-        if here.ranks.leads and not is_last:
-            try:
-                self.save(whole, step)
-            except OSError as error:
-                here.console.print(f"warning: no weights at step {step}: {error}", style="yellow", soft_wrap=True)
+    def look(self, whole: Classifier, step: int) -> dict[str, Any]:
+        """Shares under eval/, other figures as val_...; of the last weights as `evaluate` will find them."""
+        scores, indices = self.told(whole, "fp32" if step == self.last else self.course.schedule.precision)
         self.judged = Judged(self._val, scores, indices, self.labelled.asked)
         self.figures = measure(self.judged.scores, self.judged.right)
-        if self.best is not None and self.ended_at is None:
-            now = self._found(self.best, self.judged, step)
-            self.best.look(now, lambda place, found: self._save(whole, step, place, {"best": found}))
+        self.keep_look(whole, step)
         return {("eval/" if name in SHARES else "val_") + name: value for name, value in self.figures.items()}
 
-    @staticmethod
-    def _found(best: BestWeights, judged: Judged, step: int) -> dict[str, Any]:
-        """What a look found of the figure by which the best weights are kept."""
+    def found(self, best: BestWeights, step: int) -> dict[str, Any]:
+        """By the figure that the best weights are kept by."""
+        judged = given(self.judged)
         error = standard_error(best.metric, judged.scores, judged.right)
-        return best.found(step, measure(judged.scores, judged.right)[best.metric], error, len(judged.indices))
+        return best.found(step, self.figures[best.metric], error, len(judged.indices))
 
-    def save(self, whole: Classifier, step: int) -> None:
-        """With class names, input statistics, and where all is from."""
-        self._save(whole, step, self.here.folder.path, {})
-
-    def _save(self, whole: Classifier, step: int, place: Path, more: dict[str, Any]) -> None:
-        """Into a folder, with more about where it is from. A regression's head is saved for the labels' own unit."""
+    def save_in(self, place: Path, whole: Classifier, step: int, more: dict[str, Any]) -> None:
+        """A regression's head is saved for the labels' own unit."""
         head = whole.head
         with torch.no_grad():
             weight, bias = head.weight.clone(), head.bias.clone()
@@ -278,20 +249,8 @@ class FinetuneJob(Job[Classifier]):
 
     def _info(self, whole: Answering, step: int, more: dict[str, Any]) -> dict[str, Any]:
         """For model.json."""
-        start, right, model = self.labelled.start, self.labelled.right, self.run.model
-        is_name = start.is_new or not Path(model).exists()  # of a size, of the Hub's, of timm's
-        provenance = {
-            "job": "finetune",
-            "data": whole_address(self.course.data),
-            "step": step,
-            "seed": self.course.seed,
-            "held_out": self.labelled.val.fingerprint,
-            **({"ended_early": True} if step == self.ended_at else {}),
-            **({"selection": asked} if (asked := Selection.from_dict(self.run.config).to_dict()) else {}),
-            "model": model if is_name else whole_address(model),
-            "pre-training": start.provenance,
-            **more,
-        }
+        start, right = self.start, self.labelled.right
+        provenance = self.provenance("finetune", step, self.labelled.val.fingerprint, more)
         return model_json(
             whole, start.statistics, provenance, task=right.task, class_names=right.names, licence=start.licence
         )
@@ -299,20 +258,14 @@ class FinetuneJob(Job[Classifier]):
     def finish(self, whole: Classifier) -> None:
         """How good it is on val, with pictures and the report."""
         if self.judged is None or self.ended_at is not None:  # the run had ended before, or ends before its time
-            self._validate(whole, self._last)
+            self.look(whole, self.last)
         if self.here.ranks.leads:
             judged = given(self.judged)
             self.here.console.print(f"On the val images: {said(self.figures)}")
             if self.best is not None:
-                last = self._found(self.best, judged, self._last)
-                self.here.console.print(self.best.said(last), soft_wrap=True)
+                self.here.console.print(self.best.said(self.found(self.best, self.last)), soft_wrap=True)
             self._compare(judged)
             keep_result(self.here.folder.path, judged, judge(judged), whole_address(self.course.data), "val")
-
-    @property
-    def _last(self) -> int:
-        """The step after which nothing more is learnt."""
-        return self.course.schedule.steps if self.ended_at is None else self.ended_at
 
     def _compare(self, judged: Judged) -> None:
         """Puts what was learnt beside what is simpler, in compared.json."""
@@ -324,6 +277,6 @@ class FinetuneJob(Job[Classifier]):
             "error": standard_error(metric, judged.scores, judged.right),
         }
         rows = [{"name": FINETUNED, **row, "weights": ""}]
-        if best is not None and best["metric"] == metric and best["step"] != self._last:
+        if best is not None and best["metric"] == metric and best["step"] != self.last:
             rows.append({"name": BEST, "figure": best["figure"], "error": best["error"], "weights": FOLDER})
         put_rows(self.here.folder.path, self._about, rows, instead_of=(FINETUNED, BEST))

@@ -1,7 +1,6 @@
 """What learning to segment and learning to detect have in common, beside what all trainings have."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -10,18 +9,17 @@ import torch
 from rich.console import Console
 
 from openmae.data.loading.outlined import OutlinedStream
-from openmae.data.sources.selection import Selection
 from openmae.data.views.jitter import Jitter
 from openmae.data.views.outlined import OutlinedView
-from openmae.files.address import whole_address
 from openmae.model import ViT, initialize
 from openmae.recipes.evaluate.annotated import say_unreadable
 from openmae.recipes.evaluate.keep import set_name
 from openmae.recipes.outline.opened import Outlined
 from openmae.recipes.training.best import FOLDER, BestWeights
 from openmae.recipes.training.broken import BrokenFiles
-from openmae.recipes.training.kind import Here, Job, Look
-from openmae.recipes.training.schedule import Course, evenly
+from openmae.recipes.training.judged import JudgedJob
+from openmae.recipes.training.kind import Here
+from openmae.recipes.training.schedule import Course
 from openmae.train.checkpoint import save_model
 from openmae.train.optimizers import adamw, keep_average, layer_scale
 from openmae.transfer.detector import Detector
@@ -72,28 +70,25 @@ class Outlining:
 M = TypeVar("M", Segmenter, Detector)
 
 
-class OutlineJob(Job[M]):
-    """Learns outlines; is judged by the val images as it goes on.
+class OutlineJob(JudgedJob[M]):
+    """Learns outlines.
 
-    task: what model.json calls it; wanted: what is asked of a view; headline: the figure it is judged by. figures:
-    those of the last look at the val images, error that of the headline.
+    task: what model.json calls it; wanted: what is asked of a view; headline: the figure it is judged by. error: that
+    of the headline, of the last look at the val images.
     """
 
+    run: Outlining
     task: str
     wanted: Literal["classes", "objects"]
     headline: str
 
     def __init__(self, run: Outlining, opened: Outlined, here: Here, model: M) -> None:
-        self.run, self.opened, self.here, self.course, self.model = run, opened, here, run.course, model
+        super().__init__(run, opened.start, here, len(opened.val), self.headline if run.keep_best else None)
+        self.opened, self.model = opened, model
         self.averages = 2 + bool(run.ema_decay)
         self.broken = BrokenFiles(opened.train.images, here.folder, run.course.max_broken)
-        self.figures: dict[str, float] = {}
         self.error: float | None = None
-        self.looked = evenly(self.course.schedule.steps, max(1, run.evaluations))
-        self.best: BestWeights | None = None
         self.judged_at: int | None = None
-        if run.keep_best and here.ranks.leads:
-            self.best = BestWeights(here.folder.path, self.headline, here.folder.has_begun, here.console)
 
     @abstractmethod
     def said(self) -> str:
@@ -142,43 +137,20 @@ class OutlineJob(Job[M]):
             keep_average(optimizer, run.ema_decay)
         return optimizer
 
-    def looks(self) -> Mapping[int, Look[M]]:
-        """The val images are judged, evenly over the run and at its end."""
-        return dict.fromkeys(self.looked, self._look)
-
-    def beside(self, views: float) -> float:
-        """The val images, which only go forward, a third of a step's work."""
-        return max(1, self.run.evaluations) * len(self.opened.val) / 3
-
-    def is_enough(self, step: int) -> bool:
-        """Where no look of so many was better than the best."""
-        if self.best is None or self.run.patience is None:
-            return False
-        return self.best.is_enough(self.run.patience, self.looked, step, self.course.schedule.steps)
-
-    def _look(self, whole: M, step: int) -> dict[str, Any]:
-        """Judges it, and keeps its weights."""
+    def look(self, whole: M, step: int) -> dict[str, Any]:
+        """The figures under eval/."""
         was_training = whole.training
         whole.eval()
         self.figures, self.error = self.judge(whole)
         whole.train(was_training)
         self.judged_at = step
-        if self.here.ranks.leads:
-            if step != self._last:
-                try:
-                    self.save(whole, step)
-                except OSError as problem:
-                    said = f"warning: no weights at step {step}: {problem}"
-                    self.here.console.print(said, style="yellow", soft_wrap=True)
-            if self.best is not None:
-                now = self.best.found(step, self.figures[self.headline], self.error, len(self.opened.val))
-                self.best.look(now, lambda place, found: self._save(whole, step, place, {"best": found}))
+        self.keep_look(whole, step)
         return {f"eval/{name}": value for name, value in self.figures.items()}
 
     def finish(self, whole: M) -> None:
         """How good it is on val, and the report."""
-        if self.judged_at != self._last:  # the run had ended before, or ends before its time
-            self._look(whole, self._last)
+        if self.judged_at != self.last:  # the run had ended before, or ends before its time
+            self.look(whole, self.last)
         whole.eval()
         if not self.here.ranks.leads:
             return
@@ -186,39 +158,23 @@ class OutlineJob(Job[M]):
         say_unreadable(self.opened.val.images, self.unreadable, self.course.data, console)
         console.print(f"On the val images: {self.said()}")
         if self.best is not None:
-            last = self.best.found(self._last, self.figures[self.headline], self.error, len(self.opened.val))
-            console.print(self.best.said(last), soft_wrap=True)
+            console.print(self.best.said(self.found(self.best, self.last)), soft_wrap=True)
         self.keep(whole, set_name(self.course.data, "val"))
 
-    def save(self, whole: M, step: int) -> None:
-        """With class names, input statistics, and where all is from."""
-        self._save(whole, step, self.here.folder.path, {})
+    def found(self, best: BestWeights, step: int) -> dict[str, Any]:
+        """By the headline."""
+        return best.found(step, self.figures[self.headline], self.error, self.judging)
 
-    def _save(self, whole: M, step: int, place: Path, more: dict[str, Any]) -> None:
-        start, model = self.opened.start, self.run.model
-        is_name = start.is_new or not Path(model).exists()  # of a size, of the Hub's, of timm's
-        provenance = {
-            "job": self.task,
-            "data": whole_address(self.course.data),
-            "step": step,
-            "seed": self.course.seed,
-            "held_out": self.opened.val.images.fingerprint,
-            **({"masks_hold": held} if (held := self.run.config.get("masks_hold")) else {}),
-            **({"ended_early": True} if step == self.ended_at else {}),
-            **({"selection": asked} if (asked := Selection.from_dict(self.run.config).to_dict()) else {}),
-            "model": model if is_name else whole_address(model),
-            "pre-training": start.provenance,
-            **more,
-        }
+    def save_in(self, place: Path, whole: M, step: int, more: dict[str, Any]) -> None:
+        """With class names, input statistics, and where all is from."""
+        held = self.run.config.get("masks_hold")
+        more = ({"masks_hold": held} if held else {}) | more
+        provenance = self.provenance(self.task, step, self.opened.val.images.fingerprint, more)
+        start = self.start
         info = model_json(
             whole, start.statistics, provenance, task=self.task, class_names=self.opened.names, licence=start.licence
         )
         save_model(place, whole, info)
-
-    @property
-    def _last(self) -> int:
-        """The step after which nothing more is learnt."""
-        return self.course.schedule.steps if self.ended_at is None else self.ended_at
 
 
 def say_done(out: Path, console: Console) -> None:
