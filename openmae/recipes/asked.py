@@ -1,7 +1,7 @@
 """What several commands are asked alike, each in one wording."""
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -125,6 +125,15 @@ class AskedGroups(AskedFiles):
     def selection(self) -> Selection:
         """What `open_data` takes."""
         return replace(super().selection, group_column=self.group_column, group_by=self.group_by)
+
+
+OF_DATA = tuple(field.name for asked in (AskedGroups, AskedReading) for field in fields(asked))
+"""Names of what is asked of DATA's files, however they are read and divided."""
+
+
+def asked_of_data(settings: object) -> dict[str, Any]:
+    """What is asked so by settings that ask it: images are learnt from as they are judged."""
+    return {name: getattr(settings, name) for name in OF_DATA}
 
 
 @dataclass(frozen=True, kw_only=True)

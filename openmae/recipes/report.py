@@ -17,8 +17,8 @@ from openmae.report.loggers.following import Followers
 from openmae.report.loggers.logger import loggers_of
 from openmae.report.loggers.sent import is_free, log_file
 from openmae.report.page.beside import write_beside
+from openmae.report.page.left import read_left
 from openmae.report.page.run import write_report
-from openmae.train.run import read_config, read_metrics
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def run(settings: Report) -> None:
 
 def _send(run: Path, names: tuple[str, ...], console: Console) -> None:
     """All of them at once, until all is sent. Raises UserError where it could not be."""
-    steps = read_config(run).get("steps")
-    reached = max((int(line.get("step", 0)) for line in read_metrics(run)), default=-1)
+    left = read_left(run)
+    reached = max((int(line.get("step", 0)) for line in left.metrics), default=-1)
     if reached < 0:
         raise UserError(f"{run} has no figures yet", "train in it first")
     for name in names:
@@ -73,7 +73,7 @@ def _send(run: Path, names: tuple[str, ...], console: Console) -> None:
         followers.start(names)
         followers.agree()
         followers.follow(run, "", goes_on=True)
-        failed = followers.end("complete" if reached == steps else "interrupted", None)
+        failed = followers.end("complete" if reached == left.last else "interrupted", None)
     for name in names:
         if name in failed:
             raise UserError(f"not all of {run} could be sent to {name}", f"what it said is in {log_file(run, name)}")

@@ -11,13 +11,13 @@ from openmae.data.opening import Data
 from openmae.data.survey.sample import Survey, survey
 from openmae.errors import of_user
 from openmae.machine.device import memory_of
+from openmae.recipes.asked import asked_of_data
 from openmae.recipes.plan.speed import dry_run
 from openmae.recipes.pretrain.build import Pretraining, build
 from openmae.recipes.pretrain.choose import choose, one_channel, settle
 from openmae.recipes.pretrain.job import held_out
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.studies.judging import Asked, Means
-from openmae.studies.trainings import asked_of_data
 from openmae.train.cost import flops
 
 MEASURED_SECONDS = 10.0  # of the steps that tell the speed

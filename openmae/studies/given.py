@@ -12,7 +12,7 @@ from openmae.commandline.flags import flag
 from openmae.commandline.refusal import is_switch, why_refused
 from openmae.commandline.words import suggestion
 from openmae.errors import UserError
-from openmae.recipes.asked import AskedGroups, AskedReading
+from openmae.recipes.asked import OF_DATA
 from openmae.recipes.pretrain.settings import Pretrain
 
 _NOT_HERE = {  # settings of pretrain that a study has its own way to say, and which
@@ -22,7 +22,7 @@ _NOT_HERE = {  # settings of pretrain that a study has its own way to say, and w
         "a study's trainings are alike in that",
     ),
     **dict.fromkeys(
-        [field.name for asked in (AskedGroups, AskedReading) for field in fields(asked)],
+        OF_DATA,
         "images are learnt from as they are judged",
     ),
 }

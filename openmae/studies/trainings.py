@@ -1,13 +1,11 @@
 """The trainings of studies, ordinary runs: what those of one study have in common."""
 
 from collections.abc import Collection
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 
-from openmae.recipes.asked import AskedGroups, AskedReading
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.job import PRETRAIN
 from openmae.recipes.pretrain.settings import Pretrain
@@ -42,8 +40,3 @@ def like(asked: P, earlier: Path, but: Collection[str] = ()) -> P:
     """The settings with what is open taken from an earlier run's, so that both are trained alike; `but` for these."""
     config = {name: value for name, value in read_config(earlier).items() if name not in but}
     return stored(asked, config, defaults_too=False)
-
-
-def asked_of_data(settings: object) -> dict[str, Any]:
-    """What AskedReading and AskedGroups ask: images are learnt from as they are judged."""
-    return {field.name: getattr(settings, field.name) for field in (*fields(AskedReading), *fields(AskedGroups))}

@@ -273,12 +273,21 @@ def read_config(run: Path) -> dict[str, Any]:
         ) from error
 
 
+def last_step(config: Mapping[str, Any], model: Any) -> Any:
+    """The step after which nothing more is learnt, by config.toml, or, where the run ended before its time, by
+    model.json; None where neither says it."""
+    origin = model.get("provenance") if isinstance(model, dict) else None
+    if isinstance(origin, dict) and origin.get("ended_early"):
+        return origin.get("step")
+    return config.get("steps")
+
+
 def _is_complete(run: Path) -> bool:
     """Whether its weights are those of its last step."""
     try:
-        origin = read_json((run / "model.json").read_bytes())["provenance"]
-        is_last = origin["step"] == read_config(run)["steps"] or bool(origin.get("ended_early"))
-        return (run / "model.safetensors").exists() and is_last
+        model = read_json((run / "model.json").read_bytes())
+        is_last = model["provenance"]["step"] == last_step(read_config(run), model)
+        return (run / "model.safetensors").exists() and bool(is_last)
     except (OSError, ValueError, TypeError, LookupError, UserError):
         return False
 

@@ -245,6 +245,8 @@ def test_a_run_that_is_the_probe_is_complete(
     monkeypatch.setattr(
         folds, "_ways", lambda asked, plain: {name: replace(asked, **way) for name, way in ways.items()}
     )
+    # As if 6 labels were more than 1,000, of which the probe takes one fold; those that are asked for are all taken.
+    monkeypatch.setattr(folds_of, "__defaults__", (3, 5))
     out = tmp_path / "run"
     words = open_words(finished, colours, out, "--folds 3 --labels 2-per-class")  # which make two folds
     code, shown, errors = run(*words)

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from openmae.data.tasks import Answers, Task
 from openmae.evaluate.predict import FIGURES, measure, standard_error
 from openmae.recipes.evaluate.keep import read_results
+from openmae.recipes.finetune.compared import put_rows
+from openmae.report.page.compared import BEST, FINETUNED
 from openmae.train.run import read_metrics
 from openmae.weights import load_model
 from tests.commands import Run, finetune, refused
@@ -87,6 +89,18 @@ def test_killed_and_gone_on_with_it_is_the_same(kept: Path, colours: Path, finis
         mine, theirs = (load_model(folder / place).model.state_dict() for folder in (out, kept))
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     assert not list(out.glob(".best*"))
+
+
+def test_a_best_look_that_is_the_last_has_no_row_of_its_own(tmp_path: Path) -> None:
+    """A run that was made longer had one. What is not finite is null, which all read."""
+    about, row = {"metric": "r2", "images": 9}, {"figure": 0.8, "error": 0.1, "weights": ""}
+    put_rows(tmp_path, about, [{**row, "name": "kNN on frozen features", "figure": float("nan")}])
+    put_rows(tmp_path, about, [{**row, "name": FINETUNED}, {**row, "name": BEST}], instead_of=(FINETUNED, BEST))
+    put_rows(tmp_path, about, [{**row, "name": FINETUNED, "figure": 0.9}], instead_of=(FINETUNED, BEST))
+    found = json.loads((tmp_path / "compared.json").read_text(), parse_constant=pytest.fail)
+    assert [(one["name"], one["figure"]) for one in found["rows"]] == [
+        ("kNN on frozen features", None), (FINETUNED, 0.9),
+    ]  # fmt: skip
 
 
 def test_patience_ends_a_run(colours: Path, finished: Path, tmp_path: Path, run: Run) -> None:

@@ -15,9 +15,10 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from openmae.errors import UserError
+from openmae.files.parsing import to_json
 from openmae.files.spreadsheets import cells
 from openmae.files.whole import WholeFile
-from openmae.recipes.in_parts.about import KEY, SAME_IMAGES, Kind, as_json
+from openmae.recipes.in_parts.about import KEY, SAME_IMAGES, Kind
 
 _TEXTS = ("path", "label")
 _GRID = ("rows", "columns")  # of patches
@@ -89,7 +90,7 @@ def write_features(
             whole.file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
             writer.writerows(cells(columns.of(index)) for index in indices.tolist())
         text.detach()
-        description.file.write(as_json(about))
+        description.file.write(to_json(about, indent=1))
         for file in files:
             file.close()
         for file in files:

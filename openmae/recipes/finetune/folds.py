@@ -149,9 +149,8 @@ def _raced(
 ) -> tuple[dict[str, list[Told]], str]:
     """What each way told of the folds that it was tried on, and which way is taken. All ranks together."""
     told: dict[str, list[Told]] = {name: [] for name in ways}
-    steps = {
-        name: [trials.chosen(way, len(rest)).course.schedule.steps for rest, _ in folds] for name, way in ways.items()
-    }
+    runs = {name: [trials.chosen(way, len(rest)) for rest, _ in folds] for name, way in ways.items()}
+    steps = {name: [run.course.schedule.steps for run in of_folds] for name, of_folds in runs.items()}
     left, done = [*ways], 0
 
     def hear() -> None:
@@ -162,7 +161,7 @@ def _raced(
     with counting("comparing ways", sum(map(sum, steps.values())), here.console, items="steps") as say:
         for place, fold in enumerate(folds):
             for name in left:
-                told[name].append(_held_out(ways[name], labelled, fold, trials, hear))
+                told[name].append(_held_out(runs[name][place], labelled, fold, trials, hear))
             losses = {name: _losses_of(told[name], labelled) for name in left}
             left, before = here.ranks.from_lead([*in_race(losses)]), left
             done += sum(sum(steps[name][place + 1 :]) for name in before if name not in left)
@@ -250,7 +249,7 @@ def _ways(settings: Finetune, plain: Finetuning) -> dict[str, Finetune]:
 
 
 def _held_out(
-    way: Finetune,
+    run: Finetuning,
     labelled: Labelled,
     fold: tuple[NDArray[np.int64], NDArray[np.int64]],
     trials: Trials,
@@ -265,7 +264,7 @@ def _held_out(
         right=labelled.right.at(rest),
         asked=labelled.right.at(held_out),
     )
-    scores, which = trials.told(trials.chosen(way, len(rest)), part, hear)
+    scores, which = trials.told(run, part, hear)
     return scores, held_out[which]
 
 

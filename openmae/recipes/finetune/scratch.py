@@ -1,7 +1,7 @@
 """The same training from fresh weights beside a fine-tuning: what pre-training is worth, as a row of its table."""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from openmae.distributed.started import refuse_ranks
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
 from openmae.model import SIZES
-from openmae.recipes.asked import AskedGroups, AskedHeads, AskedReading
+from openmae.recipes.asked import OF_DATA
 from openmae.recipes.finetune.compared import put_rows
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.training.open import stored
@@ -22,9 +22,8 @@ from openmae.train.run import read_config
 
 FOLDER = "scratch"  # of a run
 _OF_THE_LABELS = (
-    *(field.name for asked in (AskedHeads, AskedGroups, AskedReading) for field in fields(asked)),
-    "model", "data", "labels", "task", "balance", "seed", "pool", "batch_norm", "img_size", "patch_size", "crop_fit",
-    "hflip", "vflip", "rotate90", "precision", "device", "workers", "evaluations",
+    *OF_DATA, "model", "num_heads", "data", "labels", "task", "balance", "seed", "pool", "batch_norm", "img_size",
+    "patch_size", "crop_fit", "hflip", "vflip", "rotate90", "precision", "device", "workers", "evaluations",
 )  # fmt: skip
 """Settings that both have; how long and at what rate fresh weights learn is chosen for them, where it was left open."""
 

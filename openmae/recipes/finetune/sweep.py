@@ -1,6 +1,5 @@
 """Partial fine-tuning side by side: what each further block that learns gains (paper, Figure 9)."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from openmae.console.words import duration
 from openmae.distributed.started import refuse_ranks
 from openmae.errors import UserError
 from openmae.evaluate.predict import said
-from openmae.files.parsing import read_json
+from openmae.files.parsing import read_json, to_json
 from openmae.files.whole import write_file
 from openmae.heads import Classifier, learn_last_blocks
 from openmae.model import SIZES
@@ -57,7 +56,7 @@ def sweep(
         settings = stored(replace(settings, minutes=None), read_config(run), defaults_too=False)
         found[part] = {"figures": figures, "parameters": _learning(run, part), "seconds": training_seconds(run)}
         found = dict(sorted(found.items(), key=by_blocks))
-        write_file(out / SWEEP, json.dumps(found, indent=1).encode())
+        write_file(out / SWEEP, to_json(found, indent=1))
         write_report(out)
     _show(found, console)
     console.print(f"Kept in {out}/{SWEEP}. Look at: {out}/report.html")

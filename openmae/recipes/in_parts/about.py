@@ -94,11 +94,6 @@ class Kind:
         return "; ".join(what for key, what in said.items() if before.get(key) != now[key])
 
 
-def as_json(about: dict[str, Any]) -> bytes:
-    """What is kept beside a file."""
-    return json.dumps(about, indent=1).encode()
-
-
 def digest(model: nn.Module, arguments: dict[str, Any]) -> str:
     """Of the weights and the shape, which are the same wherever the model lies."""
     found = hashlib.sha256(json.dumps(arguments).encode())

@@ -31,11 +31,12 @@ from openmae.errors import BrokenImage, UserError
 from openmae.evaluate.segmentation import decoded_whole, large_of
 from openmae.evaluate.suited import suited
 from openmae.files.disk import room_on_disk
+from openmae.files.parsing import to_json
 from openmae.files.tables import SUFFIXES, Columns, TableWriter
 from openmae.files.whole import WholeFile, write_file
 from openmae.machine.device import choose_device, device_of
 from openmae.machine.workers import workers_for
-from openmae.recipes.in_parts.about import Kind, as_json, digest
+from openmae.recipes.in_parts.about import Kind, digest
 from openmae.recipes.in_parts.folder import Part, PartsFolder, opened_parts, parts_folder
 from openmae.recipes.in_parts.work import PART_SECONDS, all_of_them, require_some
 from openmae.recipes.levels import check_levels
@@ -350,7 +351,7 @@ def _write_table(finder: Finder, finished: list[Part], about: dict[str, Any]) ->
                 writer.write({"path": paths, **with_errors(cells, places, errors, part.stop - part.start)})
         whole.close()
         for beside in finder.kind.companions(table):
-            write_file(beside, as_json(about))
+            write_file(beside, to_json(about, indent=1))
         whole.finish()
 
 

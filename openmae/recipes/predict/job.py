@@ -26,13 +26,14 @@ from openmae.evaluate.features import centred_images
 from openmae.evaluate.in_batches import RowsOf
 from openmae.evaluate.suited import suited
 from openmae.files.disk import check_out, room_on_disk
+from openmae.files.parsing import to_json
 from openmae.files.tables import SUFFIXES, Columns, TableWriter, require_writer
 from openmae.files.whole import WholeFile, write_file
 from openmae.heads import Answering
 from openmae.machine.device import autocast, choose_device, device_of
 from openmae.machine.kinds import Precision
 from openmae.machine.workers import workers_for
-from openmae.recipes.in_parts.about import KEY, SAME_IMAGES, Kind, as_json, digest
+from openmae.recipes.in_parts.about import KEY, SAME_IMAGES, Kind, digest
 from openmae.recipes.in_parts.work import Done, Work, batch_size_for, worked_through
 from openmae.recipes.levels import check_levels
 from openmae.recipes.opened import images_said, part_of, tell
@@ -206,7 +207,7 @@ def _write(done: Done, work: Work, predictions: Predictions, about: dict[str, An
     out, aside, source = work.out, done.parts.folder, work.images.source
     columns: Columns = {**place_columns(source), **predictions.columns, ERROR: "text"}
     with WholeFile(out, aside=aside / out.name) as whole:
-        with TableWriter(whole.file, out.suffix, columns, {KEY: as_json(about).decode()}) as table:
+        with TableWriter(whole.file, out.suffix, columns, {KEY: to_json(about, indent=1).decode()}) as table:
             for part in done.finished:
                 told = part.rows()
                 places = (part.indices - part.start).tolist()
@@ -217,5 +218,5 @@ def _write(done: Done, work: Work, predictions: Predictions, about: dict[str, An
                 table.write({**told_of, **with_errors(cells, places, errors, part.stop - part.start)})
         whole.close()
         for beside in PREDICTIONS.companions(out):
-            write_file(beside, as_json(about))
+            write_file(beside, to_json(about, indent=1))
         whole.finish()

@@ -21,9 +21,9 @@ from openmae.data.sources.labels import several as labels_in
 from openmae.data.sources.listing import EXTENSIONS
 from openmae.data.sources.source import Source
 from openmae.errors import BrokenImage, Interrupted, UserError
+from openmae.files.parsing import to_json
 from openmae.files.spreadsheets import original
 from openmae.files.whole import WholeFile, write_file
-from openmae.recipes.in_parts.about import as_json
 from openmae.recipes.predictions import ERROR, Predictions
 
 _MARK = ".openmae-sort.json"  # in the folder: of which model and images it is
@@ -54,7 +54,7 @@ def check_sort(folder: Path, by: Literal["copy", "link"], source: Source, about:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if mark.exists():
-            if _read(mark) != json.loads(as_json(now)):
+            if _read(mark) != json.loads(to_json(now, indent=1)):
                 raise UserError(
                     f"--sort is {folder}, which has images sorted by another model or of other IMAGES",
                     "give another folder, or delete that one",
@@ -62,7 +62,7 @@ def check_sort(folder: Path, by: Literal["copy", "link"], source: Source, about:
         elif any(not place.name.startswith(".") for place in folder.iterdir()):  # another part may write its mark
             raise UserError(f"--sort is {folder}, which is not empty", "give a new folder")
         else:
-            write_file(mark, as_json(now))
+            write_file(mark, to_json(now, indent=1))
     except OSError as error:
         raise UserError(f"--sort {folder} cannot be written ({error.strerror})", "give another folder") from error
 

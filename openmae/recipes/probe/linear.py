@@ -10,7 +10,7 @@ chosen on a part of the training set; numbers get a ridge regression. The paper'
 epochs with LARS; on ImageNet-1K it gives 68.0 / 75.8 / 76.6% (ViT-B/L/H).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,7 @@ from openmae.console.terminal import make_console
 from openmae.errors import UserError, said_once
 from openmae.evaluate.evaluation import Evaluation
 from openmae.evaluate.predict import said
-from openmae.recipes.asked import AskedGroups, AskedHeads, AskedReading
+from openmae.recipes.asked import asked_of_data
 from openmae.recipes.finetune.choose import LINEAR_PROBE
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.finetune.settings import Finetune
@@ -102,9 +102,9 @@ def keep_classifier(settings: Probe, out: Path) -> None:
 
 def _of_both(settings: Probe) -> dict[str, Any]:
     """What a probe and a fine-tuning are asked alike."""
-    asked = (field.name for kind in (AskedHeads, AskedGroups, AskedReading) for field in fields(kind))
-    names = (*asked, "data", "labels", "task", "seed", "precision", "device", "workers")
-    return {"model": str(settings.model)} | {name: getattr(settings, name) for name in names}
+    names = ("data", "labels", "task", "seed", "precision", "device", "workers")
+    asked = {name: getattr(settings, name) for name in names}
+    return {"model": str(settings.model), **asked, **settings.heads, **asked_of_data(settings)}
 
 
 def _check_place(settings: Probe, asked: str) -> None:

@@ -60,7 +60,8 @@ def folds_section(found: Any) -> str:
     try:
         titles, rows = ways_table(found)
         told = (
-            f"Each of {found['labels']:,} labels was told by a model that had not learnt it, in {found['folds']} folds."
+            f"Figures are of labels that a model had not learnt: {found['labels']:,} in {found['folds']} folds, "
+            "each left out in turn."
         )
         return section("Which way to fine-tune", numbers_table(titles, rows), paragraph(f"{told} {taken_way(found)}"))
     except (TypeError, LookupError, ValueError):

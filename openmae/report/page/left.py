@@ -7,7 +7,7 @@ from typing import Any
 
 from openmae.errors import UserError
 from openmae.files.parsing import read_json
-from openmae.train.run import read_config, read_metrics
+from openmae.train.run import last_step, read_config, read_metrics
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,7 @@ class Left:
     @property
     def last(self) -> Any:
         """The step after which nothing more is learnt; None where it is not known."""
-        origin = self.model.get("provenance")
-        ended_early = isinstance(origin, dict) and origin.get("ended_early")
-        return origin.get("step") if ended_early else self.config.get("steps")  # type: ignore[union-attr]
+        return last_step(self.config, self.model)
 
     @property
     def asked(self) -> dict[str, Any]:

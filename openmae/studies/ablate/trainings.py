@@ -15,6 +15,7 @@ from openmae.errors import UserError
 from openmae.files.whole import write_file
 from openmae.model import SIZES
 from openmae.randomness import generator
+from openmae.recipes.asked import asked_of_data
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.choose import most_minutes
 from openmae.recipes.pretrain.job import held_out
@@ -24,7 +25,6 @@ from openmae.studies.ablate.named import Row
 from openmae.studies.ablate.settings import Ablate
 from openmae.studies.base import Base
 from openmae.studies.judging import Labelled
-from openmae.studies.trainings import asked_of_data
 from openmae.studies.tuning import chosen, fitting, seconds_of
 from openmae.train.cost import mean_work
 

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from openmae.errors import UserError
 from openmae.model import nearest_size
+from openmae.recipes.asked import asked_of_data
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.job import pretrain
 from openmae.recipes.pretrain.settings import Pretrain
 from openmae.studies.adapt.settings import Adapt
-from openmae.studies.trainings import asked_of_data
 from openmae.train.run import read_config, read_metrics
 from openmae.weights import load_model
 

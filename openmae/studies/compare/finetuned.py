@@ -10,13 +10,14 @@ from rich.console import Console
 
 from openmae.data.fewer_labels import fewer_labels
 from openmae.errors import UserError
+from openmae.recipes.asked import asked_of_data
 from openmae.recipes.finetune.job import finetune
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.build import Pretraining
 from openmae.studies.compare.settings import NONE, Compare
 from openmae.studies.figures import FINETUNED
 from openmae.studies.judging import Labelled, Means, judge_finetuned, open_labelled
-from openmae.studies.trainings import asked_of_data, took
+from openmae.studies.trainings import took
 from openmae.studies.tuning import chosen, fitting
 
 USUAL = ("1%", "10%", "100%")
