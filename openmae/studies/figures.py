@@ -1,8 +1,11 @@
 """What models are judged by in a study."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from openmae.data.tasks import Task
+from openmae.evaluate.corruptions import DEFINITION
 from openmae.report.plots.differences import said_bounds
 from openmae.studies.intervals import Interval
 
@@ -35,7 +38,8 @@ FINETUNED = "finetuned"
 
 
 CORRUPTED = "corrupted"
-"""Of frozen features, by a linear classifier; `FINETUNED-corrupted` of a model that was fine-tuned."""
+"""Begins the name of a figure of frozen features, by a linear classifier; `FINETUNED-corrupted` of a model that was
+fine-tuned."""
 _CALLED: dict[Task, str] = {"classification": "top-1", "multi-label": "mean AP", "regression": "R²"}
 
 
@@ -44,10 +48,14 @@ def finetuned_figure(task: Task, labels: str) -> Figure:
     return Figure(f"{FINETUNED}-{labels}", f"fine-tuned {_CALLED[task]}, {labels}", task != "regression")
 
 
-def corrupted_figure(*, is_finetuned: bool) -> Figure:
-    """The mean error on corrupted images; less is better."""
-    by = "fine-tuned" if is_finetuned else "linear"
-    return Figure(f"{FINETUNED}-{CORRUPTED}" if is_finetuned else CORRUPTED, f"{by} corruption error", decides=False)
+def corrupted_figure(kinds: Sequence[str], labels: str | None) -> Figure:
+    """The mean error on corrupted images; less is better. kinds: of ImageNet-C's. labels: of the fine-tuning, None
+    for a linear classifier. Its name has all that decides it, so that another one is judged anew."""
+    which = hashlib.sha256(f"{DEFINITION} {' '.join(sorted(kinds))}".encode()).hexdigest()[:8]
+    if labels is None:
+        return Figure(f"{CORRUPTED}-{which}", "linear corruption error", decides=False)
+    name = f"{FINETUNED}-{CORRUPTED}-{labels}-{which}"
+    return Figure(name, "fine-tuned corruption error", decides=False)
 
 
 def figures_of(task: Task | None, labels: str | None) -> list[Figure]:

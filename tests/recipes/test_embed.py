@@ -211,6 +211,12 @@ def test_labels_come_along_from_wherever_they_are(model: Path, tmp_path: Path, r
     (tmp_path / "some.csv").write_text(f"path,label\n{rows}")
     assert run("embed", model, tmp_path / "some.csv", "--out", tmp_path / "c.parquet")[0] == 0
     assert read_parquet(tmp_path / "c.parquet")[1:] == (names, ["cat", None, "dog", "cat"])
+    assert (
+        "has their features already" in run("embed", model, tmp_path / "some.csv", "--out", tmp_path / "c.parquet")[1]
+    )
+    (tmp_path / "some.csv").write_text(f"path,label\n{rows}".replace("dog", "cow"))
+    again = run("embed", model, tmp_path / "some.csv", "--out", tmp_path / "c.parquet")
+    refused(again, "has the labels that", "had then", "choose another --out")
 
     said = run("embed", model, tmp_path / "split/other", "--out", tmp_path / "d.parquet")[1]
     assert "without labels" in said

@@ -189,7 +189,7 @@ def test_refusals(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_int8_classifier_is_judged_by_labels(run: Run, tmp_path: Path) -> None:
     data = write_images(tmp_path / "data", 24, classes=3)
     loaded = write_model(MODELS["grey, no class token, batch norm"](), tmp_path / "in.safetensors")
-    out = tmp_path / "out.onnx"
+    out = tmp_path / "out [1].onnx"
     about, said = exported_by(run, tmp_path / "in.safetensors", out, "--quantize", "int8", "--data", data)
     assert "Where the same image must always get the same, send images one at a time" in said
     assert 0 < about["quantized"]["beside"] < about["largest_output"]

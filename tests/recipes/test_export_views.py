@@ -17,13 +17,14 @@ from PIL import Image
 from openmae.data.bundled import bundled_pictures
 from openmae.data.formats.channels import PixelFormat
 from openmae.data.formats.reading import Reading
+from openmae.data.sources.selection import Selection
 from openmae.data.views.crop import centred_view, covering_sides
 from openmae.data.views.statistics import Statistics
 from openmae.heads import Classifier, Encoder
 from openmae.model import ViT
 from openmae.recipes.export.formats import timm as export_timm
 from openmae.recipes.export.outputs import order
-from openmae.recipes.export.views import KEY, read_otherwise
+from openmae.recipes.export.views import KEY, of_model_size, read_otherwise
 from openmae.weights import Loaded, load_model, model_json, serialize
 from tests.commands import Run
 from tests.weights import foreign
@@ -123,6 +124,17 @@ def test_timm_finds_our_sides(sides: tuple[int, int], whole: bool) -> None:
         assert kept == [*cover]
     else:
         assert np.abs(np.subtract(kept, cover)).max() <= 1
+
+
+def test_windows_that_a_model_learnt_from_are_what_it_is_for(tmp_path: Path) -> None:
+    folder = images_of(tmp_path / "data", ["a", "b"], (64, 64))
+    tiles = Selection(tile="32").to_dict()
+    whole, windows = (
+        classifier(tmp_path / f"{number}.safetensors", ["a", "b"], data=str(folder), selection=selection)
+        for number, selection in enumerate(({}, tiles))
+    )
+    assert not of_model_size(whole, None)
+    assert of_model_size(windows, None)
 
 
 def test_data_that_is_not_there_any_more(tmp_path: Path, run: Run) -> None:

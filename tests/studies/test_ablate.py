@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import openmae
 from openmae.data.opening import open_data
+from openmae.data.sources.groups import groups_of
 from openmae.errors import UserError
 from openmae.python.keywords import settings_of
 from openmae.recipes.pretrain.build import stream_of
@@ -25,7 +26,7 @@ from openmae.studies.ablate import job
 from openmae.studies.ablate.grid import check_names, folder_name, study_of
 from openmae.studies.ablate.named import STUDIES
 from openmae.studies.ablate.settings import Ablate
-from openmae.studies.ablate.trainings import Tuned, trained, tuned
+from openmae.studies.ablate.trainings import Tuned, of_part, part_of_images, trained, tuned
 from openmae.studies.base import base_of
 from openmae.studies.given import in_common
 from openmae.studies.judging import means_of
@@ -170,6 +171,7 @@ def test_other_code_and_changed_images_are_refused(study: Path, colours: Path, t
         ("--vary mask_ratio=0.5,1.5", ["mask_ratio is 1.5", "below 1"]),
         ("--vary mask_ratio=0.5,many", ["--mask-ratio is many: give a number"]),
         ("--vary mask=random,blok", ["--mask is blok: give one of random, block"]),
+        ("--study mask-ratio --vary mask_ratio=0.5", ["one setting, and nothing to compare it with"]),
         ("--vary mask_ratio=0.5", ["one setting, and nothing to compare it with"]),
         ("--vary mask_ratio=0.5,0.5", ["has a value twice"]),
         ("--vary mask_ratio", ["--vary is 'mask_ratio'", "SETTING=VALUE"]),
@@ -316,6 +318,56 @@ def test_every_row_of_a_study_can_be_trained(names: tuple[str, ...], colours: Pa
             assert [one.work for one in by_size] == sorted(one.work for one in by_size)
         if name == "mask-token":
             assert found["encoder"].work > 2 * found["decoder"].work  # Table 1c: 3.3 for ViT-L
+
+
+def test_values_without_the_usual_one_are_compared_with_the_first() -> None:
+    asked = settings_of(
+        "ablate", Ablate, {"data": "d", "out": "s", "study": "mask-ratio", "vary": ("mask_ratio=.5,.25",)}
+    )
+    named = study_of(asked)
+    assert [row.name for row in named.rows] == ["0.25", "0.5"]
+    assert named.usual == "0.25"
+    assert named.rows[0].paper == {}
+    assert named.rows[1].paper == {"finetuned": 84.9, "linear": 69.9}
+
+
+def test_a_share_of_a_table_opens_whatever_was_asked_of_the_table(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its images keep their groups, and its links their names."""
+    files = sorted(colours.rglob("*.png"))
+    (tmp_path / "store").write_bytes(files[0].read_bytes())
+    (tmp_path / "link.png").symlink_to("store")
+    rows = [f"{file},{file.parent.name},p{at % 20}" for at, file in enumerate([tmp_path / "link.png", *files[1:]])]
+    (tmp_path / "t.csv").write_text("\n".join(["path,finding,patient", *rows]))
+    monkeypatch.chdir(tmp_path)
+    given = {"data": "t.csv", "out": "s", "epochs": 2.0, "set": SET, "device": "cpu", "workers": 0}
+    columns = {"label_column": "finding", "group_column": "patient"}
+    asked = settings_of("ablate", Ablate, {**given, **columns, "study": "data-size"})
+    data = open_data(asked.data, asked.selection)
+    base = base_of(asked, in_common(asked.set), data, means_of(asked, Console(quiet=True), {}))
+    smaller = of_part(base.asked, part_of_images(base, 0.5, tmp_path / "data/half.csv"))
+    half = open_data(smaller.data, smaller.selection, smaller.reading)
+    assert len(half.train) == len(files) // 2
+    assert {Path(half.train.file(at) or "") for at in range(len(half.train))} <= {tmp_path / "link.png", *files}
+    before = {data.train.file(at): group for at, group in enumerate(groups_of(data.train, asked.selection) or [])}
+    now = {half.train.file(at): group for at, group in enumerate(groups_of(half.train, smaller.selection) or [])}
+    assert now.items() <= before.items()
+    everything = part_of_images(base, 1.0, tmp_path / "data/all.csv")
+    assert str(tmp_path / "link.png") in everything.read_text()
+
+
+def test_shares_of_what_is_in_one_file_are_refused_at_once(tmp_path: Path, run: Run) -> None:
+    np.savez(
+        tmp_path / "all.npz",
+        images=np.zeros((24, 16, 16, 3), np.uint8) + np.arange(24, dtype=np.uint8)[:, None, None, None],
+    )
+    refused(
+        run(*ablate(tmp_path / "all.npz", tmp_path / "s", "--study data-size")),
+        "does not hold images in files",
+        "table",
+    )
+    assert not (tmp_path / "s").exists()
 
 
 def test_fine_tunings_take_what_is_said(colours: Path) -> None:

@@ -31,13 +31,14 @@ def adapt(model: object, data: object, out: object, *more: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def study(runs: Runs, finished: Path, data: Path) -> Path:
-    """Judged by the classes of what it goes on with, and fine-tuned by two labels each, for as few steps as may be."""
+    """Judged by the classes of what it goes on with, and fine-tuned by so many labels that `finetune` of itself would
+    compare ways, for as few steps as may be."""
 
     def make(out: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("openmae.recipes.finetune.choose._LEAST_STEPS", 1)
             patch.setattr("openmae.recipes.finetune.choose._MOST_EPOCHS", 40.0)
-            done(adapt(finished, data, out, "--few-labels 2-per-class"))
+            done(adapt(finished, data, out, "--few-labels 6-per-class"))
 
     return runs.once("adapted", make)
 
@@ -65,7 +66,7 @@ def test_it_is_a_folder_of_ordinary_runs_with_equal_steps(study: Path, finished:
     assert {one["name"] for one in results(study)["runs"]} >= {"gone-on/seed-0", "finetuned/released-seed-1"}
     same = [read_config(run) for run in sorted((study / "finetuned").iterdir())]
     assert len(same) == 6
-    assert {one["labels"] for one in same} == {"2-per-class"}
+    assert {one["labels"] for one in same} == {"6-per-class"}
     assert len({(one["epochs"], one["batch_size"], one["weight_decay"]) for one in same}) == 1
 
 
@@ -119,13 +120,13 @@ def test_the_same_command_does_nothing_twice_and_more_seeds_are_added(
 ) -> None:
     mine = copy(study, tmp_path / "study")
     before = parts(mine)
-    same = ("--few-labels", "2-per-class")
+    same = ("--few-labels", "6-per-class")
     code, output, errors = run(*adapt(finished, data, mine, *same))
     assert code == 0, errors
     assert " of 15: " not in output
     assert results(mine) == results(study)
     refused(run(*adapt(finished, data, mine, *same, "--epochs 4")), "epochs = 3.0, not 4.0", "choose another --out")
-    refused(run(*adapt(finished, data, mine)), "few_labels = 2-per-class, not")
+    refused(run(*adapt(finished, data, mine)), "few_labels = 6-per-class, not")
     other = copy(finished, tmp_path / "other")
     refused(run(*adapt(other, data, mine, *same)), "holds a study with model = ", "choose another --out")
     with pytest.MonkeyPatch.context() as patch:

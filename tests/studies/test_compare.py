@@ -21,6 +21,7 @@ from openmae.recipes.finetune import choose
 from openmae.studies import trainings
 from openmae.studies.compare import rates
 from openmae.studies.compare import trainings as job
+from openmae.studies.compare.conclude import at_the_edge
 from openmae.studies.compare.named import NAMES, PUBLISHED
 from openmae.studies.compare.rates import Tried, best_of
 from openmae.studies.compare.settings import Compare
@@ -232,6 +233,10 @@ def test_supervised_wants_labels_that_do_not_judge(data: Path, colours: Path, tm
     asked = "--epochs 1 --methods mae,supervised"
     refused(run(*compare(flat, tmp_path / "s", asked)), "supervised cannot be compared: DATA has no labels", "leave")
     refused(run(*compare(data, tmp_path / "s", asked)), "the labels of the judging images", "splits train and val")
+    files = sorted(colours.rglob("*.png"))
+    rows = "\n".join(f"{file},{at / 7},{'val' if at % 4 == 0 else 'train'}" for at, file in enumerate(files))
+    (tmp_path / "t.csv").write_text(f"path,label,split\n{rows}\n")
+    refused(run(*compare(tmp_path / "t.csv", tmp_path / "s", asked)), "DATA's labels are numbers", "leave supervised")
     assert not (tmp_path / "s").exists()
 
 
@@ -275,7 +280,13 @@ def test_corrupted_images_judge_what_was_fine_tuned_or_the_linear_classifier(
     assert code == 0, errors
     assert re.search(r"By the speed of this machine it takes about: trainings \d+ s, corrupted images \d+ s", output)
     linear = {row["name"]: row["of"] for row in results(study)["rows"]}
-    assert 0 <= linear["mae"]["corrupted"][0] <= 1
+    (name,) = (one for one in linear["mae"] if one.startswith("corrupted"))
+    assert 0 <= linear["mae"][name][0] <= 1
+    others = compare(colours, study, ONE, "--corruptions pixelate,fog --finetune none")
+    code, output, errors = run(*others)  # which nothing was judged by
+    assert code == 0, errors
+    assert "corrupting images for mae, seed 0" in output
+    assert name not in results(study)["rows"][0]["of"]
     code, _, errors = run(*asked, "--finetune", "50%")  # the same study: what there is stays
     assert code == 0, errors
     rows = {row["name"]: row["of"] for row in results(study)["rows"]}
@@ -287,7 +298,8 @@ def test_corrupted_images_judge_what_was_fine_tuned_or_the_linear_classifier(
         )
         assert code == 0, errors
         (found,) = json.loads((model / "results.json").read_text()).values()
-        assert rows[name]["finetuned-corrupted"] == [pytest.approx(found["corruptions"]["mean_error"])]
+        (figure,) = (one for one in rows[name] if one.startswith("finetuned-corrupted-50%"))
+        assert rows[name][figure] == [pytest.approx(found["corruptions"]["mean_error"])]
 
 
 def test_without_labels_rates_are_chosen_by_the_loss_on_images_that_no_trial_has_seen(
@@ -318,6 +330,18 @@ def test_the_best_rate_is_of_those_that_have_a_figure(figures: dict[float, float
         assert figures[best] == (min if is_loss else max)(known)
     else:
         assert abs(np.log(best)) == min(abs(np.log(times)) for times in figures)
+
+
+def test_a_rate_beyond_those_tried_is_named_where_the_best_is_the_last_one() -> None:
+    def tried(method: str, chosen: float | None, *figures: float) -> dict[str, Any]:
+        told = [{"times": times, "figure": one} for times, one in zip((1.0, 3.0), figures, strict=False)]
+        return {"method": method, "tried": told or [{"times": 1.0, "why": "it collapsed"}], "chosen": chosen}
+
+    methods = [tried("mae", 3.0, 0.1, 0.2), tried("dino", 1.0), tried("byol", None, 0.3), tried("dae", 1.0, 0.4, 0.3)]
+    high, low = at_the_edge((1.0, 3.0), methods)
+    assert "The highest rate tried was the best one for mae:" in high
+    assert "The lowest rate tried was the best one for dae:" in low
+    assert at_the_edge((), methods) == []
 
 
 @given(st.lists(st.integers(0, 6), min_size=5, max_size=60), st.integers(0, 3))

@@ -76,13 +76,13 @@ def run(settings: Embed) -> None:
         check_expected(loaded.name, loaded.statistics, levels, str(path), console)
     precision = _precision(settings, device)
     embedder = embedder_of(loaded, settings.layer, settings.pool, precision, device)
-    about = _about(settings, loaded, embedder, source)
+    about = _about(settings, loaded, embedder, source, labels)
     classes = f", {labels.classes:,} labels" if labels.classes else ", without labels"
     console.print(
         f"{images_said(len(source), settings.data, settings.split)}{classes}", highlight=False, soft_wrap=True
     )
     if settings.out.exists():
-        about = FEATURES.fitting(settings.out, about)
+        about = _there_already(settings.out, about)
         console.print(f"{settings.out} has their features already: {_of_what(about)}")
     else:
         with room_on_disk(settings.out.parent):
@@ -166,7 +166,19 @@ def _tensor(pixels: NDArray[Any]) -> torch.Tensor:
 # ---------------------------------------------------------------- what the features are
 
 
-def _about(settings: Embed, loaded: Loaded, embedder: Embedder, source: Source) -> dict[str, Any]:
+def _there_already(out: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What the file that is there says of itself. Raises UserError where it is of something else, or has labels that
+    the images do not have any more; those of an embedding that goes on are written when it ends."""
+    before = FEATURES.fitting(out, about)
+    if before.get("labels", about["labels"]) != about["labels"]:
+        raise UserError(
+            f"{out} has the labels that {about['data']} had then, and not those it has now",
+            "choose another --out, or move it away",
+        )
+    return before
+
+
+def _about(settings: Embed, loaded: Loaded, embedder: Embedder, source: Source, labels: LabelTexts) -> dict[str, Any]:
     """What is known before the images are read, as it is kept in the file."""
     return {
         "openmae": __version__,
@@ -180,6 +192,7 @@ def _about(settings: Embed, loaded: Loaded, embedder: Embedder, source: Source) 
         "data": settings.data,
         "split": settings.split,
         "label_column": settings.label_column,
+        "labels": labels.fingerprint,
         "data_fingerprint": source.fingerprint,
         "images": len(source),
     }

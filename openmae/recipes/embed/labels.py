@@ -1,5 +1,8 @@
 """The label of each image as text, for a table: whatever there is, where other commands want labels of all images."""
 
+import hashlib
+import json
+
 import numpy as np
 
 from openmae.data.sources.known_labels import known_labels
@@ -16,6 +19,13 @@ class LabelTexts:
     def __getitem__(self, index: int) -> str | None:
         number = int(self._numbers[index])
         return None if number == NO_LABEL else self._names[number]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of them all."""
+        found = hashlib.sha256(json.dumps(self._names).encode())
+        found.update(self._numbers.astype("<i8").tobytes())
+        return found.hexdigest()[:16]
 
     @property
     def classes(self) -> int:

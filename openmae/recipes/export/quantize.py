@@ -71,7 +71,7 @@ def quantize(
     """
     with folder_beside(part) as aside:
         exact = aside / part.name
-        for file in part.parent.glob(f"{part.name}*"):
+        for file in _files_of(part):
             file.rename(exact.parent / file.name)
         write_smaller(loaded, to, exact, part)
         graphs = (runner(exact), runner(part))
@@ -186,7 +186,12 @@ def _write_int8(loaded: Loaded, exact: Path, out: Path) -> None:
 
 def _size(graph: Path) -> int:
     """Bytes of the file, and of the weights beside it where they are in a file of their own."""
-    return sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+    return sum(file.stat().st_size for file in _files_of(graph))
+
+
+def _files_of(graph: Path) -> list[Path]:
+    """The graph, and its weights where they are in a file of their own. By no pattern: its name may have [ in it."""
+    return [file for file in graph.parent.iterdir() if file.name.startswith(graph.name)]
 
 
 def _speeds(graphs: Sequence[Graph], images: Tensor) -> tuple[float, float]:

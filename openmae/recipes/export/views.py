@@ -11,6 +11,7 @@ from openmae.data.opening import Data, open_data
 from openmae.data.sources.source import Source
 from openmae.data.views.crop import covering_sides
 from openmae.errors import BrokenImage, UserError
+from openmae.recipes.learnt import selected_then
 from openmae.weights import Loaded
 
 KEY = "as_they_are"
@@ -83,6 +84,6 @@ def _learnt_from(loaded: Loaded) -> Source | None:
     if not isinstance(location, str) or not Path(location).is_absolute():
         return None
     try:
-        return open_data(location).all
+        return open_data(location, selected_then(loaded), loaded.statistics.pixels.reading).all
     except (UserError, OSError):
         return None

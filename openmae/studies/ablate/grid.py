@@ -40,7 +40,10 @@ def study_of(settings: Ablate) -> Named:
             f"--study {settings.study} and --vary {' --vary '.join(given)} are two studies",
             "leave one of them out",
         )
-    return replace(named, rows=tuple(_as_named(named, value) for value in sorted(varied[named.varies])))
+    rows = tuple(_as_named(named, value) for value in sorted(varied[named.varies]))
+    _check_several(len(rows))
+    names = [row.name for row in rows]
+    return replace(named, rows=rows, usual=named.usual if named.usual in names else names[0])
 
 
 def _as_named(named: Named, value: Any) -> Row:
@@ -50,13 +53,17 @@ def _as_named(named: Named, value: Any) -> Row:
     return known.get(value) or Row(name, {named.varies: value}, value, named.curve.get(value, {}))
 
 
+def _check_several(count: int) -> None:
+    if count < 2:
+        raise UserError("--vary has one setting, and nothing to compare it with", "give several values with commas")
+
+
 def _own(given: dict[str, list[str]], varied: dict[str, list[Any]]) -> Named:
     """The grid of all values with all others. The usual row is the one with pretrain's defaults, or the first."""
     count = math.prod(map(len, varied.values()))
     if count > _MOST:
         raise UserError(f"--vary makes {count:,} settings", f"give at most {_MOST}")
-    if count < 2:
-        raise UserError("--vary has one setting, and nothing to compare it with", "give several values with commas")
+    _check_several(count)
     names = list(varied)
     rows, defaults = [], {field.name: field.default for field in fields(Pretrain)}
     single = len(names) == 1 and all(type(value) in (int, float) for value in varied[names[0]])

@@ -28,6 +28,7 @@ from openmae.studies.ablate.settings import Ablate
 from openmae.studies.ablate.trainings import (
     Trained,
     Tuned,
+    check_files,
     epochs_of,
     finetuned,
     of_part,
@@ -106,6 +107,8 @@ def run(settings: Ablate) -> None:
     opened = open_all(settings, means, "--study partial fine-tunes" if is_for_labels else "")
     base = base_of(settings, common, opened.data, means)
     rows = _rows(named, base)
+    if any(row.images < 1 for row in rows):
+        check_files(base)
     begun = [_PRETRAINED] if any(row.blocks for row in rows) else rows
     trained(base, begun, settings.epochs)  # whatever cannot be is refused before anything is written
     study = Study(

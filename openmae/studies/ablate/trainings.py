@@ -10,12 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
+from openmae.data.sources.groups import groups_of
 from openmae.errors import UserError
 from openmae.files.whole import write_file
 from openmae.model import SIZES
 from openmae.randomness import generator
-from openmae.recipes.asked import asked_of_data
+from openmae.recipes.asked import AskedGroups, asked_of_data
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.choose import most_minutes
 from openmae.recipes.pretrain.job import held_out
@@ -29,6 +31,7 @@ from openmae.studies.tuning import chosen, fitting, seconds_of
 from openmae.train.cost import mean_work
 
 _OF_A_MODEL = {"micro_batch", "grad_checkpointing", "compile"}
+_GROUP = "group"  # column of a table of images
 _FOLLOWS = {  # of a setting that varies: what is chosen for it anew
     **{name: {"blr"} for name in ("model", "embed_dim", "batch_size")},
     **{name: {"in_chans", "mean", "std", "pixel_type"} for name in ("in_chans", "bands", "pixel_type")},
@@ -115,27 +118,36 @@ def _scaled(usual: Pretrain, row: Row) -> dict[str, int]:
     return found
 
 
+def check_files(base: Base) -> None:
+    """Raises UserError where images are no files, of which a table could name some."""
+    source = base.data.train
+    if not all(source.file(index) for index in range(len(source))):
+        raise UserError(f"{base.data.location} does not hold images in files of their own", "give a folder, or a table")
+
+
 def part_of_images(base: Base, share: float, out: Path) -> Path:
-    """A table of the first images of an order that is the same for all shares, which are parts of each other. Raises
-    UserError where images are no files."""
+    """A table of the first images of an order that is the same for all shares, which are parts of each other, and of
+    the groups that they are in, where they are. They are files, see check_files."""
     source = base.data.train
     count = max(1, round(len(source) * share))
     chosen = sorted(generator(base.means.seed, "share").permutation(len(source))[:count].tolist())
-    files = [source.file(index) for index in chosen]
-    if not all(files):
-        raise UserError(f"{base.data.location} does not hold images in files of their own", "give a folder, or a table")
+    groups = groups_of(source, base.data.selection)
     text = io.StringIO()
     rows = csv.writer(text)
-    rows.writerow(["path"])
-    rows.writerows([str(Path(str(file)).resolve())] for file in files)
+    rows.writerow(["path"] if groups is None else ["path", _GROUP])
+    for index in chosen:
+        file = Path(str(source.file(index))).absolute()
+        rows.writerow([file] if groups is None else [file, groups[index]])
     out.parent.mkdir(parents=True, exist_ok=True)
     write_file(out, text.getvalue().encode())
     return out
 
 
 def of_part(asked: Pretrain, table: Path) -> Pretrain:
-    """The same of the images in a table that `part_of_images` has written: they are chosen already."""
-    return replace(asked, data=str(table), splits=None, include=None, exclude=None, group_column=None)
+    """The same of the images in a table that `part_of_images` has written: which of DATA's are meant is settled."""
+    is_grouped = asked.group_column is not None or asked.group_by is not None
+    settled: dict[str, Any] = dict.fromkeys(field.name for field in fields(AskedGroups))
+    return replace(asked, data=str(table), **{**settled, "group_column": _GROUP if is_grouped else None})
 
 
 def finetuned(settings: Ablate, blocks: str = "all") -> Finetune:

@@ -93,6 +93,8 @@ def few_labels_of(model: Path, settings: Adapt, run: Path, labels: str, seed: in
         data=settings.labels or settings.data,
         out=run,
         labels=labels,
+        folds=0,
+        keep_best="none",
         task=settings.task,
         pool=settings.pool,
         seed=seed,

@@ -65,7 +65,7 @@ def conclude(study: Study, asked: Asked) -> dict[str, Any]:
         "rates": _rates(asked, rates) if asked.plan.tries else None,
         "seeds": len(asked.table.seeds),
         "sentence": asked.table.sentence(rows),
-        "notes": [*asked.notes, *_at_the_edge(asked.plan, rates), *study.notes()],
+        "notes": [*asked.notes, *at_the_edge(asked.plan.tries, rates), *study.notes()],
         "rule": (
             f"Every method trains the same model, from the same weights, on the same images, {asked.plan.how_long}, "
             f"with {several(len(asked.table.seeds), 'seed')}. {asked.table.rule} Passes are forward passes of the "
@@ -99,13 +99,15 @@ def _rates(asked: Asked, methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     return found
 
 
-def _at_the_edge(plan: Plan, methods: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the choice leaves open: a rate beyond those that were tried."""
-    if not plan.tries:
+def at_the_edge(tries: Sequence[float], methods: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the choice among these rates leaves open: one beyond them. methods: what was tried of each, and chosen, as
+    results.json has it; one of which no trial told anything has no best rate."""
+    if not tries:
         return []
     found = []
-    for edge, word in ((max(plan.tries), "highest"), (min(plan.tries), "lowest")):
-        if names := [one["method"] for one in methods if one["chosen"] == edge]:
+    for edge, word in ((max(tries), "highest"), (min(tries), "lowest")):
+        best = [one for one in methods if one["chosen"] == edge and any("figure" in trial for trial in one["tried"])]
+        if names := [one["method"] for one in best]:
             beyond = f"{edge:.3g},{edge * (3 if word == 'highest' else 1 / 3):.3g}"
             found.append(
                 f"The {word} rate tried was the best one for {', '.join(names)}: one beyond it may be better still "

@@ -24,6 +24,7 @@ from openmae.evaluate.features import centred_images, extract, pooled
 from openmae.evaluate.predict import predict
 from openmae.evaluate.probe import linear_probe
 from openmae.model import Architecture
+from openmae.studies.figures import Figure
 from openmae.studies.judging import Labelled, Means, frozen_features, loaded_for
 from openmae.studies.outcomes import Outcome, save_outcomes
 from openmae.weights import Loaded
@@ -34,11 +35,11 @@ Scores = Callable[[CentredImages, Callable[[int], None]], tuple[Tensor, NDArray[
 
 @dataclass(frozen=True)
 class Corruptions:
-    """kinds: of ImageNet-C's, at all severities. figure: its name. seconds: that judging a model takes here; None where
-    nothing tells."""
+    """kinds: of ImageNet-C's, at all severities. figure: that tells. seconds: that judging a model takes here; None
+    where nothing tells."""
 
     kinds: Sequence[str]
-    figure: str
+    figure: Figure
     seconds: float | None = None
 
     @property
@@ -85,8 +86,8 @@ def judge_corrupted(
     rows = np.flatnonzero(seen == len(asked.sets))
     shares = (wrong[rows] / len(asked.sets)).astype(np.float32)
     outcome = Outcome("share", shares[:, None], np.zeros((len(rows), 0), np.float32), labelled.units[rows])
-    save_outcomes(file, {asked.figure: outcome})
-    return {asked.figure: outcome.figure()}
+    save_outcomes(file, {asked.figure.name: outcome})
+    return {asked.figure.name: outcome.figure()}
 
 
 def _finetuned(loaded: Loaded, means: Means) -> Scores:

@@ -1,6 +1,7 @@
 """Fine-tuning on shares of the labels: all models alike, on the same draw of labels of a seed, judged by the same
 images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,11 @@ def tuning_of(
     most = None if settings.minutes is None else settings.minutes * 60 * SHARE
     full, seconds, is_cut = fitting(asked, planned, labelled, images, device, rate, most)
     return Tuning(labels, images, full, seconds, is_cut)
+
+
+def most_labels(tunings: Sequence[Tuning]) -> Tuning | None:
+    """The one on most labels."""
+    return max(tunings, key=lambda one: one.images, default=None)
 
 
 def _asked(settings: Compare, labels: str) -> Finetune:

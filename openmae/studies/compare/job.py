@@ -31,7 +31,7 @@ from openmae.report.page.comparison import cost_table, figures_table, rates_tabl
 from openmae.studies.base import base_of
 from openmae.studies.compare.conclude import Asked, conclude
 from openmae.studies.compare.corrupted import Corruptions, measure_corrupting
-from openmae.studies.compare.finetuned import shares_of, tuning_of
+from openmae.studies.compare.finetuned import most_labels, shares_of, tuning_of
 from openmae.studies.compare.named import RANDOM, allowed, asked_for
 from openmae.studies.compare.parts import Parts, parts_of
 from openmae.studies.compare.planned import Beside, Plan
@@ -109,7 +109,8 @@ def _planned(settings: Compare, console: Console) -> tuple[Plan, list[str]]:
             raise UserError("--corruptions is for classes, and no labels here are", "leave it out")
         down, across = planned.architecture.img_size
         check_corruptible(planned.statistics.pixels, (down, across))
-        corruptions = Corruptions(kinds, corrupted_figure(is_finetuned=bool(tunings)).name)
+        most = most_labels(tunings)
+        corruptions = Corruptions(kinds, corrupted_figure(kinds, None if most is None else most.labels))
     beside = [_beside(model, one, planned.architecture) for model, one in loaded.items()]
     plan = Plan(settings, opened, means, base, names, beside, asked, planned.architecture, None, tunings, corruptions)
     return plan, [one for one in (no_supervised, no_shares) if one]

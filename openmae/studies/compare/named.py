@@ -63,6 +63,8 @@ def _why_not_supervised(opened: Opened, others_judge: bool) -> tuple[str, str] |
         right = answers(source, task_of(source))
     except UserError as error:
         return f"DATA has no labels to learn ({error.what})", "give DATA labels, or leave supervised out"
+    if right.task == "regression":
+        return "DATA's labels are numbers, and it learns classes", "leave supervised out"
     if right.task == "classification" and len(right.names) < 2:
         return f"DATA has one class ({right.names[0]})", "leave supervised out"
     if not opened.data.has_splits and not others_judge:

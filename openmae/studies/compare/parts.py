@@ -1,6 +1,6 @@
 """The parts of a comparison: trials of rates, trainings, and what judges them; and which of them a figure needs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from openmae.recipes.training.settings import given
 from openmae.studies.compare.corrupted import judge_corrupted
-from openmae.studies.compare.finetuned import Tuned, Tuning, finetuned
+from openmae.studies.compare.finetuned import Tuned, Tuning, finetuned, most_labels
 from openmae.studies.compare.named import RANDOM
 from openmae.studies.compare.planned import Plan
 from openmae.studies.compare.rates import Trial, best_of, found_of, part_of, tried
@@ -85,7 +85,7 @@ def _beside(plan: Plan, study: Study, model: _Model, found: Parts) -> None:
     part = _corrupted(plan, study, model)
     if part.name not in (one.name for one in found.all):
         found.all.append(part)
-    found.beside[model.row, model.seed, plan.corruptions.figure] = [part.name]
+    found.beside[model.row, model.seed, plan.corruptions.figure.name] = [part.name]
 
 
 # ---------------------------------------------------------------- rates and trainings
@@ -165,8 +165,8 @@ def _finetuned(plan: Plan, study: Study, model: _Model, tuning: Tuning) -> Part:
 
 def _corrupted(plan: Plan, study: Study, model: _Model) -> Part:
     asked, labelled = given(plan.corruptions), given(plan.opened.labelled)
-    file = _file(plan, study, model, asked.figure)
-    most = _most(plan.tunings)
+    file = _file(plan, study, model, asked.figure.name)
+    most = most_labels(plan.tunings)
     path = model.path if most is None else study.path / _tuned(model, most)
 
     def do() -> dict[str, Any]:
@@ -179,8 +179,3 @@ def _corrupted(plan: Plan, study: Study, model: _Model) -> Part:
     after = _after(model) if most is None else _after(model, _tuned(model, most))
     said = f"corrupting images for {model.said}"
     return Part(f"judged/{file.stem}", "corrupting", said, whole, asked.seconds, after)
-
-
-def _most(tunings: Sequence[Tuning]) -> Tuning | None:
-    """The one on most labels."""
-    return max(tunings, key=lambda one: one.images, default=None)

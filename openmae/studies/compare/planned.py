@@ -17,7 +17,7 @@ from openmae.studies.compare.named import MAE, RANDOM, SUPERVISED
 from openmae.studies.compare.rates import aside_of, epochs_of, held_out
 from openmae.studies.compare.settings import Compare
 from openmae.studies.compare.trainings import Aside, in_common, operations
-from openmae.studies.figures import Figure, corrupted_figure, figures_of, finetuned_figure
+from openmae.studies.figures import Figure, figures_of, finetuned_figure
 from openmae.studies.judging import Labelled, Means
 from openmae.studies.opened import Opened
 from openmae.studies.tuning import forward
@@ -76,7 +76,7 @@ class Plan:
             return figures_of(None, None)
         found = figures_of(labelled.task, None)
         found += [finetuned_figure(labelled.task, one.labels) for one in self.tunings]
-        return found + ([corrupted_figure(is_finetuned=bool(self.tunings))] if self.corruptions else [])
+        return found + ([self.corruptions.figure] if self.corruptions else [])
 
     @property
     def how_long(self) -> str:
