@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from math import log, log2
 
 import torch
@@ -33,6 +34,15 @@ ONE_FROM, ALIKE_FROM = 0.2, 0.5
 LOCAL_SIDE = 96 / 224
 
 
+@dataclass(frozen=True)
+class _Noted:
+    """Sums over count images: of what the teacher says of one (K,), of what the watch sees (3,)."""
+
+    count: int
+    teacher: Tensor
+    seen: Tensor
+
+
 class DINO(Method):
     """Two global and eight local crops; the teacher, which sees the global ones, is what is kept."""
 
@@ -51,8 +61,9 @@ class DINO(Method):
         self.teacher = Average(deepcopy(encoder), deepcopy(self.head))
         self.register_buffer("centre", torch.zeros(self.prototypes))
         self.register_buffer("watched", torch.zeros(4))  # entropy, divergence, information; steps
-        self.step, self.count = 0, 0
-        self.teacher_sum, self.seen = torch.zeros(()), torch.zeros(3)
+        self.step = 0
+        # Of a step's micro-batches, which may be at work at the same time, by their first image.
+        self.noted: dict[int, _Noted] = {}
 
     def start(self) -> None:
         """The teacher begins as the student."""
@@ -80,25 +91,32 @@ class DINO(Method):
         return cross_entropy(said, told, self.centre, STUDENT, TEACHER)
 
     def _note(self, said: Sequence[Tensor], told: Sequence[Tensor], batch: Batch) -> None:
-        """Sums of a step, over its micro-batches. What is compared for the watch is of the same views."""
-        if batch.start % self.size.batch_size == 0:
-            self.step, self.count = self.step_of(batch), 0
-            self.teacher_sum, self.seen = torch.zeros_like(self.centre), torch.zeros_like(self.watched[:3])
+        """Sums over a micro-batch. What is compared for the watch is of the same views."""
         both, count = torch.cat(list(said)), len(batch)
-        self.count += count
-        self.teacher_sum = self.teacher_sum + both.sum(0) / 2
         sure = F.log_softmax((both - self.centre) / TEACHER, dim=1)
-        self.seen = self.seen + count * torch.stack(watch(sure, F.log_softmax(torch.cat(list(told)) / STUDENT, dim=1)))
+        seen = count * torch.stack(watch(sure, F.log_softmax(torch.cat(list(told)) / STUDENT, dim=1)))
+        self.step = self.step_of(batch)
+        self.noted[batch.start] = _Noted(count, both.sum(0) / 2, seen)
+
+    def _of_the_step(self) -> "_Noted":
+        """Sums over it, in the order of its images; not over larger micro-batches for which memory was too small."""
+        found = _Noted(0, torch.zeros_like(self.centre), torch.zeros_like(self.watched[:3]))
+        first = self.step * self.size.batch_size
+        while (one := self.noted.get(first + found.count)) is not None:
+            found = _Noted(found.count + one.count, found.teacher + one.teacher, found.seen + one.seen)
+        self.noted = {}
+        return found
 
     def moved(self, taken: Tensor) -> None:
         """The teacher follows, and so does the centre."""
         momentum = momentum_at(first_momentum(self.size.batch_size), self.step, self.size.steps)
         self.teacher.follow([self.encoder, self.head], momentum, taken)
         was_taken = taken.to(self.centre) > 0  # what comes of a step that is not finite is no number
-        centre = moved_centre(self.centre, self.teacher_sum / max(1, self.count))
+        noted = self._of_the_step()
+        centre = moved_centre(self.centre, noted.teacher / max(1, noted.count))
         self.centre.copy_(torch.where(was_taken, centre, self.centre))
         kept = torch.clamp(1 - 1 / (self.watched[3] + 1), max=WATCH_KEPT)
-        seen = self.watched[:3] * kept + self.seen / max(1, self.count) * (1 - kept)
+        seen = self.watched[:3] * kept + noted.seen / max(1, noted.count) * (1 - kept)
         self.watched.copy_(torch.where(was_taken, torch.cat([seen, self.watched[3:] + 1]), self.watched))
 
     def check(self) -> dict[str, float]:

@@ -5,6 +5,9 @@ import sys
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # names of glibc's mallopt(3)
 _MOST = 2**31 - 1
+MOST_OF_A_THREAD = 2**26 - 2**21
+"""Bytes of a tensor that threads but the first one keep when they free it: glibc's heaps of theirs are 64 MiB, and what
+is larger is new memory each time, page by page, whatever is asked of it."""
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # glibc, or another one, which lacks these functions
 
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openmae.heads import Classifier
@@ -40,6 +40,16 @@ def rough_step_bytes(encoder: ViT, micro_batch: int, averages: int, lanes: Lanes
     tokens = encoder.class_tokens + math.prod(encoder.grid)
     a_block = 4 * tokens * (_VALUES * encoder.embed_dim + _MATRICES * encoder.num_heads * tokens)
     return _beside(encoder, micro_batch, averages, lanes) + micro_batch * (encoder.depth + 1) * a_block
+
+
+def largest_tensor(encoder: ViT, precision: Precision, images: int) -> int:
+    """Bytes, of so many images, that a step makes at once: of the pixels, of a linear layer, or of attention where that
+    is computed by plain products."""
+    tokens, itemsize = encoder.class_tokens + math.prod(encoder.grid), 2 if precision == "bf16" else 4
+    widest = max(part.out_features for part in encoder.modules() if isinstance(part, nn.Linear))
+    attention = encoder.num_heads * tokens if precision == "bf16" else 0
+    pixels = images * math.prod(encoder.grid) * 4 * encoder.patch_embed.in_features
+    return max(pixels, images * tokens * itemsize * max(widest, attention))
 
 
 def _beside(encoder: ViT, micro_batch: int, averages: int, lanes: Lanes) -> int:

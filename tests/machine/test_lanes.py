@@ -3,13 +3,16 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import nn
 
 from openmae.data.formats.channels import PixelFormat
@@ -18,9 +21,13 @@ from openmae.data.views.statistics import Statistics
 from openmae.evaluate.features import centred_images, extract, extract_each, pooled
 from openmae.machine.kinds import Precision
 from openmae.machine.lanes import MOST_LANES, ONE, Lanes
-from openmae.model import MaskedAutoencoder, create_model
+from openmae.model import MaskedAutoencoder, ViT, create_model
+from openmae.recipes.baseline.job import train
 from openmae.recipes.bench.steps import OurStepper, Where, random_batches
+from openmae.recipes.finetune.learning import suits_lanes
+from openmae.recipes.pretrain.settings import Pretrain
 from openmae.train.learner import Learner
+from openmae.train.loop import Schedule
 from openmae.train.optimizers import adamw
 from openmae.train.step import take_step
 from tests.commands import Run, finetune, pretrain
@@ -111,25 +118,59 @@ def test_runs_on_two_threads_are_those_of_smaller_micro_batches_on_one(
     finished: Path, colours: Path, data: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 8 images at once, 4 a lane."""
+
+    def command(words: Callable[..., list[str]], *given: object) -> Callable[[Path, int], None]:
+        def trained(out: Path, micro_batch: int) -> None:
+            code, _, errors = run(*words(*given[:-1], out, given[-1], f"--micro-batch {micro_batch}"))
+            assert code == 0, errors
+
+        return trained
+
+    def method(name: str) -> Callable[[Path, int], None]:
+        tiny: dict[str, Any] = {
+            "img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 2, "batch_size": 8, "epochs": 2,
+            "precision": "fp32", "device": "cpu", "workers": 0, "evaluations": 0,
+        }  # fmt: skip
+
+        def trained(out: Path, micro_batch: int) -> None:
+            asked = Pretrain(str(data), out, micro_batch=micro_batch, **tiny)
+            train(asked, name, Console(quiet=True))
+
+        return trained
+
     seen = seen_lanes(monkeypatch)
-    for name, words in (
-        ("pretrain", lambda *more: pretrain(data, *more, "--epochs 3 --pictures 1")),
-        ("finetune", lambda *more: finetune(finished, colours, *more, "--batch-size 8 --drop-path 0.1")),
+    for name, trained in (
+        ("pretrain", command(pretrain, data, "--epochs 3 --pictures 1")),
+        ("finetune", command(finetune, finished, colours, "--batch-size 8 --drop-path 0.1")),
+        *((one, method(one)) for one in ("dae", "dino")),
     ):
         torch.set_num_threads(2)
-        code, _, errors = run(*words(tmp_path / f"two-{name}", "--micro-batch 8"))
-        assert code == 0, errors
-        assert seen
+        trained(tmp_path / f"two-{name}", 8)
+        assert seen, name
         assert set(seen) == {(2, 1, 2)}
         assert torch.get_num_threads() == 2
         torch.set_num_threads(1)
         seen.clear()
-        code, _, errors = run(*words(tmp_path / f"one-{name}", "--micro-batch 4"))
-        assert code == 0, errors
+        trained(tmp_path / f"one-{name}", 4)
         assert not seen
-        two, one = (tmp_path / f"{which}-{name}/model.safetensors" for which in ("two", "one"))
-        assert two.read_bytes() == one.read_bytes()
+        two, one = (sorted((tmp_path / f"{which}-{name}").rglob("model.safetensors")) for which in ("two", "one"))
+        assert len(two) == len(one) > 1  # of the checkpoint too, with all that the method keeps
+        for mine, other in zip(two, one, strict=True):
+            assert mine.read_bytes() == other.read_bytes(), mine
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+@pytest.mark.usefixtures("threads")
+def test_large_images_are_fine_tuned_on_all_cores_at_once() -> None:
+    def suits(side: int, at_once: int) -> bool:
+        with torch.device("meta"):
+            encoder = ViT((side, side), (8, 8), 3, 128, 1, 4)
+        schedule = Schedule(1, 64, at_once, lambda step: 0.0, 1.0, 1.0, 1, precision="bf16")
+        return suits_lanes(encoder, schedule)
+
+    assert suits(64, 64)
+    assert suits(256, 8)
+    assert not suits(256, 16)
 
 
 @pytest.mark.usefixtures("threads")

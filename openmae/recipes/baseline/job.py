@@ -29,6 +29,7 @@ from openmae.data.tasks import Answers, answers, task_of
 from openmae.errors import UserError
 from openmae.heads import Encoder
 from openmae.machine.device import memory_of
+from openmae.machine.lanes import Lanes
 from openmae.recipes.baseline.build import Baseline, build, fit_words, views_of
 from openmae.recipes.pretrain.build import Images
 from openmae.recipes.pretrain.job import PRETRAIN
@@ -129,13 +130,13 @@ def _choose(method: str, settings: Pretrain, images: Opened, here: Here) -> Pret
     chosen = replace(chosen, compile="off")
     run = _settle(method, chosen, images, Console(quiet=True))
     if settings.micro_batch is None and not METHODS[method].whole_batch:
-        encoder = run.architecture.build().encoder
+        encoder, lanes = run.architecture.build().encoder, Lanes.here(here.device)
         usable = usable_memory(memory_of(here.device, here.ranks), here.device.type, settings.workers)
         at_once = given(chosen.batch_size)
         at_once = min(at_once, _MOST_ON_A_CPU) if here.device.type == "cpu" else at_once
         views = max(1.0, forward_passes(method, run.architecture) / 3)
         while at_once > METHODS[method].least_micro_batch and (
-            rough_step_bytes(encoder, round(at_once * views), 2) > usable
+            rough_step_bytes(encoder, round(at_once * views), 2, lanes) > usable
         ):
             at_once //= 2
         chosen = replace(chosen, micro_batch=at_once)
@@ -166,6 +167,7 @@ class BaselineJob(Job[Method]):
         self.run, self.images, self.here, self.course = run, images, here, run.course
         self.model = build(run, images.count, images.right)
         self.model.encoder.grad_checkpointing = run.grad_checkpointing
+        self.in_lanes = not self.model.whole_batch
         parameters, steps = self.model.resting()
         self.rest = Rest(steps, parameters, lambda rests: None) if steps else None
         self.broken = BrokenFiles(images.train, here.folder, run.course.max_broken)

@@ -23,7 +23,10 @@ from openmae.evaluate.predict import HEADLINE, SHARES, measure, predict, said, s
 from openmae.files.address import whole_address
 from openmae.files.whole import whole_folder
 from openmae.heads import Answering, Classifier
+from openmae.machine.heap import MOST_OF_A_THREAD
 from openmae.machine.kinds import Precision
+from openmae.machine.lanes import Lanes
+from openmae.model import ViT
 from openmae.recipes.evaluate.keep import keep_result
 from openmae.recipes.finetune.build import Finetuning, build, finish_of
 from openmae.recipes.finetune.compared import put_rows
@@ -40,10 +43,20 @@ from openmae.recipes.training.settings import given
 from openmae.report.page.compared import BEST, COMPARED, FINETUNED
 from openmae.report.page.results import called, shown_value
 from openmae.train.checkpoint import save_model
+from openmae.train.classifier_cost import largest_tensor
+from openmae.train.loop import Schedule
 from openmae.train.optimizers import adamw, keep_average, lars, layer_scale
 from openmae.weights import model_json
 
 MOST_VALIDATED = 256  # images at once
+
+
+def suits_lanes(encoder: ViT, schedule: Schedule) -> bool:
+    """Whether threads of lanes keep what such micro-batches free: if not, a step took 1.4 times as long in them as
+    without (docs/log.md)."""
+    lanes = Lanes.here(torch.device("cpu")).of(schedule.micro_batch)
+    part = lanes.part(schedule.micro_batch, schedule.batch_size)
+    return largest_tensor(encoder, schedule.precision, part) <= MOST_OF_A_THREAD
 
 
 class FinetuneJob(JudgedJob[Classifier]):
@@ -57,7 +70,8 @@ class FinetuneJob(JudgedJob[Classifier]):
         self.labelled = labelled
         self.model = build(run.head, labelled.start.encoder, len(labelled.right.names), run.course.seed)
         # Batch norms see a micro-batch, and weights of classes are of those in it.
-        self.in_lanes = not run.head.batch_norm and run.balance != "weights"
+        parts = not run.head.batch_norm and run.balance != "weights"
+        self.in_lanes = parts and suits_lanes(self.model.encoder, run.course.schedule)
         self.averages = (1 if run.rule.optimizer == "lars" else 2) + bool(run.rule.ema_decay)
         right = labelled.right
         self.order = balanced(right, run.course.seed) if run.balance == "sampling" else None
