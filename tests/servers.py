@@ -21,7 +21,8 @@ class Server:
     """url: of the served folder. fail: asked with the number of the request and its path, names what goes wrong:
     an HTTP status, "stall", "cut" (half of the content), "short" (half, as if that were all), "drip" (a byte now and
     then), "reset" (no answer), "no ranges", "gzip" (all of it, packed), an address to be asked instead, or "" for
-    nothing, or "S3 CODE", as S3 says why it refuses. signed: by whom requests were, where they were."""
+    nothing, or "S3 CODE", as S3 says why it refuses. signed: by whom requests were, where they were. tells_versions:
+    whether answers have an ETag."""
 
     url: str
     fail: Callable[[int, str], str] = lambda number, path: ""
@@ -29,6 +30,7 @@ class Server:
     ranges: list[range] = field(default_factory=list)
     most_at_once: int = 0
     signed: list[str] = field(default_factory=list)
+    tells_versions: bool = True
 
 
 @contextmanager
@@ -101,7 +103,8 @@ def serve(folder: Path) -> Iterator[Server]:
                 self.send_header("Content-Encoding", "gzip")
             self.send_header("Content-Length", str(len(part)))
             self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{status.st_size}")
-            self.send_header("ETag", f'"{status.st_mtime_ns}-{status.st_size}"')
+            if server.tells_versions:
+                self.send_header("ETag", f'"{status.st_mtime_ns}-{status.st_size}"')
             self.end_headers()
             time.sleep(0.01)
             if failure == "cut":

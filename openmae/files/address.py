@@ -7,6 +7,7 @@ resumed needs it given again.
 """
 
 import re
+from os.path import commonprefix
 from pathlib import Path
 
 from openmae.errors import UserError
@@ -19,7 +20,7 @@ _IN_TEXT = re.compile(_SCHEME + r"(?:(?P<user>[^\s/?]*)@)?(?P<place>[^\s?]*)(?:\
 _ALONE = re.compile(_SCHEME + r"(?:(?P<user>[^/?]*)@)?(?P<place>[^?]*)(?:\?(?P<query>.*))?", re.DOTALL)  # spaces too
 _VALUE = re.compile(r"(?P<name>(?:^|(?<=[&;]))[^&;=]*=|(?:^|(?<=[&;])))(?P<value>[^&;]*)")
 _AFTER = ":;,.)]}'\">"  # that may follow an address in a sentence
-_users: dict[str, str] = {}  # by scheme and host
+_users: dict[str, str] = {}  # by what addresses begin with
 _values: dict[str, list[str]] = {}  # by what addresses begin with
 
 Secrets = tuple[dict[str, str], dict[str, list[str]]]
@@ -43,7 +44,7 @@ def whole(url: str) -> str:
         return url
     scheme, user, place, query = found.group("scheme", "user", "place", "query")
     if user == HIDDEN:
-        user = _users.get(scheme + place.partition("/")[0])
+        user = _user_of(scheme, place)
     if query is not None and _count(query):
         begins = [start for start in _values if (scheme + place).startswith(start)]
         values = _values[max(begins, key=len)] if begins else []
@@ -53,6 +54,14 @@ def whole(url: str) -> str:
             f"{url} needs what its stars stand for, which is not kept", "give DATA again as it was given first"
         )
     return scheme + (f"{user}@" if user is not None else "") + place + (f"?{query}" if query is not None else "")
+
+
+def _user_of(scheme: str, place: str) -> str | None:
+    """Who asks: of the addresses of the same host that were given, the one that has most in common with this one."""
+    host, address = f"{scheme}{place.partition('/')[0]}", scheme + place
+    given = [start for start in _users if start == host or start.startswith(f"{host}/")]
+    # Letter by letter, since braces cut names.
+    return _users[max(given, key=lambda start: len(commonprefix([start, address])))] if given else None  # noqa: RUF071
 
 
 def secrets() -> Secrets:
@@ -89,7 +98,7 @@ def _remember(found: re.Match[str]) -> str:
     text, user, values = _hidden(found)
     start = found["scheme"] + found["place"].partition("{")[0]
     if user not in (None, HIDDEN):
-        _users[found["scheme"] + found["place"].partition("/")[0]] = str(user)
+        _users[start] = str(user)
     if any(value != HIDDEN for value in values):
         _values[start] = values
     return text

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -72,14 +73,23 @@ class Log:
         """Says it, in yellow."""
         self.console.print(f"warning: {sentence}", style="yellow", soft_wrap=True)
 
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """What is done within is no step, and its seconds are not in the rates."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.began += time.perf_counter() - began
+
     def count(self, taken: Taken) -> None:
         """Notes a step."""
         self.waited += taken.waited
         self.samples += self.batch_size
 
     def rates(self) -> tuple[float, float]:
-        """(images/s, share of the time spent waiting for them) since the last line."""
-        elapsed = time.perf_counter() - self.began
+        """(images/s, share of the time spent waiting for them) of the steps since the last line."""
+        elapsed = max(time.perf_counter() - self.began, 1e-9)
         return self.samples / elapsed, self.waited / elapsed
 
     def write(self, position: Position, lr: float, observed: dict[str, Any]) -> None:

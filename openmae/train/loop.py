@@ -145,7 +145,7 @@ def fit(training: Training[M, B]) -> Position:
                     "there, as by a system without free memory"
                 )
             else:
-                with deaths.under_way("look", position.step):
+                with deaths.under_way("look", position.step), log.beside():
                     observed = after[position.step]()
             learner.model.train()
             if observed or is_logged(position.step):
@@ -194,7 +194,8 @@ def fit(training: Training[M, B]) -> Position:
             if has_look or votes.is_due or votes.code or is_last:
                 read(0)  # a GPU's last step
                 position.unlooked = int(has_look)
-                log.save(position, learner, optimizer, wait=has_look or bool(votes.code) or is_last)
+                with log.beside():
+                    log.save(position, learner, optimizer, wait=has_look or bool(votes.code) or is_last)
                 votes.is_due, votes.saved_at = False, time.monotonic()
             if has_look and (is_last or not votes.code):  # who is asked to stop looks when it goes on
                 look()

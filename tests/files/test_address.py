@@ -43,3 +43,13 @@ def test_secrets_that_are_not_known_are_asked_for() -> None:
     users, values = secrets()
     know((users, values))
     assert whole("https://nowhere/a.tar?token=***&sig=***") == "https://nowhere/a.tar?token=one&sig=two"
+
+
+def test_two_who_ask_one_host_are_told_apart() -> None:
+    hide("https://ann:1@one.host/d/x-{0..9}.tar")
+    hide("https://bob:2@one.host/l/0.tar")
+    assert whole("https://***@one.host/d/x-3.tar") == "https://ann:1@one.host/d/x-3.tar"
+    assert whole("https://***@one.host/d/index.json") == "https://ann:1@one.host/d/index.json"
+    assert whole("https://***@one.host/l/index.json") == "https://bob:2@one.host/l/index.json"
+    hide("https://bob:3@one.host/l/0.tar")  # renewed
+    assert whole("https://***@one.host/l/0.tar") == "https://bob:3@one.host/l/0.tar"

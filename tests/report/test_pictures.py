@@ -16,7 +16,7 @@ from openmae.masking import Masking
 from openmae.model import MaskedAutoencoder, create_model, patchify, take
 from openmae.report.sheets.layout import ROWS_IN_ONE_BLOCK, Row, elide, sheet, tile_size, wrap
 from openmae.report.sheets.neighbours import CaptionedImage, captioned_sheet
-from openmae.report.sheets.outlines import colours
+from openmae.report.sheets.outlines import IGNORED_COLOUR, colours, overlay
 from openmae.report.sheets.pictures import GREY, columns, fill, footer, panel, save_picture, stretched
 
 
@@ -419,6 +419,28 @@ def test_any_image_can_be_shown(shape: tuple[int, int, int], dtype: str) -> None
     assert np.asarray(flat).min() == 0
     with pytest.raises(ValueError, match="one image or more"):
         captioned_sheet([""], [], "Footer.")
+
+
+def test_the_footer_is_of_the_channels_that_are_shown() -> None:
+    image = np.full((8, 8, 4), 120, np.uint8)
+    image[::2, :, :3], image[:4, :, 3], image[4:, :, 3] = 140, 0, 255
+    told, plain = (
+        np.asarray(captioned_sheet([""], [[CaptionedImage(one, "", "")]], "")).shape[0]
+        for one in (image, image[..., 3:])
+    )
+    assert told > plain  # a line more, which says that contrast was added
+
+
+def test_outlines_have_the_colour_of_what_they_are_around() -> None:
+    palette = colours(4, True)
+    mask = np.zeros((12, 12), np.uint8)
+    mask[4:8, 4:8] = 1
+    mask[10:, 10:] = 255
+    drawn = np.asarray(overlay(np.full((12, 12, 3), 90, np.uint8), mask, palette, 255, True))
+    for row, column in ((3, 5), (5, 3), (7, 5), (5, 7)):
+        assert drawn[row, column].tolist() == palette[1].tolist()
+    assert drawn[9, 11].tolist() == list(IGNORED_COLOUR)
+    assert drawn[0, 0].tolist() == [90, 90, 90]
 
 
 @pytest.mark.parametrize(("classes", "apart"), [(9, 20.0), (20, 10.0), (80, 6.0), (255, 2.5)])

@@ -246,6 +246,32 @@ def test_runs_stand_side_by_side(full_run: Path, tmp_path: Path) -> None:
         write_beside([again, again], file)
 
 
+def test_sets_of_one_name_are_told_apart_side_by_side(tmp_path: Path) -> None:
+    """Where they lie in other folders; and no two of many runs have one line."""
+    runs = [a_run(tmp_path, f"run{number}", mask_ratio_end=0.9 if number else 0.5) for number in range(8)]
+    for run, figures in zip(runs, ({"h1": 0.5, "h2": 0.25}, {"h2": 0.75}), strict=False):
+        write_metrics(run, [a_line(10), a_line(20)])
+        entry = {
+            f"/d/{name}/test": {"clean": {"images": 40, "figures": {"top1": one}}} for name, one in figures.items()
+        }
+        (run / "results.json").write_text(json.dumps(entry))
+        (run / "evaluations.json").write_text(json.dumps([an_evaluation("knn", "pre-trained", 0.5, data="/e/h1/test")]))
+    for run in runs[2:]:
+        write_metrics(run, [a_line(10), a_line(20)])
+    write_beside(runs, tmp_path / "beside.html")
+    text = (tmp_path / "beside.html").read_text()
+    rows = dict(re.findall("<tr><th>(.*?)</th>(.*?)</tr>", text))
+    cells = {name: [cell[:5] for cell in re.findall("<td>(.*?)</td>", row)] for name, row in rows.items()}
+    assert cells["Top-1 accuracy on d/h1/test"][:2] == ["50.00", ""]
+    assert cells["Top-1 accuracy on d/h2/test"][:2] == ["25.00", "75.00"]
+    assert cells["kNN, pre-trained (layer 12, mean) on e/h1/test"][:2] == ["50.0%", "50.0%"]
+    assert "the runs differ in mask_ratio_end" in text
+    drawn = re.findall('<polyline [^>]*class="line"[^>]*>', text)
+    lines = [dict(re.findall(r'([\w-]+)="([^"]*)"', line)) for line in drawn]
+    seen = {(line["data-name"], line["stroke"], line.get("stroke-dasharray", "")) for line in lines}
+    assert len(seen) == len({(colour, dashes) for _, colour, dashes in seen}) == 8
+
+
 def test_config_alone_gives_a_page(tmp_path: Path) -> None:
     page = page_of(a_run(tmp_path))
     assert "at step 0 of 1,000" in page.text
@@ -427,12 +453,14 @@ def test_a_sweep_has_a_page_of_its_own(tmp_path: Path) -> None:
 
 
 def test_the_curve_of_a_sweep_goes_from_none_to_all() -> None:
-    svg = curves.blocks_curve([("all", 0.849), ("0.5", 0.791), ("0", 0.735), ("12", 0.83)], "top-1 on <val>")
+    svg = curves.blocks_curve(
+        [("all", 0.849), ("0.5", 0.791), ("0", 0.735), ("12", 0.83)], "top-1 on <val>", is_share=True
+    )
     words = ["".join(e.itertext()) for e in ElementTree.fromstring(svg).iter(f"{SVG}text")]
     ticks = [word for word in words if word in ("0", "0.5", "12", "all")]
     assert ticks == ["0", "0.5", "12", "all"]
     assert {"73.5", "79.1", "83.0", "84.9", "top-1 on <val>"} <= set(words)
-    assert "0.123" in curves.blocks_curve([("0", 0.1234), ("all", -2.0)], "R²")
+    assert "0.123" in curves.blocks_curve([("0", 0.1234), ("all", 0.25)], "R²", is_share=False)
 
 
 # ---------------------------------------------------------------- pictures of results

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +132,30 @@ def test_infinite_gradient_of_a_finite_loss_is_dropped(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not finite in 3 steps in a row \(to step 3\)"):  # all of them
         task.train(tmp_path / "run", 3)
     assert all(torch.equal(one, other) for one, other in zip(before, task.model.parameters(), strict=True))
+
+
+def test_looks_and_waiting_for_the_disk_are_no_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock of its own: a second a step, an hour a look, a minute a checkpoint."""
+    now = [0.0]
+    monkeypatch.setattr(log, "time", SimpleNamespace(perf_counter=lambda: now[0], time=lambda: now[0]))
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    class Slow(Task):
+        @staticmethod
+        def loss_of(model: nn.Module, batch: Samples) -> Tensor:
+            passes(1.0)
+            return Task.loss_of(model, batch)
+
+    def look() -> dict[str, Any]:
+        passes(3600.0)
+        return {"eval/x": 1.0}
+
+    written = saving.Saver.save
+    monkeypatch.setattr(saving.Saver, "save", lambda *args: (passes(60.0), written(*args)))
+    Slow().train(tmp_path / "run", 6, after={4: look, 6: look})
+    assert [line["images_per_second"] for line in read_metrics(tmp_path / "run")] == [8.0, 8.0, 8.0]
 
 
 def test_several_in_a_row_stop_the_run_and_name_the_files(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 import tempfile
@@ -38,6 +39,7 @@ _LOCAL_BLOCK = 4096
 _REMOTE_BLOCK = 1 << 20
 _SCANS_AT_ONCE = 8
 _PART = 1 << 24  # bytes of a remote index that are fetched at a time
+_MOST = 1_000_000  # shards
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NOT_THERE = (FileNotFoundError, PermissionError, Refused)  # S3 answers 403 for what is not there
 
@@ -45,18 +47,24 @@ ShardState = tuple[int, str]  # of a shard: its size in bytes, and its modificat
 
 
 def expand(pattern: str) -> list[str]:
-    """`x-{0000..0012}.tar` and `{a,b}.tar` as shells expand them."""
+    """`x-{0000..0012}.tar` and `{a,b}.tar` as shells expand them. Raises UserError for more than _MOST of them."""
     pieces = _BRACES.split(pattern)
     pieces[1::2] = [piece if ".." in piece or "," in piece else f"{{{piece}}}" for piece in pieces[1::2]]
     choices = [[piece] if i % 2 == 0 else _choices(piece) for i, piece in enumerate(pieces)]
+    if (count := math.prod(map(len, choices))) > _MOST:
+        raise UserError(f"{pattern} is {count:,} shards", f"give at most {_MOST:,}")
     return ["".join(choice) for choice in product(*choices)]
 
 
-def _choices(braces: str) -> list[str]:
+def _choices(braces: str) -> Sequence[str]:
     first, dots, last = braces.partition("..")
     if dots and first.isdecimal() and last.isdecimal():
         width = max(len(first), len(last)) if "0" in (first[:1], last[:1]) else 0
-        return [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
+        begin, end = int(first), int(last)
+        numbers = range(begin, end + 1) if begin <= end else range(begin, end - 1, -1)
+        if len(numbers) > _MOST:
+            raise UserError(f"{{{braces}}} are {len(numbers):,} shards", f"give at most {_MOST:,}")
+        return [f"{number:0{width}d}" for number in numbers]
     return braces.split(",")
 
 
@@ -225,11 +233,12 @@ def _listed(
     known = {"states": [list(state) for state in states], "classes": classes, "image_key": image_key}
     real = [url if is_remote(url) else os.path.realpath(url) for url in urls]
     file = cache_file("shards", "\n".join([str(_RULES), *real]))
-    if (index := _recalled(file, urls, known)) is not None:
+    tells = not is_remote(urls[0]) or all(tag for _, tag in states)  # whether other bytes of the same size would show
+    if tells and (index := _recalled(file, urls, known)) is not None:
         return index
     started = time.time_ns()
     index = _scanned(urls, [size for size, _ in states], classes, image_key)
-    if is_remote(urls[0]) or max(int(modified) for _, modified in states) < started - RACY_NS:
+    if tells and (is_remote(urls[0]) or max(int(modified) for _, modified in states) < started - RACY_NS):
         columns: dict[str, NDArray[Any]] = {key: getattr(index, key) for key in ("shard", "offset", "size", "label")}
         columns.update(text=index.names.text, ends=index.names.ends)
         if index.group is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from html import unescape
 from math import inf
 from typing import Any, TypeVar
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 
 from openmae.data.sources import redirects
 from openmae.errors import UserError
@@ -39,7 +39,7 @@ class Patience:
 
 
 PATIENCE = Patience()
-_LINK = re.compile(r"""<a\s[^>]*?href\s*=\s*["']([^"'#?]+)""", re.IGNORECASE)
+_LINK = re.compile(r"""<a\s[^>]*?href\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s>"']+))""", re.IGNORECASE)
 _AT_ONCE = 32  # requests under way in one process
 _MOST_OF_A_FILE = 1 << 28  # bytes of one that is fetched whole: a list of shards or of classes
 
@@ -179,9 +179,10 @@ class _Http(_Server):
 
     async def list_files(self, url: str) -> list[str]:
         page = (await self.file(url)).decode("utf-8", errors="replace")
-        links = {urljoin(f"{whole(url)}/", unescape(link)) for link in _LINK.findall(page)}
         start = f"{whole(url)}/"
-        return [hide(link) for link in links if link.startswith(start) and "/" not in link[len(start) :].rstrip("/")]
+        written = (unescape("".join(link)) for link in _LINK.findall(page))
+        links = {urljoin(start, re.split("[#?]", link)[0]) for link in written}
+        return [hide(link) for link in links if _is_right_below(start, link)]
 
     @asynccontextmanager
     async def _get(self, url: str, wanted: str | None = None) -> AsyncIterator[Any]:
@@ -216,6 +217,12 @@ class _Http(_Server):
             if reason := await redirects.why_not(origin, place):
                 raise Refused(f"the server sends on to {shown(str(place))}, and {reason}")
         raise Refused(f"the server sends on more than {redirects.MOST} times")
+
+
+def _is_right_below(start: str, link: str) -> bool:
+    """Whether it is an address of a file in that folder, however either is quoted."""
+    folder, found = unquote(start), unquote(link)
+    return found.startswith(folder) and "/" not in found[len(folder) :].rstrip("/")
 
 
 async def _body(answer: Any, most: int) -> bytes:
@@ -345,11 +352,13 @@ async def _persist(
     """Asks up to PATIENCE.tries times, unless the server has given nothing to anyone for PATIENCE.total seconds. Raises
     UserError where it would answer no request at all."""
     error: Exception = OSError("the server has stopped answering")
+    tries = 0
     for attempt in range(PATIENCE.tries):
         if progress.patience_left() <= 0:
             break
         if attempt:
             await asyncio.sleep(PATIENCE.pause * 2 ** (attempt - 1))
+        tries += 1
         try:
             result = await asyncio.wait_for(ask(), max(PATIENCE.stall, progress.patience_left()))
             progress.last = time.monotonic()
@@ -383,7 +392,8 @@ async def _persist(
     if type(error).__name__ in _UNREACHABLE:
         advice = f"; check the address{', AWS_ENDPOINT_URL' if url.startswith('s3') else ''} and the network"
     kind = Short if isinstance(error, Short) else OSError
-    return kind(shown(f"{url}: {str(error) or type(error).__name__} ({PATIENCE.tries} tries){advice}"))
+    made = f"{tries} {'try' if tries == 1 else 'tries'}"
+    return kind(shown(f"{url}: {str(error) or type(error).__name__} ({made}){advice}"))
 
 
 def _code(error: BaseException) -> str:

@@ -103,4 +103,10 @@ class Module(Protocol):
 def markdown(rows: Sequence[Row]) -> str:
     """The final table as text."""
     lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---:|"]
-    return "\n".join([*lines, *(f"| {of} | {figure} | {value:.6g} |" for of, figure, value in rows)]) + "\n"
+    lines += [f"| {cell(of)} | {cell(figure)} | {value:.6g} |" for of, figure, value in rows]
+    return "\n".join(lines) + "\n"
+
+
+def cell(value: Any) -> str:
+    """Of a table in Markdown, whatever is in it."""
+    return str(value).replace("|", "\\|").replace("\n", " ")

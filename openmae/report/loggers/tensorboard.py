@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from openmae.report.loggers.logger import Ending, LoggedRun, Row, markdown, typed
+from openmae.report.loggers.logger import Ending, LoggedRun, Row, cell, markdown, typed
 
 _SUFFIX = ".openmae"  # of our event files
 
@@ -46,7 +46,7 @@ class _Run:
         self._kept = kept
 
     def _introduce(self, run: LoggedRun) -> None:
-        rows = "".join(f"| {name} | {_cell(value)} |\n" for name, value in run.config.items())
+        rows = "".join(f"| {name} | {cell(value)} |\n" for name, value in run.config.items())
         self._text("settings", f"| setting | value |\n|---|---|\n{rows}", 0)
         self._text("run folder", f"[{run.folder}]({run.link})", 0)
         self._hparams(run.config)
@@ -65,7 +65,7 @@ class _Run:
             elif isinstance(value, int | float):
                 started.hparams[name].CopyFrom(Value(number_value=value))
             else:
-                started.hparams[name].CopyFrom(Value(string_value=_cell(value)))
+                started.hparams[name].CopyFrom(Value(string_value=cell(value)))
         content = HParamsPluginData(session_start_info=started, version=metadata.PLUGIN_DATA_VERSION)
         plugin = SummaryMetadata.PluginData(
             plugin_name=metadata.PLUGIN_NAME, content=content.SerializeToString(deterministic=True)
@@ -117,7 +117,3 @@ class _Run:
 
 def _ours(folder: Path) -> list[str]:
     return [file.name for file in folder.glob(f"events.out.tfevents.*{_SUFFIX}")]
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")

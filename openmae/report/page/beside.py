@@ -17,7 +17,8 @@ from openmae.report.plots.beside import curves_beside
 
 # What a loss is of: it compares nothing between runs that differ here.
 _OF_THE_LOSS = (
-    *("target", "norm_pix_loss", "norm_pix_by", "mask", "mask_ratio", "mask_schedule", "predict_fraction"),
+    *("target", "norm_pix_loss", "norm_pix_by", "mask", "mask_unit", "mask_ratio", "mask_ratio_end", "mask_schedule"),
+    "predict_fraction",
     *("patch_size", "img_size", "label_smoothing", "mixup", "cutmix", "task"),
 )
 
@@ -37,11 +38,18 @@ def write_beside(runs: Sequence[Path], file: Path) -> None:
 def names_of(runs: Sequence[Path]) -> list[str]:
     """What each is called: by its folder, and by as many of those above as tell it from the others."""
     places = [run.resolve() for run in runs]
-    for count in range(1, 1 + max(len(place.parts) for place in places)):
+    if len({*places}) < len(places):
+        raise UserError("a run is named twice", "name each once")
+    return _told_apart(places)
+
+
+def _told_apart(places: Sequence[Path]) -> list[str]:
+    """Of different places, as many of the last parts of each as tell them all apart."""
+    for count in range(1, 1 + max((len(place.parts) for place in places), default=0)):
         names = ["/".join(place.parts[-count:]) for place in places]
-        if len(set(names)) == len(names):
+        if len({*names}) == len(names):
             return names
-    raise UserError("a run is named twice", "name each once")
+    return [str(place) for place in places]
 
 
 def _sections(runs: Mapping[str, Left]) -> list[str]:
@@ -84,27 +92,36 @@ def _of_losses(runs: Mapping[str, Left]) -> str:
 
 
 def _figures(runs: Mapping[str, Left]) -> str:
-    columns = []
+    columns, sets = [], _sets(runs.values())
     for left in runs.values():
         found: dict[str, str] = {}
         for entry in left.evaluations:
             if is_evaluation(entry):
                 earlier = dated(entry, left).get("earlier")
-                found[_asked(entry)] = said_figure(entry) + (f" ({earlier})" if earlier else "")
+                found[_asked(entry, sets)] = said_figure(entry) + (f" ({earlier})" if earlier else "")
         for of, entry in left.results.items():
             clean = entry.get("clean") if isinstance(entry, dict) else None
             if isinstance(clean, dict) and isinstance(clean.get("figures"), dict):
                 shown = shown_figures(clean["figures"], clean.get("images"), clean.get("errors"))
-                found |= {f"{name} on {Path(of).name}": value for name, value in shown.items()}
+                found |= {f"{name} on {sets[of]}": value for name, value in shown.items()}
         columns.append(found)
     table = numbers_table(("", *runs), _rows(columns))
     return table + (paragraph("± is the standard error over the held-out images.") if table else "")
 
 
-def _asked(entry: dict[str, Any]) -> str:
+def _sets(runs: Iterable[Left]) -> dict[str, str]:
+    """What each set of images is called that something was measured on."""
+    found: dict[str, None] = {}
+    for left in runs:
+        found |= dict.fromkeys(left.results)
+        found |= dict.fromkeys(str(entry["data"]) for entry in left.evaluations if entry.get("data"))
+    return dict(zip(found, _told_apart([Path(of) for of in found]), strict=True))
+
+
+def _asked(entry: dict[str, Any], sets: Mapping[str, str]) -> str:
     kind, (features, more) = str(entry["kind"]), features_of(entry)
     of = f" ({more})" if more else ""
-    where = f" on {Path(str(entry['data'])).name}" if entry.get("data") else ""
+    where = f" on {sets[str(entry['data'])]}" if entry.get("data") else ""
     return f"{KINDS.get(kind, kind)}, {features}{of}{where}"
 
 

@@ -88,13 +88,18 @@ def called(figure: str) -> str:
     return name if name[1].isupper() or not name[1].isascii() else name[0].lower() + name[1:]
 
 
+def is_share(figure: str) -> bool:
+    """Whether it is one of 0..1, which is shown in percent."""
+    return figure in _FIGURES and _FIGURES[figure][1].endswith("%}")
+
+
 def shown_value(name: str, value: float, error: float | None) -> str:
     """The same without its name: 93.20% ± 0.40."""
     shape = _FIGURES[name][1]
     said = shape.format(value)
     if error is None:
         return said
-    return f"{said} ± {100 * error:.2f}" if shape.endswith("%}") else f"{said} ± {error:.2g}"
+    return f"{said} ± {100 * error:.2f}" if is_share(name) else f"{said} ± {error:.2g}"
 
 
 def standard_error(share: float, images: float) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 from openmae.console.words import duration
 from openmae.report.page.html import numbers_table, paragraph, picture, section
-from openmae.report.page.results import shown_figures
+from openmae.report.page.results import is_share, shown_figures
 from openmae.report.plots.curves import blocks_curve, is_number
 
 SWEEP = "sweep.json"
@@ -53,7 +53,8 @@ def sweep_curve(parts: dict[str, Any]) -> str:
     if not keys:
         return ""
     label = next(iter(shown_figures({keys[0]: 0.0})), keys[0])
-    return blocks_curve([(blocks, one["figures"][keys[0]]) for blocks, one in parts.items()], f"{label} on val")
+    points = [(blocks, one["figures"][keys[0]]) for blocks, one in parts.items()]
+    return blocks_curve(points, f"{label} on val", is_share=is_share(keys[0]))
 
 
 def by_blocks(part: tuple[str, Any]) -> float:

@@ -7,6 +7,7 @@ from openmae.report.plots.curves import FEW, PALETTE, Metrics, name_of_curve, se
 from openmae.report.plots.style import percent
 
 _FIRST = ("loss", "rankme", "lr", "grad_norm", "images_per_second", "data_wait")
+_DASHES = ("", "6 3", "2 3", "9 3 2 3")  # of as many runs as there are colours, and of the next ones
 _SMOOTHED = ("loss", "grad_norm", "images_per_second", "data_wait")
 
 
@@ -19,7 +20,7 @@ def curves_beside(runs: Mapping[str, Metrics]) -> dict[str, str]:
         lines = [
             line
             for number, (run, metrics) in enumerate(runs.items())
-            if (line := _line(metrics, name, run, PALETTE[number % len(PALETTE)])) is not None
+            if (line := _line(metrics, name, run, number)) is not None
         ]
         if lines:
             shares = (name.startswith("eval/") or name == "data_wait") and all(
@@ -30,9 +31,10 @@ def curves_beside(runs: Mapping[str, Metrics]) -> dict[str, str]:
     return drawn
 
 
-def _line(metrics: Metrics, name: str, run: str, colour: str) -> Line | None:
+def _line(metrics: Metrics, name: str, run: str, number: int) -> Line | None:
     steps, values = series(metrics, name)
     if not len(steps):
         return None
-    few = len(steps) <= FEW
-    return Line(steps, smoothed(values) if name in _SMOOTHED and not few else values, colour, 1.6, DOT * few, name=run)
+    few, dashes = len(steps) <= FEW, _DASHES[number // len(PALETTE) % len(_DASHES)]
+    values = smoothed(values) if name in _SMOOTHED and not few else values
+    return Line(steps, values, PALETTE[number % len(PALETTE)], 1.6, DOT * few, name=run, dashes=dashes)

@@ -40,7 +40,8 @@ class Line:
     """x, y: (n,), finite. marks: a dot at each point, so large (its radius). words: beside each point, or none. name:
     what the legend calls it, "" for nothing. pointed: what it is called where a page's reader points at it and the
     legend has no name; told: what is said of each point then, in the place of its value. bars: (n, 2), the ends of an
-    error bar at each point, NaN for none; it ends where the frame does. A width of 0 leaves the dots alone."""
+    error bar at each point, NaN for none; it ends where the frame does. A width of 0 leaves the dots alone. dashes: as
+    SVG has them, "" for none."""
 
     x: Values
     y: Values
@@ -52,6 +53,7 @@ class Line:
     pointed: str = ""
     told: Sequence[str] = ()
     bars: Values | None = None
+    dashes: str = ""
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def _line(line: Line, called: str, across: Axis, up: Axis) -> Iterator[str]:
                 yield _stroke([(x, ends[0]), (x, ends[1])], line.colour, 1.2)
     more = f' class="line" data-name="{_quoted(called)}" data-up="{_ends(up)}"'
     more += f' data-told="{_quoted(json.dumps(list(line.told)))}"' if line.told else ""
-    yield _stroke(points, line.colour, line.width, more)
+    yield _stroke(points, line.colour, line.width, more + _dashed(line))
     if line.marks:
         yield from (f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{line.marks:g}" fill="{line.colour}"/>' for x, y in points)
     yield from _beside(line, points)
@@ -278,7 +280,7 @@ def _legend(plot: Plot, across: Axis, up: Axis) -> Iterator[str]:
     yield f'<rect x="{left:.2f}" y="{top + 2:.2f}" {size} fill="#ffffff" opacity="0.6"/>'
     for number, line in enumerate(named):
         middle = top + 11 + 15 * number
-        yield _stroke([(left + 4, middle), (left + 24, middle)], line.colour, line.width)
+        yield _stroke([(left + 4, middle), (left + 24, middle)], line.colour, line.width, _dashed(line))
         yield _text(left + 30, middle + 3.6, line.name)
 
 
@@ -324,6 +326,10 @@ def _thinned(x: Values, y: Values) -> list[tuple[float, float]]:
         part = y[begin:end]
         kept += sorted({begin, begin + int(part.argmin()), begin + int(part.argmax()), end - 1})
     return list(zip(x[kept].tolist(), y[kept].tolist(), strict=True))
+
+
+def _dashed(line: Line) -> str:
+    return f' stroke-dasharray="{line.dashes}"' if line.dashes else ""
 
 
 def _stroke(points: Sequence[tuple[float, float]], colour: str, width: float, more: str = "") -> str:

@@ -118,18 +118,17 @@ def validation_curves(metrics: Metrics) -> dict[str, str]:
     return {title: svg for title, svg in drawn.items() if svg}
 
 
-def blocks_curve(points: Sequence[tuple[str, float]], name: str) -> str:
+def blocks_curve(points: Sequence[tuple[str, float]], name: str, *, is_share: bool) -> str:
     """A figure over the number of last blocks that learn, each value written beside its point (paper, Figure 9).
 
-    points: (blocks as given: "0", "0.5", "4", "all"; value), in any order, one or more. name: of the figure. Values
-    that are all of 0..1 are shown in percent.
+    points: (blocks as given: "0", "0.5", "4", "all"; value), in any order, one or more. name: of the figure. is_share:
+    whether values are shown in percent.
     """
     ordered = sorted(points, key=lambda point: math.inf if point[0] == "all" else float(point[0]))
     values = np.array([value for _, value in ordered], np.float64)
-    shares = bool(((values >= 0) & (values <= 1)).all())
-    said = [f"{100 * value:.1f}" if shares else f"{value:.3g}" for value in values.tolist()]
+    said = [f"{100 * value:.1f}" if is_share else f"{value:.3g}" for value in values.tolist()]
     line = Line(np.arange(len(values), dtype=np.float64), values, BLUE, 1.6, marks=DOT, words=said)
-    plot = Plot(name, [line], percent if shares else None)
+    plot = Plot(name, [line], percent if is_share else None)
     return chart([plot], Across("last blocks that learn (0: the head alone)", [blocks for blocks, _ in ordered]))
 
 

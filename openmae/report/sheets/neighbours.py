@@ -38,7 +38,9 @@ def captioned_sheet(titles: Sequence[str], rows: Sequence[Sequence[CaptionedImag
     """
     drawn = [Row([_drawn(tile) for tile in row], "", "") for row in rows]
     if any(
-        tile.image is not None and tile.image.dtype == np.uint8 and _ends(tile.image) for row in rows for tile in row
+        tile.image is not None and tile.image.dtype == np.uint8 and _ends(_seen(tile.image))
+        for row in rows
+        for tile in row
     ):
         footer += " Images that use less than half of the range from black to white are shown with more contrast."
     return sheet(titles, drawn, (SIDE + 2 * _LINE, SIDE), footer)
@@ -59,9 +61,14 @@ def _drawn(tile: CaptionedImage) -> Image.Image:
     return canvas
 
 
+def _seen(image: NDArray[Any]) -> NDArray[Any]:
+    """(H, W, C) -> (H, W, 3) or (H, W): the channels that are shown."""
+    return image[..., :3] if image.shape[2] >= 3 else image[..., 0]
+
+
 def _shown(image: NDArray[Any]) -> Image.Image:
     """(H, W, C) -> a grey or colour picture."""
-    image = image[..., :3] if image.shape[2] >= 3 else image[..., 0]
+    image = _seen(image)
     if (found := _ends(image)) is not None:
         values, (low, high) = image.astype(np.float32), found
         image = np.clip((values - low) / max(high - low, 1e-6 * (1 + abs(low))) * 255, 0, 255).round().astype(np.uint8)

@@ -87,15 +87,21 @@ def overlay(
     """The image, tinted by the class of each pixel, with a line where classes meet."""
     grey = as_picture(image).astype(np.float32)
     known = mask != ignored
-    tint = np.where(known[..., None], palette[np.where(known, mask, 0)], np.array(IGNORED_COLOUR, np.uint8))
+    tint = _tint(mask, palette, ignored)
     plain = known & (mask == 0) if has_background else np.zeros_like(known)
     shown = np.where(plain[..., None], grey, (1 - _TINT) * grey + _TINT * tint)
-    edge = np.zeros_like(known)
-    edge[:-1] |= mask[:-1] != mask[1:]
-    edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
-    brighter = np.where(plain[..., None], palette[-1] if len(palette) > 1 else 255, tint)
-    shown = np.where(edge[..., None], brighter, shown)
+    beyond = mask.copy()  # what lies beyond an edge, of the pixel below where both differ
+    beyond[:, :-1] = mask[:, 1:]
+    beyond[:-1] = np.where(mask[:-1] != mask[1:], mask[1:], beyond[:-1])
+    line = np.where(plain[..., None], _tint(beyond, palette, ignored), tint)
+    shown = np.where((beyond != mask)[..., None], line, shown)
     return Image.fromarray(shown.round().clip(0, 255).astype(np.uint8))
+
+
+def _tint(mask: NDArray[np.uint8], palette: NDArray[np.uint8], ignored: int) -> NDArray[np.uint8]:
+    """(H, W) -> (H, W, 3) the colours of the classes."""
+    known = mask != ignored
+    return np.where(known[..., None], palette[np.where(known, mask, 0)], np.array(IGNORED_COLOUR, np.uint8))
 
 
 def as_picture(image: NDArray[Any]) -> NDArray[np.uint8]:
