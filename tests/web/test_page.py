@@ -2,7 +2,7 @@
 
 import base64
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,22 @@ class DemoTab(Tab):
             named,
         )
 
-    def held(self, address: str) -> list[Any]:
-        """Where the next request of such an address will be, until it is told to go on."""
+    def held(self, address: str) -> Callable[[], Any]:
+        """Holds the next request of such an address; what it returns waits for it and gives it, to let it go on."""
         late: list[Any] = []
 
         def hold(route: Any) -> None:
             late.append(route)
 
+        def asked() -> Any:
+            for _ in range(3000):  # the browser asks when it gets to it: at most 30 seconds
+                if late:
+                    break
+                self.page.wait_for_timeout(10)
+            return late[0]
+
         self.page.route(address, hold, times=1)
-        return late
+        return asked
 
     def cell(self, patch: int) -> Any:
         return self.page.locator("[role=gridcell]").nth(patch)
@@ -129,11 +136,11 @@ def test_each_view_mask_and_neighbour(tab: DemoTab, server: PageServer) -> None:
     tab.page.locator("#ratio").fill("50")
     tab.sees("#status", "8 of 16")
     late = tab.held("**/mask?mask=grid*")  # what is wished for before comes after
-    with tab.page.expect_request("**/mask?mask=grid*"):
-        tab.page.get_by_label("Hide by").select_option("grid")
+    tab.page.get_by_label("Hide by").select_option("grid")
+    grid = late()
     tab.page.get_by_label("Hide by").select_option("random")
     with tab.page.expect_response("**/mask?mask=random*"):
-        late[0].continue_()
+        grid.continue_()
     wished = asking(server)("mask?mask=random&ratio=0.5&seed=0", None)["hidden"]
     for patch in range(16):
         expect(tab.cell(patch)).to_have_attribute("aria-selected", str(patch in wished).lower())
@@ -150,11 +157,12 @@ def test_files_that_are_dropped(tab: DemoTab) -> None:
     tab.drop(("mine.png", good))
     tab.sees("#seen-title", "mine.png, masked")
     tab.sees("#notes", "Of 40 x 30 pixels the model sees the middle, at 16 x 16.")
+    first = late()
     tab.drop(*[(f"{number}.png", good) for number in range(50)])
     said = "50 files were dropped, and one is shown at a time: the first, 0.png."
     tab.sees("#alarm", said)
     with tab.page.expect_response("**/nearest") as answered:
-        late[0].continue_()
+        first.continue_()
     answered.value.finished()
     tab.page.evaluate("new Promise(done => setTimeout(done))")
     tab.sees("#alarm", said)
