@@ -1,4 +1,4 @@
-"""A run that is complete and made longer, and one whose folder has more images by now."""
+"""A run that is complete and made longer, one whose folder has more images by now, and one of another command."""
 
 import shutil
 from pathlib import Path
@@ -9,9 +9,9 @@ from openmae.recipes.pretrain.settings import Pretrain
 from openmae.recipes.training.longer import made_longer
 from openmae.train.optimizers import WarmupCosine
 from openmae.train.run import read_config, read_metrics
-from tests.commands import Run, pretrain, refused
+from tests.commands import Run, detect, finetune, pretrain, refused, segment
 from tests.images import picture
-from tests.runs import copy
+from tests.runs import Runs, copy
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -80,3 +80,16 @@ def test_more_images_are_gone_on_with(tmp_path: Path, data: Path, run: Run) -> N
     assert code == 0, errors
     assert "The images have changed since MODEL learnt from them: 45 to learn from now, 36 then" in said
     assert read_config(tmp_path / "more")["image_count"] == 45
+
+
+def test_a_run_of_another_command_is_not_gone_on_with(runs: Runs, tmp_path: Path, run: Run) -> None:
+    data, scenes, encoder = runs.data(), runs.scenes(), runs.finished()
+    pretrained, classes = copy(encoder, tmp_path / "pretrained"), copy(runs.classes(), tmp_path / "classes")
+    outlines, boxes = copy(runs.segmenter(), tmp_path / "outlines"), copy(runs.detector(), tmp_path / "boxes")
+    (pretrained / "model.json").unlink()  # as of one killed before it was looked at
+    refused(run(*finetune(encoder, data, pretrained)), f"{pretrained} holds a run of openmae pretrain, which another")
+    refused(run(*segment(encoder, scenes, pretrained)), "a run of openmae pretrain", "choose another --out")
+    refused(run(*pretrain(data, classes)), f"{classes} holds a run of openmae finetune")
+    refused(run("pretrain", "--out", classes, "--resume"), f"{classes} holds a run of openmae finetune")
+    refused(run(*detect(encoder, runs.objects(), outlines)), f"{outlines} holds a run of openmae segment")
+    refused(run(*segment(encoder, scenes, boxes)), f"{boxes} holds a run of openmae detect")

@@ -38,7 +38,7 @@ from openmae.recipes.training.minutes import (
     refuse_both,
     trial_seconds,
 )
-from openmae.recipes.training.open import asked_for, stored
+from openmae.recipes.training.open import asked_for, own_config, stored
 from openmae.recipes.training.room import check_room, check_sharded, check_shares, enough_memory, tell_ranks, written
 from openmae.recipes.training.settings import Settings, given, shown
 from openmae.report.loggers.following import Followers
@@ -48,7 +48,7 @@ from openmae.train.learner import Learner
 from openmae.train.loop import Training
 from openmae.train.optimizers import averaged
 from openmae.train.pace import measure
-from openmae.train.run import RunFolder, has_begun, read_config
+from openmae.train.run import RunFolder, has_begun
 from openmae.train.stop import Stop
 
 MAY_DIFFER = (
@@ -122,7 +122,7 @@ def _complete(kind: JobKind[Settings, O, C, J], settings: Settings, ranks: Ranks
         refuse_both(settings.minutes, settings.epochs)
     else:
         check_same(settings.minutes, settings.out)
-        settings = stored(settings, read_config(settings.out), defaults_too=settings.resume)
+        settings = stored(settings, own_config(settings, settings.out), defaults_too=settings.resume)
     if any(getattr(settings, name) is None for name in kind.needs):
         raise UserError(*kind.usage)
     return settings

@@ -7,11 +7,16 @@ from typing import Any
 from rich.console import Console
 
 from openmae.commandline.flags import flag, with_flags
+from openmae.errors import UserError
 from openmae.files.address import whole_address
-from openmae.recipes.training.settings import Settings, shown
+from openmae.recipes.training.settings import DERIVED, Settings, shown
+from openmae.train.run import read_config
 
 OF_A_START = ("resume", "out", "profile", "minutes")
 """Settings that config.toml does not have: those of a start alone, and the minutes, since it has their epochs."""
+
+_COMMANDS = {"mask_ratio": "pretrain", "label_smoothing": "finetune", "auxiliary": "segment", "most_objects": "detect"}
+"""By a setting that runs of no other command have: which one began a run."""
 
 Values = dict[str, tuple[Any, str]]
 """Of each setting: what it is set to, and why."""
@@ -53,6 +58,17 @@ def asked_for(settings: Settings) -> list[str]:
     """Names of the settings that are not at their default, as `kept` has them."""
     names = [field.name for field in fields(settings) if getattr(settings, field.name) != field.default]
     return [name.rstrip("_") for name in names if name not in OF_A_START]
+
+
+def own_config(settings: Settings, run: Path) -> dict[str, Any]:
+    """config.toml of a run that goes on by these settings. Raises UserError where another command began it."""
+    config = read_config(run)
+    foreign = set(config) - {*kept(settings), *DERIVED, "method"}  # the last of baselines
+    if by := [command for name, command in _COMMANDS.items() if name in foreign]:
+        raise UserError(
+            f"{run} holds a run of openmae {by[0]}, which another command cannot go on with", "choose another `out`"
+        )
+    return config
 
 
 def stored(settings: Settings, config: dict[str, Any], defaults_too: bool) -> Settings:
