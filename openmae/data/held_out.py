@@ -10,6 +10,7 @@ from openmae.data.dividing import check_apart, divided, together, without_a_fift
 from openmae.data.opening import Data
 from openmae.data.sources.groups import group_numbers
 from openmae.data.sources.labels import number_of
+from openmae.data.sources.notes import mask_folders
 from openmae.data.sources.selection import Selection
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, Taken, Task, answers, occurring, some, taken_for
@@ -23,8 +24,11 @@ def split_for(data: Data, task: Task | None, seed: int) -> tuple[Taken, Source, 
     Without splits a fifth is held out by the seed: of each class, or of all images where there are no classes; of whole
     groups, where images belong together.
     Raises UserError where labels are missing or do not fit the task, differ between the splits, a class has too few
-    images, or the splits have a file or a group in common.
+    images, or is called as the masks of another are while nobody says the task, or the splits have a file or a group
+    in common.
     """
+    if task is None:
+        _check_no_masks([data.train, data.val] if data.has_splits else [data.all], data.location)
     if data.has_splits:
         train, val = data.train, data.val
         taken = taken_for([train, val], task)
@@ -46,6 +50,17 @@ def answers_to_learn(train: Source, task: Task, selection: Selection, names: Seq
     """What is right for the images that are learnt from, and which of them belong together: what is cross-validated
     among them leaves out whole groups. names: as `answers` takes them. Raises UserError."""
     return replace(answers(train, task, names), groups=group_numbers(train, selection))
+
+
+def _check_no_masks(sources: Sequence[Source], location: str) -> None:
+    """Raises UserError where images and their masks would be told apart, which anything can."""
+    names = dict.fromkeys(name for one in sources if one.label_kind == "folders" for name in one.class_names)
+    if masks := mask_folders(names):
+        raise UserError(
+            f"of the class folders of {location} ({some(list(names))}) {masks[0]} is called like masks of the images",
+            "learn them by openmae segment; leave them out by `exclude`; or, if they are a class, say "
+            "`task='classification'`",
+        )
 
 
 def _check_classes(train: Source, val: Source, location: str) -> None:

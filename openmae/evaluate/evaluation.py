@@ -14,6 +14,7 @@ from torch import Tensor
 from openmae.data.sources.source import Source
 from openmae.data.tasks import Answers, Task
 from openmae.distributed.ranks import ALONE, Ranks
+from openmae.errors import UserError
 from openmae.evaluate import knn
 from openmae.evaluate.baselines import histograms, raw_pixels, whitened
 from openmae.evaluate.features import Function, Readout, centred_images, extract_each, pooled_at
@@ -119,7 +120,7 @@ def evaluate(
     sources, right: (train, val) and the answers to them, of the same names. The untrained encoder's features are
     judged where the model's own do best. `say(what, done, of)` hears of the progress; `learnt` gets the model's
     features of the training images (m, D) at each place, and the answers to these. [] on a rank that does not lead.
-    Raises UserError where no image can be read.
+    Raises UserError where no image can be read, or those of one class alone.
     """
     functions, named = _functions(loaded, how)
     tables: list[list[Tensor]] = []
@@ -135,6 +136,8 @@ def evaluate(
         answered.append(answers.at(indices.numpy()))
     if not how.ranks.leads:
         return []
+    for split, source, readable in zip(("train", "val"), sources, answered, strict=True):
+        _check_classes(readable, source, split)
     for number, own in enumerate(how.places):
         learnt(own, tables[0][-1][:, number], answered[0])
     evaluations: dict[Features, list[Evaluation]] = {}
@@ -177,6 +180,17 @@ def evaluate(
                 )
         evaluations[features] = found_here
     return [one for features, _ in named for one in evaluations[features]]
+
+
+def _check_classes(readable: Answers, source: Source, split: str) -> None:
+    """Raises UserError where some cannot be read and the others are of one class, so that any classifier is right."""
+    found = {*readable.values.tolist()} if readable.task == "classification" else set()
+    if len(readable.values) < len(source) and len(found) == 1:
+        (only,) = found
+        raise UserError(
+            f"of the {split} images of {source.location} those of one class can be read, '{readable.names[only]}'",
+            "mend the others, or give other images",
+        )
 
 
 def _best_place(own: Sequence[Evaluation], kind: Kind) -> Readout:

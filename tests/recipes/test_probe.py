@@ -314,3 +314,14 @@ def test_labels_and_images_that_are_of_no_use(finished: Path, tmp_path: Path, ru
     refused(run("knn", finished, tmp_path / "few"), "no image of the class c")
     images(*(f"tiny/{c}/{i}.png" for c in "ab" for i in range(3)), size=(3, 3))
     refused(run("knn", finished, tmp_path / "tiny", "--workers", "0"), "can be read (the first is", "pixels")
+    images(*(f"half/a/{i}.png" for i in range(6)))
+    images(*(f"half/b/{i}.png" for i in range(6)), size=(3, 3))
+    wanted = f"of the train images of {tmp_path / 'half'} those of one class can be read, 'a'"
+    refused(run("knn", finished, tmp_path / "half", "--workers", "0"), wanted)
+    images(*(f"masks/{kind}/{i}.png" for kind in ("images", "masks") for i in range(6)))
+    wanted = f"of the class folders of {tmp_path / 'masks'} (images, masks) masks is called like masks of the images"
+    for words in (("knn", finished), ("finetune", finished)):
+        more = ("--out", tmp_path / "out") if words[0] == "finetune" else ()
+        refused(run(*words, tmp_path / "masks", *more), wanted, "openmae segment", "--task classification")
+    model = copy(finished, tmp_path / "run")
+    assert run("knn", model, tmp_path / "masks", "--workers", "0", "--task", "classification")[0] == 0
