@@ -152,6 +152,12 @@ class RunFolder:
         told = [start["data_fingerprint"] for start in starts[:1]]
         return str(newest_record(self.checkpoints).get("data_fingerprint") or "".join(told))
 
+    def asked_first(self) -> list[str]:
+        """Names of the settings that the user set when the run began; none where nothing tells."""
+        starts, _ = self._starts()
+        told = [start.get("asked") for start in starts[:1]]
+        return [name for names in told if isinstance(names, list) for name in names if isinstance(name, str)]
+
     def _starts(self) -> tuple[list[dict[str, Any]], list[str]]:
         """Those that environment.json tells of, and what is wrong with it. It is for people: a run goes on without."""
         file = self.path / "environment.json"

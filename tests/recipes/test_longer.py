@@ -33,6 +33,7 @@ def test_a_complete_run_is_made_longer_and_stays_exact(tmp_path: Path, data: Pat
 
     code, said, errors = run(*words, "--epochs", 3)
     assert code == 0, errors
+    assert "was begun with" not in said
     assert "was complete after 1 epochs, 4 steps: 2 more begin with its last weights" in said
     assert "The warm-up alone" not in said
     _, said = made_longer(Pretrain(epochs=3.25), out)
@@ -49,6 +50,11 @@ def test_a_complete_run_is_made_longer_and_stays_exact(tmp_path: Path, data: Pat
     parts = WarmupCosine(4, 4 * 0.5, highest), WarmupCosine(10, 10 * 0.5 / 2, highest)
     wanted = [*map(parts[0], range(4)), *map(parts[1], range(10))]
     assert [line["lr"] for line in lines] == wanted
+
+    code, said, errors = run("pretrain", data, "--out", out)
+    assert code == 0, errors
+    assert f"The run in {out} was begun with --img-size 16" in said
+    assert "--warmup-epochs 0.5" in said
 
     # Wherever it is gone on with: within the new part, and before it.
     last = load_file(out / "model.safetensors")

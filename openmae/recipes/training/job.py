@@ -18,6 +18,7 @@ from typing import Any, Generic
 
 from rich.console import Console
 
+from openmae.commandline.flags import flag
 from openmae.data.loading.stream import Batch
 from openmae.distributed.ranks import Ranks, joined
 from openmae.errors import Interrupted, NotWritten, UserError, said_once
@@ -173,6 +174,8 @@ def _job(
             may_differ = (*MAY_DIFFER, *kind.may_differ)
             followers.agree()
             changes = CHANGES if longer else ()
+            if not settings.resume:
+                _say_what_is_kept(config, asked, may_differ, here)
             for complaint in folder.settle(config, opened.fingerprint, (*may_differ, *changes), asked):
                 here.console.print(f"warning: {complaint}", style="yellow", highlight=False, soft_wrap=True)
             if longer:
@@ -185,6 +188,19 @@ def _job(
             if not folder.has_begun:
                 keep_plan(folder.path, plan)
     return job
+
+
+def _say_what_is_kept(
+    config: Mapping[str, Any], asked: Sequence[str], may_differ: Collection[str], here: Here
+) -> None:
+    """Of a run that goes on by a command with fewer flags than it began by: what it keeps, which nobody typed now."""
+    left_off = [name for name in here.folder.asked_first() if name not in (*asked, *may_differ)]
+    if kept := [f"{flag(name)} {shown(config[name])}" for name in left_off if config.get(name) is not None]:
+        here.console.print(
+            f"The run in {here.folder.path} was begun with {', '.join(kept)}, and keeps to it: for another one choose "
+            "another --out",
+            soft_wrap=True,
+        )
 
 
 def _minutes(kind: JobKind[Settings, O, C, J], settings: Settings, here: Here) -> float | None:
