@@ -170,6 +170,7 @@ def test_unknown_words_get_a_suggestion(data: Path, tmp_path: Path, run: Run) ->
     [
         ("check", "DATA is missing: openmae check DATA (see"),
         ("knn", "MODEL and DATA are missing: openmae knn MODEL DATA (see"),
+        ("finetune a", "DATA and --out are missing: openmae finetune MODEL DATA --out RUN"),
         ("reconstruct m a.png", "--out PNG is missing: openmae reconstruct MODEL IMAGE --out PNG (see"),
         ("pretrain a b --out r", "'b' is one word too many"),
         ("pretrain a --out r -q", "there is no flag -q"),

@@ -53,6 +53,8 @@ def load_native(path: Path | str) -> Loaded:
         hint += ", or another model that openmae.load takes (a file or folder of Meta, timm, transformers, or hub:...)"
         if runs := sorted(path.glob("blocks-*/model.safetensors")):  # a sweep
             hint = f"give one of the runs in {path}, such as {runs[0].parent}"
+        elif path.is_dir() and not (path / "config.toml").exists():
+            hint += "; commands take MODEL first and then DATA"
         raise UserError(f"{file} does not exist", hint)
     metadata, weights = read_header(file), read_safetensors(file)
     if KEY not in metadata:

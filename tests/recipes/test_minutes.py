@@ -1,7 +1,9 @@
 """A training that is given its time: how many epochs that makes, and that the run is the same as if they were given."""
 
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,11 @@ def test_what_is_planned_fits_and_hardly_more_would(
     room, step = minutes * 60 - used, batch_size * (1 + share) / rate
     if not is_bound and step > room * 0.97:
         if step > room:
-            with pytest.raises(UserError, match="are over before the first step"):
+            with pytest.raises(UserError, match="are over before the first step") as refused:
                 budget.planned(batch_size, pace, used)
+            least = re.search(r"give ([0-9.e+]+) at the least", str(refused.value))
+            assert least is not None
+            assert replace(budget, minutes=float(least[1])).planned(batch_size, pace, used)[0].steps >= 1
         return
     plan, said = budget.planned(batch_size, pace, used)
     assert plan.steps == round(plan.epochs * images / batch_size)

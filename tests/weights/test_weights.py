@@ -406,7 +406,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path, run: Run, data: Path, legacy
 
 
 def test_files_of_ours_that_are_not_whole(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
-    refused(run("knn", tmp_path, data), "give a run folder whose run has saved weights")
+    refused(run("knn", tmp_path, data), "give a run folder whose run has saved weights", "MODEL first")
     cut = tmp_path / "cut.safetensors"
     weights = (finished / "model.safetensors").read_bytes()
     cut.write_bytes(weights[: len(weights) // 2])

@@ -196,7 +196,7 @@ def _choose(settings: Detect, opened: Sighted, here: Here) -> Detect:
 
 DETECT: Any = JobKind(
     needs=("model", "data", "out"),
-    usage=("say what to train, on what, and where the run goes", "openmae detect MODEL DATA --out RUN"),
+    usage="openmae detect MODEL DATA --out RUN",
     may_differ=(),
     open=_open,
     choose=_choose,

@@ -129,10 +129,7 @@ def _compare(settings: Finetune, labelled: Labelled, here: Here) -> tuple[Finetu
 
 FINETUNE = JobKind(
     needs=("model", "data", "out"),
-    usage=(
-        "say what to train, on what, and where the run goes",
-        "openmae finetune MODEL DATA --out RUN",
-    ),
+    usage="openmae finetune MODEL DATA --out RUN",
     may_differ=("with_scratch",),
     open=open_labelled,
     compare=_compare,

@@ -395,10 +395,7 @@ def _settle(settings: Pretrain, images: Images, console: Console) -> Pretraining
 
 PRETRAIN = JobKind(
     needs=("data", "out"),
-    usage=(
-        "say which images to learn from and where the run goes",
-        "openmae pretrain DATA --out RUN",
-    ),
+    usage="openmae pretrain DATA --out RUN",
     may_differ=("pictures", "compile"),
     open=open_images,
     choose=_choose,

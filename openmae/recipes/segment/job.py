@@ -144,10 +144,7 @@ def _choose(settings: Segment, opened: Outlined, here: Here) -> Segment:
 
 SEGMENT: Any = JobKind(
     needs=("model", "data", "out"),
-    usage=(
-        "say what to train, on what, and where the run goes",
-        "openmae segment MODEL DATA --out RUN",
-    ),
+    usage="openmae segment MODEL DATA --out RUN",
     may_differ=(),
     open=lambda settings, here: open_outlined(settings, here, "segment"),
     choose=_choose,

@@ -124,8 +124,10 @@ def _complete(kind: JobKind[Settings, O, C, J], settings: Settings, ranks: Ranks
     else:
         check_same(settings.minutes, settings.out)
         settings = stored(settings, own_config(settings, settings.out), defaults_too=settings.resume)
-    if any(getattr(settings, name) is None for name in kind.needs):
-        raise UserError(*kind.usage)
+    if missing := [name for name in kind.needs if getattr(settings, name) is None]:
+        called = [flag(name) if name == "out" else name.upper() for name in missing]
+        said = f"{' and '.join(called)} {'are' if len(called) > 1 else 'is'} missing"
+        raise UserError(said, kind.usage)
     return settings
 
 
@@ -190,9 +192,7 @@ def _job(
     return job
 
 
-def _say_what_is_kept(
-    config: Mapping[str, Any], asked: Sequence[str], may_differ: Collection[str], here: Here
-) -> None:
+def _say_what_is_kept(config: Mapping[str, Any], asked: Sequence[str], may_differ: Collection[str], here: Here) -> None:
     """Of a run that goes on by a command with fewer flags than it began by: what it keeps, which nobody typed now."""
     left_off = [name for name in here.folder.asked_first() if name not in (*asked, *may_differ)]
     if kept := [f"{flag(name)} {shown(config[name])}" for name in left_off if config.get(name) is not None]:

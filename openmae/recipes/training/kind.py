@@ -142,7 +142,7 @@ J = TypeVar("J", bound=Job[Any])
 class JobKind(Generic[Settings, O, C, J]):
     """How one kind of training gets from what it was asked to its job.
 
-    needs: settings without which nothing begins; usage: what is said where one is missing.
+    needs: settings without which nothing begins; usage: the command, for where one is missing.
     may_differ: settings of its own, beside MAY_DIFFER, that do not change the result.
     open: DATA and MODEL, on all ranks. choose: everything that was left open, printed with its reason, on the lead.
     settle: what follows from settings that are chosen, on the lead. job: what is trained.
@@ -153,7 +153,7 @@ class JobKind(Generic[Settings, O, C, J]):
     """
 
     needs: tuple[str, ...]
-    usage: tuple[str, str]
+    usage: str
     may_differ: Collection[str]
     open: Callable[[Settings, Here], O]
     choose: Callable[[Settings, O, Here], Settings]

@@ -77,7 +77,8 @@ def course_of(
     Says so where the steps are few. Raises UserError where all epochs together do not fill a batch.
     """
     epochs, batch_size = given(settings.epochs), given(settings.batch_size)
-    steps = steps_of(epochs, images, batch_size, console)
+    more = "--epochs" if settings.minutes is None else "--minutes"
+    steps = steps_of(epochs, images, batch_size, more, console)
     warmup_steps = steps * (settings.warmup_epochs or 0.0) / epochs if epochs else 0.0
     lr = given(settings.blr) * batch_size / 256
     schedule = Schedule(
@@ -96,8 +97,9 @@ def course_of(
     return Course(given(settings.data), settings.seed, schedule, settings.shard, settings.max_broken)
 
 
-def steps_of(epochs: float, images: int, batch_size: int, console: Console) -> int:
-    """Optimizer steps; says so where they are few. Raises UserError where all epochs together do not fill a batch."""
+def steps_of(epochs: float, images: int, batch_size: int, more: str, console: Console) -> int:
+    """Optimizer steps; says so where they are few. more: the flag that gives more of them. Raises UserError where all
+    epochs together do not fill a batch."""
     if epochs == 0:
         return 0
     views = epochs * images
@@ -106,13 +108,11 @@ def steps_of(epochs: float, images: int, batch_size: int, console: Console) -> i
     shown = f"{views:,.0f} view{'s' * (round(views) != 1)}" if views >= 1 else "less than a view"
     said = f"{several(images, 'image')} seen {times} are {shown}"
     if steps == 0:
-        raise UserError(
-            f"{said}, and --batch-size {batch_size:,} takes more in one step", "lower it, or raise --epochs"
-        )
+        raise UserError(f"{said}, and --batch-size {batch_size:,} takes more in one step", f"lower it, or raise {more}")
     if steps < FEW_STEPS:
         console.print(
             f"warning: {said}, {steps} step{'s' * (steps > 1)} in batches of {batch_size:,}, which is hardly enough to "
-            "learn anything: lower --batch-size, or raise --epochs",
+            f"learn anything: lower --batch-size, or raise {more}",
             style="yellow",
             soft_wrap=True,
         )
