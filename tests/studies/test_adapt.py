@@ -14,7 +14,7 @@ from PIL import Image
 
 import openmae
 from openmae.studies.adapt.settings import Adapt
-from openmae.studies.adapt.trainings import few_labels_of, going_on
+from openmae.studies.adapt.trainings import few_labels_of, from_scratch, going_on
 from openmae.train.run import read_config
 from openmae.weights import load_model
 from tests.commands import Run, refused, words
@@ -183,6 +183,16 @@ def test_images_are_learnt_from_as_they_are_judged() -> None:
     assert tuned.selection == asked.selection
     assert going.selection == replace(asked.selection, label_column=None)
     assert going.reading == tuned.reading == asked.reading
+
+
+def test_it_goes_on_to_predict_what_the_run_did(finished: Path, tmp_path: Path) -> None:
+    model = copy(finished, tmp_path / "run")
+    asked = Adapt(model=model, data="d", out=tmp_path / "s")
+    assert going_on(asked, tmp_path / "s", 0, None).norm_pix_loss
+    config = (model / "config.toml").read_text()
+    (model / "config.toml").write_text(config.replace("norm_pix_loss = true", "norm_pix_loss = false"))
+    assert not going_on(asked, tmp_path / "s", 0, None).norm_pix_loss
+    assert not from_scratch(asked, tmp_path / "s", 0, model).norm_pix_loss
 
 
 def test_the_column_of_labels_is_that_of_the_labelled_images(

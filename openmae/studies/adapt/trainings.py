@@ -14,6 +14,7 @@ from rich.console import Console
 
 from openmae.errors import UserError
 from openmae.model import nearest_size
+from openmae.own import is_own
 from openmae.recipes.asked import asked_of_data
 from openmae.recipes.finetune.settings import Finetune
 from openmae.recipes.pretrain.job import pretrain
@@ -31,6 +32,8 @@ OF_MODEL = ["model", "img_size", "patch_size", *_OF_SHAPE]
 """Settings that follow from the released weights, whoever goes on with them."""
 OF_ENCODER = "model num_heads img_size patch_size blr layer_decay drop_path micro_batch grad_checkpointing".split()
 """Settings of a fine-tuning that follow from what it begins with."""
+_OF_TARGET = ("norm_pix_loss", "norm_pix_by", "target")
+"""What a run that is gone on with has learnt to predict, and goes on to."""
 _ALIKE = (  # in a run that went on and in one from scratch
     "batch_size img_size patch_size in_chans bands pixel_type crop_scale crop_fit hflip vflip rotate90 "
     "colour_jitter mask_ratio repeat_aug max_nodata epochs precision"
@@ -62,6 +65,7 @@ def from_scratch(settings: Adapt, run: Path, seed: int, gone_on: Path) -> Pretra
 
 def _pretraining(settings: Adapt, run: Path, seed: int) -> Pretrain:
     """What both pre-trainings of a seed have in common, whatever they begin with."""
+    its = read_config(settings.model) if (settings.model / "config.toml").exists() else {}
     return Pretrain(
         data=settings.data,
         out=run,
@@ -70,6 +74,7 @@ def _pretraining(settings: Adapt, run: Path, seed: int) -> Pretrain:
         evaluations=0,
         device=settings.device,
         workers=settings.workers,
+        **{name: its[name] for name in _OF_TARGET if name in its and not is_own(str(its[name]))},
         **{**asked_of_data(settings), "label_column": None},
     )
 
