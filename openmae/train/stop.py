@@ -96,6 +96,7 @@ class Stop:
 
 def leave(code: int, why: str) -> None:
     """Ends the process as it stands: a write under way leaves what was there before."""
-    print(f"openmae: {why}: stopped at once; the same command goes on from the last checkpoint.", file=sys.stderr)
+    how = "the same command goes on from the last checkpoint, or begins anew where there is none yet"
+    print(f"openmae: {why}: stopped at once; {how}.", file=sys.stderr)
     sys.stderr.flush()
     os._exit(code)

@@ -67,7 +67,7 @@ def test_one_in_a_generator_that_nobody_needs_any_more() -> None:
     [
         ("pack", signal.SIGINT, 130, "openmae pack: stopped."),
         ("pretrain", signal.SIGINT, 130, "openmae pretrain: stopped."),
-        ("finetune", signal.SIGTERM, 75, "the same command goes on from the last checkpoint."),
+        ("finetune", signal.SIGTERM, 75, "the same command goes on from the last checkpoint, or begins anew"),
         ("predict", signal.SIGTERM, 75, "openmae predict: stopped; the same command goes on where it was."),
     ],
 )
