@@ -84,8 +84,8 @@ def leave_when_asked(command: str) -> None:
     _leave_on({"SIGINT"}, INTERRUPTED, f"openmae {command}: stopped.")
     if command in TRAININGS:
         said = (
-            "asked to stop before or after the steps: the same command goes on from the last checkpoint, or begins anew "
-            "where there is none yet."
+            "asked to stop before or after the steps: the same command goes on from the last checkpoint, or begins "
+            "anew where there is none yet."
         )
         _leave_on(_OF_SCHEDULERS, RUN_AGAIN, f"openmae {command}: {said}")
     if command in RESUMABLE:

@@ -114,12 +114,14 @@ def evaluate(
     how: How,
     say: Callable[[str, int, int], None] = lambda what, done, of: None,
     learnt: Callable[[Readout, Tensor, Answers], None] = lambda place, features, right: None,
+    left_out: Callable[[Source, Sequence[int]], None] = lambda source, indices: None,
 ) -> list[Evaluation]:
     """Figures of every kind of classifier on every kind of features, fitted on train and measured on val.
 
     sources, right: (train, val) and the answers to them, of the same names. The untrained encoder's features are
     judged where the model's own do best. `say(what, done, of)` hears of the progress; `learnt` gets the model's
-    features of the training images (m, D) at each place, and the answers to these. [] on a rank that does not lead.
+    features of the training images (m, D) at each place, and the answers to these; `left_out` which images of a source
+    cannot be read, where there are any. [] on a rank that does not lead.
     Raises UserError where no image can be read, or those of one class alone.
     """
     functions, named = _functions(loaded, how)
@@ -134,6 +136,8 @@ def evaluate(
         found, indices = extract_each(images, functions, how.device, how.workers, progress=hear, ranks=how.ranks)
         tables.append(found)
         answered.append(answers.at(indices.numpy()))
+        if how.ranks.leads and len(indices) < len(source):
+            left_out(source, np.setdiff1d(np.arange(len(source)), indices.numpy()).tolist())
     if not how.ranks.leads:
         return []
     for split, source, readable in zip(("train", "val"), sources, answered, strict=True):

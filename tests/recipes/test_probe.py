@@ -204,6 +204,10 @@ def test_nothing_is_bold_that_is_not_better_by_more_than_its_error(rival: float,
     plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
     for words in ("chance 50.0%, always the commonest 70.0%", "kNN AUROC", "93.0%", "kNN balanced", "± 2.0% (standard"):
         assert words in plain
+    assert "val images are right" not in plain
+    show_advice([replace(one, top1=1.0, error=0.0, val_images=4)], console)
+    said = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())  # type: ignore[attr-defined]
+    assert "All 4 val images are right by the kNN figure, which one of 47% reaches" in " ".join(said.split())
 
 
 def _keep_one(number: int, run: Path) -> None:
@@ -318,10 +322,15 @@ def test_labels_and_images_that_are_of_no_use(finished: Path, tmp_path: Path, ru
     images(*(f"half/b/{i}.png" for i in range(6)), size=(3, 3))
     wanted = f"of the train images of {tmp_path / 'half'} those of one class can be read, 'a'"
     refused(run("knn", finished, tmp_path / "half", "--workers", "0"), wanted)
+    images(*(f"some/{c}/{i}.png" for c in "ab" for i in range(6)))
+    (tmp_path / "some/a/2.png").write_bytes(b"no image")
+    model = copy(finished, tmp_path / "run")
+    code, output, errors = run("knn", model, tmp_path / "some", "--workers", "0")
+    assert code == 0, errors
+    assert f"of {tmp_path / 'some'} cannot be read and is left out (a/2.png): see openmae check" in output
     images(*(f"masks/{kind}/{i}.png" for kind in ("images", "masks") for i in range(6)))
     wanted = f"of the class folders of {tmp_path / 'masks'} (images, masks) masks is called like masks of the images"
     for words in (("knn", finished), ("finetune", finished)):
         more = ("--out", tmp_path / "out") if words[0] == "finetune" else ()
         refused(run(*words, tmp_path / "masks", *more), wanted, "openmae segment", "--task classification")
-    model = copy(finished, tmp_path / "run")
     assert run("knn", model, tmp_path / "masks", "--workers", "0", "--task", "classification")[0] == 0

@@ -60,7 +60,7 @@ from openmae.recipes.training.blocks import block_for
 from openmae.recipes.training.broken import BrokenFiles
 from openmae.recipes.training.job import begun
 from openmae.recipes.training.kind import Here, Job, JobKind, Look
-from openmae.recipes.training.schedule import evenly
+from openmae.recipes.training.schedule import FEW_STEPS, evenly
 from openmae.recipes.training.settings import given
 from openmae.report.page.run import write_report
 from openmae.report.sheets.panel import draw_panel
@@ -354,8 +354,16 @@ class PretrainJob(Job[MaskedAutoencoder]):
 
     def finish(self, whole: MaskedAutoencoder) -> None:
         """The report."""
-        if self.here.ranks.leads:
-            write_report(self.here.folder.path)
+        if not self.here.ranks.leads:
+            return
+        write_report(self.here.folder.path)
+        if 0 < (steps := self.course.schedule.steps) < FEW_STEPS:
+            self.here.console.print(
+                f"warning: this encoder had {several(steps, 'step')} to learn in, too few to be of use: a larger "
+                "--epochs makes the run longer",
+                style="yellow",
+                soft_wrap=True,
+            )
 
 
 def _sample_patches(stream: Stream, statistics: Statistics, patch_size: tuple[int, ...]) -> Tensor:

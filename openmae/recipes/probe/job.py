@@ -12,13 +12,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from openmae.commandline.flags import with_flags
 from openmae.console.notebook import shown_in_cell
 from openmae.console.terminal import make_console
-from openmae.console.words import size_of
+from openmae.console.words import several, size_of
 from openmae.data.fewer_labels import asked_labels
 from openmae.data.held_out import answers_to_learn, split_for
 from openmae.data.opening import open_data
 from openmae.data.sources.selection import WHOLE
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Taken, answers
+from openmae.data.tasks import Taken, answers, some
 from openmae.distributed.ranks import Ranks, joined
 from openmae.errors import UserError, said_once
 from openmae.evaluate import knn
@@ -130,13 +130,22 @@ def _prove(
         what = whole_address(settings.data) + settings.selection.beside(WHOLE)
         what += "" if settings.labels is None else f" (--labels {settings.labels})"
         known: list[knn.Bank] = []
+        left_out: list[tuple[Source, Sequence[int]]] = []
         evaluations = evaluate(
-            loaded, (train, val), (right, asked), what, how, say, lambda *found: known.append(knn.Bank(*found))
+            loaded,
+            (train, val),
+            (right, asked),
+            what,
+            how,
+            say,
+            lambda *found: known.append(knn.Bank(*found)),
+            lambda *found: left_out.append(found),
         )
     ranks.gather(None)  # the others stay until the lead has its figures
     if not ranks.leads:
         return []
-    _say_what_is_left_out(train, val, evaluations[0], console)
+    for source, unreadable in left_out:
+        _say_what_is_left_out(source, unreadable, console)
     show_table(evaluations, console)
     show_advice(evaluations, console)
     if (settings.model / "config.toml").exists():  # a run, not a folder of another library's
@@ -194,6 +203,14 @@ def _check_memory(images: int, places: int, encoder: ViT, baselines: bool) -> No
         )
 
 
-def _say_what_is_left_out(train: Source, val: Source, found: Evaluation, console: Console) -> None:
-    if unreadable := len(train) + len(val) - found.train_images - found.val_images:
-        console.print(f"{unreadable} images cannot be read and are left out", style="yellow")
+def _say_what_is_left_out(source: Source, unreadable: Sequence[int], console: Console) -> None:
+    count, total = len(unreadable), len(source)
+    names = some([source.shown(index) for index in unreadable])
+    are = "are" if count > 1 else "is"
+    console.print(
+        f"{count:,} of {several(total, 'image')} of {source.location} cannot be read and {are} left out ({names}): see "
+        "openmae check",
+        style="yellow",
+        soft_wrap=True,
+        highlight=False,
+    )

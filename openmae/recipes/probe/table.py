@@ -27,6 +27,7 @@ FIGURES = {
 }
 _TITLES: dict[str, str] = {"knn": "kNN", "linear": "Linear probe's"}
 _LARGE_ERROR = 0.01  # of an accuracy
+_RARELY = 0.05  # the share of draws of val images in which a worse classifier may still be right on all
 
 
 def show_table(evaluations: Sequence[Evaluation], console: Console) -> None:
@@ -91,6 +92,13 @@ def show_advice(evaluations: Sequence[Evaluation], console: Console) -> None:
             console.print(
                 f"Of so few val images the {SAID[e.kind]} figure is known to ± {_shown(e.error, HEADLINE[e.task])} "
                 "(standard error): smaller differences mean nothing.",
+                soft_wrap=True,
+            )
+        surely = _RARELY ** (1 / e.val_images)
+        if e.top1 == 1 and surely < 1 - _LARGE_ERROR:
+            console.print(
+                f"All {e.val_images:,} val images are right by the {SAID[e.kind]} figure, which one of {surely:.0%} "
+                "reaches on so few once in twenty times: give more of them to know it better.",
                 soft_wrap=True,
             )
         if e.strength in (STRENGTHS[0], STRENGTHS[-1]):
