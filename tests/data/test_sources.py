@@ -524,7 +524,10 @@ def test_paths_that_are_relative_to_something_else(tmp_path: Path, monkeypatch: 
     write_images(tmp_path / "images", 2, classes=1)
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/t.csv").write_text("path\nimages/class0/000.jpg\nimages/class0/001.png\n")
-    assert len(open_data(str(tmp_path / "tables/t.csv")).all) == 2  # which are missing
+    missing = open_data(str(tmp_path / "tables/t.csv")).all
+    assert len(missing) == 2
+    with pytest.raises(FileNotFoundError, match=rf"^there is no such file in the folder of {tmp_path}/tables/t\.csv"):
+        missing.read(0)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tables/t.csv").touch()
     with pytest.raises(UserError, match=r"relative to the folder of the table; but images/class0/000\.jpg is there"):

@@ -61,6 +61,16 @@ class TableSource(NamedFiles, LabelledSource):
         """What the row names, relative to the working folder or whole."""
         return os.path.join(self._folder, self.paths[index])  # noqa: PTH118
 
+    def read(self, index: int) -> bytes:
+        """As that of `NamedFiles`; of a file that is not there the error says where it was looked for."""
+        try:
+            return super().read(index)
+        except FileNotFoundError as error:
+            if os.path.isabs(self.paths[index]):  # noqa: PTH117
+                raise
+            said = f"there is no such file in the folder of {self.location}, to which its paths are relative"
+            raise FileNotFoundError(said) from error
+
     @property
     def fingerprint(self) -> str:
         """Of the paths and of the sizes that the files had when the table was first read."""
