@@ -23,7 +23,7 @@ def test_a_complete_run_is_made_longer_and_stays_exact(tmp_path: Path, data: Pat
     words = pretrain(data, out, "--checkpoint-minutes 0 --keep 100 --pictures 1 --evaluations 0 --warmup-epochs 0.5")
     code, said, errors = run(*words, "--epochs", 1)
     assert code == 0, errors
-    assert "warning: this encoder had 4 steps to learn in, too few to be of use: a larger --epochs" in said
+    assert "This encoder had 4 steps to learn in, too few to be of use: a larger --epochs" in said
     first = read_config(out)
     assert "earlier" not in first
     assert first["image_count"] == 36

@@ -359,7 +359,7 @@ class PretrainJob(Job[MaskedAutoencoder]):
         write_report(self.here.folder.path)
         if 0 < (steps := self.course.schedule.steps) < FEW_STEPS:
             self.here.console.print(
-                f"warning: this encoder had {several(steps, 'step')} to learn in, too few to be of use: a larger "
+                f"This encoder had {several(steps, 'step')} to learn in, too few to be of use: a larger "
                 "--epochs makes the run longer",
                 style="yellow",
                 soft_wrap=True,
