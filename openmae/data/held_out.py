@@ -27,21 +27,20 @@ def split_for(data: Data, task: Task | None, seed: int) -> tuple[Taken, Source, 
     images, or is called as the masks of another are while nobody says the task, or the splits have a file or a group
     in common.
     """
+    sources = [data.train, data.val] if data.has_splits else [data.all]
     if task is None:
-        _check_no_masks([data.train, data.val] if data.has_splits else [data.all], data.location)
+        _check_no_masks(sources, data.location)
+    taken = taken_for(sources, task)
     if data.has_splits:
-        train, val = data.train, data.val
-        taken = taken_for([train, val], task)
+        train, val = sources
         if taken.task == "classification":
             _check_classes(train, val, data.location)
+    elif (groups := together(data)) is not None:
+        labels = data.all.labels if taken.task == "classification" else None
+        train, val = without_a_fifth(data, groups, labels, seed)
     else:
-        taken = taken_for([data.all], task)
-        if (groups := together(data)) is not None:
-            labels = data.all.labels if taken.task == "classification" else None
-            train, val = without_a_fifth(data, groups, labels, seed)
-        else:
-            hold_out = _without_a_fifth_of_each_class if taken.task == "classification" else without_a_fifth_of_all
-            train, val = hold_out(data.all, seed)
+        hold_out = _without_a_fifth_of_each_class if taken.task == "classification" else without_a_fifth_of_all
+        train, val = hold_out(data.all, seed)
     check_apart(data, train, val)
     return taken, train, val
 

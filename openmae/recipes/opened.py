@@ -1,16 +1,17 @@
 """What commands take of DATA once it is opened, and what every one says of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from rich.console import Console
 
 from openmae.commandline.flags import with_flags
-from openmae.console.words import several
+from openmae.console.words import in_a_line, several
 from openmae.data.dividing import notes_on_copies
 from openmae.data.note import Note
 from openmae.data.opening import Data, Split
 from openmae.data.sources.source import Source
+from openmae.data.tasks import some
 from openmae.errors import UserError
 
 
@@ -27,6 +28,16 @@ def say_notes(notes: Iterable[Note], console: Console) -> None:
             console.print(f"warning: {said}", style="yellow", soft_wrap=True, highlight=False)
         else:
             console.print(said, soft_wrap=True, highlight=False)
+
+
+def say_unreadable(names: Sequence[str], images: str, data: str, console: Console) -> None:
+    """Which of the images, such as 25 images, are of no use to a command that goes on without them."""
+    console.print(
+        f"{len(names):,} of {images} cannot be read and are left out ({some([*map(in_a_line, names)])}): see openmae "
+        f"check {data}",
+        style="yellow",
+        soft_wrap=True,
+    )
 
 
 def part_of(data: Data, split: Literal["all"] | Split) -> Source:

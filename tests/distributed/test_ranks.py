@@ -333,7 +333,7 @@ def test_knn_and_probe_by_several_are_as_by_one(many: Path, single: Path, tmp_pa
         for command in ("knn", "probe"):
             words = [command, str(model), str(many), "--device", "cpu", "--workers", "0", "--precision", "fp32"]
             said = "".join([alone(*words)] if processes == 1 else together(processes, words, tmp_path))
-            assert said.count("cannot be read and is left out") == 1
+            assert said.count("cannot be read and are left out") == 1
         found.append(json.loads((model / "evaluations.json").read_text()))
     for one, other in zip(*found, strict=True):
         assert one["train_images"] + one["val_images"] == 810

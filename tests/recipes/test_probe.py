@@ -327,10 +327,9 @@ def test_labels_and_images_that_are_of_no_use(finished: Path, tmp_path: Path, ru
     model = copy(finished, tmp_path / "run")
     code, output, errors = run("knn", model, tmp_path / "some", "--workers", "0")
     assert code == 0, errors
-    assert f"of {tmp_path / 'some'} cannot be read and is left out (a/2.png): see openmae check" in output
+    assert f"of {tmp_path / 'some'} cannot be read and are left out (a/2.png): see openmae check" in output
     images(*(f"masks/{kind}/{i}.png" for kind in ("images", "masks") for i in range(6)))
     wanted = f"of the class folders of {tmp_path / 'masks'} (images, masks) masks is called like masks of the images"
-    for words in (("knn", finished), ("finetune", finished)):
-        more = ("--out", tmp_path / "out") if words[0] == "finetune" else ()
-        refused(run(*words, tmp_path / "masks", *more), wanted, "openmae segment", "--task classification")
+    for command, *more in (("knn",), ("finetune", "--out", tmp_path / "out")):
+        refused(run(command, finished, tmp_path / "masks", *more), wanted, "openmae segment", "--task classification")
     assert run("knn", model, tmp_path / "masks", "--workers", "0", "--task", "classification")[0] == 0

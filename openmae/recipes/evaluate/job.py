@@ -23,7 +23,7 @@ from torch import Tensor
 
 from openmae.console.progress import counting
 from openmae.console.terminal import make_console
-from openmae.console.words import in_a_line
+from openmae.console.words import in_a_line, several
 from openmae.data.held_out import split_for
 from openmae.data.loading.in_order import CentredImages
 from openmae.data.opening import Data, open_data
@@ -49,7 +49,7 @@ from openmae.recipes.evaluate.predictions import check_save, save_predictions
 from openmae.recipes.evaluate.settings import AskedSplit, Evaluate
 from openmae.recipes.learnt import as_learnt, learnt_from, selected_then
 from openmae.recipes.levels import check_levels
-from openmae.recipes.opened import tell
+from openmae.recipes.opened import say_unreadable, tell
 from openmae.report.page.results import shown_figures
 from openmae.weights import Loaded, load_model
 from openmae.weights.loaded import say_origin
@@ -127,11 +127,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     with counting("classifying", len(images), console) as say:
         judged = Judged(images, *scores_of(images, say), asked.right, outputs, asked.absent)
     if names := judged.unreadable():
-        console.print(
-            f"{len(names):,} of {len(images):,} images cannot be read and are left out ({_some(names)}): see openmae "
-            f"check {settings.data}",
-            style="yellow",
-        )
+        say_unreadable(names, several(len(images), "image"), settings.data, console)
     found = judge(judged)
     show_result(found, console)
     if run_folder is not None:

@@ -353,7 +353,7 @@ class PretrainJob(Job[MaskedAutoencoder]):
         save_model(self.here.folder.path, whole, model_json(whole, self.run.statistics, provenance, licence=licence))
 
     def finish(self, whole: MaskedAutoencoder) -> None:
-        """The report."""
+        """The report; and, as the last thing seen, that so few steps are of no use."""
         if not self.here.ranks.leads:
             return
         write_report(self.here.folder.path)

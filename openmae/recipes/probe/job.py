@@ -18,7 +18,7 @@ from openmae.data.held_out import answers_to_learn, split_for
 from openmae.data.opening import open_data
 from openmae.data.sources.selection import WHOLE
 from openmae.data.sources.source import Source
-from openmae.data.tasks import Taken, answers, some
+from openmae.data.tasks import Taken, answers
 from openmae.distributed.ranks import Ranks, joined
 from openmae.errors import UserError, said_once
 from openmae.evaluate import knn
@@ -34,7 +34,7 @@ from openmae.machine.workers import workers_for
 from openmae.model import ViT
 from openmae.recipes.learnt import label_column
 from openmae.recipes.levels import check_levels
-from openmae.recipes.opened import tell
+from openmae.recipes.opened import say_unreadable, tell
 from openmae.recipes.probe.bank import check_bank, check_room, keep_bank
 from openmae.recipes.probe.keep import keep
 from openmae.recipes.probe.settings import Proof
@@ -145,7 +145,8 @@ def _prove(
     if not ranks.leads:
         return []
     for source, unreadable in left_out:
-        _say_what_is_left_out(source, unreadable, console)
+        names = [source.name(index) for index in unreadable]
+        say_unreadable(names, f"{several(len(source), 'image')} of {source.location}", settings.data, console)
     show_table(evaluations, console)
     show_advice(evaluations, console)
     if (settings.model / "config.toml").exists():  # a run, not a folder of another library's
@@ -201,16 +202,3 @@ def _check_memory(images: int, places: int, encoder: ViT, baselines: bool) -> No
             f"has {size_of(ram())} of memory",
             advice,
         )
-
-
-def _say_what_is_left_out(source: Source, unreadable: Sequence[int], console: Console) -> None:
-    count, total = len(unreadable), len(source)
-    names = some([source.shown(index) for index in unreadable])
-    are = "are" if count > 1 else "is"
-    console.print(
-        f"{count:,} of {several(total, 'image')} of {source.location} cannot be read and {are} left out ({names}): see "
-        "openmae check",
-        style="yellow",
-        soft_wrap=True,
-        highlight=False,
-    )

@@ -73,11 +73,12 @@ class Budget:
         wished = round(self.wished * self.images / batch_size)
         steps = self._most(self.minutes * 60 - used, pace, batch_size)
         if steps == 0 and not self.is_bound:
-            least = math.ceil((used + self.seconds(batch_size, pace)) / 6) / 10
+            one = self.seconds(batch_size, pace)
+            least = math.ceil((used + one) / 6) / 10
             raise UserError(
                 f"--minutes {shown(self.minutes)} are over before the first step: opening the images and measuring "
                 f"took {duration(used)}, and a step of {several(batch_size, 'image')} with what is looked at after it "
-                f"{max(1.0, self.seconds(batch_size, pace)):.0f} s",
+                f"{max(1.0, one):.0f} s",
                 f"give {least:g} at the least, and for a training that learns something many times that",
             )
         fits = wished <= steps
